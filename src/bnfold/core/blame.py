@@ -1,0 +1,69 @@
+"""Which op to name when an affine step could not be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bnfold.core import graph as g
+from bnfold.core.laws import Binding
+from bnfold.core.reasons import Reason
+
+_MOST_TELLING_FIRST = (
+    Reason.PADDING,
+    Reason.ACTIVATION,
+    Reason.CLIP_COST,
+    Reason.HOOK,
+    Reason.NONLINEAR,
+    Reason.GRAPH_OUTPUT,
+    Reason.FIXED_WEIGHT,
+    Reason.SHARED,
+    Reason.BRANCHES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What stopped the removal of an affine step."""
+
+    reason: Reason
+    blocker: str | None
+    """Name of the op that stands in the way."""
+
+
+def blame(binding: Binding, number: int, causes: Sequence[int]) -> Obstacle:
+    """The most telling of the constraints that a removal ran into."""
+    best: Obstacle | None = None
+    rank = len(_MOST_TELLING_FIRST)
+    for index in causes:
+        if index < 0:
+            continue
+        cause = binding.system.causes[index]
+        if cause.op == number or cause.reason not in _MOST_TELLING_FIRST:
+            continue
+        here = _MOST_TELLING_FIRST.index(cause.reason)
+        if here < rank:
+            best, rank = Obstacle(cause.reason, cause.name), here
+    return best or _upstream(binding, number)
+
+
+def _upstream(binding: Binding, number: int) -> Obstacle:
+    """Nothing downstream objects, so the value comes in already fixed: find out from where."""
+    makers = {tensor: op for op in binding.graph.ops for tensor in op.outputs}
+    names = dict(binding.graph.inputs)
+    queue = list(binding.graph.ops[number].inputs)
+    seen: set[int] = set()
+    while queue:
+        tensor = queue.pop()
+        if tensor in seen or binding.labels[tensor].all():
+            continue
+        seen.add(tensor)
+        if tensor in names:
+            return Obstacle(Reason.GRAPH_INPUT, names[tensor])
+        op = makers.get(tensor)
+        if op is None:
+            continue
+        if isinstance(op.role, g.Opaque) or (isinstance(op.role, g.AffineStep) and op.role.opaque):
+            return Obstacle(Reason.NONLINEAR, op.name)
+        queue.extend(op.inputs)
+    return Obstacle(Reason.BRANCHES, binding.graph.ops[number].name)

@@ -1,0 +1,94 @@
+"""Values for what the constraints leave free.
+
+Scales: the outputs of removed affine steps are the values that were normalised in training, so
+each class is scaled such that their median there is 1: a Conv followed by BatchNorm becomes
+exactly W * a, and chains of identity branches do not drift. Signs: the first such output is
+positive. Shifts: the first such output has none. A class without a removed step stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.forest import IntArray
+from bnfold.core.laws import Binding, BoundAffine
+from bnfold.core.sums import solve_waiting
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """The rescaling of every variable: v^ = scale * (v + shift)."""
+
+    scale: FloatArray = field(default_factory=lambda: np.ones(1))
+    inverse: FloatArray = field(default_factory=lambda: np.ones(1))
+    """1 / scale; 0 for a constant that its readers do not look at."""
+    shift: FloatArray = field(default_factory=lambda: np.zeros(1))
+
+
+def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
+    """Values that satisfy all constraints. Raises Conflict if waiting sums contradict."""
+    system = binding.system
+    anchors = _anchors(binding, removed, dead)
+    everything = np.arange(system.count)
+    magnitude = system.magnitude.find(everything)
+    root_magnitude = np.ones(system.count)
+    roots, values = magnitude.root[anchors], magnitude.p[anchors]
+    owner, median = _medians(roots, values)
+    root_magnitude[owner] = 1.0 / median
+    root_magnitude[0] = 1.0
+    sign = system.sign.find(everything)
+    root_sign = np.ones(system.count)
+    owner, first = np.unique(sign.root[anchors], return_index=True)
+    root_sign[owner] = sign.p[anchors[first]]
+    root_sign[0] = 1.0
+    shift = system.shift.find(everything)
+    preferred = np.zeros(system.count)
+    owner, first = np.unique(shift.root[anchors], return_index=True)
+    preferred[owner] = -shift.q[anchors[first]] / shift.p[anchors[first]]
+    root_shift = solve_waiting(system.sums, preferred)
+    scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
+    inverse = 1.0 / scale
+    scale[dead], inverse[dead] = 1.0, 0.0
+    t = shift.p * root_shift[shift.root] + shift.q
+    return Values(scale, inverse, t + 0.0)  # + 0.0 turns -0.0 into 0.0
+
+
+def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:
+    """The removed steps whose output would be stored much larger or smaller than it is."""
+    excess = []
+    for number in removed:
+        bound, role = binding.bound[number], binding.graph.ops[number].role
+        assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
+        scale = np.abs(values.scale[bound.outputs])
+        spread = 1.0 if role.spread is None else role.spread.reshape(-1)[bound.parameter]
+        live = (bound.scale != 0) & (values.inverse[bound.outputs] != 0)
+        limit = role.range_limit
+        large = scale * np.minimum(spread, 1.0) > limit
+        if (live & (large | (scale < 1.0 / limit) | ~np.isfinite(scale))).any():
+            excess.append(number)
+    return excess
+
+
+def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArray:
+    outputs = [np.zeros(0, dtype=np.int64)]
+    for number in sorted(removed):
+        bound = binding.bound[number]
+        assert isinstance(bound, BoundAffine)
+        outputs.append(bound.outputs)
+    anchors = np.concatenate(outputs)
+    return anchors if not len(dead) else anchors[~np.isin(anchors, dead)]
+
+
+def _medians(roots: IntArray, values: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The lower median of the values of each root: one that occurs, so that 1 is met exactly."""
+    if not len(roots):
+        return roots, values
+    order = np.lexsort((values, roots))
+    roots, values = roots[order], values[order]
+    owner, start, count = np.unique(roots, return_index=True, return_counts=True)
+    return owner, values[start + (count - 1) // 2]

@@ -1,0 +1,222 @@
+"""A union-find whose members are tied to their root by affine maps, with undo.
+
+Every variable k holds   value[k] = p[k] * value[parent[k]] + q[k],   p != 0,
+and variable 0 is the one whose value is known from the start: tying a class to it pins the class.
+A scale is kept in two forests, magnitude (p > 0) and sign (p = +1 or -1), both with q = 0 and
+value[0] = 1: "positive" is then a pin like any other. Shifts use value[0] = 0.
+
+All calls take arrays (a block of channels at once). Links go from the smaller class to the larger,
+so paths stay logarithmic without path compression and a link is undone by cutting it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+
+IntArray = NDArray[np.int64]
+
+RELATIVE_TOLERANCE = 1e-10
+"""Two float64 routes to one coefficient agree this well, or they disagree."""
+SOLVABLE_GAP = 1e-6
+"""A contradiction in p determines the root only where the two p differ by more than this."""
+_PINNED_SIZE = 1 << 62
+
+
+class Conflict(Exception):
+    """Two constraints cannot both hold. Raised inside a trial, which is then rolled back."""
+
+    def __init__(self, causes: list[int]) -> None:
+        super().__init__(causes)
+        self.causes = causes
+        """Cause numbers of the links involved, the nearest first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Where variables stand: value = p * value[root] + q."""
+
+    root: IntArray
+    p: FloatArray
+    q: FloatArray
+
+
+class Forest:
+    """Affine union-find over blocks of variables; see the module's head."""
+
+    def __init__(self, pinned_value: float) -> None:
+        self.pinned_value = pinned_value
+        self.parent = np.zeros(1, dtype=np.int64)
+        self.p = np.ones(1)
+        self.q = np.zeros(1)
+        self.size = np.full(1, _PINNED_SIZE, dtype=np.int64)
+        self.cause = np.full(1, -1, dtype=np.int64)
+        self._log: list[tuple[IntArray, IntArray, IntArray]] = []
+
+    def extend(self, count: int) -> None:
+        """Make room for `count` variables in all, the new ones free."""
+        have = len(self.parent)
+        if count <= have:
+            return
+        self.parent = np.concatenate([self.parent, np.arange(have, count)])
+        self.p = np.concatenate([self.p, np.ones(count - have)])
+        self.q = np.concatenate([self.q, np.zeros(count - have)])
+        self.size = np.concatenate([self.size, np.ones(count - have, dtype=np.int64)])
+        self.cause = np.concatenate([self.cause, np.full(count - have, -1)])
+
+    def mark(self) -> int:
+        """A point to roll back to."""
+        return len(self._log)
+
+    def rollback(self, mark: int) -> None:
+        """Undo every link since `mark`."""
+        while len(self._log) > mark:
+            children, parents, added = self._log.pop()
+            np.subtract.at(self.size, parents, added)
+            self.parent[children] = children
+            self.p[children] = 1.0
+            self.q[children] = 0.0
+            self.cause[children] = -1
+
+    def find(self, variables: IntArray) -> Found:
+        """The root of each variable and the map from it."""
+        at = variables
+        up = self.parent[at]
+        if (up == at).all():
+            return Found(at, np.ones(at.shape), np.zeros(at.shape))
+        p, q = self.p[at], self.q[at]
+        at, up = up, self.parent[up]
+        while not (up == at).all():
+            q = p * self.q[at] + q
+            p = p * self.p[at]
+            at, up = up, self.parent[up]
+        return Found(at, p, q)
+
+    def roots(self, variables: IntArray) -> IntArray:
+        """The root of each variable, without the map."""
+        at = variables
+        up = self.parent[at]
+        while not (up == at).all():
+            at, up = up, self.parent[up]
+        return at
+
+    def relate(
+        self, left: IntArray, right: IntArray, p: FloatArray, q: FloatArray, cause: int
+    ) -> IntArray:
+        """Demand value[left] = p * value[right] + q, arrays of one length, p != 0.
+
+        Returns the roots that got a parent. Raises Conflict, possibly with part of the links made:
+        call it inside a trial, or where a conflict is impossible.
+        """
+        made: list[IntArray] = []
+        while len(left):
+            a, b = self.find(left), self.find(right)
+            same = a.root == b.root
+            if same.any():
+                chosen = np.flatnonzero(same)
+                solved = self._check(a, b, p, q, chosen, left, right, cause)
+                if len(solved):
+                    made.append(solved)
+                rest = ~same
+                if not rest.any():
+                    break
+                left, right, p, q = left[rest], right[rest], p[rest], q[rest]
+                continue
+            linked, done = self._link(a, b, p, q, cause)
+            made.append(linked)
+            if done.all():
+                break
+            rest = ~done
+            left, right, p, q = left[rest], right[rest], p[rest], q[rest]
+        return np.concatenate(made) if made else np.zeros(0, dtype=np.int64)
+
+    def pin(self, variables: IntArray, value: FloatArray, cause: int) -> IntArray:
+        """Demand value[variables] = value (of variable 0's kind). Same contract as `relate`."""
+        zero = np.zeros(len(variables), dtype=np.int64)
+        if self.pinned_value == 0.0:
+            return self.relate(variables, zero, np.ones(len(zero)), value, cause)
+        return self.relate(variables, zero, value / self.pinned_value, np.zeros(len(zero)), cause)
+
+    def path(self, variable: int) -> list[int]:
+        """The causes of the links from a variable up to its root, nearest first."""
+        causes = []
+        while (up := int(self.parent[variable])) != variable:
+            causes.append(int(self.cause[variable]))
+            variable = up
+        return causes
+
+    def _link(
+        self, a: Found, b: Found, p: FloatArray, q: FloatArray, cause: int
+    ) -> tuple[IntArray, NDArray[np.bool_]]:
+        """Link one root of each pair under the other; a child only once per call."""
+        size_a, size_b = self.size[a.root], self.size[b.root]
+        a_down = (size_a < size_b) | ((size_a == size_b) & (a.root > b.root))
+        child = np.where(a_down, a.root, b.root)
+        above = np.where(a_down, b.root, a.root)
+        # pa * A + qa = p * (pb * B + qb) + q, solved for the child
+        slope = p * b.p
+        offset = p * b.q + q - a.q
+        new_p = np.where(a_down, slope / a.p, a.p / slope)
+        new_q = np.where(a_down, offset / a.p, -offset / slope)
+        _, first = np.unique(child, return_index=True)
+        done = np.zeros(len(child), dtype=bool)
+        done[first] = True
+        child, above, new_p, new_q = child[first], above[first], new_p[first], new_q[first]
+        self.parent[child] = above
+        self.p[child] = new_p
+        self.q[child] = new_q
+        self.cause[child] = cause
+        # A parent may itself be a child in this call; sizes only steer the depth, so the log keeps
+        # what was added rather than deriving it again.
+        added = self.size[child]
+        np.add.at(self.size, above, added)
+        self._log.append((child, above, added))
+        return child, done
+
+    def _check(
+        self,
+        a: Found,
+        b: Found,
+        p: FloatArray,
+        q: FloatArray,
+        chosen: IntArray,
+        left: IntArray,
+        right: IntArray,
+        cause: int,
+    ) -> IntArray:
+        """Pairs that share a root: consistent, or they determine the root, or they conflict."""
+        slope = p[chosen] * b.p[chosen]
+        offset = p[chosen] * b.q[chosen] + q[chosen]
+        a_p, a_q = a.p[chosen], a.q[chosen]
+        size = np.maximum(np.abs(slope), np.abs(a_p))
+        gap = np.abs(slope - a_p)
+        known = a.root[chosen] == 0
+        # value = a_p * root + a_q and = slope * root + offset, with the root known or not
+        root_value = self.pinned_value if self.pinned_value else 0.0
+        left_value = a_p * root_value + a_q
+        right_value = slope * root_value + offset
+        terms = np.maximum(np.abs(p[chosen] * b.q[chosen]), np.abs(q[chosen]))
+        tolerance = RELATIVE_TOLERANCE * np.maximum(
+            np.maximum(np.abs(left_value), np.abs(right_value)), terms
+        )
+        equal_value = np.abs(left_value - right_value) <= tolerance
+        equal_slope = gap <= RELATIVE_TOLERANCE * size
+        level = np.abs(a_q - offset) <= RELATIVE_TOLERANCE * np.maximum(
+            np.maximum(np.abs(a_q), np.abs(offset)), terms
+        )
+        fine = np.where(known, equal_value, equal_slope & level)
+        solvable = ~known & (gap > SOLVABLE_GAP * size) & (self.pinned_value == 0.0)
+        broken = ~fine & ~solvable
+        if broken.any():
+            at = chosen[int(np.flatnonzero(broken)[0])]
+            raise Conflict([cause, *self.path(int(right[at])), *self.path(int(left[at]))])
+        solve = solvable & ~fine
+        if not solve.any():
+            return np.zeros(0, dtype=np.int64)
+        roots = a.root[chosen][solve]
+        value = (offset[solve] - a_q[solve]) / (a_p[solve] - slope[solve])
+        return self.pin(roots, value, cause)

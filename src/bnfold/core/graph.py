@@ -1,0 +1,273 @@
+"""What a frontend lifts a network into: tensors, and ops that each play one role.
+
+A role says which law of `bnfold.core.laws` holds for the op; nothing else about the op is known
+here. Constants (weights, statistics) are not tensors of the graph: they belong to the roles.
+Shapes are those of the analysed run; a label array broadcasts to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.forest import IntArray
+from bnfold.core.reasons import Reason
+
+
+class Weight(Enum):
+    """How far the weight of a linear op may be edited."""
+
+    FREE = "free"
+    """Any row and column may be scaled."""
+    SIGNS = "signs"
+    """Only signs may flip: the weight of a binary network stays binary."""
+    FIXED = "fixed"
+    """Nothing may change (computed, or used elsewhere)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Conv, ConvTranspose, Linear, Embedding: y[o] = sum_i W[o, i] * x[i] + B[o]."""
+
+    in_channels: int
+    """Channels of the input; 0 for an embedding, whose input has no value to rescale."""
+    out_channels: int
+    """Channels of the output."""
+    in_axis: int
+    """Axis of the input that holds the channels."""
+    out_axis: int
+    """Axis of the output that holds the channels."""
+    groups: int = 1
+    """Input and output channels are cut into this many independent groups."""
+    crosses_zeros: bool = False
+    """Some outputs see padded zeros, or fewer taps than others: the input's shift must be 0."""
+    weight: Weight = Weight.FREE
+    """How far the weight may be edited."""
+    bias_editable: bool = True
+    """Whether a bias exists or can be born."""
+    bias: FloatArray | None = None
+    """The bias, (out_channels,): needed where it is not editable; None is 0."""
+    depthwise_sum: FloatArray | None = None
+    """For a fixed depthwise weight, the sum of each output's taps, (out_channels,)."""
+    tie: Hashable = None
+    """Ops with one (not None) tie share weight and bias: one edit must serve all of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineStep:
+    """y = scale * x + shift with constants that broadcast to x: BatchNorm, Scale, Mul, Add, ..."""
+
+    scale: FloatArray
+    """The factors, broadcastable to the input's shape."""
+    shift: FloatArray
+    """The summands, of the same shape as `scale`."""
+    kind: str = "BatchNorm"
+    """What the user calls it; appears in the report."""
+    channels: int = 0
+    """Number of channels, for the report."""
+    removable: bool = True
+    """Whether the frontend can take the op out of the network."""
+    scale_editable: bool = True
+    """Whether the frontend can give the op, if it stays, other factors."""
+    shift_editable: bool = True
+    """Whether the frontend can give the op, if it stays, other summands."""
+    spread: FloatArray | None = None
+    """Typical deviation of the output per constant (|gamma|), of `scale`'s shape; None is 1."""
+    range_limit: float = 2.0**40
+    """Stored values may be scaled up or down by at most this (smaller for float16)."""
+    reported: bool = True
+    """Whether it appears in the report (scalar arithmetic does not)."""
+    tie: Hashable = None
+    """Ops with one (not None) tie are one module called several times: all go, or none."""
+    refusal: tuple[Reason, str | None] | None = None
+    """Set where it must stay, with the reason and a detail."""
+    opaque: bool = False
+    """Set where it is not constant at all: nothing is known about the function it computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """y = min(max(x, lower), upper), elementwise: ReLU, ReLU6, Hardtanh, clamp."""
+
+    lower: float
+    upper: float
+    room: bool = True
+    """Whether the frontend can give it bounds per channel."""
+    one_sided_cost: float = 0.0
+    """Extra cost per element, in elementwise passes, of one bound per channel instead."""
+    two_sided_cost: float = 1.0
+    """The same for two bounds per channel."""
+
+    @property
+    def cost(self) -> float:
+        """Extra cost per element of bounds per channel."""
+        one_sided = np.isinf(self.lower) != np.isinf(self.upper)
+        return self.one_sided_cost if one_sided else self.two_sided_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Homogeneous:
+    """f(s * x) = s * f(x) for s > 0: LeakyReLU, PReLU, Abs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Max:
+    """The largest value along some axes, windows or all; a border, if any, is -inf."""
+
+    axes: tuple[int, ...]
+    """Axes of the input along which values meet."""
+    keeps_rank: bool = True
+    """False where the axes disappear from the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A weighted mean along some axes (pooling, resizing): the weights sum to 1, or t is 0."""
+
+    axes: tuple[int, ...]
+    """Axes of the input along which values meet."""
+    keeps_rank: bool = True
+    """False where the axes disappear from the output."""
+    counts_zeros: bool = False
+    """Padded zeros take part, or the weights do not sum to 1: the shift must be 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """z = c1 * x1 + c2 * x2 + ..., with broadcasting."""
+
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """z = x1 * x2 of two activations, with broadcasting."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Values are moved, never changed: reshape, transpose, concat, split, slice, shuffle, gather."""
+
+    apply: Callable[[Sequence[IntArray]], Sequence[IntArray]]
+    """Does to label arrays (each broadcast to its input's shape) what the op does to values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Constant padding."""
+
+    before: tuple[int, ...]
+    """Elements added in front, per axis; negative crops."""
+    after: tuple[int, ...]
+    """Elements added behind, per axis; negative crops."""
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """sign(x), or a comparison with 0: only the input's sign matters."""
+
+    odd: bool
+    """f(-x) = -f(x) everywhere, 0 included; x >= 0 ? 1 : -1 is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Nothing is known: no rescaling passes on either side."""
+
+    reason: Reason = Reason.NONLINEAR
+    """What to answer a BatchNorm that is stopped here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant that meets activations in a concat or sum."""
+
+    value: FloatArray
+    """The constant, broadcastable to the output's shape."""
+
+
+Role = (
+    Linear
+    | AffineStep
+    | Clip
+    | Homogeneous
+    | Max
+    | Mean
+    | Sum
+    | Gate
+    | View
+    | Pad
+    | Sign
+    | Opaque
+    | Constant
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step of the network."""
+
+    name: str
+    """How the user knows it: a module path, a node name."""
+    role: Role
+    inputs: tuple[int, ...]
+    """Tensor numbers."""
+    outputs: tuple[int, ...]
+    """Tensor numbers."""
+
+
+@dataclass(slots=True)
+class Graph:
+    """Tensors and ops; ops are in the order in which they run."""
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    """The shape of each tensor."""
+    ops: list[Op] = field(default_factory=list)
+    inputs: list[tuple[int, str]] = field(default_factory=list)
+    """Tensors that come from the user, with their names."""
+    outputs: list[tuple[int, str, Reason]] = field(default_factory=list)
+    """Tensors that somebody outside reads: a network output, a hook."""
+
+    def tensor(self, shape: Sequence[int]) -> int:
+        """A new tensor; returns its number."""
+        self.shapes.append(tuple(shape))
+        return len(self.shapes) - 1
+
+    def input(self, shape: Sequence[int], name: str) -> int:
+        """A new tensor that the user passes in."""
+        number = self.tensor(shape)
+        self.inputs.append((number, name))
+        return number
+
+    def output(self, tensor: int, name: str, reason: Reason = Reason.GRAPH_OUTPUT) -> None:
+        """Declare that somebody outside reads this tensor's true value."""
+        self.outputs.append((tensor, name, reason))
+
+    def add(
+        self, name: str, role: Role, inputs: Sequence[int], shapes: Sequence[Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Append an op; returns the numbers of its new output tensors."""
+        outputs = tuple(self.tensor(shape) for shape in shapes)
+        self.ops.append(Op(name, role, tuple(inputs), outputs))
+        return outputs
+
+    def affine_groups(self) -> dict[int, tuple[int, ...]]:
+        """Per affine step, the calls of the module behind it (itself included), in order."""
+        tied: dict[Hashable, list[int]] = {}
+        for number, op in enumerate(self.ops):
+            if isinstance(op.role, AffineStep):
+                key = ("alone", number) if op.role.tie is None else ("tie", op.role.tie)
+                tied.setdefault(key, []).append(number)
+        return {number: tuple(group) for group in tied.values() for number in group}
+
+
+def channel_array(values: FloatArray, axis: int, rank: int) -> FloatArray:
+    """(C,) values laid along `axis` of a tensor of this rank: (1, C, 1, 1) for an image."""
+    shape = [1] * rank
+    shape[axis] = len(values)
+    return np.asarray(values, dtype=np.float64).reshape(shape)

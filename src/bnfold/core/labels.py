@@ -1,0 +1,91 @@
+"""Which variable each element of a tensor belongs to.
+
+A label array is an integer array that broadcasts to the tensor's shape, kept small: an axis along
+which labels do not change has length 1, (1, C, 1, 1) for an image. Label 0 is the pinned variable:
+its value is stored as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnfold.core.forest import IntArray
+
+MAX_PAIRS = 2_000_000
+"""More distinct label combinations than this are not worth tracking: the op is taken as opaque."""
+SMALL = 4096
+"""Up to this many elements, looking for repeated combinations costs more than it saves."""
+
+
+def pinned(rank: int) -> IntArray:
+    """Labels of a tensor that is stored as it is."""
+    return np.zeros((1,) * rank, dtype=np.int64)
+
+
+def along(first: int, count: int, axis: int, rank: int) -> IntArray:
+    """`count` fresh variables from number `first`, one per index of `axis`."""
+    shape = [1] * rank
+    shape[axis] = count
+    return np.arange(first, first + count, dtype=np.int64).reshape(shape)
+
+
+def expand(labels: IntArray, shape: Sequence[int]) -> IntArray:
+    """The labels at the tensor's full shape, without copying."""
+    return np.broadcast_to(labels, tuple(shape))
+
+
+def compress(labels: IntArray) -> IntArray:
+    """The smallest array that still broadcasts to the same labels."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] <= 1:
+            continue
+        first = labels.take([0], axis=axis)
+        if labels.strides[axis] == 0 or (labels == first).all():
+            labels = first
+    return labels
+
+
+def merge_axes(labels: IntArray, axes: Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
+    """Labels with `axes` reduced to length 1, and the pairs that must be equal for that."""
+    axes = tuple(axis % labels.ndim for axis in axes)
+    if all(labels.shape[axis] == 1 for axis in axes):
+        none = np.zeros(0, dtype=np.int64)
+        return labels, none, none
+    first = labels
+    for axis in axes:
+        first = first.take([0], axis=axis)
+    others = np.broadcast_to(first, labels.shape)
+    differ = labels != others
+    return first, labels[differ], others[differ]
+
+
+def to_channels(labels: IntArray, axis: int, count: int) -> tuple[IntArray, IntArray, IntArray]:
+    """One label per channel of `axis`, (count,), and the pairs that must be equal for that."""
+    axis %= labels.ndim
+    rest = [other for other in range(labels.ndim) if other != axis]
+    first, left, right = merge_axes(labels, rest)
+    return np.broadcast_to(first.reshape(-1), (count,)), left, right
+
+
+def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] | None:
+    """The distinct combinations that occur when arrays are broadcast against each other.
+
+    Returns the labels of each array per combination, which combination each element has
+    (compressed), and how many there are; None if there are too many to track.
+    """
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    total = int(np.prod(shape, dtype=np.int64))
+    if total > MAX_PAIRS:
+        return None
+    flat = [np.broadcast_to(array, shape).reshape(-1) for array in arrays]
+    if total <= SMALL and total <= max((array.size for array in arrays), default=1):
+        # One of the arrays is already as fine as the result: few combinations, if any, repeat.
+        return flat, np.arange(total, dtype=np.int64).reshape(shape), total
+    key = flat[0]
+    for other in flat[1:]:
+        _, key = np.unique(key, return_inverse=True)
+        key = key * (int(other.max(initial=0)) + 1) + other
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return [one[first] for one in flat], compress(inverse.reshape(shape)), len(first)

@@ -1,0 +1,482 @@
+"""One law per role: which rescalings an op lets through, as constraints between variables.
+
+Every law takes the labels of its inputs and returns those of its outputs; what the plan needs to
+know later goes into a `Bound`. All laws hold for (s, t) = (1, 0) everywhere, so the laws of a
+whole network never contradict each other; only the removal of an affine step can.
+The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tensors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core import labels as lab
+from bnfold.core.affine import FloatArray
+from bnfold.core.forest import IntArray
+from bnfold.core.reasons import Reason
+from bnfold.core.system import System, distinct
+
+Labels = list[IntArray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundLinear:
+    """The variables of a linear op's channels."""
+
+    inputs: IntArray
+    """(in_channels,)"""
+    outputs: IntArray
+    """(out_channels,)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundAffine:
+    """The distinct (input variable, constant) combinations of an affine step, flattened."""
+
+    inputs: IntArray
+    outputs: IntArray
+    scale: FloatArray
+    shift: FloatArray
+    parameter: IntArray
+    """Index of each combination's constant in the flattened `AffineStep.scale`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundClip:
+    """The labels of the clipped tensor."""
+
+    labels: IntArray
+
+
+Bound = BoundLinear | BoundAffine | BoundClip
+
+
+@dataclass(slots=True)
+class Binding:
+    """The network's variables and constraints, ready to solve."""
+
+    graph: g.Graph
+    system: System
+    labels: list[IntArray] = field(default_factory=list)
+    """Per tensor."""
+    bound: dict[int, Bound] = field(default_factory=dict)
+    """Per op number, where the plan needs it."""
+    linear_ties: dict[Hashable, BoundLinear] = field(default_factory=dict)
+    plain_clips: frozenset[int] = frozenset()
+    """Numbers of clips that have room for bounds per channel but must not use it."""
+    kept_from_start: frozenset[int] = frozenset()
+    """Numbers of affine steps whose law of staying holds from the start."""
+    groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Per affine step, the calls of its module (itself included), in order."""
+
+
+def bind(
+    graph: g.Graph,
+    *,
+    plain_clips: frozenset[int] = frozenset(),
+    kept_from_start: frozenset[int] = frozenset(),
+) -> Binding:
+    """Lay the laws of all ops over fresh variables."""
+    system = System()
+    binding = Binding(
+        graph,
+        system,
+        plain_clips=plain_clips,
+        kept_from_start=kept_from_start,
+        groups=graph.affine_groups(),
+    )
+    binding.labels = [lab.pinned(len(shape)) for shape in graph.shapes]
+    for number, op in enumerate(graph.ops):
+        inputs = [binding.labels[tensor] for tensor in op.inputs]
+        law = _LAWS[type(op.role)]
+        for tensor, labels in zip(op.outputs, law(binding, number, op, inputs), strict=True):
+            binding.labels[tensor] = labels
+    for tensor, name, reason in graph.outputs:
+        system.plain(distinct(binding.labels[tensor]), system.cause(-1, name, reason))
+    system.sums.settle()
+    return binding
+
+
+def linear(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """y^[o] = s_y[o] * (sum_i W[o,i]/s_x[i] * (x^[i] - s_x[i]*t_x[i]) + B[o] + t_y[o])."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.Linear)
+    rank = len(binding.graph.shapes[op.outputs[0]])
+    x = np.zeros(0, dtype=np.int64)
+    if role.in_channels:
+        x, left, right = lab.to_channels(inputs[0], role.in_axis, role.in_channels)
+        system.same(left, right, system.cause(number, op.name, Reason.BRANCHES))
+    y = system.fresh(role.out_channels)
+    bound = BoundLinear(x, y)
+    binding.bound[number] = bound
+    if role.crosses_zeros:
+        system.no_shift(x, system.cause(number, op.name, Reason.PADDING))
+    if role.weight is not g.Weight.FREE or not role.bias_editable:
+        _fixed_linear(binding, number, op, role, bound)
+    if role.tie is not None:
+        first = binding.linear_ties.setdefault(role.tie, bound)
+        if first is not bound:
+            cause = system.cause(number, op.name, Reason.SHARED)
+            system.same(first.inputs, x, cause)
+            system.same(first.outputs, y, cause)
+    return [lab.along(int(y[0]), len(y), role.out_axis, rank) if len(y) else lab.pinned(rank)]
+
+
+def _fixed_linear(
+    binding: Binding, number: int, op: g.Op, role: g.Linear, bound: BoundLinear
+) -> None:
+    """A weight or bias that may not change leaves only what the two sides share."""
+    system = binding.system
+    cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
+    x, y = bound.inputs, bound.outputs
+    if role.weight is not g.Weight.FREE and not role.in_channels:
+        system.plain_scale(y, cause)
+    elif role.weight is not g.Weight.FREE:
+        relate = system.same_scale if role.weight is g.Weight.FIXED else system.same_magnitude
+        per_group = role.in_channels // role.groups
+        head = x[::per_group]
+        relate(x, np.repeat(head, per_group), cause)
+        relate(y, np.repeat(head, role.out_channels // role.groups), cause)
+    if role.bias_editable:
+        return
+    if role.bias is not None:
+        system.plain_scale(y[role.bias != 0], cause)
+    total = role.depthwise_sum
+    if total is None:
+        system.no_shift(x, cause)
+        system.no_shift(y, cause)
+        return
+    source = np.repeat(x, role.out_channels // role.groups)
+    system.shift_map(y, source, total, np.zeros(len(y)), cause)
+
+
+def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """Kept and editable: free on both sides; what it cannot edit ties them (see `keep_affine`)."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.AffineStep)
+    if role.opaque:
+        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+    (x,) = inputs
+    rank = len(binding.graph.shapes[op.outputs[0]])
+    parameter = np.arange(role.scale.size, dtype=np.int64).reshape(role.scale.shape)
+    parameter = parameter.reshape((1,) * (rank - parameter.ndim) + parameter.shape)
+    x = x.reshape((1,) * (rank - x.ndim) + x.shape)
+    combined = lab.combine([x, parameter])
+    if combined is None:
+        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+    (x_each, parameter_each), where, _ = combined
+    scale = role.scale.reshape(-1)[parameter_each]
+    shift = role.shift.reshape(-1)[parameter_each]
+    if not role.removable and not role.scale_editable and (scale == 1.0).all():
+        # Adding a constant: input and output can share their variables.
+        if not role.shift_editable:
+            cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
+            system.plain_scale(distinct(x_each[shift != 0]), cause)
+            return [x]
+    y_each = system.fresh(len(x_each))
+    bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
+    binding.bound[number] = bound
+    if not role.removable or number in binding.kept_from_start or _is_free_to_stay(role):
+        keep_affine(binding, number)
+    return [y_each[where]]
+
+
+def _is_free_to_stay(role: g.AffineStep) -> bool:
+    """Whether its law of staying asks for nothing that its removal would contradict."""
+    return role.scale_editable and role.shift_editable and role.tie is None
+
+
+def keep_affine(binding: Binding, number: int) -> None:
+    """The law of an affine step that stays: a' = s_y*a/s_x, b' = s_y*(b - a*t_x + t_y)."""
+    op, system, bound = binding.graph.ops[number], binding.system, binding.bound[number]
+    role = op.role
+    assert isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine)
+    cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
+    _one_edit_per_constant(binding, bound, cause)
+    if role.tie is not None:
+        _one_edit_per_call(binding, number, bound)
+    x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
+    zero = a == 0
+    if not role.scale_editable:
+        system.same_scale(y[~zero], x[~zero], cause)
+    if not role.shift_editable:
+        system.plain_scale(y[b != 0], cause)
+        system.shift_map(y, x, a, np.zeros(len(a)), cause)
+
+
+def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> None:
+    """One constant that meets several variables must be edited alike for all of them."""
+    parameter, first, inverse = np.unique(
+        bound.parameter, return_index=True, return_inverse=True
+    )
+    if len(parameter) == len(bound.parameter):
+        return
+    head = first[inverse]
+    binding.system.same(bound.inputs, bound.inputs[head], cause)
+    binding.system.same(bound.outputs, bound.outputs[head], cause)
+
+
+def _one_edit_per_call(binding: Binding, number: int, bound: BoundAffine) -> None:
+    """The calls of one module share its constants."""
+    cause = binding.system.cause(number, binding.graph.ops[number].name, Reason.SHARED)
+    for other in binding.groups[number]:
+        if other == number:
+            continue
+        twin = binding.bound.get(other)
+        if not isinstance(twin, BoundAffine):  # not reached yet: it will relate itself to this one
+            continue
+        _, here, there = np.intersect1d(bound.parameter, twin.parameter, return_indices=True)
+        binding.system.same(bound.inputs[here], twin.inputs[there], cause)
+        binding.system.same(bound.outputs[here], twin.outputs[there], cause)
+
+
+def clip(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """Any rescaling passes where the bounds can be rescaled too."""
+    role = op.role
+    assert isinstance(role, g.Clip)
+    if role.room:
+        binding.bound[number] = BoundClip(inputs[0])
+    if not role.room or number in binding.plain_clips:
+        plain_clip(binding, number, distinct(inputs[0]))
+    return inputs
+
+
+def plain_clip(binding: Binding, number: int, variables: IntArray) -> None:
+    """Ask the clip's bounds to stay as they are."""
+    op, system = binding.graph.ops[number], binding.system
+    role = op.role
+    assert isinstance(role, g.Clip)
+    reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
+    cause = system.cause(number, op.name, reason)
+    bounds = {role.lower, role.upper} - {-np.inf, np.inf}
+    if not bounds:
+        return
+    system.no_shift(variables, cause)
+    system.positive(variables, cause)
+    if bounds != {0.0}:
+        system.plain_scale(variables, cause)
+
+
+def homogeneous(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """s_y = s_x > 0, t = 0."""
+    cause = binding.system.cause(number, op.name, Reason.ACTIVATION)
+    variables = distinct(inputs[0])
+    binding.system.positive(variables, cause)
+    binding.system.no_shift(variables, cause)
+    return inputs
+
+
+def maximum(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """s_y = s_x > 0, t_y = t_x, alike for all values that meet."""
+    role = op.role
+    assert isinstance(role, g.Max)
+    cause = binding.system.cause(number, op.name, Reason.ACTIVATION)
+    merged = _meet(binding, number, op, inputs[0], role.axes)
+    binding.system.positive(distinct(merged), cause)
+    out = merged if role.keeps_rank else np.squeeze(merged, axis=role.axes)
+    return [out] * len(op.outputs)
+
+
+def mean(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """s_y = s_x, t_y = t_x, alike for all values that meet; t = 0 where zeros are counted."""
+    role = op.role
+    assert isinstance(role, g.Mean)
+    merged = _meet(binding, number, op, inputs[0], role.axes)
+    if role.counts_zeros:
+        cause = binding.system.cause(number, op.name, Reason.PADDING)
+        binding.system.no_shift(distinct(merged), cause)
+    return [merged if role.keeps_rank else np.squeeze(merged, axis=role.axes)]
+
+
+def _meet(
+    binding: Binding, number: int, op: g.Op, labels: IntArray, axes: Sequence[int]
+) -> IntArray:
+    merged, left, right = lab.merge_axes(labels, axes)
+    if len(left):
+        cause = binding.system.cause(number, op.name, Reason.BRANCHES)
+        binding.system.same(left, right, cause)
+    return merged
+
+
+def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """One s for all operands and the result; t_z = c1*t_1 + c2*t_2 + ..."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.Sum)
+    rank = len(binding.graph.shapes[op.outputs[0]])
+    terms = [
+        (labels.reshape((1,) * (rank - labels.ndim) + labels.shape), factor)
+        for labels, factor in zip(inputs, role.coefficients, strict=True)
+        if factor != 0.0
+    ]
+    if all(not labels.any() for labels, _ in terms):
+        return [lab.pinned(rank)]
+    combined = lab.combine([labels for labels, _ in terms])
+    if combined is None:
+        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+    operands, where, count = combined
+    cause = system.cause(number, op.name, Reason.BRANCHES)
+    z = system.fresh(count)
+    for operand in operands:
+        system.same_scale(z, operand, cause)
+    factors = [factor for _, factor in terms]
+    running, running_factor = operands[0], factors[0]
+    for position, (operand, factor) in enumerate(zip(operands[1:], factors[1:], strict=True)):
+        last = position == len(operands) - 2
+        into = z if last else system.fresh(count)
+        row = np.stack([into, running, operand], axis=1)
+        system.sums.add(row, np.tile([-1.0, running_factor, factor], (count, 1)), cause)
+        running, running_factor = into, 1.0
+    if len(operands) == 1:
+        system.shift_map(z, running, np.full(count, running_factor), np.zeros(count), cause)
+    return [z[where]]
+
+
+def gate(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """s_z = s_x with t = 0, the gate itself stored as it is."""
+    system = binding.system
+    rank = len(binding.graph.shapes[op.outputs[0]])
+    sizes = [int(np.prod(binding.graph.shapes[tensor])) for tensor in op.inputs]
+    stored_plain = [not labels.any() for labels in inputs]
+    chosen = 1
+    if stored_plain[0] != stored_plain[1]:
+        chosen = 0 if stored_plain[0] else 1
+    elif sizes[0] < sizes[1]:
+        chosen = 0
+    cause = system.cause(number, op.name, Reason.NONLINEAR)
+    system.plain(distinct(inputs[chosen]), cause)
+    value = inputs[1 - chosen]
+    system.no_shift(distinct(value), cause)
+    return [value.reshape((1,) * (rank - value.ndim) + value.shape)]
+
+
+def view(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """Labels move as the values do."""
+    role = op.role
+    assert isinstance(role, g.View)
+    shapes = binding.graph.shapes
+    full = [
+        lab.expand(labels, shapes[tensor])
+        for labels, tensor in zip(inputs, op.inputs, strict=True)
+    ]
+    return [lab.compress(np.asarray(labels)) for labels in role.apply(full)]
+
+
+def pad(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """Added elements hold `value` as it is; across channels they are constants of their own."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.Pad)
+    labels = inputs[0]
+    cause = system.cause(number, op.name, Reason.PADDING)
+    for axis, (before, after) in enumerate(zip(role.before, role.after, strict=True)):
+        if before <= 0 and after <= 0 and labels.shape[axis] == 1:
+            continue
+        if labels.shape[axis] == 1:
+            _pad_along(binding, role, distinct(labels), cause)
+            continue
+        labels = _pad_across(binding, role, labels, axis, cause)
+    return [labels]
+
+
+def _pad_along(binding: Binding, role: g.Pad, variables: IntArray, cause: int) -> None:
+    """The padding belongs to channels that exist: value must equal s * (value + t)."""
+    system = binding.system
+    if np.isinf(role.value):
+        system.positive(variables, cause)
+        return
+    system.no_shift(variables, cause)
+    if role.value != 0.0:
+        system.plain_scale(variables, cause)
+
+
+def _pad_across(
+    binding: Binding, role: g.Pad, labels: IntArray, axis: int, cause: int
+) -> IntArray:
+    """The padding makes channels of its own; constant 0 has any scale, other values none."""
+    system = binding.system
+    length = labels.shape[axis]
+    start, stop = max(0, -role.before[axis]), length - max(0, -role.after[axis])
+    parts = [labels.take(range(start, stop), axis=axis)]
+    for amount, place in ((role.before[axis], 0), (role.after[axis], len(parts))):
+        if amount <= 0:
+            continue
+        shape = list(labels.shape)
+        shape[axis] = amount
+        if role.value == 0.0:
+            added = system.fresh(amount)
+            system.no_shift(added, cause)
+            block = np.broadcast_to(lab.along(int(added[0]), amount, axis, labels.ndim), shape)
+        else:
+            block = np.zeros(shape, dtype=np.int64)
+        parts.insert(0 if place == 0 else len(parts), block)
+    return np.concatenate(parts, axis=axis)
+
+
+def sign(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """t_x = 0; s_x > 0, or s_x < 0 with s_y = -1 where the op is odd."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.Sign)
+    cause = system.cause(number, op.name, Reason.ACTIVATION)
+    variables = distinct(inputs[0])
+    system.no_shift(variables, cause)
+    if not role.odd:
+        system.positive(variables, cause)
+        return [lab.pinned(inputs[0].ndim)]
+    y = system.fresh(len(variables))
+    one = np.ones(len(y))
+    system.magnitude.pin(y, one, cause)
+    system.no_shift(y, cause)
+    system.sign.relate(y, variables, one, np.zeros(len(y)), cause)
+    lookup = np.zeros(int(inputs[0].max()) + 1, dtype=np.int64)
+    lookup[variables] = y
+    return [lookup[inputs[0]]]
+
+
+def opaque(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """(1, 0) on all it touches."""
+    role = op.role
+    assert isinstance(role, g.Opaque)
+    return _pin_all(binding, number, op, inputs, role.reason)
+
+
+def _pin_all(
+    binding: Binding, number: int, op: g.Op, inputs: Labels, reason: Reason
+) -> Labels:
+    cause = binding.system.cause(number, op.name, reason)
+    for labels in inputs:
+        binding.system.plain(distinct(labels), cause)
+    return [lab.pinned(len(binding.graph.shapes[tensor])) for tensor in op.outputs]
+
+
+def constant(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+    """0 has any scale and no shift; any other constant is stored as it is."""
+    role, system = op.role, binding.system
+    assert isinstance(role, g.Constant)
+    shape = binding.graph.shapes[op.outputs[0]]
+    if role.value.any():
+        return [lab.pinned(len(shape))]
+    axis = 1 if len(shape) > 1 else 0
+    count = shape[axis] if shape else 1
+    fresh = system.fresh(count)
+    system.no_shift(fresh, system.cause(number, op.name, Reason.NONLINEAR))
+    return [lab.along(int(fresh[0]), count, axis, len(shape)) if shape and count else lab.pinned(len(shape))]
+
+
+_LAWS = {
+    g.Linear: linear,
+    g.AffineStep: affine,
+    g.Clip: clip,
+    g.Homogeneous: homogeneous,
+    g.Max: maximum,
+    g.Mean: mean,
+    g.Sum: total,
+    g.Gate: gate,
+    g.View: view,
+    g.Pad: pad,
+    g.Sign: sign,
+    g.Opaque: opaque,
+    g.Constant: constant,
+}

@@ -1,0 +1,202 @@
+"""What has to change in the network: the solver's rescalings, op by op.
+
+    linear        W'[o, i] = s_y[o] * W[o, i] / s_x[i]
+                  B'[o]    = s_y[o] * (B[o] - sum_i W[o, i, ...] * t_x[i] + t_y[o])
+    kept affine   a' = s_y * a / s_x                b' = s_y * (b - a * t_x + t_y)
+    clip          bounds s * (lower + t), s * (upper + t), exchanged where s < 0
+
+An op that is not in the plan stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.blame import Obstacle
+from bnfold.core.choose import Values
+from bnfold.core.laws import BoundAffine, BoundClip, BoundLinear
+from bnfold.core.reasons import Reason
+from bnfold.core.solver import ClipMode, Solution, solve
+from bnfold.core.trace import into
+
+_NEGLIGIBLE = 1e-13
+"""A scale this close to 1 is 1: the rest is rounding of the solver's own arithmetic."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearEdit:
+    """The rescaling of a linear op's channels."""
+
+    input_inverse: FloatArray
+    """1/s_x, (in_channels,); 0 where the input channel is a constant that t_x holds."""
+    input_shift: FloatArray
+    """t_x, (in_channels,)"""
+    output_scale: FloatArray
+    """s_y, (out_channels,)"""
+    output_shift: FloatArray
+    """t_y, (out_channels,)"""
+    zeroed: NDArray[np.bool_]
+    """Output channels whose weights and bias are taken as 0, (out_channels,)"""
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the weight changes."""
+        return bool(
+            (self.output_scale != 1.0).any()
+            or (self.input_inverse != 1.0).any()
+            or self.zeroed.any()
+        )
+
+    @property
+    def needs_bias(self) -> bool:
+        """Whether an op without bias may need one."""
+        return bool(self.input_shift.any() or self.output_shift.any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineEdit:
+    """New constants of an affine step that stays, of the shape of `AffineStep.scale`."""
+
+    scale: FloatArray
+    shift: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipEdit:
+    """Bounds per element, broadcastable to the clipped tensor."""
+
+    lower: FloatArray
+    upper: FloatArray
+
+
+@dataclass(slots=True)
+class Plan:
+    """All decisions about a network, by op number."""
+
+    linear: dict[int, LinearEdit] = field(default_factory=dict)
+    affine: dict[int, AffineEdit] = field(default_factory=dict)
+    clip: dict[int, ClipEdit] = field(default_factory=dict)
+    removed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Removed affine steps, with the names of the ops that took them in."""
+    kept: dict[int, Obstacle] = field(default_factory=dict)
+    """Affine steps that stay, with the reason."""
+    solution: Solution | None = None
+    """Where the decisions come from."""
+
+
+def make_plan(
+    graph: g.Graph,
+    *,
+    clip: ClipMode = "auto",
+    banned: Mapping[int, Obstacle] | None = None,
+) -> Plan:
+    """Decide for a network; `banned` affine steps stay for the reason given."""
+    solution = solve(graph, clip=clip, banned=banned)
+    plan = Plan(solution=solution, kept=dict(solution.kept))
+    binding, values = solution.binding, _snap(solution.values)
+    zeroed = _zeroed_channels(solution.zeroed)
+    gone = set(solution.removed)
+    for number, bound in binding.bound.items():
+        role = graph.ops[number].role
+        if isinstance(bound, BoundLinear):
+            _plan_linear(plan, number, bound, values, zeroed.get(number, []))
+        elif isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep):
+            if number not in gone:
+                _plan_affine(plan, number, role, bound, values)
+        elif isinstance(bound, BoundClip) and isinstance(role, g.Clip):
+            _plan_clip(plan, number, role, bound, values)
+    edited = set(plan.linear) | set(plan.affine)
+    plan.removed = {number: into(binding, number, edited) for number in solution.removed}
+    return plan
+
+
+def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
+    """The removed affine steps behind edits that do not fit their dtype, to be banned."""
+    assert plan.solution is not None
+    binding = plan.solution.binding
+    banned: dict[int, Obstacle] = {}
+    for number in ops:
+        bound = binding.bound[number]
+        assert isinstance(bound, BoundLinear | BoundAffine)
+        obstacle = Obstacle(Reason.OVERFLOW, binding.graph.ops[number].name)
+        touched = np.concatenate([bound.inputs, bound.outputs])
+        classes = [
+            np.unique(forest.roots(touched))
+            for forest in (binding.system.magnitude, binding.system.shift)
+        ]
+        for step in plan.removed:
+            own = binding.bound[step]
+            assert isinstance(own, BoundAffine)
+            if (
+                np.isin(binding.system.magnitude.roots(own.outputs), classes[0]).any()
+                or np.isin(binding.system.shift.roots(own.outputs), classes[1]).any()
+            ):
+                banned.update(dict.fromkeys(binding.groups[step], obstacle))
+    return banned
+
+
+def _snap(values: Values) -> Values:
+    near = np.abs(np.abs(values.scale) - 1.0) <= _NEGLIGIBLE
+    scale = np.where(near, np.sign(values.scale), values.scale)
+    inverse = np.where(near & (values.inverse != 0), scale, values.inverse)
+    return Values(scale, inverse, values.shift)
+
+
+def _zeroed_channels(pairs: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    channels: dict[int, list[int]] = {}
+    for number, channel in pairs:
+        channels.setdefault(number, []).append(channel)
+    return channels
+
+
+def _plan_linear(
+    plan: Plan, number: int, bound: BoundLinear, values: Values, zeroed: list[int]
+) -> None:
+    mask = np.zeros(len(bound.outputs), dtype=bool)
+    mask[zeroed] = True
+    edit = LinearEdit(
+        values.inverse[bound.inputs],
+        values.shift[bound.inputs],
+        values.scale[bound.outputs],
+        values.shift[bound.outputs],
+        mask,
+    )
+    if edit.rescales or edit.needs_bias:
+        plan.linear[number] = edit
+
+
+def _plan_affine(
+    plan: Plan, number: int, role: g.AffineStep, bound: BoundAffine, values: Values
+) -> None:
+    scale = role.scale.reshape(-1).copy()
+    shift = role.shift.reshape(-1).copy()
+    s_y, inverse = values.scale[bound.outputs], values.inverse[bound.inputs]
+    moved = bound.shift - bound.scale * values.shift[bound.inputs] + values.shift[bound.outputs]
+    scale[bound.parameter] = s_y * bound.scale * inverse
+    shift[bound.parameter] = s_y * moved
+    if (scale == role.scale.reshape(-1)).all() and (shift == role.shift.reshape(-1)).all():
+        return
+    if not (role.scale_editable or role.shift_editable):  # its law made the two equal
+        return
+    plan.affine[number] = AffineEdit(
+        scale.reshape(role.scale.shape), shift.reshape(role.shift.shape)
+    )
+
+
+def _plan_clip(
+    plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: Values
+) -> None:
+    s, t = values.scale[bound.labels], values.shift[bound.labels]
+    first, second = s * (role.lower + t), s * (role.upper + t)
+    lower, upper = np.minimum(first, second), np.maximum(first, second)
+    dead = values.inverse[bound.labels] == 0
+    lower, upper = np.where(dead, role.lower, lower), np.where(dead, role.upper, upper)
+    if (lower == role.lower).all() and (upper == role.upper).all():
+        return
+    plan.clip[number] = ClipEdit(lower, upper)

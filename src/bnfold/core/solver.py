@@ -1,0 +1,340 @@
+"""Choose how every channel is stored so that as many affine steps as possible are superfluous.
+
+First the laws of all ops, with every affine step kept; they cannot conflict. Then each step, in
+the order in which it runs, is tried for removal,
+
+    s_x = a * s_y          t_y = a * t_x - b
+
+and a conflict rolls back and is recorded. Then every activation is asked to keep its bounds.
+Last, `choose` gives values to what is still free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from bnfold.core import constants
+from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle, blame
+from bnfold.core.choose import Values, choose, out_of_range
+from bnfold.core.forest import Conflict, IntArray
+from bnfold.core.laws import (
+    Binding,
+    BoundAffine,
+    BoundClip,
+    bind,
+    keep_affine,
+    plain_clip,
+)
+from bnfold.core.reasons import Reason
+from bnfold.core.sums import solve_waiting
+from bnfold.core.system import distinct
+
+ClipMode = Literal["auto", "always", "never"]
+
+
+@dataclass(slots=True)
+class Solution:
+    """The chosen rescaling of every variable and what it removes."""
+
+    binding: Binding
+    removed: list[int] = field(default_factory=list)
+    """Numbers of the removed affine steps, in the order of removal."""
+    kept: dict[int, Obstacle] = field(default_factory=dict)
+    """Why each other step stays, by number."""
+    dead: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Variables whose value is a constant known to all readers: 1/s = 0."""
+    zeroed: list[tuple[int, int]] = field(default_factory=list)
+    """(linear op, output channel) pairs whose weights become 0."""
+    values: Values = field(default_factory=Values)
+    """s, 1/s and t of every variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    clip: ClipMode
+    banned: Mapping[int, Obstacle]
+    kept_from_start: frozenset[int] = frozenset()
+    careful: bool = False
+    """Check after each removal that the waiting sums still have a solution."""
+
+
+class _Restart(Exception):
+    """What was found out late has to hold from the start."""
+
+    def __init__(self, options: _Options) -> None:
+        super().__init__()
+        self.options = options
+
+
+def solve(
+    graph: g.Graph,
+    *,
+    clip: ClipMode = "auto",
+    banned: Mapping[int, Obstacle] | None = None,
+) -> Solution:
+    """Decide which affine steps go, and how everything is stored.
+
+    `clip` says whether an activation may get bounds per channel: always, never, or where that
+    costs less than it saves. `banned` steps stay, for the reason given.
+    """
+    options = _Options(clip, dict(banned or {}))
+    while True:
+        try:
+            solution = _attempt(graph, options)
+        except _Restart as restart:
+            options = restart.options
+            continue
+        excess = out_of_range(solution.binding, solution.removed, solution.values)
+        if not excess:
+            return solution
+        obstacle = Obstacle(Reason.SCALE_RANGE, None)
+        groups = solution.binding.groups
+        more = {number: obstacle for step in excess for number in groups[step]}
+        options = replace(options, banned={**options.banned, **more})
+
+
+def _attempt(graph: g.Graph, options: _Options) -> Solution:
+    clips = [number for number, op in enumerate(graph.ops) if _has_room(op.role)]
+    costly = [number for number in clips if _cost(graph, number) > 0]
+    plain = {"always": [], "auto": costly, "never": clips}[options.clip]
+    solution = _remove_all(graph, options, plain)
+    if options.clip == "auto" and costly and solution.kept:
+        solution = _remove_more(graph, options, solution, costly)
+    for number in clips:
+        _ask_plain(solution, number)
+    try:
+        solution.values = choose(solution.binding, solution.removed, solution.dead)
+    except Conflict:
+        # The waiting sums contradict each other: find out which removal made them do so.
+        assert not options.careful
+        raise _Restart(replace(options, careful=True)) from None
+    return solution
+
+
+def _has_room(role: g.Role) -> bool:
+    return isinstance(role, g.Clip) and role.room
+
+
+def _cost(graph: g.Graph, number: int) -> float:
+    """Extra cost, in elements, of giving this clip bounds per channel."""
+    op = graph.ops[number]
+    assert isinstance(op.role, g.Clip)
+    return op.role.cost * int(np.prod(graph.shapes[op.inputs[0]]))
+
+
+def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solution:
+    """Try every affine step in order; those that need constants at their readers come last."""
+    binding = bind(
+        graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start
+    )
+    solution = Solution(binding)
+    later: list[tuple[int, ...]] = []
+    for group in _groups(binding):
+        refusal = _refusal(binding, group, options)
+        if refusal is not None:
+            _keep(solution, group, refusal, options)
+        elif _needs_readers(solution, group):
+            later.append(group)
+        else:
+            _try(solution, group, options)
+    for group in later:
+        _try(solution, group, options)
+    return solution
+
+
+def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
+    """Affine steps that go together, in the order of the first."""
+    for number, group in binding.groups.items():
+        role = binding.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
+        if group[0] == number and _counts(role):
+            yield group
+
+
+def _counts(role: g.AffineStep) -> bool:
+    """Whether somebody wants to know what became of it."""
+    return role.removable or role.refusal is not None
+
+
+def _refusal(binding: Binding, group: tuple[int, ...], options: _Options) -> Obstacle | None:
+    """The obstacle that is known before anything is tried."""
+    for number in group:
+        if number in options.banned:
+            return options.banned[number]
+        role = binding.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
+        if role.refusal is not None:
+            return Obstacle(role.refusal[0], None)
+        if number not in binding.bound:
+            return blame(binding, number, [])
+    return None
+
+
+def _keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options: _Options) -> None:
+    """Record that the steps stay, and let their law of staying hold from here on."""
+    for number in group:
+        solution.kept[number] = obstacle
+    binding = solution.binding
+    try:
+        with binding.system.trial():
+            for number in group:
+                if number in binding.bound and number not in binding.kept_from_start:
+                    keep_affine(binding, number)
+    except Conflict:
+        keep = options.kept_from_start | frozenset(group)
+        raise _Restart(replace(options, kept_from_start=keep)) from None
+
+
+def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
+    """Remove the steps, or keep them and say why."""
+    dead, zeroed = solution.dead, list(solution.zeroed)
+    try:
+        _remove(solution, group, options)
+    except Conflict as conflict:
+        solution.dead, solution.zeroed = dead, zeroed
+        obstacle = blame(solution.binding, group[0], conflict.causes)
+        _keep(solution, group, obstacle, options)
+        return False
+    solution.removed.extend(group)
+    return True
+
+
+def _remove(solution: Solution, group: tuple[int, ...], options: _Options) -> None:
+    system = solution.binding.system
+    with system.trial():
+        for number in group:
+            _remove_step(solution, number)
+        if options.careful:
+            system.sums.settle()
+            solve_waiting(system.sums, np.zeros(system.count))
+
+
+def _remove_step(solution: Solution, number: int) -> None:
+    """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0."""
+    binding, system = solution.binding, solution.binding.system
+    bound = binding.bound[number]
+    assert isinstance(bound, BoundAffine)
+    x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
+    cause = system.cause(number, binding.graph.ops[number].name, Reason.ZERO_GAMMA)
+    zero = a == 0
+    if zero.any():
+        readers = constants.read(binding)
+        made = constants.at_producer(readers, bound, zero)
+        producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
+        solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
+        a = np.where(made, 1.0, a)
+        zero &= ~made
+        _constant_outputs(solution, readers, y[zero], b[zero], cause)
+        x, y, a, b = (part[~zero] for part in (x, y, a, b))
+    if len(solution.dead) and np.isin(np.concatenate([x, y]), solution.dead).any():
+        raise Conflict([cause])
+    system.scale_by(x, y, a, cause)
+    system.shift_map(y, x, a, -b, cause)
+
+
+def _constant_outputs(
+    solution: Solution,
+    readers: constants.Readers,
+    outputs: IntArray,
+    value: np.ndarray,
+    cause: int,
+) -> None:
+    if not len(outputs):
+        return
+    fits = constants.at_consumers(solution.binding, readers, outputs, value)
+    if not fits.all():
+        raise Conflict([cause])
+    solution.binding.system.shift.pin(outputs, -value, cause)
+    solution.dead = np.concatenate([solution.dead, outputs])
+
+
+def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
+    """Whether a zero gamma of the group cannot be settled at its producer."""
+    for number in group:
+        bound = solution.binding.bound[number]
+        assert isinstance(bound, BoundAffine)
+        zero = bound.scale == 0
+        if zero.any():
+            readers = constants.read(solution.binding)
+            if (zero & ~constants.at_producer(readers, bound, zero)).any():
+                return True
+    return False
+
+
+def _ask_plain(solution: Solution, number: int) -> bool:
+    """Let a clip keep its bounds if it can."""
+    binding = solution.binding
+    bound = binding.bound[number]
+    assert isinstance(bound, BoundClip)
+    variables = distinct(bound.labels)
+    if len(solution.dead):
+        variables = np.setdiff1d(variables, solution.dead)
+    try:
+        with binding.system.trial():
+            plain_clip(binding, number, variables)
+    except Conflict:
+        return False
+    return True
+
+
+def _remove_more(
+    graph: g.Graph, options: _Options, first: Solution, costly: list[int]
+) -> Solution:
+    """Without the demand that costly clips stay plain: what else goes, where it pays.
+
+    What `first` removed is removed again; then each remaining step goes if the clips that lose
+    their plain bounds by it cost less than the step.
+    """
+    solution = Solution(bind(graph, kept_from_start=options.kept_from_start))
+    stay = {number: why for number, why in first.kept.items() if _settled(graph, number, options)}
+    groups = solution.binding.groups
+    open_groups = [
+        group
+        for group in _groups(solution.binding)
+        if group[0] in first.kept and group[0] not in stay
+    ]
+    for number, obstacle in stay.items():
+        _keep(solution, (number,), obstacle, options)
+    for number in first.removed:
+        if groups[number][0] == number:
+            _try(solution, groups[number], options)
+    spent = _clip_cost(solution, costly)
+    for group in open_groups:
+        mark = solution.binding.system.mark()
+        dead, zeroed = solution.dead, list(solution.zeroed)
+        if not _try(solution, group, options):
+            continue
+        cost = _clip_cost(solution, costly)
+        gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
+        if cost - spent < gain:
+            spent = cost
+            continue
+        solution.binding.system.rollback(mark)
+        solution.dead, solution.zeroed = dead, zeroed
+        del solution.removed[-len(group) :]
+        _keep(solution, group, first.kept[group[0]], options)
+    return solution
+
+
+def _settled(graph: g.Graph, number: int, options: _Options) -> bool:
+    role = graph.ops[number].role
+    assert isinstance(role, g.AffineStep)
+    return number in options.banned or role.refusal is not None
+
+
+def _clip_cost(solution: Solution, costly: list[int]) -> float:
+    """What the clips that cannot stay plain now would cost."""
+    system = solution.binding.system
+    mark = system.mark()
+    cost = sum(
+        _cost(solution.binding.graph, number)
+        for number in costly
+        if not _ask_plain(solution, number)
+    )
+    system.rollback(mark)
+    return cost

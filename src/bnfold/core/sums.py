@@ -1,0 +1,212 @@
+"""Sums of shifts: k0*t0 + k1*t1 + k2*t2 + constant = 0 over three variables of a shift forest.
+
+A sum z = x + y relates three shifts, which a union-find cannot hold. It waits here until two of
+its sides are known or related; then it becomes an ordinary relation. At the end the sums that
+still wait are solved exactly: a side that nothing else constrains is computed from the others,
+and what is left after that, which is rare and small, is a dense linear system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray
+
+_VANISHES = 1e-12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Equations:
+    """Rows `coefficients . value[roots] + constant = 0`, simplified; a coefficient 0 is no term."""
+
+    roots: IntArray
+    coefficients: FloatArray
+    constant: FloatArray
+    size: FloatArray
+    """Magnitude of the terms behind `constant`, to judge what counts as 0."""
+
+
+class Sums:
+    """The waiting sums of one shift forest; see the module's head."""
+
+    def __init__(self, forest: Forest) -> None:
+        self.forest = forest
+        self.variables = np.zeros((0, 3), dtype=np.int64)
+        self.coefficients = np.zeros((0, 3))
+        self.cause = np.zeros(0, dtype=np.int64)
+        self.waiting = np.zeros(0, dtype=bool)
+        self._log: list[IntArray] = []
+
+    def add(self, variables: IntArray, coefficients: FloatArray, cause: int) -> None:
+        """Demand coefficients . value[variables] = 0 for rows of shape (n, 3)."""
+        count = len(variables)
+        self.variables = np.concatenate([self.variables, variables])
+        self.coefficients = np.concatenate([self.coefficients, coefficients])
+        self.cause = np.concatenate([self.cause, np.full(count, cause)])
+        self.waiting = np.concatenate([self.waiting, np.ones(count, dtype=bool)])
+
+    def mark(self) -> int:
+        """A point to roll back to; `add` is not rolled back."""
+        return len(self._log)
+
+    def rollback(self, mark: int) -> None:
+        """Let the sums settled since `mark` wait again."""
+        while len(self._log) > mark:
+            self.waiting[self._log.pop()] = True
+
+    def settle(self) -> None:
+        """Turn every sum that has become a relation or a value into one. Raises Conflict."""
+        while True:
+            rows = np.flatnonzero(self.waiting)
+            if not len(rows):
+                return
+            equations = self.equations(rows)
+            terms = (equations.coefficients != 0).sum(axis=1)
+            ready = terms < 3
+            if not ready.any():
+                return
+            self._settle(rows[ready], _take(equations, ready), terms[ready])
+
+    def equations(self, rows: IntArray) -> Equations:
+        """These sums over the roots of their variables."""
+        found = self.forest.find(self.variables[rows])
+        factors = self.coefficients[rows]
+        k = factors * found.p
+        offsets = factors * found.q
+        return simplify(found.root, k, offsets.sum(axis=1), np.abs(offsets).max(axis=1))
+
+    def _settle(self, rows: IntArray, equations: Equations, terms: IntArray) -> None:
+        self.waiting[rows] = False
+        self._log.append(rows)
+        k, roots, constant = equations.coefficients, equations.roots, equations.constant
+        empty = terms == 0
+        wrong = empty & (np.abs(constant) > RELATIVE_TOLERANCE * equations.size)
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            raise Conflict(self.causes(int(rows[at])))
+        order = np.argsort(k == 0, axis=1, kind="stable")
+        k = np.take_along_axis(k, order, axis=1)
+        roots = np.take_along_axis(roots, order, axis=1)
+        for count in (1, 2):
+            chosen = terms == count
+            for cause in np.unique(self.cause[rows[chosen]]):
+                block = np.flatnonzero(chosen & (self.cause[rows] == cause))
+                first, second = roots[block, 0], roots[block, 1]
+                if count == 1:
+                    self.forest.pin(first, -constant[block] / k[block, 0], int(cause))
+                else:
+                    p = -k[block, 1] / k[block, 0]
+                    q = -constant[block] / k[block, 0]
+                    self.forest.relate(first, second, p, q, int(cause))
+
+    def causes(self, row: int) -> list[int]:
+        """The causes behind a row, its own op first."""
+        found = [int(self.cause[row])]
+        for variable in self.variables[row]:
+            found += self.forest.path(int(variable))
+        return found
+
+
+def simplify(
+    roots: IntArray, coefficients: FloatArray, constant: FloatArray, size: FloatArray
+) -> Equations:
+    """Terms of one root merged, known ones (root 0, value 0) and vanished ones dropped."""
+    k = np.where(roots == 0, 0.0, coefficients)
+    largest = np.abs(coefficients).max(axis=1, initial=0.0)
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        same = (roots[:, left] == roots[:, right]) & (k[:, left] != 0) & (k[:, right] != 0)
+        if same.any():
+            k[same, left] += k[same, right]
+            k[same, right] = 0.0
+    k[np.abs(k) <= _VANISHES * largest[:, None]] = 0.0
+    return Equations(roots, k, constant, size)
+
+
+def _take(equations: Equations, rows: NDArray[np.bool_]) -> Equations:
+    return Equations(
+        equations.roots[rows],
+        equations.coefficients[rows],
+        equations.constant[rows],
+        equations.size[rows],
+    )
+
+
+def solve_waiting(sums: Sums, preferred: FloatArray) -> FloatArray:
+    """Values for all roots such that every waiting sum holds, near `preferred` where free.
+
+    `preferred` has one entry per variable and is read at roots. Raises Conflict when the waiting
+    sums contradict each other.
+    """
+    values = preferred.copy()
+    values[0] = 0.0
+    rows = np.flatnonzero(sums.waiting)
+    if not len(rows):
+        return values
+    equations = sums.equations(rows)
+    peeled = _peel(equations, len(values))
+    core = np.ones(len(rows), dtype=bool)
+    for block, _ in peeled:
+        core[block] = False
+    if core.any():
+        _solve_core(equations, np.flatnonzero(core), values, sums, rows)
+    for block, column in reversed(peeled):
+        k, roots = equations.coefficients[block], equations.roots[block]
+        line = np.arange(len(block))
+        rest = (k * values[roots]).sum(axis=1) - k[line, column] * values[roots[line, column]]
+        values[roots[line, column]] = -(rest + equations.constant[block]) / k[line, column]
+    return values
+
+
+def _peel(equations: Equations, count: int) -> list[tuple[IntArray, IntArray]]:
+    """Rounds of equations that each own a root which no other remaining equation uses."""
+    k, roots = equations.coefficients, equations.roots
+    uses = np.bincount(roots[k != 0], minlength=count)
+    remaining = np.ones(len(roots), dtype=bool)
+    rounds: list[tuple[IntArray, IntArray]] = []
+    while True:
+        private = (uses[roots] == 1) & (k != 0) & remaining[:, None]
+        rows = np.flatnonzero(private.any(axis=1))
+        if not len(rows):
+            return rounds
+        rounds.append((rows, private[rows].argmax(axis=1)))
+        remaining[rows] = False
+        np.subtract.at(uses, roots[rows][k[rows] != 0], 1)
+
+
+def _solve_core(
+    equations: Equations, core: IntArray, values: FloatArray, sums: Sums, rows: IntArray
+) -> None:
+    """The equations that share all their roots: least squares around the preferred values."""
+    components = Forest(0.0)
+    components.extend(len(values))
+    for column in (1, 2):
+        left, right = equations.roots[core, 0], equations.roots[core, column]
+        apart = (left != 0) & (right != 0)
+        left, right = left[apart], right[apart]
+        components.relate(left, right, np.ones(len(left)), np.zeros(len(left)), -1)
+    members = components.roots(equations.roots[core].max(axis=1))
+    for component in np.unique(members):
+        _solve_component(equations, core[members == component], values, sums, rows)
+
+
+def _solve_component(
+    equations: Equations, core: IntArray, values: FloatArray, sums: Sums, rows: IntArray
+) -> None:
+    k, roots = equations.coefficients[core], equations.roots[core]
+    used, columns = np.unique(roots, return_inverse=True)
+    matrix = np.zeros((len(core), len(used)))
+    np.add.at(matrix, (np.arange(len(core))[:, None], columns.reshape(roots.shape)), k)
+    target = -equations.constant[core] - matrix @ values[used]
+    step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+    solution = values[used] + step
+    residual = np.abs(matrix @ solution + equations.constant[core])
+    size = np.abs(matrix) @ np.abs(solution) + equations.size[core]
+    wrong = residual > RELATIVE_TOLERANCE * size
+    if wrong.any():
+        raise Conflict(sums.causes(int(rows[core[int(np.flatnonzero(wrong)[0])]])))
+    values[used] = solution
+    values[0] = 0.0

@@ -1,0 +1,98 @@
+"""The arithmetic of a plan on a linear op's weight and bias.
+
+    W'[o, i] = s_y[o] * W[o, i] / s_x[i]
+    B'[o]    = s_y[o] * (B[o] - sum_i W[o, i, ...] * t_x[i] + t_y[o])
+
+An embedding has no bias and needs none: W'[row, o] = s_y[o] * (W[row, o] + t_y[o]). Products are float64 and rounded once, to the dtype of the weight.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.plan import LinearEdit
+
+
+class Layout(Enum):
+    """Where a weight keeps its channels; K stands for any number of kernel axes."""
+
+    OUT_IN = "out, in/groups, *kernel"
+    """Conv, Linear"""
+    IN_OUT = "in, out/groups, *kernel"
+    """ConvTranspose, a matrix on the right of MatMul"""
+    ROWS_OUT = "rows, out"
+    """Embedding"""
+
+
+def fold_weight(
+    weight: NDArray[Any], edit: LinearEdit, layout: Layout, groups: int
+) -> NDArray[Any]:
+    """The new weight, of the old one's shape and dtype; it may hold inf after an overflow."""
+    factor = _factors(edit, layout, groups, weight.ndim)
+    folded = np.empty_like(weight)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if layout is Layout.ROWS_OUT:  # every output is one row: the shift fits into the weight
+            folded[...] = (weight + edit.output_shift) * factor
+        else:
+            np.multiply(weight, factor, out=folded, casting="same_kind")
+    return folded
+
+
+def fold_bias(
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    edit: LinearEdit,
+    layout: Layout,
+    groups: int,
+) -> FloatArray:
+    """The new bias in float64, (out_channels,); the dtype is the caller's to choose."""
+    total = np.zeros(len(edit.output_scale))
+    if bias is not None:
+        total += np.asarray(bias, dtype=np.float64)
+    if edit.zeroed.any():
+        total[edit.zeroed] = 0.0
+    if edit.input_shift.any():
+        moved = _shift_seen(weight, edit.input_shift, layout, groups)
+        total -= np.where(edit.zeroed, 0.0, moved)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted: FloatArray = edit.output_scale * (total + edit.output_shift)
+    return shifted
+
+
+def _factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatArray:
+    """s_y[o] / s_x[i], shaped to multiply the weight; an axis without effect has length 1."""
+    out_scale = np.where(edit.zeroed, 0.0, edit.output_scale)
+    if layout is Layout.ROWS_OUT:
+        return out_scale.reshape(1, -1)
+    kernel = (1,) * (rank - 2)
+    if (edit.input_inverse == 1.0).all():
+        if layout is Layout.OUT_IN:
+            return out_scale.reshape(-1, 1, *kernel)
+        inputs_per_group = len(edit.input_inverse) // groups
+        by_group = out_scale.reshape(groups, -1)  # (groups, out/groups)
+        factor = np.repeat(by_group, inputs_per_group, axis=0)
+        return factor.reshape(*factor.shape, *kernel)
+    outs = out_scale.reshape(groups, -1)
+    ins = edit.input_inverse.reshape(groups, -1)
+    if layout is Layout.OUT_IN:
+        factor = outs[:, :, None] * ins[:, None, :]  # (groups, out/groups, in/groups)
+    else:
+        factor = ins[:, :, None] * outs[:, None, :]  # (groups, in/groups, out/groups)
+    return factor.reshape(-1, factor.shape[2], *kernel)
+
+
+def _shift_seen(
+    weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int
+) -> FloatArray:
+    """sum_i W[o, i, ...] * t[i] over inputs and taps, (out_channels,)."""
+    taps = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2, dtype=np.float64)
+    by_group = taps.reshape(groups, -1, taps.shape[1])
+    shifts = shift.reshape(groups, -1)
+    pattern = "goi,gi->go" if layout is Layout.OUT_IN else "gio,gi->go"
+    seen: FloatArray = np.einsum(pattern, by_group, shifts).reshape(-1)
+    return seen

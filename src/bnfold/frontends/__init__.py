@@ -1,0 +1,1 @@
+"""The only rooms that may import a framework: they lift networks into the core and apply plans."""

@@ -1,0 +1,236 @@
+"""Apply a plan to a module: new weights first, then the modules that change their kind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
+from bnfold.core.weights import Layout, fold_bias, fold_weight
+from bnfold.errors import UnsupportedModelError
+from bnfold.frontends.torch.aliasing import Precautions
+from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, LinearSite
+from bnfold.frontends.torch.lift_affine import can_gain
+from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
+
+
+@dataclass(slots=True)
+class NewTensors:
+    """The arithmetic of a plan, done but not yet written anywhere."""
+
+    parameters: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Per id(old): old and new content."""
+    born: list[tuple[nn.Module, str, Tensor]] = field(default_factory=list)
+    """Parameters that did not exist: module, name, content."""
+    overflown: list[int] = field(default_factory=list)
+    """Op numbers whose new values do not fit their dtype."""
+
+
+def compute(lifted: Lifted, plan: Plan) -> NewTensors:
+    """The new content of every parameter that the plan changes."""
+    new = NewTensors()
+    for number, edit in plan.linear.items():
+        site = lifted.sites[number]
+        assert isinstance(site, LinearSite)
+        _compute_linear(new, number, site, edit)
+    for number, change in plan.affine.items():
+        site = lifted.sites[number]
+        assert isinstance(site, AffineSite)
+        _compute_affine(new, number, site, change)
+    return new
+
+
+def _compute_linear(new: NewTensors, number: int, site: LinearSite, edit: LinearEdit) -> None:
+    weight = _array(site.weight)
+    in_rows = site.layout is Layout.ROWS_OUT  # an embedding: the weight takes the shift too
+    if site.parameter is not None and id(site.parameter) not in new.parameters:
+        old = _array(site.parameter)
+        if edit.rescales or in_rows:
+            content = fold_weight(old, edit, site.layout, site.groups)
+            _put(new, number, site.parameter, content, old)
+    if in_rows or (site.bias is None and not edit.needs_bias):
+        return
+    bias = None if site.bias is None else _array(site.bias)
+    shifted = fold_bias(weight, bias, edit, site.layout, site.groups)
+    if site.bias is not None and bias is not None:
+        if id(site.bias) not in new.parameters:
+            _put(new, number, site.bias, shifted, bias)
+        return
+    assert site.module is not None
+    _bear(new, number, site.module, "bias", _tensor(shifted, site.weight))
+
+
+def _bear(new: NewTensors, number: int, module: nn.Module, name: str, content: Tensor) -> None:
+    """Note a parameter that the module is to get; the calls of one module share it."""
+    if any(owner is module and known == name for owner, known, _ in new.born):
+        return
+    if not torch.isfinite(content).all():
+        new.overflown.append(number)
+    new.born.append((module, name, content))
+
+
+def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: AffineEdit) -> None:
+    """gamma' = a' * sqrt(var + eps), beta' = b' + a' * mean."""
+    assert site.mean is not None and site.deviation is not None
+    scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+    wanted = (
+        ("weight", site.gamma, scale * site.deviation),
+        ("bias", site.beta, shift + scale * site.mean),
+    )
+    for name, parameter, content in wanted:
+        if parameter is not None:
+            if id(parameter) not in new.parameters:
+                _put(new, number, parameter, content, _array(parameter))
+        elif site.module is not None and can_gain(site.module):
+            template = site.module.running_mean
+            assert isinstance(template, Tensor)
+            _bear(new, number, site.module, name, _tensor(content, template))
+
+
+def _put(
+    new: NewTensors, number: int, parameter: Tensor, content: FloatArray, old: FloatArray
+) -> None:
+    tensor = _tensor(content, parameter)
+    fits = bool(torch.isfinite(tensor).all())
+    if not fits and np.isfinite(old).all():
+        new.overflown.append(number)
+    new.parameters[id(parameter)] = (parameter, tensor)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    """The content on the CPU; without a copy where NumPy knows the dtype."""
+    plain = tensor.detach().cpu()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.double()
+    array: FloatArray = plain.numpy()
+    return array
+
+
+def _tensor(content: FloatArray, like: Tensor) -> Tensor:
+    """The content in the dtype and on the device of another tensor."""
+    tensor = torch.from_numpy(np.asarray(content))
+    return tensor.to(device=like.device, dtype=like.dtype)
+
+
+# -------------------------------------------------------------------- writing
+
+
+def apply(
+    model: nn.Module,
+    lifted: Lifted,
+    plan: Plan,
+    new: NewTensors,
+    care: Precautions,
+    *,
+    inplace: bool,
+) -> nn.Module:
+    """The folded module: the given one, or a copy that shares no parameter with it."""
+    if inplace:
+        for parameter, content in new.parameters.values():
+            parameter.data = content
+        folded, find = model, _itself
+    else:
+        folded, find = _copy(model, new)
+    for module, name, content in new.born:
+        _give(find(module), name, content)
+    for module in care.out_of_place:
+        find(module).inplace = False  # type: ignore[assignment]
+    for number, edit in plan.clip.items():
+        site = lifted.sites[number]
+        assert isinstance(site, ClipSite)
+        _become(find(site.module), _rescaled_clip(edit, site))
+    for site, copied in _removed_modules(lifted, plan, care):
+        assert site.module is not None
+        _become(find(site.module), _remainder([find(m) for m in site.successors], copied=copied))
+    return folded
+
+
+Find = Callable[[nn.Module], nn.Module]
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _copy(model: nn.Module, new: NewTensors) -> tuple[nn.Module, Find]:
+    """A deep copy that takes the new parameters instead of copying the old ones."""
+    memo: dict[int, object] = {}
+    for key, (old, content) in new.parameters.items():
+        if isinstance(old, nn.Parameter):
+            memo[key] = nn.Parameter(content, requires_grad=old.requires_grad)
+        else:
+            memo[key] = content
+    try:
+        folded = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied ({error})",
+            "call fold(..., inplace=True) on a model you can afford to change",
+        ) from error
+
+    def find(module: nn.Module) -> nn.Module:
+        copied = memo[id(module)]
+        assert isinstance(copied, nn.Module)
+        return copied
+
+    return folded, find
+
+
+def _give(module: nn.Module, name: str, content: Tensor) -> None:
+    """Register a parameter; it asks for a gradient if the module's others do."""
+    others = [p.requires_grad for p in module._parameters.values() if p is not None]
+    setattr(module, name, nn.Parameter(content, requires_grad=all(others)))
+    if isinstance(module, _BatchNorm):
+        module.affine = True
+
+
+def _become(module: nn.Module, new: nn.Module) -> None:
+    """Turn a module into another one, for everybody who holds it: parents, lists, closures."""
+    training = module.training
+    content = dict(new.__dict__)
+    for name in ("_parameters", "_buffers", "_modules"):
+        content[name] = dict(content[name])
+    module.__class__ = type(new)
+    module.__dict__ = content
+    module.training = training
+
+
+def _rescaled_clip(edit: ClipEdit, site: ClipSite) -> RescaledClip:
+    device = site.device
+    bounds = []
+    for bound in (edit.lower, edit.upper):
+        free = bool(np.isinf(bound).all())
+        tensor = torch.from_numpy(np.ascontiguousarray(bound))
+        bounds.append(None if free else tensor.to(device=device, dtype=site.value.dtype))
+    return RescaledClip(*bounds)
+
+
+def _removed_modules(
+    lifted: Lifted, plan: Plan, care: Precautions
+) -> Iterator[tuple[AffineSite, bool]]:
+    """Each module to remove once, whatever the number of its calls."""
+    sites: dict[int, AffineSite] = {}
+    copied: set[int] = set()
+    for number in plan.removed:
+        site = lifted.sites[number]
+        assert isinstance(site, AffineSite)
+        sites[id(site.module)] = site
+        if number in care.copies:
+            copied.add(id(site.module))
+    for key, site in sites.items():
+        yield site, key in copied
+
+
+def _remainder(successors: Sequence[nn.Module], *, copied: bool) -> nn.Module:
+    """What the module did besides the affine step."""
+    parts = [FreshCopy(), *successors] if copied else list(successors)
+    if not parts:
+        return nn.Identity()
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

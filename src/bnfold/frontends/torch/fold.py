@@ -1,0 +1,131 @@
+"""Fold and inspect PyTorch modules: read, lift, plan, apply, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import Plan, ban_overflow, make_plan
+from bnfold.core.reasons import Reason
+from bnfold.core.solver import ClipMode
+from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.aliasing import Precautions, precautions
+from bnfold.frontends.torch.apply import NewTensors, apply, compute
+from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
+from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.record import Recording
+from bnfold.report import FoldReport, Item, Kept, Removed
+
+
+@dataclass(slots=True)
+class Decided:
+    """Everything that is known before anything is written."""
+
+    recording: Recording
+    lifted: Lifted
+    plan: Plan
+    new: NewTensors
+    care: Precautions
+
+
+def fold_module(
+    model: nn.Module, inputs: Any, *, also: Sequence[Any], inplace: bool, clip: ClipMode
+) -> tuple[nn.Module, FoldReport]:
+    """See `bnfold.fold`."""
+    decided = _decide(model, inputs, also, clip)
+    report = _report(model, decided)
+    folded = apply(
+        model, decided.lifted, decided.plan, decided.new, decided.care, inplace=inplace
+    )
+    return folded, report
+
+
+def inspect_module(
+    model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
+) -> FoldReport:
+    """See `bnfold.inspect`."""
+    return _report(model, _decide(model, inputs, also, clip))
+
+
+def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) -> Decided:
+    if inputs is None:
+        raise ExampleInputError(type(model).__name__, None)
+    recording = read_module(model, [inputs, *also])
+    owned: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()}
+    owned.update((id(tensor), tensor) for tensor in model.buffers())
+    lifted = lift(recording, owned)
+    plan, new = decide(lifted, clip)
+    rewritten = [
+        event
+        for number in plan.clip
+        if isinstance(site := lifted.sites[number], ClipSite)
+        for event in (site.event,)
+    ]
+    rewritten += [
+        site.event
+        for number in plan.removed
+        if isinstance(site := lifted.sites[number], AffineSite)
+    ]
+    care = precautions(recording, lifted, plan.removed, rewritten)
+    return Decided(recording, lifted, plan, new, care)
+
+
+def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
+    """Plan, compute, and plan again without the removals whose weights do not fit their dtype."""
+    banned: dict[int, Obstacle] = {}
+    while True:
+        plan = make_plan(lifted.graph, clip=clip, banned=banned)
+        new = compute(lifted, plan)
+        if not new.overflown:
+            return plan, new
+        more = ban_overflow(plan, new.overflown)
+        assert more, "an op overflows although no removed step touches it"
+        banned |= more
+
+
+def _report(model: nn.Module, decided: Decided) -> FoldReport:
+    items = affine_items(decided.lifted, decided.plan)
+    items += _unreached(model, decided.recording)
+    clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
+    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__})
+
+
+def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
+    """What became of each affine step, one item per module or function call."""
+    items = []
+    seen: set[Any] = set()
+    groups = lifted.graph.affine_groups()
+    for number, group in groups.items():
+        role = lifted.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
+        if group in seen or (number not in plan.removed and number not in plan.kept):
+            continue
+        seen.add(group)
+        outcome: Removed | Kept
+        if number in plan.removed:
+            names = [name for call in group for name in plan.removed[call]]
+            outcome = Removed(tuple(dict.fromkeys(names)))
+        else:
+            obstacle = plan.kept[number]
+            detail = role.refusal[1] if role.refusal else None
+            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
+        name = lifted.graph.ops[number].name
+        items.append(Item(name, role.kind, role.channels, len(group), outcome))
+    return items
+
+
+def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
+    """BatchNorms that the runs did not call: nothing is known about them."""
+    outcome = Kept(Reason.NOT_REACHED, None, None)
+    return [
+        Item(name, type(module).__name__, module.num_features, 0, outcome)
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and id(module) not in recording.calls
+    ]

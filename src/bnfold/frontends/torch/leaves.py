@@ -1,0 +1,80 @@
+"""Modules that are understood as a whole: their call is one op, and they can be replaced.
+
+A module counts only while it computes what its class says: its forward is PyTorch's own, nothing
+hooks into it, and its parameters are plain parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+_LEAVES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding, *BATCH_NORMS, *CLIPS)
+
+_FORWARDS = {leaf.forward for leaf in _LEAVES}
+_INNER = {
+    getattr(leaf, name)
+    for leaf in (*CONVOLUTIONS, *TRANSPOSED)
+    for name in ("_conv_forward", "_output_padding")
+    if hasattr(leaf, name)
+}
+_verdicts: dict[type, bool] = {}
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a call of this module can be taken as one op."""
+    kind = type(module)
+    verdict = _verdicts.get(kind)
+    if verdict is None:
+        verdict = _verdicts[kind] = _computes_as_declared(kind)
+    if not verdict or "forward" in module.__dict__ or is_hooked(module):
+        return False
+    # A parametrized or pruned weight is computed anew in each call.
+    return not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)) or (
+        module._parameters.get("weight") is not None and not _rescales_rows(module)
+    )
+
+
+def _computes_as_declared(kind: type[Any]) -> bool:
+    if not issubclass(kind, _LEAVES) or kind.forward not in _FORWARDS:
+        return False
+    inner = ("_conv_forward", "_output_padding", "_check_input_dim")
+    return all(
+        not hasattr(kind, name) or getattr(kind, name).__module__.startswith("torch.nn.")
+        for name in inner
+    )
+
+
+def _rescales_rows(module: nn.Module) -> bool:
+    """Embedding(max_norm=...) rewrites its own weight while it runs."""
+    return isinstance(module, nn.Embedding) and module.max_norm is not None
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something reads or changes what goes in or comes out."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module_hooks._global_forward_hooks
+        or module_hooks._global_forward_pre_hooks
+    )
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether a hook of the user's may read or change the module's input or output."""
+    before = [
+        hook
+        for hook in module._forward_pre_hooks.values()
+        if type(hook).__name__ not in _WEIGHT_HOOKS
+    ]
+    return bool(module._forward_hooks or before)
+
+
+_WEIGHT_HOOKS = {"WeightNorm", "SpectralNorm"}
+"""PyTorch's own hooks that compute a weight before each call and look at nothing else."""

@@ -1,0 +1,212 @@
+"""Lift a recording into the core's graph: which role each event plays, and what may be edited.
+
+The tables are in `lift_modules` (calls of whole modules) and `lift_aten` (single ops); what no
+table knows is opaque. For each op that the plan may change, a site says where in the module tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.reasons import Reason
+from bnfold.core.weights import Layout
+from bnfold.frontends.torch.record import Call, Const, Event, Recording, Value, values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSite:
+    """Where a linear op keeps its weight and bias."""
+
+    weight: Tensor
+    """What the op multiplies by, in `layout`."""
+    parameter: Tensor | None
+    """Where the weight is kept; None where it may not be edited."""
+    bias: Tensor | None
+    """The parameter; None where there is none or it may not be edited."""
+    layout: Layout
+    groups: int
+    module: nn.Module | None = None
+    """The module that can be given a bias it does not have."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineSite:
+    """Where an affine step lives."""
+
+    module: nn.Module | None
+    """The module to replace; None for a function call."""
+    successors: tuple[nn.Module, ...] = ()
+    """What else the module ran after the affine step, in order."""
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    mean: FloatArray | None = None
+    deviation: FloatArray | None = None
+    """sqrt(var + eps)"""
+    source: Value | None = None
+    """What went in."""
+    output: Value | None = None
+    """What came out."""
+    event: int = -1
+    """Number of the event that made the output."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipSite:
+    """Where an activation lives."""
+
+    module: nn.Module
+    value: Value
+    """What it clips."""
+    event: int
+    """Number of the event."""
+    device: torch.device
+    """Where its input lives."""
+
+
+Site = LinearSite | AffineSite | ClipSite
+
+
+@dataclass(slots=True)
+class Lifted:
+    """The core's view of a recording, with the way back."""
+
+    graph: g.Graph
+    sites: dict[int, Site] = field(default_factory=dict)
+    """Per op number."""
+
+
+Handler = Callable[["Lifter", Event], None]
+
+
+class Lifter:
+    """Walks the events once; see the module's head."""
+
+    def __init__(self, recording: Recording, owned: dict[int, Tensor]) -> None:
+        self.recording = recording
+        self.owned = owned
+        self.graph = g.Graph()
+        self.sites: dict[int, Site] = {}
+        self.tensors: dict[int, int] = {}
+        """Graph tensor per value number."""
+        self.readers: dict[int, int] = {}
+        """How many events read each value number."""
+        for event in recording.events:
+            for value in values(event.args, event.kwargs):
+                self.readers[value.number] = self.readers.get(value.number, 0) + 1
+        for value, _ in recording.outputs:
+            self.readers[value.number] = self.readers.get(value.number, 0) + 1
+
+    # ---------------------------------------------------------------- values
+
+    def tensor(self, value: Value) -> int:
+        """The graph tensor of a value; one that nothing made is stored as it is."""
+        known = self.tensors.get(value.number)
+        if known is None:
+            known = self.tensors[value.number] = self.graph.tensor(value.shape)
+        return known
+
+    def operand(self, argument: Value | Const, name: str) -> int:
+        """The graph tensor of a value or constant."""
+        if isinstance(argument, Value):
+            return self.tensor(argument)
+        array = to_numpy(argument.tensor)
+        return self.graph.add(name, g.Constant(array), (), [argument.tensor.shape])[0]
+
+    def emit(
+        self,
+        event: Event,
+        role: g.Role,
+        inputs: Sequence[int],
+        *,
+        outputs: Sequence[Value | None] | None = None,
+        name: str | None = None,
+    ) -> int:
+        """Add an op that makes the event's outputs (those that are tensors); returns its number."""
+        made = [value for value in (event.outputs if outputs is None else outputs) if value]
+        numbers = self.graph.add(
+            name or event.name, role, inputs, [value.shape for value in made]
+        )
+        for value, number in zip(made, numbers, strict=True):
+            self.tensors[value.number] = number
+        return len(self.graph.ops) - 1
+
+    def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
+        """Nothing is known about the event."""
+        inputs = [self.tensor(value) for value in values(event.args, event.kwargs)]
+        self.emit(event, g.Opaque(reason), inputs)
+
+    def single_use(self, value: Value) -> bool:
+        """Whether exactly one event reads the value, and no one outside."""
+        return self.readers.get(value.number, 0) == 1
+
+
+def to_numpy(tensor: Tensor) -> FloatArray:
+    """A constant as float64, on the CPU."""
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def is_floating(value: Value) -> bool:
+    """Whether rescaling makes sense for the value."""
+    return value.dtype.is_floating_point
+
+
+def channel_axis(value: Value, kernel_rank: int) -> int:
+    """The channel axis of a convolution's input, batched or not."""
+    return len(value.shape) - kernel_rank - 1
+
+
+def calls_of(call: Call) -> list[Call]:
+    """The calls directly inside a call."""
+    return [item for item in call.items if isinstance(item, Call)]
+
+
+def lift(recording: Recording, owned: dict[int, Tensor]) -> Lifted:
+    """The graph of a recording."""
+    from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
+
+    lifter = Lifter(recording, owned)
+    for value, name in recording.inputs:
+        lifter.tensors[value.number] = lifter.graph.input(value.shape, name)
+    linears = lift_linear.survey(lifter)
+    steps = lift_affine.survey(lifter)
+    hooked = _hooked_values(recording)
+    for event in recording.events:
+        if event.number in steps.skipped:
+            continue
+        if event.number in steps.chains:
+            lift_affine.emit(lifter, steps.chains[event.number])
+        elif event.number in linears.specs:
+            lift_linear.emit(lifter, event, linears)
+        elif isinstance(event.target, nn.Module):
+            lift_modules.emit(lifter, event)
+        else:
+            lift_aten.emit(lifter, event)
+    for value, name in hooked:
+        lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
+    for value, name in recording.outputs:
+        lifter.graph.output(lifter.tensor(value), name)
+    return Lifted(lifter.graph, lifter.sites)
+
+
+def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:
+    from bnfold.frontends.torch.leaves import is_observed
+
+    found = []
+    for calls in recording.calls.values():
+        for call in calls:
+            if call.module is not None and is_observed(call.module):
+                found += [(value, call.name) for value in (*call.inputs, *call.outputs)]
+    return found
+
+
+def shape_of(array: FloatArray, rank: int) -> FloatArray:
+    """The array with leading axes of length 1 up to a rank."""
+    return np.reshape(array, (1,) * (rank - array.ndim) + array.shape)

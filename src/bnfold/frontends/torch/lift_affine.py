@@ -1,0 +1,515 @@
+"""Affine steps: BatchNorm calls, and arithmetic with constants.
+
+A BatchNorm is removable where its module can be replaced by what else the module did: nothing
+(nn.BatchNorm2d), or some child modules in a row (timm's BatchNormAct2d: dropout and activation). A
+module that scales and shifts by constants of its own (FrozenBatchNorm2d, LayerScale) is one affine
+step too. Arithmetic that a larger module does in passing can be seen through but not removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnfold.core import graph as g
+from bnfold.core.affine import Affine
+from bnfold.core.reasons import Reason
+from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked
+from bnfold.frontends.torch.lift import AffineSite, Lifter, is_floating, shape_of, to_numpy
+from bnfold.frontends.torch.record import Call, Const, Event, Value
+
+_BATCH_NORM_OPS = {
+    "batch_norm",
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchNormSpec:
+    """A BatchNorm as the event states it."""
+
+    source: Value
+    gamma: Tensor | None
+    beta: Tensor | None
+    mean: Tensor | None
+    var: Tensor | None
+    training: bool
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chain:
+    """Consecutive events that make one affine step."""
+
+    events: tuple[Event, ...]
+    source: Value
+    output: Value
+    role: g.AffineStep
+    site: AffineSite
+    name: str
+
+
+@dataclass(slots=True)
+class Steps:
+    """All affine steps of a recording."""
+
+    chains: dict[int, Chain] = field(default_factory=dict)
+    """Per number of the first event."""
+    skipped: set[int] = field(default_factory=set)
+    """Numbers of the other events of the chains."""
+
+
+def survey(lifter: Lifter) -> Steps:
+    """Find all affine steps: whole modules first, then single events."""
+    steps = Steps()
+    for calls in lifter.recording.calls.values():
+        for call in calls:
+            _register(steps, _module_chain(lifter, call))
+    for event in lifter.recording.events:
+        if event.number in steps.chains or event.number in steps.skipped:
+            continue
+        spec = batch_norm_spec(event)
+        if spec is not None:
+            _register(steps, _batch_norm_chain(lifter, event, spec, None, ()))
+            continue
+        _register(steps, _arithmetic_chain(event))
+    return steps
+
+
+def emit(lifter: Lifter, chain: Chain) -> None:
+    """Add the op."""
+    last = chain.events[-1]
+    inputs = [lifter.tensor(chain.source)]
+    number = lifter.emit(last, chain.role, inputs, outputs=[chain.output], name=chain.name)
+    lifter.sites[number] = chain.site
+
+
+def _register(steps: Steps, chain: Chain | None) -> None:
+    if chain is None or any(
+        event.number in steps.chains or event.number in steps.skipped for event in chain.events
+    ):
+        return
+    first, *rest = chain.events
+    steps.chains[first.number] = chain
+    steps.skipped.update(event.number for event in rest)
+
+
+# -------------------------------------------------------------------- modules
+
+
+def _module_chain(lifter: Lifter, call: Call) -> Chain | None:
+    """The affine step that a module consists of, with what else it did."""
+    module = call.module
+    if module is None:
+        return None
+    leading = _leading_events(call)
+    if not leading:
+        return None
+    successors = _successors(call, leading[-1])
+    spec = batch_norm_spec(leading[0])
+    if spec is not None and len(leading) == 1:
+        owner = _owns(module, spec.mean) or (spec.mean is None and isinstance(module, _BatchNorm))
+        return _batch_norm_chain(lifter, leading[0], spec, call, successors) if owner else None
+    if spec is not None or successors is None or not call.single:
+        return None
+    return _constants_chain(lifter, call, leading, successors)
+
+
+def _leading_events(call: Call) -> list[Event]:
+    """The events directly inside a call, if they come before all calls of children."""
+    events: list[Event] = []
+    for index, item in enumerate(call.items):
+        if isinstance(item, Event):
+            if index != len(events):
+                return []
+            events.append(item)
+    return events
+
+
+def _successors(call: Call, last: Event) -> tuple[nn.Module, ...] | None:
+    """The child modules that ran one after the other behind the affine step; None if otherwise."""
+    at = last.outputs[0] if last.outputs else None
+    if at is None or not call.single or not call.outputs:
+        return None
+    found: list[nn.Module] = []
+    for item in call.items:
+        if not isinstance(item, Call):
+            continue
+        if not item.single or item.inputs[0].number != at.number or item.module is None:
+            return None
+        if not item.outputs:
+            return None
+        at = item.outputs[0]
+        if item.items:
+            found.append(item.module)
+    return tuple(found) if at.number == call.outputs[0].number else None
+
+
+def _owns(module: nn.Module, tensor: Tensor | None) -> bool:
+    own = (*module._parameters.values(), *module._buffers.values())
+    return tensor is not None and any(tensor is candidate for candidate in own)
+
+
+def _batch_norm_chain(
+    lifter: Lifter,
+    event: Event,
+    spec: BatchNormSpec,
+    call: Call | None,
+    successors: tuple[nn.Module, ...] | None,
+) -> Chain | None:
+    if not event.outputs or event.outputs[0] is None:
+        return None
+    module = call.module if call else None
+    if spec.training and not isinstance(module, _BatchNorm):
+        return None  # instance norm and weight standardisation are spelled this way: opaque
+    channels = _channels(spec)
+    kind = type(module).__name__ if module else "batch_norm"
+    common = {"kind": kind, "channels": channels, "tie": _tie(lifter, module)}
+    name = call.name if call else _function_name(event)
+    site = _site(module, successors or (), spec.source, event)
+    refusal = _refusal(spec, module, successors)
+    if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
+        role = g.AffineStep(
+            np.ones(1), np.zeros(1), removable=False, refusal=refusal, opaque=True, **common
+        )
+        return Chain((event,), spec.source, event.outputs[0], role, site, name)
+    affine = _affine_of(spec)
+    assert spec.var is not None
+    deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
+    rank = len(spec.source.shape)
+    gamma, beta = _editable(lifter, event, spec)
+    role = g.AffineStep(
+        g.channel_array(affine.scale, 1, rank),
+        g.channel_array(affine.shift, 1, rank),
+        removable=refusal is None,
+        scale_editable=gamma is not None or can_gain(module),
+        shift_editable=beta is not None or can_gain(module),
+        spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
+        range_limit=range_limit(spec.source.dtype),
+        refusal=refusal,
+        **common,
+    )
+    site = replace(site, gamma=gamma, beta=beta, mean=_numpy(spec.mean), deviation=deviation)
+    return Chain((event,), spec.source, event.outputs[0], role, site, name)
+
+
+def _site(
+    module: nn.Module | None, successors: tuple[nn.Module, ...], source: Value, last: Event
+) -> AffineSite:
+    output = last.outputs[0]
+    return AffineSite(module, successors, source=source, output=output, event=last.number)
+
+
+def _function_name(event: Event) -> str:
+    return event.name if event.name != str(event.target) else f"batch_norm[{event.number}]"
+
+
+def _numpy(tensor: Tensor | None) -> Any:
+    return None if tensor is None else to_numpy(tensor)
+
+
+def range_limit(dtype: torch.dtype) -> float:
+    """How far stored values may be scaled from their own size."""
+    return 2.0**8 if dtype == torch.float16 else 2.0**40
+
+
+def _channels(spec: BatchNormSpec) -> int:
+    return spec.source.shape[1] if len(spec.source.shape) > 1 else 0
+
+
+def _tie(lifter: Lifter, module: nn.Module | None) -> int | None:
+    if module is None or len(lifter.recording.calls.get(id(module), ())) < 2:
+        return None
+    return id(module)
+
+
+def _refusal(
+    spec: BatchNormSpec, module: nn.Module | None, successors: tuple[nn.Module, ...] | None
+) -> tuple[Reason, str | None] | None:
+    """Why it must stay, as far as it can be said before solving."""
+    if spec.training or spec.mean is None or spec.var is None:
+        detail = "in training mode" if module is not None and module.training else None
+        return Reason.BATCH_STATISTICS, detail or "it has no running statistics"
+    if not _affine_of(spec).is_finite:
+        return Reason.BAD_STATISTICS, None
+    if module is None:
+        return Reason.FUNCTIONAL, None
+    if is_hooked(module):
+        return Reason.HOOK, None
+    if successors is None:
+        return Reason.MODULE_DOES_MORE, type(module).__name__
+    return None
+
+
+def _affine_of(spec: BatchNormSpec) -> Affine:
+    assert spec.mean is not None and spec.var is not None
+    return Affine.from_batchnorm(
+        to_numpy(spec.mean), to_numpy(spec.var), spec.eps, _numpy(spec.gamma), _numpy(spec.beta)
+    )
+
+
+def can_gain(module: nn.Module | None) -> bool:
+    """Whether the module uses a gamma and beta that it is given."""
+    return isinstance(module, BATCH_NORMS) and type(module).forward in {
+        kind.forward for kind in BATCH_NORMS
+    }
+
+
+def _editable(
+    lifter: Lifter, event: Event, spec: BatchNormSpec
+) -> tuple[Tensor | None, Tensor | None]:
+    """gamma and beta where they are parameters that nothing but this module's calls uses."""
+    found = []
+    for tensor in (spec.gamma, spec.beta):
+        usable = tensor is not None and id(tensor) in lifter.owned and not _shared(
+            lifter, tensor, event
+        )
+        found.append(tensor if usable else None)
+    if spec.gamma is not None and spec.gamma is spec.beta:
+        return None, None
+    return found[0], found[1]
+
+
+def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
+    uses = lifter.recording.parameter_uses.get(id(tensor), [])
+    return any(
+        user is None or user.call.module is not event.call.module or user.target != event.target
+        for user, _ in uses
+    ) or (event.call.module is None and len(uses) > 1)
+
+
+def batch_norm_spec(event: Event) -> BatchNormSpec | None:
+    """A BatchNorm event, whatever its spelling."""
+    if isinstance(event.target, nn.Module):
+        return _leaf_spec(event) if isinstance(event.target, BATCH_NORMS) else None
+    if getattr(event.target, "_opname", "") not in _BATCH_NORM_OPS:
+        return None
+    named = dict(zip((a.name for a in event.target._schema.arguments), event.args, strict=False))
+    named |= event.kwargs
+    source = named["input"]
+    rest = {
+        key: named.get(key) for key in ("weight", "bias", "running_mean", "running_var")
+    }
+    if not isinstance(source, Value) or any(isinstance(part, Value) for part in rest.values()):
+        return None
+    tensors = {key: None if part is None else part.tensor for key, part in rest.items()}
+    training = bool(named.get("training", named.get("train", False)))
+    if event.target._opname == "_batch_norm_with_update":
+        training = True
+    return BatchNormSpec(
+        source,
+        tensors["weight"],
+        tensors["bias"],
+        tensors["running_mean"],
+        tensors["running_var"],
+        training or tensors["running_mean"] is None,
+        float(named.get("eps", named.get("epsilon"))),
+    )
+
+
+def _leaf_spec(event: Event) -> BatchNormSpec:
+    module = event.target
+    source = event.args[0]
+    missing = module.running_mean is None or module.running_var is None
+    return BatchNormSpec(
+        source,
+        module.weight,
+        module.bias,
+        module.running_mean,
+        module.running_var,
+        bool(module.training or missing),
+        module.eps,
+    )
+
+
+# -------------------------------------------------------------------- arithmetic
+
+
+def _constants_chain(
+    lifter: Lifter, call: Call, events: list[Event], successors: tuple[nn.Module, ...]
+) -> Chain | None:
+    """A module that scales and shifts by constants of its own."""
+    module = call.module
+    assert module is not None
+    own = any(tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values()))
+    if not own or any(any(True for _ in child.parameters()) for child in module.children()):
+        return None
+    if is_hooked(module) or _tie(lifter, module) is not None and successors:
+        return None
+    source, total = call.inputs[0], None
+    at = source
+    for event in events:
+        step = arithmetic(event)
+        if step is None or step[0].number != at.number or not event.outputs or event.outputs[0] is None:
+            return None
+        total = step[1] if total is None else _compose(total, step[1])
+        if event is not events[-1] and not lifter.single_use(event.outputs[0]):
+            return None
+        at = event.outputs[0]
+    if total is None or at.shape != source.shape:
+        return None
+    flat = _per_channel(total, source)
+    if flat is None or not flat.is_finite:
+        return None
+    role = g.AffineStep(
+        flat.scale,
+        flat.shift,
+        kind=type(module).__name__,
+        channels=flat.scale.size,
+        scale_editable=False,
+        shift_editable=False,
+        range_limit=range_limit(source.dtype),
+        tie=_tie(lifter, module),
+    )
+    site = _site(module, successors, source, events[-1])
+    return Chain(tuple(events), source, at, role, site, call.name)
+
+
+def _compose(first: Affine, second: Affine) -> Affine:
+    scale, shift = np.broadcast_arrays(second.scale * first.scale, second.scale * first.shift + second.shift)
+    return Affine(scale.copy(), shift.copy())
+
+
+def _per_channel(affine: Affine, source: Value) -> Affine | None:
+    """The constants at the input's rank, if they vary along one axis at most."""
+    scale = shape_of(affine.scale, len(source.shape))
+    shift = shape_of(affine.shift, len(source.shape))
+    if sum(length > 1 for length in scale.shape) > 1:
+        return None
+    return Affine(scale, shift)
+
+
+def _arithmetic_chain(event: Event) -> Chain | None:
+    """Arithmetic with constants that no module of its own does: seen through, not removed."""
+    step = arithmetic(event)
+    if step is None or not event.outputs or event.outputs[0] is None:
+        return None
+    source, affine = step
+    output = event.outputs[0]
+    if output.shape != source.shape or not affine.is_finite:
+        return None
+    role = g.AffineStep(
+        affine.scale,
+        affine.shift,
+        kind=str(getattr(event.target, "_opname", "")),
+        removable=False,
+        scale_editable=False,
+        shift_editable=False,
+    )
+    return Chain((event,), source, output, role, AffineSite(None), event.name)
+
+
+def arithmetic(event: Event) -> tuple[Value, Affine] | None:
+    """x * c, x + c, c - x, x / c, -x, c + d * x * e as (x, affine)."""
+    reader = _ARITHMETIC.get(getattr(event.target, "_opname", "").removesuffix("_"))
+    if reader is None:
+        return None
+    found: tuple[Value, Affine] | None = reader(event)
+    if found is None or not is_floating(found[0]):
+        return None
+    if event.outputs and event.outputs[0] is not None and event.outputs[0].dtype != found[0].dtype:
+        return None
+    return found
+
+
+def _number(argument: Any) -> Any:
+    """A constant operand as float64, or None."""
+    if isinstance(argument, bool) or isinstance(argument, complex):
+        return None
+    if isinstance(argument, int | float):
+        return np.asarray(float(argument))
+    if isinstance(argument, Const) and not argument.tensor.is_complex():
+        return to_numpy(argument.tensor)
+    return None
+
+
+def _affine(scale: Any, shift: Any) -> Affine:
+    scale, shift = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
+    return Affine(scale.copy(), shift.copy())
+
+
+def _alpha(event: Event) -> float:
+    return float(event.kwargs.get("alpha", event.args[2] if len(event.args) > 2 else 1))
+
+
+def _sum(event: Event, sign: float) -> tuple[Value, Affine] | None:
+    x, y = event.args[:2]
+    alpha = sign * _alpha(event)
+    if isinstance(x, Value) and (constant := _number(y)) is not None:
+        return x, _affine(1.0, alpha * constant)
+    if isinstance(y, Value) and (constant := _number(x)) is not None:
+        return y, _affine(alpha, constant)
+    return None
+
+
+def _add(event: Event) -> tuple[Value, Affine] | None:
+    return _sum(event, 1.0)
+
+
+def _sub(event: Event) -> tuple[Value, Affine] | None:
+    return _sum(event, -1.0)
+
+
+def _rsub(event: Event) -> tuple[Value, Affine] | None:
+    x, y = event.args[:2]
+    constant = _number(y)
+    if not isinstance(x, Value) or constant is None:
+        return None
+    return x, _affine(-_alpha(event), constant)
+
+
+def _mul(event: Event) -> tuple[Value, Affine] | None:
+    for x, y in (event.args[:2], event.args[1::-1]):
+        if isinstance(x, Value) and (constant := _number(y)) is not None:
+            return x, _affine(constant, 0.0)
+    return None
+
+
+def _div(event: Event) -> tuple[Value, Affine] | None:
+    x, y = event.args[:2]
+    constant = _number(y)
+    if not isinstance(x, Value) or constant is None or event.kwargs.get("rounding_mode"):
+        return None
+    with np.errstate(divide="ignore"):
+        return x, _affine(1.0 / constant, 0.0)
+
+
+def _neg(event: Event) -> tuple[Value, Affine] | None:
+    return event.args[0], _affine(-1.0, 0.0)
+
+
+def _addcmul(event: Event) -> tuple[Value, Affine] | None:
+    base, left, right = event.args[:3]
+    value = float(event.kwargs.get("value", 1))
+    shift = _number(base)
+    for x, y in ((left, right), (right, left)):
+        factor = _number(y)
+        if isinstance(x, Value) and factor is not None and shift is not None:
+            return x, _affine(value * factor, shift)
+    return None
+
+
+_ARITHMETIC = {
+    "add": _add,
+    "sub": _sub,
+    "subtract": _sub,
+    "rsub": _rsub,
+    "mul": _mul,
+    "multiply": _mul,
+    "div": _div,
+    "divide": _div,
+    "true_divide": _div,
+    "neg": _neg,
+    "addcmul": _addcmul,
+}

@@ -1,0 +1,366 @@
+"""Linear ops: convolutions, transposed convolutions, matrix products, embeddings.
+
+A weight or bias may be edited if it is a parameter (or buffer) of the model itself and every use of
+it in the run is as the weight (or bias) of such an op, always in the same way. Several uses are
+tied: the solver finds one edit for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from bnfold.core import graph as g
+from bnfold.core.weights import Layout
+from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
+from bnfold.frontends.torch.lift import Lifter, LinearSite, channel_axis, is_floating, to_numpy
+from bnfold.frontends.torch.record import Const, Event, Value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSpec:
+    """A linear op as the event states it."""
+
+    source: Value
+    weight: Const
+    bias: Const | None
+    layout: Layout
+    groups: int
+    in_axis: int
+    out_axis: int
+    in_channels: int
+    out_channels: int
+    crosses_zeros: bool
+    module: nn.Module | None
+    """The module that takes a bias if it is given one."""
+
+    @property
+    def use(self) -> tuple[Any, ...]:
+        """Two uses with equal keys can share one edit."""
+        bias = None if self.bias is None else id(self.bias.origin)
+        return self.layout, self.groups, self.weight.how, bias
+
+
+@dataclass(slots=True)
+class Linears:
+    """All linear ops of a recording."""
+
+    specs: dict[int, LinearSpec] = field(default_factory=dict)
+    """Per event number."""
+    by_weight: dict[int, list[Event]] = field(default_factory=dict)
+    """Events per id(parameter) used as weight."""
+    binary_network: bool = False
+    """Whether signs of activations are taken anywhere."""
+
+
+def survey(lifter: Lifter) -> Linears:
+    """Find all linear ops before any is lifted: what may be edited depends on all uses."""
+    found = Linears()
+    for event in lifter.recording.events:
+        spec = _module_spec(event) if isinstance(event.target, nn.Module) else _op_spec(event)
+        if spec is not None and (is_floating(spec.source) or not spec.in_channels):
+            found.specs[event.number] = spec
+            found.by_weight.setdefault(id(spec.weight.origin), []).append(event)
+        name = getattr(event.target, "_opname", "")
+        found.binary_network |= name in _SIGNS
+    return found
+
+
+_SIGNS = {"sign", "sign_", "sgn", "ge", "gt", "le", "lt"}
+
+
+def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
+    """Add the op and say where its parameters are."""
+    spec = linears.specs[event.number]
+    weight = _weight_freedom(lifter, spec, linears)
+    bias_editable, bias = _bias_freedom(lifter, spec, linears)
+    uses = linears.by_weight[id(spec.weight.origin)]
+    editable = weight is not g.Weight.FIXED
+    # Even a fixed weight ties the bias of its uses.
+    tie = id(spec.weight.origin) if len(uses) > 1 and (editable or bias_editable) else None
+    role = g.Linear(
+        spec.in_channels,
+        spec.out_channels,
+        spec.in_axis,
+        spec.out_axis,
+        spec.groups,
+        spec.crosses_zeros,
+        weight,
+        bias_editable,
+        None if spec.bias is None or bias_editable else to_numpy(spec.bias.tensor),
+        _depthwise_sum(spec) if weight is g.Weight.FIXED else None,
+        tie,
+    )
+    inputs = [lifter.tensor(spec.source)]
+    number = lifter.emit(event, role, inputs)
+    content = spec.weight.origin if spec.weight.how in ("", "t") else spec.weight.tensor
+    lifter.sites[number] = LinearSite(
+        content,
+        spec.weight.origin if editable else None,
+        bias,
+        spec.layout,
+        spec.groups,
+        _bias_taker(lifter, spec) if bias_editable else None,
+    )
+
+
+def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Weight:
+    weight = spec.weight
+    allowed = {Layout.OUT_IN: ("", "t", "sign"), Layout.IN_OUT: ("", "sign")}.get(spec.layout, ("",))
+    if id(weight.origin) not in lifter.owned or weight.how not in allowed:
+        return g.Weight.FIXED
+    if not weight.origin.dtype.is_floating_point:
+        return g.Weight.FIXED
+    uses = lifter.recording.parameter_uses[id(weight.origin)]
+    known = {id(event) for event in linears.by_weight[id(weight.origin)]}
+    if any(event is None or id(event) not in known for event, _ in uses):
+        return g.Weight.FIXED
+    specs = [linears.specs[event.number] for event, _ in uses if event is not None]
+    if any(other.use != spec.use for other in specs):
+        return g.Weight.FIXED
+    if any(other.bias is not None and other.bias.origin is weight.origin for other in specs):
+        return g.Weight.FIXED
+    if weight.how == "sign" or (linears.binary_network and _is_binary(weight.origin)):
+        return g.Weight.SIGNS
+    return g.Weight.FREE
+
+
+def _bias_taker(lifter: Lifter, spec: LinearSpec) -> nn.Module | None:
+    """The module that can be given a bias it does not have."""
+    if spec.bias is not None:
+        return lifter.recording.probes.get(id(spec.bias.origin))
+    return spec.module
+
+
+def _is_binary(weight: Tensor) -> bool:
+    """+c and -c, and nothing else."""
+    magnitude = weight.detach().abs()
+    first = magnitude.reshape(-1)[:1]
+    return bool((magnitude == first).all()) and bool((first > 0).all())
+
+
+def _bias_freedom(
+    lifter: Lifter, spec: LinearSpec, linears: Linears
+) -> tuple[bool, Tensor | None]:
+    """Whether the bias may be edited or born, and the parameter if there is one."""
+    if spec.layout is Layout.ROWS_OUT:  # the rows themselves take the shift
+        return _weight_freedom(lifter, spec, linears) is g.Weight.FREE, None
+    owner_uses = linears.by_weight[id(spec.weight.origin)]
+    if any(linears.specs[event.number].use != spec.use for event in owner_uses):
+        return False, None
+    if spec.bias is None:
+        return spec.module is not None, None
+    origin = spec.bias.origin
+    if id(origin) in lifter.recording.probes:
+        return True, None
+    if id(origin) not in lifter.owned or spec.bias.how or not origin.dtype.is_floating_point:
+        return False, None
+    same = {id(event) for event in owner_uses}
+    for event, _ in lifter.recording.parameter_uses[id(origin)]:
+        if event is None or id(event) not in same:
+            return False, None
+    return True, origin
+
+
+def _depthwise_sum(spec: LinearSpec) -> Any:
+    if spec.groups == 1 or spec.groups != spec.in_channels or spec.crosses_zeros:
+        return None
+    if spec.layout is not Layout.OUT_IN:
+        return None
+    taps = to_numpy(spec.weight.tensor)
+    return taps.reshape(taps.shape[0], -1).sum(axis=1)
+
+
+# -------------------------------------------------------------------- modules
+
+
+def _module_spec(event: Event) -> LinearSpec | None:
+    module = event.target
+    source, *_ = event.args
+    own = {id(constant.origin): constant for constant in event.args[1:]}
+    if isinstance(module, nn.Embedding):
+        return _embedding(source, own[id(module.weight)], event)
+    if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
+        return None
+    weight = own[id(module.weight)]
+    bias = own.get(id(module.bias)) if module.bias is not None else None
+    if isinstance(module, nn.Linear):
+        return _matrix(source, weight, bias, event, module)
+    transposed = isinstance(module, TRANSPOSED)
+    padded = module.padding_mode == "zeros" and _pads(
+        module.padding, module.kernel_size, module.dilation
+    )
+    if transposed:
+        padded = _misses_taps(
+            module.kernel_size, module.stride, module.padding, module.output_padding
+        )
+    return _convolution(
+        source, weight, bias, module.groups, transposed=transposed, crosses=padded, module=module
+    )
+
+
+def _pads(padding: Any, kernel: Any, dilation: Any) -> bool:
+    if padding == "valid":
+        return False
+    if padding == "same":
+        return any(d * (k - 1) > 0 for d, k in zip(dilation, kernel, strict=True))
+    return bool(np.any(np.asarray(padding) != 0))
+
+
+def _misses_taps(kernel: Any, stride: Any, padding: Any, output_padding: Any) -> bool:
+    """Whether outputs of a transposed convolution see different sets of taps."""
+    single = all(k == 1 for k in kernel) and all(s == 1 for s in _listed(stride))
+    return not single or _pads(padding, kernel, stride) or bool(np.any(np.asarray(output_padding)))
+
+
+def _listed(value: Any) -> list[int]:
+    return list(value) if isinstance(value, tuple | list) else [value]
+
+
+def _convolution(
+    source: Value,
+    weight: Const,
+    bias: Const | None,
+    groups: int,
+    *,
+    transposed: bool,
+    crosses: bool,
+    module: nn.Module | None,
+) -> LinearSpec:
+    shape = weight.tensor.shape
+    axis = channel_axis(source, len(shape) - 2)
+    ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
+    layout = Layout.IN_OUT if transposed else Layout.OUT_IN
+    return LinearSpec(
+        source, weight, bias, layout, groups, axis, axis, ins, outs, crosses, module
+    )
+
+
+def _matrix(
+    source: Value, weight: Const, bias: Const | None, event: Event, module: nn.Module | None
+) -> LinearSpec:
+    """x @ W.T + b with W (out, in)."""
+    outs, ins = weight.tensor.shape if weight.how != "t" else weight.tensor.shape[::-1]
+    rank = len(source.shape)
+    return LinearSpec(
+        source, weight, bias, Layout.OUT_IN, 1, rank - 1, rank - 1, ins, outs, False, module
+    )
+
+
+def _embedding(source: Value, weight: Const, event: Event) -> LinearSpec:
+    rank = len(source.shape)
+    return LinearSpec(
+        source, weight, None, Layout.ROWS_OUT, 1, 0, rank, 0, weight.tensor.shape[1], False, None
+    )
+
+
+# -------------------------------------------------------------------- ops
+
+
+def _op_spec(event: Event) -> LinearSpec | None:
+    reader = _READERS.get(getattr(event.target, "_opname", ""))
+    return reader(event) if reader else None
+
+
+def arguments(event: Event) -> dict[str, Any]:
+    """All arguments of an op by name, defaults included."""
+    schema = event.target._schema
+    bound: dict[str, Any] = {}
+    for index, argument in enumerate(schema.arguments):
+        if index < len(event.args):
+            bound[argument.name] = event.args[index]
+        elif argument.name in event.kwargs:
+            bound[argument.name] = event.kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def _is_linear_use(source: Any, weight: Any, bias: Any) -> bool:
+    return (
+        isinstance(source, Value) and isinstance(weight, Const) and not isinstance(bias, Value)
+    )
+
+
+def _convolution_op(event: Event) -> LinearSpec | None:
+    a = arguments(event)
+    source, weight, bias = a["input"], a["weight"], a.get("bias")
+    if not _is_linear_use(source, weight, bias):
+        return None
+    name = event.target._opname
+    transposed = bool(a.get("transposed", name.startswith("conv_transpose")))
+    kernel = tuple(weight.tensor.shape[2:])
+    rank = len(kernel)
+    if transposed:
+        crosses = _misses_taps(kernel, a["stride"], a["padding"], a["output_padding"])
+    else:
+        crosses = _pads(a["padding"], kernel, _spread(a["dilation"], rank))
+    return _convolution(
+        source, weight, bias, a["groups"], transposed=transposed, crosses=crosses, module=None
+    )
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    listed = _listed(value)
+    return tuple(listed if len(listed) == rank else listed * rank)
+
+
+def _linear_op(event: Event) -> LinearSpec | None:
+    a = arguments(event)
+    if not _is_linear_use(a["input"], a["weight"], a["bias"]):
+        return None
+    return _matrix(a["input"], a["weight"], a["bias"], event, None)
+
+
+def _mm_op(event: Event) -> LinearSpec | None:
+    a = arguments(event)
+    return _product(a["self"], a.get("mat2", a.get("other")), None, event)
+
+
+def _addmm_op(event: Event) -> LinearSpec | None:
+    a = arguments(event)
+    if a["beta"] != 1 or a["alpha"] != 1:
+        return None
+    if isinstance(a["self"], Const) and a["self"].tensor.ndim != 1:
+        return None
+    return _product(a["mat1"], a["mat2"], a["self"], event)
+
+
+def _product(source: Any, weight: Any, bias: Any, event: Event) -> LinearSpec | None:
+    """x @ M: M is a transposed Linear weight, or a matrix (in, out) of its own."""
+    if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
+        return None
+    if weight.how == "t":
+        return _matrix(source, weight, bias, event, None)
+    ins, outs = weight.tensor.shape
+    rank = len(source.shape)
+    return LinearSpec(
+        source, weight, bias, Layout.IN_OUT, 1, rank - 1, rank - 1, ins, outs, False, None
+    )
+
+
+def _embedding_op(event: Event) -> LinearSpec | None:
+    a = arguments(event)
+    if not isinstance(a["weight"], Const) or not isinstance(a["indices"], Value):
+        return None
+    return _embedding(a["indices"], a["weight"], event)
+
+
+_READERS = {
+    "convolution": _convolution_op,
+    "_convolution": _convolution_op,
+    "conv1d": _convolution_op,
+    "conv2d": _convolution_op,
+    "conv3d": _convolution_op,
+    "conv_transpose1d": _convolution_op,
+    "conv_transpose2d": _convolution_op,
+    "conv_transpose3d": _convolution_op,
+    "linear": _linear_op,
+    "mm": _mm_op,
+    "matmul": _mm_op,
+    "addmm": _addmm_op,
+    "embedding": _embedding_op,
+}

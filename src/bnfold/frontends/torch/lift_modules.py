@@ -1,0 +1,50 @@
+"""Calls of whole modules that are not linear and not affine: the activations with bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from bnfold.core import graph as g
+from bnfold.frontends.torch.lift import ClipSite, Lifter, is_floating
+from bnfold.frontends.torch.record import Event, Recording, Value
+
+
+def emit(lifter: Lifter, event: Event) -> None:
+    """Add the op of a leaf module call."""
+    bounds = clip_bounds(event.target)
+    source = event.args[0]
+    if bounds is None or not is_floating(source):
+        lifter.opaque(event)
+        return
+    once = len(lifter.recording.calls[id(event.target)]) == 1
+    room = once and not old_name_is_read(lifter.recording, event)
+    role = g.Clip(*bounds, room=room)
+    number = lifter.emit(event, role, [lifter.tensor(source)])
+    if room:
+        lifter.sites[number] = ClipSite(event.target, source, event.number, source.device)
+
+
+def clip_bounds(module: nn.Module) -> tuple[float, float] | None:
+    """Lower and upper bound of an activation module."""
+    if isinstance(module, nn.ReLU):
+        return 0.0, np.inf
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        return float(module.min_val), float(module.max_val)
+    return None
+
+
+def old_name_is_read(recording: Recording, event: Event) -> bool:
+    """Whether the program counts on an in-place write: it reads the memory not by its new name."""
+    if event.written is None:
+        return False
+    made: Value | None = event.outputs[0]
+    assert made is not None
+    storage = made.storage
+    newest = max(
+        (value.handle for number, value in recording.reads if number <= event.number), default=-1
+    )
+    return any(
+        number > event.number and value.storage == storage and value.handle <= newest
+        for number, value in recording.reads
+    )

@@ -1,0 +1,51 @@
+"""The modules that a folded network may contain besides PyTorch's own."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class RescaledClip(nn.Module):
+    """An activation with bounds per channel: min(max(x, lower), upper).
+
+    It stands where a ReLU, ReLU6 or Hardtanh stood whose input is stored rescaled. `lower` and
+    `upper` are buffers that broadcast to the input, (1, C, 1, 1) for an image, or None.
+    """
+
+    lower: Tensor | None
+    upper: Tensor | None
+
+    def __init__(self, lower: Tensor | None, upper: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
+        """The clipped tensor, of the input's shape and dtype."""
+        # One bound at a time: clamp with two tensors is slower than both together.
+        if self.lower is not None:
+            input = input.maximum(self.lower)
+        if self.upper is not None:
+            input = input.minimum(self.upper)
+        return input
+
+    def extra_repr(self) -> str:
+        """Which bounds there are, and for how many channels."""
+        bounds = [
+            f"{name}={tuple(bound.shape)}"
+            for name, bound in (("lower", self.lower), ("upper", self.upper))
+            if bound is not None
+        ]
+        return ", ".join(bounds)
+
+
+class FreshCopy(nn.Module):
+    """A copy of the input, contiguous.
+
+    It stands where a BatchNorm stood whose output was written to in place while its input was
+    still needed, or had another memory layout: all that is left of the BatchNorm is that copy.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
+        """A contiguous tensor of its own memory, with the same values."""
+        return input.contiguous() if not input.is_contiguous() else input.clone()

@@ -1,0 +1,115 @@
+"""Read a module: run it on the example inputs and write down what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
+
+from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
+from bnfold.frontends.torch.record import Recorder, Recording, forget, module_calls
+
+_COMPILED = "torch._dynamo.eval_frame"
+
+
+def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
+    """Run `model` once per example input and record it. The model is left as it was.
+
+    Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
+    """
+    _check(model)
+    names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
+    owned: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()}
+    owned.update((id(tensor), tensor) for tensor in model.buffers())
+    recording = Recording()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _statistics_restored(model):
+        for number, run in enumerate(runs):
+            args, kwargs = split_inputs(run)
+            prefix = "" if len(runs) == 1 else f"run {number}: "
+            _run(model, Recorder(recording, names, owned), args, kwargs, prefix)
+    return recording
+
+
+def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the user gives them: a tensor, a tuple or list, or a dict of keywords."""
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _check(model: nn.Module) -> None:
+    if type(model).__module__ == _COMPILED:
+        raise UnsupportedModelError(
+            "the module is compiled", "fold the original module, then compile the result"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            "the module is a TorchScript module", "fold the Python module it was made from"
+        )
+    if model.training:
+        raise TrainingModeError(type(model).__name__)
+
+
+@contextmanager
+def _statistics_restored(model: nn.Module) -> Iterator[None]:
+    """A submodule left in training mode updates its statistics when it runs."""
+    saved = [
+        (buffer, buffer.detach().clone())
+        for module in model.modules()
+        if module.training and isinstance(module, _NormBase)
+        for buffer in module.buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for buffer, content in saved:
+            buffer.copy_(content)
+
+
+def _run(
+    model: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], prefix: str
+) -> None:
+    recording = recorder.recording
+    tensors = {}
+    for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
+        if isinstance(leaf, Tensor) and id(leaf) not in tensors:
+            tensors[id(leaf)] = leaf
+            forget(leaf)
+            recorder.track_input(leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip())
+    result: Any = None
+    try:
+        with recorder, module_calls(recorder):
+            result = model(*args, **kwargs)
+        recording.roots.append(recorder.call)
+        _note_outputs(recorder, result, list(tensors.values()), prefix)
+    except Exception as error:
+        raise ExampleInputError(type(model).__name__, error) from error
+    finally:
+        for owner, content in recorder.saved:
+            owner.copy_(content)
+        forget((args, kwargs, result))
+
+
+def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix: str) -> None:
+    """What is returned is read by the user, and so is memory that outlives the run."""
+    recording = recorder.recording
+    for path, leaf in pytree.tree_leaves_with_path(result):
+        if not isinstance(leaf, Tensor):
+            continue
+        value = recorder.read(leaf)
+        if hasattr(value, "storage"):
+            name = f"{prefix}output {pytree.keystr(path)}".strip()
+            recording.outputs.append((value, name))
+            recording.persistent.add(value.storage)
+    kept = [tensor for tensor, storage in recorder.tainted.values()]
+    for tensor in (*inputs, *kept):
+        value = recorder.read(tensor)
+        if hasattr(value, "storage") and value.storage in recording.persistent:
+            recording.outputs.append((value, f"{prefix}memory that outlives the run"))

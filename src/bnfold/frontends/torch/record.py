@@ -1,0 +1,547 @@
+"""Run a PyTorch program once and write down what happened to the values that depend on the input.
+
+Calls of modules that are understood as a whole (Conv2d, BatchNorm2d, ReLU, ...) are one event each;
+everything else is recorded as the ATen ops that it dispatches. Tensors that do not depend on the
+input are constants and appear only as arguments.
+
+In-place writes are resolved here: every read gets the value that the memory held at that time, also
+through views, so the events form a graph without side effects. Who shares memory with whom is kept
+too, for the hazard that a removed op leaves two names for one tensor (`aliasing`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnfold.frontends.torch.leaves import is_leaf
+
+_ATTRIBUTE = "_bnfold_handle"
+
+_FACTORIES = frozenset(
+    {
+        "new_empty",
+        "new_empty_strided",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "sym_size",
+    }
+)
+"""Ops that look at the shape of their argument, not at its values."""
+
+Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Storage offset, shape, strides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The content of a tensor at one time."""
+
+    number: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    storage: int
+    """Number of the memory it lived in."""
+    handle: int
+    """Number of the tensor object through which it was made or read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Const:
+    """A tensor that does not depend on the input."""
+
+    tensor: Tensor
+    origin: Tensor
+    """The parameter or buffer behind it, or the tensor itself."""
+    how: str = ""
+    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, '?' for the rest."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a module."""
+
+    module: nn.Module | None
+    name: str
+    parent: Call | None
+    items: list[Call | Event] = field(default_factory=list)
+    """What happened directly inside, in order."""
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
+    single: bool = False
+    """Exactly one tensor went in and exactly one came out."""
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One op or leaf module call."""
+
+    number: int
+    target: Any
+    """An OpOverload, or the leaf module."""
+    args: tuple[Any, ...]
+    """Arguments with tensors replaced by Value or Const."""
+    kwargs: dict[str, Any]
+    outputs: tuple[Value | None, ...]
+    call: Call
+    name: str
+    written: Value | None = None
+    """The value before the write, for an op that works in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A part of a storage got a new value."""
+
+    geometry: Geometry
+    value: Value
+
+
+@dataclass(slots=True, eq=False)
+class Storage:
+    """Memory that tensors share."""
+
+    number: int
+    born: int
+    """Number of the event that made it; -1 for what was there before."""
+    writes: list[Write] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """What is known of one tensor object."""
+
+    number: int
+    recording: Recording
+    value: Value
+    storage: Storage
+    geometry: Geometry
+    seen: int
+    """How many of the storage's writes `value` reflects."""
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """Everything that was written down, over one or several runs."""
+
+    events: list[Event] = field(default_factory=list)
+    roots: list[Call] = field(default_factory=list)
+    calls: dict[int, list[Call]] = field(default_factory=dict)
+    """Calls per module, by id(module)."""
+    inputs: list[tuple[Value, str]] = field(default_factory=list)
+    outputs: list[tuple[Value, str]] = field(default_factory=list)
+    storages: list[Storage] = field(default_factory=list)
+    persistent: set[int] = field(default_factory=set)
+    """Storages that outlive the run: inputs, outputs, parameters and buffers."""
+    reads: list[tuple[int, Value]] = field(default_factory=list)
+    """(event number, value as read), in order."""
+    parameter_uses: dict[int, list[tuple[Event | None, str]]] = field(default_factory=dict)
+    """Per id(parameter or buffer): the events that take it; None for a computation on constants."""
+    probes: dict[int, nn.Module] = field(default_factory=dict)
+    """Per id(tensor): modules that were lent a zero bias for the run, to see whether they pass it on."""
+    counter: Iterator[int] = field(default_factory=itertools.count)
+
+
+OVERLAY = "overlay"
+"""Target of the event that puts a written part back into the tensor it is a view of."""
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down one run; use through `record`."""
+
+    def __init__(self, recording: Recording, names: dict[int, str], owned: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.recording = recording
+        self.names = names
+        self.owned = owned
+        self.depth = 0
+        """Above 0: inside a leaf, nothing is recorded."""
+        self.call = Call(None, "", None)
+        self.derived: dict[int, tuple[Tensor, Const]] = {}
+        self.tainted: dict[int, tuple[Tensor, Storage]] = {}
+        self.owned_storages: dict[int, Tensor] | None = None
+        self.saved: list[tuple[Tensor, Tensor]] = []
+
+    # ----------------------------------------------------------------- tensors in and out
+
+    def handle_of(self, tensor: Tensor) -> Handle | None:
+        """The handle of a tensor that depends on the input."""
+        handle = getattr(tensor, _ATTRIBUTE, None)
+        if isinstance(handle, Handle) and handle.recording is self.recording:
+            return handle
+        if self.tainted:
+            known = self.tainted.get(tensor.untyped_storage()._cdata)
+            if known is not None:
+                return self._adopt(tensor, known[1])
+        return None
+
+    def _adopt(self, tensor: Tensor, storage: Storage) -> Handle:
+        """A constant whose memory was written to: its old content is stored as it is."""
+        value = self._value(tensor, storage, -1)
+        return self._attach(tensor, value, storage, seen=0)
+
+    def _value(self, tensor: Tensor, storage: Storage, handle: int) -> Value:
+        number = next(self.recording.counter)
+        shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+        return Value(
+            number, shape, strides, tensor.dtype, tensor.device, storage.number, handle
+        )
+
+    def _attach(self, tensor: Tensor, value: Value, storage: Storage, *, seen: int) -> Handle:
+        number = value.handle if value.handle >= 0 else next(self.recording.counter)
+        handle = Handle(number, self.recording, value, storage, _geometry(tensor), seen)
+        setattr(tensor, _ATTRIBUTE, handle)
+        return handle
+
+    def new_storage(self, born: int) -> Storage:
+        """Memory that was not known before."""
+        storage = Storage(len(self.recording.storages), born)
+        self.recording.storages.append(storage)
+        return storage
+
+    def track_input(self, tensor: Tensor, name: str) -> Value:
+        """Declare a tensor that the user passes in."""
+        storage = self.new_storage(-1)
+        self.recording.persistent.add(storage.number)
+        handle = next(self.recording.counter)
+        value = self._value(tensor, storage, handle)
+        self._attach(tensor, value, storage, seen=0)
+        self.recording.inputs.append((value, name))
+        return value
+
+    def read(self, tensor: Tensor) -> Value | Const:
+        """What a tensor holds now."""
+        handle = self.handle_of(tensor)
+        if handle is None:
+            return self._constant(tensor)
+        for write in handle.storage.writes[handle.seen :]:
+            handle.value = self._after(handle, write)
+        handle.seen = len(handle.storage.writes)
+        held = handle.value
+        value = replace(held, storage=handle.storage.number, handle=handle.number)
+        self.recording.reads.append((len(self.recording.events), value))
+        return value
+
+    def _after(self, handle: Handle, write: Write) -> Value:
+        """The content of a handle after somebody wrote to (part of) its memory."""
+        if write.geometry == handle.geometry:
+            return write.value
+        old = handle.value
+        number = next(self.recording.counter)
+        new = replace(old, number=number, handle=handle.number)
+        args = (old, write.value, handle.geometry, write.geometry)
+        self._append(OVERLAY, args, {}, (new,), name="write through a view")
+        return new
+
+    def _constant(self, tensor: Tensor) -> Const:
+        known = self.derived.get(id(tensor))
+        if known is not None and known[0] is tensor:
+            return known[1]
+        return Const(tensor, tensor)
+
+    # ----------------------------------------------------------------- events
+
+    def _append(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: tuple[Value | None, ...],
+        *,
+        name: str,
+        written: Value | None = None,
+    ) -> Event:
+        number = len(self.recording.events)
+        event = Event(number, target, args, kwargs, outputs, self.call, name, written)
+        self.recording.events.append(event)
+        self.call.items.append(event)
+        for constant in constants(args, kwargs):
+            self._note_use(constant, event)
+        return event
+
+    def _note_use(self, constant: Const, event: Event | None) -> None:
+        uses = self.recording.parameter_uses.setdefault(id(constant.origin), [])
+        uses.append((event, constant.how))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.depth:
+            return func(*args, **kwargs)
+        return self.run(func, args, kwargs, name=self.call.name or str(func))
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> Any:
+        """Execute an op and record it."""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        written = _written(func, args, kwargs)
+        if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
+            return self._run_constant(func, args, kwargs, tensors, written)
+        recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, self.read, (args, kwargs))
+        for tensor in written:
+            self._prepare_write(tensor)
+        before = self._peek(written[0]) if written else None
+        result = func(*args, **kwargs)
+        outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        event = self._append(
+            func, recorded_args, recorded_kwargs, (), name=name, written=before
+        )
+        event.outputs = tuple(
+            self._output(output, event, tensors, written) for output in outputs
+        )
+        for tensor in written:
+            if not any(tensor is output for output in outputs):
+                event.outputs += (self._commit(tensor, event),)
+        return result
+
+    def _peek(self, tensor: Tensor) -> Value | None:
+        handle = self.handle_of(tensor)
+        return handle.value if handle else None
+
+    def _run_constant(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: Sequence[Tensor],
+        written: Sequence[Tensor],
+    ) -> Any:
+        """Nothing here depends on the input; remember what was made of which parameter."""
+        for tensor in written:
+            if self._owner(tensor) is not None:
+                # A counter or cache: from now on it is not the same in every run.
+                self._prepare_write(tensor)
+        result = func(*args, **kwargs)
+        how = _DERIVATIONS.get(_name(func), "?")
+        for tensor in tensors:
+            constant = self._constant(tensor)
+            if id(constant.origin) not in self.owned:
+                continue
+            if how == "?" or constant.how or not isinstance(result, Tensor):
+                self._note_use(Const(tensor, constant.origin, "?"), None)
+            if isinstance(result, Tensor) and result is not tensor:
+                step = how if not constant.how else "?"
+                self.derived[id(result)] = (result, Const(result, constant.origin, step))
+        return result
+
+    def _prepare_write(self, tensor: Tensor) -> None:
+        """Before a write: constants become tracked memory, and the user's state is saved."""
+        if self.handle_of(tensor) is not None:
+            return
+        owner = self._owner(tensor)
+        storage = self.new_storage(-1)
+        if owner is not None:
+            self.recording.persistent.add(storage.number)
+            self.saved.append((owner, owner.detach().clone()))
+        self.tainted[tensor.untyped_storage()._cdata] = (tensor, storage)
+        self._adopt(tensor, storage)
+
+    def _owner(self, tensor: Tensor) -> Tensor | None:
+        """The parameter or buffer whose memory this is."""
+        if self.owned_storages is None:
+            self.owned_storages = {
+                owned.untyped_storage()._cdata: owned for owned in self.owned.values()
+            }
+        return self.owned_storages.get(tensor.untyped_storage()._cdata)
+
+    def _output(
+        self, tensor: Tensor, event: Event, inputs: Sequence[Tensor], written: Sequence[Tensor]
+    ) -> Value:
+        if any(tensor is target for target in written):
+            return self._commit(tensor, event)
+        memory = tensor.untyped_storage()._cdata
+        for source in inputs:
+            if source.untyped_storage()._cdata != memory:
+                continue
+            handle = self.handle_of(source)
+            if handle is not None:
+                return self._fresh(tensor, handle.storage)
+        return self._fresh(tensor, self.new_storage(event.number))
+
+    def _fresh(self, tensor: Tensor, storage: Storage) -> Value:
+        handle = next(self.recording.counter)
+        value = self._value(tensor, storage, handle)
+        self._attach(tensor, value, storage, seen=len(storage.writes))
+        return value
+
+    def _commit(self, tensor: Tensor, event: Event) -> Value:
+        """The tensor was written: its memory holds a new value."""
+        handle = self.handle_of(tensor)
+        assert handle is not None
+        value = self._value(tensor, handle.storage, handle.number)
+        handle.geometry = _geometry(tensor)  # unsqueeze_ and the like change it
+        handle.storage.writes.append(Write(handle.geometry, value))
+        handle.value = value
+        handle.seen = len(handle.storage.writes)
+        return value
+
+    # ----------------------------------------------------------------- modules
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> Call:
+        """A module call begins."""
+        name = self.names.get(id(module), type(module).__name__)
+        call = Call(module, name, self.call)
+        call.inputs = self._values((args, kwargs))
+        self.call.items.append(call)
+        self.recording.calls.setdefault(id(module), []).append(call)
+        self.call = call
+        return call
+
+    def leave(self, call: Call, result: Any) -> None:
+        """A module call ends."""
+        call.outputs = self._values(result)
+        call.single = len(call.inputs) == 1 and isinstance(result, Tensor)
+        assert call.parent is not None
+        self.call = call.parent
+
+    def _values(self, tree: Any) -> tuple[Value, ...]:
+        found = (self.read(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+        return tuple(value for value in found if isinstance(value, Value))
+
+    def run_leaf(self, module: nn.Module, call: Call, forward: Any, tensor: Tensor) -> Tensor:
+        """Execute a module that is understood as a whole and record it as one event."""
+        source = self.read(tensor)
+        in_place = bool(getattr(module, "inplace", False))
+        arguments = (source, *_leaf_constants(module))
+        if in_place:
+            self._prepare_write(tensor)
+        self.depth += 1
+        try:
+            result: Tensor = forward(module, tensor)
+        finally:
+            self.depth -= 1
+        event = self._append(
+            module, arguments, {}, (), name=call.name, written=source if in_place else None
+        )
+        if not in_place:
+            event.outputs = (self._output(result, event, [tensor], []),)
+            return result
+        event.outputs = (self._commit(tensor, event),)
+        # A new name for the same memory: later reads through the old name show that the program
+        # counts on the write, so that the op must stay in place.
+        self.depth += 1
+        try:
+            alias = tensor.view_as(tensor)
+        finally:
+            self.depth -= 1
+        handle = self.handle_of(tensor)
+        assert handle is not None
+        value = replace(event.outputs[0], handle=next(self.recording.counter))
+        self._attach(alias, value, handle.storage, seen=len(handle.storage.writes))
+        return alias
+
+
+def _leaf_constants(module: nn.Module) -> tuple[Const, ...]:
+    found = itertools.chain(module._parameters.values(), module._buffers.values())
+    return tuple(Const(tensor, tensor) for tensor in found if tensor is not None)
+
+
+def constants(*trees: Any) -> Iterator[Const]:
+    """The constants among an event's arguments."""
+    for leaf in pytree.tree_leaves(trees):
+        if isinstance(leaf, Const):
+            yield leaf
+
+
+def values(*trees: Any) -> Iterator[Value]:
+    """The values among an event's arguments."""
+    for leaf in pytree.tree_leaves(trees):
+        if isinstance(leaf, Value):
+            yield leaf
+
+
+def _geometry(tensor: Tensor) -> Geometry:
+    return tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride())
+
+
+def _name(func: Any) -> str:
+    return str(getattr(func, "_opname", func))
+
+
+_DERIVATIONS = {"t": "t", "detach": "", "alias": "", "sign": "sign"}
+"""Computations on a parameter that leave it editable, and what they make of it."""
+
+
+def _is_factory(func: Any) -> bool:
+    return _name(func) in _FACTORIES
+
+
+_WRITES: dict[Any, tuple[int, ...] | None] = {}
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an op writes to."""
+    positions = _WRITES.get(func)
+    schema = getattr(func, "_schema", None)
+    if positions is None and func not in _WRITES:
+        if schema is None or not schema.is_mutable:
+            _WRITES[func] = None
+        else:
+            positions = tuple(
+                index
+                for index, argument in enumerate(schema.arguments)
+                if argument.alias_info is not None and argument.alias_info.is_write
+            )
+            _WRITES[func] = positions
+    if not positions:
+        return []
+    found = []
+    for index in positions:
+        name = schema.arguments[index].name
+        argument = args[index] if index < len(args) else kwargs.get(name)
+        found += [leaf for leaf in pytree.tree_leaves(argument) if isinstance(leaf, Tensor)]
+    return found
+
+
+@contextmanager
+def module_calls(recorder: Recorder) -> Iterator[None]:
+    """While this is open, calls of modules are told to the recorder."""
+    original = nn.Module.__call__
+
+    def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if recorder.depth:
+            return original(module, *args, **kwargs)
+        call = recorder.enter(module, args, kwargs)
+        try:
+            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and is_leaf(module):
+                if recorder.handle_of(args[0]) is not None:
+                    result = recorder.run_leaf(module, call, original, args[0])
+                    recorder.leave(call, result)
+                    return result
+            result = original(module, *args, **kwargs)
+        except BaseException:
+            assert call.parent is not None
+            recorder.call = call.parent
+            raise
+        recorder.leave(call, result)
+        return result
+
+    nn.Module.__call__ = call_module  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def forget(tree: Any) -> None:
+    """Remove the recorder's marks from the user's tensors."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor) and hasattr(leaf, _ATTRIBUTE):
+            delattr(leaf, _ATTRIBUTE)
