@@ -210,9 +210,7 @@ def keep_affine(binding: Binding, number: int) -> None:
 
 def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> None:
     """One constant that meets several variables must be edited alike for all of them."""
-    parameter, first, inverse = np.unique(
-        bound.parameter, return_index=True, return_inverse=True
-    )
+    parameter, first, inverse = np.unique(bound.parameter, return_index=True, return_inverse=True)
     if len(parameter) == len(bound.parameter):
         return
     head = first[inverse]
@@ -359,8 +357,7 @@ def view(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     assert isinstance(role, g.View)
     shapes = binding.graph.shapes
     full = [
-        lab.expand(labels, shapes[tensor])
-        for labels, tensor in zip(inputs, op.inputs, strict=True)
+        lab.expand(labels, shapes[tensor]) for labels, tensor in zip(inputs, op.inputs, strict=True)
     ]
     return [lab.compress(np.asarray(labels)) for labels in role.apply(full)]
 
@@ -392,9 +389,7 @@ def _pad_along(binding: Binding, role: g.Pad, variables: IntArray, cause: int) -
         system.plain_scale(variables, cause)
 
 
-def _pad_across(
-    binding: Binding, role: g.Pad, labels: IntArray, axis: int, cause: int
-) -> IntArray:
+def _pad_across(binding: Binding, role: g.Pad, labels: IntArray, axis: int, cause: int) -> IntArray:
     """The padding makes channels of its own; constant 0 has any scale, other values none."""
     system = binding.system
     length = labels.shape[axis]
@@ -442,9 +437,7 @@ def opaque(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     return _pin_all(binding, number, op, inputs, role.reason)
 
 
-def _pin_all(
-    binding: Binding, number: int, op: g.Op, inputs: Labels, reason: Reason
-) -> Labels:
+def _pin_all(binding: Binding, number: int, op: g.Op, inputs: Labels, reason: Reason) -> Labels:
     cause = binding.system.cause(number, op.name, reason)
     for labels in inputs:
         binding.system.plain(distinct(labels), cause)
@@ -462,7 +455,11 @@ def constant(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     count = shape[axis] if shape else 1
     fresh = system.fresh(count)
     system.no_shift(fresh, system.cause(number, op.name, Reason.NONLINEAR))
-    return [lab.along(int(fresh[0]), count, axis, len(shape)) if shape and count else lab.pinned(len(shape))]
+    return [
+        lab.along(int(fresh[0]), count, axis, len(shape))
+        if shape and count
+        else lab.pinned(len(shape))
+    ]
 
 
 _LAWS = {

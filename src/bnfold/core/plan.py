@@ -189,9 +189,7 @@ def _plan_affine(
     )
 
 
-def _plan_clip(
-    plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: Values
-) -> None:
+def _plan_clip(plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: Values) -> None:
     s, t = values.scale[bound.labels], values.shift[bound.labels]
     first, second = s * (role.lower + t), s * (role.upper + t)
     lower, upper = np.minimum(first, second), np.maximum(first, second)

@@ -129,9 +129,7 @@ def _cost(graph: g.Graph, number: int) -> float:
 
 def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solution:
     """Try every affine step in order; those that need constants at their readers come last."""
-    binding = bind(
-        graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start
-    )
+    binding = bind(graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start)
     solution = Solution(binding)
     later: list[tuple[int, ...]] = []
     for group in _groups(binding):
@@ -175,7 +173,9 @@ def _refusal(binding: Binding, group: tuple[int, ...], options: _Options) -> Obs
     return None
 
 
-def _keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options: _Options) -> None:
+def _keep(
+    solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options: _Options
+) -> None:
     """Record that the steps stay, and let their law of staying hold from here on."""
     for number in group:
         solution.kept[number] = obstacle
@@ -282,9 +282,7 @@ def _ask_plain(solution: Solution, number: int) -> bool:
     return True
 
 
-def _remove_more(
-    graph: g.Graph, options: _Options, first: Solution, costly: list[int]
-) -> Solution:
+def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: list[int]) -> Solution:
     """Without the demand that costly clips stay plain: what else goes, where it pays.
 
     What `first` removed is removed again; then each remaining step goes if the clips that lose

@@ -86,9 +86,7 @@ def _factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatA
     return factor.reshape(-1, factor.shape[2], *kernel)
 
 
-def _shift_seen(
-    weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int
-) -> FloatArray:
+def _shift_seen(weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int) -> FloatArray:
     """sum_i W[o, i, ...] * t[i] over inputs and taps, (out_channels,)."""
     taps = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2, dtype=np.float64)
     by_group = taps.reshape(groups, -1, taps.shape[1])

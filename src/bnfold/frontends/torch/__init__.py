@@ -1,5 +1,14 @@
 """PyTorch: modules with example inputs, and exported programs."""
 
+from __future__ import annotations
+
+from bnfold.errors import MissingExtraError
+
+try:
+    import torch  # noqa: F401  # only to say which extra is missing
+except ImportError as error:
+    raise MissingExtraError("torch", "PyTorch") from error
+
 from bnfold.frontends.torch.fold import fold_module, inspect_module
 
 __all__ = ["fold_module", "inspect_module"]

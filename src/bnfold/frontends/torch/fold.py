@@ -41,9 +41,7 @@ def fold_module(
     """See `bnfold.fold`."""
     decided = _decide(model, inputs, also, clip)
     report = _report(model, decided)
-    folded = apply(
-        model, decided.lifted, decided.plan, decided.new, decided.care, inplace=inplace
-    )
+    folded = apply(model, decided.lifted, decided.plan, decided.new, decided.care, inplace=inplace)
     return folded, report
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,9 +130,7 @@ class Lifter:
     ) -> int:
         """Add an op that makes the event's outputs (those that are tensors); returns its number."""
         made = [value for value in (event.outputs if outputs is None else outputs) if value]
-        numbers = self.graph.add(
-            name or event.name, role, inputs, [value.shape for value in made]
-        )
+        numbers = self.graph.add(name or event.name, role, inputs, [value.shape for value in made])
         for value, number in zip(made, numbers, strict=True):
             self.tensors[value.number] = number
         return len(self.graph.ops) - 1

@@ -272,8 +272,8 @@ def _editable(
     """gamma and beta where they are parameters that nothing but this module's calls uses."""
     found = []
     for tensor in (spec.gamma, spec.beta):
-        usable = tensor is not None and id(tensor) in lifter.owned and not _shared(
-            lifter, tensor, event
+        usable = (
+            tensor is not None and id(tensor) in lifter.owned and not _shared(lifter, tensor, event)
         )
         found.append(tensor if usable else None)
     if spec.gamma is not None and spec.gamma is spec.beta:
@@ -298,9 +298,7 @@ def batch_norm_spec(event: Event) -> BatchNormSpec | None:
     named = dict(zip((a.name for a in event.target._schema.arguments), event.args, strict=False))
     named |= event.kwargs
     source = named["input"]
-    rest = {
-        key: named.get(key) for key in ("weight", "bias", "running_mean", "running_var")
-    }
+    rest = {key: named.get(key) for key in ("weight", "bias", "running_mean", "running_var")}
     if not isinstance(source, Value) or any(isinstance(part, Value) for part in rest.values()):
         return None
     tensors = {key: None if part is None else part.tensor for key, part in rest.items()}
@@ -342,16 +340,23 @@ def _constants_chain(
     """A module that scales and shifts by constants of its own."""
     module = call.module
     assert module is not None
-    own = any(tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values()))
+    own = any(
+        tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values())
+    )
     if not own or any(any(True for _ in child.parameters()) for child in module.children()):
         return None
-    if is_hooked(module) or _tie(lifter, module) is not None and successors:
+    if is_hooked(module) or (_tie(lifter, module) is not None and successors):
         return None
     source, total = call.inputs[0], None
     at = source
     for event in events:
         step = arithmetic(event)
-        if step is None or step[0].number != at.number or not event.outputs or event.outputs[0] is None:
+        if (
+            step is None
+            or step[0].number != at.number
+            or not event.outputs
+            or event.outputs[0] is None
+        ):
             return None
         total = step[1] if total is None else _compose(total, step[1])
         if event is not events[-1] and not lifter.single_use(event.outputs[0]):
@@ -377,7 +382,9 @@ def _constants_chain(
 
 
 def _compose(first: Affine, second: Affine) -> Affine:
-    scale, shift = np.broadcast_arrays(second.scale * first.scale, second.scale * first.shift + second.shift)
+    scale, shift = np.broadcast_arrays(
+        second.scale * first.scale, second.scale * first.shift + second.shift
+    )
     return Affine(scale.copy(), shift.copy())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +78,10 @@ def _clamp(lifter: Lifter, event: Event) -> bool:
     if isinstance(low, Value | Const) or isinstance(high, Value | Const):
         return False
     return _emit_clip(
-        lifter, event, -np.inf if low is None else float(low), np.inf if high is None else float(high)
+        lifter,
+        event,
+        -np.inf if low is None else float(low),
+        np.inf if high is None else float(high),
     )
 
 
@@ -176,16 +178,12 @@ def _reduce_max(lifter: Lifter, event: Event) -> bool:
     return _reduce(lifter, event, g.Max)
 
 
-def _reduce(
-    lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool], g.Role]
-) -> bool:
+def _reduce(lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool], g.Role]) -> bool:
     source = _first(event)
     if source is None or not source.shape or event.target._overloadname in ("other", "names_dim"):
         return False
     axes, keep = _reduced(event, len(source.shape))
-    lifter.emit(
-        event, role(axes, keep), [lifter.tensor(source)], outputs=event.outputs[:1]
-    )
+    lifter.emit(event, role(axes, keep), [lifter.tensor(source)], outputs=event.outputs[:1])
     return True
 
 
@@ -381,17 +379,9 @@ def _comparison(lifter: Lifter, event: Event) -> bool:
     return True
 
 
-_VIEWS = """
-view _unsafe_view reshape _reshape_alias permute transpose t T mT numpy_T adjoint swapaxes movedim
-squeeze unsqueeze expand expand_as view_as flatten unflatten slice select split split_with_sizes
-unsafe_split unsafe_split_with_sizes unsafe_chunk tensor_split hsplit vsplit chunk narrow unbind
-cat concat concatenate stack hstack vstack flip roll rot90 repeat tile repeat_interleave
-pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold diagonal
-""".split()
+_VIEWS = ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "T", "mT", "numpy_T", "adjoint", "swapaxes", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "flatten", "unflatten", "slice", "select", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "tensor_split", "hsplit", "vsplit", "chunk", "narrow", "unbind", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "diagonal"]
 
-_SAME = """
-clone contiguous detach alias _to_copy to lift_fresh lift_fresh_copy positive
-""".split()
+_SAME = ["clone", "contiguous", "detach", "alias", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive"]
 
 _TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
     "relu": _clip(0.0, np.inf),

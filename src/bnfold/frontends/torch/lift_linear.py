@@ -109,7 +109,9 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
 
 def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Weight:
     weight = spec.weight
-    allowed = {Layout.OUT_IN: ("", "t", "sign"), Layout.IN_OUT: ("", "sign")}.get(spec.layout, ("",))
+    allowed = {Layout.OUT_IN: ("", "t", "sign"), Layout.IN_OUT: ("", "sign")}.get(
+        spec.layout, ("",)
+    )
     if id(weight.origin) not in lifter.owned or weight.how not in allowed:
         return g.Weight.FIXED
     if not weight.origin.dtype.is_floating_point:
@@ -142,9 +144,7 @@ def _is_binary(weight: Tensor) -> bool:
     return bool((magnitude == first).all()) and bool((first > 0).all())
 
 
-def _bias_freedom(
-    lifter: Lifter, spec: LinearSpec, linears: Linears
-) -> tuple[bool, Tensor | None]:
+def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[bool, Tensor | None]:
     """Whether the bias may be edited or born, and the parameter if there is one."""
     if spec.layout is Layout.ROWS_OUT:  # the rows themselves take the shift
         return _weight_freedom(lifter, spec, linears) is g.Weight.FREE, None
@@ -234,9 +234,7 @@ def _convolution(
     axis = channel_axis(source, len(shape) - 2)
     ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
     layout = Layout.IN_OUT if transposed else Layout.OUT_IN
-    return LinearSpec(
-        source, weight, bias, layout, groups, axis, axis, ins, outs, crosses, module
-    )
+    return LinearSpec(source, weight, bias, layout, groups, axis, axis, ins, outs, crosses, module)
 
 
 def _matrix(
@@ -280,9 +278,7 @@ def arguments(event: Event) -> dict[str, Any]:
 
 
 def _is_linear_use(source: Any, weight: Any, bias: Any) -> bool:
-    return (
-        isinstance(source, Value) and isinstance(weight, Const) and not isinstance(bias, Value)
-    )
+    return isinstance(source, Value) and isinstance(weight, Const) and not isinstance(bias, Value)
 
 
 def _convolution_op(event: Event) -> LinearSpec | None:

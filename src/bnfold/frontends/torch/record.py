@@ -166,7 +166,9 @@ OVERLAY = "overlay"
 class Recorder(TorchDispatchMode):
     """Writes down one run; use through `record`."""
 
-    def __init__(self, recording: Recording, names: dict[int, str], owned: dict[int, Tensor]) -> None:
+    def __init__(
+        self, recording: Recording, names: dict[int, str], owned: dict[int, Tensor]
+    ) -> None:
         super().__init__()
         self.recording = recording
         self.names = names
@@ -200,9 +202,7 @@ class Recorder(TorchDispatchMode):
     def _value(self, tensor: Tensor, storage: Storage, handle: int) -> Value:
         number = next(self.recording.counter)
         shape, strides = tuple(tensor.shape), tuple(tensor.stride())
-        return Value(
-            number, shape, strides, tensor.dtype, tensor.device, storage.number, handle
-        )
+        return Value(number, shape, strides, tensor.dtype, tensor.device, storage.number, handle)
 
     def _attach(self, tensor: Tensor, value: Value, storage: Storage, *, seen: int) -> Handle:
         number = value.handle if value.handle >= 0 else next(self.recording.counter)
@@ -281,7 +281,11 @@ class Recorder(TorchDispatchMode):
         uses.append((event, constant.how))
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if self.depth:
@@ -300,12 +304,8 @@ class Recorder(TorchDispatchMode):
         before = self._peek(written[0]) if written else None
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        event = self._append(
-            func, recorded_args, recorded_kwargs, (), name=name, written=before
-        )
-        event.outputs = tuple(
-            self._output(output, event, tensors, written) for output in outputs
-        )
+        event = self._append(func, recorded_args, recorded_kwargs, (), name=name, written=before)
+        event.outputs = tuple(self._output(output, event, tensors, written) for output in outputs)
         for tensor in written:
             if not any(tensor is output for output in outputs):
                 event.outputs += (self._commit(tensor, event),)

@@ -1,0 +1,66 @@
+"""bnfold removes BatchNorm from trained networks, exactly: the same function in fewer layers.
+
+    folded, report = bnfold.fold(model.eval(), torch.randn(1, 3, 224, 224))
+
+Importing this package loads no framework and takes no time; names are fetched when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnfold._version import __version__
+    from bnfold.api import FoldResult, fold, inspect
+    from bnfold.core.reasons import Reason
+    from bnfold.errors import (
+        BnfoldError,
+        ExampleInputError,
+        FoldFailedError,
+        MissingExtraError,
+        ModelUnreadableError,
+        TrainingModeError,
+        UnsupportedModelError,
+        UsageError,
+    )
+    from bnfold.report import FoldReport, Item, Kept, Removed
+
+__all__ = [
+    "BnfoldError",
+    "ExampleInputError",
+    "FoldFailedError",
+    "FoldReport",
+    "FoldResult",
+    "Item",
+    "Kept",
+    "MissingExtraError",
+    "ModelUnreadableError",
+    "Reason",
+    "Removed",
+    "TrainingModeError",
+    "UnsupportedModelError",
+    "UsageError",
+    "__version__",
+    "fold",
+    "inspect",
+]
+
+_HOMES = {
+    "__version__": "bnfold._version",
+    **dict.fromkeys(("FoldResult", "fold", "inspect"), "bnfold.api"),
+    "Reason": "bnfold.core.reasons",
+    **dict.fromkeys(("FoldReport", "Item", "Kept", "Removed"), "bnfold.report"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "bnfold.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
