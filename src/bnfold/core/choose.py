@@ -19,6 +19,9 @@ from bnfold.core.forest import IntArray
 from bnfold.core.laws import Binding, BoundAffine
 from bnfold.core.sums import solve_waiting
 
+_CANCELLED = 1e-13
+"""A sum this small beside its terms is 0: the rest is rounding of the solver's own arithmetic."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
@@ -54,8 +57,10 @@ def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
     scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
     inverse = 1.0 / scale
     scale[dead], inverse[dead] = 1.0, 0.0
-    t = shift.p * root_shift[shift.root] + shift.q
-    return Values(scale, inverse, t + 0.0)  # + 0.0 turns -0.0 into 0.0
+    moved = shift.p * root_shift[shift.root]
+    t = moved + shift.q
+    t[np.abs(t) <= _CANCELLED * np.maximum(np.abs(moved), np.abs(shift.q))] = 0.0
+    return Values(scale, inverse, t)
 
 
 def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:

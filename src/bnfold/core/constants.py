@@ -95,7 +95,7 @@ def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -
     alive[x[~zero]] = True
     fits = (readers.producer[x] >= 0) & (readers.count[x] == 1) & ~alive[x]
     inside = (readers.lower[x] <= 0.0) & (readers.upper[x] >= 0.0)
-    return zero & fits & inside
+    return np.asarray(zero & fits & inside)
 
 
 def at_consumers(
@@ -105,4 +105,4 @@ def at_consumers(
     magnitude = binding.system.magnitude
     alone = (magnitude.parent[outputs] == outputs) & (magnitude.size[outputs] == 1)
     inside = (readers.lower[outputs] <= shift) & (shift <= readers.upper[outputs])
-    return alone & inside & readers.takes_constants[outputs]
+    return np.asarray(alone & inside & readers.takes_constants[outputs])

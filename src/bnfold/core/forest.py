@@ -27,7 +27,7 @@ SOLVABLE_GAP = 1e-6
 _PINNED_SIZE = 1 << 62
 
 
-class Conflict(Exception):
+class Conflict(Exception):  # noqa: N818  # an answer, not an error
     """Two constraints cannot both hold. Raised inside a trial, which is then rolled back."""
 
     def __init__(self, causes: list[int]) -> None:

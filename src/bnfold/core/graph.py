@@ -150,7 +150,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Values are moved, never changed: reshape, transpose, concat, split, slice, shuffle, gather."""
+    """Values are moved, never changed: reshape, transpose, concat, split, slice, gather."""
 
     apply: Callable[[Sequence[IntArray]], Sequence[IntArray]]
     """Does to label arrays (each broadcast to its input's shape) what the op does to values."""

@@ -171,12 +171,12 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     (x_each, parameter_each), where, _ = combined
     scale = role.scale.reshape(-1)[parameter_each]
     shift = role.shift.reshape(-1)[parameter_each]
-    if not role.removable and not role.scale_editable and (scale == 1.0).all():
+    fixed = not (role.removable or role.scale_editable or role.shift_editable)
+    if fixed and (scale == 1.0).all():
         # Adding a constant: input and output can share their variables.
-        if not role.shift_editable:
-            cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-            system.plain_scale(distinct(x_each[shift != 0]), cause)
-            return [x]
+        cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
+        system.plain_scale(distinct(x_each[shift != 0]), cause)
+        return [x]
     y_each = system.fresh(len(x_each))
     bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
     binding.bound[number] = bound

@@ -23,7 +23,7 @@ from bnfold.core.choose import Values
 from bnfold.core.laws import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
-from bnfold.core.trace import into
+from bnfold.core.trace import Trace
 
 _NEGLIGIBLE = 1e-13
 """A scale this close to 1 is 1: the rest is rounding of the solver's own arithmetic."""
@@ -109,10 +109,11 @@ def make_plan(
         elif isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep):
             if number not in gone:
                 _plan_affine(plan, number, role, bound, values)
-        elif isinstance(bound, BoundClip) and isinstance(role, g.Clip):
+        elif number not in solution.plain and isinstance(role, g.Clip):
+            assert isinstance(bound, BoundClip)
             _plan_clip(plan, number, role, bound, values)
-    edited = set(plan.linear) | set(plan.affine)
-    plan.removed = {number: into(binding, number, edited) for number in solution.removed}
+    trace = Trace(binding, [*plan.linear, *plan.affine])
+    plan.removed = {number: trace.into(number) for number in solution.removed}
     return plan
 
 

@@ -50,6 +50,8 @@ class Solution:
     """Variables whose value is a constant known to all readers: 1/s = 0."""
     zeroed: list[tuple[int, int]] = field(default_factory=list)
     """(linear op, output channel) pairs whose weights become 0."""
+    plain: set[int] = field(default_factory=set)
+    """Numbers of the clips with room that keep their bounds."""
     values: Values = field(default_factory=Values)
     """s, 1/s and t of every variable."""
 
@@ -63,7 +65,7 @@ class _Options:
     """Check after each removal that the waiting sums still have a solution."""
 
 
-class _Restart(Exception):
+class _Restart(Exception):  # noqa: N818  # control flow, not an error
     """What was found out late has to hold from the start."""
 
     def __init__(self, options: _Options) -> None:
@@ -105,8 +107,7 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
     solution = _remove_all(graph, options, plain)
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
-    for number in clips:
-        _ask_plain(solution, number)
+    solution.plain = {number for number in clips if _ask_plain(solution, number)}
     try:
         solution.values = choose(solution.binding, solution.removed, solution.dead)
     except Conflict:

@@ -39,7 +39,10 @@ class Sums:
         self.coefficients = np.zeros((0, 3))
         self.cause = np.zeros(0, dtype=np.int64)
         self.waiting = np.zeros(0, dtype=bool)
-        self._log: list[IntArray] = []
+        self.roots = np.zeros((0, 3), dtype=np.int64)
+        """Each row's roots when it was last looked at; -1 if never. Nothing is new as long as
+        they are still roots."""
+        self._log: list[tuple[IntArray, IntArray]] = []
 
     def add(self, variables: IntArray, coefficients: FloatArray, cause: int) -> None:
         """Demand coefficients . value[variables] = 0 for rows of shape (n, 3)."""
@@ -48,6 +51,7 @@ class Sums:
         self.coefficients = np.concatenate([self.coefficients, coefficients])
         self.cause = np.concatenate([self.cause, np.full(count, cause)])
         self.waiting = np.concatenate([self.waiting, np.ones(count, dtype=bool)])
+        self.roots = np.concatenate([self.roots, np.full((count, 3), -1)])
 
     def mark(self) -> int:
         """A point to roll back to; `add` is not rolled back."""
@@ -56,20 +60,31 @@ class Sums:
     def rollback(self, mark: int) -> None:
         """Let the sums settled since `mark` wait again."""
         while len(self._log) > mark:
-            self.waiting[self._log.pop()] = True
+            rows, roots = self._log.pop()
+            self.waiting[rows] = True
+            self.roots[rows] = roots
 
     def settle(self) -> None:
         """Turn every sum that has become a relation or a value into one. Raises Conflict."""
         while True:
-            rows = np.flatnonzero(self.waiting)
+            rows = self._touched()
             if not len(rows):
                 return
             equations = self.equations(rows)
+            self._log.append((rows, self.roots[rows]))
+            self.roots[rows] = equations.roots
             terms = (equations.coefficients != 0).sum(axis=1)
             ready = terms < 3
             if not ready.any():
                 return
             self._settle(rows[ready], _take(equations, ready), terms[ready])
+
+    def _touched(self) -> IntArray:
+        """The waiting sums with a variable whose root got a parent since they were looked at."""
+        rows = np.flatnonzero(self.waiting)
+        roots = self.roots[rows]
+        touched = (roots < 0) | (self.forest.parent[roots] != roots)
+        return rows[touched.any(axis=1)]
 
     def equations(self, rows: IntArray) -> Equations:
         """These sums over the roots of their variables."""
@@ -81,7 +96,6 @@ class Sums:
 
     def _settle(self, rows: IntArray, equations: Equations, terms: IntArray) -> None:
         self.waiting[rows] = False
-        self._log.append(rows)
         k, roots, constant = equations.coefficients, equations.roots, equations.constant
         empty = terms == 0
         wrong = empty & (np.abs(constant) > RELATIVE_TOLERANCE * equations.size)

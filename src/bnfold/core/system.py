@@ -134,5 +134,5 @@ class System:
 def distinct(labels: IntArray) -> IntArray:
     """The variables that occur, without the pinned one."""
     flat = labels.reshape(-1)
-    found: IntArray = flat if len(flat) <= 1 else np.unique(flat)
-    return found[found != 0]
+    found = np.asarray(flat if len(flat) <= 1 else np.unique(flat), dtype=np.int64)
+    return np.extract(found != 0, found)

@@ -1,59 +1,63 @@
-"""Which ops took a removed affine step in: the names a user wants to read."""
+"""Which ops took a removed affine step in: the names a user wants to read.
+
+A step whose input comes straight from one linear op went into that op. Any other went into the ops
+that read its output, directly or, failing that, through the sums of its class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection
 
 import numpy as np
 
+from bnfold.core.forest import IntArray
 from bnfold.core.laws import Binding, BoundAffine, BoundLinear
 
 
-def into(binding: Binding, number: int, edited: Set[int]) -> tuple[str, ...]:
-    """The edited ops that now do the step's work, producers first where they suffice.
+class Trace:
+    """Makers and readers of every variable among the edited ops, looked up in one go."""
 
-    A step whose input comes straight from linear ops that nothing else reads went into those;
-    any other went into the ops that read its output, directly or, failing that, through the sums
-    and steps of its class.
-    """
-    bound = binding.bound[number]
-    assert isinstance(bound, BoundAffine)
-    makers, readers = [], []
-    for other, twin in binding.bound.items():
-        if other not in edited or not isinstance(twin, BoundLinear | BoundAffine):
-            continue
-        if _overlap(twin.outputs, bound.inputs):
-            makers.append(other)
-        if _overlap(twin.inputs, bound.outputs):
-            readers.append(other)
-    if makers and _covers(binding, makers, bound.inputs):
-        chosen = makers
-    else:
-        chosen = readers or makers or _class_mates(binding, bound, edited)
-    return tuple(dict.fromkeys(binding.graph.ops[other].name for other in chosen))
+    def __init__(self, binding: Binding, edited: Collection[int]) -> None:
+        self.binding = binding
+        self.maker = np.full(binding.system.count, -1, dtype=np.int64)
+        read: list[IntArray] = [np.zeros(0, dtype=np.int64)]
+        by: list[IntArray] = [np.zeros(0, dtype=np.int64)]
+        for number in edited:
+            bound = binding.bound[number]
+            if isinstance(bound, BoundLinear | BoundAffine):
+                self.maker[bound.outputs] = number
+                read.append(bound.inputs)
+                by.append(np.full(len(bound.inputs), number))
+        variables, readers = np.concatenate(read), np.concatenate(by)
+        order = np.argsort(variables, kind="stable")
+        self.read, self.reader = variables[order], readers[order]
 
+    def into(self, number: int) -> tuple[str, ...]:
+        """The names of the edited ops that now do a removed step's work."""
+        bound = self.binding.bound[number]
+        assert isinstance(bound, BoundAffine)
+        makers = np.unique(self.maker[bound.inputs])
+        if len(makers) == 1 and makers[0] >= 0:
+            return self._names(makers)
+        readers = self._readers(bound.outputs)
+        if len(readers):
+            return self._names(readers)
+        makers = makers[makers >= 0]
+        return self._names(makers if len(makers) else self._class_mates(bound.outputs))
 
-def _overlap(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether two sets of variables meet; those of one op are mostly one run of numbers."""
-    if not len(left) or not len(right):
-        return False
-    if left.min() > right.max() or right.min() > left.max():
-        return False
-    return bool(np.isin(left, right).any())
+    def _names(self, numbers: IntArray) -> tuple[str, ...]:
+        names = (self.binding.graph.ops[number].name for number in numbers.tolist())
+        return tuple(dict.fromkeys(names))
 
+    def _readers(self, variables: IntArray) -> IntArray:
+        wanted = np.unique(variables)
+        first = np.searchsorted(self.read, wanted, side="left")
+        last = np.searchsorted(self.read, wanted, side="right")
+        found = [self.reader[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
-def _covers(binding: Binding, makers: list[int], variables: np.ndarray) -> bool:
-    made = np.concatenate([binding.bound[maker].outputs for maker in makers])  # type: ignore[union-attr]
-    return bool(np.isin(variables, made).all()) and len(makers) == 1
-
-
-def _class_mates(binding: Binding, bound: BoundAffine, edited: Set[int]) -> list[int]:
-    roots = np.unique(binding.system.magnitude.roots(bound.outputs))
-    roots = roots[roots != 0]
-    mates = []
-    for other, twin in binding.bound.items():
-        if other not in edited or not isinstance(twin, BoundLinear | BoundAffine):
-            continue
-        if np.isin(binding.system.magnitude.roots(twin.outputs), roots).any():
-            mates.append(other)
-    return mates
+    def _class_mates(self, variables: IntArray) -> IntArray:
+        roots = np.unique(self.binding.system.magnitude.roots(variables))
+        made = np.flatnonzero(self.maker >= 0)
+        same = np.isin(self.binding.system.magnitude.roots(made), roots[roots != 0])
+        return np.unique(self.maker[made[same]])

@@ -3,7 +3,8 @@
     W'[o, i] = s_y[o] * W[o, i] / s_x[i]
     B'[o]    = s_y[o] * (B[o] - sum_i W[o, i, ...] * t_x[i] + t_y[o])
 
-An embedding has no bias and needs none: W'[row, o] = s_y[o] * (W[row, o] + t_y[o]). Products are float64 and rounded once, to the dtype of the weight.
+An embedding has no bias and needs none: W'[row, o] = s_y[o] * (W[row, o] + t_y[o]).
+Products are float64 and rounded once, to the dtype of the weight.
 """
 
 from __future__ import annotations

@@ -175,13 +175,20 @@ def _batch_norm_chain(
         return None  # instance norm and weight standardisation are spelled this way: opaque
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
-    common = {"kind": kind, "channels": channels, "tie": _tie(lifter, module)}
+    tie = _tie(lifter, module)
     name = call.name if call else _function_name(event)
     site = _site(module, successors or (), spec.source, event)
     refusal = _refusal(spec, module, successors)
     if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
         role = g.AffineStep(
-            np.ones(1), np.zeros(1), removable=False, refusal=refusal, opaque=True, **common
+            np.ones(1),
+            np.zeros(1),
+            kind,
+            channels,
+            removable=False,
+            tie=tie,
+            refusal=refusal,
+            opaque=True,
         )
         return Chain((event,), spec.source, event.outputs[0], role, site, name)
     affine = _affine_of(spec)
@@ -192,13 +199,15 @@ def _batch_norm_chain(
     role = g.AffineStep(
         g.channel_array(affine.scale, 1, rank),
         g.channel_array(affine.shift, 1, rank),
+        kind,
+        channels,
         removable=refusal is None,
         scale_editable=gamma is not None or can_gain(module),
         shift_editable=beta is not None or can_gain(module),
         spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
         range_limit=range_limit(spec.source.dtype),
+        tie=tie,
         refusal=refusal,
-        **common,
     )
     site = replace(site, gamma=gamma, beta=beta, mean=_numpy(spec.mean), deviation=deviation)
     return Chain((event,), spec.source, event.outputs[0], role, site, name)
@@ -312,7 +321,7 @@ def batch_norm_spec(event: Event) -> BatchNormSpec | None:
         tensors["running_mean"],
         tensors["running_var"],
         training or tensors["running_mean"] is None,
-        float(named.get("eps", named.get("epsilon"))),
+        float(named["eps"] if "eps" in named else named["epsilon"]),
     )
 
 
@@ -432,7 +441,7 @@ def arithmetic(event: Event) -> tuple[Value, Affine] | None:
 
 def _number(argument: Any) -> Any:
     """A constant operand as float64, or None."""
-    if isinstance(argument, bool) or isinstance(argument, complex):
+    if isinstance(argument, bool | complex):
         return None
     if isinstance(argument, int | float):
         return np.asarray(float(argument))

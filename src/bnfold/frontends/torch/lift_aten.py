@@ -270,7 +270,7 @@ _ABOUT_MEMORY = {"memory_format", "dtype", "layout", "device", "pin_memory", "no
 def to_labels(array: IntArray) -> Tensor:
     """Labels as a tensor; axes along which they do not change keep stride 0."""
     small = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
-    return torch.from_numpy(np.ascontiguousarray(small)).expand(array.shape)
+    return torch.from_numpy(np.array(small)).expand(array.shape)
 
 
 def _same(lifter: Lifter, event: Event) -> bool:
@@ -379,9 +379,77 @@ def _comparison(lifter: Lifter, event: Event) -> bool:
     return True
 
 
-_VIEWS = ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "T", "mT", "numpy_T", "adjoint", "swapaxes", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "flatten", "unflatten", "slice", "select", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "tensor_split", "hsplit", "vsplit", "chunk", "narrow", "unbind", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "diagonal"]
+_VIEWS = frozenset(
+    {
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "permute",
+        "transpose",
+        "t",
+        "T",
+        "mT",
+        "numpy_T",
+        "adjoint",
+        "swapaxes",
+        "movedim",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "expand_as",
+        "view_as",
+        "flatten",
+        "unflatten",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "unsafe_chunk",
+        "tensor_split",
+        "hsplit",
+        "vsplit",
+        "chunk",
+        "narrow",
+        "unbind",
+        "cat",
+        "concat",
+        "concatenate",
+        "stack",
+        "hstack",
+        "vstack",
+        "flip",
+        "roll",
+        "rot90",
+        "repeat",
+        "tile",
+        "repeat_interleave",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "unfold",
+        "diagonal",
+    }
+)
+"""Ops that move values and can be run on labels as they are."""
 
-_SAME = ["clone", "contiguous", "detach", "alias", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive"]
+_SAME = frozenset(
+    {
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+        "_to_copy",
+        "to",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "positive",
+    }
+)
+"""Ops that keep every value in its place."""
 
 _TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
     "relu": _clip(0.0, np.inf),

@@ -23,11 +23,12 @@ class RescaledClip(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """The clipped tensor, of the input's shape and dtype."""
         # One bound at a time: clamp with two tensors is slower than both together.
+        clipped = input
         if self.lower is not None:
-            input = input.maximum(self.lower)
+            clipped = clipped.maximum(self.lower)
         if self.upper is not None:
-            input = input.minimum(self.upper)
-        return input
+            clipped = clipped.minimum(self.upper)
+        return clipped
 
     def extra_repr(self) -> str:
         """Which bounds there are, and for how many channels."""

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
-from bnfold.frontends.torch.record import Recorder, Recording, forget, module_calls
+from bnfold.frontends.torch.record import Recorder, Recording, Value, forget, module_calls
 
 _COMPILED = "torch._dynamo.eval_frame"
 
@@ -104,12 +104,12 @@ def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix:
         if not isinstance(leaf, Tensor):
             continue
         value = recorder.read(leaf)
-        if hasattr(value, "storage"):
+        if isinstance(value, Value):
             name = f"{prefix}output {pytree.keystr(path)}".strip()
             recording.outputs.append((value, name))
             recording.persistent.add(value.storage)
     kept = [tensor for tensor, storage in recorder.tainted.values()]
     for tensor in (*inputs, *kept):
         value = recorder.read(tensor)
-        if hasattr(value, "storage") and value.storage in recording.persistent:
+        if isinstance(value, Value) and value.storage in recording.persistent:
             recording.outputs.append((value, f"{prefix}memory that outlives the run"))

@@ -155,7 +155,7 @@ class Recording:
     parameter_uses: dict[int, list[tuple[Event | None, str]]] = field(default_factory=dict)
     """Per id(parameter or buffer): the events that take it; None for a computation on constants."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
-    """Per id(tensor): modules that were lent a zero bias for the run, to see whether they pass it on."""
+    """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 
@@ -163,13 +163,13 @@ OVERLAY = "overlay"
 """Target of the event that puts a written part back into the tensor it is a view of."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down one run; use through `record`."""
 
     def __init__(
         self, recording: Recording, names: dict[int, str], owned: dict[int, Tensor]
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
         self.names = names
         self.owned = owned
@@ -415,9 +415,20 @@ class Recorder(TorchDispatchMode):
         found = (self.read(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
         return tuple(value for value in found if isinstance(value, Value))
 
+    def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
+        """Whether this call can be recorded as one event."""
+        return (
+            len(args) == 1
+            and not kwargs
+            and isinstance(args[0], Tensor)
+            and is_leaf(module)
+            and self.handle_of(args[0]) is not None
+        )
+
     def run_leaf(self, module: nn.Module, call: Call, forward: Any, tensor: Tensor) -> Tensor:
         """Execute a module that is understood as a whole and record it as one event."""
         source = self.read(tensor)
+        assert isinstance(source, Value)
         in_place = bool(getattr(module, "inplace", False))
         arguments = (source, *_leaf_constants(module))
         if in_place:
@@ -468,7 +479,7 @@ def values(*trees: Any) -> Iterator[Value]:
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    return tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride())
+    return int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
 
 
 def _name(func: Any) -> str:
@@ -500,7 +511,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
                 if argument.alias_info is not None and argument.alias_info.is_write
             )
             _WRITES[func] = positions
-    if not positions:
+    if not positions or schema is None:
         return []
     found = []
     for index in positions:
@@ -520,12 +531,10 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
             return original(module, *args, **kwargs)
         call = recorder.enter(module, args, kwargs)
         try:
-            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and is_leaf(module):
-                if recorder.handle_of(args[0]) is not None:
-                    result = recorder.run_leaf(module, call, original, args[0])
-                    recorder.leave(call, result)
-                    return result
-            result = original(module, *args, **kwargs)
+            if recorder.takes_as_leaf(module, args, kwargs):
+                result = recorder.run_leaf(module, call, original, args[0])
+            else:
+                result = original(module, *args, **kwargs)
         except BaseException:
             assert call.parent is not None
             recorder.call = call.parent
