@@ -58,10 +58,11 @@ class Forest:
         self._log: list[tuple[IntArray, IntArray, IntArray]] = []
 
     def extend(self, count: int) -> None:
-        """Make room for `count` variables in all, the new ones free."""
+        """Make room for at least `count` variables in all, the new ones free."""
         have = len(self.parent)
         if count <= have:
             return
+        count = max(count, 2 * have)
         self.parent = np.concatenate([self.parent, np.arange(have, count)])
         self.p = np.concatenate([self.p, np.ones(count - have)])
         self.q = np.concatenate([self.q, np.zeros(count - have)])

@@ -28,9 +28,8 @@ class Trace:
                 self.maker[bound.outputs] = number
                 read.append(bound.inputs)
                 by.append(np.full(len(bound.inputs), number))
-        variables, readers = np.concatenate(read), np.concatenate(by)
-        order = np.argsort(variables, kind="stable")
-        self.read, self.reader = variables[order], readers[order]
+        self.read, self.reader = np.concatenate(read), np.concatenate(by)
+        self.wanted = np.zeros(binding.system.count, dtype=bool)
 
     def into(self, number: int) -> tuple[str, ...]:
         """The names of the edited ops that now do a removed step's work."""
@@ -50,11 +49,10 @@ class Trace:
         return tuple(dict.fromkeys(names))
 
     def _readers(self, variables: IntArray) -> IntArray:
-        wanted = np.unique(variables)
-        first = np.searchsorted(self.read, wanted, side="left")
-        last = np.searchsorted(self.read, wanted, side="right")
-        found = [self.reader[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        self.wanted[variables] = True
+        found = np.unique(self.reader[self.wanted[self.read]])
+        self.wanted[variables] = False
+        return found
 
     def _class_mates(self, variables: IntArray) -> IntArray:
         roots = np.unique(self.binding.system.magnitude.roots(variables))

@@ -79,7 +79,7 @@ def _layout_changes(site: AffineSite) -> bool:
 
 
 def _last_reads(recording: Recording) -> dict[int, float]:
-    last: dict[int, float] = {value.storage: number for number, value in recording.reads}
+    last: dict[int, float] = {storage: reads[-1][0] for storage, reads in recording.reads.items()}
     last.update(dict.fromkeys(recording.persistent, float("inf")))
     return last
 

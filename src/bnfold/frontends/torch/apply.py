@@ -145,7 +145,7 @@ def apply(
         folded: nn.Module = model
         find: Find = _itself
     else:
-        folded, find = _copy(model, new)
+        folded, find = _copy(model, new, _vanishing(lifted, plan, care))
     for module, name, content in new.born:
         _give(find(module), name, content)
     for module in care.out_of_place:
@@ -156,7 +156,9 @@ def apply(
         _become(find(site.module), _rescaled_clip(edit, site))
     for site, copied in _removed_modules(lifted, plan, care):
         assert site.module is not None
-        _become(find(site.module), _remainder([find(m) for m in site.successors], copied=copied))
+        if inplace or site.successors:
+            rest = [find(module) for module in site.successors]
+            _become(find(site.module), _remainder(rest, copied=copied))
     return folded
 
 
@@ -167,9 +169,17 @@ def _itself(module: nn.Module) -> nn.Module:
     return module
 
 
-def _copy(model: nn.Module, new: NewTensors) -> tuple[nn.Module, Find]:
-    """A deep copy that takes the new parameters instead of copying the old ones."""
+def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, object]:
+    """What a copy gets in place of the modules of which nothing is left."""
     memo: dict[int, object] = {}
+    for site, copied in _removed_modules(lifted, plan, care):
+        if not site.successors:
+            memo[id(site.module)] = _remainder((), copied=copied).eval()
+    return memo
+
+
+def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[nn.Module, Find]:
+    """A deep copy that takes the new parameters and modules instead of copying the old ones."""
     for key, (old, content) in new.parameters.items():
         if isinstance(old, nn.Parameter):
             memo[key] = nn.Parameter(content, requires_grad=old.requires_grad)

@@ -264,6 +264,44 @@ def _view(lifter: Lifter, event: Event) -> bool:
     return True
 
 
+def _cat(lifter: Lifter, event: Event) -> bool:
+    """Concatenation, without spreading labels over axes along which none of them changes."""
+    a = arguments(event)
+    parts = a["tensors"]
+    if not all(isinstance(part, Value | Const) for part in parts):
+        return False
+    if any(not part_dtype(part).is_floating_point for part in parts):
+        return False
+    made = event.outputs[0]
+    assert made is not None
+    parts = [part for part in parts if len(part_shape(part)) == len(made.shape)]
+    axis = int(a["dim"]) % len(made.shape)
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        flat = [
+            other
+            for other in range(len(made.shape))
+            if other != axis and all(array.strides[other] == 0 for array in labels)
+        ]
+        index = tuple(
+            slice(0, 1) if other in flat else slice(None) for other in range(len(made.shape))
+        )
+        return [np.concatenate([array[index] for array in labels], axis=axis)]
+
+    lifter.emit(event, g.View(apply), [lifter.operand(part, event.name) for part in parts])
+    return True
+
+
+def part_dtype(part: Value | Const) -> torch.dtype:
+    """The dtype of an operand."""
+    return part.dtype if isinstance(part, Value) else part.tensor.dtype
+
+
+def part_shape(part: Value | Const) -> tuple[int, ...]:
+    """The shape of an operand."""
+    return part.shape if isinstance(part, Value) else tuple(part.tensor.shape)
+
+
 _ABOUT_MEMORY = {"memory_format", "dtype", "layout", "device", "pin_memory", "non_blocking"}
 
 
@@ -414,9 +452,6 @@ _VIEWS = frozenset(
         "chunk",
         "narrow",
         "unbind",
-        "cat",
-        "concat",
-        "concatenate",
         "stack",
         "hstack",
         "vstack",
@@ -511,6 +546,9 @@ _TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
     "div": _div,
     "divide": _div,
     "true_divide": _div,
+    "cat": _cat,
+    "concat": _cat,
+    "concatenate": _cat,
     "copy": _copy,
     "dropout": _dropout,
     "feature_dropout": _dropout,

@@ -40,11 +40,7 @@ def old_name_is_read(recording: Recording, event: Event) -> bool:
         return False
     made: Value | None = event.outputs[0]
     assert made is not None
-    storage = made.storage
-    newest = max(
-        (value.handle for number, value in recording.reads if number <= event.number), default=-1
-    )
     return any(
-        number > event.number and value.storage == storage and value.handle <= newest
-        for number, value in recording.reads
+        number > event.number and handle < event.stamp
+        for number, handle in reversed(recording.reads.get(made.storage, []))
     )

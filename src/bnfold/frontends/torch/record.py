@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode_temporarily,
+)
 
 from bnfold.frontends.torch.leaves import is_leaf
 
@@ -104,6 +108,8 @@ class Event:
     name: str
     written: Value | None = None
     """The value before the write, for an op that works in place."""
+    stamp: int = 0
+    """Tensor objects with a larger handle number were made later than this event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,8 @@ class Recording:
     storages: list[Storage] = field(default_factory=list)
     persistent: set[int] = field(default_factory=set)
     """Storages that outlive the run: inputs, outputs, parameters and buffers."""
-    reads: list[tuple[int, Value]] = field(default_factory=list)
-    """(event number, value as read), in order."""
+    reads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Per storage: (number of the next event, handle number) of each read, in order."""
     parameter_uses: dict[int, list[tuple[Event | None, str]]] = field(default_factory=dict)
     """Per id(parameter or buffer): the events that take it; None for a computation on constants."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
@@ -235,8 +241,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             handle.value = self._after(handle, write)
         handle.seen = len(handle.storage.writes)
         held = handle.value
-        value = replace(held, storage=handle.storage.number, handle=handle.number)
-        self.recording.reads.append((len(self.recording.events), value))
+        value = held
+        if held.handle != handle.number or held.storage != handle.storage.number:
+            value = replace(held, storage=handle.storage.number, handle=handle.number)
+        reads = self.recording.reads.setdefault(value.storage, [])
+        reads.append((len(self.recording.events), value.handle))
         return value
 
     def _after(self, handle: Handle, write: Write) -> Value:
@@ -269,7 +278,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         written: Value | None = None,
     ) -> Event:
         number = len(self.recording.events)
-        event = Event(number, target, args, kwargs, outputs, self.call, name, written)
+        stamp = next(self.recording.counter)
+        event = Event(number, target, args, kwargs, outputs, self.call, name, written, stamp)
         self.recording.events.append(event)
         self.call.items.append(event)
         for constant in constants(args, kwargs):
@@ -294,7 +304,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> Any:
         """Execute an op and record it."""
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
         written = _written(func, args, kwargs)
         if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
             return self._run_constant(func, args, kwargs, tensors, written)
@@ -303,7 +313,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._prepare_write(tensor)
         before = self._peek(written[0]) if written else None
         result = func(*args, **kwargs)
-        outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in leaves_of(result) if isinstance(leaf, Tensor)]
         event = self._append(func, recorded_args, recorded_kwargs, (), name=name, written=before)
         event.outputs = tuple(self._output(output, event, tensors, written) for output in outputs)
         for tensor in written:
@@ -412,8 +422,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.call = call.parent
 
     def _values(self, tree: Any) -> tuple[Value, ...]:
-        found = (self.read(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+        found = (self.read(leaf) for leaf in leaves_of(tree) if isinstance(leaf, Tensor))
         return tuple(value for value in found if isinstance(value, Value))
+
+    @contextmanager
+    def _unrecorded(self) -> Iterator[None]:
+        """What runs inside is not written down, and does not pay for being asked about."""
+        on_top = _get_current_dispatch_mode() is self
+        self.depth += 1
+        try:
+            with _pop_mode_temporarily() if on_top else nullcontext():
+                yield
+        finally:
+            self.depth -= 1
 
     def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether this call can be recorded as one event."""
@@ -433,11 +454,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = (source, *_leaf_constants(module))
         if in_place:
             self._prepare_write(tensor)
-        self.depth += 1
-        try:
+        with self._unrecorded():
             result: Tensor = forward(module, tensor)
-        finally:
-            self.depth -= 1
         event = self._append(
             module, arguments, {}, (), name=call.name, written=source if in_place else None
         )
@@ -447,11 +465,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         event.outputs = (self._commit(tensor, event),)
         # A new name for the same memory: later reads through the old name show that the program
         # counts on the write, so that the op must stay in place.
-        self.depth += 1
-        try:
+        with self._unrecorded():
             alias = tensor.view_as(tensor)
-        finally:
-            self.depth -= 1
         handle = self.handle_of(tensor)
         assert handle is not None
         value = replace(event.outputs[0], handle=next(self.recording.counter))
@@ -464,16 +479,28 @@ def _leaf_constants(module: nn.Module) -> tuple[Const, ...]:
     return tuple(Const(tensor, tensor) for tensor in found if tensor is not None)
 
 
+def leaves_of(tree: Any) -> list[Any]:
+    """The leaves of nested tuples, lists and dicts; PyTorch's own function where there is more."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return [leaf for part in tree for leaf in leaves_of(part)]
+    if kind is dict:
+        return [leaf for part in tree.values() for leaf in leaves_of(part)]
+    if isinstance(tree, Tensor | Value | Const | int | float | str) or tree is None:
+        return [tree]
+    return pytree.tree_leaves(tree)
+
+
 def constants(*trees: Any) -> Iterator[Const]:
     """The constants among an event's arguments."""
-    for leaf in pytree.tree_leaves(trees):
+    for leaf in leaves_of(trees):
         if isinstance(leaf, Const):
             yield leaf
 
 
 def values(*trees: Any) -> Iterator[Value]:
     """The values among an event's arguments."""
-    for leaf in pytree.tree_leaves(trees):
+    for leaf in leaves_of(trees):
         if isinstance(leaf, Value):
             yield leaf
 

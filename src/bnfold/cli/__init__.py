@@ -1,0 +1,65 @@
+"""The command `bnfold`: one file per subcommand, one place where errors become exit codes.
+
+    0 done    1 the answer is no    2 usage    3 model unreadable    4 missing extra
+    70 a bug in bnfold    130 interrupted
+
+Nothing here imports a framework: `bnfold --help` is quick, `bnfold fold` loads what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from bnfold._version import __version__
+from bnfold.cli import fold, inspect
+from bnfold.cli._output import say
+from bnfold.errors import BnfoldError, FoldFailedError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+_EPILOG = """\
+exit status: 0 done, 1 the answer is no (something kept under --strict), 2 usage,
+3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; nothing is raised."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse leaves this way after --help and after a usage error
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BnfoldError as error:
+        if arguments.debug:
+            traceback.print_exc(file=sys.stderr)
+        say(f"error: {error}")
+        return error.exit_code
+    except Exception as error:  # whatever reaches this line, we did not foresee
+        if arguments.debug:
+            traceback.print_exc(file=sys.stderr)
+        again = "" if arguments.debug else " (run again with --debug for the traceback)"
+        text = " ".join(str(error).split())
+        say(f"this is a bug in bnfold, please report it: {type(error).__name__}: {text}{again}")
+        return FoldFailedError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bnfold",
+        description="Remove BatchNorm from trained networks, exactly, for inference.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    fold.add_command(commands)
+    inspect.add_command(commands)
+    return parser

@@ -1,0 +1,96 @@
+"""What the command prints and writes: answers to stdout, remarks to stderr, files whole or not.
+
+A file is written beside its final place and moved there in one step (`os.replace`), so that
+nobody ever sees half of it, and a failure leaves the folder as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from bnfold.errors import UsageError
+from bnfold.report import FoldReport
+
+_PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def say(text: str) -> None:
+    """One remark for people, on stderr."""
+    with suppress(BrokenPipeError):
+        print(f"bnfold: {_printable(text)}", file=sys.stderr, flush=True)
+
+
+def answer(text: str) -> None:
+    """The answer, on stdout. A reader that has gone away (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def answer_json(document: dict[str, Any]) -> None:
+    """The answer as one JSON document."""
+    answer(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def answer_table(report: FoldReport) -> None:
+    """The answer as a table, in colour and as wide as the terminal, if there is one."""
+    if not sys.stdout.isatty():
+        answer(report.table(width=_PIPE_WIDTH))
+        return
+    # https://no-color.org: set and not empty means no colour, whatever the value.
+    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    answer(report.table(color=color, width=shutil.get_terminal_size().columns))
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Raise UsageError if the output cannot go there: asked before any work is done."""
+    if output.suffix != ".pt2":
+        raise UsageError(
+            f"{output} does not end in .pt2, the format that is written", "name it something.pt2"
+        )
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", "name a file with -o")
+    if output.exists() and not force:
+        raise UsageError(
+            f"{output} exists and is not overwritten", "choose another with -o, or add --force"
+        )
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent}", "create it, or choose another -o")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"the folder {output.parent} is not writable", "choose another with -o")
+
+
+def write_whole(output: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Let `write` fill a file that appears at `output` only when it is complete."""
+    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"{output} could not be written: {reason}", "choose another place with -o"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _printable(text: str) -> str:
+    """Names come from files: no control characters on the terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

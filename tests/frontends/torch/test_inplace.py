@@ -1,0 +1,328 @@
+"""Hazard 1: a removed BatchNorm made a tensor of its own; in-place ops behind it counted on that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.frontends.torch.support import assert_folds, build, image
+
+
+class PreActivation(nn.Module):
+    """x + conv2(relu(bn(x))), the stream also read after the activation."""
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.leaky = nn.LeakyReLU(0.1, inplace=True)
+        self.conv1 = nn.Conv2d(4, 4, 1)
+        self.conv2 = nn.Conv2d(4, 5, 1)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        y = self.bn(stream)
+        if self.activation == "module":
+            y = self.relu(y)
+        elif self.activation == "module, result ignored":
+            self.relu(y)
+        elif self.activation == "leaky":
+            y = self.leaky(y)
+        elif self.activation == "function":
+            y = F.relu(y, inplace=True)
+        elif self.activation == "method":
+            y.relu_()
+        elif self.activation == "add":
+            y += 1.0
+        elif self.activation == "add tensor":
+            y += self.conv1(stream)
+        elif self.activation == "slice":
+            y[:, :2] = 0.0
+        elif self.activation == "slice relu":
+            y[:, 1:3].relu_()
+        elif self.activation == "view":
+            y.view(y.shape[0], -1).mul_(2.0)
+        elif self.activation == "chunk":
+            first, second = y.chunk(2, 1)
+            first.relu_()
+            second.add_(first)
+        elif self.activation == "masked":
+            y[y < 0] = 0.0
+        elif self.activation == "masked_fill":
+            y.masked_fill_(y < 0, 0.5)
+        elif self.activation == "clamp":
+            y.clamp_(-0.3, 0.3)
+        elif self.activation == "zero":
+            y.zero_()
+        elif self.activation == "copy":
+            y.copy_(self.conv1(stream))
+        elif self.activation == "out":
+            torch.add(y, 1.0, out=y)
+        elif self.activation == "foreach":
+            torch._foreach_mul_([y], 2.0)
+        elif self.activation == "foreach second":
+            torch._foreach_add_([y.new_zeros(2), y], 2.0)
+        return self.conv2(stream) + F.interpolate(self.conv2(y), scale_factor=1)
+
+
+WRITES = [
+    "module",
+    "module, result ignored",
+    "leaky",
+    "function",
+    "method",
+    "add",
+    "add tensor",
+    "slice",
+    "slice relu",
+    "view",
+    "chunk",
+    "masked",
+    "masked_fill",
+    "clamp",
+    "zero",
+    "copy",
+    "out",
+    "foreach",
+    "foreach second",
+]
+
+
+@pytest.mark.parametrize("activation", WRITES)
+@pytest.mark.parametrize("clip", ["auto", "always", "never"])
+def test_write_behind_a_removed_batch_norm_does_not_reach_the_stream(activation, clip):
+    assert_folds(build(PreActivation(activation)), image(2, 3, 6, 6), clip=clip)
+
+
+class Stream(nn.Module):
+    """Write to what went into the BatchNorm after the BatchNorm ran."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 5, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        y = self.bn(stream)
+        if self.how == "relu":
+            stream = self.relu(stream)
+        elif self.how == "relu, only for its effect":
+            self.relu(stream)
+        elif self.how == "add":
+            stream += 1.0
+        elif self.how == "fill":
+            stream.fill_(2.0)
+        elif self.how == "slice":
+            stream[:, ::2] = 3.0
+        return self.head(y) if self.how == "fill" else self.head(y) + self.head(stream)
+
+
+@pytest.mark.parametrize("how", ["relu", "relu, only for its effect", "add", "fill", "slice"])
+@pytest.mark.parametrize("clip", ["auto", "always"])
+def test_write_to_the_input_of_a_removed_batch_norm_does_not_reach_its_output(how, clip):
+    assert_folds(build(Stream(how)), image(2, 3, 6, 6), clip=clip)
+
+
+class TwoUses(nn.Module):
+    """One ReLU(inplace=True): harmful at its first place, counted upon at its second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4, affine=True)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(4, 4, 1)
+        self.side = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        y = self.relu(self.bn(stream))
+        z = self.head(y)
+        self.relu(z)  # only for its effect
+        return z + self.side(stream)
+
+
+def test_module_that_must_stop_writing_at_one_place_still_writes_where_the_program_counts_on_it():
+    model = build(TwoUses())
+    model.bn.weight.data.abs_()  # so that the BatchNorm can go: relu keeps its place
+    model.bn.bias.data.copy_(model.bn.running_mean * 0)
+    assert_folds(model, image(2, 3, 5, 5))
+    assert_folds(model, image(2, 3, 5, 5), clip="always")
+
+
+class IdentityTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        a, b = self.bn1(x), self.bn2(x)
+        a += 1
+        return torch.cat([self.head(a), self.head(b)], 1)
+
+
+def test_two_batch_norms_on_one_value_are_not_made_one_tensor():
+    assert_folds(build(IdentityTwice()), image(2, 3, 5, 5))
+
+
+class EqualTwice(IdentityTwice):
+    """bn1 and bn2 hold the same numbers: both could be removed, and then a is b."""
+
+
+def test_two_equal_batch_norms_on_one_value_leave_two_tensors():
+    model = build(EqualTwice())
+    model.bn2.load_state_dict(model.bn1.state_dict())
+    assert_folds(model, image(2, 3, 5, 5), removed=2)
+
+
+class Chain(nn.Module):
+    """Two removed steps in a row, and a write that reaches through both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.bn2(self.bn1(x))
+        y += y.mean()
+        return self.head(y) - self.head(x)
+
+
+def test_write_through_two_removed_batch_norms_in_a_row():
+    assert_folds(build(Chain()), image(2, 3, 5, 5))
+
+
+class ChannelsLastView(nn.Module):
+    """The layout of what a BatchNorm made is relied upon by a view, and it is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+        self.side = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        y = self.bn(stream)
+        y += 1.0
+        rows = y.permute(0, 2, 3, 1).view(-1, 4)
+        return self.head(rows).sum() + self.side(stream)
+
+
+def test_copy_left_behind_keeps_channels_last():
+    model = build(ChannelsLastView()).to(memory_format=torch.channels_last)
+    x = image(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    assert_folds(model, x)
+
+
+class InPlaceClipOfView(nn.Module):
+    """relu(inplace) on a part; the whole is read under its old name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        self.relu(y[:, :2])
+        self.relu(y[:, 2:3])
+        return self.head(self.bn(y))
+
+
+@pytest.mark.parametrize("clip", ["auto", "always"])
+def test_in_place_activation_on_slices_is_seen_in_the_whole(clip):
+    assert_folds(build(InPlaceClipOfView()), image(2, 3, 5, 5), clip=clip)
+
+
+class InputWritten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.stem(self.relu(x))) + x.mean()
+
+
+def test_model_that_writes_to_its_input_leaves_the_example_as_it_was():
+    assert_folds(build(InputWritten()), image(2, 3, 5, 5), removed=1)
+
+
+class Overwritten(nn.Module):
+    """A constant of the forward that is overwritten after its use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = torch.full((1, 4, 1, 1), 2.0, dtype=x.dtype)
+        y = self.stem(x) * factor
+        factor.fill_(-3.0)
+        return self.bn(y) * factor
+
+
+def test_local_constant_that_is_overwritten_after_its_use():
+    assert_folds(build(Overwritten()), image(2, 3, 5, 5))
+
+
+class OverwrittenBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.register_buffer("factor", torch.full((1, 4, 1, 1), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.factor.fill_(2.0)
+        y = self.stem(x) * self.factor
+        self.factor.fill_(-3.0)
+        y = self.bn(y) * self.factor
+        self.factor.fill_(2.0)
+        return y
+
+
+def test_buffer_that_is_overwritten_after_its_use():
+    assert_folds(build(OverwrittenBuffer()), image(2, 3, 5, 5))
+
+
+class ViewOfStream(nn.Module):
+    """The BatchNorm reads a view; the base is written afterwards through another view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.stem(x)
+        y = self.bn(both[:, :4])
+        both.view(both.shape[0], 8, -1)[:, 2:6].mul_(0.5)
+        return self.head(y) + self.head(both[:, :4]) + self.head(both[:, 4:])
+
+
+def test_write_through_a_view_of_the_base_after_a_removed_batch_norm():
+    assert_folds(build(ViewOfStream()), image(2, 3, 5, 5))
