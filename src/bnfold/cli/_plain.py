@@ -85,7 +85,7 @@ def _is_torch_operator(parts: list[str]) -> bool:
     import torch
 
     if parts[0] in ("torchao", "torchvision"):
-        with suppress(ImportError):  # they register their operators when they are imported
+        with suppress(Exception):  # they register their operators on import, if it works
             import_module(parts[0])
     target: Any = torch.ops
     for part in parts:

@@ -84,7 +84,7 @@ class Sums:
         rows = np.flatnonzero(self.waiting)
         roots = self.roots[rows]
         touched = (roots < 0) | (self.forest.parent[roots] != roots)
-        return rows[touched.any(axis=1)]
+        return np.extract(touched.any(axis=1), rows)
 
     def equations(self, rows: IntArray) -> Equations:
         """These sums over the roots of their variables."""

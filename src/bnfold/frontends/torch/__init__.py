@@ -10,5 +10,6 @@ except ImportError as error:
     raise MissingExtraError("torch", "PyTorch") from error
 
 from bnfold.frontends.torch.fold import fold_module, inspect_module
+from bnfold.frontends.torch.program import fold_program, inspect_program
 
-__all__ = ["fold_module", "inspect_module"]
+__all__ = ["fold_module", "fold_program", "inspect_module", "inspect_program"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import nn
 
 from bnfold.frontends.torch.leaves import is_leaf
@@ -24,8 +26,8 @@ class Precautions:
 
     copies: set[int] = field(default_factory=set)
     """Removed ops (numbers) that leave a copy behind."""
-    out_of_place: list[nn.Module] = field(default_factory=list)
-    """Modules that must not work in place any more."""
+    out_of_place: list[Event] = field(default_factory=list)
+    """Events (of modules, or of a program's nodes) that must not work in place any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def precautions(
         if not any(last_read.get(other, -1) > event.number for other in others):
             continue
         if _can_stop(recording, event):
-            found.out_of_place.append(event.target)
+            found.out_of_place.append(event)
         else:
             found.copies.update(link.op for link in joined)
     return found
@@ -100,10 +102,23 @@ def _joined(links: list[_Link], event: Event, storage: int) -> list[_Link]:
 
 
 def _can_stop(recording: Recording, event: Event) -> bool:
+    if old_name_is_read(recording, event):
+        return False
+    if event.call.node is not None:
+        return functional_twin(event.target) is not None
     module = event.target
     return (
         isinstance(module, nn.Module)
         and is_leaf(module)
         and getattr(module, "inplace", None) is True
-        and not old_name_is_read(recording, event)
     )
+
+
+def functional_twin(op: Any) -> Any:
+    """The op that computes the same in memory of its own, or None."""
+    name = str(getattr(op, "_opname", ""))
+    if not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1])
+    overload = op._overloadname or "default"
+    return getattr(packet, overload, None)

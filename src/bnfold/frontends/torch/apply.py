@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core.affine import FloatArray
@@ -27,8 +27,8 @@ class NewTensors:
 
     parameters: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Per id(old): old and new content."""
-    born: list[tuple[nn.Module, str, Tensor]] = field(default_factory=list)
-    """Parameters that did not exist: module, name, content."""
+    born: list[tuple[nn.Module | fx.Node, str, Tensor]] = field(default_factory=list)
+    """Parameters that did not exist: the module or node that gets it, name, content."""
     overflown: list[int] = field(default_factory=list)
     """Op numbers whose new values do not fit their dtype."""
 
@@ -63,22 +63,25 @@ def _compute_linear(new: NewTensors, number: int, site: LinearSite, edit: Linear
         if id(site.bias) not in new.parameters:
             _put(new, number, site.bias, shifted, bias)
         return
-    assert site.module is not None
-    _bear(new, number, site.module, "bias", _tensor(shifted, site.weight))
+    owner = site.module if site.module is not None else site.node
+    assert owner is not None
+    _bear(new, number, owner, "bias", _tensor(shifted, site.weight))
 
 
-def _bear(new: NewTensors, number: int, module: nn.Module, name: str, content: Tensor) -> None:
-    """Note a parameter that the module is to get; the calls of one module share it."""
-    if any(owner is module and known == name for owner, known, _ in new.born):
+def _bear(
+    new: NewTensors, number: int, new_owner: nn.Module | fx.Node, name: str, content: Tensor
+) -> None:
+    """Note a parameter that somebody is to get; the calls of one module share it."""
+    if any(owner is new_owner and known == name for owner, known, _ in new.born):
         return
     if not _is_finite(content):
         new.overflown.append(number)
-    new.born.append((module, name, content))
+    new.born.append((new_owner, name, content))
 
 
 def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: AffineEdit) -> None:
     """gamma' = a' * sqrt(var + eps), beta' = b' + a' * mean."""
-    assert site.mean is not None and site.deviation is not None
+    assert site.mean is not None and site.deviation is not None and site.statistics is not None
     scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
     wanted = (
         ("weight", site.gamma, scale * site.deviation),
@@ -88,10 +91,10 @@ def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: Affine
         if parameter is not None:
             if id(parameter) not in new.parameters:
                 _put(new, number, parameter, content, _array(parameter))
+        elif site.nodes:
+            _bear(new, number, site.nodes[0], name, _tensor(content, site.statistics))
         elif site.module is not None and can_gain(site.module):
-            template = site.module.running_mean
-            assert isinstance(template, Tensor)
-            _bear(new, number, site.module, name, _tensor(content, template))
+            _bear(new, number, site.module, name, _tensor(content, site.statistics))
 
 
 def _put(
@@ -147,13 +150,14 @@ def apply(
     else:
         folded, find = _copy(model, new, _vanishing(lifted, plan, care))
     for module, name, content in new.born:
+        assert isinstance(module, nn.Module)
         _give(find(module), name, content)
-    for module in care.out_of_place:
-        find(module).inplace = False  # type: ignore[assignment]
+    for event in care.out_of_place:
+        find(event.target).inplace = False  # type: ignore[assignment]
     for number, edit in plan.clip.items():
         site = lifted.sites[number]
-        assert isinstance(site, ClipSite)
-        _become(find(site.module), _rescaled_clip(edit, site))
+        assert isinstance(site, ClipSite) and site.module is not None
+        _become(find(site.module), RescaledClip(*clip_bounds(edit, site)))
     for site, copied in _removed_modules(lifted, plan, care):
         assert site.module is not None
         if inplace or site.successors:
@@ -220,14 +224,14 @@ def _become(module: nn.Module, new: nn.Module) -> None:
     module.training = training
 
 
-def _rescaled_clip(edit: ClipEdit, site: ClipSite) -> RescaledClip:
-    device = site.device
-    bounds = []
+def clip_bounds(edit: ClipEdit, site: ClipSite) -> list[Tensor | None]:
+    """Lower and upper bound as tensors; None where there is none."""
+    bounds: list[Tensor | None] = []
     for bound in (edit.lower, edit.upper):
         free = bool(np.isinf(bound).all())
         tensor = torch.from_numpy(np.ascontiguousarray(bound))
-        bounds.append(None if free else tensor.to(device=device, dtype=site.value.dtype))
-    return RescaledClip(*bounds)
+        bounds.append(None if free else tensor.to(device=site.device, dtype=site.value.dtype))
+    return bounds
 
 
 def _removed_modules(

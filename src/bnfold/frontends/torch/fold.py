@@ -60,19 +60,14 @@ def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) 
     owned.update((id(tensor), tensor) for tensor in model.buffers())
     lifted = lift(recording, owned)
     plan, new = decide(lifted, clip)
-    rewritten = [
-        event
-        for number in plan.clip
-        if isinstance(site := lifted.sites[number], ClipSite)
-        for event in (site.event,)
-    ]
-    rewritten += [
-        site.event
-        for number in plan.removed
-        if isinstance(site := lifted.sites[number], AffineSite)
-    ]
-    care = precautions(recording, lifted, plan.removed, rewritten)
+    care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)
+
+
+def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
+    """Numbers of the events that no longer write to memory once the plan is applied."""
+    sites = [lifted.sites[number] for number in (*plan.clip, *plan.removed)]
+    return [site.event for site in sites if isinstance(site, ClipSite | AffineSite)]
 
 
 def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
@@ -34,6 +34,8 @@ class LinearSite:
     groups: int
     module: nn.Module | None = None
     """The module that can be given a bias it does not have."""
+    node: fx.Node | None = None
+    """The node, in an exported program."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +48,8 @@ class AffineSite:
     """What else the module ran after the affine step, in order."""
     gamma: Tensor | None = None
     beta: Tensor | None = None
+    statistics: Tensor | None = None
+    """The running mean, for the dtype and device of new constants."""
     mean: FloatArray | None = None
     deviation: FloatArray | None = None
     """sqrt(var + eps)"""
@@ -55,19 +59,23 @@ class AffineSite:
     """What came out."""
     event: int = -1
     """Number of the event that made the output."""
+    nodes: tuple[fx.Node, ...] = ()
+    """The nodes, in an exported program."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipSite:
     """Where an activation lives."""
 
-    module: nn.Module
+    module: nn.Module | None
     value: Value
     """What it clips."""
     event: int
     """Number of the event."""
     device: torch.device
     """Where its input lives."""
+    node: fx.Node | None = None
+    """The node, in an exported program."""
 
 
 Site = LinearSite | AffineSite | ClipSite
@@ -91,6 +99,8 @@ class Lifter:
     def __init__(self, recording: Recording, owned: dict[int, Tensor]) -> None:
         self.recording = recording
         self.owned = owned
+        self.is_program = any(root.node is not None for root in _calls(recording))
+        """An exported program, where every op is a node that can be replaced."""
         self.graph = g.Graph()
         self.sites: dict[int, Site] = {}
         self.tensors: dict[int, int] = {}
@@ -163,6 +173,10 @@ def channel_axis(value: Value, kernel_rank: int) -> int:
 def calls_of(call: Call) -> list[Call]:
     """The calls directly inside a call."""
     return [item for item in call.items if isinstance(item, Call)]
+
+
+def _calls(recording: Recording) -> list[Call]:
+    return [call for root in recording.roots for call in calls_of(root)]
 
 
 def lift(recording: Recording, owned: dict[int, Tensor]) -> Lifted:

@@ -21,7 +21,7 @@ from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked
 from bnfold.frontends.torch.lift import AffineSite, Lifter, is_floating, shape_of, to_numpy
-from bnfold.frontends.torch.record import Call, Const, Event, Value
+from bnfold.frontends.torch.record import Call, Const, Event, Value, constants
 
 _BATCH_NORM_OPS = {
     "batch_norm",
@@ -83,7 +83,7 @@ def survey(lifter: Lifter) -> Steps:
         if spec is not None:
             _register(steps, _batch_norm_chain(lifter, event, spec, None, ()))
             continue
-        _register(steps, _arithmetic_chain(event))
+        _register(steps, _arithmetic_chain(lifter, event))
     return steps
 
 
@@ -178,7 +178,8 @@ def _batch_norm_chain(
     tie = _tie(lifter, module)
     name = call.name if call else _function_name(event)
     site = _site(module, successors or (), spec.source, event)
-    refusal = _refusal(spec, module, successors)
+    is_node = event.call.node is not None
+    refusal = _refusal(spec, module, successors, is_node=is_node)
     if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
         role = g.AffineStep(
             np.ones(1),
@@ -202,14 +203,21 @@ def _batch_norm_chain(
         kind,
         channels,
         removable=refusal is None,
-        scale_editable=gamma is not None or can_gain(module),
-        shift_editable=beta is not None or can_gain(module),
+        scale_editable=gamma is not None or can_gain(module) or is_node,
+        shift_editable=beta is not None or can_gain(module) or is_node,
         spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
         range_limit=range_limit(spec.source.dtype),
         tie=tie,
         refusal=refusal,
     )
-    site = replace(site, gamma=gamma, beta=beta, mean=_numpy(spec.mean), deviation=deviation)
+    site = replace(
+        site,
+        gamma=gamma,
+        beta=beta,
+        statistics=spec.mean,
+        mean=_numpy(spec.mean),
+        deviation=deviation,
+    )
     return Chain((event,), spec.source, event.outputs[0], role, site, name)
 
 
@@ -217,10 +225,20 @@ def _site(
     module: nn.Module | None, successors: tuple[nn.Module, ...], source: Value, last: Event
 ) -> AffineSite:
     output = last.outputs[0]
-    return AffineSite(module, successors, source=source, output=output, event=last.number)
+    node = last.call.node
+    return AffineSite(
+        module,
+        successors,
+        source=source,
+        output=output,
+        event=last.number,
+        nodes=() if node is None else (node,),
+    )
 
 
 def _function_name(event: Event) -> str:
+    if event.call.node is not None:
+        return event.name
     return event.name if event.name != str(event.target) else f"batch_norm[{event.number}]"
 
 
@@ -244,7 +262,11 @@ def _tie(lifter: Lifter, module: nn.Module | None) -> int | None:
 
 
 def _refusal(
-    spec: BatchNormSpec, module: nn.Module | None, successors: tuple[nn.Module, ...] | None
+    spec: BatchNormSpec,
+    module: nn.Module | None,
+    successors: tuple[nn.Module, ...] | None,
+    *,
+    is_node: bool,
 ) -> tuple[Reason, str | None] | None:
     """Why it must stay, as far as it can be said before solving."""
     if spec.training or spec.mean is None or spec.var is None:
@@ -252,6 +274,8 @@ def _refusal(
         return Reason.BATCH_STATISTICS, detail or "it has no running statistics"
     if not _affine_of(spec).is_finite:
         return Reason.BAD_STATISTICS, None
+    if is_node:
+        return None
     if module is None:
         return Reason.FUNCTIONAL, None
     if is_hooked(module):
@@ -296,6 +320,11 @@ def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
         user is None or user.call.module is not event.call.module or user.target != event.target
         for user, _ in uses
     ) or (event.call.module is None and len(uses) > 1)
+
+
+def is_batch_norm(name: str) -> bool:
+    """Whether an op of this name is a BatchNorm."""
+    return name in _BATCH_NORM_OPS
 
 
 def batch_norm_spec(event: Event) -> BatchNormSpec | None:
@@ -406,8 +435,12 @@ def _per_channel(affine: Affine, source: Value) -> Affine | None:
     return Affine(scale, shift)
 
 
-def _arithmetic_chain(event: Event) -> Chain | None:
-    """Arithmetic with constants that no module of its own does: seen through, not removed."""
+def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
+    """Arithmetic with constants that no module of its own does.
+
+    In a module it is seen through, not removed. In an exported program a step with constants per
+    channel that belong to the model is a node like any other, and can go.
+    """
     step = arithmetic(event)
     if step is None or not event.outputs or event.outputs[0] is None:
         return None
@@ -415,15 +448,20 @@ def _arithmetic_chain(event: Event) -> Chain | None:
     output = event.outputs[0]
     if output.shape != source.shape or not affine.is_finite:
         return None
+    flat = _per_channel(affine, source)
+    own = any(id(constant.origin) in lifter.owned for constant in constants(event.args))
+    removable = event.call.node is not None and own and flat is not None and flat.scale.size > 1
     role = g.AffineStep(
         affine.scale,
         affine.shift,
         kind=str(getattr(event.target, "_opname", "")),
-        removable=False,
+        channels=affine.scale.size,
+        removable=removable,
         scale_editable=False,
         shift_editable=False,
+        range_limit=range_limit(source.dtype),
     )
-    return Chain((event,), source, output, role, AffineSite(None), event.name)
+    return Chain((event,), source, output, role, _site(None, (), source, event), event.name)
 
 
 def arithmetic(event: Event) -> tuple[Value, Affine] | None:

@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.torch.lift import Lifter, is_floating
+from bnfold.frontends.torch.lift import ClipSite, Lifter, is_floating
 from bnfold.frontends.torch.lift_linear import arguments
+from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.record import OVERLAY, Const, Event, Geometry, Value
 
 
@@ -35,6 +36,11 @@ def emit(lifter: Lifter, event: Event) -> None:
 
 _OTHER_FUNCTIONS = {"dtype", "out"}
 """Overloads that do something else than their op's name says."""
+
+
+def is_known(name: str) -> bool:
+    """Whether the table has an op of this name."""
+    return name in _TABLE or name.removesuffix("_") in _TABLE or name in _COMPARISONS
 
 
 def _floats(event: Event) -> bool:
@@ -63,7 +69,11 @@ def _emit_clip(lifter: Lifter, event: Event, lower: float, upper: float) -> bool
     source = _first(event)
     if source is None:
         return False
-    lifter.emit(event, g.Clip(lower, upper, room=False), [lifter.tensor(source)])
+    node = event.call.node
+    room = node is not None and not old_name_is_read(lifter.recording, event)
+    number = lifter.emit(event, g.Clip(lower, upper, room=room), [lifter.tensor(source)])
+    if room:
+        lifter.sites[number] = ClipSite(None, source, event.number, source.device, node)
     return True
 
 

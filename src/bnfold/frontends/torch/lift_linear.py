@@ -7,11 +7,11 @@ tied: the solver finds one edit for all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
@@ -36,6 +36,8 @@ class LinearSpec:
     crosses_zeros: bool
     module: nn.Module | None
     """The module that takes a bias if it is given one."""
+    node: fx.Node | None = None
+    """The node that takes a bias if it is given one."""
 
     @property
     def use(self) -> tuple[Any, ...]:
@@ -61,12 +63,22 @@ def survey(lifter: Lifter) -> Linears:
     found = Linears()
     for event in lifter.recording.events:
         spec = _module_spec(event) if isinstance(event.target, nn.Module) else _op_spec(event)
+        if spec is not None and _takes_bias(event):
+            spec = replace(spec, node=event.call.node)
         if spec is not None and (is_floating(spec.source) or not spec.in_channels):
             found.specs[event.number] = spec
             found.by_weight.setdefault(id(spec.weight.origin), []).append(event)
         name = getattr(event.target, "_opname", "")
         found.binary_network |= name in _SIGNS
     return found
+
+
+def _takes_bias(event: Event) -> bool:
+    """Whether the event is a node with an argument for a bias."""
+    node = event.call.node
+    return node is not None and any(
+        argument.name == "bias" for argument in event.target._schema.arguments
+    )
 
 
 _SIGNS = {"sign", "sign_", "sgn", "ge", "gt", "le", "lt"}
@@ -104,6 +116,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         spec.layout,
         spec.groups,
         _bias_taker(lifter, spec) if bias_editable else None,
+        event.call.node,
     )
 
 
@@ -152,7 +165,7 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if any(linears.specs[event.number].use != spec.use for event in owner_uses):
         return False, None
     if spec.bias is None:
-        return spec.module is not None, None
+        return spec.module is not None or spec.node is not None, None
     origin = spec.bias.origin
     if id(origin) in lifter.recording.probes:
         return True, None
@@ -172,6 +185,11 @@ def _depthwise_sum(spec: LinearSpec) -> Any:
         return None
     taps = to_numpy(spec.weight.tensor)
     return taps.reshape(taps.shape[0], -1).sum(axis=1)
+
+
+def is_linear(name: str) -> bool:
+    """Whether an op of this name can be a linear op."""
+    return name in _READERS
 
 
 # -------------------------------------------------------------------- modules

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -91,6 +91,8 @@ class Call:
     outputs: tuple[Value, ...] = ()
     single: bool = False
     """Exactly one tensor went in and exactly one came out."""
+    node: fx.Node | None = None
+    """The node of an exported program, in place of a module."""
 
 
 @dataclass(slots=True, eq=False)
@@ -463,13 +465,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             event.outputs = (self._output(result, event, [tensor], []),)
             return result
         event.outputs = (self._commit(tensor, event),)
-        # A new name for the same memory: later reads through the old name show that the program
-        # counts on the write, so that the op must stay in place.
+        return self.renamed(tensor)
+
+    def renamed(self, tensor: Tensor) -> Tensor:
+        """A new name for memory that was just written to.
+
+        Later reads through the old name show that the program counts on the write, so that the op
+        must stay in place.
+        """
         with self._unrecorded():
             alias = tensor.view_as(tensor)
         handle = self.handle_of(tensor)
         assert handle is not None
-        value = replace(event.outputs[0], handle=next(self.recording.counter))
+        value = replace(handle.value, handle=next(self.recording.counter))
         self._attach(alias, value, handle.storage, seen=len(handle.storage.writes))
         return alias
 

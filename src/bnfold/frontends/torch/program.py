@@ -1,0 +1,204 @@
+"""Fold and inspect exported programs (torch.export): the graph is read and rewritten.
+
+Every op is a node here, so functional BatchNorm and arithmetic with constants per channel can go
+too, and every activation has room for bounds of its own. The program is run once on its example
+inputs, node by node, to see shapes and shared memory; a program without example inputs is run on
+zeros of the shapes that it declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from bnfold.core.solver import ClipMode
+from bnfold.errors import UnsupportedModelError
+from bnfold.frontends.torch.aliasing import precautions
+from bnfold.frontends.torch.fold import Decided, affine_items, decide, rewritten_events
+from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.lift_affine import is_batch_norm
+from bnfold.frontends.torch.lift_aten import is_known
+from bnfold.frontends.torch.lift_linear import is_linear
+from bnfold.frontends.torch.record import Call, Recorder, Recording, Value, forget
+from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.report import FoldReport
+
+
+def fold_program(program: ExportedProgram, *, clip: ClipMode) -> tuple[ExportedProgram, FoldReport]:
+    """See `bnfold.fold`."""
+    decided = _decide(program, clip)
+    return rewrite(program, decided), _report(decided)
+
+
+def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
+    """See `bnfold.inspect`."""
+    return _report(_decide(program, clip))
+
+
+def _report(decided: Decided) -> FoldReport:
+    items = affine_items(decided.lifted, decided.plan)
+    clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
+    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__})
+
+
+def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:
+    tensors = lifted_tensors(program)
+    owned = {id(tensor): tensor for tensor in tensors.values()}
+    recording = read_program(program, tensors)
+    lifted = lift(recording, owned)
+    plan, new = decide(lifted, clip)
+    care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
+    return Decided(recording, lifted, plan, new, care)
+
+
+def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
+    """The parameters and buffers by the name of their placeholder."""
+    found = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER) or spec.target is None:
+            continue
+        tensor = program.state_dict.get(spec.target)
+        if tensor is None:
+            tensor = program.constants.get(spec.target)
+        if isinstance(tensor, Tensor):
+            found[spec.arg.name] = tensor
+    return found
+
+
+def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Recording:
+    """Run the graph once and record it, node by node."""
+    recording = Recording()
+    recorder = Recorder(recording, {}, {id(tensor): tensor for tensor in tensors.values()})
+    inputs = _user_inputs(program)
+    constants = {
+        spec.arg.name: program.constants[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None
+    }
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            interpreter = _Interpreter(program, recorder, {**tensors, **constants}, inputs)
+            result = interpreter.run()
+            recording.roots.append(recorder.call)
+            _note_outputs(recorder, result)
+    finally:
+        for owner, content in recorder.saved:
+            owner.copy_(content)
+        forget(list(inputs.values()))
+    return recording
+
+
+def _note_outputs(recorder: Recorder, result: Iterable[Any]) -> None:
+    for position, leaf in enumerate(pytree.tree_leaves(result)):
+        if isinstance(leaf, Tensor):
+            value = recorder.read(leaf)
+            if isinstance(value, Value):
+                recorder.recording.outputs.append((value, f"output {position}"))
+                recorder.recording.persistent.add(value.storage)
+
+
+def _user_inputs(program: ExportedProgram) -> dict[str, Any]:
+    """Example inputs by the name of their placeholder."""
+    names = [
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    if program.example_inputs is not None:
+        leaves = pytree.tree_leaves(program.example_inputs)
+        if len(leaves) == len(names):
+            copied = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return dict(zip(names, copied, strict=True))
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    return {name: _zeros(nodes[name]) for name in names}
+
+
+def _zeros(node: fx.Node) -> Any:
+    declared = node.meta.get("val")
+    if not isinstance(declared, Tensor):
+        return declared
+    try:
+        shape = [int(length) for length in declared.shape]
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the program has no example inputs, and the shape of its input {node.name} is open",
+            "export it again with torch.export.export, which keeps the example inputs",
+        ) from error
+    return torch.zeros(shape, dtype=declared.dtype, device=declared.device)
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs the graph; each node is a call in the recording."""
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        recorder: Recorder,
+        tensors: dict[str, Any],
+        inputs: dict[str, Any],
+    ) -> None:
+        super().__init__(program.graph_module)
+        self.recorder = recorder
+        self.tensors = tensors
+        self.inputs = inputs
+        self.names = node_names(program.graph)
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The model's own tensor, or a tracked example input."""
+        name = str(target)
+        if name in self.tensors:
+            return self.tensors[name]
+        value = self.inputs.get(name)
+        if isinstance(value, Tensor):
+            self.recorder.track_input(value, f"input {name}")
+        return value
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Each node is a call of its own."""
+        if n.op != "call_function":
+            return super().run_node(n)
+        outer = self.recorder.call
+        call = Call(None, self.names[n], outer, node=n)
+        outer.items.append(call)
+        self.recorder.call = call
+        try:
+            return super().run_node(n)
+        finally:
+            self.recorder.call = outer
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Record ops of the tables as they are, and others by what they are made of."""
+        if not isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
+            return target(*args, **kwargs)  # arithmetic with sizes, getitem
+        name = str(getattr(target, "_opname", ""))
+        whole = is_known(name) or is_linear(name) or is_batch_norm(name)
+        if not whole and isinstance(target, torch._ops.OpOverload):
+            with self.recorder:
+                return target(*args, **kwargs)
+        result = self.recorder.run(target, tuple(args), dict(kwargs), name=self.recorder.call.name)
+        written = isinstance(result, Tensor) and any(result is argument for argument in args)
+        if written and self.recorder.handle_of(result) is not None:
+            return self.recorder.renamed(result)
+        return result
+
+
+def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
+    """What to call each node: the module it came from, where that names exactly one node."""
+    found: dict[fx.Node, str] = {}
+    paths: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        found[node] = node.name
+        stack = node.meta.get("nn_module_stack")
+        if stack and node.op == "call_function":
+            path, _ = list(stack.values())[-1]
+            paths.setdefault(str(path), []).append(node)
+    for path, nodes in paths.items():
+        if len(nodes) == 1 and path:
+            found[nodes[0]] = path
+    return found

@@ -1,0 +1,230 @@
+"""Rewrite an exported program as a plan says: a new program, the old one untouched.
+
+New constants become parameters (or buffers, for bounds) with names beside the weight they belong
+to; nodes keep their names, so tools that follow them still find their way.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    TensorArgument,
+)
+
+from bnfold.frontends.torch.aliasing import functional_twin
+from bnfold.frontends.torch.apply import clip_bounds
+from bnfold.frontends.torch.fold import Decided
+from bnfold.frontends.torch.lift import AffineSite, ClipSite
+
+aten = torch.ops.aten
+
+
+def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
+    """The folded program."""
+    editor = _Editor(program)
+    for old, content in decided.new.parameters.values():
+        editor.replace_tensor(old, content)
+    for owner, name, content in decided.new.born:
+        assert isinstance(owner, fx.Node)
+        editor.give(editor.find(owner), name, content)
+    for event in decided.care.out_of_place:
+        assert event.call.node is not None
+        editor.find(event.call.node).target = functional_twin(event.target)
+    for number, edit in decided.plan.clip.items():
+        site = decided.lifted.sites[number]
+        assert isinstance(site, ClipSite) and site.node is not None
+        editor.rescale_clip(editor.find(site.node), *clip_bounds(edit, site))
+    for number in decided.plan.removed:
+        site = decided.lifted.sites[number]
+        assert isinstance(site, AffineSite) and site.source is not None
+        editor.remove(editor.find(site.nodes[0]), copied=number in decided.care.copies)
+    return editor.finish()
+
+
+class _Editor:
+    """A program under construction."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.module = copy.copy(program.graph_module)
+        nodes: dict[fx.Node, fx.Node] = {}
+        graph = fx.Graph()
+        graph._codegen = program.graph._codegen
+        output = graph.graph_copy(program.graph, nodes)
+        old_output = next(n for n in program.graph.nodes if n.op == "output")
+        nodes[old_output] = graph.output(output)
+        nodes[old_output].meta = dict(old_output.meta)
+        self.graph = graph
+        self.nodes = nodes
+        self.state: dict[str, Any] = dict(program.state_dict)
+        self.inputs: list[InputSpec] = list(program.graph_signature.input_specs)
+
+    def find(self, node: fx.Node) -> fx.Node:
+        """The node of the new graph."""
+        return self.nodes[node]
+
+    def replace_tensor(self, old: Tensor, content: Tensor) -> None:
+        """Give every name of a parameter new content."""
+        for name, tensor in self.program.state_dict.items():
+            if tensor is old:
+                self.state[name] = _like(old, content)
+
+    def give(self, node: fx.Node, name: str, content: Tensor) -> None:
+        """Set an argument that was None (or may not be edited where it is) to a new parameter."""
+        schema = node.target._schema  # type: ignore[union-attr]
+        names = [argument.name for argument in schema.arguments]
+        position = names.index(name)
+        beside = node.args[1] if len(node.args) > 1 else None
+        new = self._placeholder(self._target(beside, name, node), content, InputKind.PARAMETER)
+        node.update_kwarg(name, new) if name in node.kwargs else self._set(node, position, new)
+
+    def _set(self, node: fx.Node, position: int, new: fx.Node) -> None:
+        schema = node.target._schema  # type: ignore[union-attr]
+        args = list(node.args)
+        while len(args) <= position:
+            args.append(schema.arguments[len(args)].default_value)
+        args[position] = new
+        node.args = tuple(args)
+
+    def rescale_clip(self, node: fx.Node, lower: Tensor | None, upper: Tensor | None) -> None:
+        """max(x, lower), min(x, upper) in place of the activation."""
+        at = node.args[0]
+        assert isinstance(at, fx.Node)
+        for bound, op, name in ((lower, aten.maximum, "lower"), (upper, aten.minimum, "upper")):
+            if bound is None:
+                continue
+            target = self._free(f"{node.name}_{name}")
+            constant = self._placeholder(target, bound, InputKind.BUFFER)
+            with self.graph.inserting_before(node):
+                made = self.graph.call_function(op.default, (at, constant))
+            made.meta = dict(node.meta)
+            at = made
+        node.replace_all_uses_with(at)
+        self.graph.erase_node(node)
+
+    def remove(self, node: fx.Node, *, copied: bool) -> None:
+        """Let the readers of an affine step read its input."""
+        source = next(
+            argument
+            for argument in node.args
+            if isinstance(argument, fx.Node) and self._is_activation(argument, node)
+        )
+        if copied:
+            with self.graph.inserting_before(node):
+                layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
+                fresh = self.graph.call_function(aten.clone.default, (source,), layout)
+            fresh.meta = dict(source.meta)
+            source = fresh
+        if isinstance(node.meta.get("val"), tuple | list):  # native_batch_norm and its statistics
+            for user in list(node.users):
+                user.replace_all_uses_with(source)
+                self.graph.erase_node(user)
+        else:
+            node.replace_all_uses_with(source)
+        self.graph.erase_node(node)
+
+    def finish(self) -> ExportedProgram:
+        """Check and assemble the new program."""
+        self.graph.lint()
+        module = fx.GraphModule(self.program.graph_module, self.graph)
+        module.meta = dict(self.program.graph_module.meta)
+        old = self.program.graph_signature
+        outputs = copy.deepcopy(old.output_specs)
+        final = next(node for node in self.graph.nodes if node.op == "output")
+        for spec, node in zip(outputs, final.args[0], strict=True):
+            if isinstance(spec.arg, TensorArgument) and isinstance(node, fx.Node):
+                spec.arg.name = node.name
+        signature = ExportGraphSignature(input_specs=self.inputs, output_specs=outputs)
+        return ExportedProgram(
+            root=module,
+            graph=module.graph,
+            graph_signature=signature,
+            state_dict=self.state,
+            range_constraints=dict(self.program.range_constraints),
+            module_call_graph=copy.deepcopy(self.program.module_call_graph),
+            example_inputs=self.program.example_inputs,
+            constants=self.program.constants,
+            verifiers=self.program.verifiers,
+        )
+
+    def _is_activation(self, argument: fx.Node, node: fx.Node) -> bool:
+        """The input whose shape the output has; constants come from placeholders of the model."""
+        lifted = {spec.arg.name for spec in self.inputs if spec.kind is not InputKind.USER_INPUT}
+        return argument.name not in lifted and _depends_on_input(argument, lifted)
+
+    def _target(self, beside: Any, name: str, node: fx.Node) -> str:
+        """`conv.bias` beside `conv.weight`, or a name made from the node."""
+        for spec in self.inputs:
+            if isinstance(beside, fx.Node) and spec.arg.name == beside.name and spec.target:
+                module, _, _ = spec.target.rpartition(".")
+                wanted = f"{module}.{name}" if module else name
+                if wanted not in self.state:
+                    return wanted
+        return self._free(f"{node.name}_{name}")
+
+    def _free(self, wanted: str) -> str:
+        name, number = wanted, 0
+        while name in self.state:
+            number += 1
+            name = f"{wanted}_{number}"
+        return name
+
+    def _placeholder(self, target: str, content: Tensor, kind: InputKind) -> fx.Node:
+        """A new lifted input behind the last one of its kind."""
+        self.state[target] = nn.Parameter(content) if kind is InputKind.PARAMETER else content
+        before = [spec for spec in self.inputs if spec.kind is kind]
+        at = self.inputs.index(before[-1]) + 1 if before else self._start_of(kind)
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        short = "p" if kind is InputKind.PARAMETER else "b"
+        name = f"{short}_{target.replace('.', '_')}"
+        anchor = placeholders[at] if at < len(placeholders) else None
+        first_op = next(node for node in self.graph.nodes if node.op != "placeholder")
+        with self.graph.inserting_before(anchor or first_op):
+            node = self.graph.placeholder(name)
+        node.meta["val"] = self._fake(placeholders, self.state[target])
+        persistent = None if kind is InputKind.PARAMETER else True
+        argument = TensorArgument(name=node.name)
+        self.inputs.insert(at, InputSpec(kind, argument, target, persistent))
+        return node
+
+    def _start_of(self, kind: InputKind) -> int:
+        """Parameters come first, then buffers, then the rest (tokens stay in front)."""
+        ahead = {InputKind.TOKEN}
+        if kind is InputKind.BUFFER:
+            ahead.add(InputKind.PARAMETER)
+        kinds = [spec.kind in ahead for spec in self.inputs]
+        return len(kinds) - kinds[::-1].index(True) if True in kinds else 0
+
+    def _fake(self, placeholders: list[fx.Node], tensor: Tensor) -> Any:
+        for node in placeholders:
+            mode = getattr(node.meta.get("val"), "fake_mode", None)
+            if mode is not None:
+                return mode.from_tensor(tensor, static_shapes=True)
+        return tensor.to("meta")
+
+
+def _depends_on_input(node: fx.Node, lifted: set[str]) -> bool:
+    seen, queue = set(), [node]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op == "placeholder" and current.name not in lifted:
+            return True
+        queue.extend(current.all_input_nodes)
+    return False
+
+
+def _like(old: Tensor, content: Tensor) -> Tensor:
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(content, requires_grad=old.requires_grad)
+    return content

@@ -1,0 +1,98 @@
+"""What users may rely on: the names, the signatures, and an import that costs nothing."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+
+import bnfold
+
+NAMES = [
+    "BnfoldError",
+    "ExampleInputError",
+    "FoldFailedError",
+    "FoldReport",
+    "FoldResult",
+    "Item",
+    "Kept",
+    "MissingExtraError",
+    "ModelUnreadableError",
+    "Reason",
+    "Removed",
+    "TrainingModeError",
+    "UnsupportedModelError",
+    "UsageError",
+    "__version__",
+    "fold",
+    "inspect",
+]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'flod'"):
+        bnfold.flod  # noqa: B018
+
+
+def test_import_loads_nothing_but_the_standard_library_and_numpy() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import bnfold\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(new - sys.stdlib_module_names - {'bnfold', 'numpy'}))"
+    )
+    assert run_python(code).split() == []
+
+
+def test_every_name_can_be_had_without_a_framework() -> None:
+    code = (
+        "import sys, bnfold\n"
+        "for name in bnfold.__all__: getattr(bnfold, name)\n"
+        "print(*{'torch', 'onnx', 'rich'} & set(sys.modules))"
+    )
+    assert run_python(code).split() == []
+
+
+def test_names() -> None:
+    assert bnfold.__all__ == NAMES
+    assert dir(bnfold) == sorted(NAMES)
+    for name in NAMES:
+        assert getattr(bnfold, name) is not None
+
+
+def test_fold_signature() -> None:
+    assert str(inspect.signature(bnfold.fold)) == (
+        "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
+        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto') -> 'FoldResult'"
+    )
+
+
+def test_inspect_signature() -> None:
+    assert str(inspect.signature(bnfold.inspect)) == (
+        "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
+        " clip: 'ClipMode' = 'auto') -> 'FoldReport'"
+    )
+
+
+def test_fold_result_fields() -> None:
+    assert bnfold.FoldResult._fields == ("model", "report")
+
+
+def test_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert bnfold.__version__ == version("bnfold")
+
+
+@pytest.mark.parametrize("name", ["py.typed", "report.schema.json"])
+def test_data_files_are_shipped(name: str) -> None:
+    assert files("bnfold").joinpath(name).is_file()
