@@ -274,6 +274,19 @@ def _view(lifter: Lifter, event: Event) -> bool:
     return True
 
 
+def _reshape(lifter: Lifter, event: Event) -> bool:
+    """Labels can take the new shape even where their strides would not allow a view."""
+    source, made = _first(event), event.outputs[0]
+    if source is None or made is None:
+        return False
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        return [to_labels(labels[0]).reshape(made.shape).numpy()]
+
+    lifter.emit(event, g.View(apply), [lifter.tensor(source)])
+    return True
+
+
 def _cat(lifter: Lifter, event: Event) -> bool:
     """Concatenation, without spreading labels over axes along which none of them changes."""
     a = arguments(event)
@@ -429,10 +442,6 @@ def _comparison(lifter: Lifter, event: Event) -> bool:
 
 _VIEWS = frozenset(
     {
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "_reshape_alias",
         "permute",
         "transpose",
         "t",
@@ -446,9 +455,6 @@ _VIEWS = frozenset(
         "unsqueeze",
         "expand",
         "expand_as",
-        "view_as",
-        "flatten",
-        "unflatten",
         "slice",
         "select",
         "split",
@@ -480,6 +486,11 @@ _VIEWS = frozenset(
     }
 )
 """Ops that move values and can be run on labels as they are."""
+
+_RESHAPES = frozenset(
+    {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_as"}
+)
+"""Ops that give the same values, in the same order, another shape."""
 
 _SAME = frozenset(
     {
@@ -556,6 +567,7 @@ _TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
     "div": _div,
     "divide": _div,
     "true_divide": _div,
+    **dict.fromkeys(_RESHAPES, _reshape),
     "cat": _cat,
     "concat": _cat,
     "concatenate": _cat,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
+from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
+from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.record import Recorder, Recording, Value, forget, module_calls
 
 _COMPILED = "torch._dynamo.eval_frame"
@@ -26,13 +30,14 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
     owned: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()}
     owned.update((id(tensor), tensor) for tensor in model.buffers())
-    recording = Recording()
+    reader = _Reader(model, names, owned)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _statistics_restored(model):
-        for number, run in enumerate(runs):
-            args, kwargs = split_inputs(run)
-            prefix = "" if len(runs) == 1 else f"run {number}: "
-            _run(model, Recorder(recording, names, owned), args, kwargs, prefix)
-    return recording
+        try:
+            with values_guarded():
+                return reader.read(runs, hollow=True)
+        except (Exception, NeedsValues):
+            # Whatever went wrong without values: only a real run can say what the model does.
+            return reader.read(runs, hollow=False)
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -73,28 +78,74 @@ def _statistics_restored(model: nn.Module) -> Iterator[None]:
             buffer.copy_(content)
 
 
-def _run(
-    model: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], prefix: str
-) -> None:
-    recording = recorder.recording
-    tensors = {}
-    for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
-        if isinstance(leaf, Tensor) and id(leaf) not in tensors:
-            tensors[id(leaf)] = leaf
-            forget(leaf)
-            recorder.track_input(leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip())
-    result: Any = None
+@contextmanager
+def _biases_lent(model: nn.Module, recording: Recording) -> Iterator[None]:
+    """A subclass with a forward of its own may or may not pass on a bias: lend it one and look.
+
+    The bias is 0 for the time of the run, so nothing is computed differently.
+    """
+    lent = []
+    for module in model.modules():
+        if not isinstance(module, _ConvNd | nn.Linear) or is_leaf(module):
+            continue
+        weight = module._parameters.get("weight")
+        if weight is None or module._parameters.get("bias", weight) is not None:
+            continue
+        channels = weight.shape[0]
+        if isinstance(module, _ConvTransposeNd):
+            channels = weight.shape[1] * module.groups
+        bias = nn.Parameter(weight.new_zeros(channels), requires_grad=False)
+        module._parameters["bias"] = bias
+        recording.probes[id(bias)] = module
+        lent.append((module, bias))  # the reference keeps the id in use
     try:
-        with recorder, module_calls(recorder):
-            result = model(*args, **kwargs)
-        recording.roots.append(recorder.call)
-        _note_outputs(recorder, result, list(tensors.values()), prefix)
-    except Exception as error:
-        raise ExampleInputError(type(model).__name__, error) from error
+        yield
     finally:
-        for owner, content in recorder.saved:
-            owner.copy_(content)
-        forget((args, kwargs, result))
+        for module, _ in lent:
+            module._parameters["bias"] = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One model, to be run on all example inputs."""
+
+    model: nn.Module
+    names: dict[int, str]
+    owned: dict[int, Tensor]
+
+    def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
+        """Record all runs."""
+        recording = Recording()
+        with _biases_lent(self.model, recording):
+            for number, run in enumerate(runs):
+                recorder = Recorder(recording, self.names, self.owned, hollow=hollow)
+                prefix = "" if len(runs) == 1 else f"run {number}: "
+                self._run(recorder, *split_inputs(run), prefix)
+        return recording
+
+    def _run(
+        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], prefix: str
+    ) -> None:
+        tensors: dict[int, Tensor] = {}
+        for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) not in tensors:
+                tensors[id(leaf)] = leaf
+                forget(leaf)
+                recorder.track_input(leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip())
+        result: Any = None
+        content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+        try:
+            with recorder, module_calls(recorder):
+                try:
+                    result = self.model(*args, **kwargs)
+                except Exception as error:
+                    raise ExampleInputError(type(self.model).__name__, error) from error
+            recorder.recording.roots.append(recorder.call)
+            _note_outputs(recorder, result, list(tensors.values()), prefix)
+        finally:
+            for tensor, before in (*recorder.saved, *content):
+                tensor.copy_(before)
+            forget((args, kwargs, result))
 
 
 def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix: str) -> None:

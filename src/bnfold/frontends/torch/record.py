@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
+from bnfold.frontends.torch.hollow import NeedsValues, hollow_output, looks_at_values
 from bnfold.frontends.torch.leaves import is_leaf
 
 _ATTRIBUTE = "_bnfold_handle"
@@ -175,12 +176,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down one run; use through `record`."""
 
     def __init__(
-        self, recording: Recording, names: dict[int, str], owned: dict[int, Tensor]
+        self,
+        recording: Recording,
+        names: dict[int, str],
+        owned: dict[int, Tensor],
+        *,
+        hollow: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
         self.names = names
         self.owned = owned
+        self.hollow = hollow
+        """Leaf modules return zeros instead of computing; see `hollow`."""
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
         self.call = Call(None, "", None)
@@ -310,6 +318,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         written = _written(func, args, kwargs)
         if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
             return self._run_constant(func, args, kwargs, tensors, written)
+        if self.hollow and looks_at_values(func) and not _picks_by_constants(self, func, args):
+            raise NeedsValues
         recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, self.read, (args, kwargs))
         for tensor in written:
             self._prepare_write(tensor)
@@ -457,7 +467,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if in_place:
             self._prepare_write(tensor)
         with self._unrecorded():
-            result: Tensor = forward(module, tensor)
+            known = hollow_output(module, tensor) if self.hollow else None
+            result: Tensor = forward(module, tensor) if known is None else known
         event = self._append(
             module, arguments, {}, (), name=call.name, written=source if in_place else None
         )
@@ -480,6 +491,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         value = replace(handle.value, handle=next(self.recording.counter))
         self._attach(alias, value, handle.storage, seen=len(handle.storage.writes))
         return alias
+
+
+def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) -> bool:
+    """x[indices] where the indices are constants, whose values are real in any run."""
+    return _name(func) == "index" and not any(
+        recorder.handle_of(leaf) is not None
+        for leaf in leaves_of(args[1:])
+        if isinstance(leaf, Tensor)
+    )
 
 
 def _leaf_constants(module: nn.Module) -> tuple[Const, ...]:
