@@ -176,7 +176,7 @@ def _batch_norm_chain(
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
     tie = _tie(lifter, module)
-    name = call.name if call else _function_name(event)
+    name = call.name if call else event.name
     site = _site(module, successors or (), spec.source, event)
     is_node = event.call.node is not None
     refusal = _refusal(spec, module, successors, is_node=is_node)
@@ -234,12 +234,6 @@ def _site(
         event=last.number,
         nodes=() if node is None else (node,),
     )
-
-
-def _function_name(event: Event) -> str:
-    if event.call.node is not None:
-        return event.name
-    return event.name if event.name != str(event.target) else f"batch_norm[{event.number}]"
 
 
 def _numpy(tensor: Tensor | None) -> Any:

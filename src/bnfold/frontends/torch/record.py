@@ -192,6 +192,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
         self.call = Call(None, "", None)
+        self.named: dict[tuple[str, str], int] = {}
+        """How often an op was called in a module."""
         self.derived: dict[int, tuple[Tensor, Const]] = {}
         self.tainted: dict[int, tuple[Tensor, Storage]] = {}
         self.owned_storages: dict[int, Tensor] | None = None
@@ -310,7 +312,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self.depth:
             return func(*args, **kwargs)
-        return self.run(func, args, kwargs, name=self.call.name or str(func))
+        return self.run(func, args, kwargs, name=self._name_of(func))
+
+    def _name_of(self, func: Any) -> str:
+        """Where a function call is, for the reader of a report: 'relu #2 in encoder.layer1'."""
+        what = _name(func).removeprefix("_").removesuffix("_")
+        where = self.call.name or "the model"
+        count = self.named[what, where] = self.named.get((what, where), 0) + 1
+        return f"{what} in {where}" if count == 1 else f"{what} #{count} in {where}"
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> Any:
         """Execute an op and record it."""

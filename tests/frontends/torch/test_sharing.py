@@ -1,0 +1,275 @@
+"""Hazard 2: one module, weight or activation with several uses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import bnfold
+from tests.frontends.torch.support import assert_folds, assert_same, build, image, run
+
+
+class Net(nn.Module):
+    def __init__(self, forward, **children) -> None:
+        super().__init__()
+        for name, child in children.items():
+            setattr(self, name, child)
+        self.program = forward
+
+    def forward(self, *args, **kwargs):
+        return self.program(self, *args, **kwargs)
+
+
+def conv(ins=4, outs=4, kernel=1, **options):
+    return nn.Conv2d(ins, outs, kernel, **options)
+
+
+def test_conv_with_two_batch_norms_keeps_its_weight():
+    model = Net(lambda m, x: m.a(m.conv(x)) * m.b(m.conv(x + 1)), conv=conv(3),
+                a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+def test_conv_output_with_two_batch_norms():
+    model = Net(lambda m, x: (lambda y: m.a(y) - m.b(y).abs())(m.conv(x)), conv=conv(3),
+                a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+def test_block_called_twice():
+    block = nn.Sequential(conv(3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    assert_folds(build(Net(lambda m, x: m.block(m.block(x)), block=block)), image(2, 3, 5, 5))
+
+
+def test_block_called_on_two_inputs():
+    block = nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    model = Net(lambda m, a, b: torch.cat([m.block(a), m.block(b)], 1), block=block)
+    assert_folds(build(model), (image(2, 3, 5, 5), image(2, 3, 5, 5, seed=1)), removed=1)
+
+
+@pytest.mark.parametrize("bias", [(True, True), (True, False), (False, False)])
+def test_weight_under_two_names(bias):
+    first, second = conv(4, 4, bias=bias[0]), conv(4, 4, bias=bias[1])
+    second.weight = first.weight
+    model = Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
+                second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 4, 5, 5))
+    assert_folds(build(model), image(2, 4, 5, 5), clip="always")
+
+
+def test_weight_under_two_names_and_equal_batch_norms_stays_shared():
+    first, second = conv(4, 4), conv(4, 4)
+    second.weight, second.bias = first.weight, first.bias
+    model = build(Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
+                      second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4)))
+    model.bn2.load_state_dict(model.bn1.state_dict())
+    assert_folds(model, image(2, 4, 5, 5), removed=2)
+    folded, _ = bnfold.fold(model, image(2, 4, 5, 5))
+    assert folded.first.weight is folded.second.weight
+
+
+def test_weight_used_as_conv_and_by_a_function():
+    model = Net(lambda m, x: m.bn(m.conv(x)) + F.conv2d(x, m.conv.weight.abs()), conv=conv(3),
+                bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+@pytest.mark.parametrize("how", ["data", "detach", "view", "index", "clone", "parameter of data"])
+def test_weight_read_in_a_roundabout_way(how):
+    def program(m, x):
+        w = m.conv.weight
+        if how == "data":
+            w = w.data
+        elif how == "detach":
+            w = w.detach()
+        elif how == "view":
+            w = w.view(4, 3, 1, 1)
+        elif how == "index":
+            w = w[[0, 1, 2, 3]]
+        elif how == "clone":
+            w = w.clone()
+        else:
+            w = nn.Parameter(w.data)
+        return m.bn(m.conv(x)) + F.conv2d(x, w)
+
+    assert_folds(build(Net(program, conv=conv(3), bn=nn.BatchNorm2d(4))), image(2, 3, 5, 5))
+
+
+def test_bias_that_is_read_elsewhere():
+    model = Net(lambda m, x: m.bn(m.conv(x)) + m.conv.bias.sum(), conv=conv(3),
+                bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+def test_bias_under_two_names():
+    first, second = conv(4, 4), conv(4, 4)
+    second.bias = first.bias
+    model = Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
+                second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 4, 5, 5))
+
+
+def test_weight_is_the_bias_of_another_layer():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 16)
+    first.weight = nn.Parameter(torch.randn(4, 4))
+
+    def program(m, x):
+        return m.bn2(F.linear(m.bn1(m.first(x)), m.second.weight, m.first.weight.view(-1)))
+
+    model = Net(program, first=first, second=second, bn1=nn.BatchNorm1d(4), bn2=nn.BatchNorm1d(16))
+    assert_folds(build(model), image(3, 4))
+
+
+def test_batch_norm_called_twice_on_different_convs():
+    model = Net(lambda m, x: m.bn(m.a(x)) * m.bn(m.b(x)), a=conv(3), b=conv(3),
+                bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5), removed=1)
+
+
+def test_batch_norm_called_twice_once_where_it_cannot_go():
+    model = Net(lambda m, x: m.bn(m.a(torch.sigmoid(m.bn(x)))), a=conv(3, 3), bn=nn.BatchNorm2d(3))
+    assert_folds(build(model), image(2, 3, 5, 5), removed=0, kept=1)
+
+
+def test_batch_norm_called_twice_in_a_row():
+    model = Net(lambda m, x: m.bn(m.bn(m.a(x))), a=conv(3), bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+def test_two_batch_norms_share_their_parameters():
+    one, two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    two.weight, two.bias = one.weight, one.bias
+    model = Net(lambda m, x: m.two(torch.sigmoid(m.one(x))), one=one, two=two)
+    assert_folds(build(model), image(2, 4, 5, 5))
+    model = Net(lambda m, x: m.b(m.two(torch.sigmoid(m.one(x)))), one=one, two=two,
+                b=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 4, 5, 5))
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("clip", ["auto", "always", "never"])
+def test_one_relu_at_several_places(inplace, clip):
+    model = Net(
+        lambda m, x: m.c2(m.relu(m.bn2(m.relu(m.bn1(m.relu(m.c1(x))))))),
+        c1=conv(3), c2=conv(4, 4, 3, padding=1), bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4),
+        relu=nn.ReLU(inplace=inplace),
+    )
+    assert_folds(build(model), image(2, 3, 5, 5), clip=clip)
+
+
+_GLOBAL_RELU = nn.ReLU()
+_GLOBAL_RELU_IN_PLACE = nn.ReLU(inplace=True)
+_GLOBAL_NORM = build(nn.BatchNorm2d(4), seed=5)
+_GLOBAL_CONV = build(nn.Conv2d(3, 4, 1), seed=6)
+
+
+@pytest.mark.parametrize("clip", ["auto", "always"])
+@pytest.mark.parametrize("relu", [_GLOBAL_RELU, _GLOBAL_RELU_IN_PLACE], ids=["plain", "inplace"])
+def test_activation_outside_the_model_is_left_alone(clip, relu):
+    model = Net(lambda m, x: (lambda s: s + m.c2(relu(m.bn(s))))(m.c1(x)), c1=conv(3),
+                c2=conv(), bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5), clip=clip)
+    assert type(relu) is nn.ReLU
+    assert relu.inplace is (relu is _GLOBAL_RELU_IN_PLACE)
+
+
+def test_batch_norm_outside_the_model_is_left_alone():
+    model = Net(lambda m, x: _GLOBAL_NORM(m.c1(x)), c1=conv(3))
+    assert_folds(build(model), image(2, 3, 5, 5))
+    assert type(_GLOBAL_NORM) is nn.BatchNorm2d
+
+
+def test_conv_outside_the_model_is_left_alone():
+    before = copy.deepcopy(_GLOBAL_CONV.state_dict())
+    model = Net(lambda m, x: m.bn(_GLOBAL_CONV(x)), bn=nn.BatchNorm2d(4))
+    assert_folds(build(model), image(2, 3, 5, 5))
+    model = Net(lambda m, x: m.bn(_GLOBAL_CONV(x)), bn=nn.BatchNorm2d(4))
+    bnfold.fold(build(model), image(2, 3, 5, 5), inplace=True)
+    assert all(torch.equal(value, before[key]) for key, value in _GLOBAL_CONV.state_dict().items())
+
+
+def test_module_in_a_plain_list_is_part_of_the_copy():
+    model = Net(lambda m, x: m.hidden[1](m.hidden[0](x)))
+    model.hidden = [build(conv(3)), build(nn.BatchNorm2d(4))]
+    assert_folds(build(model), image(2, 3, 5, 5))
+
+
+def test_bound_method_and_closure_keep_pointing_to_the_copy():
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = conv(3), nn.BatchNorm2d(4)
+            self.steps = [self.conv.forward, self.bn]
+            self.alias = self.bn
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.alias(self.conv(x))
+
+    assert_folds(build(Holder()), image(2, 3, 5, 5), removed=1)
+
+
+def test_tied_embedding_and_classifier():
+    embedding, head = nn.Embedding(7, 5), nn.Linear(5, 7)
+    head.weight = embedding.weight
+    model = Net(lambda m, i: m.out(m.head(m.bn(m.mix(m.emb(i).transpose(1, 2))).transpose(1, 2))
+                                   .transpose(1, 2)),
+                emb=embedding, head=head, mix=nn.Conv1d(5, 5, 1), bn=nn.BatchNorm1d(5),
+                out=nn.BatchNorm1d(7))
+    assert_folds(build(model), torch.randint(0, 7, (2, 6)))
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 0}, {"max_norm": 0.5},
+                                     {"scale_grad_by_freq": True}])
+def test_embedding_before_batch_norm(options):
+    model = Net(lambda m, i: m.bn(m.emb(i).transpose(1, 2)), emb=nn.Embedding(7, 5, **options),
+                bn=nn.BatchNorm1d(5))
+    assert_folds(build(model), torch.randint(0, 7, (2, 6)))
+
+
+def test_weights_that_are_views_of_one_flat_tensor():
+    flat = torch.randn(40)
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    first.weight = nn.Parameter(flat[:16].view(4, 4))
+    second.weight = nn.Parameter(flat[8:24].view(4, 4))  # they overlap
+    model = Net(lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))), first=first,
+                second=second, b1=nn.BatchNorm1d(4), b2=nn.BatchNorm1d(4))
+    model = build(model)
+    x = image(3, 4)
+    reference = copy.deepcopy(model)
+    folded, _ = bnfold.fold(model, x)
+    assert_same(run(reference, x), run(folded, x), 1e-9)
+    folded, _ = bnfold.fold(model, x, inplace=True)
+    assert_same(run(reference, x), run(folded, x), 1e-9)
+
+
+def test_two_parameters_over_one_memory():
+    first, second = conv(4, 4), conv(4, 4)
+    model = Net(lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))), first=first,
+                second=second, b1=nn.BatchNorm2d(4), b2=nn.BatchNorm2d(4))
+    model = build(model)
+    second.weight = nn.Parameter(first.weight.data)
+    second.bias = nn.Parameter(first.bias.data)
+    x = image(2, 4, 3, 3)
+    reference = copy.deepcopy(model)
+    for inplace in (False, True):
+        folded, report = bnfold.fold(model, x, inplace=inplace)
+        assert report.removed == 2
+        assert_same(run(reference, x), run(folded, x), 1e-9)
+
+
+def test_moving_average_copy_of_the_model():
+    from torch.optim.swa_utils import AveragedModel
+
+    model = build(AveragedModel(build(nn.Sequential(conv(3), nn.BatchNorm2d(4)))))
+    assert_folds(model, image(2, 3, 5, 5), removed=1)
+
+
+def test_parameter_attributes_survive():
+    model = build(nn.Sequential(conv(3), nn.BatchNorm2d(4)))
+    model[0].weight.no_weight_decay = True
+    folded, _ = bnfold.fold(model, image(2, 3, 5, 5))
+    assert folded[0].weight.no_weight_decay
