@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bnfold.core import graph as g
-from bnfold.core.laws import Binding
+from bnfold.core.binding import Binding
 from bnfold.core.reasons import Reason
 
 _MOST_TELLING_FIRST = (

@@ -15,8 +15,8 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.binding import Binding, BoundAffine
 from bnfold.core.forest import IntArray
-from bnfold.core.laws import Binding, BoundAffine
 from bnfold.core.sums import solve_waiting
 
 _CANCELLED = 1e-13

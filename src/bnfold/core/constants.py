@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.binding import Binding, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray
-from bnfold.core.laws import Binding, BoundAffine, BoundLinear
 from bnfold.core.system import distinct
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)

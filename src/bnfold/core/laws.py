@@ -8,70 +8,18 @@ The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tens
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
-from bnfold.core.affine import FloatArray
+from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear
 from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.system import System, distinct
 
 Labels = list[IntArray]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoundLinear:
-    """The variables of a linear op's channels."""
-
-    inputs: IntArray
-    """(in_channels,)"""
-    outputs: IntArray
-    """(out_channels,)"""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoundAffine:
-    """The distinct (input variable, constant) combinations of an affine step, flattened."""
-
-    inputs: IntArray
-    outputs: IntArray
-    scale: FloatArray
-    shift: FloatArray
-    parameter: IntArray
-    """Index of each combination's constant in the flattened `AffineStep.scale`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoundClip:
-    """The labels of the clipped tensor."""
-
-    labels: IntArray
-
-
-Bound = BoundLinear | BoundAffine | BoundClip
-
-
-@dataclass(slots=True)
-class Binding:
-    """The network's variables and constraints, ready to solve."""
-
-    graph: g.Graph
-    system: System
-    labels: list[IntArray] = field(default_factory=list)
-    """Per tensor."""
-    bound: dict[int, Bound] = field(default_factory=dict)
-    """Per op number, where the plan needs it."""
-    linear_ties: dict[Hashable, BoundLinear] = field(default_factory=dict)
-    plain_clips: frozenset[int] = frozenset()
-    """Numbers of clips that have room for bounds per channel but must not use it."""
-    kept_from_start: frozenset[int] = frozenset()
-    """Numbers of affine steps whose law of staying holds from the start."""
-    groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Per affine step, the calls of its module (itself included), in order."""
 
 
 def bind(

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
-from bnfold.core.laws import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
 from bnfold.core.trace import Trace

@@ -19,17 +19,11 @@ import numpy as np
 
 from bnfold.core import constants
 from bnfold.core import graph as g
+from bnfold.core.binding import Binding, BoundAffine, BoundClip
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values, choose, out_of_range
 from bnfold.core.forest import Conflict, IntArray
-from bnfold.core.laws import (
-    Binding,
-    BoundAffine,
-    BoundClip,
-    bind,
-    keep_affine,
-    plain_clip,
-)
+from bnfold.core.laws import bind, keep_affine, plain_clip
 from bnfold.core.reasons import Reason
 from bnfold.core.sums import solve_waiting
 from bnfold.core.system import distinct

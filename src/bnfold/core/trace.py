@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 import numpy as np
 
+from bnfold.core.binding import Binding, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray
-from bnfold.core.laws import Binding, BoundAffine, BoundLinear
 
 
 class Trace:

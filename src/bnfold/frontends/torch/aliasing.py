@@ -17,7 +17,7 @@ from torch import nn
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.lift import AffineSite, Lifted
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.record import Event, Recording
+from bnfold.frontends.torch.recording import Event, Recording
 
 
 @dataclass(slots=True)

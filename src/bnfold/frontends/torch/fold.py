@@ -20,7 +20,7 @@ from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.record import Recording
+from bnfold.frontends.torch.recording import Recording
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 

@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
-from bnfold.frontends.torch.record import Call, Const, Event, Recording, Value, values
+from bnfold.frontends.torch.recording import Call, Const, Event, Recording, Value, values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

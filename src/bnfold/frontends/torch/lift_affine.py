@@ -19,33 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
+from bnfold.frontends.torch.arithmetic import arithmetic
+from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked
-from bnfold.frontends.torch.lift import AffineSite, Lifter, is_floating, shape_of, to_numpy
-from bnfold.frontends.torch.record import Call, Const, Event, Value, constants
-
-_BATCH_NORM_OPS = {
-    "batch_norm",
-    "native_batch_norm",
-    "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training",
-    "_batch_norm_with_update",
-    "_batch_norm_no_update",
-    "cudnn_batch_norm",
-    "miopen_batch_norm",
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchNormSpec:
-    """A BatchNorm as the event states it."""
-
-    source: Value
-    gamma: Tensor | None
-    beta: Tensor | None
-    mean: Tensor | None
-    var: Tensor | None
-    training: bool
-    eps: float
+from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
+from bnfold.frontends.torch.recording import Call, Event, Value, constants
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -316,53 +294,6 @@ def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
     ) or (event.call.module is None and len(uses) > 1)
 
 
-def is_batch_norm(name: str) -> bool:
-    """Whether an op of this name is a BatchNorm."""
-    return name in _BATCH_NORM_OPS
-
-
-def batch_norm_spec(event: Event) -> BatchNormSpec | None:
-    """A BatchNorm event, whatever its spelling."""
-    if isinstance(event.target, nn.Module):
-        return _leaf_spec(event) if isinstance(event.target, BATCH_NORMS) else None
-    if getattr(event.target, "_opname", "") not in _BATCH_NORM_OPS:
-        return None
-    named = dict(zip((a.name for a in event.target._schema.arguments), event.args, strict=False))
-    named |= event.kwargs
-    source = named["input"]
-    rest = {key: named.get(key) for key in ("weight", "bias", "running_mean", "running_var")}
-    if not isinstance(source, Value) or any(isinstance(part, Value) for part in rest.values()):
-        return None
-    tensors = {key: None if part is None else part.tensor for key, part in rest.items()}
-    training = bool(named.get("training", named.get("train", False)))
-    if event.target._opname == "_batch_norm_with_update":
-        training = True
-    return BatchNormSpec(
-        source,
-        tensors["weight"],
-        tensors["bias"],
-        tensors["running_mean"],
-        tensors["running_var"],
-        training or tensors["running_mean"] is None,
-        float(named["eps"] if "eps" in named else named["epsilon"]),
-    )
-
-
-def _leaf_spec(event: Event) -> BatchNormSpec:
-    module = event.target
-    source = event.args[0]
-    missing = module.running_mean is None or module.running_var is None
-    return BatchNormSpec(
-        source,
-        module.weight,
-        module.bias,
-        module.running_mean,
-        module.running_var,
-        bool(module.training or missing),
-        module.eps,
-    )
-
-
 # -------------------------------------------------------------------- arithmetic
 
 
@@ -456,108 +387,3 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         range_limit=range_limit(source.dtype),
     )
     return Chain((event,), source, output, role, _site(None, (), source, event), event.name)
-
-
-def arithmetic(event: Event) -> tuple[Value, Affine] | None:
-    """x * c, x + c, c - x, x / c, -x, c + d * x * e as (x, affine)."""
-    reader = _ARITHMETIC.get(getattr(event.target, "_opname", "").removesuffix("_"))
-    if reader is None:
-        return None
-    found: tuple[Value, Affine] | None = reader(event)
-    if found is None or not is_floating(found[0]):
-        return None
-    if event.outputs and event.outputs[0] is not None and event.outputs[0].dtype != found[0].dtype:
-        return None
-    return found
-
-
-def _number(argument: Any) -> Any:
-    """A constant operand as float64, or None."""
-    if isinstance(argument, bool | complex):
-        return None
-    if isinstance(argument, int | float):
-        return np.asarray(float(argument))
-    if isinstance(argument, Const) and not argument.tensor.is_complex():
-        return to_numpy(argument.tensor)
-    return None
-
-
-def _affine(scale: Any, shift: Any) -> Affine:
-    scale, shift = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
-    return Affine(scale.copy(), shift.copy())
-
-
-def _alpha(event: Event) -> float:
-    return float(event.kwargs.get("alpha", event.args[2] if len(event.args) > 2 else 1))
-
-
-def _sum(event: Event, sign: float) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    alpha = sign * _alpha(event)
-    if isinstance(x, Value) and (constant := _number(y)) is not None:
-        return x, _affine(1.0, alpha * constant)
-    if isinstance(y, Value) and (constant := _number(x)) is not None:
-        return y, _affine(alpha, constant)
-    return None
-
-
-def _add(event: Event) -> tuple[Value, Affine] | None:
-    return _sum(event, 1.0)
-
-
-def _sub(event: Event) -> tuple[Value, Affine] | None:
-    return _sum(event, -1.0)
-
-
-def _rsub(event: Event) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    constant = _number(y)
-    if not isinstance(x, Value) or constant is None:
-        return None
-    return x, _affine(-_alpha(event), constant)
-
-
-def _mul(event: Event) -> tuple[Value, Affine] | None:
-    for x, y in (event.args[:2], event.args[1::-1]):
-        if isinstance(x, Value) and (constant := _number(y)) is not None:
-            return x, _affine(constant, 0.0)
-    return None
-
-
-def _div(event: Event) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    constant = _number(y)
-    if not isinstance(x, Value) or constant is None or event.kwargs.get("rounding_mode"):
-        return None
-    with np.errstate(divide="ignore"):
-        return x, _affine(1.0 / constant, 0.0)
-
-
-def _neg(event: Event) -> tuple[Value, Affine] | None:
-    return event.args[0], _affine(-1.0, 0.0)
-
-
-def _addcmul(event: Event) -> tuple[Value, Affine] | None:
-    base, left, right = event.args[:3]
-    value = float(event.kwargs.get("value", 1))
-    shift = _number(base)
-    for x, y in ((left, right), (right, left)):
-        factor = _number(y)
-        if isinstance(x, Value) and factor is not None and shift is not None:
-            return x, _affine(value * factor, shift)
-    return None
-
-
-_ARITHMETIC = {
-    "add": _add,
-    "sub": _sub,
-    "subtract": _sub,
-    "rsub": _rsub,
-    "mul": _mul,
-    "multiply": _mul,
-    "div": _div,
-    "divide": _div,
-    "true_divide": _div,
-    "neg": _neg,
-    "addcmul": _addcmul,
-}

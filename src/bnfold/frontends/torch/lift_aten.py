@@ -14,7 +14,7 @@ from bnfold.core.forest import IntArray
 from bnfold.frontends.torch.lift import ClipSite, Lifter, is_floating
 from bnfold.frontends.torch.lift_linear import arguments
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.record import OVERLAY, Const, Event, Geometry, Value
+from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Geometry, Value
 
 
 def emit(lifter: Lifter, event: Event) -> None:

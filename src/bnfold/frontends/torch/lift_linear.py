@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lift import Lifter, LinearSite, channel_axis, is_floating, to_numpy
-from bnfold.frontends.torch.record import Const, Event, Value
+from bnfold.frontends.torch.recording import Const, Event, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from torch import nn
 
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lift import ClipSite, Lifter, is_floating
-from bnfold.frontends.torch.record import Event, Recording, Value
+from bnfold.frontends.torch.recording import Event, Recording, Value
 
 
 def emit(lifter: Lifter, event: Event) -> None:

@@ -20,12 +20,13 @@ from torch.utils import _pytree as pytree
 from bnfold.core.solver import ClipMode
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontends.torch.aliasing import precautions
+from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.fold import Decided, affine_items, decide, rewritten_events
 from bnfold.frontends.torch.lift import lift
-from bnfold.frontends.torch.lift_affine import is_batch_norm
 from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.lift_linear import is_linear
-from bnfold.frontends.torch.record import Call, Recorder, Recording, Value, forget
+from bnfold.frontends.torch.record import Recorder, forget
+from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.report import FoldReport
 

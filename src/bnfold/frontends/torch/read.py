@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
 from bnfold.frontends.torch.leaves import is_leaf
-from bnfold.frontends.torch.record import Recorder, Recording, Value, forget, module_calls
+from bnfold.frontends.torch.record import Recorder, forget, module_calls
+from bnfold.frontends.torch.recording import Recording, Value
 
 _COMPILED = "torch._dynamo.eval_frame"
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -28,6 +27,20 @@ from torch.utils._python_dispatch import (
 
 from bnfold.frontends.torch.hollow import NeedsValues, hollow_output, looks_at_values
 from bnfold.frontends.torch.leaves import is_leaf
+from bnfold.frontends.torch.recording import (
+    OVERLAY,
+    Call,
+    Const,
+    Event,
+    Geometry,
+    Handle,
+    Recording,
+    Storage,
+    Value,
+    Write,
+    constants,
+    leaves_of,
+)
 
 _ATTRIBUTE = "_bnfold_handle"
 
@@ -48,128 +61,6 @@ _FACTORIES = frozenset(
     }
 )
 """Ops that look at the shape of their argument, not at its values."""
-
-Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
-"""Storage offset, shape, strides."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """The content of a tensor at one time."""
-
-    number: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    storage: int
-    """Number of the memory it lived in."""
-    handle: int
-    """Number of the tensor object through which it was made or read."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Const:
-    """A tensor that does not depend on the input."""
-
-    tensor: Tensor
-    origin: Tensor
-    """The parameter or buffer behind it, or the tensor itself."""
-    how: str = ""
-    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, '?' for the rest."""
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of a module."""
-
-    module: nn.Module | None
-    name: str
-    parent: Call | None
-    items: list[Call | Event] = field(default_factory=list)
-    """What happened directly inside, in order."""
-    inputs: tuple[Value, ...] = ()
-    outputs: tuple[Value, ...] = ()
-    single: bool = False
-    """Exactly one tensor went in and exactly one came out."""
-    node: fx.Node | None = None
-    """The node of an exported program, in place of a module."""
-
-
-@dataclass(slots=True, eq=False)
-class Event:
-    """One op or leaf module call."""
-
-    number: int
-    target: Any
-    """An OpOverload, or the leaf module."""
-    args: tuple[Any, ...]
-    """Arguments with tensors replaced by Value or Const."""
-    kwargs: dict[str, Any]
-    outputs: tuple[Value | None, ...]
-    call: Call
-    name: str
-    written: Value | None = None
-    """The value before the write, for an op that works in place."""
-    stamp: int = 0
-    """Tensor objects with a larger handle number were made later than this event."""
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A part of a storage got a new value."""
-
-    geometry: Geometry
-    value: Value
-
-
-@dataclass(slots=True, eq=False)
-class Storage:
-    """Memory that tensors share."""
-
-    number: int
-    born: int
-    """Number of the event that made it; -1 for what was there before."""
-    writes: list[Write] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Handle:
-    """What is known of one tensor object."""
-
-    number: int
-    recording: Recording
-    value: Value
-    storage: Storage
-    geometry: Geometry
-    seen: int
-    """How many of the storage's writes `value` reflects."""
-
-
-@dataclass(slots=True, eq=False)
-class Recording:
-    """Everything that was written down, over one or several runs."""
-
-    events: list[Event] = field(default_factory=list)
-    roots: list[Call] = field(default_factory=list)
-    calls: dict[int, list[Call]] = field(default_factory=dict)
-    """Calls per module, by id(module)."""
-    inputs: list[tuple[Value, str]] = field(default_factory=list)
-    outputs: list[tuple[Value, str]] = field(default_factory=list)
-    storages: list[Storage] = field(default_factory=list)
-    persistent: set[int] = field(default_factory=set)
-    """Storages that outlive the run: inputs, outputs, parameters and buffers."""
-    reads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Per storage: (number of the next event, handle number) of each read, in order."""
-    parameter_uses: dict[int, list[tuple[Event | None, str]]] = field(default_factory=dict)
-    """Per id(parameter or buffer): the events that take it; None for a computation on constants."""
-    probes: dict[int, nn.Module] = field(default_factory=dict)
-    """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
-    counter: Iterator[int] = field(default_factory=itertools.count)
-
-
-OVERLAY = "overlay"
-"""Target of the event that puts a written part back into the tensor it is a view of."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -514,32 +405,6 @@ def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) ->
 def _leaf_constants(module: nn.Module) -> tuple[Const, ...]:
     found = itertools.chain(module._parameters.values(), module._buffers.values())
     return tuple(Const(tensor, tensor) for tensor in found if tensor is not None)
-
-
-def leaves_of(tree: Any) -> list[Any]:
-    """The leaves of nested tuples, lists and dicts; PyTorch's own function where there is more."""
-    kind = type(tree)
-    if kind is tuple or kind is list:
-        return [leaf for part in tree for leaf in leaves_of(part)]
-    if kind is dict:
-        return [leaf for part in tree.values() for leaf in leaves_of(part)]
-    if isinstance(tree, Tensor | Value | Const | int | float | str) or tree is None:
-        return [tree]
-    return pytree.tree_leaves(tree)
-
-
-def constants(*trees: Any) -> Iterator[Const]:
-    """The constants among an event's arguments."""
-    for leaf in leaves_of(trees):
-        if isinstance(leaf, Const):
-            yield leaf
-
-
-def values(*trees: Any) -> Iterator[Value]:
-    """The values among an event's arguments."""
-    for leaf in leaves_of(trees):
-        if isinstance(leaf, Value):
-            yield leaf
 
 
 def _geometry(tensor: Tensor) -> Geometry:
