@@ -79,8 +79,8 @@ class AffineStep:
     """Typical deviation of the output per constant (|gamma|), of `scale`'s shape; None is 1."""
     range_limit: float = 2.0**40
     """Stored values may be scaled up or down by at most this (smaller for float16)."""
-    reported: bool = True
-    """Whether it appears in the report (scalar arithmetic does not)."""
+    value_known: bool = True
+    """False where only the kind of arithmetic is sure: other runs may have other constants."""
     tie: Hashable = None
     """Ops with one (not None) tie are one module called several times: all go, or none."""
     refusal: tuple[Reason, str | None] | None = None

@@ -3,7 +3,8 @@
 Every law takes the labels of its inputs and returns those of its outputs; what the plan needs to
 know later goes into a `Bound`. All laws hold for (s, t) = (1, 0) everywhere, so the laws of a
 whole network never contradict each other; only the removal of an affine step can.
-The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tensors.md.
+The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tensors.md. The file
+is long because the laws stand together, in the order of that table.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     if fixed and (scale == 1.0).all():
         # Adding a constant: input and output can share their variables.
         cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-        system.plain_scale(distinct(x_each[shift != 0]), cause)
+        moved = shift != 0 if role.value_known else np.ones(len(shift), dtype=bool)
+        system.plain_scale(distinct(x_each[moved]), cause)
         return [x]
     y_each = system.fresh(len(x_each))
     bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
@@ -151,6 +153,8 @@ def keep_affine(binding: Binding, number: int) -> None:
     zero = a == 0
     if not role.scale_editable:
         system.same_scale(y[~zero], x[~zero], cause)
+    if not role.value_known:
+        system.no_shift(x, cause)
     if not role.shift_editable:
         system.plain_scale(y[b != 0], cause)
         system.shift_map(y, x, a, np.zeros(len(a)), cause)

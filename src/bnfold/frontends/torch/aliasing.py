@@ -70,14 +70,10 @@ def precautions(
 def _layout_changes(site: AffineSite) -> bool:
     """Whether a later view of the output could fail on the input's memory layout."""
     assert site.source is not None and site.output is not None
-    meaningful = [
-        (old, new)
-        for length, old, new in zip(
-            site.source.shape, site.source.strides, site.output.strides, strict=True
-        )
-        if length > 1
-    ]
-    return any(old != new for old, new in meaningful)
+    lengths = site.source.shape
+    strides = zip(lengths, site.source.strides, site.output.strides, strict=True)
+    # The stride of an axis of length 1 means nothing, unless it is the batch, which may grow.
+    return any(old != new for axis, (n, old, new) in enumerate(strides) if n > 1 or axis == 0)
 
 
 def _last_reads(recording: Recording) -> dict[int, float]:

@@ -9,6 +9,7 @@ run is thrown away and the network is run for real.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,12 +40,19 @@ def looks_at_values(func: Any) -> bool:
 def values_guarded() -> Iterator[None]:
     """While this is open, taking values out of a tensor raises NeedsValues."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise NeedsValues
+    thread = threading.get_ident()  # the patch is global; other threads go on as before
+
+    def guarded(original: Any) -> Any:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == thread:
+                raise NeedsValues
+            return original(*args, **kwargs)
+
+        return method
 
     own = {name: torch.Tensor.__dict__.get(name) for name in _LOOKS}
     for name in _LOOKS:
-        setattr(torch.Tensor, name, refuse)
+        setattr(torch.Tensor, name, guarded(getattr(torch.Tensor, name)))
     try:
         yield
     finally:

@@ -52,8 +52,12 @@ def survey(lifter: Lifter) -> Steps:
     """Find all affine steps: whole modules first, then single events."""
     steps = Steps()
     for calls in lifter.recording.calls.values():
-        for call in calls:
-            _register(steps, _module_chain(lifter, call))
+        chains = [_module_chain(lifter, call) for call in calls]
+        if None in chains and any(chains):
+            # One of its calls did something else: what replaces the module would be wrong there.
+            chains = [_refused(chain) for chain in chains]
+        for chain in chains:
+            _register(steps, chain)
     for event in lifter.recording.events:
         if event.number in steps.chains or event.number in steps.skipped:
             continue
@@ -63,6 +67,16 @@ def survey(lifter: Lifter) -> Steps:
             continue
         _register(steps, _arithmetic_chain(lifter, event))
     return steps
+
+
+def _refused(chain: Chain | None) -> Chain | None:
+    """The same step, as one that must stay; a step of constants is left to its single events."""
+    if chain is None or chain.role.refusal is not None:
+        return chain
+    if chain.site.statistics is None:
+        return None
+    refusal = (Reason.MODULE_DOES_MORE, "another call of it did something else")
+    return replace(chain, role=replace(chain.role, removable=False, refusal=refusal))
 
 
 def emit(lifter: Lifter, chain: Chain) -> None:
@@ -149,7 +163,7 @@ def _batch_norm_chain(
     if not event.outputs or event.outputs[0] is None:
         return None
     module = call.module if call else None
-    if spec.training and not isinstance(module, _BatchNorm):
+    if spec.mean is None and not isinstance(module, _BatchNorm):
         return None  # instance norm and weight standardisation are spelled this way: opaque
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
@@ -360,6 +374,13 @@ def _per_channel(affine: Affine, source: Value) -> Affine | None:
     return Affine(scale, shift)
 
 
+def _by_parameters(lifter: Lifter, event: Event) -> bool:
+    """Whether all constants of the event come from parameters and buffers."""
+    found = list(constants(event.args))
+    numbers = any(isinstance(argument, int | float) for argument in event.args[:2])
+    return bool(found) and not numbers and all(id(c.origin) in lifter.owned for c in found)
+
+
 def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     """Arithmetic with constants that no module of its own does.
 
@@ -374,13 +395,16 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     if output.shape != source.shape or not affine.is_finite:
         return None
     flat = _per_channel(affine, source)
-    own = any(id(constant.origin) in lifter.owned for constant in constants(event.args))
-    removable = event.call.node is not None and own and flat is not None and flat.scale.size > 1
+    own = _by_parameters(lifter, event)
+    is_node = event.call.node is not None
+    removable = is_node and own and flat is not None and flat.scale.size > 1
     role = g.AffineStep(
         affine.scale,
         affine.shift,
         kind=str(getattr(event.target, "_opname", "")),
         channels=affine.scale.size,
+        # A number in a module's code may depend on the shape: nothing is built on its value.
+        value_known=own or is_node,
         removable=removable,
         scale_editable=False,
         shift_editable=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
-from bnfold.frontends.torch.leaves import is_leaf
-from bnfold.frontends.torch.record import Recorder, forget, module_calls
+from bnfold.frontends.torch.leaves import is_leaf, is_observed
+from bnfold.frontends.torch.record import Recorder, forget, module_calls, stashed
 from bnfold.frontends.torch.recording import Recording, Value
 
 _COMPILED = "torch._dynamo.eval_frame"
@@ -33,12 +33,12 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     owned.update((id(tensor), tensor) for tensor in model.buffers())
     reader = _Reader(model, names, owned)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _statistics_restored(model):
-        try:
-            with values_guarded():
+        # A hook is the user's code and must see real values.
+        if not any(is_observed(module) for module in model.modules()):
+            with suppress(Exception, NeedsValues), values_guarded():
                 return reader.read(runs, hollow=True)
-        except (Exception, NeedsValues):
-            # Whatever went wrong without values: only a real run can say what the model does.
-            return reader.read(runs, hollow=False)
+        # Whatever went wrong without values: only a real run can say what the model does.
+        return reader.read(runs, hollow=False)
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -143,10 +143,22 @@ class _Reader:
                     raise ExampleInputError(type(self.model).__name__, error) from error
             recorder.recording.roots.append(recorder.call)
             _note_outputs(recorder, result, list(tensors.values()), prefix)
+            self._note_stashed(recorder, prefix)
         finally:
             for tensor, before in (*recorder.saved, *content):
                 tensor.copy_(before)
             forget((args, kwargs, result))
+
+    def _note_stashed(self, recorder: Recorder, prefix: str) -> None:
+        found = stashed(self.model, recorder)
+        if found and recorder.hollow:
+            raise NeedsValues
+        for tensor, name in found:
+            value = recorder.read(tensor)
+            if isinstance(value, Value):
+                recorder.recording.outputs.append((value, f"{prefix}attribute {name}"))
+                recorder.recording.persistent.add(value.storage)
+            forget(tensor)
 
 
 def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix: str) -> None:

@@ -12,6 +12,7 @@ too, for the hazard that a removed op leaves two names for one tensor (`aliasing
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -454,9 +455,10 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
 def module_calls(recorder: Recorder) -> Iterator[None]:
     """While this is open, calls of modules are told to the recorder."""
     original = nn.Module.__call__
+    thread = threading.get_ident()  # the patch is global; other threads go on as before
 
     def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if recorder.depth:
+        if recorder.depth or threading.get_ident() != thread:
             return original(module, *args, **kwargs)
         call = recorder.enter(module, args, kwargs)
         try:
@@ -476,6 +478,23 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def stashed(model: nn.Module, recorder: Recorder) -> list[tuple[Tensor, str]]:
+    """Tensors of this run that the model keeps in attributes, where the user may read them."""
+    found = []
+    for name, module in model.named_modules():
+        for attribute, held in module.__dict__.items():
+            if attribute in ("_parameters", "_buffers", "_modules"):
+                continue
+            if not isinstance(held, Tensor | list | tuple | dict):
+                continue
+            found += [
+                (leaf, f"{name}.{attribute}".lstrip("."))
+                for leaf in leaves_of(held)
+                if isinstance(leaf, Tensor) and recorder.handle_of(leaf) is not None
+            ]
+    return found
 
 
 def forget(tree: Any) -> None:
