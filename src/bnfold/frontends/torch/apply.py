@@ -90,6 +90,7 @@ def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: Affine
     for name, parameter, content in wanted:
         if parameter is not None:
             if id(parameter) not in new.parameters:
+                content = content.reshape(tuple(parameter.shape))
                 _put(new, number, parameter, content, _array(parameter))
         elif site.nodes:
             _bear(new, number, site.nodes[0], name, _tensor(content, site.statistics))

@@ -85,9 +85,18 @@ def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
 
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan)
-    items += _unreached(model, decided.recording)
+    unreached = _unreached(model, decided.recording)
+    items += unreached
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
-    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__})
+    notes = (_UNREACHED,) if unreached else ()
+    return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__})
+
+
+_UNREACHED = (
+    "Some BatchNorms were not reached by the run on the example inputs. If the model can reach "
+    "them on other inputs, pass those too (also=...): weights that both paths use were folded for "
+    "the path that was taken."
+)
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:

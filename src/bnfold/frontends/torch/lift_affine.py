@@ -36,6 +36,8 @@ class Chain:
     role: g.AffineStep
     site: AffineSite
     name: str
+    is_batch_norm: bool = True
+    """False for a step made of arithmetic."""
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ def _refused(chain: Chain | None) -> Chain | None:
     """The same step, as one that must stay; a step of constants is left to its single events."""
     if chain is None or chain.role.refusal is not None:
         return chain
-    if chain.site.statistics is None:
+    if not chain.is_batch_norm:
         return None
     refusal = (Reason.MODULE_DOES_MORE, "another call of it did something else")
     return replace(chain, role=replace(chain.role, removable=False, refusal=refusal))
@@ -344,18 +346,35 @@ def _constants_chain(
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
         return None
+    gamma = _only_factor(lifter, events)
     role = g.AffineStep(
         flat.scale,
         flat.shift,
         kind=type(module).__name__,
         channels=flat.scale.size,
-        scale_editable=False,
+        scale_editable=gamma is not None,
         shift_editable=False,
         range_limit=range_limit(source.dtype),
         tie=_tie(lifter, module),
     )
     site = _site(module, successors, source, events[-1])
-    return Chain(tuple(events), source, at, role, site, call.name)
+    if gamma is not None:
+        one = np.ones(gamma.numel())
+        site = replace(site, gamma=gamma, statistics=gamma, mean=0.0 * one, deviation=one)
+    return Chain(tuple(events), source, at, role, site, call.name, is_batch_norm=False)
+
+
+def _only_factor(lifter: Lifter, events: list[Event]) -> Tensor | None:
+    """The parameter that a step multiplies by, if that is all it does and all that uses it."""
+    found = [constant for event in events for constant in constants(event.args)]
+    if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
+        return None
+    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ("mul", "multiply"):
+        return None
+    origin = found[0].origin
+    if _shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
+        return None
+    return origin
 
 
 def _compose(first: Affine, second: Affine) -> Affine:
@@ -410,4 +429,5 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         shift_editable=False,
         range_limit=range_limit(source.dtype),
     )
-    return Chain((event,), source, output, role, _site(None, (), source, event), event.name)
+    site = _site(None, (), source, event)
+    return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)

@@ -257,10 +257,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             constant = self._constant(tensor)
             if id(constant.origin) not in self.owned:
                 continue
-            if how == "?" or constant.how or not isinstance(result, Tensor):
+            chained = constant.how and not constant.how == how == "view"
+            if how == "?" or chained or not isinstance(result, Tensor):
                 self._note_use(Const(tensor, constant.origin, "?"), None)
             if isinstance(result, Tensor) and result is not tensor:
-                step = how if not constant.how else "?"
+                step = how if not constant.how or constant.how == how == "view" else "?"
                 self.derived[id(result)] = (result, Const(result, constant.origin, step))
         return result
 
@@ -416,7 +417,15 @@ def _name(func: Any) -> str:
     return str(getattr(func, "_opname", func))
 
 
-_DERIVATIONS = {"t": "t", "detach": "", "alias": "", "sign": "sign"}
+_DERIVATIONS = {
+    "t": "t",
+    "detach": "",
+    "alias": "",
+    "sign": "sign",
+    "view": "view",
+    "_unsafe_view": "view",
+    "unsqueeze": "view",
+}
 """Computations on a parameter that leave it editable, and what they make of it."""
 
 

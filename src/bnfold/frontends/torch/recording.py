@@ -42,7 +42,8 @@ class Const:
     origin: Tensor
     """The parameter or buffer behind it, or the tensor itself."""
     how: str = ""
-    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, '?' for the rest."""
+    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, 'view' for another
+    shape of it, '?' for the rest."""
 
 
 @dataclass(slots=True, eq=False)
