@@ -306,12 +306,10 @@ def test_whatever_the_container_an_output_is_not_rescaled(kind):
     with torch.no_grad():
         expected = _parts(model(x))
         try:
-            folded, report = bnfold.fold(model, x)
+            folded, _ = bnfold.fold(model, x)
         except BnfoldError:
             return  # refusing a container that cannot be looked into is right, too
         assert_same(expected, _parts(folded(x)), 1e-9)
-        for flip in (0, 1):  # and with the BatchNorm before the features
-            assert flip in (0, 1)
 
 
 class SideChannel(nn.Module):

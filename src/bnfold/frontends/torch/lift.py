@@ -165,6 +165,12 @@ def is_floating(value: Value) -> bool:
     return value.dtype.is_floating_point
 
 
+def first_value(event: Event) -> Value | None:
+    """An event's first argument, if it is a floating-point value."""
+    value = event.args[0] if event.args else None
+    return value if isinstance(value, Value) and is_floating(value) else None
+
+
 def channel_axis(value: Value, kernel_rank: int) -> int:
     """The channel axis of a convolution's input, batched or not."""
     return len(value.shape) - kernel_rank - 1

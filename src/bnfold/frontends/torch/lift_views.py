@@ -1,0 +1,282 @@
+"""Ops that move values without changing them: run on labels, they say where each one went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bnfold.core import graph as g
+from bnfold.core.forest import IntArray
+from bnfold.frontends.torch.lift import Lifter, first_value, is_floating
+from bnfold.frontends.torch.lift_linear import arguments
+from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
+
+
+def _view(lifter: Lifter, event: Event) -> bool:
+    """Run the op itself on the labels."""
+    leaves, spec = pytree.tree_flatten((event.args, event.kwargs))
+    places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Value)]
+    if any(not is_floating(leaves[at]) for at in places):
+        return False
+    constants = [
+        at
+        for at, leaf in enumerate(leaves)
+        if isinstance(leaf, Const) and leaf.tensor.dtype.is_floating_point
+    ]
+    moved = sorted(places + constants)
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        filled = [leaf.tensor.cpu() if isinstance(leaf, Const) else leaf for leaf in leaves]
+        for at, array in zip(moved, labels, strict=True):
+            filled[at] = to_labels(array)
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        kwargs = {key: value for key, value in kwargs.items() if key not in _ABOUT_MEMORY}
+        result = event.target(*args, **kwargs)
+        return [leaf.numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+    inputs = [lifter.operand(leaves[at], event.name) for at in moved]
+    lifter.emit(event, g.View(apply), inputs)
+    return True
+
+
+def _reshape(lifter: Lifter, event: Event) -> bool:
+    """Labels can take the new shape even where their strides would not allow a view."""
+    source, made = first_value(event), event.outputs[0]
+    if source is None or made is None:
+        return False
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        return [to_labels(labels[0]).reshape(made.shape).numpy()]
+
+    lifter.emit(event, g.View(apply), [lifter.tensor(source)])
+    return True
+
+
+def _cat(lifter: Lifter, event: Event) -> bool:
+    """Concatenation, without spreading labels over axes along which none of them changes."""
+    a = arguments(event)
+    parts = a["tensors"]
+    if not all(isinstance(part, Value | Const) for part in parts):
+        return False
+    if any(not part_dtype(part).is_floating_point for part in parts):
+        return False
+    made = event.outputs[0]
+    assert made is not None
+    parts = [part for part in parts if len(part_shape(part)) == len(made.shape)]
+    axis = int(a["dim"]) % len(made.shape)
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        flat = [
+            other
+            for other in range(len(made.shape))
+            if other != axis and all(array.strides[other] == 0 for array in labels)
+        ]
+        index = tuple(
+            slice(0, 1) if other in flat else slice(None) for other in range(len(made.shape))
+        )
+        return [np.concatenate([array[index] for array in labels], axis=axis)]
+
+    lifter.emit(event, g.View(apply), [lifter.operand(part, event.name) for part in parts])
+    return True
+
+
+def part_dtype(part: Value | Const) -> torch.dtype:
+    """The dtype of an operand."""
+    return part.dtype if isinstance(part, Value) else part.tensor.dtype
+
+
+def part_shape(part: Value | Const) -> tuple[int, ...]:
+    """The shape of an operand."""
+    return part.shape if isinstance(part, Value) else tuple(part.tensor.shape)
+
+
+_ABOUT_MEMORY = {"memory_format", "dtype", "layout", "device", "pin_memory", "non_blocking"}
+
+
+def to_labels(array: IntArray) -> Tensor:
+    """Labels as a tensor; axes along which they do not change keep stride 0."""
+    small = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
+    return torch.from_numpy(np.array(small)).expand(array.shape)
+
+
+def _same(lifter: Lifter, event: Event) -> bool:
+    source = first_value(event)
+    if source is None:
+        return False
+    lifter.emit(event, g.View(list), [lifter.tensor(source)])
+    return True
+
+
+def _dropout(lifter: Lifter, event: Event) -> bool:
+    """Nothing at inference, random in training."""
+    return not arguments(event).get("train", True) and _same(lifter, event)
+
+
+def _copy(lifter: Lifter, event: Event) -> bool:
+    """dst.copy_(src): the values of src at the shape of dst."""
+    source = event.args[1]
+    made = event.outputs[0]
+    assert made is not None
+    if isinstance(source, Value) and not is_floating(source):
+        return False
+    if not isinstance(source, Value | Const):
+        return False
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        return [np.broadcast_to(labels[0], made.shape)]
+
+    lifter.emit(event, g.View(apply), [lifter.operand(source, event.name)])
+    return True
+
+
+def _index(lifter: Lifter, event: Event) -> bool:
+    """Only constant indices are known to pick the same channels in every run."""
+    _, *rest = pytree.tree_leaves((event.args, event.kwargs))
+    if any(isinstance(leaf, Value) for leaf in rest):
+        return False
+    return _view(lifter, event)
+
+
+def _pad(lifter: Lifter, event: Event) -> bool:
+    source = first_value(event)
+    if source is None:
+        return False
+    a = arguments(event)
+    rank = len(source.shape)
+    before, after = [0] * rank, [0] * rank
+    for place, amount in enumerate(a["pad"]):
+        axis = rank - 1 - place // 2
+        (before if place % 2 == 0 else after)[axis] = int(amount)
+    role = g.Pad(tuple(before), tuple(after), float(a["value"]))
+    lifter.emit(event, role, [lifter.tensor(source)])
+    return True
+
+
+def _im2col(lifter: Lifter, event: Event) -> bool:
+    a = arguments(event)
+    if np.any(np.asarray(a["padding"]) != 0):
+        return False
+    source = first_value(event)
+    if source is None:
+        return False
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        full = torch.from_numpy(np.ascontiguousarray(labels[0])).double()
+        result = event.target(full, *event.args[1:], **event.kwargs)
+        return [result.to(torch.int64).numpy()]
+
+    lifter.emit(event, g.View(apply), [lifter.tensor(source)])
+    return True
+
+
+def overlay(lifter: Lifter, event: Event) -> None:
+    """The old content, with the part that was written through another view."""
+    old, new, here, there = event.args
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        places, written = addresses(here).reshape(-1), addresses(there).reshape(-1)
+        order = np.argsort(written, kind="stable")
+        at = np.searchsorted(written[order], places)
+        at = np.minimum(at, len(written) - 1)
+        hit = written[order][at] == places
+        mixed = labels[0].reshape(-1).copy()
+        mixed[hit] = labels[1].reshape(-1)[order[at[hit]]]
+        return [mixed.reshape(labels[0].shape)]
+
+    inputs = [lifter.tensor(old), lifter.tensor(new)]
+    lifter.emit(event, g.View(apply), inputs)
+
+
+def addresses(geometry: Geometry) -> IntArray:
+    """The storage position of each element."""
+    offset, shape, strides = geometry
+    total = np.full(shape, offset, dtype=np.int64)
+    for axis, (length, stride) in enumerate(zip(shape, strides, strict=True)):
+        steps = np.arange(length, dtype=np.int64) * stride
+        total += steps.reshape((-1,) + (1,) * (len(shape) - axis - 1))
+    return total
+
+
+_VIEWS = frozenset(
+    {
+        "permute",
+        "transpose",
+        "t",
+        "T",
+        "mT",
+        "numpy_T",
+        "adjoint",
+        "swapaxes",
+        "movedim",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "expand_as",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "unsafe_chunk",
+        "tensor_split",
+        "hsplit",
+        "vsplit",
+        "chunk",
+        "narrow",
+        "unbind",
+        "stack",
+        "hstack",
+        "vstack",
+        "flip",
+        "roll",
+        "rot90",
+        "repeat",
+        "tile",
+        "repeat_interleave",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "unfold",
+        "diagonal",
+    }
+)
+"""Ops that move values and can be run on labels as they are."""
+
+_RESHAPES = frozenset(
+    {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_as"}
+)
+"""Ops that give the same values, in the same order, another shape."""
+
+_SAME = frozenset(
+    {
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+        "_to_copy",
+        "to",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "positive",
+    }
+)
+"""Ops that keep every value in its place."""
+
+VIEWS: dict[str, Callable[[Lifter, Event], bool]] = {
+    **dict.fromkeys(_VIEWS, _view),
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _dropout),
+    **dict.fromkeys(("index", "index_select", "gather"), _index),
+    "copy": _copy,
+    "constant_pad_nd": _pad,
+    "im2col": _im2col,
+}
+"""How each op that moves values is lifted, by the name of its functional form."""

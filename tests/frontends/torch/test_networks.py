@@ -1,0 +1,28 @@
+"""Networks of timm and torchvision with random statistics, in float64: nothing is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.zoo import create
+from tests.frontends.torch.support import assert_folds
+
+NETWORKS = [
+    "resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "ghostnet_100", "repvgg_a2",
+    "mobileone_s1", "resnetv2_18", "resnetv2_50", "densenet121", "convmixer_768_32",
+    "shufflenet_v2_x1_0", "regnety_002", "hrnet_w18_small", "dla34", "res2net50_14w_8s",
+    "inception_v3", "mixnet_s", "fasterrcnn_resnet50_fpn.backbone",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_is_left(name):
+    model, x = create(name, batch=1)
+    report = assert_folds(model, x, kept=0, batches=False, inplace=False)
+    assert report.total > 0
+
+
+def test_levit_loses_what_its_reshapes_allow():
+    model, x = create("levit_128s", batch=1)
+    report = assert_folds(model, x, batches=False, inplace=False)
+    assert report.removed >= report.total - 2, str(report)
