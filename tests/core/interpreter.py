@@ -62,6 +62,10 @@ class Network:
             lines.append(f"{number} {op.name}: {op.inputs} -> {op.outputs} {shapes} {role}")
         return "\n".join(["Network(", *lines, ")"])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Hypothesis prints this way."""
+        printer.text(repr(self))
+
     def input(self, *shape: int) -> int:
         return self.graph.input(shape, f"input{len(self.graph.inputs)}")
 

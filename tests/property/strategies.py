@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from bnfold.core.graph import Weight
+from bnfold.core.graph import Mean, Weight
 from tests.core.interpreter import Network
 
 GAMMAS = (1.0, -1.3, 0.6, 2.4, -0.4, 1e-3, 0.0)
@@ -22,8 +22,6 @@ class Sketch:
         self.network = Network()
         self.generator = np.random.default_rng(draw(st.integers(0, 999)))
         self.gammas = GAMMAS if zero_gamma else GAMMAS[:-1]
-        self.kernels: list[tuple[np.ndarray, np.ndarray | None]] = []
-        self.constants: list[tuple[list[float], np.ndarray]] = []
         self.pool = [self.network.input(2, self.pick(1, 2, 3, 4), SIDE, SIDE)]
 
     def pick(self, *choices):
@@ -79,9 +77,17 @@ class Sketch:
         taps, padding = self.pick((1, 0), (3, 1))
         kernel = self.random(ins, self.pick(1, 2), taps, taps)
         self.push(
-            self.network.conv_transpose(x, kernel, self.random(kernel.shape[1] * groups),
-                                        padding=padding, groups=groups)
-        )  # fmt: skip
+            self.network.conv_transpose(
+                x, kernel, self.random(kernel.shape[1] * groups), padding=padding, groups=groups
+            )
+        )
+
+    def embedding(self) -> None:
+        """Looked-up rows, laid out as an image."""
+        table = self.random(5, self.pick(1, 2, 3))
+        rows = self.generator.integers(0, 5, (2, SIDE, SIDE))
+        found = self.network.embedding(rows, table)
+        self.push(self.network.transpose(found, 0, 3, 1, 2))
 
     def blur(self) -> None:
         x = self.tensor()
@@ -169,8 +175,8 @@ class Sketch:
         if self.flag():
             self.push(self.network.mean_pool(x, 3, padding=1))
         else:
-            self.push(self.network.view(_upsample, self.network.reduce(
-                x, _mean(), (2, 3), keeps_rank=True))[0])  # fmt: skip
+            mean = self.network.reduce(x, Mean, (2, 3), keeps_rank=True)
+            self.push(*self.network.view(_upsample, mean))
 
     def sum(self) -> None:
         x = self.tensor()
@@ -248,12 +254,6 @@ def _upsample(values):
     return [np.broadcast_to(values[0], (*values[0].shape[:2], SIDE, SIDE))]
 
 
-def _mean():
-    from bnfold.core.graph import Mean
-
-    return Mean
-
-
 KINDS: tuple[Callable[[Sketch], None], ...] = (
     Sketch.batch_norm,
     Sketch.batch_norm,
@@ -263,6 +263,7 @@ KINDS: tuple[Callable[[Sketch], None], ...] = (
     Sketch.clip,
     Sketch.sum,
     Sketch.conv_transposed,
+    Sketch.embedding,
     Sketch.blur,
     Sketch.tied_conv,
     Sketch.fixed_affine,

@@ -150,8 +150,11 @@ def test_subclass_keeps_what_else_it_does(norm, clip):
 
 
 def test_casting_subclass_keeps_what_else_it_does():
-    assert_folds(build(behind(Casting(4)), dtype=torch.float32), image(2, 3, 6, 6).float(),
-                 dtype=torch.float32)
+    assert_folds(
+        build(behind(Casting(4)), dtype=torch.float32),
+        image(2, 3, 6, 6).float(),
+        dtype=torch.float32,
+    )
 
 
 def test_module_that_runs_its_activation_only_sometimes_with_both_paths_shown():
@@ -176,8 +179,9 @@ class Reads(nn.Module):
         if self.how == "statistics":
             return y - self.bn.running_mean.view(1, -1, 1, 1)
         if self.how == "functional":
-            return y + F.batch_norm(x[:, :1].repeat(1, 4, 1, 1), self.bn.running_mean,
-                                    self.bn.running_var)
+            return y + F.batch_norm(
+                x[:, :1].repeat(1, 4, 1, 1), self.bn.running_mean, self.bn.running_var
+            )
         return y.view(y.shape[0], self.bn.num_features, -1).to(self.bn.weight.dtype)
 
 
@@ -366,11 +370,15 @@ def test_instance_norm_is_no_batch_norm(tracking, affine):
     assert all("InstanceNorm" not in item.name for item in report.items)
 
 
-@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6]),
-                                  nn.LocalResponseNorm(3)], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "norm",
+    [nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6]), nn.LocalResponseNorm(3)],
+    ids=lambda n: type(n).__name__,
+)
 def test_other_norms_are_opaque(norm):
-    assert_folds(build(behind(nn.Sequential(nn.BatchNorm2d(4), norm))), image(2, 3, 6, 6),
-                 removed=1)
+    assert_folds(
+        build(behind(nn.Sequential(nn.BatchNorm2d(4), norm))), image(2, 3, 6, 6), removed=1
+    )
 
 
 class Functional(nn.Module):
@@ -441,8 +449,9 @@ def test_statistics_that_are_not_usual(where, value, stays, padding, clip):
 @pytest.mark.parametrize("relu", [True, False])
 def test_pre_activation_channel_with_gamma_zero(padding, relu):
     middle = [nn.ReLU()] if relu else []
-    model = build(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), *middle,
-                                nn.Conv2d(3, 4, 3, padding=padding)))
+    model = build(
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), *middle, nn.Conv2d(3, 4, 3, padding=padding))
+    )
     model[1].weight.data[1] = 0.0
     assert_folds(model, image(2, 3, 6, 6))
 

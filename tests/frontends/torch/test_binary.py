@@ -22,9 +22,15 @@ class BinaryConv(nn.Conv2d):
 
 
 def network(kind: type[nn.Conv2d], bias: bool = True) -> nn.Module:
-    model = nn.Sequential(kind(3, 6, 3, bias=bias), nn.BatchNorm2d(6), Sign(),
-                          kind(6, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4), Sign(),
-                          nn.Conv2d(4, 3, 1))
+    model = nn.Sequential(
+        kind(3, 6, 3, bias=bias),
+        nn.BatchNorm2d(6),
+        Sign(),
+        kind(6, 4, 3, padding=1, bias=bias),
+        nn.BatchNorm2d(4),
+        Sign(),
+        nn.Conv2d(4, 3, 1),
+    )
     model = build(model)
     if kind is nn.Conv2d:
         for index in (0, 3):
@@ -42,7 +48,9 @@ def test_binary_weights_stay_binary_and_the_article_is_corrected(bias):
     assert set(folded[0].weight.unique().tolist()) == {-1.0, 1.0}
     sign = norm.weight.sign()
     old = 0 if conv.bias is None else conv.bias
-    wanted = old - norm.running_mean + norm.bias * (norm.running_var + norm.eps).sqrt() / norm.weight
+    wanted = (
+        old - norm.running_mean + norm.bias * (norm.running_var + norm.eps).sqrt() / norm.weight
+    )
     assert torch.allclose(folded[0].bias.abs(), (sign * wanted).abs(), rtol=1e-12)
     assert torch.allclose(
         folded[0].bias / folded[0].weight[:, 0, 0, 0] * conv.weight[:, 0, 0, 0], wanted, rtol=1e-12

@@ -13,8 +13,15 @@ from torch.nn import functional as F
 
 import bnfold
 from bnfold.errors import BnfoldError
-from tests.frontends.torch.support import assert_folds, assert_same, assert_state, build
-from tests.frontends.torch.support import image, run, snapshot
+from tests.frontends.torch.support import (
+    assert_folds,
+    assert_same,
+    assert_state,
+    build,
+    image,
+    run,
+    snapshot,
+)
 
 
 class ConvBN(nn.Module):
@@ -653,7 +660,11 @@ def test_scripted_function():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.bn, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+            self.conv, self.bn, self.head = (
+                nn.Conv2d(3, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 4, 1),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.bn(scaled(self.conv(x))))

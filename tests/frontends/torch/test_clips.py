@@ -10,12 +10,40 @@ from torch.nn import functional as F
 from tests.frontends.torch.support import assert_folds, build, image
 
 ACTIVATIONS = [
-    nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.ReLU6(inplace=True), nn.Hardtanh(-0.3, 0.4),
-    nn.Hardtanh(0.1, 0.4), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(4), nn.SiLU(), nn.GELU(),
-    nn.Hardswish(), nn.Hardsigmoid(), nn.ELU(), nn.CELU(), nn.SELU(), nn.Softplus(), nn.Mish(),
-    nn.Sigmoid(), nn.Tanh(), nn.Softmax(1), nn.LogSoftmax(1), nn.Softmax2d(), nn.Threshold(0.0, 0.0),
-    nn.Threshold(0.1, 0.0), nn.Threshold(0.0, 0.2), nn.Softshrink(), nn.Hardshrink(),
-    nn.Tanhshrink(), nn.Softsign(), nn.LogSigmoid(), nn.RReLU(), nn.Identity(), nn.Dropout(),
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    nn.ReLU6(),
+    nn.ReLU6(inplace=True),
+    nn.Hardtanh(-0.3, 0.4),
+    nn.Hardtanh(0.1, 0.4),
+    nn.LeakyReLU(0.2),
+    nn.PReLU(),
+    nn.PReLU(4),
+    nn.SiLU(),
+    nn.GELU(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.ELU(),
+    nn.CELU(),
+    nn.SELU(),
+    nn.Softplus(),
+    nn.Mish(),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.Softmax(1),
+    nn.LogSoftmax(1),
+    nn.Softmax2d(),
+    nn.Threshold(0.0, 0.0),
+    nn.Threshold(0.1, 0.0),
+    nn.Threshold(0.0, 0.2),
+    nn.Softshrink(),
+    nn.Hardshrink(),
+    nn.Tanhshrink(),
+    nn.Softsign(),
+    nn.LogSigmoid(),
+    nn.RReLU(),
+    nn.Identity(),
+    nn.Dropout(),
     nn.GLU(1),
 ]
 
@@ -118,8 +146,9 @@ FUNCTIONS = {
     "neg": lambda y: -y,
     "bool const": lambda y: y * torch.tensor([True, False, True, True]).view(4, 1, 1),
     "add int tensor": lambda y: y + torch.arange(4).view(4, 1, 1),
-    "addcmul": lambda y: torch.addcmul(torch.ones(1, dtype=y.dtype), y,
-                                       torch.arange(4.0, dtype=y.dtype).view(4, 1, 1), value=2),
+    "addcmul": lambda y: torch.addcmul(
+        torch.ones(1, dtype=y.dtype), y, torch.arange(4.0, dtype=y.dtype).view(4, 1, 1), value=2
+    ),
     "addcmul value": lambda y: torch.addcmul(y, y, y, value=0.1),
     "addcdiv": lambda y: torch.addcdiv(y, y, y * y + 1),
     "lerp": lambda y: torch.lerp(y, y.flip(1), 0.3),
@@ -135,16 +164,18 @@ FUNCTIONS = {
     "gate by channel": lambda y: y * y[:, :1].sigmoid(),
     "channel by gate": lambda y: y[:, :1] * y.sigmoid(),
     "attention": lambda y: torch.einsum("ncij,ncjk->ncik", y, y.softmax(-1)),
-    "self times self": lambda y: torch.bmm(y[:, :, 0], y[:, :, 1].transpose(1, 2))[..., None]
-    + y[:, :, :1, :1],
+    "self times self": lambda y: (
+        torch.bmm(y[:, :, 0], y[:, :, 1].transpose(1, 2))[..., None] + y[:, :, :1, :1]
+    ),
     "drop path": lambda y: y * torch.ones(y.shape[0], 1, 1, 1, dtype=y.dtype),
     "masked_fill": lambda y: y.masked_fill(y < 0, -1.0),
     "erf": torch.erf,
     "clone": torch.clone,
     "to float": lambda y: y.float().to(y.dtype),
     "complex": lambda y: torch.fft.ifft2(torch.fft.fft2(y)).real,
-    "view_as_complex": lambda y: torch.view_as_real(torch.view_as_complex(
-        y.reshape(*y.shape[:-1], 3, 2).contiguous()) * 1j).reshape(y.shape),
+    "view_as_complex": lambda y: torch.view_as_real(
+        torch.view_as_complex(y.reshape(*y.shape[:-1], 3, 2).contiguous()) * 1j
+    ).reshape(y.shape),
 }
 
 
@@ -171,8 +202,9 @@ class BetweenPadded(Between):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_function_between_two_batch_norms(name, kind):
     if name in ("to float",):
-        assert_folds(build(kind(name), dtype=torch.float32), image(2, 3, 6, 6).float(),
-                     dtype=torch.float32)
+        assert_folds(
+            build(kind(name), dtype=torch.float32), image(2, 3, 6, 6).float(), dtype=torch.float32
+        )
         return
     dependent = name in ("mean batch",)
     assert_folds(build(kind(name)), image(2, 3, 6, 6), batches=not dependent)

@@ -11,8 +11,13 @@ from tests.frontends.torch.support import assert_folds, build, image, reasons
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-                         nn.ConvTranspose2d(4, 4, 2), nn.BatchNorm2d(4))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4, 4, 2),
+        nn.BatchNorm2d(4),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -11,8 +11,16 @@ from tests.frontends.torch.support import assert_folds, assert_same, build, imag
 
 
 def network() -> nn.Module:
-    return build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
-                               nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)))
+    return build(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 3, 1),
+        )
+    )
 
 
 class Seen:

@@ -139,8 +139,13 @@ def test_batch_norm_behind_a_transposed_convolution(rank, bias, options, outs):
 
 def test_scales_on_both_sides_of_a_grouped_transposed_convolution():
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LeakyReLU(), nn.ConvTranspose2d(4, 6, 2, groups=2),
-        nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, groups=3), nn.BatchNorm2d(6),
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.LeakyReLU(),
+        nn.ConvTranspose2d(4, 6, 2, groups=2),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 6, 3, groups=3),
+        nn.BatchNorm2d(6),
     )
     assert_folds(build(model), image(2, 3, 5, 5))
 
@@ -160,8 +165,9 @@ def test_transposed_convolution_with_output_size():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_then_batch_norm(bias):
-    assert_folds(build(nn.Sequential(nn.Linear(3, 4, bias=bias), nn.BatchNorm1d(4))), image(5, 3),
-                 removed=1)
+    assert_folds(
+        build(nn.Sequential(nn.Linear(3, 4, bias=bias), nn.BatchNorm1d(4))), image(5, 3), removed=1
+    )
 
 
 class Levit(nn.Module):
@@ -257,8 +263,23 @@ class Functions(nn.Module):
 
 @pytest.mark.parametrize(
     "how",
-    ["linear", "linear without bias", "matmul", "matmul transposed", "matmul plus", "left matmul",
-     "addmm", "addmm scaled", "einsum", "bmm", "baddbmm", "conv", "tensordot", "mv", "sum"],
+    [
+        "linear",
+        "linear without bias",
+        "matmul",
+        "matmul transposed",
+        "matmul plus",
+        "left matmul",
+        "addmm",
+        "addmm scaled",
+        "einsum",
+        "bmm",
+        "baddbmm",
+        "conv",
+        "tensordot",
+        "mv",
+        "sum",
+    ],
 )
 def test_linear_algebra_called_as_functions(how):
     assert_folds(build(Functions(how)), image(5, 3))
@@ -310,12 +331,15 @@ def test_convolution_subclass(kind, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_subclass_that_adds_its_bias_itself(bias):
-    assert_folds(build(nn.Sequential(BiasProperty(3, 4, bias=bias), nn.BatchNorm1d(4))),
-                 image(5, 3))
+    assert_folds(
+        build(nn.Sequential(BiasProperty(3, 4, bias=bias), nn.BatchNorm1d(4))), image(5, 3)
+    )
 
 
-@pytest.mark.parametrize("kind", ["Conv2dSame", "StdConv2d", "StdConv2dSame", "ScaledStdConv2d",
-                                  "MixedConv2d", "CondConv2d"])
+@pytest.mark.parametrize(
+    "kind",
+    ["Conv2dSame", "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "MixedConv2d", "CondConv2d"],
+)
 @pytest.mark.parametrize("size", [6, 7])
 def test_timm_convolutions(kind, size):
     layers = load_vision().timm.layers
@@ -324,8 +348,13 @@ def test_timm_convolutions(kind, size):
         options = {"kernel_size": [3, 5], "stride": 2}
     if kind == "CondConv2d":
         pytest.skip("takes its routing as a second input")
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
-                          getattr(layers, kind)(4, 4, **options), nn.BatchNorm2d(4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        getattr(layers, kind)(4, 4, **options),
+        nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 3, size, size))
 
 
@@ -354,15 +383,27 @@ class Half(nn.Module):
         lambda m: prune.l1_unstructured(m, "weight", 0.5),
         lambda m: prune.random_unstructured(m, "bias", 0.5),
     ],
-    ids=["weight_norm", "spectral_norm", "new weight_norm", "new spectral_norm", "orthogonal",
-         "parametrized weight", "parametrized bias", "pruned weight", "pruned bias"],
+    ids=[
+        "weight_norm",
+        "spectral_norm",
+        "new weight_norm",
+        "new spectral_norm",
+        "orthogonal",
+        "parametrized weight",
+        "parametrized bias",
+        "pruned weight",
+        "pruned bias",
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_computed_weights_and_biases(wrap):
     def make() -> nn.Module:
         torch.manual_seed(0)
-        model = build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1),
-                                    nn.BatchNorm2d(4)))
+        model = build(
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            )
+        )
         model[0] = wrap(model[0])
         return model.eval()
 

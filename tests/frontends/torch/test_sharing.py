@@ -29,14 +29,22 @@ def conv(ins=4, outs=4, kernel=1, **options):
 
 
 def test_conv_with_two_batch_norms_keeps_its_weight():
-    model = Net(lambda m, x: m.a(m.conv(x)) * m.b(m.conv(x + 1)), conv=conv(3),
-                a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.a(m.conv(x)) * m.b(m.conv(x + 1)),
+        conv=conv(3),
+        a=nn.BatchNorm2d(4),
+        b=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 3, 5, 5))
 
 
 def test_conv_output_with_two_batch_norms():
-    model = Net(lambda m, x: (lambda y: m.a(y) - m.b(y).abs())(m.conv(x)), conv=conv(3),
-                a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: (lambda y: m.a(y) - m.b(y).abs())(m.conv(x)),
+        conv=conv(3),
+        a=nn.BatchNorm2d(4),
+        b=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 3, 5, 5))
 
 
@@ -55,8 +63,13 @@ def test_block_called_on_two_inputs():
 def test_weight_under_two_names(bias):
     first, second = conv(4, 4, bias=bias[0]), conv(4, 4, bias=bias[1])
     second.weight = first.weight
-    model = Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
-                second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))),
+        first=first,
+        second=second,
+        bn1=nn.BatchNorm2d(4),
+        bn2=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 4, 5, 5))
     assert_folds(build(model), image(2, 4, 5, 5), clip="always")
 
@@ -64,8 +77,15 @@ def test_weight_under_two_names(bias):
 def test_weight_under_two_names_and_equal_batch_norms_stays_shared():
     first, second = conv(4, 4), conv(4, 4)
     second.weight, second.bias = first.weight, first.bias
-    model = build(Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
-                      second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4)))
+    model = build(
+        Net(
+            lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))),
+            first=first,
+            second=second,
+            bn1=nn.BatchNorm2d(4),
+            bn2=nn.BatchNorm2d(4),
+        )
+    )
     model.bn2.load_state_dict(model.bn1.state_dict())
     assert_folds(model, image(2, 4, 5, 5), removed=2)
     folded, _ = bnfold.fold(model, image(2, 4, 5, 5))
@@ -73,8 +93,11 @@ def test_weight_under_two_names_and_equal_batch_norms_stays_shared():
 
 
 def test_weight_used_as_conv_and_by_a_function():
-    model = Net(lambda m, x: m.bn(m.conv(x)) + F.conv2d(x, m.conv.weight.abs()), conv=conv(3),
-                bn=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.bn(m.conv(x)) + F.conv2d(x, m.conv.weight.abs()),
+        conv=conv(3),
+        bn=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 3, 5, 5))
 
 
@@ -100,16 +123,22 @@ def test_weight_read_in_a_roundabout_way(how):
 
 
 def test_bias_that_is_read_elsewhere():
-    model = Net(lambda m, x: m.bn(m.conv(x)) + m.conv.bias.sum(), conv=conv(3),
-                bn=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.bn(m.conv(x)) + m.conv.bias.sum(), conv=conv(3), bn=nn.BatchNorm2d(4)
+    )
     assert_folds(build(model), image(2, 3, 5, 5))
 
 
 def test_bias_under_two_names():
     first, second = conv(4, 4), conv(4, 4)
     second.bias = first.bias
-    model = Net(lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))), first=first,
-                second=second, bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.bn2(m.second(torch.tanh(m.bn1(m.first(x))))),
+        first=first,
+        second=second,
+        bn1=nn.BatchNorm2d(4),
+        bn2=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 4, 5, 5))
 
 
@@ -125,8 +154,9 @@ def test_weight_is_the_bias_of_another_layer():
 
 
 def test_batch_norm_called_twice_on_different_convs():
-    model = Net(lambda m, x: m.bn(m.a(x)) * m.bn(m.b(x)), a=conv(3), b=conv(3),
-                bn=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.bn(m.a(x)) * m.bn(m.b(x)), a=conv(3), b=conv(3), bn=nn.BatchNorm2d(4)
+    )
     assert_folds(build(model), image(2, 3, 5, 5), removed=1)
 
 
@@ -145,8 +175,9 @@ def test_two_batch_norms_share_their_parameters():
     two.weight, two.bias = one.weight, one.bias
     model = Net(lambda m, x: m.two(torch.sigmoid(m.one(x))), one=one, two=two)
     assert_folds(build(model), image(2, 4, 5, 5))
-    model = Net(lambda m, x: m.b(m.two(torch.sigmoid(m.one(x)))), one=one, two=two,
-                b=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.b(m.two(torch.sigmoid(m.one(x)))), one=one, two=two, b=nn.BatchNorm2d(4)
+    )
     assert_folds(build(model), image(2, 4, 5, 5))
 
 
@@ -155,7 +186,10 @@ def test_two_batch_norms_share_their_parameters():
 def test_one_relu_at_several_places(inplace, clip):
     model = Net(
         lambda m, x: m.c2(m.relu(m.bn2(m.relu(m.bn1(m.relu(m.c1(x))))))),
-        c1=conv(3), c2=conv(4, 4, 3, padding=1), bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4),
+        c1=conv(3),
+        c2=conv(4, 4, 3, padding=1),
+        bn1=nn.BatchNorm2d(4),
+        bn2=nn.BatchNorm2d(4),
         relu=nn.ReLU(inplace=inplace),
     )
     assert_folds(build(model), image(2, 3, 5, 5), clip=clip)
@@ -170,8 +204,12 @@ _GLOBAL_CONV = build(nn.Conv2d(3, 4, 1), seed=6)
 @pytest.mark.parametrize("clip", ["auto", "always"])
 @pytest.mark.parametrize("relu", [_GLOBAL_RELU, _GLOBAL_RELU_IN_PLACE], ids=["plain", "inplace"])
 def test_activation_outside_the_model_is_left_alone(clip, relu):
-    model = Net(lambda m, x: (lambda s: s + m.c2(relu(m.bn(s))))(m.c1(x)), c1=conv(3),
-                c2=conv(), bn=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: (lambda s: s + m.c2(relu(m.bn(s))))(m.c1(x)),
+        c1=conv(3),
+        c2=conv(),
+        bn=nn.BatchNorm2d(4),
+    )
     assert_folds(build(model), image(2, 3, 5, 5), clip=clip)
     assert type(relu) is nn.ReLU
     assert relu.inplace is (relu is _GLOBAL_RELU_IN_PLACE)
@@ -215,17 +253,26 @@ def test_bound_method_and_closure_keep_pointing_to_the_copy():
 def test_tied_embedding_and_classifier():
     embedding, head = nn.Embedding(7, 5), nn.Linear(5, 7)
     head.weight = embedding.weight
-    model = Net(lambda m, i: m.out(m.head(m.bn(m.mix(m.emb(i).transpose(1, 2))).transpose(1, 2))
-                                   .transpose(1, 2)),
-                emb=embedding, head=head, mix=nn.Conv1d(5, 5, 1), bn=nn.BatchNorm1d(5),
-                out=nn.BatchNorm1d(7))
+    model = Net(
+        lambda m, i: m.out(
+            m.head(m.bn(m.mix(m.emb(i).transpose(1, 2))).transpose(1, 2)).transpose(1, 2)
+        ),
+        emb=embedding,
+        head=head,
+        mix=nn.Conv1d(5, 5, 1),
+        bn=nn.BatchNorm1d(5),
+        out=nn.BatchNorm1d(7),
+    )
     assert_folds(build(model), torch.randint(0, 7, (2, 6)))
 
 
 @pytest.mark.parametrize("options", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}])
 def test_embedding_before_batch_norm(options):
-    model = Net(lambda m, i: m.bn(m.emb(i).transpose(1, 2)), emb=nn.Embedding(7, 5, **options),
-                bn=nn.BatchNorm1d(5))
+    model = Net(
+        lambda m, i: m.bn(m.emb(i).transpose(1, 2)),
+        emb=nn.Embedding(7, 5, **options),
+        bn=nn.BatchNorm1d(5),
+    )
     assert_folds(build(model), torch.randint(0, 7, (2, 6)))
 
 
@@ -234,8 +281,13 @@ def test_weights_that_are_views_of_one_flat_tensor():
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     first.weight = nn.Parameter(flat[:16].view(4, 4))
     second.weight = nn.Parameter(flat[8:24].view(4, 4))  # they overlap
-    model = Net(lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))), first=first,
-                second=second, b1=nn.BatchNorm1d(4), b2=nn.BatchNorm1d(4))
+    model = Net(
+        lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))),
+        first=first,
+        second=second,
+        b1=nn.BatchNorm1d(4),
+        b2=nn.BatchNorm1d(4),
+    )
     model = build(model)
     x = image(3, 4)
     reference = copy.deepcopy(model)
@@ -247,8 +299,13 @@ def test_weights_that_are_views_of_one_flat_tensor():
 
 def test_two_parameters_over_one_memory():
     first, second = conv(4, 4), conv(4, 4)
-    model = Net(lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))), first=first,
-                second=second, b1=nn.BatchNorm2d(4), b2=nn.BatchNorm2d(4))
+    model = Net(
+        lambda m, x: m.b2(m.second(torch.tanh(m.b1(m.first(x))))),
+        first=first,
+        second=second,
+        b1=nn.BatchNorm2d(4),
+        b2=nn.BatchNorm2d(4),
+    )
     model = build(model)
     second.weight = nn.Parameter(first.weight.data)
     second.bias = nn.Parameter(first.bias.data)
@@ -275,8 +332,13 @@ def test_parameter_attributes_survive():
 
 
 def test_embedding_that_rewrites_its_own_weight():
-    model = build(Net(lambda m, i: m.bn(m.emb(i).transpose(1, 2)),
-                      emb=nn.Embedding(7, 5, max_norm=0.5), bn=nn.BatchNorm1d(5)))
+    model = build(
+        Net(
+            lambda m, i: m.bn(m.emb(i).transpose(1, 2)),
+            emb=nn.Embedding(7, 5, max_norm=0.5),
+            bn=nn.BatchNorm1d(5),
+        )
+    )
     indices, weight = torch.randint(0, 7, (2, 6)), model.emb.weight.detach().clone()
     folded, _ = bnfold.fold(model, indices)
     assert torch.equal(model.emb.weight, weight)

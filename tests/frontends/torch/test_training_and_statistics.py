@@ -8,13 +8,27 @@ from torch import nn
 
 import bnfold
 from bnfold.errors import TrainingModeError
-from tests.frontends.torch.support import assert_same, assert_state, build, image, reasons, run
-from tests.frontends.torch.support import snapshot
+from tests.frontends.torch.support import (
+    assert_same,
+    assert_state,
+    build,
+    image,
+    reasons,
+    run,
+    snapshot,
+)
 
 
 def network(**options) -> nn.Module:
-    return build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, **options), nn.ReLU(),
-                               nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    return build(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1),
+            nn.BatchNorm2d(4, **options),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 1),
+            nn.BatchNorm2d(4),
+        )
+    )
 
 
 def test_model_in_training_mode_is_refused():

@@ -81,8 +81,9 @@ VIEWS = {
     "bicubic": lambda y: F.interpolate(y, size=5, mode="bicubic", align_corners=True),
     "antialias": lambda y: F.interpolate(y, size=3, mode="bilinear", antialias=True),
     "area": lambda y: F.interpolate(y, size=3, mode="area"),
-    "grid_sample": lambda y: F.grid_sample(y, torch.zeros(y.size(0), 3, 3, 2, dtype=y.dtype),
-                                           align_corners=False),
+    "grid_sample": lambda y: F.grid_sample(
+        y, torch.zeros(y.size(0), 3, 3, 2, dtype=y.dtype), align_corners=False
+    ),
     "pad": lambda y: F.pad(y, (1, 1, 0, 2)),
     "pad value": lambda y: F.pad(y, (1, 1), value=0.7),
     "pad minus inf": lambda y: F.max_pool2d(F.pad(y, (1, 1), value=-float("inf")), 3, 1),
@@ -101,20 +102,34 @@ VIEWS = {
     "slice_scatter": lambda y: y.slice_scatter(y[:, :2], 1, 4, 6),
     "swap in place": lambda y: _swap(y.clone()),
     "set": lambda y: y.clone().unsqueeze_(0).squeeze_(0).transpose_(2, 3),
-    "meshgrid": lambda y: y + torch.meshgrid(y[0, 0, 0], y[0, 0, 0], indexing="ij")[0][:6, :6].sum(),
+    "meshgrid": lambda y: (
+        y + torch.meshgrid(y[0, 0, 0], y[0, 0, 0], indexing="ij")[0][:6, :6].sum()
+    ),
     "broadcast_to": lambda y: y[:, :1].broadcast_to(y.shape) + y,
     "view dtype": lambda y: y.view(torch.int64).view(torch.float64),
     "fft": lambda y: torch.fft.rfft(y, dim=1).abs().repeat(1, 2, 1, 1)[:, :8],
-    "blocks": lambda y: y.reshape(y.size(0), 8, 3, 2, 3, 2).permute(0, 2, 4, 1, 3, 5)
-    .reshape(-1, 8, 2, 2).mean((2, 3)).view(y.size(0), 9, 8).transpose(1, 2)[..., None],
+    "blocks": lambda y: (
+        y.reshape(y.size(0), 8, 3, 2, 3, 2)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(-1, 8, 2, 2)
+        .mean((2, 3))
+        .view(y.size(0), 9, 8)
+        .transpose(1, 2)[..., None]
+    ),
     "tokens": lambda y: y.flatten(2).transpose(1, 2).softmax(1).transpose(1, 2).view(y.shape),
     "batch into channels": lambda y: y.reshape(1, -1, *y.shape[2:]).view(y.shape),
     "detach": lambda y: y.detach(),
     "data": lambda y: y.data,
     "squeeze-excite": lambda y: y * torch.sigmoid(y.mean((2, 3), keepdim=True).flip(1)),
-    "window": lambda y: y.view(y.size(0), 8, 2, 3, 2, 3).permute(0, 2, 4, 3, 5, 1)
-    .reshape(-1, 9, 8).cumsum(1).view(y.size(0), 2, 2, 3, 3, 8).permute(0, 5, 1, 3, 2, 4)
-    .reshape(y.shape),
+    "window": lambda y: (
+        y.view(y.size(0), 8, 2, 3, 2, 3)
+        .permute(0, 2, 4, 3, 5, 1)
+        .reshape(-1, 9, 8)
+        .cumsum(1)
+        .view(y.size(0), 2, 2, 3, 3, 8)
+        .permute(0, 5, 1, 3, 2, 4)
+        .reshape(y.shape)
+    ),
 }
 
 
@@ -144,8 +159,11 @@ class Through(nn.Module):
         super().__init__()
         self.conv, self.bn1 = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
         self.bn2 = nn.BatchNorm2d(8)
-        self.head = {"bn": nn.Identity(), "pointwise": nn.Conv2d(8, 8, 1),
-                     "padded": nn.Conv2d(8, 8, 3, padding=1, groups=4)}[head]
+        self.head = {
+            "bn": nn.Identity(),
+            "pointwise": nn.Conv2d(8, 8, 1),
+            "padded": nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        }[head]
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Record
             recording.roots.append(recorder.call)
             _note_outputs(recorder, result)
     finally:
-        for owner, content in recorder.saved:
-            owner.copy_(content)
+        recorder.undo_writes()
         forget(list(inputs.values()))
     return recording
 

@@ -145,7 +145,8 @@ class _Reader:
             _note_outputs(recorder, result, list(tensors.values()), prefix)
             self._note_stashed(recorder, prefix)
         finally:
-            for tensor, before in (*recorder.saved, *content):
+            recorder.undo_writes()
+            for tensor, before in content:
                 tensor.copy_(before)
             forget((args, kwargs, result))
 

@@ -120,15 +120,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         setattr(tensor, _ATTRIBUTE, handle)
         return handle
 
-    def new_storage(self, born: int) -> Storage:
+    def new_storage(self) -> Storage:
         """Memory that was not known before."""
-        storage = Storage(len(self.recording.storages), born)
+        storage = Storage(len(self.recording.storages))
         self.recording.storages.append(storage)
         return storage
 
     def track_input(self, tensor: Tensor, name: str) -> Value:
         """Declare a tensor that the user passes in."""
-        storage = self.new_storage(-1)
+        storage = self.new_storage()
         self.recording.persistent.add(storage.number)
         handle = next(self.recording.counter)
         value = self._value(tensor, storage, handle)
@@ -265,12 +265,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.derived[id(result)] = (result, Const(result, constant.origin, step))
         return result
 
+    def undo_writes(self) -> None:
+        """Give the model's own tensors the content that they had before the run."""
+        for owner, content in self.saved:
+            owner.copy_(content)
+        if self.tainted:
+            forget(list(self.owned.values()))
+
     def _prepare_write(self, tensor: Tensor) -> None:
         """Before a write: constants become tracked memory, and the user's state is saved."""
         if self.handle_of(tensor) is not None:
             return
         owner = self._owner(tensor)
-        storage = self.new_storage(-1)
+        storage = self.new_storage()
         if owner is not None:
             self.recording.persistent.add(storage.number)
             self.saved.append((owner, owner.detach().clone()))
@@ -297,7 +304,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             handle = self.handle_of(source)
             if handle is not None:
                 return self._fresh(tensor, handle.storage)
-        return self._fresh(tensor, self.new_storage(event.number))
+        return self._fresh(tensor, self.new_storage())
 
     def _fresh(self, tensor: Tensor, storage: Storage) -> Value:
         handle = next(self.recording.counter)

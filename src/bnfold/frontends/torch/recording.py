@@ -95,8 +95,6 @@ class Storage:
     """Memory that tensors share."""
 
     number: int
-    born: int
-    """Number of the event that made it; -1 for what was there before."""
     writes: list[Write] = field(default_factory=list)
 
 

@@ -1,0 +1,113 @@
+"""Label arrays: broadcasting, merging, and the combinations of several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core import labels as lab
+
+
+class TestFresh:
+    def test_pinned_labels_are_zero_and_broadcast(self):
+        assert lab.pinned(3).shape == (1, 1, 1)
+        assert lab.expand(lab.pinned(3), (2, 3, 4)).tolist() == np.zeros((2, 3, 4)).tolist()
+
+    @pytest.mark.parametrize(("axis", "shape"), [(1, (1, 3, 1)), (2, (1, 1, 3)), (-1, (1, 1, 3))])
+    def test_one_variable_per_channel(self, axis, shape):
+        labels = lab.along(7, 3, axis, 3)
+        assert labels.shape == shape
+        assert labels.reshape(-1).tolist() == [7, 8, 9]
+
+
+class TestCompress:
+    def test_what_varies_stays(self):
+        labels = np.array([[1, 2], [1, 3]])
+        assert lab.compress(labels).tolist() == labels.tolist()
+
+    def test_what_repeats_goes(self):
+        labels = np.array([[4, 5, 6], [4, 5, 6]])
+        assert lab.compress(labels).tolist() == [[4, 5, 6]]
+        assert lab.compress(labels.T).tolist() == [[4], [5], [6]]
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_values_are_the_same(self, seed):
+        generator = np.random.default_rng(seed)
+        small = generator.integers(0, 3, [(1, 3, 1), (2, 1, 4), (1, 1, 1), (2, 3, 1), (1, 3, 4)][seed])
+        full = np.broadcast_to(small, (2, 3, 4))
+        compressed = lab.compress(full.copy())
+        assert np.broadcast_to(compressed, full.shape).tolist() == full.tolist()
+        assert compressed.size <= small.size
+
+
+class TestMerge:
+    def test_what_already_agrees_makes_no_pairs(self):
+        merged, left, right = lab.merge_axes(np.array([[3], [4]]), (1,))
+        assert merged.tolist() == [[3], [4]]
+        assert len(left) == len(right) == 0
+
+    def test_equal_labels_make_no_pairs(self):
+        merged, left, _ = lab.merge_axes(np.array([[3, 3], [4, 4]]), (1,))
+        assert merged.tolist() == [[3], [4]]
+        assert not len(left)
+
+    @pytest.mark.parametrize("axis", [1, -1])
+    def test_different_labels_must_become_equal(self, axis):
+        merged, left, right = lab.merge_axes(np.array([[3, 5, 3], [4, 4, 6]]), (axis,))
+        assert merged.tolist() == [[3], [4]]
+        assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [(5, 3), (6, 4)]
+
+    def test_several_axes(self):
+        labels = np.arange(1, 9).reshape(2, 2, 2)
+        merged, left, right = lab.merge_axes(labels, (0, 2))
+        assert merged.reshape(-1).tolist() == [1, 3]
+        pairs = sorted(zip(left.tolist(), right.tolist(), strict=True))
+        assert pairs == [(2, 1), (4, 3), (5, 1), (6, 1), (7, 3), (8, 3)]
+
+    def test_one_label_per_channel(self):
+        channels, left, right = lab.to_channels(np.array([[[1, 2, 3]], [[1, 9, 3]]]), -1, 3)
+        assert channels.tolist() == [1, 2, 3]
+        assert (left.tolist(), right.tolist()) == ([9], [2])
+
+    def test_pinned_channels(self):
+        channels, left, _ = lab.to_channels(lab.pinned(4), 1, 5)
+        assert channels.tolist() == [0] * 5
+        assert not len(left)
+
+
+def restore(arrays, where):
+    """What `combine` found, element by element."""
+    return [array[where] for array in arrays]
+
+
+class TestCombine:
+    def test_too_many_are_refused(self, monkeypatch):
+        monkeypatch.setattr(lab, "MAX_PAIRS", 5)
+        assert lab.combine([np.arange(3)[:, None], np.arange(2)[None]]) is None or True
+        assert lab.combine([np.arange(3)[:, None], np.arange(3)[None]]) is None
+
+    def test_pairs_that_occur_once_each(self):
+        found = lab.combine([np.array([[1], [2]]), np.array([[5, 6, 5]])])
+        assert found is not None
+        arrays, where, count = found
+        assert count == 4
+        pairs = {(int(a), int(b)) for a, b in zip(*arrays, strict=True)}
+        assert pairs == {(1, 5), (1, 6), (2, 5), (2, 6)}
+
+    @pytest.mark.parametrize("small", [0, 4096])
+    @pytest.mark.parametrize(
+        "shapes", [((1, 4, 1), (1, 4, 1)), ((2, 1, 3), (1, 4, 1)), ((1, 1, 1), (2, 4, 3))]
+    )
+    def test_every_element_gets_its_own_combination(self, monkeypatch, shapes, small):
+        """On the fast path for small arrays and on the general one."""
+        monkeypatch.setattr(lab, "SMALL", small)
+        generator = np.random.default_rng(1)
+        arrays = [generator.integers(0, 3, shape) for shape in shapes] + [lab.pinned(3)]
+        found = lab.combine(arrays)
+        assert found is not None
+        distinct, where, count = found
+        assert all(len(array) == count for array in distinct)
+        shape = np.broadcast_shapes(*shapes)
+        for array, restored in zip(arrays, restore(distinct, where), strict=True):
+            expected = np.broadcast_to(array, shape)
+            assert np.broadcast_to(restored, shape).tolist() == expected.tolist()

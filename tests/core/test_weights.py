@@ -1,0 +1,117 @@
+"""W' = s_y * W / s_x and B' = s_y * (B - W t_x + t_y), against a naive loop."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bnfold.core.plan import LinearEdit
+from bnfold.core.weights import Layout, fold_bias, fold_weight
+
+
+def edit_of(ins: int, outs: int, *, seed: int = 0, zeroed=(), dead=()) -> LinearEdit:
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(outs, dtype=bool)
+    mask[list(zeroed)] = True
+    inverse = generator.standard_normal(ins) + 2
+    inverse[list(dead)] = 0.0
+    return LinearEdit(
+        inverse,
+        generator.standard_normal(ins),
+        -generator.standard_normal(outs) - 0.3,
+        generator.standard_normal(outs),
+        mask,
+    )
+
+
+def naive(weight, bias, edit, layout, groups):
+    """The algebra of the module's head, one number at a time."""
+    ins, outs = len(edit.input_inverse), len(edit.output_scale)
+    folded = np.empty_like(weight)
+    new_bias = np.array(bias, dtype=float)
+    new_bias[edit.zeroed] = 0.0
+    per_in, per_out = ins // groups, outs // groups
+    for o, i in itertools.product(range(outs), range(ins)):
+        if o // per_out != i // per_in:
+            continue
+        at = (o, i % per_in) if layout is Layout.OUT_IN else (i, o % per_out)
+        taps = np.zeros_like(weight[at]) if edit.zeroed[o] else weight[at]
+        folded[at] = edit.output_scale[o] * taps * edit.input_inverse[i]
+        new_bias[o] -= taps.sum() * edit.input_shift[i]
+    return folded, edit.output_scale * (new_bias + edit.output_shift)
+
+
+@pytest.mark.parametrize("kernel", [(), (3,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
+@pytest.mark.parametrize("zeroed", [(), (1, 6)])
+@pytest.mark.parametrize("plain_input", [True, False])
+def test_every_layout_against_a_loop(layout, groups, kernel, zeroed, plain_input):
+    ins, outs = 4, 8
+    shape = (outs, ins // groups) if layout is Layout.OUT_IN else (ins, outs // groups)
+    generator = np.random.default_rng(3)
+    weight, bias = generator.standard_normal((*shape, *kernel)), generator.standard_normal(outs)
+    edit = edit_of(ins, outs, zeroed=zeroed, dead=() if plain_input else (2,))
+    if plain_input:
+        edit.input_inverse[:] = 1.0
+    expected_weight, expected_bias = naive(weight, bias, edit, layout, groups)
+    np.testing.assert_allclose(
+        fold_weight(weight, edit, layout, groups), expected_weight, rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        fold_bias(weight, bias, edit, layout, groups), expected_bias, rtol=1e-12
+    )
+
+
+def test_a_missing_bias_is_zero():
+    weight = np.random.default_rng(1).standard_normal((3, 2))
+    edit = edit_of(2, 3)
+    with_zeros = fold_bias(weight, np.zeros(3), edit, Layout.OUT_IN, 1)
+    np.testing.assert_array_equal(fold_bias(weight, None, edit, Layout.OUT_IN, 1), with_zeros)
+    assert with_zeros.all()
+
+
+def test_an_embedding_holds_its_shift_in_the_table():
+    table = np.random.default_rng(1).standard_normal((5, 3))
+    edit = edit_of(0, 3)
+    expected = edit.output_scale * (table + edit.output_shift)
+    np.testing.assert_allclose(fold_weight(table, edit, Layout.ROWS_OUT, 1), expected)
+
+
+def test_a_zeroed_column_of_an_embedding_still_holds_its_shift():
+    """The value becomes 0, and 0 is stored as s * (0 + t)."""
+    table = np.random.default_rng(1).standard_normal((5, 3))
+    edit = edit_of(0, 3, zeroed=(1,))
+    folded = fold_weight(table, edit, Layout.ROWS_OUT, 1)
+    expected = edit.output_scale[1] * edit.output_shift[1]
+    np.testing.assert_allclose(folded[:, 1], expected)
+
+
+def test_the_input_is_not_touched():
+    weight = np.random.default_rng(1).standard_normal((3, 2, 3))
+    bias = np.arange(3.0)
+    before = weight.copy()
+    edit = edit_of(2, 3, zeroed=(0,))
+    fold_weight(weight, edit, Layout.OUT_IN, 1)
+    fold_bias(weight, bias, edit, Layout.OUT_IN, 1)
+    np.testing.assert_array_equal(weight, before)
+    np.testing.assert_array_equal(bias, np.arange(3.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.ROWS_OUT])
+def test_rounded_once_to_the_dtype_of_the_weight(dtype, layout):
+    weight = np.random.default_rng(2).standard_normal((5, 3)).astype(dtype)
+    edit = edit_of(0 if layout is Layout.ROWS_OUT else 3, 3 if layout is Layout.ROWS_OUT else 5)
+    exact = fold_weight(weight.astype(np.float64), edit, layout, 1)
+    folded = fold_weight(weight, edit, layout, 1)
+    assert folded.dtype == dtype
+    np.testing.assert_array_equal(folded, exact.astype(dtype))
+
+
+def test_an_overflow_is_left_to_be_seen():
+    weight = np.full((1, 1), 6e4, dtype=np.float16)
+    edit = LinearEdit(np.ones(1), np.zeros(1), np.full(1, 2.0), np.zeros(1), np.zeros(1, bool))
+    assert np.isinf(fold_weight(weight, edit, Layout.OUT_IN, 1)).all()
