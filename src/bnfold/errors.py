@@ -66,7 +66,7 @@ class ExampleInputError(BnfoldError):
     def __init__(self, model: str, cause: BaseException | None) -> None:
         if cause is None:
             problem = f"{model} needs example inputs: a module is analysed by running it once"
-            step = "pass inputs=torch.randn(1, 3, 224, 224) (--input 1x3x224x224 on the command line)"
+            step = "pass inputs=torch.randn(1, 3, 224, 224), or --input 1x3x224x224"
         else:
             problem = f"{model} raised {type(cause).__name__} on the example inputs: {cause}"
             step = (

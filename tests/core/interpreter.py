@@ -569,8 +569,13 @@ def convolve(
         )
         seen = x[(slice(None), slice(None), *window)]
         for group in range(groups):
-            out, inp = slice(group * outs, (group + 1) * outs), slice(group * ins, (group + 1) * ins)
-            y[:, out] += np.einsum("oi,ni...->no...", weight[(out, slice(None), *tap)], seen[:, inp])
+            out, inp = (
+                slice(group * outs, (group + 1) * outs),
+                slice(group * ins, (group + 1) * ins),
+            )
+            y[:, out] += np.einsum(
+                "oi,ni...->no...", weight[(out, slice(None), *tap)], seen[:, inp]
+            )
     return y
 
 
@@ -590,7 +595,10 @@ def convolve_transposed(
             for k, n in zip(tap, x.shape[2:], strict=True)
         )
         for group in range(groups):
-            out, inp = slice(group * outs, (group + 1) * outs), slice(group * ins, (group + 1) * ins)
+            out, inp = (
+                slice(group * outs, (group + 1) * outs),
+                slice(group * ins, (group + 1) * ins),
+            )
             y[(slice(None), out, *window)] += np.einsum(
                 "io,ni...->no...", weight[(inp, slice(None), *tap)], x[:, inp]
             )

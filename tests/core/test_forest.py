@@ -90,9 +90,7 @@ class TestConflicts:
     def test_a_conflict_inside_one_block(self):
         forest = shifts()
         with pytest.raises(Conflict):
-            forest.relate(
-                ints(1, 2, 1), ints(2, 3, 3), floats(2, 3, 6), floats(1, -1, 0), cause=0
-            )
+            forest.relate(ints(1, 2, 1), ints(2, 3, 3), floats(2, 3, 6), floats(1, -1, 0), cause=0)
 
     def test_factors_too_close_to_solve_and_too_far_to_be_equal(self):
         forest = shifts()

@@ -130,6 +130,11 @@ class TestLinear:
         y = conv(net, net.input(2, 3, 4, 4), bias_editable=False, name="fixed")
         stays(net, bn(net, y), reason=Reason.GRAPH_OUTPUT)
 
+    def test_a_fixed_bias_takes_no_scale(self):
+        net = Network()
+        y = conv(net, net.input(2, 3, 4, 4), bias_editable=False, name="fixed")
+        stays(net, scale_only(net, y), reason=Reason.GRAPH_OUTPUT)
+
     def test_a_blur_with_padding_takes_no_shift(self):
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5))
@@ -349,9 +354,7 @@ class TestAffine:
     def test_one_editable_constant_is_enough_for_what_it_can_hold(self):
         net = Network()
         x = net.affine(net.input(2, 3, 4, 4), [1, 1, 1], B[3], name="bn")
-        x = net.affine(
-            x, A[3], [0, 0, 0], name="kept", removable=False, scale_editable=False
-        )
+        x = net.affine(x, A[3], [0, 0, 0], name="kept", removable=False, scale_editable=False)
         plan = goes(net, x)
         assert plan.affine[1].shift.reshape(-1).tolist() == pytest.approx(
             np.multiply(A[3], B[3]).tolist()
@@ -558,6 +561,12 @@ class TestSum:
         net = Network()
         y = net.sum(image(net), image(net), coefficients=coefficients)
         goes(net, net.sigmoid(bn(net, y)))
+
+    def test_an_operand_with_coefficient_zero_has_no_say(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 4, 4))
+        y = net.sum(net.sigmoid(net.input(2, 3, 4, 4)), x, coefficients=(0, 1))
+        goes(net, conv(net, y))
 
     def test_four_operands_with_coefficients(self):
         net = Network()

@@ -89,6 +89,22 @@ class TestConflicts:
         sums.settle()
         assert known(forest, 1) == 3.0
 
+    def test_after_a_rollback_a_sum_is_looked_at_again(self):
+        """In the trial its side 2 had another root; what counts now is its own."""
+        forest, sums = setup((1, 2, 3))
+        sums.settle()
+        marks = forest.mark(), sums.mark()
+        tie(forest, 8, 9, 1.0, 1.0)  # the larger class, so 8 becomes the root of 2
+        tie(forest, 2, 9, 1.0, 1.0)
+        sums.settle()
+        forest.rollback(marks[0])
+        sums.rollback(marks[1])
+        pin(forest, 2, 4.0)
+        sums.settle()
+        assert not sums.waiting.any()
+        pin(forest, 3, -1.0)
+        assert known(forest, 1) == 3.0
+
 
 class TestSettle:
     def test_three_open_sides_wait(self):
@@ -160,7 +176,7 @@ class TestSettle:
 
 class TestSolveWaiting:
     def test_nothing_waits(self):
-        forest, sums = setup()
+        _, sums = setup()
         preferred = np.arange(20.0) + 1
         np.testing.assert_array_equal(solve_waiting(sums, preferred)[1:], preferred[1:])
         assert solve_waiting(sums, preferred)[0] == 0.0

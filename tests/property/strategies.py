@@ -218,7 +218,9 @@ class Sketch:
         x = self.tensor()
         value = self.pick(0.0, 0.0, 1.5)
         before, after = self.pick(
-            ((0, 0, 1, 0), (0, 0, -1, 0)), ((0, 0, 0, -1), (0, 0, 0, 1)), ((0, 1, 0, 0), (0, 0, 0, 0))
+            ((0, 0, 1, 0), (0, 0, -1, 0)),
+            ((0, 0, 0, -1), (0, 0, 0, 1)),
+            ((0, 1, 0, 0), (0, 0, 0, 0)),
         )
         if before[1] and self.channels(x) > 5:
             return

@@ -81,6 +81,8 @@ class AffineStep:
     """Stored values may be scaled up or down by at most this (smaller for float16)."""
     value_known: bool = True
     """False where only the kind of arithmetic is sure: other runs may have other constants."""
+    any_shift: bool = False
+    """Where the value is not known: a summand that is 0 here may be another in other runs."""
     tie: Hashable = None
     """Ops with one (not None) tie are one module called several times: all go, or none."""
     refusal: tuple[Reason, str | None] | None = None

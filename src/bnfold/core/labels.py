@@ -38,6 +38,8 @@ def expand(labels: IntArray, shape: Sequence[int]) -> IntArray:
 
 def compress(labels: IntArray) -> IntArray:
     """The smallest array that still broadcasts to the same labels."""
+    if not labels.size:  # nothing is there to be stored
+        return pinned(labels.ndim)
     for axis in range(labels.ndim):
         if labels.shape[axis] <= 1:
             continue

@@ -124,7 +124,8 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     if fixed and (scale == 1.0).all():
         # Adding a constant: input and output can share their variables.
         cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-        system.plain_scale(distinct(x_each[shift != 0]), cause)
+        moved = (shift != 0) | (role.any_shift and not role.value_known)
+        system.plain_scale(distinct(x_each[moved]), cause)
         return [x]
     y_each = system.fresh(len(x_each))
     bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import assert_folds, build, image
@@ -18,7 +18,7 @@ class Sign(nn.Module):
 
 class BinaryConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, torch.sign(self.weight), self.bias, self.stride, self.padding)
+        return functional.conv2d(x, torch.sign(self.weight), self.bias, self.stride, self.padding)
 
 
 def network(kind: type[nn.Conv2d], bias: bool = True) -> nn.Module:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import bnfold
 from bnfold.errors import BnfoldError
@@ -154,9 +154,9 @@ class Noise(nn.Module):
         elif self.how == "bernoulli_":
             y = y * y.new_empty(1, 4, 1, 1).bernoulli_(0.5)
         elif self.how == "dropout":
-            y = F.dropout(y, 0.3, training=True)
+            y = functional.dropout(y, 0.3, training=True)
         elif self.how == "dropout2d":
-            y = F.dropout2d(y, 0.3, training=True)
+            y = functional.dropout2d(y, 0.3, training=True)
         elif self.how == "buffer":
             y = y * torch.empty(1, 4, 1, 1, dtype=x.dtype).uniform_(0.5, 2)
         elif self.how == "normal":
@@ -531,7 +531,7 @@ class OwnStatistics(nn.Module):
         self.register_buffer("var", torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(self.conv(x), self.mean, self.var, training=True)
+        return functional.batch_norm(self.conv(x), self.mean, self.var, training=True)
 
 
 def test_statistics_that_a_function_updates_are_put_back():
@@ -596,7 +596,7 @@ def test_custom_autograd_function():
             self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.bn(Double.apply(self.conv(x)))
+            return Double.apply(self.bn(self.conv(x)))
 
     assert_folds(build(Net()), image(2, 3, 4, 4), removed=1)
 
@@ -696,10 +696,14 @@ def test_model_on_the_meta_device_is_refused_with_a_reason():
         bnfold.fold(model, torch.empty(2, 3, 4, 4, device="meta"))
 
 
-def test_lazy_modules():
+def test_lazy_modules_are_refused_until_they_are_initialised():
     model = nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d()).eval()
     x = image(2, 3, 4, 4, dtype=torch.float32)
-    folded, _ = bnfold.fold(model, x)
+    with pytest.raises(BnfoldError, match="not initialised"):
+        bnfold.fold(model, x)
+    model(x)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == 1
     assert_same(run(model, x), run(folded, x), 1e-5)
 
 
@@ -716,5 +720,5 @@ def test_dynamically_quantized_linear_inside():
     model = build(Net(), dtype=torch.float32)
     model.second = torch.ao.quantization.quantize_dynamic(nn.Sequential(model.second))[0]
     x = image(4, 5, dtype=torch.float32)
-    folded, report = bnfold.fold(model, x)
+    folded, _ = bnfold.fold(model, x)
     assert_same(run(model, x), run(folded, x), 1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import assert_folds, assert_same, build, image, reasons, run
@@ -61,7 +61,7 @@ class ByShape(nn.Module):
         y = torch.sigmoid(x)
         y = self.bn(y)
         if x.shape[-1] < 6:
-            return F.conv2d(y, self.conv.weight, self.conv.bias)
+            return functional.conv2d(y, self.conv.weight, self.conv.bias)
         return self.conv(y)
 
 
@@ -113,7 +113,7 @@ def test_attention_and_recurrence():
 
 
 class Crepe(nn.Module):
-    """torchcrepe: F.pad -> conv -> relu -> BatchNorm -> max pool, again."""
+    """torchcrepe: functional.pad -> conv -> relu -> BatchNorm -> max pool, again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,8 +123,12 @@ class Crepe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, None, :, None]
-        x = F.max_pool2d(self.bn1(F.relu(self.conv1(F.pad(x, (0, 0, 3, 3))))), (2, 1), (2, 1))
-        x = F.max_pool2d(self.bn2(F.relu(self.conv2(F.pad(x, (0, 0, 1, 2))))), (2, 1), (2, 1))
+        x = functional.max_pool2d(
+            self.bn1(functional.relu(self.conv1(functional.pad(x, (0, 0, 3, 3))))), (2, 1), (2, 1)
+        )
+        x = functional.max_pool2d(
+            self.bn2(functional.relu(self.conv2(functional.pad(x, (0, 0, 1, 2))))), (2, 1), (2, 1)
+        )
         x = x.permute(0, 2, 1, 3).reshape(-1, 4 * 8)
         return torch.sigmoid(self.head(x))
 

@@ -1,11 +1,11 @@
-"""Hazard 1: a removed BatchNorm made a tensor of its own; in-place ops behind it counted on that."""
+"""Hazard 1: a removed BatchNorm made a tensor of its own, and in-place ops counted on that."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tests.frontends.torch.support import assert_folds, build, image
 
@@ -33,7 +33,7 @@ class PreActivation(nn.Module):
         elif self.activation == "leaky":
             y = self.leaky(y)
         elif self.activation == "function":
-            y = F.relu(y, inplace=True)
+            y = functional.relu(y, inplace=True)
         elif self.activation == "method":
             y.relu_()
         elif self.activation == "add":
@@ -66,7 +66,7 @@ class PreActivation(nn.Module):
             torch._foreach_mul_([y], 2.0)
         elif self.activation == "foreach second":
             torch._foreach_add_([y.new_zeros(2), y], 2.0)
-        return self.conv2(stream) + F.interpolate(self.conv2(y), scale_factor=1)
+        return self.conv2(stream) + functional.interpolate(self.conv2(y), scale_factor=1)
 
 
 WRITES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from benchmarks.zoo import load_vision
@@ -229,9 +229,9 @@ class Functions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, 3)
         how = self.how
         if how == "linear":
-            y = F.linear(x, self.w, self.b)
+            y = functional.linear(x, self.w, self.b)
         elif how == "linear without bias":
-            y = F.linear(x, self.w)
+            y = functional.linear(x, self.w)
         elif how == "matmul":
             y = x @ self.m
         elif how == "matmul transposed":
@@ -251,11 +251,11 @@ class Functions(nn.Module):
         elif how == "baddbmm":
             y = torch.baddbmm(self.b.view(1, 1, 4), x[None], self.m[None])[0]
         elif how == "conv":
-            y = F.conv1d(x[:, :, None], self.k, self.b, padding=1)[..., 0]
+            y = functional.conv1d(x[:, :, None], self.k, self.b, padding=1)[..., 0]
         elif how == "tensordot":
             y = torch.tensordot(x, self.w, ([1], [1]))
         elif how == "mv":
-            y = torch.stack([F.linear(x, row) for row in self.w], 1)
+            y = torch.stack([functional.linear(x, row) for row in self.w], 1)
         else:
             y = (x[:, None] * self.w).sum(-1)
         return self.bn(y)
@@ -290,13 +290,13 @@ def test_linear_algebra_called_as_functions(how):
 
 class IgnoresBias(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, None, self.stride, self.padding)
+        return functional.conv2d(x, self.weight, None, self.stride, self.padding)
 
 
 class HalvesBias(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias / 2
-        return F.conv2d(x, self.weight, bias)
+        return functional.conv2d(x, self.weight, bias)
 
 
 class OwnConvForward(nn.Conv2d):
@@ -312,7 +312,7 @@ class Standardised(nn.Conv2d):
 
 class BiasProperty(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight) + (0 if self.bias is None else self.bias)
+        return functional.linear(x, self.weight) + (0 if self.bias is None else self.bias)
 
 
 class CallsTwice(nn.Conv2d):

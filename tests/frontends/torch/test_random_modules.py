@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tests.frontends.torch.support import assert_folds, build, image
 
@@ -34,18 +34,18 @@ LEAVES = {
     "dropout": nn.Dropout,
 }
 FUNCTIONS = {
-    "relu": F.relu,
-    "relu in place": F.relu_,
+    "relu": functional.relu,
+    "relu in place": functional.relu_,
     "add in place": lambda x: x.add_(0.5),
     "scale in place": lambda x: x.mul_(-1.5),
     "affine": lambda x: 1 - 2 * x,
     "negate": lambda x: -x,
-    "shuffle": lambda x: F.channel_shuffle(x, 2),
+    "shuffle": lambda x: functional.channel_shuffle(x, 2),
     "flip": lambda x: x.flip(1),
-    "halves": lambda x: torch.cat([F.relu(x[:, :2]), x[:, 2:]], 1),
+    "halves": lambda x: torch.cat([functional.relu(x[:, :2]), x[:, 2:]], 1),
     "write half": lambda x: _write_half(x),
     "squeeze-excite": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
-    "pad": lambda x: F.pad(x, (1, 0, 0, 1))[..., :-1, 1:],
+    "pad": lambda x: functional.pad(x, (1, 0, 0, 1))[..., :-1, 1:],
     "tokens": lambda x: x.flatten(2).transpose(1, 2).reshape(-1, C).view(len(x), -1, C)
     .transpose(1, 2).view(x.shape),
     "centre": lambda x: x - x.mean((2, 3), keepdim=True),
@@ -102,7 +102,7 @@ NAME = st.sampled_from([*LEAVES, "bn", "bn", "bn", "conv", "conv", "relu in plac
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(
     modules=st.lists(NAME, min_size=3, max_size=9),
@@ -119,4 +119,4 @@ def test_random_module(modules, program, outputs, seed, clip, last):
     if last:
         model = model.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
-    assert_folds(model, x, clip=clip, inplace=seed % 4 == 0)
+    assert_folds(model, x, clip=clip, inplace=seed % 2 == 0)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import assert_folds, assert_same, build, image, run
@@ -94,7 +94,7 @@ def test_weight_under_two_names_and_equal_batch_norms_stays_shared():
 
 def test_weight_used_as_conv_and_by_a_function():
     model = Net(
-        lambda m, x: m.bn(m.conv(x)) + F.conv2d(x, m.conv.weight.abs()),
+        lambda m, x: m.bn(m.conv(x)) + functional.conv2d(x, m.conv.weight.abs()),
         conv=conv(3),
         bn=nn.BatchNorm2d(4),
     )
@@ -117,7 +117,7 @@ def test_weight_read_in_a_roundabout_way(how):
             w = w.clone()
         else:
             w = nn.Parameter(w.data)
-        return m.bn(m.conv(x)) + F.conv2d(x, w)
+        return m.bn(m.conv(x)) + functional.conv2d(x, w)
 
     assert_folds(build(Net(program, conv=conv(3), bn=nn.BatchNorm2d(4))), image(2, 3, 5, 5))
 
@@ -147,7 +147,7 @@ def test_weight_is_the_bias_of_another_layer():
     first.weight = nn.Parameter(torch.randn(4, 4))
 
     def program(m, x):
-        return m.bn2(F.linear(m.bn1(m.first(x)), m.second.weight, m.first.weight.view(-1)))
+        return m.bn2(functional.linear(m.bn1(m.first(x)), m.second.weight, m.first.weight.view(-1)))
 
     model = Net(program, first=first, second=second, bn1=nn.BatchNorm1d(4), bn2=nn.BatchNorm1d(16))
     assert_folds(build(model), image(3, 4))

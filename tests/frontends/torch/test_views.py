@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tests.frontends.torch.support import assert_folds, build, image
 
@@ -15,9 +15,9 @@ VIEWS = {
     "view": lambda y: y.view(y.size(0), -1).view(y.shape),
     "reshape groups": lambda y: y.reshape(y.size(0), 2, 4, *y.shape[2:]).flatten(1, 2),
     "shuffle": lambda y: y.view(y.size(0), 2, 4, *y.shape[2:]).transpose(1, 2).flatten(1, 2),
-    "channel_shuffle": lambda y: F.channel_shuffle(y, 2),
-    "pixel_shuffle": lambda y: F.pixel_unshuffle(F.pixel_shuffle(y, 2), 2),
-    "pixel_shuffle alone": lambda y: F.pixel_shuffle(y, 2).repeat(1, 4, 1, 1),
+    "channel_shuffle": lambda y: functional.channel_shuffle(y, 2),
+    "pixel_shuffle": lambda y: functional.pixel_unshuffle(functional.pixel_shuffle(y, 2), 2),
+    "pixel_shuffle alone": lambda y: functional.pixel_shuffle(y, 2).repeat(1, 4, 1, 1),
     "permute": lambda y: y.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
     "swap height and width": lambda y: y.transpose(2, 3),
     "channels to space": lambda y: y.permute(0, 2, 1, 3).contiguous()[:, :6].permute(0, 2, 1, 3),
@@ -57,42 +57,50 @@ VIEWS = {
     "stack": lambda y: torch.stack([y[:, :4], y[:, 4:]], 2).flatten(1, 2),
     "hstack": lambda y: torch.hstack([y[:, 4:], y[:, :4]]),
     "dstack": lambda y: torch.dstack([y[:, :, :3], y[:, :, 3:]]),
-    "unfold": lambda y: F.unfold(y, 1).view(y.shape),
-    "unfold 2": lambda y: F.fold(F.unfold(y, 2, stride=2), y.shape[-2:], 2, stride=2),
-    "unfold padded": lambda y: F.unfold(y, 3, padding=1)[:, :8].view(y.shape),
+    "unfold": lambda y: functional.unfold(y, 1).view(y.shape),
+    "unfold 2": lambda y: functional.fold(
+        functional.unfold(y, 2, stride=2), y.shape[-2:], 2, stride=2
+    ),
+    "unfold padded": lambda y: functional.unfold(y, 3, padding=1)[:, :8].view(y.shape),
     "tensor.unfold": lambda y: y.unfold(2, 2, 2).flatten(-2),
     "diagonal": lambda y: y.diagonal(dim1=2, dim2=3)[..., None],
     "tril": lambda y: y.tril(),
     "as_strided": lambda y: y.contiguous().as_strided(y.shape, y.contiguous().stride()),
     "squeeze": lambda y: y.mean((2, 3), keepdim=True).squeeze(3).squeeze(2)[:, :, None, None],
-    "pool": lambda y: F.avg_pool2d(y, 2),
-    "pool padded": lambda y: F.avg_pool2d(y, 3, 1, 1),
-    "pool padded, not counted": lambda y: F.avg_pool2d(y, 3, 1, 1, count_include_pad=False),
-    "pool ceil": lambda y: F.avg_pool2d(y[..., :5], 2, ceil_mode=True),
-    "pool divisor": lambda y: F.avg_pool2d(y, 2, divisor_override=3),
-    "max": lambda y: F.max_pool2d(y, 3, 1, 1),
-    "max ceil": lambda y: F.max_pool2d(y[..., :5], 2, ceil_mode=True),
-    "max indices": lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2),
-    "lp": lambda y: F.lp_pool2d(y, 2, 2),
-    "adaptive": lambda y: F.adaptive_avg_pool2d(y, 3),
-    "adaptive max": lambda y: F.adaptive_max_pool2d(y, 3),
-    "nearest": lambda y: F.interpolate(y, scale_factor=2),
-    "bilinear": lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
-    "bicubic": lambda y: F.interpolate(y, size=5, mode="bicubic", align_corners=True),
-    "antialias": lambda y: F.interpolate(y, size=3, mode="bilinear", antialias=True),
-    "area": lambda y: F.interpolate(y, size=3, mode="area"),
-    "grid_sample": lambda y: F.grid_sample(
+    "pool": lambda y: functional.avg_pool2d(y, 2),
+    "pool padded": lambda y: functional.avg_pool2d(y, 3, 1, 1),
+    "pool padded, not counted": lambda y: functional.avg_pool2d(
+        y, 3, 1, 1, count_include_pad=False
+    ),
+    "pool ceil": lambda y: functional.avg_pool2d(y[..., :5], 2, ceil_mode=True),
+    "pool divisor": lambda y: functional.avg_pool2d(y, 2, divisor_override=3),
+    "max": lambda y: functional.max_pool2d(y, 3, 1, 1),
+    "max ceil": lambda y: functional.max_pool2d(y[..., :5], 2, ceil_mode=True),
+    "max indices": lambda y: functional.max_unpool2d(
+        *functional.max_pool2d(y, 2, return_indices=True), 2
+    ),
+    "lp": lambda y: functional.lp_pool2d(y, 2, 2),
+    "adaptive": lambda y: functional.adaptive_avg_pool2d(y, 3),
+    "adaptive max": lambda y: functional.adaptive_max_pool2d(y, 3),
+    "nearest": lambda y: functional.interpolate(y, scale_factor=2),
+    "bilinear": lambda y: functional.interpolate(y, scale_factor=2, mode="bilinear"),
+    "bicubic": lambda y: functional.interpolate(y, size=5, mode="bicubic", align_corners=True),
+    "antialias": lambda y: functional.interpolate(y, size=3, mode="bilinear", antialias=True),
+    "area": lambda y: functional.interpolate(y, size=3, mode="area"),
+    "grid_sample": lambda y: functional.grid_sample(
         y, torch.zeros(y.size(0), 3, 3, 2, dtype=y.dtype), align_corners=False
     ),
-    "pad": lambda y: F.pad(y, (1, 1, 0, 2)),
-    "pad value": lambda y: F.pad(y, (1, 1), value=0.7),
-    "pad minus inf": lambda y: F.max_pool2d(F.pad(y, (1, 1), value=-float("inf")), 3, 1),
-    "pad channels": lambda y: F.pad(y[:, :5], (0, 0, 0, 0, 1, 2)),
-    "pad channels value": lambda y: F.pad(y[:, :5], (0, 0, 0, 0, 1, 2), value=0.7),
-    "pad negative": lambda y: F.pad(y, (-1, -1, 0, 0, -1, 1)),
-    "pad reflect": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
-    "pad replicate": lambda y: F.pad(y, (1, 1, 1, 1), mode="replicate"),
-    "pad circular": lambda y: F.pad(y, (1, 1, 1, 1), mode="circular"),
+    "pad": lambda y: functional.pad(y, (1, 1, 0, 2)),
+    "pad value": lambda y: functional.pad(y, (1, 1), value=0.7),
+    "pad minus inf": lambda y: functional.max_pool2d(
+        functional.pad(y, (1, 1), value=-float("inf")), 3, 1
+    ),
+    "pad channels": lambda y: functional.pad(y[:, :5], (0, 0, 0, 0, 1, 2)),
+    "pad channels value": lambda y: functional.pad(y[:, :5], (0, 0, 0, 0, 1, 2), value=0.7),
+    "pad negative": lambda y: functional.pad(y, (-1, -1, 0, 0, -1, 1)),
+    "pad reflect": lambda y: functional.pad(y, (1, 1, 1, 1), mode="reflect"),
+    "pad replicate": lambda y: functional.pad(y, (1, 1, 1, 1), mode="replicate"),
+    "pad circular": lambda y: functional.pad(y, (1, 1, 1, 1), mode="circular"),
     "zeros and write": lambda y: _written(torch.zeros_like(y), y),
     "empty and write": lambda y: _written(torch.empty_like(y).fill_(0.3), y),
     "new and write": lambda y: _written(y.new_full(y.shape, 0.5), y),

@@ -98,11 +98,13 @@ def _joined(links: list[_Link], event: Event, storage: int) -> list[_Link]:
 
 
 def _can_stop(recording: Recording, event: Event) -> bool:
-    if old_name_is_read(recording, event):
-        return False
     if event.call.node is not None:
-        return functional_twin(event.target) is not None
+        free = not old_name_is_read(recording, event)
+        return free and functional_twin(event.target) is not None
     module = event.target
+    calls = [other for other in recording.events if other.target is module]
+    if any(old_name_is_read(recording, call) for call in calls):
+        return False
     return (
         isinstance(module, nn.Module)
         and is_leaf(module)

@@ -247,7 +247,8 @@ def _removed_modules(
         sites[id(site.module)] = site
         if number in care.copies:
             copied.add(id(site.module))
-    for key, site in sites.items():
+    # The later first: what a module leaves behind may itself be a module that goes.
+    for key, site in sorted(sites.items(), key=lambda item: -item[1].event):
         yield site, key in copied
 
 

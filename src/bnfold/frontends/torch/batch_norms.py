@@ -66,16 +66,21 @@ def batch_norm_spec(event: Event) -> BatchNormSpec | None:
     )
 
 
-def _leaf_spec(event: Event) -> BatchNormSpec:
+def _leaf_spec(event: Event) -> BatchNormSpec | None:
     module = event.target
-    source = event.args[0]
-    missing = module.running_mean is None or module.running_var is None
+    found = {}
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        constant = event.kwargs.get(name)
+        if isinstance(constant, Value):
+            return None
+        found[name] = None if constant is None else constant.tensor
+    missing = found["running_mean"] is None or found["running_var"] is None
     return BatchNormSpec(
-        source,
-        module.weight,
-        module.bias,
-        module.running_mean,
-        module.running_var,
+        event.args[0],
+        found["weight"],
+        found["bias"],
+        found["running_mean"],
+        found["running_var"],
         bool(module.training or missing),
         module.eps,
     )

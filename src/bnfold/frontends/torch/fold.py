@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
@@ -19,7 +19,7 @@ from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.read import own_tensors, read_module
 from bnfold.frontends.torch.recording import Recording
 from bnfold.report import FoldReport, Item, Kept, Removed
 
@@ -56,9 +56,7 @@ def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) 
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     recording = read_module(model, [inputs, *also])
-    owned: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()}
-    owned.update((id(tensor), tensor) for tensor in model.buffers())
-    lifted = lift(recording, owned)
+    lifted = lift(recording, own_tensors(model))
     plan, new = decide(lifted, clip)
     care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)
@@ -85,7 +83,7 @@ def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
 
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan)
-    unreached = _unreached(model, decided.recording)
+    unreached = _unreached(model, {item.name for item in items})
     items += unreached
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     notes = (_UNREACHED,) if unreached else ()
@@ -123,11 +121,11 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     return items
 
 
-def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
-    """BatchNorms that the runs did not call: nothing is known about them."""
+def _unreached(model: nn.Module, known: Collection[str]) -> list[Item]:
+    """BatchNorms that the runs did not call on anything that depends on the input."""
     outcome = Kept(Reason.NOT_REACHED, None, None)
     return [
         Item(name, type(module).__name__, module.num_features, 0, outcome)
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and id(module) not in recording.calls
+        if isinstance(module, _BatchNorm) and name not in known
     ]

@@ -9,8 +9,9 @@ run is thrown away and the network is run for real.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +25,7 @@ class NeedsValues(BaseException):
     """The program looks at a value: run it for real. Not to be caught by the program itself."""
 
 
-_LOOKS = ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr")
+_LOOKS = ("numpy", "tolist", "__array__", "__dlpack__", "__deepcopy__", "data_ptr")
 """Methods of Tensor that hand out values without dispatching an op."""
 
 
@@ -37,16 +38,22 @@ def looks_at_values(func: Any) -> bool:
 
 
 @contextmanager
-def values_guarded() -> Iterator[None]:
-    """While this is open, taking values out of a tensor raises NeedsValues."""
-
+def values_guarded(look: Callable[[Tensor], None]) -> Iterator[None]:
+    """While this is open, `look` is told of every tensor that values are taken out of."""
     thread = threading.get_ident()  # the patch is global; other threads go on as before
+    looking = False
 
     def guarded(original: Any) -> Any:
-        def method(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == thread:
-                raise NeedsValues
-            return original(*args, **kwargs)
+        @functools.wraps(original)
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal looking
+            if threading.get_ident() == thread and not looking:
+                looking = True
+                try:
+                    look(tensor)
+                finally:
+                    looking = False
+            return original(tensor, *args, **kwargs)
 
         return method
 

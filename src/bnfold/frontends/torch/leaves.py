@@ -35,14 +35,31 @@ def is_leaf(module: nn.Module) -> bool:
         verdict = _verdicts[kind] = _computes_as_declared(kind)
     if not verdict or "forward" in module.__dict__ or is_hooked(module):
         return False
-    # A parametrized or pruned weight is computed anew in each call.
-    return not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)) or (
-        module._parameters.get("weight") is not None and not _rescales_rows(module)
-    )
+    return _holds_its_own(module)
+
+
+def _holds_its_own(module: nn.Module) -> bool:
+    """A parametrized, pruned or overwritten weight is not a parameter of the module."""
+    for name in ("weight", "bias"):
+        if hasattr(module, name) and name not in module._parameters:
+            return False
+    if isinstance(module, BATCH_NORMS):
+        return {"running_mean", "running_var"} <= module._buffers.keys()
+    if isinstance(module, CLIPS):
+        return True
+    return module._parameters["weight"] is not None and not _rescales_rows(module)
+
+
+def overrides_call(kind: type[Any]) -> bool:
+    """Whether calling the module does more than running its hooks and its forward."""
+    return any("__call__" in base.__dict__ for base in kind.__mro__ if base not in _CALLERS)
+
+
+_CALLERS = (nn.Module, object)
 
 
 def _computes_as_declared(kind: type[Any]) -> bool:
-    if not issubclass(kind, _LEAVES) or kind.forward not in _FORWARDS:
+    if not issubclass(kind, _LEAVES) or kind.forward not in _FORWARDS or overrides_call(kind):
         return False
     inner = ("_conv_forward", "_output_padding", "_check_input_dim")
     return all(

@@ -21,7 +21,7 @@ from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.arithmetic import arithmetic
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
-from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked
+from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.recording import Call, Event, Value, constants
 
@@ -55,7 +55,8 @@ def survey(lifter: Lifter) -> Steps:
     steps = Steps()
     for calls in lifter.recording.calls.values():
         chains = [_module_chain(lifter, call) for call in calls]
-        if None in chains and any(chains):
+        left = {chain.site.successors for chain in chains if chain is not None}
+        if any(chains) and (None in chains or len(left) > 1):
             # One of its calls did something else: what replaces the module would be wrong there.
             chains = [_refused(chain) for chain in chains]
         for chain in chains:
@@ -174,6 +175,8 @@ def _batch_norm_chain(
     site = _site(module, successors or (), spec.source, event)
     is_node = event.call.node is not None
     refusal = _refusal(spec, module, successors, is_node=is_node)
+    if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
+        refusal = Reason.SHARED, "its parameters or statistics are read elsewhere"
     if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
         role = g.AffineStep(
             np.ones(1),
@@ -268,9 +271,13 @@ def _refusal(
         return Reason.FUNCTIONAL, None
     if is_hooked(module):
         return Reason.HOOK, None
-    if successors is None:
+    if successors is None or not _can_be_replaced(module):
         return Reason.MODULE_DOES_MORE, type(module).__name__
     return None
+
+
+def _can_be_replaced(module: nn.Module) -> bool:
+    return not overrides_call(type(module)) and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _affine_of(spec: BatchNormSpec) -> Affine:
@@ -303,11 +310,22 @@ def _editable(
 
 
 def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
+    own = event.call.module
     uses = lifter.recording.parameter_uses.get(id(tensor), [])
+    foreign = any(
+        use.event is None or use.call.module is not own or use.event.target != event.target
+        for use in uses
+    )
+    return foreign or (own is None and len(uses) > 1)
+
+
+def _is_read_elsewhere(lifter: Lifter, module: nn.Module) -> bool:
+    """Whether somebody else reads the parameters or statistics of a module that would vanish."""
     return any(
-        user is None or user.call.module is not event.call.module or user.target != event.target
-        for user, _ in uses
-    ) or (event.call.module is None and len(uses) > 1)
+        use.call.module is not module
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        for use in lifter.recording.parameter_uses.get(id(tensor), ())
+    )
 
 
 # -------------------------------------------------------------------- arithmetic
@@ -323,6 +341,8 @@ def _constants_chain(
         tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values())
     )
     if not own or any(any(True for _ in child.parameters()) for child in module.children()):
+        return None
+    if not _can_be_replaced(module) or _is_read_elsewhere(lifter, module):
         return None
     if is_hooked(module) or (_tie(lifter, module) is not None and successors):
         return None
@@ -422,8 +442,10 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         affine.shift,
         kind=str(getattr(event.target, "_opname", "")),
         channels=affine.scale.size,
-        # A number in a module's code may depend on the shape: nothing is built on its value.
+        # A number in a module's code may depend on the shape or on values, and so may a tensor
+        # that is not the model's own: nothing is built on what it is in this run.
         value_known=own or is_node,
+        any_shift=any(id(c.origin) not in lifter.owned for c in constants(event.args)),
         removable=removable,
         scale_editable=False,
         shift_editable=False,

@@ -131,9 +131,10 @@ def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Wei
         return g.Weight.FIXED
     uses = lifter.recording.parameter_uses[id(weight.origin)]
     known = {id(event) for event in linears.by_weight[id(weight.origin)]}
-    if any(event is None or id(event) not in known for event, _ in uses):
+    events = [use.event for use in uses if use.event is not None]
+    if len(events) < len(uses) or any(id(event) not in known for event in events):
         return g.Weight.FIXED
-    specs = [linears.specs[event.number] for event, _ in uses if event is not None]
+    specs = [linears.specs[event.number] for event in events]
     if any(other.use != spec.use for other in specs):
         return g.Weight.FIXED
     if any(other.bias is not None and other.bias.origin is weight.origin for other in specs):
@@ -172,8 +173,8 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if id(origin) not in lifter.owned or spec.bias.how or not origin.dtype.is_floating_point:
         return False, None
     same = {id(event) for event in owner_uses}
-    for event, _ in lifter.recording.parameter_uses[id(origin)]:
-        if event is None or id(event) not in same:
+    for use in lifter.recording.parameter_uses[id(origin)]:
+        if use.event is None or id(use.event) not in same:
             return False, None
     return True, origin
 
@@ -197,14 +198,14 @@ def is_linear(name: str) -> bool:
 
 def _module_spec(event: Event) -> LinearSpec | None:
     module = event.target
-    source, *_ = event.args
-    own = {id(constant.origin): constant for constant in event.args[1:]}
+    source, weight, bias = event.args[0], event.kwargs.get("weight"), event.kwargs.get("bias")
+    if not _is_linear_use(source, weight, bias):
+        return None
+    assert isinstance(weight, Const)
     if isinstance(module, nn.Embedding):
-        return _embedding(source, own[id(module.weight)], event)
+        return _embedding(source, weight, event)
     if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
         return None
-    weight = own[id(module.weight)]
-    bias = own.get(id(module.bias)) if module.bias is not None else None
     if isinstance(module, nn.Linear):
         return _matrix(source, weight, bias, event, module)
     transposed = isinstance(module, TRANSPOSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -41,12 +42,18 @@ class RescaledClip(nn.Module):
 
 
 class FreshCopy(nn.Module):
-    """A copy of the input, contiguous.
+    """A copy of the input, laid out as BatchNorm lays out its output.
 
     It stands where a BatchNorm stood whose output was written to in place while its input was
     still needed, or had another memory layout: all that is left of the BatchNorm is that copy.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
-        """A contiguous tensor of its own memory, with the same values."""
-        return input.contiguous() if not input.is_contiguous() else input.clone()
+        """A tensor of its own memory with the same values, contiguous or channels_last."""
+        layout = _CHANNELS_LAST.get(input.ndim)
+        if layout is None or not input.is_contiguous(memory_format=layout):
+            layout = torch.contiguous_format
+        return input.clone(memory_format=layout)
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
-from bnfold.frontends.torch.record import Recorder, forget, module_calls, stashed
+from bnfold.frontends.torch.record import Recorder, escaped, forget, module_calls
 from bnfold.frontends.torch.recording import Recording, Value
 
 _COMPILED = "torch._dynamo.eval_frame"
@@ -29,16 +30,30 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     """
     _check(model)
     names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
-    owned: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()}
-    owned.update((id(tensor), tensor) for tensor in model.buffers())
-    reader = _Reader(model, names, owned)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _statistics_restored(model):
+    reader = _Reader(model, names, own_tensors(model))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         # A hook is the user's code and must see real values.
         if not any(is_observed(module) for module in model.modules()):
-            with suppress(Exception, NeedsValues), values_guarded():
+            with suppress(Exception, NeedsValues):
                 return reader.read(runs, hollow=True)
         # Whatever went wrong without values: only a real run can say what the model does.
         return reader.read(runs, hollow=False)
+
+
+def own_tensors(model: nn.Module) -> dict[int, Tensor]:
+    """Parameters and buffers by id(), without those that live in TorchScript."""
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                found[id(tensor)] = tensor
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            for tensor in (*module.parameters(), *module.buffers()):
+                found.pop(id(tensor), None)
+    return found
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -59,24 +74,51 @@ def _check(model: nn.Module) -> None:
         raise UnsupportedModelError(
             "the module is a TorchScript module", "fold the Python module it was made from"
         )
+    tensors = (*model.parameters(), *model.buffers())
+    if any(is_lazy(tensor) for tensor in tensors):
+        raise UnsupportedModelError(
+            "the module has parameters that are not initialised yet", "run it once, then fold it"
+        )
+    if any(tensor.is_meta for tensor in tensors):
+        raise UnsupportedModelError(
+            "the module has parameters on the meta device, without content", "load its weights"
+        )
     if model.training:
         raise TrainingModeError(type(model).__name__)
 
 
 @contextmanager
-def _statistics_restored(model: nn.Module) -> Iterator[None]:
-    """A submodule left in training mode updates its statistics when it runs."""
-    saved = [
+def _state_restored(model: nn.Module) -> Iterator[None]:
+    """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    attributes = [dict(module.__dict__) for module in modules]
+    tables = [{name: dict(module.__dict__[name]) for name in _TABLES} for module in modules]
+    # A submodule left in training mode updates its statistics when it runs.
+    statistics = [
         (buffer, buffer.detach().clone())
-        for module in model.modules()
+        for module in modules
         if module.training and isinstance(module, _NormBase)
         for buffer in module.buffers(recurse=False)
     ]
     try:
         yield
     finally:
-        for buffer, content in saved:
+        for module, own, table in zip(modules, attributes, tables, strict=True):
+            _restore(module.__dict__, own)
+            for name in _TABLES:
+                _restore(own[name], table[name])
+        for buffer, content in statistics:
             buffer.copy_(content)
+
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
+    same = now.keys() == before.keys() and all(now[name] is before[name] for name in before)
+    if not same:
+        now.clear()
+        now.update(before)
 
 
 @contextmanager
@@ -117,7 +159,7 @@ class _Reader:
     def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
         """Record all runs."""
         recording = Recording()
-        with _biases_lent(self.model, recording):
+        with _state_restored(self.model), _biases_lent(self.model, recording):
             for number, run in enumerate(runs):
                 recorder = Recorder(recording, self.names, self.owned, hollow=hollow)
                 prefix = "" if len(runs) == 1 else f"run {number}: "
@@ -133,33 +175,55 @@ class _Reader:
                 tensors[id(leaf)] = leaf
                 forget(leaf)
                 recorder.track_input(leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip())
+        if any(not tensor.numel() for tensor in tensors.values()):
+            empty = ValueError("an example input has no elements")
+            raise ExampleInputError(type(self.model).__name__, empty)
         result: Any = None
         content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
         try:
-            with recorder, module_calls(recorder):
+            with recorder, module_calls(recorder), values_guarded(_look(recorder)):
                 try:
                     result = self.model(*args, **kwargs)
                 except Exception as error:
                     raise ExampleInputError(type(self.model).__name__, error) from error
             recorder.recording.roots.append(recorder.call)
             _note_outputs(recorder, result, list(tensors.values()), prefix)
-            self._note_stashed(recorder, prefix)
+            known = [*tensors.values(), *_tensors(result)]
+            self._note_escaped(recorder, known, prefix)
         finally:
             recorder.undo_writes()
             for tensor, before in content:
                 tensor.copy_(before)
             forget((args, kwargs, result))
 
-    def _note_stashed(self, recorder: Recorder, prefix: str) -> None:
-        found = stashed(self.model, recorder)
+    def _note_escaped(self, recorder: Recorder, known: Sequence[Tensor], prefix: str) -> None:
+        found = escaped(recorder, known)
         if found and recorder.hollow:
             raise NeedsValues
-        for tensor, name in found:
+        for tensor in found:
             value = recorder.read(tensor)
             if isinstance(value, Value):
-                recorder.recording.outputs.append((value, f"{prefix}attribute {name}"))
+                name = f"{prefix}a tensor that outlives the run"
+                recorder.recording.outputs.append((value, name))
                 recorder.recording.persistent.add(value.storage)
             forget(tensor)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _look(recorder: Recorder) -> Callable[[Tensor], None]:
+    """What to do when the program takes values out of a tensor."""
+
+    def look(tensor: Tensor) -> None:
+        if recorder.handle_of(tensor) is None:
+            return
+        if recorder.hollow:
+            raise NeedsValues
+        recorder.note_look(tensor)
+
+    return look
 
 
 def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix: str) -> None:

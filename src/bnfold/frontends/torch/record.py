@@ -11,8 +11,10 @@ too, for the hazard that a removed op leaves two names for one tensor (`aliasing
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -29,6 +31,7 @@ from torch.utils._python_dispatch import (
 from bnfold.frontends.torch.hollow import NeedsValues, hollow_output, looks_at_values
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.recording import (
+    LOOK,
     OVERLAY,
     Call,
     Const,
@@ -37,6 +40,7 @@ from bnfold.frontends.torch.recording import (
     Handle,
     Recording,
     Storage,
+    Use,
     Value,
     Write,
     constants,
@@ -118,6 +122,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = value.handle if value.handle >= 0 else next(self.recording.counter)
         handle = Handle(number, self.recording, value, storage, _geometry(tensor), seen)
         setattr(tensor, _ATTRIBUTE, handle)
+        self.recording.alive.append(weakref.ref(tensor))
         return handle
 
     def new_storage(self) -> Storage:
@@ -192,7 +197,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note_use(self, constant: Const, event: Event | None) -> None:
         uses = self.recording.parameter_uses.setdefault(id(constant.origin), [])
-        uses.append((event, constant.how))
+        uses.append(Use(event, constant.how, self.call))
 
     def __torch_dispatch__(
         self,
@@ -269,8 +274,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Give the model's own tensors the content that they had before the run."""
         for owner, content in self.saved:
             owner.copy_(content)
-        if self.tainted:
-            forget(list(self.owned.values()))
+        forget(list(self.owned.values()) if self.saved else [])
 
     def _prepare_write(self, tensor: Tensor) -> None:
         """Before a write: constants become tracked memory, and the user's state is saved."""
@@ -357,6 +361,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.depth -= 1
 
+    def note_look(self, tensor: Tensor) -> None:
+        """The program takes values out of a tensor: they may go anywhere."""
+        value = self.read(tensor)
+        if isinstance(value, Value):
+            self._append(LOOK, (value,), {}, (), name=f"a look at values in {self.call.name}")
+
     def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether this call can be recorded as one event."""
         return (
@@ -372,20 +382,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = self.read(tensor)
         assert isinstance(source, Value)
         in_place = bool(getattr(module, "inplace", False))
-        arguments = (source, *_leaf_constants(module))
+        arguments = {name: self._as_read(c) for name, c in _leaf_constants(module).items()}
         if in_place:
             self._prepare_write(tensor)
         with self._unrecorded():
             known = hollow_output(module, tensor) if self.hollow else None
             result: Tensor = forward(module, tensor) if known is None else known
         event = self._append(
-            module, arguments, {}, (), name=call.name, written=source if in_place else None
+            module, (source,), arguments, (), name=call.name, written=source if in_place else None
         )
         if not in_place:
             event.outputs = (self._output(result, event, [tensor], []),)
             return result
         event.outputs = (self._commit(tensor, event),)
         return self.renamed(tensor)
+
+    def _as_read(self, constant: Const) -> Value | Const:
+        return self.read(constant.tensor)
 
     def renamed(self, tensor: Tensor) -> Tensor:
         """A new name for memory that was just written to.
@@ -411,9 +424,10 @@ def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) ->
     )
 
 
-def _leaf_constants(module: nn.Module) -> tuple[Const, ...]:
-    found = itertools.chain(module._parameters.values(), module._buffers.values())
-    return tuple(Const(tensor, tensor) for tensor in found if tensor is not None)
+def _leaf_constants(module: nn.Module) -> dict[str, Const]:
+    """The tensors that a leaf module computes with, as they are at the time of the call."""
+    found = itertools.chain(module._parameters.items(), module._buffers.items())
+    return {name: Const(tensor, tensor) for name, tensor in found if tensor is not None}
 
 
 def _geometry(tensor: Tensor) -> Geometry:
@@ -440,11 +454,15 @@ def _is_factory(func: Any) -> bool:
     return _name(func) in _FACTORIES
 
 
+_STATISTICS_WRITERS = {"native_batch_norm", "batch_norm", "cudnn_batch_norm"}
+"""(input, weight, bias, mean, var, training, ...): in training they update mean and var unsaid."""
 _WRITES: dict[Any, tuple[int, ...] | None] = {}
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that an op writes to."""
+    if _name(func) in _STATISTICS_WRITERS and args[5]:
+        return [tensor for tensor in args[3:5] if tensor is not None]
     positions = _WRITES.get(func)
     schema = getattr(func, "_schema", None)
     if positions is None and func not in _WRITES:
@@ -496,21 +514,23 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
         nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
-def stashed(model: nn.Module, recorder: Recorder) -> list[tuple[Tensor, str]]:
-    """Tensors of this run that the model keeps in attributes, where the user may read them."""
-    found = []
-    for name, module in model.named_modules():
-        for attribute, held in module.__dict__.items():
-            if attribute in ("_parameters", "_buffers", "_modules"):
-                continue
-            if not isinstance(held, Tensor | list | tuple | dict):
-                continue
-            found += [
-                (leaf, f"{name}.{attribute}".lstrip("."))
-                for leaf in leaves_of(held)
-                if isinstance(leaf, Tensor) and recorder.handle_of(leaf) is not None
-            ]
-    return found
+def escaped(recorder: Recorder, known: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of the run that somebody still holds, apart from those that are known.
+
+    Attributes of the model, closures, lists that a hook fills, containers of the user's own: what
+    is reachable after the run may be read.
+    """
+    recorder.tainted.clear()
+    expected = {id(tensor) for tensor in known}
+
+    def find() -> list[Tensor]:
+        tensors = (reference() for reference in recorder.recording.alive)
+        unique = {id(t): t for t in tensors if t is not None and id(t) not in expected}
+        return list(unique.values())
+
+    if find():
+        gc.collect()  # what only a reference cycle holds is not reachable
+    return find()
 
 
 def forget(tree: Any) -> None:

@@ -82,6 +82,18 @@ class Event:
     """Tensor objects with a larger handle number were made later than this event."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """Somebody looks at a parameter or buffer."""
+
+    event: Event | None
+    """The event that takes it; None for a computation on constants."""
+    how: str
+    """See `Const.how`."""
+    call: Call
+    """The module call in which it happens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """A part of a storage got a new value."""
@@ -110,6 +122,9 @@ class Handle:
     seen: int
     """How many of the storage's writes `value` reflects."""
 
+    def __deepcopy__(self, memo: Any) -> None:
+        """A copied tensor is another tensor."""
+
 
 @dataclass(slots=True, eq=False)
 class Recording:
@@ -122,17 +137,21 @@ class Recording:
     inputs: list[tuple[Value, str]] = field(default_factory=list)
     outputs: list[tuple[Value, str]] = field(default_factory=list)
     storages: list[Storage] = field(default_factory=list)
+    alive: list[Any] = field(default_factory=list)
+    """Weak references to the tensors that depend on the input."""
     persistent: set[int] = field(default_factory=set)
     """Storages that outlive the run: inputs, outputs, parameters and buffers."""
     reads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Per storage: (number of the next event, handle number) of each read, in order."""
-    parameter_uses: dict[int, list[tuple[Event | None, str]]] = field(default_factory=dict)
-    """Per id(parameter or buffer): the events that take it; None for a computation on constants."""
+    parameter_uses: dict[int, list[Use]] = field(default_factory=dict)
+    """Per id(parameter or buffer): everything that looks at it."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 
+LOOK = "look"
+"""Target of the event that stands for values being taken out of PyTorch."""
 OVERLAY = "overlay"
 """Target of the event that puts a written part back into the tensor it is a view of."""
 

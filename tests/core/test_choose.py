@@ -1,0 +1,108 @@
+"""What is free is chosen such that removed steps leave the values that training saw."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.core.plan import make_plan
+from tests.core.interpreter import Network, assert_fold_is_exact
+
+RNG = np.random.default_rng(3)
+K = RNG.standard_normal((4, 3, 3, 1, 1))
+A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
+
+
+def values_of(net: Network, tensor: int) -> tuple[np.ndarray, np.ndarray]:
+    """s and t of a tensor's channels."""
+    solution = make_plan(net.graph).solution
+    assert solution is not None
+    labels = np.broadcast_to(solution.binding.labels[tensor], net.shape(tensor))[0, :, 0, 0]
+    return solution.values.scale[labels], solution.values.shift[labels]
+
+
+class TestScales:
+    def test_a_convolution_before_a_norm_becomes_exactly_a_times_w(self):
+        net = Network()
+        x = net.affine(net.conv(net.input(1, 3, 4, 4), K[0]), A, B)
+        y = net.clip(x)
+        net.output(net.conv(y, K[1]))
+        edit = assert_fold_is_exact(net).linear[0]
+        assert edit.output_scale.tolist() == A
+        scale, shift = values_of(net, x)
+        assert scale.tolist() == [1.0] * 3
+        assert shift.tolist() == [0.0] * 3
+
+    def test_a_chain_of_norms_does_not_drift(self):
+        """The middle of the chain is stored as it is; the ends are as far off as they must be."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        steps = []
+        for _ in range(21):
+            x = net.affine(x, [2.0, -0.5, 1.5], [0.3, 0.2, 0.1])
+            steps.append(x)
+        net.output(net.conv(x, K[1]))
+        assert len(make_plan(net.graph).removed) == 21
+        logs = np.array([np.log2(np.abs(values_of(net, x)[0])) for x in steps])
+        np.testing.assert_allclose(logs[10], 0.0, atol=1e-9)
+        np.testing.assert_allclose(np.abs(logs[0]), 10 * np.abs(np.log2([2.0, 0.5, 1.5])))
+
+    def test_the_median_is_one_that_occurs(self):
+        """With two norms of one stream the lower one is stored as it is."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        one, two = net.affine(x, [0.5, 2.0, -4.0], B), net.affine(x, [2.0, 0.25, 1.0], B)
+        net.output(net.conv(one, K[1]), net.conv(two, K[2]))
+        scales = np.abs([values_of(net, one)[0], values_of(net, two)[0]])
+        assert scales.min(axis=0).tolist() == [1.0, 1.0, 1.0]
+        assert scales.max(axis=0).tolist() == [4.0, 8.0, 4.0]
+
+    def test_a_class_without_a_removed_step_stays_as_it_is(self):
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        y = net.affine(net.conv(x, K[1]), A, B)
+        net.output(net.conv(y, K[2]))
+        scale, shift = values_of(net, x)
+        assert scale.tolist() == [1.0] * 3
+        assert shift.tolist() == [0.0] * 3
+        assert 0 not in make_plan(net.graph).linear
+
+    def test_pinned_values_are_exactly_plain(self):
+        net = Network()
+        x = net.input(1, 3, 4, 4)
+        for scale in ([3.0, 0.7, -1.1], [0.1, 9.0, 2.3]):
+            x = net.affine(x, scale, B)
+        x = net.conv(x, K[0])
+        net.output(x)
+        assert values_of(net, x)[0].tolist() == [1.0] * 3
+
+
+class TestShifts:
+    def test_the_first_removed_step_has_no_shift(self):
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        one = net.affine(x, A, B)
+        two = net.affine(x, np.roll(A, 1), np.roll(B, 1))
+        net.output(net.conv(one, K[1]), net.conv(two, K[2]))
+        assert values_of(net, one)[1].tolist() == [0.0] * 3
+        assert values_of(net, two)[1].all()
+
+    def test_shifts_that_cancel_are_exactly_zero(self):
+        """An op does not get a bias that it does not need."""
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), [1, 1, 1], [0.5, 0.75, -0.25])
+        x = net.affine(x, [1, 1, 1], [0.25, -0.5, 0.125])
+        x = net.affine(x, [1, 1, 1], [-0.75, -0.25, 0.125])
+        net.output(net.conv(x, K[0]))
+        plan = assert_fold_is_exact(net)
+        assert len(plan.removed) == 3
+        assert not plan.linear
+
+    def test_waiting_sums_are_solved(self):
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        x, y = net.conv(i, K[0]), net.conv(i, K[1])
+        z = net.affine(net.sum(x, y), A, B)
+        net.output(net.conv(z, K[2]), net.conv(net.clip(z), K[3]))
+        (s_x, t_x), (s_y, t_y) = values_of(net, x), values_of(net, y)
+        assert s_x.tolist() == s_y.tolist()
+        np.testing.assert_allclose(t_x + t_y, np.divide(B, A))

@@ -1,0 +1,219 @@
+"""gamma = 0: the channel is a constant, made at its producer or taken in by its readers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core import graph as g
+from bnfold.core.reasons import Reason
+from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
+
+RNG = np.random.default_rng(11)
+KERNEL = RNG.standard_normal((3, 3, 1, 1))
+WIDE = RNG.standard_normal((2, 3, 3, 3))
+BIAS = np.array([0.4, -0.9, 1.3])
+ZERO = [1.5, 0.0, -0.6]
+SHIFT = [0.3, 0.7, -0.4]
+
+
+def source(net: Network, **options) -> int:
+    return net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, name="source", **options)
+
+
+def bn(net: Network, x: int, scale=ZERO, shift=SHIFT, name: str = "bn", **options) -> int:
+    return net.affine(x, scale, shift, name=name, **options)
+
+
+def reader(net: Network, x: int, **options) -> int:
+    return net.conv(x, WIDE, [0.2, -0.5], name="reader", **options)
+
+
+def removed(net: Network, *outputs: int, **how) -> list[str]:
+    return removed_names(net, assert_fold_is_exact(net.output(*outputs), **how))
+
+
+def reasons(net: Network, *outputs: int, **how) -> set[Reason]:
+    plan = assert_fold_is_exact(net.output(*outputs), **how)
+    assert not plan.removed
+    return {obstacle.reason for obstacle in plan.kept.values()}
+
+
+class TestMustStay:
+    def test_a_constant_does_not_cross_padding(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5))
+        assert reasons(net, reader(net, x, padding=1)) == {Reason.PADDING}
+
+    def test_a_constant_below_the_clip_is_another_constant(self):
+        """relu(-0.7) is 0 and not -0.7."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, -0.7, -0.4])
+        assert reasons(net, reader(net, net.clip(x)))
+
+    def test_a_constant_that_is_returned(self):
+        net = Network()
+        x = bn(net, net.sigmoid(source(net)), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, x)
+
+    def test_a_constant_with_a_reader_that_takes_none(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, reader(net, net.leaky(x)))
+
+    def test_a_reader_that_takes_it_beside_one_that_does_not(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, reader(net, x), net.sigmoid(x))
+
+    def test_the_reason_is_the_zero(self):
+        """Nothing else is in the way: scale 1 and shift 0 in the other channels."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, reader(net, net.leaky(x))) == {Reason.ZERO_GAMMA}
+
+    def test_a_producer_with_a_second_reader_is_not_zeroed(self):
+        net = Network()
+        x = source(net)
+        assert reasons(net, net.leaky(bn(net, x)), net.leaky(x))
+
+    def test_a_producer_that_is_tied_is_not_zeroed(self):
+        net = Network()
+        x = source(net, tie="k")
+        y = net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, tie="k")
+        assert reasons(net, net.leaky(bn(net, x)), net.conv(y, WIDE))
+
+    def test_a_clip_that_has_no_zero_makes_another_constant(self):
+        """A producer of 0 would arrive as 1."""
+        net = Network()
+        x = bn(net, net.clip(source(net), 1, 2), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, net.leaky(x), clip="always")
+
+    @pytest.mark.parametrize("options", [{"weight": g.Weight.FIXED}, {"bias_editable": False}])
+    def test_a_producer_that_cannot_be_edited_is_not_zeroed(self, options):
+        net = Network()
+        assert reasons(net, net.leaky(bn(net, source(net, **options))))
+
+    def test_binary_weights_are_not_zeroed(self):
+        net = Network()
+        x = net.conv(net.input(2, 3, 5, 5), np.sign(KERNEL), BIAS, weight=g.Weight.SIGNS)
+        assert reasons(net, net.sign(bn(net, x)))
+
+    def test_a_constant_does_not_enter_a_step_that_cannot_be_edited(self):
+        """a' = 0 would be needed, and a is not ours to change."""
+        net = Network()
+        x = bn(net, net.input(2, 2, 3, 3), [0.0, 2.0], [0.7, 0.3], "bn")
+        x = net.affine(x, [3.0, 0.0], [0.2, 0.9], name="kept", scale_editable=False)
+        assert "bn" not in removed(net, x)
+
+    def test_a_constant_does_not_enter_one_of_two_calls(self):
+        """The other call reads other values with the same constants."""
+        net = Network()
+        x = bn(net, net.input(2, 2, 3, 3), [0.0, 1.0], [0.7, 0.0], "bn")
+        x = net.affine(x, [3.0, 0.0], [0.2, 0.9], name="first", tie="m")
+        y = net.conv(net.input(2, 2, 3, 3), KERNEL[:2, :2], BIAS[:2])
+        y = net.affine(y, [3.0, 0.0], [0.2, 0.9], name="second", tie="m")
+        removed(net, net.conv(x, WIDE[:, :2]), net.sigmoid(y))
+
+
+class TestAtProducer:
+    def test_its_weights_become_zero(self):
+        net = Network()
+        plan = assert_fold_is_exact(net.output(net.sigmoid(bn(net, source(net)))))
+        assert plan.linear[0].zeroed.tolist() == [False, True, False]
+        assert plan.removed == {1: ("source",)}
+
+    def test_through_relu_and_pooling(self):
+        net = Network()
+        x = net.mean_pool(net.max_pool(net.clip(source(net))))
+        x = bn(net, x, [1.5, 0.0, 0.6], [0.0, 0.7, 0.0])
+        assert removed(net, net.sigmoid(x)) == ["bn"]
+
+    def test_a_relu_and_padding_after_it(self):
+        net = Network()
+        x = net.clip(bn(net, source(net)), room=False)
+        assert removed(net, reader(net, x, padding=1)) == ["bn"]
+
+    def test_in_groups(self):
+        net = Network()
+        kernel = RNG.standard_normal((4, 1, 3, 3))
+        x = net.conv(net.input(2, 2, 5, 5), kernel, padding=1, groups=2)
+        x = bn(net, x, [1.5, 0.0, 0.0, -0.6], [0.3, 0.7, -0.2, -0.4])
+        assert removed(net, net.sigmoid(x)) == ["bn"]
+
+    def test_a_transposed_convolution(self):
+        net = Network()
+        x = net.conv_transpose(net.input(2, 3, 4, 4), KERNEL, BIAS, stride=2)
+        assert removed(net, net.sigmoid(bn(net, x))) == ["bn"]
+
+    def test_an_embedding(self):
+        net = Network()
+        x = net.embedding([[0, 1, 2], [2, 1, 1]], RNG.standard_normal((3, 3)))
+        x = net.affine(x, ZERO, SHIFT, axis=2, name="bn")
+        assert removed(net, net.matrix(x, KERNEL[:, :, 0, 0])) == ["bn"]
+
+    def test_all_channels(self):
+        net = Network()
+        assert removed(net, net.sigmoid(bn(net, source(net), [0.0] * 3))) == ["bn"]
+
+    def test_two_norms_in_a_row(self):
+        net = Network()
+        x = bn(net, source(net), name="one")
+        x = bn(net, x, [0.0, 2.0, -1.0], name="two")
+        assert removed(net, reader(net, x)) == ["one", "two"]
+
+    def test_one_of_several_groups_of_a_shuffle(self):
+        net = Network()
+        x = net.shuffle(net.conv(net.input(2, 2, 3, 3), RNG.standard_normal((4, 2, 1, 1))), 2)
+        x = bn(net, x, [1.5, 0.0, 2.0, -0.6], [0.3, 0.7, -0.2, -0.4])
+        assert removed(net, net.sigmoid(x)) == ["bn"]
+
+
+class TestAtConsumers:
+    def test_a_reader_takes_the_constant_into_its_bias(self):
+        net = Network()
+        plan = assert_fold_is_exact(net.output(reader(net, bn(net, net.input(2, 3, 5, 5)))))
+        edit = plan.linear[1]
+        assert edit.input_inverse[1] == 0.0
+        assert edit.input_shift[1] == -0.7
+        assert plan.removed == {0: ("reader",)}
+
+    def test_two_readers_both_take_it(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5))
+        y = net.conv(x, KERNEL, name="other")
+        plan = assert_fold_is_exact(net.output(reader(net, x), y))
+        assert plan.removed == {0: ("other", "reader")}
+
+    def test_through_a_clip_that_leaves_the_constant(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 5, 5)), 0, 6)
+        assert removed(net, reader(net, x), clip="always") == ["bn"]
+
+    def test_zero_crosses_padding(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), shift=[0.0, 0.0, 0.0])
+        assert removed(net, reader(net, x, padding=1)) == ["bn"]
+
+    def test_an_affine_step_that_stays(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), name="one")
+        x = net.affine(x, [2.0, -3.0, 0.5], SHIFT, name="kept", refusal=(Reason.HOOK, None))
+        assert removed(net, x) == ["one"]
+
+    def test_a_grouped_reader(self):
+        net = Network()
+        x = bn(net, net.input(2, 4, 5, 5), [1.5, 0.0, 0.0, 2.0], [0.3, 0.7, -0.2, 1.0])
+        y = net.conv(x, RNG.standard_normal((4, 2, 3, 3)), groups=2)
+        assert removed(net, y) == ["bn"]
+
+    def test_all_channels(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [0.0] * 3)
+        assert removed(net, reader(net, x)) == ["bn"]
+
+    def test_a_second_reader_of_the_input(self):
+        net = Network()
+        x = source(net)
+        y = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert removed(net, reader(net, y), net.leaky(x)) == ["bn"]

@@ -1,0 +1,154 @@
+"""Edits, the ops that took a step in, and the way back from an overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.core.plan import ban_overflow, make_plan
+from bnfold.core.reasons import Reason
+from tests.core.interpreter import Network, assert_fold_is_exact
+
+RNG = np.random.default_rng(9)
+K = RNG.standard_normal((4, 3, 3, 1, 1))
+A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
+
+
+class TestNothingToDo:
+    def test_an_empty_network(self):
+        plan = make_plan(Network().graph)
+        assert not (plan.removed or plan.kept or plan.linear or plan.affine or plan.clip)
+
+    def test_a_network_without_affine_steps_is_not_edited(self):
+        net = Network()
+        x = net.clip(net.conv(net.input(1, 3, 4, 4), K[0]), 0, 6)
+        x = net.sum(x, net.conv(x, K[1]))
+        plan = assert_fold_is_exact(net.output(net.max_pool(x)))
+        assert not (plan.linear or plan.affine or plan.clip)
+
+    def test_a_kept_step_far_from_any_removal_is_not_edited(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, B, name="kept")
+        x = net.sigmoid(net.leaky(x))
+        x = net.affine(net.conv(x, K[0]), A, B, name="gone")
+        plan = assert_fold_is_exact(net.output(net.leaky(x)))
+        assert not plan.affine
+        assert set(plan.linear) == {3}
+
+    def test_an_identity_step_costs_no_edit(self):
+        net = Network()
+        x = net.affine(net.conv(net.input(1, 3, 4, 4), K[0]), [1, 1, 1], [0, 0, 0])
+        plan = assert_fold_is_exact(net.output(x))
+        assert list(plan.removed) == [1]
+        assert not plan.linear
+
+
+class TestInto:
+    def into(self, net: Network, step: str) -> tuple[str, ...]:
+        return assert_fold_is_exact(net).removed[net.number(step)]
+
+    def test_the_convolution_before(self):
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0], name="before")
+        x = net.affine(x, A, B, name="bn")
+        net.output(net.conv(net.clip(x), K[1], name="after"))
+        assert self.into(net, "bn") == ("before",)
+
+    def test_the_convolution_after(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, B, name="bn")
+        net.output(net.conv(x, K[1], name="after"))
+        assert self.into(net, "bn") == ("after",)
+
+    def test_all_convolutions_after(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, B, name="bn")
+        net.output(net.conv(net.clip(x), K[0], name="one"), net.conv(x, K[1], name="two"))
+        assert self.into(net, "bn") == ("one", "two")
+
+    def test_what_made_the_operands_of_a_sum(self):
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        x = net.sum(net.conv(i, K[0], name="one"), net.conv(i, K[1], name="two"))
+        net.output(net.sigmoid(net.affine(x, A, B, name="bn")))
+        assert self.into(net, "bn") == ("one", "two")
+
+    def test_an_affine_step_that_stays(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, B, name="gone")
+        net.output(net.affine(x, A, B, name="kept"))
+        assert self.into(net, "gone") == ("kept",)
+
+    def test_both_sides_of_a_concat(self):
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        one = net.conv(i, K[0][:1], name="one")
+        two = net.conv(i, K[1][:2], name="two")
+        x = net.affine(net.concat(one, two), A, B, name="bn")
+        net.output(net.conv(net.leaky(x), K[2], name="after"))
+        assert self.into(net, "bn")
+
+
+class TestOverflow:
+    def net(self) -> Network:
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0], name="one")
+        x = net.leaky(net.affine(x, A, B, name="first"))
+        x = net.conv(x, K[1], name="two")
+        return net.output(net.leaky(net.affine(x, A, B, name="second")))
+
+    def test_the_steps_behind_an_edit_are_banned(self):
+        net = self.net()
+        banned = ban_overflow(make_plan(net.graph), [net.number("two")])
+        assert set(banned) == {net.number("second")}
+        assert banned[net.number("second")].reason is Reason.OVERFLOW
+        assert banned[net.number("second")].blocker == "two"
+
+    def test_a_plan_under_the_ban_leaves_the_op_alone(self):
+        net = self.net()
+        banned = ban_overflow(make_plan(net.graph), [net.number("one")])
+        plan = assert_fold_is_exact(net, banned=banned)
+        assert net.number("one") not in plan.linear
+        assert list(plan.removed) == [net.number("second")]
+
+    def test_all_calls_of_a_module_are_banned_together(self):
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0], name="one")
+        x = net.leaky(net.affine(x, A, B, tie="m"))
+        x = net.conv(x, K[1], name="two")
+        net.output(net.leaky(net.affine(x, A, B, tie="m")))
+        banned = ban_overflow(make_plan(net.graph), [net.number("two")])
+        assert set(banned) == {1, 4}
+
+    def test_repeated_bans_come_to_an_end(self):
+        net = self.net()
+        banned = {}
+        for _ in range(5):
+            plan = assert_fold_is_exact(net, banned=banned)
+            if not plan.linear:
+                break
+            banned |= ban_overflow(plan, list(plan.linear))
+        assert not plan.linear
+        assert not plan.removed
+
+
+class TestEdits:
+    def test_a_bias_is_asked_for_only_where_it_is_needed(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, [0.0] * 3)
+        y = net.affine(net.input(1, 3, 4, 4), A, B)
+        net.output(net.conv(x, K[0], name="scaled"), net.conv(y, K[1], name="shifted"))
+        plan = assert_fold_is_exact(net)
+        assert not plan.linear[net.number("scaled")].needs_bias
+        assert plan.linear[net.number("scaled")].rescales
+        assert plan.linear[net.number("shifted")].needs_bias
+
+    def test_a_kept_step_takes_its_neighbours_in(self):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), A, B, name="gone")
+        net.output(net.affine(x, [2.0, -1.0, 0.5], [1.0, 0.0, -1.0], name="kept"))
+        edit = assert_fold_is_exact(net).affine[1]
+        np.testing.assert_allclose(edit.scale.reshape(-1), np.multiply(A, [2.0, -1.0, 0.5]))
+        np.testing.assert_allclose(
+            edit.shift.reshape(-1), np.add(np.multiply(B, [2.0, -1.0, 0.5]), [1.0, 0.0, -1.0])
+        )
+        assert edit.scale.shape == (1, 3, 1, 1)

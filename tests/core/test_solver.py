@@ -1,0 +1,225 @@
+"""The order of removals, restarts, bans and the range of scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core import solver
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import make_plan
+from bnfold.core.reasons import Reason
+from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
+
+RNG = np.random.default_rng(5)
+K = RNG.standard_normal((6, 3, 3, 1, 1))
+A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
+FIXED = {"removable": False, "scale_editable": False, "shift_editable": False}
+
+
+def chain(names: str = "abc", **options) -> Network:
+    """input -> bn -> bn -> ... -> output: all but one can go."""
+    net = Network()
+    x = net.input(2, 3, 4, 4)
+    for name in names:
+        x = net.affine(x, A, B, name=name, **options)
+    return net.output(x)
+
+
+def joint(room: bool) -> Network:
+    """(x+y)+w and (x+w)+y are one value, and both want to pass an activation plainly."""
+    net = Network()
+    i = net.input(2, 3, 4, 4)
+    x, y, w = (net.conv(i, K[k]) for k in range(3))
+    one = net.clip(net.sum(net.sum(x, y), w), room=room)
+    two = net.affine(net.sum(net.sum(x, w), y), np.abs(A), B, name="bn")
+    two = net.clip(two, room=room)
+    return net.output(net.conv(one, K[3]), net.conv(two, K[4]))
+
+
+class TestBans:
+    def test_a_banned_step_stays_for_the_reason_given(self):
+        obstacle = Obstacle(Reason.OVERFLOW, "conv9")
+        plan = assert_fold_is_exact(chain(), banned={0: obstacle})
+        assert plan.kept == {0: obstacle}
+        assert len(plan.removed) == 2
+
+    def test_a_ban_holds_for_all_calls_of_a_module(self):
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        x = net.affine(x, A, B, tie="m")
+        x = net.affine(net.conv(x, K[1]), A, B, tie="m")
+        net.output(x)
+        assert len(assert_fold_is_exact(net).removed) == 2
+        plan = assert_fold_is_exact(net, banned={3: Obstacle(Reason.OVERFLOW, None)})
+        assert not plan.removed
+
+    def test_banning_all_changes_nothing_at_all(self):
+        net = chain()
+        plan = assert_fold_is_exact(
+            net, banned=dict.fromkeys(range(3), Obstacle(Reason.HOOK, None))
+        )
+        assert not (plan.removed or plan.linear or plan.affine or plan.clip)
+
+
+class TestOrder:
+    def test_the_first_steps_win(self):
+        net = chain()
+        assert removed_names(net, assert_fold_is_exact(net)) == ["a", "b"]
+
+    def test_the_decision_does_not_depend_on_the_run(self):
+        assert make_plan(chain().graph).removed == make_plan(chain().graph).removed
+
+    def test_what_one_removal_blocks_stays_and_the_next_is_tried(self):
+        """Two parallel norms of the input meet in a sum; a third step after it is free."""
+        net = Network()
+        i = net.input(2, 3, 4, 4)
+        x = net.sum(net.affine(i, A, B, name="a"), net.affine(i, B, A, name="b"))
+        x = net.conv(net.affine(x, A, B, name="c"), K[0])
+        assert removed_names(net, assert_fold_is_exact(net.output(x))) == ["a", "c"]
+
+
+class TestRestarts:
+    def test_a_step_that_must_not_be_edited_after_all_holds_from_the_start(self):
+        """Its law of staying contradicts what went before it was refused."""
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), A, B, name="first")
+        x = net.affine(x, B, A, name="second", scale_editable=False, shift_editable=False)
+        plan = assert_fold_is_exact(net.output(net.sigmoid(x)))
+        assert len(plan.removed) + len(plan.kept) == 2
+
+    def test_kept_from_the_start_is_remembered(self):
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), A, B, name="first")
+        x = net.affine(x, B, A, name="second", scale_editable=False, shift_editable=False)
+        banned = {1: Obstacle(Reason.HOOK, None)}
+        plan = assert_fold_is_exact(net.output(x), banned=banned)
+        assert plan.solution is not None
+        assert 1 in plan.solution.binding.kept_from_start
+        assert not plan.removed
+
+    def test_two_calls_one_refused_late(self):
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), A, B, name="before")
+        x = net.affine(x, B, A, name="first", tie="m")
+        y = net.affine(net.input(2, 3, 4, 4), B, A, name="second", tie="m")
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0]), net.sigmoid(y)))
+        assert {net.number("first"), net.number("second")} <= set(plan.kept)
+
+    def test_sums_that_contradict_jointly_keep_a_step(self):
+        plan = assert_fold_is_exact(joint(room=False))
+        assert list(plan.removed) == []
+
+    def test_sums_that_contradict_jointly_give_one_clip_bounds(self):
+        """Both clips cannot stay plain; that is no reason to keep the step, or to fail."""
+        net = joint(room=True)
+        plan = assert_fold_is_exact(net)
+        assert removed_names(net, plan) == ["bn"]
+        assert len(plan.clip) == 1
+
+    @pytest.mark.parametrize("mode", ["auto", "always", "never"])
+    def test_joint_contradictions_in_every_mode(self, mode):
+        assert_fold_is_exact(joint(room=True), clip=mode)
+
+    def test_sums_that_contradict_jointly_without_any_activation(self):
+        """Found by the removal itself, in the careful attempt."""
+        net = Network()
+        i = net.input(2, 3, 4, 4)
+        x, y, w = (net.conv(i, K[k]) for k in range(3))
+        one = net.affine(net.sum(net.sum(x, y), w), [1, 1, 1], B, name="a")
+        two = net.affine(net.sum(net.sum(x, w), y), [1, 1, 1], A, name="b")
+        plan = assert_fold_is_exact(net.output(net.leaky(one), net.leaky(two)))
+        assert removed_names(net, plan) == ["a"]
+        assert plan.kept[net.number("b")].reason is Reason.BRANCHES
+
+    def test_the_law_of_staying_takes_part_in_joint_contradictions(self):
+        """A kept step that passes its shift on pins what only the sums together contradict."""
+        net = Network()
+        i = net.input(2, 3, 4, 4)
+        x, y, w = (net.conv(i, K[k]) for k in range(3))
+        one = net.affine(net.sum(net.sum(x, y), w), [1, 1, 1], B, name="a")
+        two = net.affine(
+            net.sum(net.sum(x, w), y), [1, 1, 1], A, name="b", shift_editable=False, tie="b"
+        )
+        assert_fold_is_exact(net.output(net.sigmoid(one), net.sigmoid(two)))
+
+
+class TestRange:
+    def net(self, gamma: float, **options) -> Network:
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        x = net.affine(x, [1.0, gamma, -2.0], B, name="bn", **options)
+        x = net.conv(net.clip(x), K[1], name="next")
+        return net.output(x)
+
+    def test_a_scale_out_of_range_keeps_the_step_and_says_so(self):
+        """The input is stored as it is, so the output would be stored 1e5 times too large."""
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), [1.0, 1e-5, -2.0], B, range_limit=1e4)
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
+        assert plan.kept == {0: Obstacle(Reason.SCALE_RANGE, None)}
+
+    def test_a_scale_within_range_does_not(self):
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), [1.0, 1e-5, -2.0], B, range_limit=1e6)
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])), tolerance=1e-9)
+        assert list(plan.removed) == [0]
+
+    def test_a_small_spread_makes_a_large_scale_harmless(self):
+        net = Network()
+        gamma = np.array([1.0, 1e-5, -2.0])
+        spread = np.abs(gamma).reshape(1, 3, 1, 1)
+        x = net.affine(net.input(2, 3, 4, 4), gamma, B, range_limit=1e4, spread=spread)
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])), tolerance=1e-9)
+        assert list(plan.removed) == [0]
+
+    def test_a_tiny_gamma_after_a_convolution_is_no_matter(self):
+        plan = assert_fold_is_exact(self.net(1e-9, range_limit=10.0))
+        assert list(plan.removed) == [1]
+
+    def test_all_calls_of_a_module_out_of_range_stay(self):
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), [1.0, 1e-5, -2.0], B, range_limit=1e4, tie="m")
+        x = net.conv(net.affine(net.conv(x, K[0]), [1.0, 1e-5, -2.0], B, tie="m"), K[1])
+        plan = assert_fold_is_exact(net.output(x))
+        assert {why.reason for why in plan.kept.values()} == {Reason.SCALE_RANGE}
+        assert len(plan.kept) == 2
+
+
+class TestClipModes:
+    def residual(self, cost: float) -> Network:
+        """Three pre-activation norms of one stream: each needs bounds of its own."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        for k in range(3):
+            y = net.clip(net.affine(x, A, np.roll(B, k), name=f"bn{k}"), one_sided_cost=cost)
+            x = net.sum(x, net.conv(y, K[k + 1]))
+        return net.output(net.sigmoid(x))
+
+    def test_never_keeps_what_needs_bounds(self):
+        plan = assert_fold_is_exact(self.residual(0.0), clip="never")
+        assert not plan.clip
+        assert plan.kept
+        assert {why.reason for why in plan.kept.values()} <= {Reason.CLIP_COST, Reason.BRANCHES}
+
+    def test_always_buys_bounds_at_any_cost(self):
+        plan = assert_fold_is_exact(self.residual(100.0), clip="always")
+        assert not plan.kept
+        assert plan.clip
+
+    def test_auto_weighs(self):
+        assert not assert_fold_is_exact(self.residual(100.0)).clip
+        assert not assert_fold_is_exact(self.residual(0.5)).kept
+        assert not assert_fold_is_exact(self.residual(0.0)).kept
+
+    def test_auto_removes_at_least_what_never_does(self):
+        never = set(assert_fold_is_exact(self.residual(0.5), clip="never").removed)
+        assert never <= set(assert_fold_is_exact(self.residual(0.5)).removed)
+
+    def test_the_solution_lists_the_clips_that_stayed_plain(self):
+        net = self.residual(0.5)
+        solution = solver.solve(net.graph, clip="never")
+        clips = {
+            number for number in range(len(net.graph.ops)) if "clip" in net.graph.ops[number].name
+        }
+        assert solution.plain == clips
