@@ -20,7 +20,7 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
 
     sink = io.StringIO()
     console = Console(file=sink, width=width, force_terminal=color, no_color=not color)
-    console.print(Text(report.summary, style="bold"))
+    console.print(Text(_printable(report.summary), style="bold"))
     if report.items:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in _HEADINGS:

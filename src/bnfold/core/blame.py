@@ -35,15 +35,19 @@ def blame(binding: Binding, number: int, causes: Sequence[int]) -> Obstacle:
     """The most telling of the constraints that a removal ran into."""
     best: Obstacle | None = None
     rank = len(_MOST_TELLING_FIRST)
+    zero_gamma = False
     for index in causes:
         if index < 0:
             continue
         cause = binding.system.causes[index]
+        zero_gamma |= cause.reason is Reason.ZERO_GAMMA and cause.op == number
         if cause.op == number or cause.reason not in _MOST_TELLING_FIRST:
             continue
         here = _MOST_TELLING_FIRST.index(cause.reason)
         if here < rank:
             best, rank = Obstacle(cause.reason, cause.name), here
+    if best is None and zero_gamma:
+        return Obstacle(Reason.ZERO_GAMMA, None)
     return best or _upstream(binding, number)
 
 

@@ -24,7 +24,6 @@ from bnfold.core.forest import IntArray
 from bnfold.core.system import distinct
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)
-_TAKES_CONSTANTS = (g.Linear, g.AffineStep)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +67,7 @@ def read(binding: Binding) -> Readers:
             found.upper[variables] = np.minimum(found.upper[variables], role.upper)
         if not isinstance(role, _PASSES):
             found.count[variables] += 1
-        if not isinstance(role, (*_PASSES, *_TAKES_CONSTANTS)):
+        if not isinstance(role, _PASSES) and not _takes_constants(role):
             found.takes_constants[variables] = False
         bound = binding.bound.get(number)
         if isinstance(bound, BoundLinear) and _makes_zeros(role):
@@ -77,6 +76,14 @@ def read(binding: Binding) -> Readers:
     for tensor, _, _ in binding.graph.outputs:
         found.count[distinct(binding.labels[tensor])] += 1
     return found
+
+
+def _takes_constants(role: g.Role) -> bool:
+    """Whether an op can have the factor 0 for an input, and its own constant for what it loses."""
+    if isinstance(role, g.AffineStep):
+        free = role.scale_editable and role.shift_editable and role.tie is None
+        return free and not role.opaque
+    return isinstance(role, g.Linear)
 
 
 def _makes_zeros(role: g.Role) -> bool:

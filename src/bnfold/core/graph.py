@@ -79,10 +79,10 @@ class AffineStep:
     """Typical deviation of the output per constant (|gamma|), of `scale`'s shape; None is 1."""
     range_limit: float = 2.0**40
     """Stored values may be scaled up or down by at most this (smaller for float16)."""
-    value_known: bool = True
-    """False where only the kind of arithmetic is sure: other runs may have other constants."""
-    any_shift: bool = False
-    """Where the value is not known: a summand that is 0 here may be another in other runs."""
+    scale_known: bool = True
+    """False where other runs may have other factors: then nothing is built on these."""
+    shift_known: bool = True
+    """False where other runs may have other summands, even where these are 0."""
     tie: Hashable = None
     """Ops with one (not None) tie are one module called several times: all go, or none."""
     refusal: tuple[Reason, str | None] | None = None

@@ -121,23 +121,27 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     scale = role.scale.reshape(-1)[parameter_each]
     shift = role.shift.reshape(-1)[parameter_each]
     fixed = not (role.removable or role.scale_editable or role.shift_editable)
-    if fixed and (scale == 1.0).all():
-        # Adding a constant: input and output can share their variables.
+    if fixed and ((scale == 1.0).all() or not role.scale_known):
+        # Only adding, or multiplying by who knows what: input and output share their variables.
         cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-        moved = (shift != 0) | (role.any_shift and not role.value_known)
+        moved = (shift != 0) | (not role.shift_known)
         system.plain_scale(distinct(x_each[moved]), cause)
+        if not role.scale_known:
+            system.no_shift(distinct(x), cause)
         return [x]
     y_each = system.fresh(len(x_each))
     bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
     binding.bound[number] = bound
-    if not role.removable or number in binding.kept_from_start or _is_free_to_stay(role):
+    from_start = not role.removable or number in binding.kept_from_start
+    if from_start or _is_free_to_stay(role, bound):
         keep_affine(binding, number)
     return [y_each[where]]
 
 
-def _is_free_to_stay(role: g.AffineStep) -> bool:
+def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
     """Whether its law of staying asks for nothing that its removal would contradict."""
-    return role.scale_editable and role.shift_editable and role.tie is None
+    editable = role.scale_editable and role.shift_editable and role.tie is None
+    return editable and len(np.unique(bound.parameter)) == len(bound.parameter)
 
 
 def keep_affine(binding: Binding, number: int) -> None:
@@ -146,15 +150,14 @@ def keep_affine(binding: Binding, number: int) -> None:
     role = op.role
     assert isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine)
     cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-    _one_edit_per_constant(binding, bound, cause)
+    if role.scale_editable or role.shift_editable:
+        _one_edit_per_constant(binding, bound, cause)
     if role.tie is not None:
         _one_edit_per_call(binding, number, bound)
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
     zero = a == 0
     if not role.scale_editable:
         system.same_scale(y[~zero], x[~zero], cause)
-    if not role.value_known:
-        system.no_shift(x, cause)
     if not role.shift_editable:
         system.plain_scale(y[b != 0], cause)
         system.shift_map(y, x, a, np.zeros(len(a)), cause)

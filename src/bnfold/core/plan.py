@@ -21,6 +21,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
+from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
 from bnfold.core.trace import Trace
@@ -127,19 +128,41 @@ def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
         assert isinstance(bound, BoundLinear | BoundAffine)
         obstacle = Obstacle(Reason.OVERFLOW, binding.graph.ops[number].name)
         touched = np.concatenate([bound.inputs, bound.outputs])
-        classes = [
-            np.unique(forest.roots(touched))
-            for forest in (binding.system.magnitude, binding.system.shift)
-        ]
-        for step in plan.removed:
-            own = binding.bound[step]
-            assert isinstance(own, BoundAffine)
-            if (
-                np.isin(binding.system.magnitude.roots(own.outputs), classes[0]).any()
-                or np.isin(binding.system.shift.roots(own.outputs), classes[1]).any()
-            ):
-                banned.update(dict.fromkeys(binding.groups[step], obstacle))
+        touched = touched[_is_rescaled(plan.solution.values, touched)]
+        steps = _steps_behind(plan, touched, pinned=False) or _steps_behind(
+            plan, touched, pinned=True
+        )
+        for step in steps:
+            banned.update(dict.fromkeys(binding.groups[step], obstacle))
     return banned
+
+
+def _is_rescaled(values: Values, variables: IntArray) -> NDArray[np.bool_]:
+    plain = np.abs(values.scale[variables] - 1.0) <= _NEGLIGIBLE
+    return np.asarray(~plain | (values.inverse[variables] == 0) | (values.shift[variables] != 0))
+
+
+def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
+    """The removed steps that share a variable or a class with these variables.
+
+    The class of what is stored as it is counts only with `pinned`: everything may be in it.
+    """
+    assert plan.solution is not None
+    binding = plan.solution.binding
+    forests = (binding.system.magnitude, binding.system.shift)
+    classes = [np.unique(forest.roots(touched)) for forest in forests]
+    found = []
+    for step in plan.removed:
+        own = binding.bound[step]
+        assert isinstance(own, BoundAffine)
+        variables = np.concatenate([own.inputs, own.outputs])
+        shared = np.isin(variables, touched[touched != 0]).any()
+        for forest, roots in zip(forests, classes, strict=True):
+            common = roots if pinned else roots[roots != 0]
+            shared |= np.isin(forest.roots(variables), common).any()
+        if shared:
+            found.append(step)
+    return found
 
 
 def _snap(values: Values) -> Values:

@@ -11,7 +11,8 @@ Last, `choose` gives values to what is still free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -101,7 +102,7 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
     solution = _remove_all(graph, options, plain)
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
-    solution.plain = {number for number in clips if _ask_plain(solution, number)}
+    solution.plain = {number for number in clips if _ask_plain(solution, number, options)}
     try:
         solution.values = choose(solution.binding, solution.removed, solution.dead)
     except Conflict:
@@ -176,7 +177,7 @@ def _keep(
         solution.kept[number] = obstacle
     binding = solution.binding
     try:
-        with binding.system.trial():
+        with _trial(solution, options):
             for number in group:
                 if number in binding.bound and number not in binding.kept_from_start:
                     keep_affine(binding, number)
@@ -200,10 +201,17 @@ def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
 
 
 def _remove(solution: Solution, group: tuple[int, ...], options: _Options) -> None:
-    system = solution.binding.system
-    with system.trial():
+    with _trial(solution, options):
         for number in group:
             _remove_step(solution, number)
+
+
+@contextmanager
+def _trial(solution: Solution, options: _Options) -> Iterator[None]:
+    """A trial of the system; a careful one also asks whether the waiting sums can be solved."""
+    system = solution.binding.system
+    with system.trial():
+        yield
         if options.careful:
             system.sums.settle()
             solve_waiting(system.sums, np.zeros(system.count))
@@ -215,7 +223,8 @@ def _remove_step(solution: Solution, number: int) -> None:
     bound = binding.bound[number]
     assert isinstance(bound, BoundAffine)
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
-    cause = system.cause(number, binding.graph.ops[number].name, Reason.ZERO_GAMMA)
+    name = binding.graph.ops[number].name
+    cause = system.cause(number, name, Reason.BRANCHES)
     zero = a == 0
     if zero.any():
         readers = constants.read(binding)
@@ -224,10 +233,11 @@ def _remove_step(solution: Solution, number: int) -> None:
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
         a = np.where(made, 1.0, a)
         zero &= ~made
-        _constant_outputs(solution, readers, y[zero], b[zero], cause)
+        constant = system.cause(number, name, Reason.ZERO_GAMMA)
+        _constant_outputs(solution, readers, y[zero], b[zero], constant)
         x, y, a, b = (part[~zero] for part in (x, y, a, b))
     if len(solution.dead) and np.isin(np.concatenate([x, y]), solution.dead).any():
-        raise Conflict([cause])
+        raise Conflict([system.cause(number, name, Reason.ZERO_GAMMA)])
     system.scale_by(x, y, a, cause)
     system.shift_map(y, x, a, -b, cause)
 
@@ -261,7 +271,7 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
     return False
 
 
-def _ask_plain(solution: Solution, number: int) -> bool:
+def _ask_plain(solution: Solution, number: int, options: _Options) -> bool:
     """Let a clip keep its bounds if it can."""
     binding = solution.binding
     bound = binding.bound[number]
@@ -270,7 +280,7 @@ def _ask_plain(solution: Solution, number: int) -> bool:
     if len(solution.dead):
         variables = np.setdiff1d(variables, solution.dead)
     try:
-        with binding.system.trial():
+        with _trial(solution, options):
             plain_clip(binding, number, variables)
     except Conflict:
         return False
@@ -296,13 +306,13 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     for number in first.removed:
         if groups[number][0] == number:
             _try(solution, groups[number], options)
-    spent = _clip_cost(solution, costly)
+    spent = _clip_cost(solution, costly, options)
     for group in open_groups:
         mark = solution.binding.system.mark()
         dead, zeroed = solution.dead, list(solution.zeroed)
         if not _try(solution, group, options):
             continue
-        cost = _clip_cost(solution, costly)
+        cost = _clip_cost(solution, costly, options)
         gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
         if cost - spent < gain:
             spent = cost
@@ -320,14 +330,14 @@ def _settled(graph: g.Graph, number: int, options: _Options) -> bool:
     return number in options.banned or role.refusal is not None
 
 
-def _clip_cost(solution: Solution, costly: list[int]) -> float:
+def _clip_cost(solution: Solution, costly: list[int], options: _Options) -> float:
     """What the clips that cannot stay plain now would cost."""
     system = solution.binding.system
     mark = system.mark()
     cost = sum(
         _cost(solution.binding.graph, number)
         for number in costly
-        if not _ask_plain(solution, number)
+        if not _ask_plain(solution, number, options)
     )
     system.rollback(mark)
     return cost

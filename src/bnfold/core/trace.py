@@ -19,6 +19,7 @@ class Trace:
 
     def __init__(self, binding: Binding, edited: Collection[int]) -> None:
         self.binding = binding
+        self.edited = frozenset(edited)
         self.maker = np.full(binding.system.count, -1, dtype=np.int64)
         read: list[IntArray] = [np.zeros(0, dtype=np.int64)]
         by: list[IntArray] = [np.zeros(0, dtype=np.int64)]
@@ -42,7 +43,7 @@ class Trace:
         if len(readers):
             return self._names(readers)
         makers = makers[makers >= 0]
-        return self._names(makers if len(makers) else self._class_mates(bound.outputs))
+        return self._names(makers if len(makers) else self._upstream(number))
 
     def _names(self, numbers: IntArray) -> tuple[str, ...]:
         names = (self.binding.graph.ops[number].name for number in numbers.tolist())
@@ -54,8 +55,21 @@ class Trace:
         self.wanted[variables] = False
         return found
 
-    def _class_mates(self, variables: IntArray) -> IntArray:
-        roots = np.unique(self.binding.system.magnitude.roots(variables))
-        made = np.flatnonzero(self.maker >= 0)
-        same = np.isin(self.binding.system.magnitude.roots(made), roots[roots != 0])
-        return np.unique(self.maker[made[same]])
+    def _upstream(self, number: int) -> IntArray:
+        """The nearest edited ops whose values reach the step, through sums and the like."""
+        ops = self.binding.graph.ops
+        makers = {tensor: index for index in range(number) for tensor in ops[index].outputs}
+        found: set[int] = set()
+        seen: set[int] = set()
+        queue = list(ops[number].inputs)
+        while queue:
+            tensor = queue.pop()
+            index = makers.get(tensor)
+            if tensor in seen or index is None:
+                continue
+            seen.add(tensor)
+            if index in self.edited:
+                found.add(index)
+            else:
+                queue.extend(ops[index].inputs)
+        return np.array(sorted(found), dtype=np.int64)

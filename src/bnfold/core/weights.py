@@ -38,7 +38,8 @@ def fold_weight(
     folded = np.empty_like(weight)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if layout is Layout.ROWS_OUT:  # every output is one row: the shift fits into the weight
-            folded[...] = (weight + edit.output_shift) * factor
+            rows = np.where(edit.zeroed, 0.0, weight)
+            folded[...] = (rows + edit.output_shift) * edit.output_scale
         else:
             np.multiply(weight, factor, out=folded, casting="same_kind")
     return folded

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import bnfold
 from tests.frontends.torch.support import assert_folds, build, image
 
 ACTIVATIONS = [

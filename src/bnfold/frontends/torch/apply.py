@@ -174,6 +174,13 @@ def _itself(module: nn.Module) -> nn.Module:
     return module
 
 
+def parameter_like(old: nn.Parameter, content: Tensor) -> nn.Parameter:
+    """A parameter with new content and everything else of the old one."""
+    new = nn.Parameter(content, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    return new
+
+
 def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, object]:
     """What a copy gets in place of the modules of which nothing is left."""
     memo: dict[int, object] = {}
@@ -187,7 +194,7 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
     """A deep copy that takes the new parameters and modules instead of copying the old ones."""
     for key, (old, content) in new.parameters.items():
         if isinstance(old, nn.Parameter):
-            memo[key] = nn.Parameter(content, requires_grad=old.requires_grad)
+            memo[key] = parameter_like(old, content)
         else:
             memo[key] = content
     try:

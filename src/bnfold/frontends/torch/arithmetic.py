@@ -24,6 +24,15 @@ def arithmetic(event: Event) -> tuple[Value, Affine] | None:
     return found
 
 
+def only_adds(event: Event) -> bool:
+    """Whether the factor is 1 or -1 whatever the constants are."""
+    name = str(getattr(event.target, "_opname", "")).removesuffix("_")
+    return name == "neg" or (name in _SUMS and abs(_alpha(event)) == 1.0)
+
+
+_SUMS = {"add", "sub", "subtract", "rsub"}
+
+
 def _number(argument: Any) -> Any:
     """A constant operand as float64, or None."""
     if isinstance(argument, bool | complex):

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
-from bnfold.frontends.torch.arithmetic import arithmetic
+from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
@@ -444,8 +444,8 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         channels=affine.scale.size,
         # A number in a module's code may depend on the shape or on values, and so may a tensor
         # that is not the model's own: nothing is built on what it is in this run.
-        value_known=own or is_node,
-        any_shift=any(id(c.origin) not in lifter.owned for c in constants(event.args)),
+        scale_known=own or is_node or only_adds(event),
+        shift_known=is_node or all(id(c.origin) in lifter.owned for c in constants(event.args)),
         removable=removable,
         scale_editable=False,
         shift_editable=False,

@@ -20,7 +20,7 @@ from torch.export.graph_signature import (
 )
 
 from bnfold.frontends.torch.aliasing import functional_twin
-from bnfold.frontends.torch.apply import clip_bounds
+from bnfold.frontends.torch.apply import clip_bounds, parameter_like
 from bnfold.frontends.torch.fold import Decided
 from bnfold.frontends.torch.lift import AffineSite, ClipSite
 
@@ -226,5 +226,5 @@ def _depends_on_input(node: fx.Node, lifted: set[str]) -> bool:
 
 def _like(old: Tensor, content: Tensor) -> Tensor:
     if isinstance(old, nn.Parameter):
-        return nn.Parameter(content, requires_grad=old.requires_grad)
+        return parameter_like(old, content)
     return content
