@@ -70,10 +70,8 @@ def precautions(
 def _layout_changes(site: AffineSite) -> bool:
     """Whether a later view of the output could fail on the input's memory layout."""
     assert site.source is not None and site.output is not None
-    lengths = site.source.shape
-    strides = zip(lengths, site.source.strides, site.output.strides, strict=True)
-    # The stride of an axis of length 1 means nothing, unless it is the batch, which may grow.
-    return any(old != new for axis, (n, old, new) in enumerate(strides) if n > 1 or axis == 0)
+    # Axes of length 1 count too: they may be longer in other runs.
+    return site.source.strides != site.output.strides
 
 
 def _last_reads(recording: Recording) -> dict[int, float]:
@@ -107,6 +105,7 @@ def _can_stop(recording: Recording, event: Event) -> bool:
         return False
     return (
         isinstance(module, nn.Module)
+        and id(module) in recording.members
         and is_leaf(module)
         and getattr(module, "inplace", None) is True
     )

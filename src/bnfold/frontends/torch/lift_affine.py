@@ -175,6 +175,8 @@ def _batch_norm_chain(
     site = _site(module, successors or (), spec.source, event)
     is_node = event.call.node is not None
     refusal = _refusal(spec, module, successors, is_node=is_node)
+    if refusal is None and module is not None and not _can_be_replaced(lifter, module):
+        refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
         refusal = Reason.SHARED, "its parameters or statistics are read elsewhere"
     if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
@@ -271,12 +273,14 @@ def _refusal(
         return Reason.FUNCTIONAL, None
     if is_hooked(module):
         return Reason.HOOK, None
-    if successors is None or not _can_be_replaced(module):
+    if successors is None:
         return Reason.MODULE_DOES_MORE, type(module).__name__
     return None
 
 
-def _can_be_replaced(module: nn.Module) -> bool:
+def _can_be_replaced(lifter: Lifter, module: nn.Module) -> bool:
+    if id(module) not in lifter.recording.members:
+        return False
     return not overrides_call(type(module)) and not isinstance(module, torch.jit.ScriptModule)
 
 
@@ -342,7 +346,7 @@ def _constants_chain(
     )
     if not own or any(any(True for _ in child.parameters()) for child in module.children()):
         return None
-    if not _can_be_replaced(module) or _is_read_elsewhere(lifter, module):
+    if not _can_be_replaced(lifter, module) or _is_read_elsewhere(lifter, module):
         return None
     if is_hooked(module) or (_tie(lifter, module) is not None and successors):
         return None

@@ -18,7 +18,8 @@ def emit(lifter: Lifter, event: Event) -> None:
         lifter.opaque(event)
         return
     once = len(lifter.recording.calls[id(event.target)]) == 1
-    room = once and not old_name_is_read(lifter.recording, event)
+    ours = id(event.target) in lifter.recording.members
+    room = once and ours and not old_name_is_read(lifter.recording, event)
     role = g.Clip(*bounds, room=room)
     number = lifter.emit(event, role, [lifter.tensor(source)])
     if room:

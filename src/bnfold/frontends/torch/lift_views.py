@@ -18,6 +18,13 @@ from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
 
 def _view(lifter: Lifter, event: Event) -> bool:
     """Run the op itself on the labels."""
+    numbers = (leaf for leaf in pytree.tree_leaves(event.args) if isinstance(leaf, Const))
+    if any(not number.tensor.dtype.is_floating_point for number in numbers):
+        return False  # values that cannot be rescaled get in between
+    return _run_on_labels(lifter, event)
+
+
+def _run_on_labels(lifter: Lifter, event: Event) -> bool:
     leaves, spec = pytree.tree_flatten((event.args, event.kwargs))
     places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Value)]
     if any(not is_floating(leaves[at]) for at in places):
@@ -138,7 +145,7 @@ def _index(lifter: Lifter, event: Event) -> bool:
     _, *rest = pytree.tree_leaves((event.args, event.kwargs))
     if any(isinstance(leaf, Value) for leaf in rest):
         return False
-    return _view(lifter, event)
+    return _run_on_labels(lifter, event)
 
 
 def _pad(lifter: Lifter, event: Event) -> bool:

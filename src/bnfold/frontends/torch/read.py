@@ -158,7 +158,7 @@ class _Reader:
 
     def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
         """Record all runs."""
-        recording = Recording()
+        recording = Recording(members=frozenset(self.names))
         with _state_restored(self.model), _biases_lent(self.model, recording):
             for number, run in enumerate(runs):
                 recorder = Recorder(recording, self.names, self.owned, hollow=hollow)

@@ -91,8 +91,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.named: dict[tuple[str, str], int] = {}
         """How often an op was called in a module."""
         self.derived: dict[int, tuple[Tensor, Const]] = {}
-        self.tainted: dict[int, tuple[Tensor, Storage]] = {}
-        self.owned_storages: dict[int, Tensor] | None = None
+        self.tainted: dict[int | None, tuple[Tensor, Storage]] = {}
+        self.owned_storages: dict[int | None, Tensor] | None = None
         self.saved: list[tuple[Tensor, Tensor]] = []
 
     # ----------------------------------------------------------------- tensors in and out
@@ -103,7 +103,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(handle, Handle) and handle.recording is self.recording:
             return handle
         if self.tainted:
-            known = self.tainted.get(tensor.untyped_storage()._cdata)
+            known = self.tainted.get(_memory(tensor))
             if known is not None:
                 return self._adopt(tensor, known[1])
         return None
@@ -172,6 +172,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self.derived.get(id(tensor))
         if known is not None and known[0] is tensor:
             return known[1]
+        if id(tensor) not in self.owned and (owner := self._owner(tensor)) is not None:
+            return Const(tensor, owner, "?")  # another name for a parameter's memory
         return Const(tensor, tensor)
 
     # ----------------------------------------------------------------- events
@@ -285,25 +287,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owner is not None:
             self.recording.persistent.add(storage.number)
             self.saved.append((owner, owner.detach().clone()))
-        self.tainted[tensor.untyped_storage()._cdata] = (tensor, storage)
+        self.tainted[_memory(tensor)] = (tensor, storage)
         self._adopt(tensor, storage)
 
     def _owner(self, tensor: Tensor) -> Tensor | None:
         """The parameter or buffer whose memory this is."""
         if self.owned_storages is None:
-            self.owned_storages = {
-                owned.untyped_storage()._cdata: owned for owned in self.owned.values()
-            }
-        return self.owned_storages.get(tensor.untyped_storage()._cdata)
+            self.owned_storages = {_memory(owned): owned for owned in self.owned.values()}
+        memory = _memory(tensor)
+        return None if memory is None else self.owned_storages.get(memory)
 
     def _output(
         self, tensor: Tensor, event: Event, inputs: Sequence[Tensor], written: Sequence[Tensor]
     ) -> Value:
         if any(tensor is target for target in written):
             return self._commit(tensor, event)
-        memory = tensor.untyped_storage()._cdata
+        memory = _memory(tensor)
         for source in inputs:
-            if source.untyped_storage()._cdata != memory:
+            if memory is None or _memory(source) != memory:
                 continue
             handle = self.handle_of(source)
             if handle is not None:
@@ -428,6 +429,14 @@ def _leaf_constants(module: nn.Module) -> dict[str, Const]:
     """The tensors that a leaf module computes with, as they are at the time of the call."""
     found = itertools.chain(module._parameters.items(), module._buffers.items())
     return {name: Const(tensor, tensor) for name, tensor in found if tensor is not None}
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """A number for the memory a tensor lives in; None where that cannot be told (vmap, sparse)."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _geometry(tensor: Tensor) -> Geometry:

@@ -145,6 +145,8 @@ class Recording:
     """Per storage: (number of the next event, handle number) of each read, in order."""
     parameter_uses: dict[int, list[Use]] = field(default_factory=dict)
     """Per id(parameter or buffer): everything that looks at it."""
+    members: frozenset[int] = frozenset()
+    """id() of the modules that belong to the model: no others may be changed."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     counter: Iterator[int] = field(default_factory=itertools.count)
