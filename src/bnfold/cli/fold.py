@@ -101,10 +101,11 @@ def _check(source: Source, program: ExportedProgram) -> Difference | None:
         say(f"{source.name} carries no example inputs: nothing was run, nothing was compared")
         return None
     original = source.model
-    dtypes = frozenset(tensor.dtype for tensor in original.state_dict().values())
+    runnable = original if isinstance(original, torch.nn.Module) else original.module()
+    dtypes = frozenset(tensor.dtype for tensor in runnable.state_dict().values())
     return check_equal(
         source.name,
-        original if isinstance(original, torch.nn.Module) else original.module(),
+        runnable,
         program.module(),
         source.args,
         source.kwargs,

@@ -149,7 +149,7 @@ class _Editor:
             graph_signature=signature,
             state_dict=self.state,
             range_constraints=dict(self.program.range_constraints),
-            module_call_graph=copy.deepcopy(self.program.module_call_graph),
+            module_call_graph=list(self.program.module_call_graph),
             example_inputs=self.program.example_inputs,
             constants=self.program.constants,
             verifiers=self.program.verifiers,
