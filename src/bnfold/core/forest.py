@@ -45,6 +45,11 @@ class Found:
     q: FloatArray
 
 
+def is_increasing(values: IntArray) -> bool:
+    """Whether no value repeats, told by the order that fresh variables have."""
+    return bool((values[1:] > values[:-1]).all())
+
+
 class Forest:
     """Affine union-find over blocks of variables; see the module's head."""
 
@@ -163,10 +168,12 @@ class Forest:
         offset = p * b.q + q - a.q
         new_p = np.where(a_down, slope / a.p, a.p / slope)
         new_q = np.where(a_down, offset / a.p, -offset / slope)
-        _, first = np.unique(child, return_index=True)
-        done = np.zeros(len(child), dtype=bool)
-        done[first] = True
-        child, above, new_p, new_q = child[first], above[first], new_p[first], new_q[first]
+        done = np.ones(len(child), dtype=bool)
+        if not is_increasing(child):  # a root may occur twice
+            _, first = np.unique(child, return_index=True)
+            done[:] = False
+            done[first] = True
+            child, above, new_p, new_q = child[first], above[first], new_p[first], new_q[first]
         self.parent[child] = above
         self.p[child] = new_p
         self.q[child] = new_q

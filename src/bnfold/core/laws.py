@@ -16,7 +16,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear
-from bnfold.core.forest import IntArray
+from bnfold.core.forest import IntArray, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.system import System, distinct
 
@@ -141,7 +141,12 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
 def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
     """Whether its law of staying asks for nothing that its removal would contradict."""
     editable = role.scale_editable and role.shift_editable and role.tie is None
-    return editable and len(np.unique(bound.parameter)) == len(bound.parameter)
+    return editable and _each_constant_once(bound)
+
+
+def _each_constant_once(bound: BoundAffine) -> bool:
+    parameter = bound.parameter
+    return is_increasing(parameter) or len(np.unique(parameter)) == len(parameter)
 
 
 def keep_affine(binding: Binding, number: int) -> None:
@@ -165,9 +170,9 @@ def keep_affine(binding: Binding, number: int) -> None:
 
 def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> None:
     """One constant that meets several variables must be edited alike for all of them."""
-    parameter, first, inverse = np.unique(bound.parameter, return_index=True, return_inverse=True)
-    if len(parameter) == len(bound.parameter):
+    if _each_constant_once(bound):
         return
+    _, first, inverse = np.unique(bound.parameter, return_index=True, return_inverse=True)
     head = first[inverse]
     binding.system.same(bound.inputs, bound.inputs[head], cause)
     binding.system.same(bound.outputs, bound.outputs[head], cause)

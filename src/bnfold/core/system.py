@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import Conflict, Forest, IntArray
+from bnfold.core.forest import Conflict, Forest, IntArray, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.sums import Sums
 
@@ -134,5 +134,7 @@ class System:
 def distinct(labels: IntArray) -> IntArray:
     """The variables that occur, without the pinned one."""
     flat = labels.reshape(-1)
-    found = np.asarray(flat if len(flat) <= 1 else np.unique(flat), dtype=np.int64)
+    if len(flat) and flat[0] > 0 and is_increasing(flat):  # the common case: fresh variables
+        return flat
+    found = np.unique(flat)
     return np.extract(found != 0, found)

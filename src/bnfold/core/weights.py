@@ -34,12 +34,22 @@ def fold_weight(
     weight: NDArray[Any], edit: LinearEdit, layout: Layout, groups: int
 ) -> NDArray[Any]:
     """The new weight, of the old one's shape and dtype; it may hold inf after an overflow."""
-    factor = _factors(edit, layout, groups, weight.ndim)
     folded = np.empty_like(weight)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if layout is Layout.ROWS_OUT:  # every output is one row: the shift fits into the weight
             rows = np.where(edit.zeroed, 0.0, weight)
             folded[...] = (rows + edit.output_shift) * edit.output_scale
+            return folded
+        factor = _factors(edit, layout, groups, weight.ndim)
+        flat = (weight.shape[0], -1)
+        if factor.size == len(factor) and weight.flags.c_contiguous:
+            # One factor per row: long rows are what NumPy multiplies fastest.
+            np.multiply(
+                weight.reshape(flat),
+                factor.reshape(-1, 1),
+                out=folded.reshape(flat),
+                casting="same_kind",
+            )
         else:
             np.multiply(weight, factor, out=folded, casting="same_kind")
     return folded

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,53 +35,73 @@ class NewTensors:
     """Op numbers whose new values do not fit their dtype."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One array to compute: NumPy works outside the interpreter lock, so jobs run side by side."""
+
+    number: int
+    """The op that asks for it."""
+    content: Callable[[], FloatArray]
+    like: Tensor
+    """Gives the dtype and device."""
+    place: Callable[[Tensor], None]
+    """Where it goes."""
+
+    def run(self) -> tuple[Tensor, bool]:
+        """The tensor, and whether its values fit the dtype."""
+        tensor = _tensor(self.content(), self.like)
+        return tensor, _is_finite(tensor)
+
+
 def compute(lifted: Lifted, plan: Plan) -> NewTensors:
     """The new content of every parameter that the plan changes."""
     new = NewTensors()
+    jobs: dict[object, _Job] = {}  # the uses of one parameter share one edit
     for number, edit in plan.linear.items():
         site = lifted.sites[number]
         assert isinstance(site, LinearSite)
-        _compute_linear(new, number, site, edit)
+        for key, job in _linear_jobs(new, number, site, edit):
+            jobs.setdefault(key, job)
     for number, change in plan.affine.items():
         site = lifted.sites[number]
         assert isinstance(site, AffineSite)
-        _compute_affine(new, number, site, change)
+        for key, job in _affine_jobs(new, number, site, change):
+            jobs.setdefault(key, job)
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        results = pool.map(_Job.run, jobs.values())
+        for job, (tensor, fits) in zip(jobs.values(), results, strict=True):
+            if not fits and _is_finite(job.like):
+                new.overflown.append(job.number)
+            job.place(tensor)
     return new
 
 
-def _compute_linear(new: NewTensors, number: int, site: LinearSite, edit: LinearEdit) -> None:
-    weight = _array(site.weight)
+def _linear_jobs(
+    new: NewTensors, number: int, site: LinearSite, edit: LinearEdit
+) -> Iterator[tuple[object, _Job]]:
     in_rows = site.layout is Layout.ROWS_OUT  # an embedding: the weight takes the shift too
-    if site.parameter is not None and id(site.parameter) not in new.parameters:
+    if site.parameter is not None and (edit.rescales or in_rows):
         old = _array(site.parameter)
-        if edit.rescales or in_rows:
-            content = fold_weight(old, edit, site.layout, site.groups)
-            _put(new, number, site.parameter, content, old)
+        content = partial(fold_weight, old, edit, site.layout, site.groups)
+        place = partial(_put, new, site.parameter)
+        yield id(site.parameter), _Job(number, content, site.parameter, place)
     if in_rows or (site.bias is None and not edit.needs_bias):
         return
     bias = None if site.bias is None else _array(site.bias)
-    shifted = fold_bias(weight, bias, edit, site.layout, site.groups)
-    if site.bias is not None and bias is not None:
-        if id(site.bias) not in new.parameters:
-            _put(new, number, site.bias, shifted, bias)
+    weight = _array(site.weight)
+    shifted = partial(fold_bias, weight, bias, edit, site.layout, site.groups)
+    if site.bias is not None:
+        yield id(site.bias), _Job(number, shifted, site.bias, partial(_put, new, site.bias))
         return
     owner = site.module if site.module is not None else site.node
     assert owner is not None
-    _bear(new, number, owner, "bias", _tensor(shifted, site.weight))
+    born = partial(_bear, new, owner, "bias")
+    yield (id(owner), "bias"), _Job(number, shifted, site.weight, born)
 
 
-def _bear(
-    new: NewTensors, number: int, new_owner: nn.Module | fx.Node, name: str, content: Tensor
-) -> None:
-    """Note a parameter that somebody is to get; the calls of one module share it."""
-    if any(owner is new_owner and known == name for owner, known, _ in new.born):
-        return
-    if not _is_finite(content):
-        new.overflown.append(number)
-    new.born.append((new_owner, name, content))
-
-
-def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: AffineEdit) -> None:
+def _affine_jobs(
+    new: NewTensors, number: int, site: AffineSite, edit: AffineEdit
+) -> Iterator[tuple[object, _Job]]:
     """gamma' = a' * sqrt(var + eps), beta' = b' + a' * mean."""
     assert site.mean is not None and site.deviation is not None and site.statistics is not None
     scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
@@ -89,30 +111,33 @@ def _compute_affine(new: NewTensors, number: int, site: AffineSite, edit: Affine
     )
     for name, parameter, content in wanted:
         if parameter is not None:
-            if id(parameter) not in new.parameters:
-                content = content.reshape(tuple(parameter.shape))
-                _put(new, number, parameter, content, _array(parameter))
-        elif site.nodes:
-            _bear(new, number, site.nodes[0], name, _tensor(content, site.statistics))
-        elif site.module is not None and can_gain(site.module):
-            _bear(new, number, site.module, name, _tensor(content, site.statistics))
+            reshaped = content.reshape(tuple(parameter.shape))
+            given = partial(np.asarray, reshaped)
+            yield id(parameter), _Job(number, given, parameter, partial(_put, new, parameter))
+            continue
+        owner = site.nodes[0] if site.nodes else site.module
+        if owner is not None and (site.nodes or can_gain(site.module)):
+            given = partial(np.asarray, content)
+            born = partial(_bear, new, owner, name)
+            yield (id(owner), name), _Job(number, given, site.statistics, born)
 
 
-def _put(
-    new: NewTensors, number: int, parameter: Tensor, content: FloatArray, old: FloatArray
-) -> None:
-    tensor = _tensor(content, parameter)
-    if not _is_finite(tensor) and np.isfinite(old).all():
-        new.overflown.append(number)
-    new.parameters[id(parameter)] = (parameter, tensor)
+def _bear(new: NewTensors, owner: nn.Module | fx.Node, name: str, content: Tensor) -> None:
+    """Note a parameter that somebody is to get."""
+    new.born.append((owner, name, content))
+
+
+def _put(new: NewTensors, parameter: Tensor, content: Tensor) -> None:
+    """Note the new content of a parameter."""
+    new.parameters[id(parameter)] = (parameter, content)
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether no entry is inf or NaN; looking at the extremes takes a tenth of isfinite's time."""
     if not tensor.numel():
         return True
-    low, high = tensor.aminmax()
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    array = _array(tensor)
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def _array(tensor: Tensor) -> FloatArray:
