@@ -19,7 +19,7 @@ from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import own_tensors, read_module
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import Recording
 from bnfold.report import FoldReport, Item, Kept, Removed
 
@@ -56,7 +56,7 @@ def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) 
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     recording = read_module(model, [inputs, *also])
-    lifted = lift(recording, own_tensors(model))
+    lifted = lift(recording)
     plan, new = decide(lifted, clip)
     care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)

@@ -96,9 +96,9 @@ Handler = Callable[["Lifter", Event], None]
 class Lifter:
     """Walks the events once; see the module's head."""
 
-    def __init__(self, recording: Recording, owned: dict[int, Tensor]) -> None:
+    def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.owned = owned
+        self.owned = recording.owned
         self.is_program = any(root.node is not None for root in _calls(recording))
         """An exported program, where every op is a node that can be replaced."""
         self.graph = g.Graph()
@@ -185,11 +185,11 @@ def _calls(recording: Recording) -> list[Call]:
     return [call for root in recording.roots for call in calls_of(root)]
 
 
-def lift(recording: Recording, owned: dict[int, Tensor]) -> Lifted:
+def lift(recording: Recording) -> Lifted:
     """The graph of a recording."""
     from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
 
-    lifter = Lifter(recording, owned)
+    lifter = Lifter(recording)
     for value, name in recording.inputs:
         lifter.tensors[value.number] = lifter.graph.input(value.shape, name)
     linears = lift_linear.survey(lifter)

@@ -174,7 +174,8 @@ def _batch_norm_chain(
     name = call.name if call else event.name
     site = _site(module, successors or (), spec.source, event)
     is_node = event.call.node is not None
-    refusal = _refusal(spec, module, successors, is_node=is_node)
+    affine = _affine_of(spec)
+    refusal = _refusal(spec, affine, module, successors, is_node=is_node)
     if refusal is None and module is not None and not _can_be_replaced(lifter, module):
         refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
@@ -191,8 +192,7 @@ def _batch_norm_chain(
             opaque=True,
         )
         return Chain((event,), spec.source, event.outputs[0], role, site, name)
-    affine = _affine_of(spec)
-    assert spec.var is not None
+    assert affine is not None and spec.var is not None
     deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
     rank = len(spec.source.shape)
     gamma, beta = _editable(lifter, event, spec)
@@ -256,16 +256,17 @@ def _tie(lifter: Lifter, module: nn.Module | None) -> int | None:
 
 def _refusal(
     spec: BatchNormSpec,
+    affine: Affine | None,
     module: nn.Module | None,
     successors: tuple[nn.Module, ...] | None,
     *,
     is_node: bool,
 ) -> tuple[Reason, str | None] | None:
     """Why it must stay, as far as it can be said before solving."""
-    if spec.training or spec.mean is None or spec.var is None:
+    if affine is None:
         detail = "in training mode" if module is not None and module.training else None
         return Reason.BATCH_STATISTICS, detail or "it has no running statistics"
-    if not _affine_of(spec).is_finite:
+    if not affine.is_finite:
         return Reason.BAD_STATISTICS, None
     if is_node:
         return None
@@ -284,8 +285,10 @@ def _can_be_replaced(lifter: Lifter, module: nn.Module) -> bool:
     return not overrides_call(type(module)) and not isinstance(module, torch.jit.ScriptModule)
 
 
-def _affine_of(spec: BatchNormSpec) -> Affine:
-    assert spec.mean is not None and spec.var is not None
+def _affine_of(spec: BatchNormSpec) -> Affine | None:
+    """What it computes; None if that is not constant."""
+    if spec.training or spec.mean is None or spec.var is None:
+        return None
     return Affine.from_batchnorm(
         to_numpy(spec.mean), to_numpy(spec.var), spec.eps, _numpy(spec.gamma), _numpy(spec.beta)
     )

@@ -50,9 +50,8 @@ def _report(decided: Decided) -> FoldReport:
 
 def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:
     tensors = lifted_tensors(program)
-    owned = {id(tensor): tensor for tensor in tensors.values()}
     recording = read_program(program, tensors)
-    lifted = lift(recording, owned)
+    lifted = lift(recording)
     plan, new = decide(lifted, clip)
     care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)
@@ -74,8 +73,8 @@ def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
 
 def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Recording:
     """Run the graph once and record it, node by node."""
-    recording = Recording()
-    recorder = Recorder(recording, {}, {id(tensor): tensor for tensor in tensors.values()})
+    recording = Recording(owned={id(tensor): tensor for tensor in tensors.values()})
+    recorder = Recorder(recording, {})
     inputs = _user_inputs(program)
     constants = {
         spec.arg.name: program.constants[spec.target]

@@ -29,30 +29,31 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
     _check(model)
-    names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
-    reader = _Reader(model, names, own_tensors(model))
+    named = {module: name or type(model).__name__ for name, module in model.named_modules()}
+    names = {id(module): name for module, name in named.items()}
+    reader = _Reader(model, list(named), names)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         # A hook is the user's code and must see real values.
-        if not any(is_observed(module) for module in model.modules()):
+        if not any(is_observed(module) for module in reader.modules):
             with suppress(Exception, NeedsValues):
                 return reader.read(runs, hollow=True)
         # Whatever went wrong without values: only a real run can say what the model does.
         return reader.read(runs, hollow=False)
 
 
-def own_tensors(model: nn.Module) -> dict[int, Tensor]:
+def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
     """Parameters and buffers by id(), without those that live in TorchScript."""
-    found: dict[int, Tensor] = {}
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                found[id(tensor)] = tensor
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            for tensor in (*module.parameters(), *module.buffers()):
-                found.pop(id(tensor), None)
+    scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
+    found = {
+        id(tensor): tensor
+        for module in modules
+        if not isinstance(module, torch.jit.ScriptModule)
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+    }
+    for module in scripted:
+        for tensor in (*module.parameters(), *module.buffers()):
+            found.pop(id(tensor), None)
     return found
 
 
@@ -88,9 +89,9 @@ def _check(model: nn.Module) -> None:
 
 
 @contextmanager
-def _state_restored(model: nn.Module) -> Iterator[None]:
+def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
     """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    modules = [m for m in members if not isinstance(m, torch.jit.ScriptModule)]
     attributes = [dict(module.__dict__) for module in modules]
     tables = [{name: dict(module.__dict__[name]) for name in _TABLES} for module in modules]
     # A submodule left in training mode updates its statistics when it runs.
@@ -122,13 +123,13 @@ def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _biases_lent(model: nn.Module, recording: Recording) -> Iterator[None]:
+def _biases_lent(modules: Sequence[nn.Module], recording: Recording) -> Iterator[None]:
     """A subclass with a forward of its own may or may not pass on a bias: lend it one and look.
 
     The bias is 0 for the time of the run, so nothing is computed differently.
     """
     lent = []
-    for module in model.modules():
+    for module in modules:
         if not isinstance(module, _ConvNd | nn.Linear) or is_leaf(module):
             continue
         weight = module._parameters.get("weight")
@@ -153,15 +154,18 @@ class _Reader:
     """One model, to be run on all example inputs."""
 
     model: nn.Module
+    modules: list[nn.Module]
+    """The model and everything in it."""
     names: dict[int, str]
-    owned: dict[int, Tensor]
+    """Their names, by id()."""
 
     def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
         """Record all runs."""
-        recording = Recording(members=frozenset(self.names))
-        with _state_restored(self.model), _biases_lent(self.model, recording):
+        members = frozenset(self.names)
+        recording = Recording(owned=_own_tensors(self.modules), members=members)
+        with _state_restored(self.modules), _biases_lent(self.modules, recording):
             for number, run in enumerate(runs):
-                recorder = Recorder(recording, self.names, self.owned, hollow=hollow)
+                recorder = Recorder(recording, self.names, hollow=hollow)
                 prefix = "" if len(runs) == 1 else f"run {number}: "
                 self._run(recorder, *split_inputs(run), prefix)
         return recording

@@ -75,14 +75,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         recording: Recording,
         names: dict[int, str],
-        owned: dict[int, Tensor],
         *,
         hollow: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
         self.names = names
-        self.owned = owned
+        self.owned = recording.owned
         self.hollow = hollow
         """Leaf modules return zeros instead of computing; see `hollow`."""
         self.depth = 0
@@ -330,24 +329,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ----------------------------------------------------------------- modules
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> Call:
+    def enter(self, module: nn.Module) -> Call:
         """A module call begins."""
         name = self.names.get(id(module), type(module).__name__)
         call = Call(module, name, self.call)
-        call.inputs = self._values((args, kwargs))
         self.call.items.append(call)
         self.recording.calls.setdefault(id(module), []).append(call)
         self.call = call
         return call
 
-    def leave(self, call: Call, result: Any) -> None:
-        """A module call ends."""
-        call.outputs = self._values(result)
-        call.single = len(call.inputs) == 1 and isinstance(result, Tensor)
-        assert call.parent is not None
-        self.call = call.parent
-
-    def _values(self, tree: Any) -> tuple[Value, ...]:
+    def values_of(self, tree: Any) -> tuple[Value, ...]:
+        """The values among nested arguments or results."""
         found = (self.read(leaf) for leaf in leaves_of(tree) if isinstance(leaf, Tensor))
         return tuple(value for value in found if isinstance(value, Value))
 
@@ -392,10 +384,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         event = self._append(
             module, (source,), arguments, (), name=call.name, written=source if in_place else None
         )
+        call.inputs, call.single = (source,), True
         if not in_place:
-            event.outputs = (self._output(result, event, [tensor], []),)
+            event.outputs = call.outputs = (self._output(result, event, [tensor], []),)
             return result
-        event.outputs = (self._commit(tensor, event),)
+        event.outputs = call.outputs = (self._commit(tensor, event),)
         return self.renamed(tensor)
 
     def _as_read(self, constant: Const) -> Value | Const:
@@ -503,18 +496,18 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
     def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if recorder.depth or threading.get_ident() != thread:
             return original(module, *args, **kwargs)
-        call = recorder.enter(module, args, kwargs)
+        outer = recorder.call
+        call = recorder.enter(module)
         try:
             if recorder.takes_as_leaf(module, args, kwargs):
-                result = recorder.run_leaf(module, call, original, args[0])
-            else:
-                result = original(module, *args, **kwargs)
-        except BaseException:
-            assert call.parent is not None
-            recorder.call = call.parent
-            raise
-        recorder.leave(call, result)
-        return result
+                return recorder.run_leaf(module, call, original, args[0])
+            call.inputs = recorder.values_of((args, kwargs))
+            result = original(module, *args, **kwargs)
+            call.outputs = recorder.values_of(result)
+            call.single = len(call.inputs) == 1 and isinstance(result, Tensor)
+            return result
+        finally:
+            recorder.call = outer
 
     nn.Module.__call__ = call_module  # type: ignore[method-assign]
     try:

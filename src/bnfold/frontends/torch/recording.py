@@ -145,6 +145,8 @@ class Recording:
     """Per storage: (number of the next event, handle number) of each read, in order."""
     parameter_uses: dict[int, list[Use]] = field(default_factory=dict)
     """Per id(parameter or buffer): everything that looks at it."""
+    owned: dict[int, Tensor] = field(default_factory=dict)
+    """The model's parameters and buffers, by id()."""
     members: frozenset[int] = frozenset()
     """id() of the modules that belong to the model: no others may be changed."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
