@@ -31,10 +31,18 @@ class Layout(Enum):
 
 
 def fold_weight(
-    weight: NDArray[Any], edit: LinearEdit, layout: Layout, groups: int
+    weight: NDArray[Any],
+    edit: LinearEdit,
+    layout: Layout,
+    groups: int,
+    *,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """The new weight, of the old one's shape and dtype; it may hold inf after an overflow."""
-    folded = np.empty_like(weight)
+    """The new weight, of the old one's shape and dtype; it may hold inf after an overflow.
+
+    `out` is where it goes, if the caller has made room for it.
+    """
+    folded = np.empty_like(weight) if out is None else out
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if layout is Layout.ROWS_OUT:  # every output is one row: the shift fits into the weight
             rows = np.where(edit.zeroed, 0.0, weight)
@@ -42,7 +50,8 @@ def fold_weight(
             return folded
         factor = _factors(edit, layout, groups, weight.ndim)
         flat = (weight.shape[0], -1)
-        if factor.size == len(factor) and weight.flags.c_contiguous:
+        is_contiguous = weight.flags.c_contiguous and folded.flags.c_contiguous
+        if factor.size == len(factor) and is_contiguous:
             # One factor per row: long rows are what NumPy multiplies fastest.
             np.multiply(
                 weight.reshape(flat),

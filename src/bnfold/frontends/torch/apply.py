@@ -81,8 +81,10 @@ def _linear_jobs(
 ) -> Iterator[tuple[object, _Job]]:
     in_rows = site.layout is Layout.ROWS_OUT  # an embedding: the weight takes the shift too
     if site.parameter is not None and (edit.rescales or in_rows):
-        old = _array(site.parameter)
-        content = partial(fold_weight, old, edit, site.layout, site.groups)
+        # Made here, in one thread: memory that the run gave back is taken again. A thread of the
+        # pool would ask the system for more.
+        old, room = _array(site.parameter), _array(torch.empty_like(site.parameter, device="cpu"))
+        content = partial(fold_weight, old, edit, site.layout, site.groups, out=room)
         place = partial(_put, new, site.parameter)
         yield id(site.parameter), _Job(number, content, site.parameter, place)
     if in_rows or (site.bias is None and not edit.needs_bias):
