@@ -62,6 +62,7 @@ class _Editor:
         old_output = next(n for n in program.graph.nodes if n.op == "output")
         nodes[old_output] = graph.output(output)
         nodes[old_output].meta = dict(old_output.meta)
+        _keep_names(graph, nodes)
         self.graph = graph
         self.nodes = nodes
         self.state: dict[str, Any] = dict(program.state_dict)
@@ -189,6 +190,7 @@ class _Editor:
         first_op = next(node for node in self.graph.nodes if node.op != "placeholder")
         with self.graph.inserting_before(anchor or first_op):
             node = self.graph.placeholder(name)
+        node.target = node.name  # another input may have that name; the code is made of targets
         node.meta["val"] = self._fake(placeholders, self.state[target])
         persistent = None if kind is InputKind.PARAMETER else True
         argument = TensorArgument(name=node.name)
@@ -209,6 +211,18 @@ class _Editor:
             if mode is not None:
                 return mode.from_tensor(tensor, static_shapes=True)
         return tensor.to("meta")
+
+
+def _keep_names(graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> None:
+    """Give the copies the names of their originals, by which the signature finds them.
+
+    A copied graph avoids the names of Python's builtins, which torch.export does not: the argument
+    of nn.Sequential is called `input`.
+    """
+    for old, new in nodes.items():
+        if new.name != old.name:
+            new.name = old.name
+            graph._graph_namespace._used_names.add(old.name)
 
 
 def _depends_on_input(node: fx.Node, lifted: set[str]) -> bool:

@@ -1,0 +1,167 @@
+"""Exported programs: folded as graphs, on disk and off, with the interface they came with."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # PyTorch's own name for it
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+import bnfold
+from bnfold import FoldReport, Kept, Reason
+from tests.frontends.torch.support import build, image
+
+
+def export(model: nn.Module, *inputs: Tensor, **options: Any) -> ExportedProgram:
+    return torch.export.export(model, inputs, **options)
+
+
+def reloaded(program: ExportedProgram) -> ExportedProgram:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    return torch.export.load(buffer)
+
+
+def batch_norms(program: ExportedProgram) -> int:
+    return sum("batch_norm" in str(node.target) for node in program.graph.nodes)
+
+
+def fold_equal(
+    program: ExportedProgram, *inputs: Tensor, clip: str = "auto"
+) -> tuple[ExportedProgram, FoldReport]:
+    """Fold; the outputs are those of the original, also once saved and loaded."""
+    before = [node.format_node() for node in program.graph.nodes]
+    content = {name: tensor.clone() for name, tensor in program.state_dict.items()}
+    folded, report = bnfold.fold(program, clip=clip)
+    expected = program.module()(*inputs)
+    for candidate in (folded, reloaded(folded)):
+        torch.testing.assert_close(candidate.module()(*inputs), expected, rtol=1e-9, atol=1e-9)
+        assert batch_norms(candidate) == report.kept
+    assert [node.format_node() for node in program.graph.nodes] == before
+    for name, tensor in program.state_dict.items():
+        assert torch.equal(tensor, content[name]), name
+    return folded, report
+
+
+class Functional(nn.Module):
+    """batch_norm and relu as functions, with the statistics in buffers."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, bias=False)
+        self.last = nn.Conv2d(channels, 5, 3)
+        draw = torch.Generator().manual_seed(3)
+        self.gamma = nn.Parameter(torch.randn(channels, generator=draw))
+        self.beta = nn.Parameter(torch.randn(channels, generator=draw))
+        self.register_buffer("mean", torch.randn(channels, generator=draw))
+        self.register_buffer("var", torch.rand(channels, generator=draw) + 0.3)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        x = F.batch_norm(x, self.mean, self.var, self.gamma, self.beta, False, 0.1, 1e-3)
+        return self.last(F.relu(x))
+
+
+# -------------------------------------------------------------------- what must stay
+
+
+def test_training_mode_is_kept():
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    model.train()
+    program = export(model, image(2, 3, 8, 8))
+    _, report = bnfold.fold(program)
+    assert [item.outcome.reason for item in report.items if isinstance(item.outcome, Kept)] == [
+        Reason.TRAINING
+    ]
+
+
+def test_padding_is_kept():
+    model = build(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)))
+    _, report = fold_equal(export(model, image(1, 3, 8, 8)), image(1, 3, 8, 8, seed=5))
+    assert report.kept == 1
+    assert isinstance(report.items[0].outcome, Kept)
+    assert report.items[0].outcome.reason is Reason.PADDING
+
+
+def test_an_intermediate_result_that_is_returned_keeps_its_value():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.conv(x)
+            return y, self.norm(y)
+
+    _, report = fold_equal(export(build(Two()), image(1, 3, 8, 8)), image(1, 3, 8, 8, seed=5))
+    assert report.kept == 1
+
+
+# -------------------------------------------------------------------- what must go
+
+
+def test_an_argument_with_the_name_of_a_builtin():
+    """nn.Sequential calls its argument `input`, which a copied graph renames."""
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    program = export(model, image(1, 3, 8, 8))
+    folded, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
+    assert report.kept == 0
+    assert folded.graph_signature.user_inputs == program.graph_signature.user_inputs
+    folded, _ = fold_equal(reloaded(program), image(1, 3, 8, 8, seed=5))
+    assert folded.module()(input=image(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+@pytest.mark.parametrize("name", ["max", "lambda_", "id", "self_", "float", "p_conv_bias"])
+def test_argument_names(name):
+    """Names that a copied graph, or a bias that is born, could take for itself."""
+    scope: dict[str, Any] = {}
+    exec(f"def forward(self, {name}):\n    return self.norm(self.conv({name}))", scope)
+    kind = type("Named", (nn.Module,), {"forward": scope["forward"]})
+    model = kind()
+    model.conv, model.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+    folded, report = fold_equal(export(build(model), image(1, 3, 8, 8)), image(1, 3, 8, 8, seed=5))
+    assert report.kept == 0
+    assert folded.module()(**{name: image(1, 3, 8, 8)}).shape == (1, 4, 6, 6)
+
+
+def test_batch_norm_as_a_function_between_functional_activations():
+    program = export(Functional(), image(1, 3, 9, 9))
+    _, report = fold_equal(program, image(1, 3, 9, 9, seed=5))
+    assert (report.total, report.kept) == (1, 0)
+
+
+def test_plain_activations_where_bounds_are_not_wanted():
+    program = export(Functional(), image(1, 3, 9, 9))
+    folded, _ = fold_equal(program, image(1, 3, 9, 9, seed=5), clip="never")
+    targets = {str(node.target) for node in folded.graph.nodes}
+    assert not targets & {"aten.maximum.default", "aten.minimum.default"}
+
+
+def test_a_symbolic_batch_stays_symbolic():
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()))
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = export(model, image(2, 3, 8, 8), dynamic_shapes=({0: batch},))
+    folded, report = fold_equal(program, image(7, 3, 8, 8, seed=5))
+    assert report.kept == 0
+    assert folded.module()(image(31, 3, 8, 8)).shape[0] == 31
+
+
+def test_decomposed_programs():
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()))
+    program = export(model, image(1, 3, 8, 8)).run_decompositions()
+    _, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
+    assert (report.total, report.kept) == (1, 0)
+
+
+def test_a_fold_of_a_fold_changes_nothing():
+    folded, _ = bnfold.fold(export(Functional(), image(1, 3, 9, 9)))
+    again, report = bnfold.fold(folded)
+    assert report.total == 0
+    for name, tensor in folded.state_dict.items():
+        assert torch.equal(tensor, again.state_dict[name]), name
