@@ -138,7 +138,7 @@ def test_table_says_everything() -> None:
         line = next(line for line in table.splitlines() if line.startswith(item.name))
         assert item.kind in line and str(item.channels) in line and item.sentence in line
     assert REPORT.summary in table
-    assert "1 activations got bounds per channel" in table
+    assert "1 activation got bounds per channel" in table
     assert "shapes are fixed" in table
     assert str(REPORT) == REPORT.table()
 

@@ -34,7 +34,9 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
             table.add_row(*(Text(cell) for cell in first), Text(outcome, style=style))
         console.print(table)
     if report.clips:
-        console.print(Text(f"{len(report.clips)} activations got bounds per channel"))
+        count = len(report.clips)
+        activations = "1 activation" if count == 1 else f"{count} activations"
+        console.print(Text(f"{activations} got bounds per channel"))
     for note in report.notes:
         console.print(Text(_printable(note)))
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())

@@ -77,7 +77,8 @@ class Item:
             shown = ", ".join(into[:3])
             more = f" and {len(into) - 3} more" if len(into) > 3 else ""
             return f"folded into {shown}{more}"
-        blocker = self.outcome.blocker or "its neighbours"
+        nameless = self.name if self.reason is Reason.HOOK else "a layer beside it"
+        blocker = self.outcome.blocker or nameless
         sentence = f"kept: {self.outcome.reason.sentence.format(blocker=blocker)}"
         return f"{sentence} ({self.outcome.detail})" if self.outcome.detail else sentence
 

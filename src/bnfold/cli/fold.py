@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     text = "remove every BatchNorm that can go exactly, check the result, and write it"
-    parser = commands.add_parser("fold", help=text, description=text.capitalize() + ".")
+    parser = commands.add_parser("fold", help=text, description=f"{text[0].upper()}{text[1:]}.")
     add_common_options(parser)
     parser.add_argument(
         "-o",

@@ -13,7 +13,7 @@ from bnfold.cli._source import check_options, open_source
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     text = "say what folding would remove and keep, and why; nothing is changed or written"
-    parser = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
+    parser = commands.add_parser("inspect", help=text, description=f"{text[0].upper()}{text[1:]}.")
     add_common_options(parser)
     parser.set_defaults(run=run)
 

@@ -55,8 +55,8 @@ _SENTENCES = {
     Reason.PADDING: "its shift would have to cross the zero padding of {blocker}",
     Reason.ACTIVATION: "its sign or shift cannot pass {blocker}",
     Reason.NONLINEAR: "no rescaling passes {blocker}",
-    Reason.GRAPH_INPUT: "it would have to go into the network's input {blocker}",
-    Reason.GRAPH_OUTPUT: "it would have to go into the network's output {blocker}",
+    Reason.GRAPH_INPUT: "it would change {blocker}, which the user of the network sets",
+    Reason.GRAPH_OUTPUT: "it would change {blocker}, which the user of the network sees",
     Reason.BRANCHES: "the branches that meet at {blocker} need different rescalings",
     Reason.SHARED: "{blocker} is used several times and would need a different edit for each use",
     Reason.FIXED_WEIGHT: "the weight or bias of {blocker} cannot be edited",
@@ -68,6 +68,7 @@ _SENTENCES = {
     Reason.MODULE_DOES_MORE: "its module does more than normalise",
     Reason.OVERFLOW: "the folded weight of {blocker} would not fit its dtype",
     Reason.SCALE_RANGE: "a stored value would be scaled out of the safe range of its dtype",
-    Reason.CLIP_COST: "the rescaled activation {blocker} would cost more than it saves",
+    Reason.CLIP_COST: "{blocker} would need bounds per channel, which cost more than they save"
+    " or are not wanted",
     Reason.NOT_REACHED: "the run on the example inputs did not reach it",
 }

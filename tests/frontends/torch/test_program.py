@@ -166,3 +166,20 @@ def test_a_fold_of_a_fold_changes_nothing():
     assert report.total == 0
     for name, tensor in folded.state_dict.items():
         assert torch.equal(tensor, again.state_dict[name]), name
+
+
+def test_a_cast_between_float_dtypes():
+    """torch.export puts an assertion about the dtype in front of each cast; it reads no values."""
+
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.norm(torch.sigmoid(x)).double())
+
+    program = export(build(Cast()), image(1, 3, 8, 8))
+    assert any("_assert_tensor_metadata" in str(node.target) for node in program.graph.nodes)
+    _, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
+    assert report.kept == 0

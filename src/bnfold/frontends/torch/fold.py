@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,17 @@ def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
 
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan)
-    unreached = _unreached(model, {item.name for item in items})
+    unreached = _unreached(model, decided.recording)
     items += unreached
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
-    notes = (_UNREACHED,) if unreached else ()
+    notes = tuple(
+        note
+        for note, applies in (
+            (_UNREACHED, bool(unreached)),
+            (_FUNCTIONS, any(_stops_at_function(item) for item in items)),
+        )
+        if applies
+    )
     return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__})
 
 
@@ -95,6 +102,17 @@ _UNREACHED = (
     "them on other inputs, pass those too (also=...): weights that both paths use were folded for "
     "the path that was taken."
 )
+
+
+_FUNCTIONS = (
+    "An activation that is called as a function has no room for bounds of its own. The exported "
+    "program (torch.export.export) has, and may fold more."
+)
+
+
+def _stops_at_function(item: Item) -> bool:
+    """Whether the blocker is a call of a function, which `record` names 'relu in block.1'."""
+    return item.reason is Reason.ACTIVATION and " in " in (item.blocker or "")
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
@@ -121,11 +139,20 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     return items
 
 
-def _unreached(model: nn.Module, known: Collection[str]) -> list[Item]:
-    """BatchNorms that the runs did not call on anything that depends on the input."""
+def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
+    """BatchNorms that the runs did not use on anything that depends on the input."""
     outcome = Kept(Reason.NOT_REACHED, None, None)
     return [
-        Item(name, type(module).__name__, module.num_features, 0, outcome)
+        Item(name or type(model).__name__, type(module).__name__, module.num_features, 0, outcome)
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and name not in known
+        if isinstance(module, _BatchNorm) and not _is_used(module, recording)
     ]
+
+
+def _is_used(module: nn.Module, recording: Recording) -> bool:
+    """Whether the module was called on a value, or something else computed with its tensors."""
+    if any(call.inputs for call in recording.calls.get(id(module), ())):
+        return True
+    own = (*module._parameters.values(), *module._buffers.values())
+    uses = (use for tensor in own for use in recording.parameter_uses.get(id(tensor), ()))
+    return any(use.event is not None for use in uses)

@@ -24,13 +24,14 @@ def emit(lifter: Lifter, event: Event) -> None:
     if name in _COMPARISONS and _comparison(lifter, event):
         return
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
-    if handler is None or overload in _OTHER_FUNCTIONS:
+    if handler is None or (overload in _OTHER_FUNCTIONS and (name, overload) != _CAST):
         lifter.opaque(event)
         return
     if not _floats(event) or not handler(lifter, event):
         lifter.opaque(event)
 
 
+_CAST = ("to", "dtype")
 _OTHER_FUNCTIONS = {"dtype", "out"}
 """Overloads that do something else than their op's name says."""
 
