@@ -61,6 +61,8 @@ class Forest:
         self.size = np.full(1, _PINNED_SIZE, dtype=np.int64)
         self.cause = np.full(1, -1, dtype=np.int64)
         self._log: list[tuple[IntArray, IntArray, IntArray]] = []
+        self._has_offsets = pinned_value == 0.0
+        """Scales have none: every q is 0."""
 
     def extend(self, count: int) -> None:
         """Make room for at least `count` variables in all, the new ones free."""
@@ -97,7 +99,8 @@ class Forest:
         p, q = self.p[at], self.q[at]
         at, up = up, self.parent[up]
         while not (up == at).all():
-            q = p * self.q[at] + q
+            if self._has_offsets:
+                q = p * self.q[at] + q
             p = p * self.p[at]
             at, up = up, self.parent[up]
         return Found(at, p, q)
@@ -143,6 +146,12 @@ class Forest:
     def pin(self, variables: IntArray, value: FloatArray, cause: int) -> IntArray:
         """Demand value[variables] = value (of variable 0's kind). Same contract as `relate`."""
         zero = np.zeros(len(variables), dtype=np.int64)
+        found = self.find(variables)
+        if is_increasing(found.root) and found.root.all():  # the common case: all of them are free
+            new_p = (1.0 if self._has_offsets else value / self.pinned_value) / found.p
+            new_q = (value - found.q) / found.p if self._has_offsets else found.q
+            self._hang(found.root, zero, new_p, new_q, cause)
+            return found.root
         if self.pinned_value == 0.0:
             return self.relate(variables, zero, np.ones(len(zero)), value, cause)
         return self.relate(variables, zero, value / self.pinned_value, np.zeros(len(zero)), cause)
@@ -165,25 +174,33 @@ class Forest:
         above = np.where(a_down, b.root, a.root)
         # pa * A + qa = p * (pb * B + qb) + q, solved for the child
         slope = p * b.p
-        offset = p * b.q + q - a.q
         new_p = np.where(a_down, slope / a.p, a.p / slope)
-        new_q = np.where(a_down, offset / a.p, -offset / slope)
+        new_q = q
+        if self._has_offsets:
+            offset = p * b.q + q - a.q
+            new_q = np.where(a_down, offset / a.p, -offset / slope)
         done = np.ones(len(child), dtype=bool)
         if not is_increasing(child):  # a root may occur twice
             _, first = np.unique(child, return_index=True)
             done[:] = False
             done[first] = True
             child, above, new_p, new_q = child[first], above[first], new_p[first], new_q[first]
+        self._hang(child, above, new_p, new_q, cause)
+        return child, done
+
+    def _hang(
+        self, child: IntArray, above: IntArray, p: FloatArray, q: FloatArray, cause: int
+    ) -> None:
+        """Give roots, each once, a parent."""
         self.parent[child] = above
-        self.p[child] = new_p
-        self.q[child] = new_q
+        self.p[child] = p
+        self.q[child] = q
         self.cause[child] = cause
         # A parent may itself be a child in this call; sizes only steer the depth, so the log keeps
         # what was added rather than deriving it again.
         added = self.size[child]
         np.add.at(self.size, above, added)
         self._log.append((child, above, added))
-        return child, done
 
     def _check(
         self,

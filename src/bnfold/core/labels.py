@@ -7,6 +7,7 @@ its value is stored as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,8 @@ def along(first: int, count: int, axis: int, rank: int) -> IntArray:
 
 def expand(labels: IntArray, shape: Sequence[int]) -> IntArray:
     """The labels at the tensor's full shape, without copying."""
-    return np.broadcast_to(labels, tuple(shape))
+    shape = tuple(shape)
+    return labels if labels.shape == shape else np.broadcast_to(labels, shape)
 
 
 def compress(labels: IntArray) -> IntArray:
@@ -68,7 +70,7 @@ def to_channels(labels: IntArray, axis: int, count: int) -> tuple[IntArray, IntA
     axis %= labels.ndim
     rest = [other for other in range(labels.ndim) if other != axis]
     first, left, right = merge_axes(labels, rest)
-    return np.broadcast_to(first.reshape(-1), (count,)), left, right
+    return expand(first.reshape(-1), (count,)), left, right
 
 
 def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] | None:
@@ -77,11 +79,12 @@ def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] 
     Returns the labels of each array per combination, which combination each element has
     (compressed), and how many there are; None if there are too many to track.
     """
-    shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    total = int(np.prod(shape, dtype=np.int64))
+    shapes = {array.shape for array in arrays}
+    shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
+    total = math.prod(shape)
     if total > MAX_PAIRS:
         return None
-    flat = [np.broadcast_to(array, shape).reshape(-1) for array in arrays]
+    flat = [expand(array, shape).reshape(-1) for array in arrays]
     if total <= SMALL and total <= max((array.size for array in arrays), default=1):
         # One of the arrays is already as fine as the result: few combinations, if any, repeat.
         return flat, np.arange(total, dtype=np.int64).reshape(shape), total

@@ -45,6 +45,7 @@ from bnfold.frontends.torch.recording import (
     Write,
     constants,
     leaves_of,
+    map_tensors,
 )
 
 _ATTRIBUTE = "_bnfold_handle"
@@ -227,7 +228,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._run_constant(func, args, kwargs, tensors, written)
         if self.hollow and looks_at_values(func) and not _picks_by_constants(self, func, args):
             raise NeedsValues
-        recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, self.read, (args, kwargs))
+        recorded_args, recorded_kwargs = map_tensors(self.read, (args, kwargs))
         for tensor in written:
             self._prepare_write(tensor)
         before = self._peek(written[0]) if written else None
@@ -375,7 +376,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = self.read(tensor)
         assert isinstance(source, Value)
         in_place = bool(getattr(module, "inplace", False))
-        arguments = {name: self._as_read(c) for name, c in _leaf_constants(module).items()}
+        # What it computes with, as it is at the time of the call.
+        own = itertools.chain(module._parameters.items(), module._buffers.items())
+        arguments = {name: self.read(tensor) for name, tensor in own if tensor is not None}
         if in_place:
             self._prepare_write(tensor)
         with self._unrecorded():
@@ -390,9 +393,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         event.outputs = call.outputs = (self._commit(tensor, event),)
         return self.renamed(tensor)
-
-    def _as_read(self, constant: Const) -> Value | Const:
-        return self.read(constant.tensor)
 
     def renamed(self, tensor: Tensor) -> Tensor:
         """A new name for memory that was just written to.
@@ -416,12 +416,6 @@ def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) ->
         for leaf in leaves_of(args[1:])
         if isinstance(leaf, Tensor)
     )
-
-
-def _leaf_constants(module: nn.Module) -> dict[str, Const]:
-    """The tensors that a leaf module computes with, as they are at the time of the call."""
-    found = itertools.chain(module._parameters.items(), module._buffers.items())
-    return {name: Const(tensor, tensor) for name, tensor in found if tensor is not None}
 
 
 def _memory(tensor: Tensor) -> int | None:

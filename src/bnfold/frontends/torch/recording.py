@@ -7,7 +7,7 @@ that do not depend on the input. `record` fills these in.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +170,22 @@ def leaves_of(tree: Any) -> list[Any]:
     if isinstance(tree, Tensor | Value | Const | int | float | str) or tree is None:
         return [tree]
     return pytree.tree_leaves(tree)
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """The tree with `function` applied to its tensors; PyTorch's own where there is more."""
+    kind = type(tree)
+    if kind is tuple:
+        return tuple([map_tensors(function, part) for part in tree])
+    if kind is list:
+        return [map_tensors(function, part) for part in tree]
+    if kind is dict:
+        return {key: map_tensors(function, part) for key, part in tree.items()}
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    return pytree.tree_map_only(Tensor, function, tree)
 
 
 def constants(*trees: Any) -> Iterator[Const]:
