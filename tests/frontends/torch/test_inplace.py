@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import bnfold
 from tests.frontends.torch.support import assert_folds, build, image
 
 
@@ -326,3 +327,52 @@ class ViewOfStream(nn.Module):
 
 def test_write_through_a_view_of_the_base_after_a_removed_batch_norm():
     assert_folds(build(ViewOfStream()), image(2, 3, 5, 5))
+
+
+class Canvas(nn.Module):
+    """Values are copied piece by piece into memory that the run makes, and read from there."""
+
+    def __init__(self, canvas: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 5, 1)
+        self.canvas = canvas
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        if self.canvas == "circular padding":
+            return self.head(self.bn(functional.pad(stream, (1, 2, 1, 0), mode="circular")))
+        canvas = getattr(stream, self.canvas)(stream.shape)
+        canvas[:, :, :3] = stream[:, :, 2:]
+        canvas[:, :, 3:] = stream[:, :, :2]
+        return self.head(self.bn(canvas))
+
+
+@pytest.mark.parametrize("canvas", ["new_empty", "new_zeros", "circular padding"])
+def test_what_is_assembled_in_memory_of_the_run_folds(canvas: str):
+    assert_folds(build(Canvas(canvas)), image(2, 3, 5, 5), removed=1)
+
+
+class Memory(nn.Module):
+    """A tensor of the model's own that no one registered keeps what the last run wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 5, 1)
+        self.last = torch.zeros(2, 4, 5, 5, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        self.last[:] = stream
+        return self.head(torch.relu(self.bn(stream)))
+
+
+def test_memory_of_the_models_own_keeps_what_it_held():
+    model, x = build(Memory()), image(2, 3, 5, 5)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == 0
+    torch.testing.assert_close(folded(x), model(x))
+    torch.testing.assert_close(folded.last, model.last)

@@ -228,6 +228,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._run_constant(func, args, kwargs, tensors, written)
         if self.hollow and looks_at_values(func) and not _picks_by_constants(self, func, args):
             raise NeedsValues
+        for tensor in written:
+            if self._owner(tensor) is None:  # memory of the run itself: the event must not hold it
+                self._prepare_write(tensor)
         recorded_args, recorded_kwargs = map_tensors(self.read, (args, kwargs))
         for tensor in written:
             self._prepare_write(tensor)
@@ -491,11 +494,12 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
         if recorder.depth or threading.get_ident() != thread:
             return original(module, *args, **kwargs)
         outer = recorder.call
+        inputs = recorder.values_of((args, kwargs))  # writes to them were the caller's
         call = recorder.enter(module)
         try:
             if recorder.takes_as_leaf(module, args, kwargs):
                 return recorder.run_leaf(module, call, original, args[0])
-            call.inputs = recorder.values_of((args, kwargs))
+            call.inputs = inputs
             result = original(module, *args, **kwargs)
             call.outputs = recorder.values_of(result)
             call.single = len(call.inputs) == 1 and isinstance(result, Tensor)
