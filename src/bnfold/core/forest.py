@@ -61,6 +61,10 @@ class Forest:
         self.size = np.full(1, _PINNED_SIZE, dtype=np.int64)
         self.cause = np.full(1, -1, dtype=np.int64)
         self._log: list[tuple[IntArray, IntArray, IntArray]] = []
+        self.watched = np.zeros(1, dtype=bool)
+        """Roots that somebody wants to know about when they get a parent."""
+        self.disturbed = False
+        """Whether one of them did; set here, cleared by who asked."""
         self._has_offsets = pinned_value == 0.0
         """Scales have none: every q is 0."""
 
@@ -75,6 +79,11 @@ class Forest:
         self.q = np.concatenate([self.q, np.zeros(count - have)])
         self.size = np.concatenate([self.size, np.ones(count - have, dtype=np.int64)])
         self.cause = np.concatenate([self.cause, np.full(count - have, -1)])
+        self.watched = np.concatenate([self.watched, np.zeros(count - have, dtype=bool)])
+
+    def watch(self, roots: IntArray) -> None:
+        """From now on set `disturbed` when one of these gets a parent."""
+        self.watched[roots] = True
 
     def mark(self) -> int:
         """A point to roll back to."""
@@ -192,6 +201,7 @@ class Forest:
         self, child: IntArray, above: IntArray, p: FloatArray, q: FloatArray, cause: int
     ) -> None:
         """Give roots, each once, a parent."""
+        self.disturbed = self.disturbed or bool(self.watched[child].any())
         self.parent[child] = above
         self.p[child] = p
         self.q[child] = q
