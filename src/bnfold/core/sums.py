@@ -107,20 +107,21 @@ class Sums:
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
             raise Conflict(self.causes(int(rows[at])))
-        order = np.argsort(k == 0, axis=1, kind="stable")
-        k = np.take_along_axis(k, order, axis=1)
-        roots = np.take_along_axis(roots, order, axis=1)
+        # The first term that is there, and the last: the other one where there are two.
+        there, line = k != 0, np.arange(len(rows))
+        first, second = there.argmax(axis=1), 2 - there[:, ::-1].argmax(axis=1)
+        k_first, k_second = k[line, first], k[line, second]
+        root_first, root_second = roots[line, first], roots[line, second]
         for count in (1, 2):
             chosen = terms == count
             for cause in np.unique(self.cause[rows[chosen]]):
                 block = np.flatnonzero(chosen & (self.cause[rows] == cause))
-                first, second = roots[block, 0], roots[block, 1]
+                known = constant[block] / k_first[block]
                 if count == 1:
-                    self.forest.pin(first, -constant[block] / k[block, 0], int(cause))
-                else:
-                    p = -k[block, 1] / k[block, 0]
-                    q = -constant[block] / k[block, 0]
-                    self.forest.relate(first, second, p, q, int(cause))
+                    self.forest.pin(root_first[block], -known, int(cause))
+                    continue
+                p = -k_second[block] / k_first[block]
+                self.forest.relate(root_first[block], root_second[block], p, -known, int(cause))
 
     def causes(self, row: int) -> list[int]:
         """The causes behind a row, its own op first."""

@@ -109,9 +109,13 @@ def _factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatA
 
 def _shift_seen(weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int) -> FloatArray:
     """sum_i W[o, i, ...] * t[i] over inputs and taps, (out_channels,)."""
-    taps = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2, dtype=np.float64)
-    by_group = taps.reshape(groups, -1, taps.shape[1])
+    taps = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    single = taps.shape[2] == 1
+    summed = taps[:, :, 0] if single else taps.sum(axis=2, dtype=np.float64)
+    by_group = summed.reshape(groups, -1, summed.shape[1])
     shifts = shift.reshape(groups, -1)
-    pattern = "goi,gi->go" if layout is Layout.OUT_IN else "gio,gi->go"
-    seen: FloatArray = np.einsum(pattern, by_group, shifts).reshape(-1)
-    return seen
+    if layout is Layout.OUT_IN:
+        seen: FloatArray = by_group @ shifts[:, :, None]  # (groups, out/groups, 1)
+    else:
+        seen = shifts[:, None, :] @ by_group  # (groups, 1, out/groups)
+    return seen.reshape(-1)

@@ -53,6 +53,10 @@ class _Job:
         return tensor, _is_finite(tensor)
 
 
+def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
+    return [job.run() for job in jobs]
+
+
 def compute(lifted: Lifted, plan: Plan) -> NewTensors:
     """The new content of every parameter that the plan changes."""
     new = NewTensors()
@@ -67,12 +71,16 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
         assert isinstance(site, AffineSite)
         for key, job in _affine_jobs(new, number, site, change):
             jobs.setdefault(key, job)
-    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
-        results = pool.map(_Job.run, jobs.values())
-        for job, (tensor, fits) in zip(jobs.values(), results, strict=True):
-            if not fits and _is_finite(job.like):
-                new.overflown.append(job.number)
-            job.place(tensor)
+    # The largest first, dealt out in turn: every thread gets about the same.
+    ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
+    threads = torch.get_num_threads()
+    shares = [ordered[first::threads] for first in range(threads)]
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for share, results in zip(shares, pool.map(_run_all, shares), strict=True):
+            for job, (tensor, fits) in zip(share, results, strict=True):
+                if not fits and _is_finite(job.like):
+                    new.overflown.append(job.number)
+                job.place(tensor)
     return new
 
 

@@ -374,10 +374,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and self.handle_of(args[0]) is not None
         )
 
-    def run_leaf(self, module: nn.Module, call: Call, forward: Any, tensor: Tensor) -> Tensor:
+    def run_leaf(
+        self, module: nn.Module, call: Call, forward: Any, tensor: Tensor, source: Value
+    ) -> Tensor:
         """Execute a module that is understood as a whole and record it as one event."""
-        source = self.read(tensor)
-        assert isinstance(source, Value)
         in_place = bool(getattr(module, "inplace", False))
         # What it computes with, as it is at the time of the call.
         own = itertools.chain(module._parameters.items(), module._buffers.items())
@@ -494,11 +494,13 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
         if recorder.depth or threading.get_ident() != thread:
             return original(module, *args, **kwargs)
         outer = recorder.call
-        inputs = recorder.values_of((args, kwargs))  # writes to them were the caller's
+        is_leaf_call = recorder.takes_as_leaf(module, args, kwargs)
+        # Read before the call begins: catching up with writes is the caller's doing.
+        inputs = recorder.values_of(args[0] if is_leaf_call else (args, kwargs))
         call = recorder.enter(module)
         try:
-            if recorder.takes_as_leaf(module, args, kwargs):
-                return recorder.run_leaf(module, call, original, args[0])
+            if is_leaf_call:
+                return recorder.run_leaf(module, call, original, args[0], inputs[0])
             call.inputs = inputs
             result = original(module, *args, **kwargs)
             call.outputs = recorder.values_of(result)

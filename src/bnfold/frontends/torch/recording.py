@@ -160,6 +160,9 @@ OVERLAY = "overlay"
 """Target of the event that puts a written part back into the tensor it is a view of."""
 
 
+_LEAVES = (Tensor, Value, Const, int, float, str, type(None))
+
+
 def leaves_of(tree: Any) -> list[Any]:
     """The leaves of nested tuples, lists and dicts; PyTorch's own function where there is more."""
     kind = type(tree)
@@ -167,7 +170,7 @@ def leaves_of(tree: Any) -> list[Any]:
         return [leaf for part in tree for leaf in leaves_of(part)]
     if kind is dict:
         return [leaf for part in tree.values() for leaf in leaves_of(part)]
-    if isinstance(tree, Tensor | Value | Const | int | float | str) or tree is None:
+    if isinstance(tree, _LEAVES):
         return [tree]
     return pytree.tree_leaves(tree)
 
@@ -183,7 +186,7 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
         return {key: map_tensors(function, part) for key, part in tree.items()}
     if isinstance(tree, Tensor):
         return function(tree)
-    if tree is None or isinstance(tree, bool | int | float | str):
+    if isinstance(tree, _LEAVES):
         return tree
     return pytree.tree_map_only(Tensor, function, tree)
 
