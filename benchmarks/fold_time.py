@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.markdown import table
 from benchmarks.measure import machine
+from benchmarks.memory import FORWARD
 from benchmarks.peers import FOLDERS
 from benchmarks.timing import Ratio, interleave, median, ratio
 from benchmarks.zoo import create
@@ -34,7 +35,8 @@ A fold of bnfold (the copy of the model, capture by one real forward of a 224 x 
 against `torch.fx.experimental.optimization.fuse` (the copy, symbolic tracing), in float32.
 Times are medians of {rounds} rounds in turn in one process, the ratio with its 95% interval
 (bootstrap over rounds). Memory is how far the resident memory of a fresh process rises during the
-fold, as a multiple of the weights: 1 is the copy itself.
+fold, as a multiple of the weights: 1 is the copy itself. "Forward" is the same for one forward
+pass alone; bnfold runs the network, without its convolutions, torch.fx does not.
 
 Machine: {machine}. Made by `python -m benchmarks.fold_time`.
 """
@@ -50,7 +52,7 @@ class Row:
     ratio: Ratio
     """bnfold / torch.fx"""
     memory: dict[str, float | None]
-    """Peak extra memory of each tool / weights; None where it cannot be measured."""
+    """Peak extra memory of each tool, and of a forward, / weights; None if not measurable."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +86,7 @@ def measure(name: str, rounds: int) -> Row:
         network=name,
         seconds={tool: median(seconds) for tool, seconds in times.items()},
         ratio=ratio(times, "bnfold", "torch_fx"),
-        memory={tool: _extra_memory(name, tool) for tool in FOLDERS},
+        memory={tool: _extra_memory(name, tool) for tool in (*FOLDERS, FORWARD)},
     )
 
 
@@ -100,14 +102,14 @@ def _extra_memory(name: str, tool: str) -> float | None:
 def render(rows: list[Row]) -> str:
     """The table."""
     header = ["network", "bnfold, s", "torch.fx, s", "bnfold / torch.fx"]
-    header += ["memory bnfold", "memory torch.fx"]
+    header += ["memory bnfold", "memory torch.fx", "memory forward"]
     body = [
         [
             row.network,
             f"{row.seconds['bnfold']:.3f}",
             f"{row.seconds['torch_fx']:.3f}",
             str(row.ratio),
-            *("" if row.memory[t] is None else f"{row.memory[t]:.2f}x" for t in FOLDERS),
+            *("" if row.memory[t] is None else f"{row.memory[t]:.2f}x" for t in row.memory),
         ]
         for row in rows
     ]

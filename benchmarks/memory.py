@@ -7,7 +7,9 @@ tool, so that imports, thread pools and the workspaces of the convolutions are t
 it gives free memory back to the system (malloc_trim), sets the kernel's high-water mark of
 resident memory to the present value (5 into /proc/self/clear_refs), folds, and reads the mark
 (VmHWM). What it rose by is the extra memory: the copy of the weights, everything in between, and
-the activations of the forward that a capture may run. Linux with glibc only.
+the activations of the forward that a capture may run. `forward` in the place of a tool measures
+one forward pass and nothing else: what a capture that runs the network cannot go below. Linux with
+glibc only.
 """
 
 from __future__ import annotations
@@ -29,21 +31,27 @@ from benchmarks.zoo import create
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_HIGH_WATER_MARK = "5"
+FORWARD = "forward"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure one network with one tool."""
     parser = argparse.ArgumentParser(description="Peak extra memory of one fold.")
     parser.add_argument("name")
-    parser.add_argument("tool", choices=tuple(FOLDERS))
+    parser.add_argument("tool", choices=(*FOLDERS, FORWARD))
     options = parser.parse_args(arguments)
     model, example = create(options.name, dtype=torch.float32, image=224, batch=1)
-    fold = FOLDERS[options.tool]
+    fold = _forward if options.tool == FORWARD else FOLDERS[options.tool]
     _warm_up(model, example, fold)
     weights = weight_bytes(model)
     extra = peak_extra_bytes(lambda: fold(model, example))
     print(json.dumps({"weights": weights, "extra": extra, "ratio": extra / weights}))
     return 0
+
+
+def _forward(model: nn.Module, example: Tensor) -> object:
+    with torch.no_grad():
+        return model(example)
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -118,22 +118,22 @@ class TestLinear:
         second = net.affine(net.conv(y, kernel, bias, tie="k"), B[3], A[3], name="two")
         plan = assert_fold_is_exact(net.output(first, second))
         assert removed_names(net, plan) == ["one"]
-        assert plan.kept[net.number("two")].reason is Reason.GRAPH_OUTPUT
+        assert plan.kept[net.number("two")].reason is Reason.SHARED
 
     def test_a_fixed_weight_takes_no_scale(self):
         net = Network()
         y = conv(net, net.input(2, 3, 4, 4), weight=g.Weight.FIXED, name="fixed")
-        stays(net, bn(net, y), reason=Reason.GRAPH_OUTPUT)
+        stays(net, bn(net, y), reason=Reason.FIXED_WEIGHT, blocker="fixed")
 
     def test_a_fixed_bias_takes_no_shift(self):
         net = Network()
         y = conv(net, net.input(2, 3, 4, 4), bias_editable=False, name="fixed")
-        stays(net, bn(net, y), reason=Reason.GRAPH_OUTPUT)
+        stays(net, bn(net, y), reason=Reason.FIXED_WEIGHT, blocker="fixed")
 
     def test_a_fixed_bias_takes_no_scale(self):
         net = Network()
         y = conv(net, net.input(2, 3, 4, 4), bias_editable=False, name="fixed")
-        stays(net, scale_only(net, y), reason=Reason.GRAPH_OUTPUT)
+        stays(net, scale_only(net, y), reason=Reason.FIXED_WEIGHT, blocker="fixed")
 
     def test_a_blur_with_padding_takes_no_shift(self):
         net = Network()

@@ -15,9 +15,9 @@ _MOST_TELLING_FIRST = (
     Reason.CLIP_COST,
     Reason.HOOK,
     Reason.NONLINEAR,
-    Reason.GRAPH_OUTPUT,
     Reason.FIXED_WEIGHT,
     Reason.SHARED,
+    Reason.GRAPH_OUTPUT,
     Reason.BRANCHES,
 )
 
