@@ -244,7 +244,7 @@ class _Editor:
         """Whether everybody who reads the initializer wants this edit."""
         if self.network.is_pinned(name):
             return False
-        readers = self.network.readers.get(name, [])
+        readers = self.network.value_readers(name)
         if len(readers) == 1:
             return True
         tie = self._tie(number)

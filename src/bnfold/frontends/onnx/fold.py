@@ -46,7 +46,16 @@ class Folding:
         """What the plan does."""
         items = affine_items(self.lifted, self.plan)
         clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
-        return FoldReport(tuple(items), clips, (), {"onnx": onnx.__version__})
+        return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
+
+    def _notes(self) -> tuple[str, ...]:
+        gone = self.lifted.scalars & self.plan.removed.keys()
+        if not gone:
+            return ()
+        return (
+            f"{len(gone)} further step{'s' * (len(gone) > 1)} that scale or shift by a single"
+            " number went too.",
+        )
 
     def folded(self) -> OnnxModel:
         """The folded model, large tensors still to be computed."""
@@ -119,9 +128,11 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
         if not isinstance(role, g.AffineStep):
             continue
         outcome: Removed | Kept
+        if number in lifted.scalars:
+            continue
         if number in plan.removed:
             outcome = Removed(plan.removed[number])
-        elif number in plan.kept and number not in lifted.scalars:
+        elif number in plan.kept:
             obstacle = plan.kept[number]
             detail = role.refusal[1] if role.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)

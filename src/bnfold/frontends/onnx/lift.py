@@ -147,7 +147,7 @@ class Lifter:
 
     def only_reader(self, name: str) -> Node | None:
         """The node that alone reads the value."""
-        readers = self.network.readers.get(name, [])
+        readers = self.network.value_readers(name)
         if len(readers) != 1 or self.network.is_pinned(name):
             return None
         return readers[0][0]

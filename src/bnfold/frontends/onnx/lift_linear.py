@@ -16,7 +16,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.onnx.lift import BiasSite, Lifter, LinearSite, as_float64
-from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.tensors import FLOATS
 
 
@@ -129,7 +129,7 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
 def is_tied(lifter: Lifter, spec: LinearSpec, linears: Linears) -> bool:
     """Whether several ops read the weight, all of them alike, and nobody else."""
     uses = linears.by_weight[spec.weight]
-    readers = lifter.network.readers.get(spec.weight, [])
+    readers = lifter.network.value_readers(spec.weight)
     if len(readers) < 2 or lifter.network.is_pinned(spec.weight):
         return False
     return len(uses) == len(readers) and all(other.use == spec.use for other in uses)
@@ -326,23 +326,37 @@ def _matmul(lifter: Lifter, node: Node) -> LinearSpec | None:
 
 
 def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
-    """The Add of constants behind a MatMul, or room for one where a BatchNorm stands."""
-    reader = lifter.only_reader(node.outputs[0])
+    """The Add of constants behind a MatMul, or room for one where an affine step stands."""
     stored = (outs,) if axis == rank - 1 else (outs, 1)
+    reader = lifter.only_reader(node.outputs[0])
+    name = _added(lifter, reader, node.outputs[0])
+    if reader is not None and name:
+        shape = lifter.constants.shape(name)
+        assert shape is not None
+        if len(shape) <= rank and aligned(shape, rank) == aligned(stored, rank):
+            return BiasSite(reader, list(reader.inputs).index(name), name, shape)
+    while reader is not None and reader.op in _MOVERS:
+        reader = lifter.only_reader(reader.outputs[0])
     if reader is None:
         return None
-    if reader.op == "BatchNormalization":
-        return BiasSite(node, -1, "", stored)
-    if reader.op != "Add" or lifter.network.opset < 7:
-        return None
-    position = 1 if reader.inputs[0] == node.outputs[0] else 0
-    name = reader.input(position)
-    shape = lifter.constants.shape(name) if _constant_bias(lifter, name) else None
-    if shape is None or len(shape) > rank:
-        return None
-    if (1,) * (rank - len(shape)) + shape != (1,) * (rank - len(stored)) + stored:
-        return None
-    return BiasSite(reader, position, name, shape)
+    # An Add costs what the step that it may take the place of costs.
+    takes = reader.op == "BatchNormalization" or any(
+        _added(lifter, reader, name) for name in reader.inputs
+    )
+    return BiasSite(node, -1, "", stored) if takes else None
+
+
+_MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
+
+
+def _added(lifter: Lifter, node: Node | None, source: str) -> str:
+    """The constant that an Add adds to the value; "" if it is none."""
+    if node is None or node.op != "Add" or lifter.network.opset < 7:
+        return ""
+    first, second = node.inputs
+    name = second if first == source else first
+    is_known = _constant_bias(lifter, name) and lifter.constants.shape(name) is not None
+    return name if is_known else ""
 
 
 def _gather(lifter: Lifter, node: Node) -> LinearSpec | None:

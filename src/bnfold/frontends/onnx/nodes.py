@@ -82,6 +82,10 @@ class Network:
     """Values that subgraphs read."""
     outputs: tuple[str, ...] = ()
 
+    def value_readers(self, name: str) -> list[tuple[Node, int]]:
+        """Those of the readers that look at more than its shape."""
+        return [read for read in self.readers.get(name, ()) if read[0].op not in ("Shape", "Size")]
+
     def is_pinned(self, name: str) -> bool:
         """Whether somebody outside the main graph reads the value."""
         return name in self.captured or name in self.outputs
