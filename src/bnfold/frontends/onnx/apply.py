@@ -28,6 +28,7 @@ from bnfold.frontends.onnx.lift import (
     ClipSite,
     Lifted,
     LinearSite,
+    QuantizedSite,
     as_float64,
 )
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -95,6 +96,8 @@ class Edits:
     """New name of a node's output, and the node behind it that makes the old one."""
     unit_factors: set[int] = field(default_factory=set)
     """Indices of Gemms whose beta becomes 1."""
+    axes: dict[int, int] = field(default_factory=dict)
+    """Axis attributes of DequantizeLinears, by index."""
     bypassed: dict[str, str] = field(default_factory=dict)
     """Outputs of removed nodes, and what is read instead."""
     removed: set[int] = field(default_factory=set)
@@ -138,6 +141,9 @@ class _Editor:
             self._linear(number, site, edit)
         for number, change in plan.affine.items():
             affine = self.lifted.sites[number]
+            if isinstance(affine, QuantizedSite):
+                self._quantized(number, affine, change)
+                continue
             assert isinstance(affine, AffineSite)
             self._affine(number, affine, change)
         for number, bounds in plan.clip.items():
@@ -301,6 +307,34 @@ class _Editor:
         for position, content in ((1, gamma), (2, beta)):
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
+
+    def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
+        """scale'[o] = scale[o] * a'[o], zero_point'[o] = zero_point, and the bias."""
+        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        node = site.dequantize
+        if (scale != 1.0).any():
+            old, zero = self._array(node.input(1)), node.input(2)
+            content = partial(np.asarray, as_float64(old) * scale)
+            shape = scale.shape
+            label = self._bear(number, f"{node.input(1)}_folded", node.input(1), shape, content)
+            self.edits.inputs[node.index, 1] = label
+            self.edits.axes[node.index] = site.axis
+            if zero and self._array(zero).shape != shape:
+                spread = partial(np.broadcast_to, self._array(zero), shape)
+                label = self._bear(number, f"{zero}_per_channel", zero, shape, spread)
+                self.edits.inputs[node.index, 2] = label
+        if site.bias.name or shift.any():
+            bias = site.bias
+            content = partial(np.asarray, shift)
+            self._put(
+                number,
+                bias.node,
+                bias.position,
+                bias.name,
+                bias.shape,
+                content,
+                like=node.input(1),
+            )
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node

@@ -91,7 +91,8 @@ class QuantizedSite:
 
     node: Node
     dequantize: Node
-    channels: int
+    axis: int
+    """Where output channels lie in the weight."""
     bias: BiasSite
 
 
@@ -269,7 +270,7 @@ class Lifter:
 
 def lift(network: Network, constants: Constants, shapes: Shapes) -> Lifted:
     """The graph of a model."""
-    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops
+    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops, lift_quantized
 
     lifter = Lifter(network, constants, shapes)
     for name in network.inputs:
@@ -280,7 +281,7 @@ def lift(network: Network, constants: Constants, shapes: Shapes) -> Lifted:
             continue
         if node.index in linears.specs and lift_linear.emit(lifter, node, linears):
             continue
-        if lift_affine.emit(lifter, node):
+        if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):
             continue
         lift_ops.emit(lifter, node)
     for name in sorted(network.captured):

@@ -57,12 +57,21 @@ def _edited_nodes(graph: GraphProto, edits: Edits) -> list[NodeProto]:
             for attribute in node.attribute:
                 if attribute.name == "beta":
                     attribute.f = 1.0
+        if index in edits.axes:
+            _set_integer(node, "axis", edits.axes[index])
         nodes.append(node)
         if index in edits.behind:
             inner, add = edits.behind[index]
             node.output[0] = inner
             nodes.append(add)
     return nodes
+
+
+def _set_integer(node: NodeProto, name: str, value: int) -> None:
+    for position in reversed(range(len(node.attribute))):
+        if node.attribute[position].name == name:
+            del node.attribute[position]
+    node.attribute.append(helper.make_attribute(name, value))
 
 
 def _set_input(node: NodeProto, position: int, name: str) -> None:

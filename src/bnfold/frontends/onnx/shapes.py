@@ -46,7 +46,7 @@ class Shapes:
 
     def open_axes(self, name: str) -> frozenset[int]:
         """The axes whose length is the user's choice."""
-        if self.count == 1:
+        if self.count == 1 or name not in self.values[0]:
             return frozenset()
         first, second = self.values[0][name], self.values[1][name]
         return frozenset(at for at in range(len(first)) if first[at] != second[at])
