@@ -183,12 +183,36 @@ def mul_add_conv(s: Sketch) -> None:
     s.output("conv_out")
 
 
-@pattern("bn")
-def scalar_between_conv_and_bn(s: Sketch) -> None:
-    """One number for all channels passes like any other factor."""
-    x = s.node("Mul", s.conv(s.input(2, 3, 6, 6), 3, 4), s.tensor("half", s.round(0.5)), name="mul")
-    s.bn(x, 4)
+@pattern("mul", "add", "bn")
+def conv_scalars_bn(s: Sketch) -> None:
+    """One number for all channels is one for each of them."""
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4)
+    x = s.node("Mul", s.tensor("factor", s.round([-0.7])), x, name="mul")
+    s.bn(s.node("Add", x, s.tensor("summand", s.round(0.3)), name="add"), 4)
     s.output("bn_out")
+
+
+@pattern("div", "mul", kept={"add": "padding"})
+def hard_swish_scalars_padded_conv(s: Sketch) -> None:
+    """A trained scale and shift behind a hard swish: the scale goes on, the shift may not."""
+    _hard_swish_scalars(s, pad=1)
+
+
+@pattern("div", "mul", "add")
+def hard_swish_scalars_conv(s: Sketch) -> None:
+    """The same in front of an unpadded convolution."""
+    _hard_swish_scalars(s, pad=0)
+
+
+def _hard_swish_scalars(s: Sketch, *, pad: int) -> None:
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4, name="stem")
+    bounds = (s.tensor("low", s.round(0.0)), s.tensor("high", s.round(6.0)))
+    gate = s.node("Add", x, s.tensor("three", s.round(3.0)), name="three_more")
+    x = s.node("Mul", x, s.node("Clip", gate, *bounds, name="clip"), name="gate")
+    x = s.node("Div", x, s.tensor("six", s.round(6.0)), name="div")
+    x = s.node("Mul", s.tensor("factor", s.round([-0.7])), x, name="mul")
+    s.conv(s.node("Add", x, s.tensor("summand", s.round([0.3])), name="add"), 4, 2, pad=pad)
+    s.output("conv_out")
 
 
 @pattern("scale")
@@ -270,6 +294,35 @@ def weight_is_cast_constant(s: Sketch) -> None:
     weight = s.node("Cast", half, to=s.element_type)
     s.bn(s.node("Conv", x, weight, name="conv"), 4)
     s.output("bn_out")
+
+
+@pattern("bn1", "bn2")
+def convs_share_a_weight(s: Sketch) -> None:
+    """One initializer of two convolutions: a constant can be copied."""
+    x = s.input(2, 3, 6, 6)
+    weight = s.tensor("w", s.uniform(4, 3, 3, 3))
+    s.bn(s.node("Conv", x, weight, name="conv1"), 4, name="bn1")
+    s.bn(s.node("Conv", s.node("Sigmoid", x), weight, name="conv2"), 4, name="bn2")
+    s.output("bn1_out", "bn2_out")
+
+
+@pattern("bn")
+def weight_is_read_elsewhere(s: Sketch) -> None:
+    """Another convolution computes its weight from this one's, which must stay as it was for it."""
+    x = s.input(2, 3, 6, 6)
+    weight = s.tensor("w", s.uniform(4, 3, 3, 3))
+    s.bn(s.node("Conv", x, weight, name="conv"), 4)
+    mean = s.node("ReduceMean", x, axes=[0, 1, 2, 3], keepdims=1)
+    s.node("Conv", x, s.node("Mul", weight, mean), name="dynamic")
+    s.output("bn_out", "dynamic_out")
+
+
+@pattern("bn")
+def weight_is_an_output_too(s: Sketch) -> None:
+    """The network returns the weight as it was."""
+    s.bn(s.conv(s.input(2, 3, 6, 6), 3, 4), 4)
+    s.node("Identity", "conv_w", name="same")
+    s.output("bn_out", "same_out")
 
 
 @pattern("bn", ir=3, opset=8)
