@@ -36,8 +36,13 @@ def op_types(model: onnx.ModelProto) -> Counter[str]:
 
 
 def interface(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:
-    """Names, types and shapes of what goes in and comes out, in order."""
+    """Names, types and shapes of what goes in and comes out, in order.
+
+    Up to IR 3 initializers are listed as inputs by form alone: those do not count.
+    """
+    forms = {t.name for t in model.graph.initializer} if model.ir_version < 4 else set()
+    given = [value for value in model.graph.input if value.name not in forms]
     return (
-        [value.SerializeToString(deterministic=True) for value in model.graph.input],
+        [value.SerializeToString(deterministic=True) for value in given],
         [value.SerializeToString(deterministic=True) for value in model.graph.output],
     )

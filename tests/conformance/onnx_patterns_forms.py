@@ -113,6 +113,17 @@ def op_of_another_domain(s: Sketch) -> None:
     """An op that the standard does not know lets nothing pass, whatever it may be called."""
     s.domains["com.microsoft"] = 1
     x = s.conv(s.input(2, 3, 6, 6), 3, 4)
+    y = s.node("Gelu", x, name="gelu", domain="com.microsoft")
+    s.values.append(helper.make_tensor_value_info(y, s.element_type, [2, 4, 4, 4]))
+    s.bn(y, 4)
+    s.output("bn_out")
+
+
+@pattern(kept={"bn": "nonlinear"}, untouched=("gelu",), has_twin=False)
+def op_of_another_domain_and_no_shape(s: Sketch) -> None:
+    """Nor is known what shape comes out of it."""
+    s.domains["com.microsoft"] = 1
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4)
     s.bn(s.node("Gelu", x, name="gelu", domain="com.microsoft"), 4)
     s.output("bn_out", shape=(2, 4, 4, 4))
 

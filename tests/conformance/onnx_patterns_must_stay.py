@@ -151,7 +151,7 @@ def bn_sign_conv(s: Sketch) -> None:
     s.output("conv_out")
 
 
-@pattern(kept={"bn": "clip-cost"})
+@pattern(kept={"bn": "padding"})
 def conv_relu6_bn_padded_conv(s: Sketch) -> None:
     """Two bounds per channel instead of one Clip: as many ops as before."""
     bounds = (s.tensor("low", s.round(0.0)), s.tensor("high", s.round(0.3)))
@@ -160,12 +160,33 @@ def conv_relu6_bn_padded_conv(s: Sketch) -> None:
     s.output("conv_out")
 
 
-@pattern(kept={"bn": "clip-cost"}, clip="never")
+@pattern(kept={"bn": "padding"}, clip="never")
 def conv_relu_bn_padded_conv_never(s: Sketch) -> None:
-    """The ReLU would need a bound per channel, and is not to change."""
+    """The ReLU could take the shift, but is not to change."""
     x = s.node("Relu", s.conv(s.input(2, 3, 6, 6), 3, 4, name="stem"), name="relu")
     s.conv(s.bn(x, 4), 4, 2, pad=1)
     s.output("conv_out")
+
+
+@pattern(kept={"bn": "clip-cost"}, clip="never")
+def conv_relu_bn_never(s: Sketch) -> None:
+    """The ReLU would need a bound per channel, and is not to change."""
+    s.bn(s.node("Relu", s.conv(s.input(2, 3, 6, 6), 3, 4), name="relu"), 4)
+    s.output("bn_out")
+
+
+@pattern("bn1", kept={"bn2": "padding", "bn3": "padding"})
+def dense_block_without_bottleneck(s: Sketch) -> None:
+    """The stem has one shift, and three padded convolutions ask it for three."""
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4, pad=1, name="stem")
+    for number in (1, 2):
+        width = 2 + 2 * number
+        y = s.node("Relu", s.bn(x, width, name=f"bn{number}"), name=f"relu{number}")
+        y = s.conv(y, width, 2, pad=1, name=f"conv{number}")
+        x = s.node("Concat", x, y, axis=1, name=f"concat{number}")
+    x = s.node("Relu", s.bn(x, 8, name="bn3"), name="relu3")
+    s.conv(x, 8, 2, pad=1, name="head")
+    s.output("head_out")
 
 
 @pattern(kept={"bn": "graph-output"})

@@ -225,18 +225,20 @@ def pre_activation(s: Sketch) -> None:
     s.output("gemm_out")
 
 
-@pattern("bn1", "bn2", "bn3")
+@pattern("bn1", "bn2", "bn3", "bn4", "bn5")
 def dense_block(s: Sketch) -> None:
     """DenseNet: every layer reads, through a BatchNorm of its own, all that came before."""
     x = s.conv(s.input(2, 3, 6, 6), 3, 4, pad=1, name="stem")
-    for number in (1, 2):
-        width = x_width = 4 + 2 * (number - 1)
+    for number in (1, 3):
+        width = 3 + number
         y = s.node("Relu", s.bn(x, width, name=f"bn{number}"), name=f"relu{number}")
-        y = s.conv(y, x_width, 2, pad=1, name=f"conv{number}")
+        y = s.conv(y, width, 3, 1, name=f"conv{number}")
+        y = s.node("Relu", s.bn(y, 3, name=f"bn{number + 1}"), name=f"relu{number + 1}")
+        y = s.conv(y, 3, 2, pad=1, name=f"conv{number + 1}")
         x = s.node("Concat", x, y, axis=1, name=f"concat{number}")
-    x = s.node("Relu", s.bn(x, 8, name="bn3"), name="relu3")
-    s.conv(x, 8, 2, pad=1, name="head")
-    s.output("head_out")
+    x = s.node("GlobalAveragePool", s.node("Relu", s.bn(x, 8, name="bn5"), name="relu5"))
+    s.gemm(s.node("Flatten", x), 8, 3)
+    s.output("gemm_out")
 
 
 @pattern("bn")
