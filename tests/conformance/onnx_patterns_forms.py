@@ -272,9 +272,10 @@ def bias_computed_from_the_weight(s: Sketch) -> None:
     x = s.input(2, 3, 6, 6)
     weight = s.tensor("w", s.uniform(4, 3, 3, 3))
     length = s.node("Shape", weight, start=0, end=1)
-    zero = s.node("CastLike", s.tensor("zero", np.float32(0.0)), weight)
-    bias = s.node("Expand", zero, length)
-    s.bn(s.node("Conv", x, weight, bias, name="conv"), 4)
+    length = s.node("Expand", length, s.node("Constant", value_ints=[1]))
+    # Of an activation, CastLike reads the dtype and no more.
+    zero = s.node("CastLike", s.tensor("zero", np.float32(0.0)), x)
+    s.bn(s.node("Conv", x, weight, s.node("Expand", zero, length), name="conv"), 4)
     s.output("bn_out")
 
 

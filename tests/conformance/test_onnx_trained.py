@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,19 +70,16 @@ FILES = {
 each_file = pytest.mark.parametrize("name", FILES)
 
 
-@pytest.fixture(scope="module")
-def folded() -> dict[str, tuple[onnx.ModelProto, onnx.ModelProto, FoldReport]]:
-    found = {}
-    for name, file in FILES.items():
-        model = onnx.load(file.path)
-        found[name] = (model, *bnfold.fold(model))
-    return found
+@cache
+def folded(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto, FoldReport]:
+    model = onnx.load(FILES[name].path)
+    return (model, *bnfold.fold(model))
 
 
 @each_file
-def test_all_that_can_go_is_gone(name, folded):
+def test_all_that_can_go_is_gone(name):
     file = FILES[name]
-    model, result, report = folded[name]
+    model, result, report = folded(name)
     onnx.checker.check_model(result)
     assert len(affine_steps(model)) == file.steps
     stays = Counter((item.kind, str(item.reason)) for item in report.items if not item.is_removed)
@@ -91,9 +89,9 @@ def test_all_that_can_go_is_gone(name, folded):
 
 
 @each_file
-def test_outputs_move_no_more_than_by_the_smallest_change_of_the_input(name, folded):
+def test_outputs_move_no_more_than_by_the_smallest_change_of_the_input(name):
     file = FILES[name]
-    model, result, _ = folded[name]
+    model, result, _ = folded(name)
     generator = np.random.default_rng(3)
     original, other = session(model), session(result)
     (argument,) = [value.name for value in original.get_inputs()]

@@ -77,8 +77,17 @@ def with_random_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.ir_version = max(model.ir_version, 4)  # from here on initializers need not be inputs
+    _drop_inputs_with_values(model)
     return model
+
+
+def _drop_inputs_with_values(model: onnx.ModelProto) -> None:
+    """From IR 4 on initializers need not be inputs, and those that are may be overridden."""
+    model.ir_version = 4
+    values = {tensor.name for tensor in model.graph.initializer}
+    given = [value for value in model.graph.input if value.name not in values]
+    del model.graph.input[:]
+    model.graph.input.extend(given)
 
 
 def _draw(generator, shape, op_type, position) -> np.ndarray:
