@@ -96,8 +96,6 @@ class Edits:
     """New name of a node's output, and the node behind it that makes the old one."""
     unit_factors: set[int] = field(default_factory=set)
     """Indices of Gemms whose beta becomes 1."""
-    axes: dict[int, int] = field(default_factory=dict)
-    """Axis attributes of DequantizeLinears, by index."""
     bypassed: dict[str, str] = field(default_factory=dict)
     """Outputs of removed nodes, and what is read instead."""
     removed: set[int] = field(default_factory=set)
@@ -301,28 +299,41 @@ class _Editor:
     # ---------------------------------------------------------------- affine steps, activations
 
     def _affine(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
-        assert site.mean is not None and site.deviation is not None
+        if site.mean is None or site.deviation is None:
+            self._arithmetic(number, site, edit)
+            return
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
         gamma, beta = scale * site.deviation, shift + scale * site.mean
         for position, content in ((1, gamma), (2, beta)):
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
 
+    def _arithmetic(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
+        """The constant of an Add, Sub, Mul or Div; a single number if one still does."""
+        node = site.node
+        name = node.input(site.position)
+        if node.op in ("Mul", "Div"):
+            with np.errstate(divide="ignore"):
+                content = edit.scale if node.op == "Mul" else 1.0 / edit.scale
+        else:
+            content = -edit.shift if node.op == "Sub" and site.position == 1 else edit.shift
+        old = self.constants.shape(name)
+        assert old is not None
+        shape = content.shape
+        if (content == content.reshape(-1)[0]).all():
+            content, shape = content.reshape(-1)[:1], old
+            content = np.broadcast_to(content.reshape(()), shape)
+        elif math.prod(old) == content.size:
+            shape = old
+        self._put(number, node, site.position, name, shape, partial(np.asarray, content))
+
     def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
-        """scale'[o] = scale[o] * a'[o], zero_point'[o] = zero_point, and the bias."""
+        """scale'[o] = scale[o] * a'[o], and the bias."""
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
         node = site.dequantize
         if (scale != 1.0).any():
-            old, zero = self._array(node.input(1)), node.input(2)
-            content = partial(np.asarray, as_float64(old) * scale)
-            shape = scale.shape
-            label = self._bear(number, f"{node.input(1)}_folded", node.input(1), shape, content)
-            self.edits.inputs[node.index, 1] = label
-            self.edits.axes[node.index] = site.axis
-            if zero and self._array(zero).shape != shape:
-                spread = partial(np.broadcast_to, self._array(zero), shape)
-                label = self._bear(number, f"{zero}_per_channel", zero, shape, spread)
-                self.edits.inputs[node.index, 2] = label
+            content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
+            self._put(number, node, 1, node.input(1), None, content)
         if site.bias.name or shift.any():
             bias = site.bias
             content = partial(np.asarray, shift)

@@ -105,7 +105,14 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     constants = find_constants(network, model.bulk, shapes)
     infer(network, shapes, constants.value)
     lifted = lift(network, constants, shapes)
-    return Folding(model, shapes, lifted, clip, {}, decide(lifted, clip, {}))
+    plan = decide(lifted, clip, {})
+    if any(kept.reason is Reason.SHARED for kept in plan.kept.values()):
+        # One weight cannot serve all its readers: see whether weights of their own do better.
+        alone = lift(network, constants, shapes, ties=False)
+        better = decide(alone, clip, {})
+        if len(better.removed) > len(plan.removed):
+            lifted, plan = alone, better
+    return Folding(model, shapes, lifted, clip, {}, plan)
 
 
 def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Plan:

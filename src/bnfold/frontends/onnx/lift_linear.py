@@ -16,7 +16,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.onnx.lift import Lifter, LinearSite, as_float64
-from bnfold.frontends.onnx.linear_nodes import LinearSpec, read_linear
+from bnfold.frontends.onnx.linear_nodes import LinearSpec, Weight, read_linear
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.tensors import FLOATS
 
@@ -54,6 +54,10 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     for name in computed:
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
             return False
+    return _fits(lifter, spec)
+
+
+def _fits(lifter: Lifter, spec: LinearSpec) -> bool:
     output = lifter.shape(spec.output)
     if output is None or not lifter.is_float(spec.output):
         return False
@@ -100,11 +104,39 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
     return True
 
 
+def emit_fixed(lifter: Lifter, node: Node) -> bool:
+    """A convolution whose weight is no constant: it is linear all the same."""
+    name = node.input(1)
+    shape = lifter.shape(name)
+    if node.op not in ("Conv", "ConvTranspose") or shape is None or not lifter.is_activation(name):
+        return False
+    spec = read_linear(lifter, node, Weight(name, shape, 1, bias=node.input(2)))
+    if spec is None or not _fits(lifter, spec):
+        return False
+    bias = lifter.constants.array(node.input(2)) if node.input(2) else None
+    if node.input(2) and bias is None:
+        return False
+    role = g.Linear(
+        spec.in_channels,
+        spec.out_channels,
+        spec.in_axis,
+        spec.out_axis,
+        spec.groups,
+        spec.crosses_zeros,
+        g.Weight.FIXED,
+        bias_editable=False,
+        bias=None if bias is None else as_float64(bias).reshape(-1),
+    )
+    lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(name)], [])
+    inputs = [lifter.tensor(spec.source)]
+    return lifter.emit(node, role, inputs, frozenset((spec.out_axis,))) is not None
+
+
 def is_tied(lifter: Lifter, spec: LinearSpec, linears: Linears) -> bool:
     """Whether several ops read the weight, all of them alike, and nobody else."""
     uses = linears.by_weight[spec.weight]
     readers = lifter.network.value_readers(spec.weight)
-    if len(readers) < 2 or lifter.network.is_pinned(spec.weight):
+    if not lifter.ties or len(readers) < 2 or lifter.network.is_pinned(spec.weight):
         return False
     return len(uses) == len(readers) and all(other.use == spec.use for other in uses)
 

@@ -65,14 +65,12 @@ def _dequantized(lifter: Lifter, name: str) -> FloatArray | None:
 
 
 def _has_scale_per_channel(lifter: Lifter, dequantize: Node, spec: LinearSpec, rank: int) -> bool:
-    """Whether the scale is one per output channel, or can become so."""
+    """Whether there is a scale per output channel; one for all of them stays one for all."""
     if lifter.network.opset < 13 or (spec.node.op == "ConvTranspose" and spec.groups > 1):
         return False
     scale = lifter.constants.array(dequantize.input(1))
     if scale is None or not (as_float64(scale) > 0).all():
         return False
-    if scale.size == 1 and scale.ndim == 0:
-        return True
     return scale.shape == (spec.out_channels,) and dequantize.integer("axis", 1) % rank == (
         spec.out_weight_axis
     )
@@ -136,7 +134,5 @@ def _emit(
         (at,) = lifter.graph.add(node.name, role, [at], [shape])
     (at,) = lifter.graph.add(node.name, affine, [at], [shape])
     site = spec.bias or BiasSite(node, 2, "", (spec.out_channels,))
-    lifter.lifted.sites[len(lifter.graph.ops) - 1] = QuantizedSite(
-        node, dequantize, spec.out_weight_axis, site
-    )
+    lifter.lifted.sites[len(lifter.graph.ops) - 1] = QuantizedSite(node, dequantize, site)
     return lifter.emit(node, positive, [at], axes, outputs=[spec.output]) is not None

@@ -57,21 +57,12 @@ def _edited_nodes(graph: GraphProto, edits: Edits) -> list[NodeProto]:
             for attribute in node.attribute:
                 if attribute.name == "beta":
                     attribute.f = 1.0
-        if index in edits.axes:
-            _set_integer(node, "axis", edits.axes[index])
         nodes.append(node)
         if index in edits.behind:
             inner, add = edits.behind[index]
             node.output[0] = inner
             nodes.append(add)
     return nodes
-
-
-def _set_integer(node: NodeProto, name: str, value: int) -> None:
-    for position in reversed(range(len(node.attribute))):
-        if node.attribute[position].name == name:
-            del node.attribute[position]
-    node.attribute.append(helper.make_attribute(name, value))
 
 
 def _set_input(node: NodeProto, position: int, name: str) -> None:
@@ -214,6 +205,9 @@ def _put_tensors(folded: OnnxModel, edits: Edits) -> None:
     for name, new in edits.born.items():
         tensor = folded.proto.graph.initializer.add(name=name, data_type=new.data_type)
         tensor.dims.extend(new.shape)
+        if folded.proto.ir_version < 4:  # where every initializer has to be an input too
+            info = helper.make_tensor_value_info(name, new.data_type, new.shape)
+            folded.proto.graph.input.append(info)
         _fill(folded, tensor, new)
 
 
