@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         originals = _write(patterns, folder / "original")
-        versions = _peers_versions(options.peers_python)
+        versions = peers_versions(options.peers_python)
         results = {"bnfold": _judge_all(patterns, originals, *_fold_all(patterns, folder))}
         for tool in versions:
             print(tool, versions[tool], file=sys.stderr)
@@ -116,7 +116,8 @@ def _fold_all(patterns: Mapping[str, Pattern], folder: Path) -> tuple[Path, dict
     return target, answer
 
 
-def _peers_versions(python: str) -> dict[str, str]:
+def peers_versions(python: str) -> dict[str, str]:
+    """The tools of an environment, with their versions; says on stderr which are missing."""
     found = {str(key): str(value) for key, value in _json(python, str(_WORKER), "versions").items()}
     missing = {"onnxsim", "onnxslim", "onnxoptimizer", "onnxscript", "onnxruntime"} - set(found)
     if missing:

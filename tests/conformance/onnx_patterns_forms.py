@@ -203,7 +203,7 @@ def conv_scalars_bn(s: Sketch) -> None:
     s.output("bn_out")
 
 
-@pattern("div", "mul", kept={"add": "padding"})
+@pattern("div", "mul", untouched=("add",))
 def hard_swish_scalars_padded_conv(s: Sketch) -> None:
     """A trained scale and shift behind a hard swish: the scale goes on, the shift may not."""
     _hard_swish_scalars(s, pad=1)
