@@ -66,6 +66,8 @@ class Constants:
             if self._known(at, choice) is not None:
                 order.pop()
                 continue
+            if at in self.network.initializers:
+                return None
             missing = [n for n in self._operands(at) if n and self._known(n, choice) is None]
             if missing:
                 order += missing
@@ -97,7 +99,10 @@ class Constants:
             return self.cache.get((name, choice if name in self.open else 0))
         cached = self.cache.get((name, 0))
         if cached is None:
-            cached = to_array(tensor, self.bulk.get(name))
+            try:
+                cached = to_array(tensor, self.bulk.get(name))
+            except (KeyError, TypeError, ValueError):  # of a dtype that is not known
+                return None
             self.cache[name, 0] = cached
         return cached
 
