@@ -92,8 +92,11 @@ def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
 
 def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldReport]:
     """The folded model, complete on the disk but not yet in its place, and the report."""
-    from bnfold.frontends.onnx.fold import prepare
+    from bnfold.frontends.onnx.fold import check_data_target, prepare
 
+    if not arguments.dry_run:
+        target = arguments.output or default_output(arguments)
+        check_data_target(source.model, target, force=arguments.force)
     folding = prepare(source.model, source.pins, clip=arguments.clip)
     stack = ExitStack()
     try:

@@ -28,6 +28,7 @@ from bnfold.frontends.onnx.lift import (
     ClipSite,
     Lifted,
     LinearSite,
+    QuantizedSite,
     as_float64,
 )
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -138,6 +139,9 @@ class _Editor:
             self._linear(number, site, edit)
         for number, change in plan.affine.items():
             affine = self.lifted.sites[number]
+            if isinstance(affine, QuantizedSite):
+                self._quantized(number, affine, change)
+                continue
             assert isinstance(affine, AffineSite)
             self._affine(number, affine, change)
         for number, bounds in plan.clip.items():
@@ -295,12 +299,53 @@ class _Editor:
     # ---------------------------------------------------------------- affine steps, activations
 
     def _affine(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
-        assert site.mean is not None and site.deviation is not None
+        if site.mean is None or site.deviation is None:
+            self._arithmetic(number, site, edit)
+            return
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
         gamma, beta = scale * site.deviation, shift + scale * site.mean
         for position, content in ((1, gamma), (2, beta)):
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
+
+    def _arithmetic(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
+        """The constant of an Add, Sub, Mul or Div; a single number if one still does."""
+        node = site.node
+        name = node.input(site.position)
+        if node.op in ("Mul", "Div"):
+            with np.errstate(divide="ignore"):
+                content = edit.scale if node.op == "Mul" else 1.0 / edit.scale
+        else:
+            content = -edit.shift if node.op == "Sub" and site.position == 1 else edit.shift
+        old = self.constants.shape(name)
+        assert old is not None
+        shape = content.shape
+        if (content == content.reshape(-1)[0]).all():
+            content, shape = content.reshape(-1)[:1], old
+            content = np.broadcast_to(content.reshape(()), shape)
+        elif math.prod(old) == content.size:
+            shape = old
+        self._put(number, node, site.position, name, shape, partial(np.asarray, content))
+
+    def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
+        """scale'[o] = scale[o] * a'[o], and the bias."""
+        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        node = site.dequantize
+        if (scale != 1.0).any():
+            content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
+            self._put(number, node, 1, node.input(1), None, content)
+        if site.bias.name or shift.any():
+            bias = site.bias
+            content = partial(np.asarray, shift)
+            self._put(
+                number,
+                bias.node,
+                bias.position,
+                bias.name,
+                bias.shape,
+                content,
+                like=node.input(1),
+            )
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node

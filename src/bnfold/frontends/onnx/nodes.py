@@ -83,8 +83,12 @@ class Network:
     outputs: tuple[str, ...] = ()
 
     def value_readers(self, name: str) -> list[tuple[Node, int]]:
-        """Those of the readers that look at more than its shape."""
-        return [read for read in self.readers.get(name, ()) if read[0].op not in ("Shape", "Size")]
+        """Those of the readers that look at more than its shape or dtype."""
+        return [
+            (node, position)
+            for node, position in self.readers.get(name, ())
+            if node.op not in ("Shape", "Size") and (node.op != "CastLike" or position == 0)
+        ]
 
     def is_pinned(self, name: str) -> bool:
         """Whether somebody outside the main graph reads the value."""

@@ -205,6 +205,9 @@ def _put_tensors(folded: OnnxModel, edits: Edits) -> None:
     for name, new in edits.born.items():
         tensor = folded.proto.graph.initializer.add(name=name, data_type=new.data_type)
         tensor.dims.extend(new.shape)
+        if folded.proto.ir_version < 4:  # where every initializer has to be an input too
+            info = helper.make_tensor_value_info(name, new.data_type, new.shape)
+            folded.proto.graph.input.append(info)
         _fill(folded, tensor, new)
 
 
