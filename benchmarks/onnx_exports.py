@@ -207,6 +207,27 @@ def _error(expected: NDArray[np.float64], actual: NDArray[np.float32]) -> float:
     return float(np.abs(expected - actual).max() / np.abs(expected).max())
 
 
+_NO_ROOM = ("activation", "functional", "module-does-more", "shared", "hook")
+"""What a module may keep that a graph need not: it has no place for the edit."""
+
+
+def differences(row: Row) -> list[str]:
+    """BatchNorms whose outcome differs without an excuse, with the outcomes.
+
+    The exported program is a graph as the ONNX file is: no excuse. A module may keep what it has
+    no place for.
+    """
+    found = []
+    for name in sorted({*row.program, *row.exported}):
+        module = row.module.get(name, "missing")
+        program = row.program.get(name, "missing")
+        exported = row.exported.get(name, "missing")
+        excused = exported is None and module in _NO_ROOM
+        if exported != program or (exported != module and not excused):
+            found.append(f"{name}: module {module}, program {program}, ONNX {exported}")
+    return found
+
+
 def gone(outcome: Outcome) -> int:
     """How many are."""
     return sum(reason is None for reason in outcome.values())
