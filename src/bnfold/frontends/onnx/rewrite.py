@@ -213,7 +213,7 @@ def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, Bulk]) -> N
 
 def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[str, Bulk]) -> None:
     clear_content(tensor)
-    if new.nbytes > _SMALL:
+    if new.nbytes > _SMALL or tensor.name in folded.external:
         source = sources.get(new.source)
         is_plain = new.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
         if new.factor is not None and is_plain and isinstance(source, FileBulk | MemoryBulk):
@@ -225,7 +225,6 @@ def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[
         folded.bulk[tensor.name] = ComputedBulk(new.nbytes, new.compute)
         return
     folded.bulk.pop(tensor.name, None)
-    folded.external.discard(tensor.name)
     tensor.raw_data = new.compute().tobytes()
 
 
