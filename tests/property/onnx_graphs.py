@@ -21,7 +21,15 @@ Array = NDArray[Any]
 class Builder:
     """Adds nodes at random; every value it knows can be read by what comes later."""
 
-    def __init__(self, seed: int, *, opset: int = 17, data_type: int = TensorProto.DOUBLE) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        opset: int = 17,
+        data_type: int = TensorProto.DOUBLE,
+        batch: int = 2,
+    ) -> None:
+        self.batch = batch
         self.rng = np.random.default_rng(seed)
         self.opset = opset
         self.data_type = data_type
@@ -296,7 +304,7 @@ class Builder:
         moves[int(self.rng.integers(len(moves)))](x)
 
     def model(self, steps: int) -> onnx.ModelProto:
-        shape = (2, int(self.rng.integers(1, 5)), 6, 5)
+        shape = (self.batch, int(self.rng.integers(1, 5)), 6, 5)
         self.values["x"] = shape
         for _ in range(steps):
             self.step()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
-from bnfold.core.weights import Layout, fold_bias, fold_weight
+from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lift import (
     AffineSite,
     ClipSite,
@@ -59,6 +61,10 @@ class NewTensor:
     """In any dtype."""
     old: Callable[[], Array] | None
     """What was there before: an overflow is no news if it was not finite."""
+    source: str = ""
+    """The initializer that the content is a multiple of, if it is one."""
+    factor: FloatArray | None = None
+    """By what, broadcastable to the shape."""
 
     @property
     def nbytes(self) -> int:
@@ -73,11 +79,6 @@ class NewTensor:
         if not is_finite(array) and (self.old is None or is_finite(self.old())):
             raise Overflow(self.op)
         return array
-
-
-def is_finite(array: Array) -> bool:
-    """Whether no entry is inf or NaN; looking at the extremes takes a tenth of isfinite's time."""
-    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 @dataclass(slots=True)
@@ -161,7 +162,11 @@ class _Editor:
         in_rows = site.layout is Layout.ROWS_OUT
         if edit.rescales or in_rows:
             content = partial(self._weight, site, edit)
-            self._put(number, site.node, site.position, site.weight, None, content)
+            factor = None
+            if not in_rows and site.weight in self.network.initializers:
+                shape = self.constants.shape(site.weight)
+                factor = weight_factors(edit, site.layout, site.groups, len(shape or ()))
+            self._put(number, site.node, site.position, site.weight, None, content, factor=factor)
         changes = edit.needs_bias or bool((edit.output_scale != 1.0).any() or edit.zeroed.any())
         if in_rows or site.bias is None or not changes:
             return
@@ -230,6 +235,7 @@ class _Editor:
         *,
         like: str = "",
         copied: bool = False,
+        factor: FloatArray | None = None,
     ) -> None:
         """Give an input of a node new content: in place, or under a name of its own."""
         old_shape = self.constants.shape(name) if name else None
@@ -238,10 +244,12 @@ class _Editor:
         is_same = name in self.network.initializers and shape == old_shape and not copied
         if is_same and self._may_edit(number, name):
             if name not in self.edits.replaced:
-                self.edits.replaced[name] = self._new(number, name, shape, content, name)
+                new = self._new(number, name, shape, content, name)
+                self.edits.replaced[name] = replace(new, source=name, factor=factor)
             return
         wanted = f"{name}_folded" if name else f"{node.name}_bias"
         born = self._bear(number, wanted, name or like, shape, content, old=name)
+        self.edits.born[born] = replace(self.edits.born[born], source=name, factor=factor)
         self.edits.inputs[node.index, position] = born
 
     def _may_edit(self, number: int, name: str) -> bool:

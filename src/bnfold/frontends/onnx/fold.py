@@ -107,8 +107,8 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     infer(network, shapes, constants.value)
     lifted = lift(network, constants, shapes)
     plan = decide(lifted, clip, {})
-    if any(kept.reason is Reason.SHARED for kept in plan.kept.values()):
-        # One weight cannot serve all its readers: see whether weights of their own do better.
+    if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):
+        # One weight may not serve all its readers: see whether weights of their own do better.
         alone = lift(network, constants, shapes, ties=False)
         better = decide(alone, clip, {})
         if len(better.removed) > len(plan.removed):
