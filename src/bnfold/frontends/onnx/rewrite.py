@@ -42,17 +42,17 @@ def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
 
 def _edited_nodes(graph: GraphProto, edits: Edits) -> list[NodeProto]:
     nodes: list[NodeProto] = []
-    changed = {index for index, _ in edits.inputs}
+    changed: dict[int, list[tuple[int, str]]] = {}
+    for (index, position), name in edits.inputs.items():
+        changed.setdefault(index, []).append((position, name))
     for index, node in enumerate(graph.node):
         if index in edits.removed:
             continue
         if index in edits.nodes:
             nodes += edits.nodes[index]
             continue
-        if index in changed:
-            for (owner, position), name in edits.inputs.items():
-                if owner == index:
-                    _set_input(node, position, name)
+        for position, name in changed.get(index, ()):
+            _set_input(node, position, name)
         if index in edits.unit_factors:
             for attribute in node.attribute:
                 if attribute.name == "beta":
