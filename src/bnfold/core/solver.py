@@ -49,6 +49,8 @@ class Solution:
     """Numbers of the clips with room that keep their bounds."""
     values: Values = field(default_factory=Values)
     """s, 1/s and t of every variable."""
+    readers: constants.Readers | None = None
+    """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,7 @@ def _remove_step(solution: Solution, number: int) -> None:
     cause = system.cause(number, name, Reason.BRANCHES)
     zero = a == 0
     if zero.any():
-        readers = constants.read(binding)
+        readers = _readers(solution)
         made = constants.at_producer(readers, bound, zero)
         producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
@@ -240,6 +242,13 @@ def _remove_step(solution: Solution, number: int) -> None:
         raise Conflict([system.cause(number, name, Reason.ZERO_GAMMA)])
     system.scale_by(x, y, a, cause)
     system.shift_map(y, x, a, -b, cause)
+
+
+def _readers(solution: Solution) -> constants.Readers:
+    """Nothing that the solver does changes who reads what: looked up once."""
+    if solution.readers is None:
+        solution.readers = constants.read(solution.binding)
+    return solution.readers
 
 
 def _constant_outputs(
@@ -265,7 +274,7 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
         assert isinstance(bound, BoundAffine)
         zero = bound.scale == 0
         if zero.any():
-            readers = constants.read(solution.binding)
+            readers = _readers(solution)
             if (zero & ~constants.at_producer(readers, bound, zero)).any():
                 return True
     return False
