@@ -214,8 +214,10 @@ def _prepared(
             del dims.dim[:]
             for length in shape:
                 dims.dim.add().dim_value = length
-    if helpers:
-        nodes = [node for node in graph.node if not any(name in helpers for name in node.output)]
+    is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
+    if helpers or not is_sorted:
+        order = [graph.node[node.index] for node in network.nodes]
+        nodes = [node for node in order if not any(name in helpers for name in node.output)]
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)
