@@ -20,9 +20,9 @@ from bnfold.frontends.onnx.nodes import Network
 
 Shape = tuple[int, ...]
 
-_BATCH = (2, 3)
-_OTHER = (224, 256)
-"""Multiples of 32, which most image networks ask for."""
+_BATCH = (2, 5)
+_OTHER = (224, 1056)
+"""Multiples of 32, which most image networks ask for, and far apart: no common quotient."""
 _ROUNDS = 8
 """How often shapes that were found may lead to further shapes."""
 
