@@ -210,6 +210,19 @@ class TestSolveWaiting:
         values = all_values(forest, sums, np.linspace(1.0, 2.0, 20))
         assert values[1] == pytest.approx(values[2] + values[3])
 
+    def test_what_only_rounding_keeps_from_0_is_0(self):
+        """-z + k x + y = 0 for three k: x = 0, y = z. What is left of x is no contradiction."""
+        _, sums = setup()
+        for k in (1.0, -2.72739157, 1.21538372):
+            sums.add(np.array([[3, 1, 2]]), np.array([[-1.0, k, 1.0]]), cause=1)
+        sums.settle()
+        for x in np.random.default_rng(0).normal(size=50):
+            preferred = np.zeros(20)
+            preferred[1] = x
+            values = solve_waiting(sums, preferred)
+            assert values[1] == 0.0
+            assert values[2] == pytest.approx(values[3], rel=1e-12, abs=1e-15)
+
     def test_components_do_not_touch_each_other(self):
         """One contradicts itself; the other alone would be fine."""
         forest, sums = setup((1, 2, 3), (4, 2, 3), (11, 12, 13), (14, 12, 13))

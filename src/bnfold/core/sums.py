@@ -223,8 +223,11 @@ def _solve_component(
     target = -equations.constant[core] - matrix @ values[used]
     step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
     solution = values[used] + step
+    # What a step took back to 0 is 0: the rest is rounding, and no measure of what is wrong.
+    solution[np.abs(solution) <= _VANISHES * np.abs(step)] = 0.0
     residual = np.abs(matrix @ solution + equations.constant[core])
-    size = np.abs(matrix) @ np.abs(solution) + equations.size[core]
+    reached = np.maximum(np.abs(solution), np.abs(step))
+    size = np.abs(matrix) @ reached + equations.size[core]
     wrong = residual > RELATIVE_TOLERANCE * size
     if wrong.any():
         raise Conflict(sums.causes(int(rows[core[int(np.flatnonzero(wrong)[0])]])))
