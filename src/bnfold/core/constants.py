@@ -3,8 +3,8 @@
 Such a channel goes in one of two ways.
 
     at the producer   a linear op makes x, and nothing else reads it: its weights for the channel
-                      become 0, so x is 0 whatever comes in, and y = 1 * x + b; where removed steps
-                      stand between, x is the constant c that they make of 0, and y = 1 * (x - c) + b
+                      become 0, so x is 0 whatever comes in, and y = 1 * x + b; behind removed
+                      steps, x is the constant c that they make of 0, and y = 1 * (x - c) + b
     at the consumers  y^ = x^ is stored, whatever x is, and every reader of y takes the value b from
                       its bias and gives the stored value the factor 1/s_y = 0
 
