@@ -33,12 +33,9 @@ def tested_layers(net: Message) -> list[Message]:
     return [layer for layer in layers if isinstance(layer, Message) and _is_tested(layer)]
 
 
-
-
-
 def _is_tested(layer: Message) -> bool:
     def meets(rule: Message) -> bool:
-        return rule.word("phase", "TEST") == "TEST" and not (
+        return rule.word("phase", "TEST", {0: "TRAIN", 1: "TEST"}) == "TEST" and not (
             rule.has("stage") or rule.integer("min_level", 0) > 0
         )
 
@@ -48,7 +45,7 @@ def _is_tested(layer: Message) -> bool:
 
 
 def layer_type(layer: Message) -> str:
-    text = layer.word("type", "")
+    text = layer.text("type", "")
     return V1_TYPES.get(text, text)
 
 
@@ -87,15 +84,22 @@ def _make_layer(
     rng: np.random.Generator,
     owners: dict[str, NDArray[np.float32]],
 ) -> None:
-    name, kind = layer.word("name", ""), layer_type(layer)
+    name, kind = layer.text("name", ""), layer_type(layer)
     bottoms, tops = layer.texts("bottom"), layer.texts("top")
     given = [made.values.get(bottom) for bottom in bottoms]
-    names = [param.word("name", "") for param in layer.messages("param")]
-    expected = 0
+    names = [param.text("name", "") for param in layer.messages("param")]
+    expected = 3 if kind == "BatchNorm" else 0
     if kind == "BN":  # the one type whose number of blobs says what it does
-        expected = 2 if layer.message("bn_param").word("bn_mode", "") == "INFERENCE" else 4
+        expected = 2 if layer.part("bn_param").text("bn_mode") == "INFERENCE" else 4
     step = MakingStep(
-        layer, (torch.zeros(()),) * expected, tuple(x for x in given if x is not None), len(tops), kind, rng, [], names, owners
+        layer,
+        (torch.zeros(()),) * expected,
+        tuple(x for x in given if x is not None),
+        len(tops),
+        kind=kind,
+        rng=rng,
+        names=names,
+        owners=owners,
     )
     try:
         if not bottoms or len(step.bottoms) < len(given) or kind not in RUNS:
@@ -170,15 +174,26 @@ class MakingStep(Step):
 _FACTOR = 3.7
 
 
-def run_layers(net: Message, weights: Mapping[str, tuple[str, Sequence[NDArray[np.float32]]]],
-               dtype: torch.dtype) -> list[RunLayer]:
+def run_layers(
+    net: Message,
+    weights: Mapping[str, tuple[str, Sequence[NDArray[np.float32]]]],
+    dtype: torch.dtype,
+) -> list[RunLayer]:
     """The TEST phase of a net as the runner takes it."""
     layers = []
     for layer in tested_layers(net):
         if not layer.texts("bottom"):
             continue
-        name = layer.word("name", "")
+        name = layer.text("name", "")
         blobs = tuple(torch.tensor(blob).to(dtype) for blob in weights.get(name, ("", []))[1])
-        layers.append(RunLayer(name, layer_type(layer), tuple(layer.texts("bottom")),
-                               tuple(layer.texts("top")), layer, blobs))
+        layers.append(
+            RunLayer(
+                name,
+                layer_type(layer),
+                tuple(layer.texts("bottom")),
+                tuple(layer.texts("top")),
+                layer,
+                blobs,
+            )
+        )
     return layers

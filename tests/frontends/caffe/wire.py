@@ -87,7 +87,7 @@ def read_caffemodel(data: bytes) -> dict[str, list[NDArray[np.float64]]]:
 def _read_blob(data: bytes) -> NDArray[np.float64]:
     parts: dict[int, list[NDArray[np.float64]]] = {5: [], 8: []}
     shape, legacy = None, {}
-    for number, kind, value in fields(data):
+    for number, _, value in fields(data):
         if number in (5, 8):
             parts[number].append(np.frombuffer(value, "<f4" if number == 5 else "<f8"))
         elif number == 7:

@@ -35,6 +35,8 @@ class RunLayer:
     """The layer's message."""
     blobs: tuple[Tensor, ...]
     """Its parameters, of the run's dtype."""
+    is_testing: bool = True
+    """Whether it runs in the TEST phase."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ def _run(
             raise NotRunnableError(f"no layer type {layer.type} is known")
         if len(bottoms) < len(given):
             return nothing
-        tops = run(Step(layer.fields, layer.blobs, bottoms, len(layer.tops)))
+        tops = run(Step(layer.fields, layer.blobs, bottoms, len(layer.tops), layer.is_testing))
     except NotRunnableError as error:
         _leave_out(layer, given, str(error), execution)
         return nothing
