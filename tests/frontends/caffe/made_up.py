@@ -142,8 +142,10 @@ class MakingStep(Step):
 
     def _values(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
         rng = self.rng
-        if self.kind == "BatchNorm":
+        if self.kind == "BatchNorm" and number < 3:
             return self._statistic(number, shape)
+        if self.kind == "BatchNorm" and number == 3:
+            return rng.uniform(0.5, 1.5, shape) * rng.choice([1.0, 1.0, -1.0], shape)
         if self.kind == "PReLU":
             return rng.uniform(0.1, 0.4, shape)
         if number == 0 and self.kind in ("Scale", "Normalize", "BN"):
@@ -158,17 +160,18 @@ class MakingStep(Step):
         return rng.normal(0, 0.3, shape)
 
     def _statistic(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Sums over 3.7 batches."""
+        """Sums over 3.7 batches; NVIDIA's are no sums."""
+        factor = 1.0 if self.fields.part("batch_norm_param").has("scale_bias") else _FACTOR
         if number == 2:
-            return np.full(shape, _FACTOR)
+            return np.full(shape, factor)
         x = self.bottoms[0]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         deviation = x.std(axes, correction=0).numpy()
         deviation = np.where(np.isfinite(deviation) & (deviation > 1e-3), deviation, 1.0)
         if number == 0:
             mean = x.mean(axes).numpy() + self.rng.normal(0, 0.3, shape) * deviation
-            return np.where(np.isfinite(mean), mean, 0.0) * _FACTOR
-        return deviation**2 * self.rng.uniform(0.6, 1.8, shape) * _FACTOR
+            return np.where(np.isfinite(mean), mean, 0.0) * factor
+        return deviation**2 * self.rng.uniform(0.6, 1.8, shape) * factor
 
 
 _FACTOR = 3.7

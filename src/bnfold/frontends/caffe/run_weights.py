@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
@@ -154,10 +155,10 @@ def _stored_statistics(step: Step, *, of_nvidia: bool) -> tuple[Tensor, Tensor]:
     if not step.blobs:  # not in the file: Caffe's filler
         return x.new_zeros(channels), x.new_zeros(channels)
     mean, variance = step.blob(0, channels), step.blob(1, channels)
-    factor = float(step.blob(2, (1,)))
+    factor = step.blob(2, (1,))
     if of_nvidia:
         return mean, variance
-    inverse = 0.0 if factor == 0 else 1 / factor
+    inverse = torch.where(factor == 0, 0.0, 1 / factor)
     return inverse * mean, inverse * variance
 
 

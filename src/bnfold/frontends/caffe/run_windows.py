@@ -115,7 +115,7 @@ def _average(
     total = F.avg_pool2d(extended, tuple(kernel), tuple(stride), divisor_override=1)
     counts = []
     for axis in (0, 1):
-        start = torch.arange(length[axis]) * stride[axis]
+        start = torch.arange(length[axis], device=x.device) * stride[axis]
         stop = (start + kernel[axis]).clamp(max=x.shape[2 + axis] + 2 * pad[axis])
         counts.append((stop - start).to(x.dtype))
     return total[:, :, : length[0], : length[1]] / torch.outer(*counts)
