@@ -191,7 +191,8 @@ class TestForks:
 
     def test_pspnet_bn_normalises_first(self) -> None:
         done = run(
-            'layer { name: "y" type: "BN" bottom: "x" top: "y" bn_param { eps: 0.5 frozen: true } }',
+            """layer { name: "y" type: "BN" bottom: "x" top: "y"
+            bn_param { eps: 0.5 frozen: true } }""",
             {"x": np.full((1, 1, 1, 1), 7.0)},
             {"y": [np.array([3.0]), np.array([0.25]), np.array([5.0]), np.array([3.5])]},
         )

@@ -66,9 +66,7 @@ def run_net(
     net = read_net(read_text(content, str(file)), open_caffemodel(caffemodel))
     infer(net)
     given = {**example_inputs(net), **(inputs or {})}
-    execution = run(net, given, dtype)
-    found = {**execution.outputs, **execution.read}
-    return {name: value.numpy() for name, value in found.items()}
+    return {name: value.numpy() for name, value in run(net, given, dtype).values.items()}
 
 
 def run(net: Net, inputs: Mapping[str, Array], dtype: DTypeLike = np.float64) -> Execution:

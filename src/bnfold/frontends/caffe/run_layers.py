@@ -50,6 +50,11 @@ class Execution:
     left_out: dict[str, str] = field(default_factory=dict)
     """Per layer that was left out for its own sake, why."""
 
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Everything that a fold must not change."""
+        return {**self.outputs, **self.read}
+
 
 def execute(layers: Iterable[RunLayer], inputs: Mapping[str, Tensor]) -> Execution:
     """Run the layers on these blobs. Raises ValueError where an operand does not fit a layer."""
