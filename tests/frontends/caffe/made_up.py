@@ -112,7 +112,7 @@ def _make_layer(
         if result is None:
             made.values.pop(top, None)
         else:
-            made.values[top] = result
+            made.values[top] = result.contiguous()
     if step.made:
         made.weights[name] = (kind, step.made)
 

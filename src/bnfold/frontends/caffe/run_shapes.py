@@ -1,4 +1,7 @@
-"""Caffe's layers that move values and never change them, and SSD's prior boxes."""
+"""Caffe's layers that move values and never change them, and SSD's prior boxes.
+
+What Caffe copies is copied here, and what shares its bottom's memory there shares it here.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ def concat(step: Step) -> Sequence[Tensor]:
     """Side by side along `axis`; concat_dim is its old name."""
     fields = step.fields.part("concat_param")
     name = "concat_dim" if fields.has("concat_dim") else "axis"
-    return [torch.cat(list(step.bottoms), axis_of(step, fields, 1, name=name))]
+    axis = axis_of(step, fields, 1, name=name)
+    return [torch.cat(list(step.bottoms), axis)] if len(step.bottoms) > 1 else step.bottoms
 
 
 def slices(step: Step) -> Sequence[Tensor]:
@@ -39,7 +43,8 @@ def slices(step: Step) -> Sequence[Tensor]:
     lengths = [stop - start for start, stop in pairwise(edges)]
     if len(lengths) != step.tops or min(lengths) <= 0:
         raise NotRunnableError(f"slice points {points} for {step.tops} tops")
-    return list(torch.split(x, lengths, axis))
+    parts = torch.split(x, lengths, axis)
+    return [part.clone() for part in parts] if len(parts) > 1 else [x]
 
 
 def split(step: Step) -> Sequence[Tensor]:
@@ -67,14 +72,15 @@ def reshape(step: Step) -> Sequence[Tensor]:
     if any(dim == 0 and start + place >= x.dim() for place, dim in enumerate(dims)):
         raise NotRunnableError("dim: 0 where the bottom has no axis")
     middle = [x.shape[start + place] if dim == 0 else dim for place, dim in enumerate(dims)]
-    return [x.reshape(*x.shape[:start], *middle, *x.shape[stop:])]
+    return [x.view(*x.shape[:start], *middle, *x.shape[stop:])]
 
 
 def permute(step: Step) -> Sequence[Tensor]:
     """SSD's: the axes in the given order, the rest behind them."""
     x = step.only_bottom()
     order = step.fields.part("permute_param").integers("order")
-    return [x.permute([*order, *(axis for axis in range(x.dim()) if axis not in order)])]
+    order += [axis for axis in range(x.dim()) if axis not in order]
+    return [x.permute(order).contiguous()]
 
 
 def tile(step: Step) -> Sequence[Tensor]:

@@ -158,7 +158,7 @@ def crop(step: Step) -> Sequence[Tensor]:
         offsets = offsets * (x.dim() - first)
     for axis, offset in enumerate(offsets, first):
         x = x.narrow(axis, offset, like.shape[axis])
-    return [x]
+    return [x.clone(memory_format=torch.contiguous_format)]
 
 
 def interpolation(step: Step) -> Sequence[Tensor]:
