@@ -1,4 +1,4 @@
-"""Runs one net in a real Caffe: `python pycaffe_worker.py NET.prototxt NET.caffemodel IN.npz OUT.npz`.
+"""Runs one net in a real Caffe: `pycaffe_worker.py NET.prototxt NET.caffemodel IN.npz OUT.npz`.
 
 It needs pycaffe and NumPy and nothing of bnfold, and is a program of its own because a failed
 check inside Caffe ends the process. IN.npz has the net's inputs by blob name, OUT.npz gets every
@@ -14,6 +14,7 @@ import numpy as np
 
 
 def main(prototxt: str, weights: str, inputs: str, outputs: str) -> None:
+    """See above."""
     import caffe
 
     caffe.set_mode_cpu()

@@ -33,12 +33,9 @@ def tested_layers(net: Message) -> list[Message]:
     return [layer for layer in layers if isinstance(layer, Message) and _is_tested(layer)]
 
 
-
-
-
 def _is_tested(layer: Message) -> bool:
     def meets(rule: Message) -> bool:
-        return rule.word("phase", "TEST") == "TEST" and not (
+        return rule.word("phase", "TEST", {0: "TRAIN", 1: "TEST"}) == "TEST" and not (
             rule.has("stage") or rule.integer("min_level", 0) > 0
         )
 
@@ -48,7 +45,7 @@ def _is_tested(layer: Message) -> bool:
 
 
 def layer_type(layer: Message) -> str:
-    text = layer.word("type", "")
+    text = layer.text("type", "")
     return V1_TYPES.get(text, text)
 
 
@@ -87,15 +84,22 @@ def _make_layer(
     rng: np.random.Generator,
     owners: dict[str, NDArray[np.float32]],
 ) -> None:
-    name, kind = layer.word("name", ""), layer_type(layer)
+    name, kind = layer.text("name", ""), layer_type(layer)
     bottoms, tops = layer.texts("bottom"), layer.texts("top")
     given = [made.values.get(bottom) for bottom in bottoms]
-    names = [param.word("name", "") for param in layer.messages("param")]
-    expected = 0
+    names = [param.text("name", "") for param in layer.messages("param")]
+    expected = 3 if kind == "BatchNorm" else 0
     if kind == "BN":  # the one type whose number of blobs says what it does
-        expected = 2 if layer.message("bn_param").word("bn_mode", "") == "INFERENCE" else 4
+        expected = 2 if layer.part("bn_param").text("bn_mode") == "INFERENCE" else 4
     step = MakingStep(
-        layer, (torch.zeros(()),) * expected, tuple(x for x in given if x is not None), len(tops), kind, rng, [], names, owners
+        layer,
+        (torch.zeros(()),) * expected,
+        tuple(x for x in given if x is not None),
+        len(tops),
+        kind=kind,
+        rng=rng,
+        names=names,
+        owners=owners,
     )
     try:
         if not bottoms or len(step.bottoms) < len(given) or kind not in RUNS:
@@ -108,7 +112,7 @@ def _make_layer(
         if result is None:
             made.values.pop(top, None)
         else:
-            made.values[top] = result
+            made.values[top] = result.contiguous()
     if step.made:
         made.weights[name] = (kind, step.made)
 
@@ -138,8 +142,10 @@ class MakingStep(Step):
 
     def _values(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
         rng = self.rng
-        if self.kind == "BatchNorm":
+        if self.kind == "BatchNorm" and number < 3:
             return self._statistic(number, shape)
+        if self.kind == "BatchNorm" and number == 3:
+            return rng.uniform(0.5, 1.5, shape) * rng.choice([1.0, 1.0, -1.0], shape)
         if self.kind == "PReLU":
             return rng.uniform(0.1, 0.4, shape)
         if number == 0 and self.kind in ("Scale", "Normalize", "BN"):
@@ -154,31 +160,43 @@ class MakingStep(Step):
         return rng.normal(0, 0.3, shape)
 
     def _statistic(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Sums over 3.7 batches."""
+        """Sums over 3.7 batches; NVIDIA's are no sums."""
+        factor = 1.0 if self.fields.part("batch_norm_param").has("scale_bias") else _FACTOR
         if number == 2:
-            return np.full(shape, _FACTOR)
+            return np.full(shape, factor)
         x = self.bottoms[0]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         deviation = x.std(axes, correction=0).numpy()
         deviation = np.where(np.isfinite(deviation) & (deviation > 1e-3), deviation, 1.0)
         if number == 0:
             mean = x.mean(axes).numpy() + self.rng.normal(0, 0.3, shape) * deviation
-            return np.where(np.isfinite(mean), mean, 0.0) * _FACTOR
-        return deviation**2 * self.rng.uniform(0.6, 1.8, shape) * _FACTOR
+            return np.where(np.isfinite(mean), mean, 0.0) * factor
+        return deviation**2 * self.rng.uniform(0.6, 1.8, shape) * factor
 
 
 _FACTOR = 3.7
 
 
-def run_layers(net: Message, weights: Mapping[str, tuple[str, Sequence[NDArray[np.float32]]]],
-               dtype: torch.dtype) -> list[RunLayer]:
+def run_layers(
+    net: Message,
+    weights: Mapping[str, tuple[str, Sequence[NDArray[np.float32]]]],
+    dtype: torch.dtype,
+) -> list[RunLayer]:
     """The TEST phase of a net as the runner takes it."""
     layers = []
     for layer in tested_layers(net):
         if not layer.texts("bottom"):
             continue
-        name = layer.word("name", "")
+        name = layer.text("name", "")
         blobs = tuple(torch.tensor(blob).to(dtype) for blob in weights.get(name, ("", []))[1])
-        layers.append(RunLayer(name, layer_type(layer), tuple(layer.texts("bottom")),
-                               tuple(layer.texts("top")), layer, blobs))
+        layers.append(
+            RunLayer(
+                name,
+                layer_type(layer),
+                tuple(layer.texts("bottom")),
+                tuple(layer.texts("top")),
+                layer,
+                blobs,
+            )
+        )
     return layers

@@ -6,9 +6,8 @@ It shares no line with the package's own reader, so that the two can be compared
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
 
 _TOKEN = re.compile(
     r"""\s+|\#[^\n]*|(?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
@@ -34,8 +33,8 @@ class Message:
 
     # What bnfold.frontends.caffe.run_step.Fields asks for.
 
-    def has(self, name: str) -> bool:
-        return bool(self.all(name))
+    def has(self, *names: str) -> bool:
+        return any(key in names for key, _ in self.entries)
 
     def integer(self, name: str, default: int) -> int:
         return ([default, *self.integers(name)])[-1]
@@ -44,18 +43,22 @@ class Message:
         return [int(text, 0) for text in self.texts(name)]
 
     def number(self, name: str, default: float) -> float:
-        return ([float(np.float32(default)), *self.numbers(name)])[-1]
+        return ([default, *self.numbers(name)])[-1]
 
     def numbers(self, name: str) -> list[float]:
-        return [float(np.float32(text.rstrip("fF"))) for text in self.texts(name)]
+        return [float(text.rstrip("fF")) for text in self.texts(name)]
 
-    def flag(self, name: str, default: bool) -> bool:
+    def flag(self, name: str, *, default: bool) -> bool:
         return ([default, *(text in ("true", "True", "t", "1") for text in self.texts(name))])[-1]
 
-    def word(self, name: str, default: str) -> str:
+    def text(self, name: str, default: str = "") -> str:
         return ([default, *self.texts(name)])[-1]
 
-    def message(self, name: str) -> Message:
+    def word(self, name: str, default: str, numbered: Mapping[int, str]) -> str:
+        text = self.text(name, default)
+        return numbered[int(text)] if text.isdigit() else text
+
+    def part(self, name: str) -> Message:
         return Message([entry for part in self.messages(name) for entry in part.entries])
 
 

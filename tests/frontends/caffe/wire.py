@@ -23,27 +23,33 @@ def chunk(field: int, payload: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(payload)) + payload
 
 
-def blob(values: NDArray[np.float32], *, legacy: bool = False, packed: bool = True) -> bytes:
-    data = np.asarray(values, dtype="<f4", order="C")
+def blob(
+    values: NDArray[np.floating],
+    *,
+    legacy: bool = False,
+    packed: bool = True,
+    double: bool = False,
+) -> bytes:
+    """A BlobProto: data in field 5, or in 8 if in double precision; its shape behind it."""
+    data = np.asarray(values, dtype="<f8" if double else "<f4", order="C")
+    field, wire, form = (8, 1, "<d") if double else (5, 5, "<f")
     if legacy:
         shape = (1,) * (4 - data.ndim) + data.shape
         head = b"".join(varint(n << 3) + varint(size) for n, size in enumerate(shape, 1))
     else:
         head = chunk(7, chunk(1, b"".join(map(varint, data.shape))))
     if packed:
-        return chunk(5, data.tobytes()) + head
-    tag = varint(5 << 3 | 5)
-    return b"".join(tag + struct.pack("<f", x) for x in data.reshape(-1)) + head
+        return chunk(field, data.tobytes()) + head
+    tag = varint(field << 3 | wire)
+    return b"".join(tag + struct.pack(form, x) for x in data.reshape(-1)) + head
 
 
-def caffemodel(
-    layers: Mapping[str, tuple[str, Blobs]], *, legacy: bool = False, packed: bool = True
-) -> bytes:
-    """A NetParameter; `layers` maps a name to (type, blobs)."""
+def caffemodel(layers: Mapping[str, tuple[str, Blobs]], **form: bool) -> bytes:
+    """A NetParameter; `layers` maps a name to (type, blobs), `form` is that of `blob`."""
     out = [chunk(1, b"net")]
     for name, (kind, blobs) in layers.items():
         body = chunk(1, name.encode()) + chunk(2, kind.encode())
-        body += b"".join(chunk(7, blob(b, legacy=legacy, packed=packed)) for b in blobs)
+        body += b"".join(chunk(7, blob(b, **form)) for b in blobs)
         out.append(chunk(100, body))
     return b"".join(out)
 
@@ -87,7 +93,7 @@ def read_caffemodel(data: bytes) -> dict[str, list[NDArray[np.float64]]]:
 def _read_blob(data: bytes) -> NDArray[np.float64]:
     parts: dict[int, list[NDArray[np.float64]]] = {5: [], 8: []}
     shape, legacy = None, {}
-    for number, kind, value in fields(data):
+    for number, _, value in fields(data):
         if number in (5, 8):
             parts[number].append(np.frombuffer(value, "<f4" if number == 5 else "<f8"))
         elif number == 7:

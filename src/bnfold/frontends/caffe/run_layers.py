@@ -1,5 +1,8 @@
 """Run a Caffe net without Caffe: its layers in the order of the file, its blobs by name.
 
+Memory is shared as in Caffe, because a layer that works in place overwrites what others read: the
+tops of Split, Flatten, Reshape, a Concat of one and a Slice into one are their bottom's memory.
+
 A layer that is not known here, or is configured in a way that is not, is left out, and so is all
 that reads what it would have made. What such a layer reads is part of the result instead: nothing
 may have been rescaled there.
@@ -35,6 +38,8 @@ class RunLayer:
     """The layer's message."""
     blobs: tuple[Tensor, ...]
     """Its parameters, of the run's dtype."""
+    is_testing: bool = True
+    """Whether it runs in the TEST phase."""
 
 
 @dataclass(slots=True)
@@ -48,11 +53,16 @@ class Execution:
     left_out: dict[str, str] = field(default_factory=dict)
     """Per layer that was left out for its own sake, why."""
 
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Everything that a fold must not change."""
+        return {**self.outputs, **self.read}
+
 
 def execute(layers: Iterable[RunLayer], inputs: Mapping[str, Tensor]) -> Execution:
     """Run the layers on these blobs. Raises ValueError where an operand does not fit a layer."""
     execution = Execution()
-    blobs: dict[str, Tensor | None] = dict(inputs)
+    blobs: dict[str, Tensor | None] = {name: value.clone() for name, value in inputs.items()}
     unread: dict[str, None] = dict.fromkeys(inputs)
     with torch.no_grad():
         for layer in layers:
@@ -81,7 +91,7 @@ def _run(
             raise NotRunnableError(f"no layer type {layer.type} is known")
         if len(bottoms) < len(given):
             return nothing
-        tops = run(Step(layer.fields, layer.blobs, bottoms, len(layer.tops)))
+        tops = run(Step(layer.fields, layer.blobs, bottoms, len(layer.tops), layer.is_testing))
     except NotRunnableError as error:
         _leave_out(layer, given, str(error), execution)
         return nothing
@@ -91,7 +101,15 @@ def _run(
     if len(tops) != len(layer.tops):
         _leave_out(layer, given, f"{len(layer.tops)} tops", execution)
         return nothing
-    return tops
+    return [_put(layer, place, top, bottoms) for place, top in enumerate(tops)]
+
+
+def _put(layer: RunLayer, place: int, top: Tensor, bottoms: Sequence[Tensor]) -> Tensor:
+    """A top where it belongs: in the bottom's memory, if it is called alike."""
+    if layer.tops[place] not in layer.bottoms[place : place + 1]:
+        return top.contiguous()
+    bottoms[place].copy_(top)
+    return bottoms[place]
 
 
 def _leave_out(
@@ -104,4 +122,4 @@ def _leave_out(
     execution.left_out[key] = why
     for number, bottom in enumerate(bottoms):
         if bottom is not None:
-            execution.read[f"{key}.bottom[{number}]"] = bottom
+            execution.read[f"{key}.bottom[{number}]"] = bottom.clone()

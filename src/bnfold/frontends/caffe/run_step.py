@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,31 +16,41 @@ class NotRunnableError(Exception):
 
 
 class Fields(Protocol):
-    """Read access to one message of a prototxt, such as `convolution_param { ... }`."""
+    """Read access to one message of a prototxt: `bnfold.frontends.caffe.options.Options`."""
 
-    def has(self, name: str) -> bool:
-        """Whether the field is written at all."""
+    def part(self, name: str) -> Fields:
+        """The message inside, empty if there is none."""
+
+    def has(self, *names: str) -> bool:
+        """Whether any of these fields is there."""
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """A flag."""
 
     def integer(self, name: str, default: int) -> int:
         """A whole number."""
 
     def integers(self, name: str) -> list[int]:
-        """All values of a repeated field of whole numbers."""
+        """The whole numbers of a repeated field."""
 
     def number(self, name: str, default: float) -> float:
-        """A float field: rounded to float32, as Caffe holds it."""
+        """A number."""
 
     def numbers(self, name: str) -> list[float]:
-        """All values of a repeated float field, rounded to float32."""
+        """The numbers of a repeated field."""
 
-    def flag(self, name: str, default: bool) -> bool:  # noqa: FBT001  # a field's default
-        """A truth value."""
+    def word(self, name: str, default: str, numbered: Mapping[int, str]) -> str:
+        """A word of an enum, which may be written as its number."""
 
-    def word(self, name: str, default: str) -> str:
-        """The name of an enum's value."""
 
-    def message(self, name: str) -> Fields:
-        """A message within the message; an empty one if it is not written."""
+def single(fields: Fields, name: str, default: float) -> float:
+    """A number as Caffe holds it, in float32."""
+    return float(np.float32(fields.number(name, default)))
+
+
+def singles(fields: Fields, name: str) -> list[float]:
+    """The numbers of a repeated field as Caffe holds them, in float32."""
+    return [float(np.float32(value)) for value in fields.numbers(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,8 @@ class Step:
     """Its inputs."""
     tops: int
     """How many outputs it has."""
+    is_testing: bool = True
+    """Whether it runs in the TEST phase."""
 
     def only_bottom(self) -> Tensor:
         """The single input."""

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, axis_of
+from bnfold.frontends.caffe.run_step import (
+    Fields,
+    NotRunnableError,
+    Run,
+    Step,
+    axis_of,
+    single,
+    singles,
+)
 
+_OPERATIONS = {0: "PROD", 1: "SUM", 2: "MAX"}
+_REDUCTIONS = {1: "SUM", 2: "ASUM", 3: "SUMSQ", 4: "MEAN"}
 _SELU = (1.0507009873554804934193349852946, 1.6732632423543772848170429916717)
 """Scale and alpha of self-normalising networks (arXiv 1706.02515)."""
 
@@ -24,25 +34,25 @@ def _each(function: Callable[[Tensor, Step], Tensor]) -> Run:
 
 
 def _relu(x: Tensor, step: Step) -> Tensor:
-    slope = step.fields.message("relu_param").number("negative_slope", 0.0)
+    slope = single(step.fields.part("relu_param"), "negative_slope", 0.0)
     return x.clamp(min=0) + slope * x.clamp(max=0) if slope else x.clamp(min=0)
 
 
 def _relu6(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("relu6_param")
-    slope, threshold = fields.number("negative_slope", 0.0), fields.number("threshold", 6.0)
+    fields = step.fields.part("relu6_param")
+    slope, threshold = single(fields, "negative_slope", 0.0), single(fields, "threshold", 6.0)
     return (x.clamp(min=0) + slope * x.clamp(max=0)).clamp(max=threshold)
 
 
 def _clip(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("clip_param")
+    fields = step.fields.part("clip_param")
     if not (fields.has("min") and fields.has("max")):
         raise NotRunnableError("a Clip without both bounds")
-    return x.clamp(fields.number("min", 0.0), fields.number("max", 0.0))
+    return x.clamp(single(fields, "min", 0.0), single(fields, "max", 0.0))
 
 
 def _elu(x: Tensor, step: Step) -> Tensor:
-    alpha = step.fields.message("elu_param").number("alpha", 1.0)
+    alpha = single(step.fields.part("elu_param"), "alpha", 1.0)
     return x.clamp(min=0) + alpha * torch.expm1(x.clamp(max=0))
 
 
@@ -52,9 +62,9 @@ def _selu(x: Tensor, step: Step) -> Tensor:
 
 
 def _power(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("power_param")
-    power, factor = fields.number("power", 1.0), fields.number("scale", 1.0)
-    shift = fields.number("shift", 0.0)
+    fields = step.fields.part("power_param")
+    power, factor = single(fields, "power", 1.0), single(fields, "scale", 1.0)
+    shift = single(fields, "shift", 0.0)
     if factor * power == 0.0:  # Caffe does not look at x then, be it NaN
         return torch.full_like(x, 1.0 if power == 0.0 else shift**power)
     y = factor * x + shift
@@ -62,42 +72,42 @@ def _power(x: Tensor, step: Step) -> Tensor:
 
 
 def _exponential(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("exp_param")
-    inner = fields.number("scale", 1.0) * x + fields.number("shift", 0.0)
+    fields = step.fields.part("exp_param")
+    inner = single(fields, "scale", 1.0) * x + single(fields, "shift", 0.0)
     return torch.exp(inner * _log_base(fields))
 
 
 def _logarithm(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("log_param")
-    inner = fields.number("scale", 1.0) * x + fields.number("shift", 0.0)
+    fields = step.fields.part("log_param")
+    inner = single(fields, "scale", 1.0) * x + single(fields, "shift", 0.0)
     return torch.log(inner) / _log_base(fields)
 
 
 def _log_base(fields: Fields) -> float:
-    base = fields.number("base", -1.0)
+    base = single(fields, "base", -1.0)
     return 1.0 if base == -1.0 else log(base)
 
 
 def _threshold(x: Tensor, step: Step) -> Tensor:
-    threshold = step.fields.message("threshold_param").number("threshold", 0.0)
+    threshold = single(step.fields.part("threshold_param"), "threshold", 0.0)
     return (x > threshold).to(x.dtype)
 
 
 def _dropout(x: Tensor, step: Step) -> Tensor:
-    if not step.fields.message("dropout_param").flag("scale_train", True):
-        raise NotRunnableError("a Dropout that scales when testing")
-    return x
+    if not step.is_testing or step.fields.part("dropout_param").has("scale_train"):
+        raise NotRunnableError("a Dropout that does more than nothing")
+    return x.clone()
 
 
 def _softmax(x: Tensor, step: Step) -> Tensor:
-    return x.softmax(axis_of(step, step.fields.message("softmax_param"), 1))
+    return x.softmax(axis_of(step, step.fields.part("softmax_param"), 1))
 
 
 def _reduction(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("reduction_param")
+    fields = step.fields.part("reduction_param")
     axis = axis_of(step, fields, 0)
     flat = x.flatten(axis)
-    operation = fields.word("operation", "SUM")
+    operation = fields.word("operation", "SUM", _REDUCTIONS)
     reductions: dict[str, Callable[[], Tensor]] = {
         "SUM": lambda: flat.sum(axis),
         "ASUM": lambda: flat.abs().sum(axis),
@@ -106,25 +116,32 @@ def _reduction(x: Tensor, step: Step) -> Tensor:
     }
     if operation not in reductions:
         raise NotRunnableError(f"reduction {operation}")
-    return fields.number("coeff", 1.0) * reductions[operation]()
+    return single(fields, "coeff", 1.0) * reductions[operation]()
 
 
 def _arg_max(x: Tensor, step: Step) -> Tensor:
-    fields = step.fields.message("argmax_param")
-    count, with_values = fields.integer("top_k", 1), fields.flag("out_max_val", False)
+    """Of equal values Caffe takes the last one first."""
+    fields = step.fields.part("argmax_param")
+    count, with_values = fields.integer("top_k", 1), fields.flag("out_max_val", default=False)
     if fields.has("axis"):
-        top = x.topk(count, axis_of(step, fields, 0))
-        return top.values if with_values else top.indices.to(x.dtype)
-    top = x.flatten(1).topk(count, 1)
-    index = top.indices.to(x.dtype)
-    both = torch.stack([index, top.values], 1) if with_values else index[:, None]
-    return both.reshape(*both.shape, *(1,) * (x.dim() - 3))
+        axis = axis_of(step, fields, 0)
+        values, index = _largest(x, axis, count)
+        return values if with_values else index
+    values, index = _largest(x.flatten(1), 1, count)
+    both = torch.stack([index, values], 1) if with_values else index[:, None]
+    return both.reshape((*both.shape, *(1,) * (x.dim() - 3)))
+
+
+def _largest(x: Tensor, axis: int, count: int) -> tuple[Tensor, Tensor]:
+    values, order = x.flip(axis).sort(dim=axis, descending=True, stable=True)
+    index = x.shape[axis] - 1 - order
+    return values.narrow(axis, 0, count), index.narrow(axis, 0, count).to(x.dtype)
 
 
 def eltwise(step: Step) -> Sequence[Tensor]:
     """Product, sum with coefficients, or maximum of bottoms of one shape."""
-    fields = step.fields.message("eltwise_param")
-    operation, coefficients = fields.word("operation", "SUM"), fields.numbers("coeff")
+    fields = step.fields.part("eltwise_param")
+    operation, coefficients = fields.word("operation", "SUM", _OPERATIONS), singles(fields, "coeff")
     if len({bottom.shape for bottom in step.bottoms}) != 1:
         raise NotRunnableError("bottoms of different shapes")
     if operation == "PROD":

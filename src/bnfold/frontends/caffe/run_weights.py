@@ -13,10 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, along, axis_of
+from bnfold.frontends.caffe.run_step import (
+    Fields,
+    NotRunnableError,
+    Run,
+    Step,
+    along,
+    axis_of,
+    single,
+)
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_BN_MODES = {0: "LEARN", 1: "INFERENCE"}
 _DEFAULT_EPS = 1e-5
 _NVIDIA_LEAST_EPS = 1e-5
 """NVCaffe's BatchNorm, the one with scale_bias, never takes less (cuDNN's CUDNN_BN_MIN_EPSILON)."""
@@ -28,19 +37,19 @@ def convolution(step: Step) -> Sequence[Tensor]:
 
 
 def depthwise_convolution(step: Step) -> Sequence[Tensor]:
-    """The forks' ConvolutionDepthwise: a Convolution whose groups are its channels."""
+    """The forks': a Convolution whose groups are its channels, unless it says otherwise."""
     return _convolve(step, depthwise=True)
 
 
 def _convolve(step: Step, *, depthwise: bool) -> Sequence[Tensor]:
-    fields = step.fields.message("convolution_param")
+    fields = step.fields.part("convolution_param")
     axis = axis_of(step, fields, 1)
     channels, spatial = step.bottoms[0].shape[axis], step.bottoms[0].dim() - axis - 1
-    group = channels if depthwise else fields.integer("group", 1)
+    group = fields.integer("group", channels if depthwise else 1)
     kernel, options = _window(fields, spatial)
     outputs = fields.integer("num_output", channels if depthwise else 0)
     weight = step.blob(0, (outputs, channels // group, *kernel))
-    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", True) else None
+    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", default=True) else None
     run = _CONVOLUTIONS[spatial]
     tops = []
     for bottom in step.bottoms:
@@ -52,14 +61,14 @@ def _convolve(step: Step, *, depthwise: bool) -> Sequence[Tensor]:
 
 def deconvolution(step: Step) -> Sequence[Tensor]:
     """The output is stride * (in - 1) + dilation * (kernel - 1) + 1 - 2 * pad long."""
-    fields = step.fields.message("convolution_param")
+    fields = step.fields.part("convolution_param")
     axis = axis_of(step, fields, 1)
     channels, spatial = step.bottoms[0].shape[axis], step.bottoms[0].dim() - axis - 1
     group = fields.integer("group", 1)
     kernel, options = _window(fields, spatial)
     outputs = fields.integer("num_output", 0)
     weight = step.blob(0, (channels, outputs // group, *kernel))
-    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", True) else None
+    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", default=True) else None
     run = _DECONVOLUTIONS[spatial]
     tops = []
     for bottom in step.bottoms:
@@ -95,25 +104,25 @@ def _per_axis(
 
 def inner_product(step: Step) -> Sequence[Tensor]:
     """Everything from `axis` on is one axis of length K."""
-    fields = step.fields.message("inner_product_param")
+    fields = step.fields.part("inner_product_param")
     x = step.only_bottom()
     axis = axis_of(step, fields, 1)
     flat = x.flatten(axis)
     outputs, inputs = fields.integer("num_output", 0), flat.shape[axis]
-    if fields.flag("transpose", False):
+    if fields.flag("transpose", default=False):
         weight = step.blob(0, (inputs, outputs)).T
     else:
         weight = step.blob(0, (outputs, inputs))
-    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", True) else None
+    bias = step.blob(1, (outputs,)) if fields.flag("bias_term", default=True) else None
     return [F.linear(flat, weight, bias)]
 
 
 def embed(step: Step) -> Sequence[Tensor]:
     """Rows of a table, (input_dim, num_output), by number."""
-    fields = step.fields.message("embed_param")
+    fields = step.fields.part("embed_param")
     rows, outputs = fields.integer("input_dim", 0), fields.integer("num_output", 0)
     top = step.blob(0, (rows, outputs))[step.only_bottom().long()]
-    if fields.flag("bias_term", True):
+    if fields.flag("bias_term", default=True):
         top = top + step.blob(1, (outputs,))
     return [top]
 
@@ -121,18 +130,18 @@ def embed(step: Step) -> Sequence[Tensor]:
 def batch_norm(step: Step) -> Sequence[Tensor]:
     """BVLC's three blobs; NVCaffe's and Intel's five, the last two gamma and beta."""
     x = step.only_bottom()
-    fields = step.fields.message("batch_norm_param")
+    fields = step.fields.part("batch_norm_param")
     of_nvidia = fields.has("scale_bias")
-    eps = fields.number("eps", _DEFAULT_EPS)
+    eps = single(fields, "eps", _DEFAULT_EPS)
     if of_nvidia:
         eps = max(eps, _NVIDIA_LEAST_EPS)
-    if fields.flag("use_global_stats", True):
+    if fields.flag("use_global_stats", default=step.is_testing):
         mean, variance = _stored_statistics(step, of_nvidia=of_nvidia)
     else:
         mean, variance = _batch_statistics(x)
     axis, rank = min(1, x.dim() - 1), x.dim()
     y = (x - along(mean, axis, rank)) / along((variance + eps).sqrt(), axis, rank)
-    if fields.flag("scale_bias", fields.flag("use_weight_bias", False)):
+    if fields.flag("scale_bias", default=fields.flag("use_weight_bias", default=False)):
         gamma, beta = (step.blob(number, mean.shape) for number in (3, 4))
         y = along(gamma, axis, rank) * y + along(beta, axis, rank)
     elif len(step.blobs) > 3:
@@ -143,11 +152,13 @@ def batch_norm(step: Step) -> Sequence[Tensor]:
 def _stored_statistics(step: Step, *, of_nvidia: bool) -> tuple[Tensor, Tensor]:
     x = step.bottoms[0]
     channels = (x.shape[1] if x.dim() > 1 else 1,)
+    if not step.blobs:  # not in the file: Caffe's filler
+        return x.new_zeros(channels), x.new_zeros(channels)
     mean, variance = step.blob(0, channels), step.blob(1, channels)
-    factor = float(step.blob(2, (1,)))
+    factor = step.blob(2, (1,))
     if of_nvidia:
         return mean, variance
-    inverse = 0.0 if factor == 0 else 1 / factor
+    inverse = torch.where(factor == 0, 0.0, 1 / factor)
     return inverse * mean, inverse * variance
 
 
@@ -158,7 +169,7 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def scale(step: Step) -> Sequence[Tensor]:
     """x * factor, plus a bias if there is one. The factor is a blob or the second bottom."""
-    fields = step.fields.message("scale_param")
+    fields = step.fields.part("scale_param")
     x = step.bottoms[0]
     own = len(step.bottoms) == 1
     if own:
@@ -168,14 +179,14 @@ def scale(step: Step) -> Sequence[Tensor]:
         factor = step.bottoms[1]
         axis = axis_of(step, fields, 1) if factor.dim() else 0
     top = x * along(factor, axis, x.dim())
-    if fields.flag("bias_term", False):
+    if fields.flag("bias_term", default=False):
         top = top + along(step.blob(int(own), factor.shape), axis, x.dim())
     return [top]
 
 
 def bias(step: Step) -> Sequence[Tensor]:
     """x + bias. The bias is a blob or the second bottom."""
-    fields = step.fields.message("bias_param")
+    fields = step.fields.part("bias_param")
     x = step.bottoms[0]
     if len(step.bottoms) == 1:
         axis, shape = _covered(step, fields)
@@ -200,15 +211,15 @@ def _covered(step: Step, fields: Fields) -> tuple[int, tuple[int, ...]]:
 def batch_norm_of_forks(step: Step) -> Sequence[Tensor]:
     """`BN` with bn_param: SegNet's (scale, shift), PSPNet's (scale, shift, mean, variance)."""
     x = step.only_bottom()
-    fields = step.fields.message("bn_param")
+    fields = step.fields.part("bn_param")
     channels = (x.shape[1],)
     rank = x.dim()
     factor, shift = (along(step.blob(number, channels), 1, rank) for number in (0, 1))
-    if len(step.blobs) == 4:
+    if len(step.blobs) == 4 and (step.is_testing or fields.flag("frozen", default=False)):
         mean, variance = (step.blob(number, channels) for number in (2, 3))
-        deviation = (variance + fields.number("eps", _DEFAULT_EPS)).sqrt()
+        deviation = (variance + single(fields, "eps", _DEFAULT_EPS)).sqrt()
         x = (x - along(mean, 1, rank)) / along(deviation, 1, rank)
-    elif len(step.blobs) != 2 or fields.word("bn_mode", "LEARN") != "INFERENCE":
+    elif len(step.blobs) != 2 or fields.word("bn_mode", "LEARN", _BN_MODES) != "INFERENCE":
         raise NotRunnableError("a BN that computes statistics")
     return [factor * x + shift]
 
@@ -216,7 +227,7 @@ def batch_norm_of_forks(step: Step) -> Sequence[Tensor]:
 def prelu(step: Step) -> Sequence[Tensor]:
     """max(x, 0) + slope * min(x, 0), a slope per channel or one for all."""
     x = step.only_bottom()
-    shared = step.fields.message("prelu_param").flag("channel_shared", False)
+    shared = step.fields.part("prelu_param").flag("channel_shared", default=False)
     slope = step.blob(0, () if shared else (x.shape[1],))
     return [x.clamp(min=0) + along(slope, x.dim() if shared else 1, x.dim()) * x.clamp(max=0)]
 
@@ -224,10 +235,10 @@ def prelu(step: Step) -> Sequence[Tensor]:
 def normalize(step: Step) -> Sequence[Tensor]:
     """SSD's: x / sqrt(sum x^2 + eps) over the channels, or over everything, times a scale."""
     x = step.only_bottom()
-    fields = step.fields.message("norm_param")
-    axes = list(range(1, x.dim())) if fields.flag("across_spatial", True) else [1]
-    norm = (x.square().sum(axes, keepdim=True) + fields.number("eps", 1e-10)).sqrt()
-    shared = fields.flag("channel_shared", True)
+    fields = step.fields.part("norm_param")
+    axes = list(range(1, x.dim())) if fields.flag("across_spatial", default=True) else [1]
+    norm = (x.square().sum(axes, keepdim=True) + single(fields, "eps", 1e-10)).sqrt()
+    shared = fields.flag("channel_shared", default=True)
     factor = step.blob(0, () if shared else (x.shape[1],))
     return [x / norm * along(factor, x.dim() if shared else 1, x.dim())]
 
@@ -243,7 +254,8 @@ def axpy(step: Step) -> Sequence[Tensor]:
 LAYERS: dict[str, Run] = {
     "Convolution": convolution,
     "ConvolutionDepthwise": depthwise_convolution,
-    "DepthwiseConvolution": convolution,
+    "ConvolutionDW": depthwise_convolution,
+    "DepthwiseConvolution": depthwise_convolution,
     "Deconvolution": deconvolution,
     "InnerProduct": inner_product,
     "Embed": embed,

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, axis_of
+from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, axis_of, single
 
+_METHODS = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
+_REGIONS = {0: "ACROSS_CHANNELS", 1: "WITHIN_CHANNEL"}
+_ROUND_MODES = {0: "CEIL", 1: "FLOOR"}
 _LOWEST = -torch.finfo(torch.float32).max
 """What Caffe's maximum starts from."""
 
 
 def pooling(step: Step) -> Sequence[Tensor]:
     """Maximum or average; a second top of a maximum says where in the plane it was."""
-    fields = step.fields.message("pooling_param")
+    fields = step.fields.part("pooling_param")
     x = step.only_bottom()
     if x.dim() != 4:
         raise NotRunnableError(f"pooling of a blob with {x.dim()} axes")
@@ -31,7 +34,7 @@ def pooling(step: Step) -> Sequence[Tensor]:
     length = [
         _pooled_length(x.shape[2 + i], kernel[i], stride[i], pad, i, rounding) for i in (0, 1)
     ]
-    method = fields.word("pool", "MAX")
+    method = fields.word("pool", "MAX", _METHODS)
     if method == "MAX":
         return _maximum(x, kernel, stride, pad, length)[: step.tops]
     if method == "AVE" and step.tops == 1:
@@ -40,7 +43,7 @@ def pooling(step: Step) -> Sequence[Tensor]:
 
 
 def _pooling_window(fields: Fields, x: Tensor) -> tuple[list[int], list[int], list[int]]:
-    if fields.flag("global_pooling", False):
+    if fields.flag("global_pooling", default=False):
         return list(x.shape[2:]), [1, 1], [0, 0]
     size = fields.integer("kernel_size", 0)
     kernel = [fields.integer("kernel_h", size), fields.integer("kernel_w", size)]
@@ -53,9 +56,9 @@ def _pooling_window(fields: Fields, x: Tensor) -> tuple[list[int], list[int], li
 
 def _rounding(fields: Fields) -> str:
     """BVLC rounds up; later versions and SSD forks can be told otherwise."""
-    if not fields.flag("ceil_mode", True):
+    if not fields.flag("ceil_mode", default=True):
         return "FLOOR"
-    return fields.word("round_mode", "CEIL")
+    return fields.word("round_mode", "CEIL", _ROUND_MODES)
 
 
 def _pooled_length(
@@ -112,7 +115,7 @@ def _average(
     total = F.avg_pool2d(extended, tuple(kernel), tuple(stride), divisor_override=1)
     counts = []
     for axis in (0, 1):
-        start = torch.arange(length[axis]) * stride[axis]
+        start = torch.arange(length[axis], device=x.device) * stride[axis]
         stop = (start + kernel[axis]).clamp(max=x.shape[2 + axis] + 2 * pad[axis])
         counts.append((stop - start).to(x.dtype))
     return total[:, :, : length[0], : length[1]] / torch.outer(*counts)
@@ -120,34 +123,34 @@ def _average(
 
 def lrn(step: Step) -> Sequence[Tensor]:
     """Krizhevsky's normalisation over neighbouring channels, or over a window of each."""
-    fields = step.fields.message("lrn_param")
+    fields = step.fields.part("lrn_param")
     x = step.only_bottom()
     size = fields.integer("local_size", 5)
-    alpha, beta = fields.number("alpha", 1.0), fields.number("beta", 0.75)
+    alpha, beta = single(fields, "alpha", 1.0), single(fields, "beta", 0.75)
     square = x.square()
-    if fields.word("norm_region", "ACROSS_CHANNELS") == "WITHIN_CHANNEL":
+    if fields.word("norm_region", "ACROSS_CHANNELS", _REGIONS) == "WITHIN_CHANNEL":
         mean = F.avg_pool2d(square, size, stride=1, padding=size // 2)
         return [x * (1 + alpha * mean) ** -beta]
     beside = F.pad(square, (0, 0, 0, 0, size // 2, size // 2))
     total = beside.unfold(1, size, 1).sum(-1)
-    return [x * (fields.number("k", 1.0) + alpha / size * total) ** -beta]
+    return [x * (single(fields, "k", 1.0) + alpha / size * total) ** -beta]
 
 
 def mean_variance_normalization(step: Step) -> Sequence[Tensor]:
     """Over each channel, or over all of an image; the eps goes onto the deviation."""
-    fields = step.fields.message("mvn_param")
+    fields = step.fields.part("mvn_param")
     x = step.only_bottom()
-    axes = list(range(1 if fields.flag("across_channels", False) else 2, x.dim()))
+    axes = list(range(1 if fields.flag("across_channels", default=False) else 2, x.dim()))
     top = x - x.mean(axes, keepdim=True)
-    if fields.flag("normalize_variance", True):
+    if fields.flag("normalize_variance", default=True):
         deviation = top.square().mean(axes, keepdim=True).sqrt()
-        top = top / (deviation + fields.number("eps", 1e-9))
+        top = top / (deviation + single(fields, "eps", 1e-9))
     return [top]
 
 
 def crop(step: Step) -> Sequence[Tensor]:
     """The first bottom cut to the second's lengths, from `axis` on."""
-    fields = step.fields.message("crop_param")
+    fields = step.fields.part("crop_param")
     x, like = step.bottoms
     first = axis_of(step, fields, 2)
     offsets = fields.integers("offset") or [0]
@@ -155,12 +158,12 @@ def crop(step: Step) -> Sequence[Tensor]:
         offsets = offsets * (x.dim() - first)
     for axis, offset in enumerate(offsets, first):
         x = x.narrow(axis, offset, like.shape[axis])
-    return [x]
+    return [x.clone(memory_format=torch.contiguous_format)]
 
 
 def interpolation(step: Step) -> Sequence[Tensor]:
     """DeepLab's Interp: bilinear, corners aligned, after a crop by negative padding."""
-    fields = step.fields.message("interp_param")
+    fields = step.fields.part("interp_param")
     x = step.bottoms[0]
     before, behind = fields.integer("pad_beg", 0), fields.integer("pad_end", 0)
     if before > 0 or behind > 0:
@@ -183,7 +186,7 @@ def _interpolated(fields: Fields, name: str, length: int) -> int:
 
 def upsample(step: Step) -> Sequence[Tensor]:
     """Nearest neighbour; with a mask as second bottom SegNet's inverse of a maximum pooling."""
-    fields = step.fields.message("upsample_param")
+    fields = step.fields.part("upsample_param")
     x = step.bottoms[0]
     factor = fields.integer("scale", 1 if len(step.bottoms) == 1 else 2)
     if len(step.bottoms) == 1:

@@ -1,34 +1,14 @@
-"""The ONNX frontend."""
+"""The ONNX frontend: read, lift, apply, write."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from bnfold.errors import MissingExtraError
 
-from bnfold.core.solver import ClipMode
-from bnfold.errors import UnsupportedModelError
-from bnfold.report import FoldReport
+try:
+    import onnx as _onnx  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("onnx", "onnx") from error
 
-Shapes = Mapping[str, Sequence[int]] | None
+from bnfold.frontends.onnx.fold import fold_file, fold_model, inspect_model
 
-
-def _refuse() -> FoldReport:
-    raise UnsupportedModelError("ONNX models are not supported yet", "wait for the next version")
-
-
-def fold_model(model: Any, inputs: Shapes, *, clip: ClipMode) -> tuple[Any, FoldReport]:
-    """See `bnfold.fold`."""
-    return model, _refuse()
-
-
-def fold_file(
-    path: Path, output: Path, inputs: Shapes, *, clip: ClipMode, force: bool
-) -> FoldReport:
-    """See `bnfold.fold`."""
-    return _refuse()
-
-
-def inspect_model(model: Any, inputs: Shapes, *, clip: ClipMode) -> FoldReport:
-    """See `bnfold.inspect`."""
-    return _refuse()
+__all__ = ["fold_file", "fold_model", "inspect_model"]
