@@ -8,7 +8,8 @@ of the BatchNorm still is. Caffe's rules for names (InsertSplits, Net::AppendTop
     - and only if nobody else reads that bottom.
 
 So where the last name cannot be taken, an earlier one is, or a new one. A value that is known
-outside under several names keeps one of its layers.
+outside under several names keeps one of its layers, and so does an output that would be read: what
+a layer reads is no output any more.
 """
 
 from __future__ import annotations
@@ -58,14 +59,15 @@ class _Rewirer:
         self.layers = [layer for layer in net.layers if id(layer) not in gone]
         self.wiring = Wiring(list(range(len(net.values))))
         self.members: dict[int, list[int]] = {}
-        self.last_removed: dict[int, Layer] = {}
+        self.gone: dict[int, Layer] = {}
+        """Per value, the removed layer that made it."""
         roots = self.wiring.roots
         for layer in net.layers:
             if id(layer) in gone:
                 root = roots[layer.inputs[0]]
                 roots[layer.outputs[0]] = root
                 self.members.setdefault(root, [root]).append(layer.outputs[0])
-                self.last_removed[root] = layer
+                self.gone[layer.outputs[0]] = layer
         self.readers: dict[int, int] = {}
         for layer in self.layers:
             for number in layer.inputs:
@@ -99,7 +101,7 @@ class _Rewirer:
             self._settle(root)
         for root in self.members:
             if not self._is_sound(root):
-                raise NameTaken(self.last_removed[root], self.wiring.names[root])
+                raise self._taken(root)
         return self.wiring
 
     def _call(self, root: int, name: str) -> None:
@@ -119,17 +121,25 @@ class _Rewirer:
             if self._is_sound(root):
                 return
         if self._mandatory(root):
-            raise NameTaken(self.last_removed[root], self.wiring.names[root])
+            raise self._taken(root)
         self._call(root, self._fresh(fresh))
 
     def _candidates(self, root: int) -> list[str]:
         """The names that its members had, the last one first; one only if it is known outside."""
         wanted = self._mandatory(root)
-        if len(wanted) > 1:
-            raise NameTaken(self.last_removed[root], wanted[-1])
+        unread = [number for number in self.members[root] if not self.net.values[number].readers]
+        if len(wanted) > 1 or (unread and self.readers.get(root, 0)):
+            raise self._taken(root)
         own = self.net.values[root].name
         names = [self.net.values[number].name for number in reversed(self.members[root])]
         return wanted or [name for name in dict.fromkeys(names) if self._is_free(name, own)]
+
+    def _taken(self, root: int) -> NameTaken:
+        """The layer to keep: the one that makes what is known outside, or else the last one."""
+        made = [number for number in self.members[root] if number in self.gone]
+        outside = [number for number in made if number in self.net.outputs]
+        number = (outside or made)[-1]
+        return NameTaken(self.gone[number], self.net.values[number].name)
 
     def _is_free(self, name: str, own: str) -> bool:
         """Whether the other phase does not make a blob of this name."""

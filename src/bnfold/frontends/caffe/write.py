@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +85,10 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
     """Write both files whole, or neither. Raises UsageError if they cannot be written.
 
     Both are complete before either appears, and the network appears last: weights without a network
-    are no model. A network that is replaced goes before its weights do.
+    are no model. Files that are replaced come back if that fails.
     """
-    parts = [_part(path) for path in (weights, network)]
+    paths = (weights, network)
+    parts, backups = [_part(path) for path in paths], [_part(path) for path in paths]
     try:
         for part, pieces in zip(parts, (content, [text]), strict=True):
             with part.open("xb") as file:
@@ -95,9 +96,7 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-        network.unlink(missing_ok=True)
-        parts[0].replace(weights)
-        parts[1].replace(network)
+        _put_in_place(paths, parts, backups)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
@@ -105,9 +104,28 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
             "choose another place with -o",
         ) from error
     finally:
-        for part in parts:
+        for path in (*parts, *backups):
             with suppress(OSError):
-                part.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+
+def _put_in_place(paths: Sequence[Path], parts: Sequence[Path], backups: Sequence[Path]) -> None:
+    """Move the parts to their paths, or put everything back."""
+    try:
+        for path, backup in zip(reversed(paths), reversed(backups), strict=True):
+            if path.exists():
+                path.replace(backup)
+        for path, part in zip(paths, parts, strict=True):
+            part.replace(path)
+    except OSError:
+        for path, backup, part in zip(paths, backups, parts, strict=True):
+            with suppress(OSError):
+                if not part.exists():  # it has been moved
+                    path.unlink()
+            with suppress(OSError):
+                if backup.exists():
+                    backup.rename(path)
+        raise
 
 
 def _part(path: Path) -> Path:
