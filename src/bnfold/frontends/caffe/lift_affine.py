@@ -221,6 +221,8 @@ def _add(
     held = placeholder(lifter.shape(layer.outputs[0]))
     if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
         refusal = (Reason.MODULE_DOES_MORE, "its shape is not known")
+    elif lifter.overwritten & {*layer.inputs, *layer.outputs}:
+        refusal = (Reason.SHARED, "its memory is overwritten while another layer reads it")
     elif lifter.sharing.differs(layer):
         refusal = (Reason.SHARED, "its arrays are stored differently for another layer")
     elif not affine.is_finite:
