@@ -32,6 +32,8 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("convolution_param")
     if not _has_weights(lifter, layer, options) or len(layer.tops) != len(layer.bottoms):
         return False
+    if any(lifter.shape(number) is None for number in layer.outputs):
+        return False
     weight = layer.blobs[0].shape
     shape = lifter.source(layer) or (None,) * len(weight)
     axis = canonical(options.integer("axis", 1), len(shape))
@@ -73,7 +75,11 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     if shape is None or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     axis = canonical(options.integer("axis", 1), len(shape))
-    if axis is None or not _has_weights(lifter, layer, options):
+    if (
+        axis is None
+        or lifter.shape(layer.outputs[0]) is None
+        or not _has_weights(lifter, layer, options)
+    ):
         return False
     out, elements = options.integer("num_output", 0), elements_of(layer)
     if elements is None:
