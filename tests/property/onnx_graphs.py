@@ -211,9 +211,7 @@ class Builder:
             return self.add("Slice", [x, *parts], (n, c - 1, *space))
         if kind == 3:
             indices = self.rng.permutation(c)
-            return self.add(
-                "Gather", [x, self.constant(indices, "t")], (n, c, *space), axis=1
-            )
+            return self.add("Gather", [x, self.constant(indices, "t")], (n, c, *space), axis=1)
         if kind == 4 and len(space) == 2 and min(space) > 1:
             pads = self.constant(np.array([0, 0, 1, 0, 0, 0, 0, 1]), "t")
             names = [x, pads]
@@ -315,9 +313,7 @@ class Builder:
             "random",
             [helper.make_tensor_value_info("x", self.data_type, [batch, *shape[1:]])],
             [
-                helper.make_tensor_value_info(
-                    e, self.data_type, [None, *self.values[e][1:]]
-                )
+                helper.make_tensor_value_info(e, self.data_type, [None, *self.values[e][1:]])
                 for e in ends
             ],
             self.initializers,
