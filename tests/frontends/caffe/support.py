@@ -247,3 +247,19 @@ def check(
 def kept(report: FoldReport) -> dict[str, str]:
     """The reasons of the layers that stay, by name."""
     return {item.name: str(item.reason) for item in report.items if not item.is_removed}
+
+
+def assert_caffe_takes_it(model: Pair) -> None:
+    """InsertSplits and AppendTop: a name is taken again only in place, by the only reader."""
+    net = read_net(read_text(model.text, "x"), read_caffemodel(model.weights, "x"))
+    seen: dict[str, int] = {}
+    for number in net.inputs:
+        seen[net.values[number].name] = number
+    for layer in net.layers:
+        for position, (top, number) in enumerate(zip(layer.tops, layer.outputs, strict=True)):
+            if top.string in seen:
+                before = seen[top.string]
+                assert position < len(layer.inputs), layer.name
+                assert layer.inputs[position] == before, layer.name
+                assert len(net.values[before].readers) == 1, layer.name
+            seen[top.string] = number

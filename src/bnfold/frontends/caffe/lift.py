@@ -17,6 +17,7 @@ from bnfold.frontends.caffe.memory import overwriting, shared_memory
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.sharing import Sharing
 
+_NVIDIA = {"default_forward_type", "default_backward_type", "default_forward_math"}
 ROOM = False
 """Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
 
@@ -90,6 +91,9 @@ class Lifter:
         self.tensors: dict[int, int] = {}
         """The graph's tensor of each value."""
         self.sharing = Sharing(net)
+        fields = {one.name for one in net.document.root.fields}
+        self.is_nvidia = bool(fields & _NVIDIA)
+        """Whether the file has fields that only NVIDIA's Caffe knows."""
         self.notes_before = len(net.notes)
         self.overwritten = _overwritten(net)
         """Values whose memory a layer overwrites while another one still reads it."""

@@ -94,9 +94,7 @@ def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -
 
 def _is_nvidia(lifter: Lifter, options: Options) -> bool:
     """Whether the file uses fields that only NVIDIA's fork has."""
-    own = {"default_forward_type", "default_backward_type", "default_forward_math"}
-    fields = {one.name for one in lifter.net.document.root.fields}
-    return bool(own & fields) or options.has("scale_bias", "scale_filler", "bias_filler")
+    return lifter.is_nvidia or options.has("scale_bias", "scale_filler", "bias_filler")
 
 
 def scale(lifter: Lifter, layer: Layer) -> bool:
