@@ -83,7 +83,6 @@ class RandomNet:
             may_be_in_place
             and len(shapes) == 1
             and self.readers[bottoms[0]] == 0
-            and not bottoms[0].startswith("in")
             and bottoms.count(bottoms[0]) == 1
             and self.chance(0.6)
         )
@@ -363,8 +362,10 @@ def _opaque(net: RandomNet) -> None:
     if net.unknown:
         kinds.append("Strange")
     kind = str(net.rng.choice(kinds))
-    if len(shape) > 1:
-        net.add(kind, [x], [shape])
+    if net.chance(0.1):
+        net.add("Silence", [x], [])
+    elif len(shape) > 1:
+        net.add(kind, [x], [shape], may_be_in_place=kind == "Strange")
 
 
 def _twins(net: RandomNet) -> None:
