@@ -92,8 +92,11 @@ def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
 
 def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldReport]:
     """The folded model, complete on the disk but not yet in its place, and the report."""
-    from bnfold.frontends.onnx.fold import prepare
+    from bnfold.frontends.onnx.fold import check_data_target, prepare
 
+    if not arguments.dry_run:
+        target = arguments.output or default_output(arguments)
+        check_data_target(source.model, target, force=arguments.force)
     folding = prepare(source.model, source.pins, clip=arguments.clip)
     stack = ExitStack()
     try:
@@ -135,6 +138,7 @@ def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Di
         lambda: _run(original, feeds),
         lambda: _run(_session(ort, folded.staged.model), feeds),
         dtypes,
+        nudged=lambda: _run(original, {name: _nudged(feed) for name, feed in feeds.items()}),
     )
 
 
@@ -212,6 +216,13 @@ def _session(ort: Any, path: Path) -> Any:
 def _run(session: Any, feeds: dict[str, NDArray[Any]]) -> list[Output]:
     outputs = session.run(None, feeds)
     return [Output(array, str(array.dtype)) for array in outputs if isinstance(array, np.ndarray)]
+
+
+def _nudged(feed: NDArray[Any]) -> NDArray[Any]:
+    """Every number moved to the next larger one."""
+    if feed.dtype not in (np.float16, np.float32, np.float64):
+        return feed
+    return np.asarray(np.nextafter(feed, np.inf, dtype=feed.dtype))
 
 
 def _dtype_name(data_type: int) -> str:

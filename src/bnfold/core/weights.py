@@ -48,7 +48,7 @@ def fold_weight(
             rows = np.where(edit.zeroed, 0.0, weight)
             folded[...] = (rows + edit.output_shift) * edit.output_scale
             return folded
-        factor = _factors(edit, layout, groups, weight.ndim)
+        factor = weight_factors(edit, layout, groups, weight.ndim)
         flat = (weight.shape[0], -1)
         is_contiguous = weight.flags.c_contiguous and folded.flags.c_contiguous
         if factor.size == len(factor) and is_contiguous:
@@ -85,8 +85,11 @@ def fold_bias(
     return shifted
 
 
-def _factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatArray:
-    """s_y[o] / s_x[i], shaped to multiply the weight; an axis without effect has length 1."""
+def weight_factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatArray:
+    """s_y[o] / s_x[i], shaped to multiply the weight; an axis without effect has length 1.
+
+    Not for rows of an embedding whose output is shifted: there a summand comes first.
+    """
     out_scale = np.where(edit.zeroed, 0.0, edit.output_scale)
     if layout is Layout.ROWS_OUT:
         return out_scale.reshape(1, -1)

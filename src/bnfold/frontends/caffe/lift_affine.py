@@ -19,7 +19,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.lift import AffineSite, Lifter, placeholder
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
@@ -37,7 +37,7 @@ def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("batch_norm_param")
     shape = lifter.source(layer)
     channels = _channels(layer, shape)
-    if shape is None or len(shape) < 2 or channels is None:
+    if shape is None or len(shape) < 2 or channels is None or channels > MAX_ELEMENTS:
         return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, "its shape is not known"))
     refusal = _batch_norm_refusal(layer, options)
     if refusal is not None:
@@ -229,7 +229,7 @@ def _add(
         refusal = (Reason.MODULE_DOES_MORE, "its output is a loss")
     if refusal is not None:
         return _keep(lifter, layer, lifter.source(layer), refusal)
-    is_half = any(blob.dtype.itemsize == 2 for blob in layer.blobs)
+    is_half = lifter.is_half or any(blob.dtype.itemsize == 2 for blob in layer.blobs)
     role = g.AffineStep(
         affine.scale.reshape(laid),
         affine.shift.reshape(laid),

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.caffe.lift import ROOM, Lifter, placeholder
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import (
     canonical,
@@ -23,8 +23,6 @@ from bnfold.frontends.caffe.shapes import (
 _OPERATIONS = {0: "PROD", 1: "SUM", 2: "MAX"}
 _POOLS = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
 _SPATIAL = (2, 3)
-_MAX_ELEMENTS = 20_000_000
-"""A value with more elements than this is not followed through a change of its axes."""
 
 # ------------------------------------------------------------------- elementwise
 
@@ -182,6 +180,8 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     axis = concat_axis(layer, "concat_param", "concat_dim", len(known[0]))
     if axis is None or len(layer.tops) != 1 or any(shape[axis] is None for shape in known):
         return False
+    if sum(shape[axis] or 0 for shape in known) > MAX_ELEMENTS:
+        return False
     others = [(*shape[:axis], *shape[axis + 1 :]) for shape in known]
     if not _are_alike(others):
         return False
@@ -325,7 +325,7 @@ def shuffle_channels(lifter: Lifter, layer: Layer) -> bool:
     if shape is None or len(shape) != 4 or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     channels = shape[1]
-    if channels is None or group <= 0 or channels % group:
+    if channels is None or channels > MAX_ELEMENTS or group <= 0 or channels % group:
         return False
     order = np.arange(channels).reshape(group, -1).T.reshape(-1)
     view = g.View(lambda labels: [labels[0].take(order, axis=1)])
@@ -346,7 +346,7 @@ def reshape(lifter: Lifter, layer: Layer) -> bool:
     if repeat is None:
         return False
     sizes = placeholder(new)[start:]
-    if math.prod(placeholder(new)) > _MAX_ELEMENTS:
+    if math.prod(placeholder(new)) > MAX_ELEMENTS:
         return False
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:

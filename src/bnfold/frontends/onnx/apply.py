@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
-from bnfold.core.weights import Layout, fold_bias, fold_weight
+from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lift import (
     AffineSite,
     ClipSite,
     Lifted,
     LinearSite,
+    QuantizedSite,
     as_float64,
 )
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -58,6 +61,10 @@ class NewTensor:
     """In any dtype."""
     old: Callable[[], Array] | None
     """What was there before: an overflow is no news if it was not finite."""
+    source: str = ""
+    """The initializer that the content is a multiple of, if it is one."""
+    factor: FloatArray | None = None
+    """By what, broadcastable to the shape."""
 
     @property
     def nbytes(self) -> int:
@@ -72,11 +79,6 @@ class NewTensor:
         if not is_finite(array) and (self.old is None or is_finite(self.old())):
             raise Overflow(self.op)
         return array
-
-
-def is_finite(array: Array) -> bool:
-    """Whether no entry is inf or NaN; looking at the extremes takes a tenth of isfinite's time."""
-    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 @dataclass(slots=True)
@@ -133,11 +135,16 @@ class _Editor:
 
     def run(self, plan: Plan) -> Edits:
         for number, edit in plan.linear.items():
-            site = self.lifted.sites[number]
+            site = self.lifted.sites.get(number)
+            if site is None:  # a fixed weight: what comes in and goes out is rescaled alike
+                continue
             assert isinstance(site, LinearSite)
             self._linear(number, site, edit)
         for number, change in plan.affine.items():
             affine = self.lifted.sites[number]
+            if isinstance(affine, QuantizedSite):
+                self._quantized(number, affine, change)
+                continue
             assert isinstance(affine, AffineSite)
             self._affine(number, affine, change)
         for number, bounds in plan.clip.items():
@@ -157,7 +164,11 @@ class _Editor:
         in_rows = site.layout is Layout.ROWS_OUT
         if edit.rescales or in_rows:
             content = partial(self._weight, site, edit)
-            self._put(number, site.node, site.position, site.weight, None, content)
+            factor = None
+            if not in_rows and site.weight in self.network.initializers:
+                shape = self.constants.shape(site.weight)
+                factor = weight_factors(edit, site.layout, site.groups, len(shape or ()))
+            self._put(number, site.node, site.position, site.weight, None, content, factor=factor)
         changes = edit.needs_bias or bool((edit.output_scale != 1.0).any() or edit.zeroed.any())
         if in_rows or site.bias is None or not changes:
             return
@@ -226,6 +237,7 @@ class _Editor:
         *,
         like: str = "",
         copied: bool = False,
+        factor: FloatArray | None = None,
     ) -> None:
         """Give an input of a node new content: in place, or under a name of its own."""
         old_shape = self.constants.shape(name) if name else None
@@ -234,10 +246,12 @@ class _Editor:
         is_same = name in self.network.initializers and shape == old_shape and not copied
         if is_same and self._may_edit(number, name):
             if name not in self.edits.replaced:
-                self.edits.replaced[name] = self._new(number, name, shape, content, name)
+                new = self._new(number, name, shape, content, name)
+                self.edits.replaced[name] = replace(new, source=name, factor=factor)
             return
         wanted = f"{name}_folded" if name else f"{node.name}_bias"
         born = self._bear(number, wanted, name or like, shape, content, old=name)
+        self.edits.born[born] = replace(self.edits.born[born], source=name, factor=factor)
         self.edits.inputs[node.index, position] = born
 
     def _may_edit(self, number: int, name: str) -> bool:
@@ -295,12 +309,53 @@ class _Editor:
     # ---------------------------------------------------------------- affine steps, activations
 
     def _affine(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
-        assert site.mean is not None and site.deviation is not None
+        if site.mean is None or site.deviation is None:
+            self._arithmetic(number, site, edit)
+            return
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
         gamma, beta = scale * site.deviation, shift + scale * site.mean
         for position, content in ((1, gamma), (2, beta)):
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
+
+    def _arithmetic(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
+        """The constant of an Add, Sub, Mul or Div; a single number if one still does."""
+        node = site.node
+        name = node.input(site.position)
+        if node.op in ("Mul", "Div"):
+            with np.errstate(divide="ignore"):
+                content = edit.scale if node.op == "Mul" else 1.0 / edit.scale
+        else:
+            content = -edit.shift if node.op == "Sub" and site.position == 1 else edit.shift
+        old = self.constants.shape(name)
+        assert old is not None
+        shape = content.shape
+        if (content == content.reshape(-1)[0]).all():
+            content, shape = content.reshape(-1)[:1], old
+            content = np.broadcast_to(content.reshape(()), shape)
+        elif math.prod(old) == content.size:
+            shape = old
+        self._put(number, node, site.position, name, shape, partial(np.asarray, content))
+
+    def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
+        """scale'[o] = scale[o] * a'[o], and the bias."""
+        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        node = site.dequantize
+        if (scale != 1.0).any():
+            content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
+            self._put(number, node, 1, node.input(1), None, content)
+        if site.bias.name or shift.any():
+            bias = site.bias
+            content = partial(np.asarray, shift)
+            self._put(
+                number,
+                bias.node,
+                bias.position,
+                bias.name,
+                bias.shape,
+                content,
+                like=node.input(1),
+            )
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node

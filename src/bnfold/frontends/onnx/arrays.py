@@ -79,10 +79,6 @@ def _cast(node: Node, opset: int, operands: Operands) -> list[Array]:
     return [_converted(array, numpy_dtype(node.integer("to")))]
 
 
-def _cast_like(node: Node, opset: int, operands: Operands) -> list[Array]:
-    return [_converted(_need(operands[0]), _need(operands[1]).dtype)]
-
-
 def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind == "f" and dtype.kind in "iu" and not np.isfinite(array).all():
         raise Unknown
@@ -259,7 +255,6 @@ TABLE: dict[str, Callable[[Node, int, Operands], list[Array]]] = {
     "Constant": _constant,
     "Identity": _identity,
     "Cast": _cast,
-    "CastLike": _cast_like,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Reshape": _reshape,

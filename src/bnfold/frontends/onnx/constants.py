@@ -19,7 +19,7 @@ from bnfold.frontends.onnx.arrays import TABLE, Unknown
 from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.shapes import Shape, Shapes
-from bnfold.frontends.onnx.tensors import to_array
+from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
 
 Array = NDArray[Any]
 
@@ -41,6 +41,8 @@ class Constants:
     open: set[str] = field(default_factory=set)
     """Constants that come from the shape of an activation."""
     cache: dict[tuple[str, int], Array] = field(default_factory=dict)
+    large: list[tuple[str, int]] = field(default_factory=list)
+    """What is in the cache for the moment only."""
 
     def is_constant(self, name: str) -> bool:
         """Whether the value is the same in every run, or a shape that is known."""
@@ -66,6 +68,8 @@ class Constants:
             if self._known(at, choice) is not None:
                 order.pop()
                 continue
+            if at in self.network.initializers:
+                return None
             missing = [n for n in self._operands(at) if n and self._known(n, choice) is None]
             if missing:
                 order += missing
@@ -73,7 +77,7 @@ class Constants:
             array = self._evaluate(at, choice)
             if array is None:
                 return None
-            self.cache[at, choice] = array
+            self._keep((at, choice), array)
             order.pop()
         result = self._known(name, choice)
         self._forget_large()
@@ -97,18 +101,25 @@ class Constants:
             return self.cache.get((name, choice if name in self.open else 0))
         cached = self.cache.get((name, 0))
         if cached is None:
-            cached = to_array(tensor, self.bulk.get(name))
-            self.cache[name, 0] = cached
+            try:
+                cached = to_array(tensor, self.bulk.get(name))
+            except (KeyError, TypeError, ValueError):  # of a dtype that is not known
+                return None
+            self._keep((name, 0), cached)
         return cached
 
     def _operands(self, name: str) -> tuple[str, ...]:
         node = self.nodes[name]
-        return () if node.op in ("Shape", "Size") else node.inputs
+        if node.op in ("Shape", "Size"):
+            return ()
+        return node.inputs[:1] if node.op == "CastLike" else node.inputs
 
     def _evaluate(self, name: str, choice: int) -> Array | None:
         node = self.nodes[name]
         if node.op in ("Shape", "Size"):
             return self._shape_of(node, choice)
+        if node.op == "CastLike":
+            return self._cast_like(node, choice)
         operands = [self._known(n, choice) if n else None for n in node.inputs]
         if sum(o.nbytes for o in operands if o is not None) > _MOST:
             return None
@@ -119,7 +130,7 @@ class Constants:
             return None
         for output, array in zip(node.outputs, made, strict=False):
             if output:
-                self.cache[output, choice if output in self.open else 0] = array
+                self._keep((output, choice if output in self.open else 0), array)
         return self.cache.get((name, choice if name in self.open else 0))
 
     def _shape_of(self, node: Node, choice: int) -> Array | None:
@@ -135,9 +146,25 @@ class Constants:
         start, end = node.integer("start", 0), node.attribute("end")
         return np.array(shape[start : len(shape) if end is None else end], dtype=np.int64)
 
+    def _cast_like(self, node: Node, choice: int) -> Array | None:
+        """A constant in the dtype of something that may be no constant."""
+        data_type = self.shapes.dtypes.get(node.outputs[0])
+        array = self._known(node.inputs[0], choice)
+        if data_type is None or array is None or array.dtype.kind not in "fiub":
+            return None
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return None
+        return array.astype(numpy_dtype(data_type))
+
+    def _keep(self, key: tuple[str, int], array: Array) -> None:
+        self.cache[key] = array
+        if array.nbytes > _KEPT:
+            self.large.append(key)
+
     def _forget_large(self) -> None:
-        for key in [key for key, array in self.cache.items() if array.nbytes > _KEPT]:
-            del self.cache[key]
+        for key in self.large:
+            self.cache.pop(key, None)
+        self.large.clear()
 
 
 def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> Constants:
@@ -152,6 +179,8 @@ def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> C
             is_fixed = _is_plain_constant(node)
             if not is_fixed:
                 continue
+        elif node.op == "CastLike" and found.is_constant(node.input(0)):
+            is_fixed = node.input(0) not in found.open
         elif node.op in TABLE and all(not n or found.is_constant(n) for n in node.inputs):
             is_fixed = not any(n in found.open for n in node.inputs)
         else:

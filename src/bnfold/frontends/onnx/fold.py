@@ -18,13 +18,14 @@ from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.apply import Overflow, plan_edits
+from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import find_constants
 from bnfold.frontends.onnx.lift import Lifted, lift
-from bnfold.frontends.onnx.nodes import read_network
+from bnfold.frontends.onnx.nodes import batch_norms_inside, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
-from bnfold.frontends.onnx.write import Staged, staged, to_proto
+from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 Pins = Mapping[str, Sequence[int]] | None
@@ -49,13 +50,20 @@ class Folding:
         return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
 
     def _notes(self) -> tuple[str, ...]:
-        gone = self.lifted.scalars & self.plan.removed.keys()
-        if not gone:
-            return ()
-        return (
-            f"{len(gone)} further step{'s' * (len(gone) > 1)} that scale or shift by a single"
-            " number went too.",
-        )
+        gone = len(self.lifted.scalars & self.plan.removed.keys())
+        inside = batch_norms_inside(self.model.proto)
+        notes = []
+        if gone:
+            notes.append(
+                f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
+                " went too."
+            )
+        if inside:
+            notes.append(
+                f"{inside} BatchNormalization{'s' * (inside > 1)} inside of subgraphs or local"
+                " functions were not looked at."
+            )
+        return tuple(notes)
 
     def folded(self) -> OnnxModel:
         """The folded model, large tensors still to be computed."""
@@ -105,7 +113,14 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     constants = find_constants(network, model.bulk, shapes)
     infer(network, shapes, constants.value)
     lifted = lift(network, constants, shapes)
-    return Folding(model, shapes, lifted, clip, {}, decide(lifted, clip, {}))
+    plan = decide(lifted, clip, {})
+    if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):
+        # One weight may not serve all its readers: see whether weights of their own do better.
+        alone = lift(network, constants, shapes, ties=False)
+        better = decide(alone, clip, {})
+        if len(better.removed) > len(plan.removed):
+            lifted, plan = alone, better
+    return Folding(model, shapes, lifted, clip, {}, plan)
 
 
 def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Plan:
@@ -159,7 +174,9 @@ def fold_model(model: Any, inputs: Pins, *, clip: ClipMode) -> tuple[Any, FoldRe
 def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: bool) -> FoldReport:
     """See `bnfold.fold`: file to file."""
     check_target(path, output, force=force)
-    folding = prepare(read_file(path), inputs, clip=clip)
+    model = read_file(path)
+    check_data_target(model, output, force=force)
+    folding = prepare(model, inputs, clip=clip)
     with folding.staged(output, output.parent) as stage:
         stage.move_to(output)
     return folding.report
@@ -177,6 +194,21 @@ def check_target(path: Path, output: Path, *, force: bool) -> None:
         raise UsageError(f"{output} is a folder", "name a file")
     if output.exists() and not force:
         raise UsageError(f"{output} exists and is not overwritten", "choose another, or force=True")
+
+
+def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
+    """The same for the file of external data."""
+    if not model.external:
+        return
+    data = output.with_name(data_name(output.name))
+    read = {bulk.path.resolve() for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
+    if data.resolve() in read:
+        raise UsageError(f"{data} is the external data of the model itself", "name another output")
+    if data.exists() and not force:
+        raise UsageError(
+            f"{data}, where the external data of the output belongs, exists and is not overwritten",
+            "choose another output, or add --force",
+        )
 
 
 def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir
 
 from bnfold.core.solver import ClipMode
-from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk
+from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, ScaledBulk
 from bnfold.frontends.onnx.fold import Folding, prepare
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.tensors import numpy_dtype
@@ -34,11 +34,7 @@ def read_model(model: onnx_ir.Model) -> OnnxModel:
     finally:
         for name, tensor in kept.items():
             model.graph.initializers[name].const_value = tensor
-    source = read_proto(proto)
-    for name, tensor in kept.items():
-        source.bulk[name] = _bulk(tensor)
-        source.external.add(name)
-    return source
+    return read_proto(proto, {name: _bulk(tensor) for name, tensor in kept.items()})
 
 
 def _empty(tensor: onnx_ir.ExternalTensor) -> Any:
@@ -70,18 +66,18 @@ def fold_model(
         bulk = folded.bulk.get(name)
         if bulk is None:
             continue
-        if isinstance(bulk, ComputedBulk):
+        if isinstance(bulk, ComputedBulk | ScaledBulk):
             value.const_value = _lazy(name, value.const_value, bulk)
         else:
             value.const_value = originals[name].const_value
     return result, folding.report
 
 
-def _lazy(name: str, tensor: Any, bulk: ComputedBulk) -> onnx_ir.LazyTensor:
+def _lazy(name: str, tensor: Any, bulk: ComputedBulk | ScaledBulk) -> onnx_ir.LazyTensor:
     dtype = tensor.dtype
 
     def compute() -> Any:
-        array = bulk.compute()
-        return onnx_ir.Tensor(array.astype(numpy_dtype(int(dtype))), dtype=dtype, name=name)
+        array = bulk.read().view(numpy_dtype(int(dtype))).reshape(tensor.shape.numpy())
+        return onnx_ir.Tensor(array, dtype=dtype, name=name)
 
     return onnx_ir.LazyTensor(compute, dtype=dtype, shape=tensor.shape, name=name)

@@ -75,6 +75,8 @@ class AffineSite:
     """Of a BatchNormalization."""
     deviation: FloatArray | None = None
     """sqrt(var + eps)"""
+    position: int = -1
+    """Which input is the constant, in arithmetic."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +93,6 @@ class QuantizedSite:
 
     node: Node
     dequantize: Node
-    channels: int
     bias: BiasSite
 
 
@@ -118,7 +119,9 @@ Handler = Callable[["Lifter", Node], bool]
 class Lifter:
     """Walks the nodes once; see the module's head."""
 
-    def __init__(self, network: Network, constants: Constants, shapes: Shapes) -> None:
+    def __init__(
+        self, network: Network, constants: Constants, shapes: Shapes, *, ties: bool
+    ) -> None:
         self.network = network
         self.constants = constants
         self.shapes = shapes
@@ -126,8 +129,12 @@ class Lifter:
         self.lifted = Lifted(self.graph, network, constants)
         self.tensors: dict[str, int] = {}
         """Graph tensor per value."""
+        self.names: dict[int, str] = {}
+        """The other way round."""
         self.varying: dict[int, frozenset[int]] = {}
         """Axes along which the labels of a graph tensor may vary."""
+        self.ties = ties
+        """Whether ops that share a weight get one edit, or weights of their own."""
         self.takes_signs = any(node.op == "Sign" for node in network.nodes)
 
     # ---------------------------------------------------------------- what is known
@@ -158,8 +165,13 @@ class Lifter:
         """The graph tensor of a value; one that nothing made is stored as it is."""
         known = self.tensors.get(name)
         if known is None:
-            known = self.tensors[name] = self.graph.tensor(self.shape(name) or ())
+            known = self.graph.tensor(self.shape(name) or ())
+            self._is(name, known)
         return known
+
+    def _is(self, name: str, number: int) -> None:
+        self.tensors[name] = number
+        self.names[number] = name
 
     def operand(self, name: str, owner: str) -> int | None:
         """The graph tensor of an activation, or of a constant that meets activations."""
@@ -200,7 +212,7 @@ class Lifter:
         shapes = [self.shape(output) or () for output in made]
         numbers = self.graph.add(name or node.name, role, inputs, shapes)
         for output, number, axes in zip(made, numbers, each, strict=True):
-            self.tensors[output] = number
+            self._is(output, number)
             self.varying[number] = axes
         return len(self.graph.ops) - 1
 
@@ -226,40 +238,39 @@ class Lifter:
         make: Callable[[int], Apply],
     ) -> bool:
         """Add an op that moves values; `make` gives it for each choice of the open dimensions."""
-        varying: list[frozenset[int]] = [frozenset()] * len(outputs)
-        if self.shapes.count > 1:
-            moved = self._moved_alike(inputs, outputs, make)
-            if moved is None:
-                return False
-            varying = moved
+        varying = self._moved_alike(inputs, outputs, make)
+        if varying is None:
+            return False
         return self.emit(node, g.View(make(0)), inputs, varying, outputs=outputs) is not None
 
     def _moved_alike(
         self, inputs: Sequence[int], outputs: Sequence[str], make: Callable[[int], Apply]
     ) -> list[frozenset[int]] | None:
-        """The varying axes of the outputs, if the labels come out the same for both choices.
+        """The varying axes of the outputs, if the labels come out the same for all choices.
 
         Tried with the finest labels that the inputs can have: one for each place along their
         varying axes. What holds for these holds for all coarser ones.
         """
-        names = {number: name for name, number in self.tensors.items()}
         results = []
         for choice in range(self.shapes.count):
-            first = 1
+            count = 1
             labels = []
             for tensor in inputs:
                 shape = self.graph.shapes[tensor]
-                full = self.shapes.of(names[tensor], choice) if tensor in names else shape
-                assert full is not None
+                name = self.names.get(tensor)  # a constant has none, and one shape
+                full = shape if name is None else self.shapes.of(name, choice) or shape
                 lengths = [shape[a] if a in self.axes_of(tensor) else 1 for a in range(len(shape))]
-                count = int(np.prod(lengths))
-                labels.append(lab.expand(np.arange(first, first + count).reshape(lengths), full))
-                first += count
-            results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
-        for output, *pair in zip(outputs, *results, strict=True):
-            if pair[0].shape != pair[1].shape or not np.array_equal(*pair):
+                stop = count + int(np.prod(lengths))
+                labels.append(lab.expand(np.arange(count, stop).reshape(lengths), full))
+                count = stop
+            try:
+                results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
+            except (ValueError, IndexError):  # a view that does not fit its input
                 return None
-            if any(pair[0].shape[axis] > 1 for axis in self.shapes.open_axes(output)):
+        for output, first, *others in zip(outputs, *results, strict=True):
+            if any(not np.array_equal(first, other) for other in others):
+                return None
+            if any(first.shape[axis] > 1 for axis in self.shapes.open_axes(output)):
                 return None
         return [
             frozenset(axis for axis, length in enumerate(array.shape) if length > 1)
@@ -267,20 +278,22 @@ class Lifter:
         ]
 
 
-def lift(network: Network, constants: Constants, shapes: Shapes) -> Lifted:
-    """The graph of a model."""
-    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops
+def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool = True) -> Lifted:
+    """The graph of a model. Without `ties`, ops that share a weight may get one each."""
+    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops, lift_quantized
 
-    lifter = Lifter(network, constants, shapes)
+    lifter = Lifter(network, constants, shapes, ties=ties)
     for name in network.inputs:
-        lifter.tensors[name] = lifter.graph.input(lifter.shape(name) or (), name)
+        lifter._is(name, lifter.graph.input(lifter.shape(name) or (), name))
     linears = lift_linear.survey(lifter)
     for node in network.nodes:
         if node.index in linears.skipped or all(o in constants.nodes for o in node.outputs if o):
             continue
         if node.index in linears.specs and lift_linear.emit(lifter, node, linears):
             continue
-        if lift_affine.emit(lifter, node):
+        if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):
+            continue
+        if lift_linear.emit_fixed(lifter, node):
             continue
         lift_ops.emit(lifter, node)
     for name in sorted(network.captured):

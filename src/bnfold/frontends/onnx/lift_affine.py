@@ -56,8 +56,15 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     arrays = [lifter.constants.array(name) if name else None for name in names]
     if any(array is None for array in arrays):
         return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
-    if shape is None or not lifter.is_activation(source) or len(shape) < 2:
-        return _refused(lifter, node, Reason.NONLINEAR, "the shape of its input is not known")
+    open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
+    is_known = shape is not None and len(shape) > 1 and not open_channels
+    if shape is None or not is_known or not lifter.is_activation(source):
+        return _refused(
+            lifter,
+            node,
+            Reason.NONLINEAR,
+            "its input has no known shape; give the model's with --input",
+        )
     gamma, beta, mean, var = (as_float64(array) for array in arrays if array is not None)
     per_value = node.integer("spatial", 1) == 0 and lifter.network.opset < 9
     expected = shape[1:] if per_value else shape[1:2]
@@ -85,11 +92,8 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
 
 
 def _returns_statistics(lifter: Lifter, node: Node) -> bool:
-    """Whether somebody reads the further outputs, which exist in training mode only."""
-    return any(
-        name and (name in lifter.network.readers or lifter.network.is_pinned(name))
-        for name in node.outputs[1:]
-    )
+    """Before opset 14 further outputs are what says that it runs in training mode."""
+    return any(node.outputs[1:])
 
 
 def _refused(lifter: Lifter, node: Node, reason: Reason, detail: str | None) -> bool:
@@ -112,7 +116,9 @@ def _emit(
     node: Node,
     role: g.AffineStep,
     site: AffineSite,
+    *,
     outputs: list[str] | None = None,
+    is_scalar: bool = False,
 ) -> bool:
     inputs = [lifter.tensor(site.source)]
     rank = len(lifter.shape(site.output) or ())
@@ -125,7 +131,7 @@ def _emit(
     if number is None:
         return False
     lifter.lifted.sites[number] = site
-    if role.removable and role.scale.size == 1 and node.op != "BatchNormalization":
+    if is_scalar:
         lifter.lifted.scalars.add(number)
     return True
 
@@ -154,28 +160,45 @@ def _binary(
             return False
         with np.errstate(all="ignore"):
             found = affine(constant_at_rank(array, len(shape)), first)
-        return found is not None and _emit_arithmetic(lifter, node, source, *found)
+        if found is None:
+            return False
+        return _emit_arithmetic(lifter, node, source, *found, position=0 if first else 1)
 
     return emit
 
 
 def _emit_arithmetic(
-    lifter: Lifter, node: Node, source: str, scale: FloatArray, shift: FloatArray
+    lifter: Lifter,
+    node: Node,
+    source: str,
+    scale: FloatArray,
+    shift: FloatArray,
+    *,
+    position: int,
 ) -> bool:
+    """Constants can be edited where each meets one channel: one for all is spread out first."""
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return False
-    per_channel = sum(length > 1 for length in scale.shape) <= 1
+    shape = lifter.shape(source) or ()
+    channel = lifter.axes_of(lifter.tensor(source))
+    own = {axis for axis, length in enumerate(scale.shape) if length > 1}
+    is_scalar = not own
+    editable = len(channel) == 1 and own <= channel and position >= 0
+    if editable and is_scalar:
+        spread = [n if axis in channel else 1 for axis, n in enumerate(shape)]
+        scale, shift = (np.broadcast_to(part, spread).copy() for part in (scale, shift))
     role = g.AffineStep(
         scale,
         shift,
         node.op,
         scale.size,
-        removable=per_channel,
-        scale_editable=False,
-        shift_editable=False,
+        removable=len(own) <= 1,
+        scale_editable=editable and node.op in ("Mul", "Div"),
+        shift_editable=editable and node.op in ("Add", "Sub"),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
     )
-    return _emit(lifter, node, role, AffineSite(node, source, node.outputs[0]))
+    site = AffineSite(node, source, node.outputs[0], position=position)
+    return _emit(lifter, node, role, site, is_scalar=is_scalar)
 
 
 def _add(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray]:
@@ -199,7 +222,7 @@ def _neg(lifter: Lifter, node: Node) -> bool:
     if not lifter.is_activation(source):
         return False
     one = np.ones((1,) * len(lifter.shape(source) or ()))
-    return _emit_arithmetic(lifter, node, source, -one, 0.0 * one)
+    return _emit_arithmetic(lifter, node, source, -one, 0.0 * one, position=-1)
 
 
 _ARITHMETIC: dict[str, Callable[[Lifter, Node], Any]] = {

@@ -83,8 +83,12 @@ class Network:
     outputs: tuple[str, ...] = ()
 
     def value_readers(self, name: str) -> list[tuple[Node, int]]:
-        """Those of the readers that look at more than its shape."""
-        return [read for read in self.readers.get(name, ()) if read[0].op not in ("Shape", "Size")]
+        """Those of the readers that look at more than its shape or dtype."""
+        return [
+            (node, position)
+            for node, position in self.readers.get(name, ())
+            if node.op not in ("Shape", "Size") and (node.op != "CastLike" or position == 0)
+        ]
 
     def is_pinned(self, name: str) -> bool:
         """Whether somebody outside the main graph reads the value."""
@@ -216,6 +220,23 @@ def free_names(graph: GraphProto) -> set[str]:
             for attribute in node.attribute:
                 queue += inner_graphs(attribute)
     return read - own - {""}
+
+
+def batch_norms_inside(proto: ModelProto) -> int:
+    """How many BatchNormalizations subgraphs and local functions hold."""
+    outer = proto.graph.node
+    count = 0
+    queue = [a for node in outer for a in node.attribute]
+    nodes = [node for function in proto.functions for node in function.node]
+    while queue or nodes:
+        while nodes:
+            node = nodes.pop()
+            count += node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+            queue += node.attribute
+        if queue:
+            for inner in inner_graphs(queue.pop()):
+                nodes += inner.node
+    return count
 
 
 def named_values(graph: GraphProto) -> Iterator[str]:

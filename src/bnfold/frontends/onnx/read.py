@@ -8,7 +8,8 @@ https://onnx.ai/onnx/repo-docs/ExternalData.html
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,7 +20,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from bnfold.errors import ModelUnreadableError, UnsupportedModelError
 from bnfold.frontends.onnx import wire
 from bnfold.frontends.onnx.bulk import Bulk, FileBulk, MemoryBulk
-from bnfold.frontends.onnx.tensors import byte_count
+from bnfold.frontends.onnx.tensors import byte_count, element_count, typed_count
 
 _LARGE = 4096
 """Tensors of fewer bytes stay in the message: shapes and statistics are read anyway."""
@@ -51,8 +52,9 @@ def read_file(path: Path) -> OnnxModel:
     try:
         if path.stat().st_size == 0:
             raise ModelUnreadableError(name, "the file is empty", _ANEW)
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            split = _split(name, memoryview(view))
+        with path.open("rb") as file:  # the map lives as long as somebody looks at it
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        split = _split(name, memoryview(view))
     except OSError as error:
         raise ModelUnreadableError(name, error.strerror or str(error), step) from error
     model = OnnxModel(name, _parse(name, split.skeleton))
@@ -64,8 +66,11 @@ def read_file(path: Path) -> OnnxModel:
     return model
 
 
-def read_proto(proto: ModelProto, *, folder: Path | None = None) -> OnnxModel:
-    """The same for a model in memory, which is left alone."""
+def read_proto(proto: ModelProto, elsewhere: Mapping[str, Bulk] | None = None) -> OnnxModel:
+    """The same for a model in memory, which is left alone.
+
+    `elsewhere` says where the data of initializers is that have none in the message.
+    """
     name = "the model"
     try:
         content = proto.SerializeToString()
@@ -81,8 +86,10 @@ def read_proto(proto: ModelProto, *, folder: Path | None = None) -> OnnxModel:
     for number, (offset, length) in split.spans.items():
         tensor = model.proto.graph.initializer[number]
         model.bulk[tensor.name] = MemoryBulk(view[offset : offset + length])
+    model.bulk.update(elsewhere or {})
+    model.external.update(elsewhere or ())
     _check(model)
-    _find_external(model, folder)
+    _find_external(model, None)
     return model
 
 
@@ -93,8 +100,6 @@ def _split(name: str, view: memoryview) -> wire.Split:
         raise ModelUnreadableError(
             name, f"not an ONNX model, or one that is cut off ({error})", _ANEW
         ) from error
-    finally:
-        view.release() if isinstance(view.obj, mmap.mmap) else None
 
 
 def _parse(name: str, skeleton: bytes) -> ModelProto:
@@ -111,24 +116,69 @@ def _parse(name: str, skeleton: bytes) -> ModelProto:
 
 
 def _check(model: OnnxModel) -> None:
-    """Names must say what they mean."""
+    """Names must be text and say what they mean, and tensors hold what they say."""
     graph = model.proto.graph
-    seen: set[str] = set()
-    for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
-        if tensor.name in seen:
-            raise ModelUnreadableError(
-                model.name, f"two initializers are called {tensor.name!r}", _ANEW
-            )
-        seen.add(tensor.name)
+    for text in _texts(model.proto):
+        if not isinstance(text, str):  # what protobuf makes of a string that is no UTF-8
+            raise ModelUnreadableError(model.name, f"a name in it is no text: {text!r}", _ANEW)
+    tensors = (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))
+    for what, names in (
+        ("initializers", [tensor.name for tensor in tensors]),
+        ("inputs", [info.name for info in graph.input]),
+        ("outputs", [info.name for info in graph.output]),
+    ):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ModelUnreadableError(model.name, f"two {what} are called {twice[0]!r}", _ANEW)
     for tensor in graph.initializer:
-        bulk = model.bulk.get(tensor.name)
-        if bulk is not None and bulk.nbytes != byte_count(tensor):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            _check_size(model, tensor)
+
+
+def _check_size(model: OnnxModel, tensor: TensorProto) -> None:
+    bulk = model.bulk.get(tensor.name)
+    held = bulk.nbytes if bulk is not None else len(tensor.raw_data)
+    wanted = byte_count(tensor)
+    if wanted < 0 or any(length < 0 for length in tensor.dims):
+        if any(length < 0 for length in tensor.dims):
             raise ModelUnreadableError(
-                model.name,
-                f"initializer {tensor.name!r} holds {bulk.nbytes} bytes,"
-                f" and its shape and dtype ask for {byte_count(tensor)}",
-                _ANEW,
+                model.name, f"initializer {tensor.name!r} has a negative dimension", _ANEW
             )
+        return
+    if not held and not tensor.HasField("raw_data"):
+        if typed_count(tensor) == element_count(tensor):
+            return
+        held = typed_count(tensor)
+        wanted = element_count(tensor)
+    if held != wanted:
+        raise ModelUnreadableError(
+            model.name,
+            f"initializer {tensor.name!r} holds {held} bytes or numbers,"
+            f" and its shape and dtype ask for {wanted}",
+            _ANEW,
+        )
+
+
+def _texts(proto: ModelProto) -> Iterator[object]:
+    """Everything that is used as a name."""
+    graphs = [proto.graph]
+    nodes = [node for function in proto.functions for node in function.node]
+    yield from (opset.domain for opset in proto.opset_import)
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            for info in (*graph.input, *graph.output, *graph.value_info):
+                yield info.name
+                if info.type.WhichOneof("value") == "tensor_type":
+                    yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+            yield from (tensor.name for tensor in graph.initializer)
+            nodes += graph.node
+        while nodes:
+            node = nodes.pop()
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            for attribute in node.attribute:
+                yield attribute.name
+                graphs += inner_graphs(attribute)
 
 
 # -------------------------------------------------------------------- external data

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from bnfold.frontends.onnx.apply import Edits, NewTensor
-from bnfold.frontends.onnx.bulk import ComputedBulk
+from bnfold.frontends.onnx.apply import Edits, NewTensor, Overflow
+from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, MemoryBulk, ScaledBulk
 from bnfold.frontends.onnx.lift import Lifted
 from bnfold.frontends.onnx.nodes import Network, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
-from bnfold.frontends.onnx.tensors import clear_content
+from bnfold.frontends.onnx.tensors import clear_content, numpy_dtype
 
 _SMALL = 1 << 12
 """Bytes up to which new content goes into the message itself."""
@@ -35,24 +35,24 @@ def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
     holder.node.extend(nodes)
     del graph.node[:]
     graph.node.MergeFrom(holder.node)
-    _put_tensors(folded, edits)
+    _put_tensors(folded, edits, model.bulk)
     _forget_values(graph, before - _named(graph))
     return folded
 
 
 def _edited_nodes(graph: GraphProto, edits: Edits) -> list[NodeProto]:
     nodes: list[NodeProto] = []
-    changed = {index for index, _ in edits.inputs}
+    changed: dict[int, list[tuple[int, str]]] = {}
+    for (index, position), name in edits.inputs.items():
+        changed.setdefault(index, []).append((position, name))
     for index, node in enumerate(graph.node):
         if index in edits.removed:
             continue
         if index in edits.nodes:
             nodes += edits.nodes[index]
             continue
-        if index in changed:
-            for (owner, position), name in edits.inputs.items():
-                if owner == index:
-                    _set_input(node, position, name)
+        for position, name in changed.get(index, ()):
+            _set_input(node, position, name)
         if index in edits.unit_factors:
             for attribute in node.attribute:
                 if attribute.name == "beta":
@@ -197,24 +197,34 @@ def _drop_initializers(folded: OnnxModel, names: set[str]) -> None:
             folded.external.discard(name)
 
 
-def _put_tensors(folded: OnnxModel, edits: Edits) -> None:
+def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, Bulk]) -> None:
     present = {tensor.name: tensor for tensor in folded.proto.graph.initializer}
     for name, new in edits.replaced.items():
         if name in present:
-            _fill(folded, present[name], new)
+            _fill(folded, present[name], new, sources)
     for name, new in edits.born.items():
         tensor = folded.proto.graph.initializer.add(name=name, data_type=new.data_type)
         tensor.dims.extend(new.shape)
-        _fill(folded, tensor, new)
+        if folded.proto.ir_version < 4:  # where every initializer has to be an input too
+            info = helper.make_tensor_value_info(name, new.data_type, new.shape)
+            folded.proto.graph.input.append(info)
+        _fill(folded, tensor, new, sources)
 
 
-def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor) -> None:
+def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[str, Bulk]) -> None:
     clear_content(tensor)
-    if new.nbytes > _SMALL:
+    if new.nbytes > _SMALL or tensor.name in folded.external:
+        source = sources.get(new.source)
+        is_plain = new.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+        if new.factor is not None and is_plain and isinstance(source, FileBulk | MemoryBulk):
+            dtype = numpy_dtype(new.data_type)
+            folded.bulk[tensor.name] = ScaledBulk(
+                source, dtype, new.shape, new.factor, Overflow(new.op)
+            )
+            return
         folded.bulk[tensor.name] = ComputedBulk(new.nbytes, new.compute)
         return
     folded.bulk.pop(tensor.name, None)
-    folded.external.discard(tensor.name)
     tensor.raw_data = new.compute().tobytes()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TypeProto, numpy_helper, shape_inference
+from onnx import ModelProto, TypeProto, ValueInfoProto, numpy_helper, shape_inference
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network
@@ -46,7 +46,7 @@ class Shapes:
 
     def open_axes(self, name: str) -> frozenset[int]:
         """The axes whose length is the user's choice."""
-        if self.count == 1:
+        if self.count == 1 or name not in self.values[0]:
             return frozenset()
         first, second = self.values[0][name], self.values[1][name]
         return frozenset(at for at in range(len(first)) if first[at] != second[at])
@@ -191,12 +191,20 @@ def _infer_once(
 def _prepared(
     network: Network, inputs: Mapping[str, Shape], helpers: Mapping[str, NDArray[np.generic]]
 ) -> ModelProto:
-    """A copy without anything that claims to know shapes."""
+    """A copy without anything that claims to know shapes, but of what inference does not know."""
     proto = ModelProto()
     proto.CopyFrom(network.proto)
     graph = proto.graph
-    del graph.value_info[:]
+    foreign = {o for node in network.nodes if "::" in node.op for o in node.outputs}
+    for position in reversed(range(len(graph.value_info))):
+        if not _is_declared(graph.value_info[position], foreign):
+            del graph.value_info[position]
+    for position in reversed(range(len(graph.output))):
+        if graph.output[position].name not in network.makers:
+            del graph.output[position]  # an initializer or input, whose shape is known already
     for info in graph.output:
+        if _is_declared(info, foreign):
+            continue
         if info.type.WhichOneof("value") == "tensor_type":
             info.type.tensor_type.ClearField("shape")
     for info in graph.input:
@@ -214,6 +222,14 @@ def _prepared(
         for name, array in helpers.items():
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     return proto
+
+
+def _is_declared(info: ValueInfoProto, foreign: set[str]) -> bool:
+    """Whether it is the output of a custom operator, with a shape in plain numbers."""
+    if info.name not in foreign or info.type.WhichOneof("value") != "tensor_type":
+        return False
+    tensor = info.type.tensor_type
+    return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
 
 
 def _read_types(proto: ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:

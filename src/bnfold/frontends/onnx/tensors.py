@@ -23,7 +23,7 @@ _QUARTER_BYTES = frozenset(getattr(TensorProto, name, -1) for name in ("INT2", "
 
 def byte_count(tensor: TensorProto) -> int:
     """How many bytes a tensor's raw data has."""
-    count = math.prod(int(length) for length in tensor.dims)
+    count = element_count(tensor)
     if tensor.data_type in _HALF_BYTES:
         return (count + 1) // 2
     if tensor.data_type in _QUARTER_BYTES:
@@ -32,6 +32,26 @@ def byte_count(tensor: TensorProto) -> int:
         return count * numpy_dtype(tensor.data_type).itemsize
     except KeyError:  # strings, and what is newer than the onnx package
         return -1
+
+
+def element_count(tensor: TensorProto) -> int:
+    """How many numbers a tensor says it has."""
+    return math.prod(int(length) for length in tensor.dims)
+
+
+def typed_count(tensor: TensorProto) -> int:
+    """How many numbers lie in the fields for single types; small ones share one entry."""
+    count = max(
+        *(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data)),
+        *(len(tensor.double_data), len(tensor.uint64_data), len(tensor.string_data)),
+    )
+    if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+        return count // 2
+    packed = (
+        2 if tensor.data_type in _HALF_BYTES else 4 if tensor.data_type in _QUARTER_BYTES else 1
+    )
+    stored = element_count(tensor)
+    return stored if packed > 1 and count == -(-stored // packed) else count
 
 
 def numpy_dtype(data_type: int) -> np.dtype[Any]:
