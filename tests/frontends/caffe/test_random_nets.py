@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bnfold.frontends.caffe import fold_files
 from bnfold.frontends.caffe.run import run_net
@@ -28,6 +29,8 @@ def assert_folds(folder: Path, seed: int, *, form: str = "plain") -> FoldReport:
     rng = np.random.default_rng(seed)
     inputs = {key: rng.normal(size=size).astype(np.float32) for key, size in made.shapes.items()}
     weights = make_up(parse(made.text), inputs, seed=seed).weights
+    if form == "dead":
+        let_channels_die(weights, np.random.default_rng(seed))
     source, target = folder / "net.prototxt", folder / "folded.prototxt"
     source.write_bytes(text.encode())
     stored = source.with_suffix(".caffemodel")
@@ -46,6 +49,22 @@ def assert_folds(folder: Path, seed: int, *, form: str = "plain") -> FoldReport:
         scale = np.abs(wanted).max(initial=0) or 1.0
         assert np.abs(actual[name] - wanted).max(initial=0) <= TOLERANCE * scale, f"{name} differs"
     return report
+
+
+def let_channels_die(
+    weights: dict[str, tuple[str, list[NDArray[np.float32]]]], rng: np.random.Generator
+) -> None:
+    """As training leaves channels that nobody needs: zeros, denormals, no statistics at all."""
+    for kind, blobs in weights.values():
+        if kind == "BatchNorm":
+            blobs[1][rng.random(blobs[1].shape) < 0.15] = 0.0
+            blobs[1][rng.random(blobs[1].shape) < 0.1] = 1e-41
+            if rng.random() < 0.15:
+                blobs[2][:] = 0.0
+        elif kind == "Scale":
+            blobs[0][rng.random(blobs[0].shape) < 0.25] = 0.0
+        elif kind == "Convolution":
+            blobs[0][rng.random(len(blobs[0])) < 0.1] = 0.0
 
 
 def assert_structure(before: str, after: str, report: FoldReport) -> None:
@@ -69,6 +88,11 @@ def test_so_does_one_that_does_not_say_how_large_its_inputs_are(tmp_path: Path, 
 @pytest.mark.parametrize("seed", range(200, 220))
 def test_so_does_one_in_another_hand(tmp_path: Path, seed: int) -> None:
     assert_folds(tmp_path, seed, form="styled")
+
+
+@pytest.mark.parametrize("seed", range(400, 430))
+def test_so_does_one_with_dead_channels(tmp_path: Path, seed: int) -> None:
+    assert_folds(tmp_path, seed, form="dead")
 
 
 @pytest.mark.parametrize("seed", range(300, 310))
