@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench caffe-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -22,6 +22,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.coverage --table
+
+# Needs a real Caffe: see docs/benchmarks/caffe_models.md.
+caffe-check: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.caffe_layers
+	$(BIN)/python -m benchmarks.caffe_check
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
