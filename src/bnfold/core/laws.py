@@ -31,6 +31,7 @@ def bind(
 ) -> Binding:
     """Lay the laws of all ops over fresh variables."""
     system = System()
+    system.reserve(sum(map(_fresh_variables, graph.ops)))
     binding = Binding(
         graph,
         system,
@@ -48,6 +49,14 @@ def bind(
         system.plain(distinct(binding.labels[tensor]), system.cause(-1, name, reason))
     system.sums.settle()
     return binding
+
+
+def _fresh_variables(op: g.Op) -> int:
+    """About how many variables the law of an op makes: most are its own channels."""
+    role = op.role
+    if isinstance(role, g.Linear):
+        return role.out_channels
+    return role.scale.size if isinstance(role, g.AffineStep) else 0
 
 
 def linear(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
