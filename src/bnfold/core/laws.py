@@ -3,7 +3,7 @@
 Every law takes the labels of its inputs and returns those of its outputs; what the plan needs to
 know later goes into a `Bound`. All laws hold for (s, t) = (1, 0) everywhere, so the laws of a
 whole network never contradict each other; only the removal of an affine step can.
-The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tensors.md. The file
+The algebra of each law is in docs/laws.md and in docs/design/0001-idea-and-laws.md. The file
 is long because the laws stand together, in the order of that table.
 """
 
