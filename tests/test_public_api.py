@@ -72,7 +72,8 @@ def test_names() -> None:
 def test_fold_signature() -> None:
     assert str(inspect.signature(bnfold.fold)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto') -> 'FoldResult'"
+        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto',"
+        " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False) -> 'FoldResult'"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
 from bnfold.errors import UnsupportedModelError, UsageError
 from bnfold.report import FoldReport
 
@@ -15,7 +18,7 @@ class FoldResult(NamedTuple):
     """The folded model and what was done."""
 
     model: Any
-    """Of the kind that went in."""
+    """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
 
@@ -26,34 +29,49 @@ def fold(
     also: Sequence[Any] = (),
     inplace: bool = False,
     clip: ClipMode = "auto",
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> FoldResult:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
     Args:
-        model: A `torch.nn.Module` in eval mode, or a `torch.export.ExportedProgram`.
-        inputs: Example inputs of a module: a tensor, a tuple of positional arguments, or a dict of
-            keyword arguments. The module is run on them once; what that run does not reach is
-            neither analysed nor changed. An exported program needs none.
+        model: A `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, an
+            `onnx.ModelProto`, an `onnx_ir.Model`, or the path of an .onnx file; for Caffe the path
+            of a .prototxt file (with the .caffemodel beside it), or the pair of both paths.
+        inputs: For a module, example inputs: a tensor, a tuple of positional arguments, or a dict
+            of keyword arguments. The module is run on them once; what that run does not reach is
+            neither analysed nor changed. For ONNX, a mapping of input names to shapes: they stand
+            in for open dimensions while the model is analysed, and the output keeps those open.
         also: Further example inputs, for a module that takes another path through its code on
             them: the fold is then right on all paths that were taken.
         inplace: Change the given module instead of a copy.
         clip: Whether an activation may get bounds per channel (a ReLU becomes a Max or Min):
             "always", "never", or "auto" where that costs less than it saves.
+        output: For a path, where the folded file goes; model.folded.onnx beside it by default.
+        force: For a path, overwrite the output if it exists.
 
     Returns:
-        The folded model, of the same class, and the report.
+        The folded model, of the same class, and the report. For a path, the path of the output.
 
     Raises:
         TrainingModeError: The module is in training mode.
         ExampleInputError: Inputs are missing, or the module raised on them.
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
-        UsageError: `clip` is not one of its three values.
+        ModelUnreadableError: The file is missing or damaged, or not what its name says.
+        UsageError: `clip` is not one of its three values, an option means nothing for this kind
+            of model, or the output exists or cannot be written.
+        MissingExtraError: A package that reads this kind of model is not installed.
     """
     _check_clip(clip)
-    kind = _kind(model)
+    kind = kind_of(model)
+    _check_options(kind, inputs, also=also, inplace=inplace, output=output, force=force)
+    if kind is ModelKind.CAFFE_FILES:
+        return _fold_caffe(model, clip, output, force=force)
+    if kind in _ONNX:
+        return _fold_onnx(kind, model, inputs, clip, output, force=force)
     from bnfold.frontends import torch as frontend
 
-    if kind == "module":
+    if kind is ModelKind.MODULE:
         return FoldResult(
             *frontend.fold_module(model, inputs, also=also, inplace=inplace, clip=clip)
         )
@@ -65,12 +83,56 @@ def inspect(
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
     _check_clip(clip)
-    kind = _kind(model)
+    kind = kind_of(model)
+    _check_options(kind, inputs, also=also)
+    if kind is ModelKind.CAFFE_FILES:
+        return _caffe().inspect_files(*caffe_files(model), clip=clip)  # type: ignore[no-any-return]
+    if kind in _ONNX:
+        from bnfold.frontends import onnx
+
+        return onnx.inspect_model(model, inputs, clip=clip)
     from bnfold.frontends import torch as frontend
 
-    if kind == "module":
+    if kind is ModelKind.MODULE:
         return frontend.inspect_module(model, inputs, also=also, clip=clip)
     return frontend.inspect_program(model, clip=clip)
+
+
+_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
+
+
+def _fold_onnx(
+    kind: ModelKind,
+    model: Any,
+    inputs: Mapping[str, Sequence[int]] | None,
+    clip: ClipMode,
+    output: str | os.PathLike[str] | None,
+    *,
+    force: bool,
+) -> FoldResult:
+    from bnfold.frontends import onnx
+
+    if kind is ModelKind.ONNX_FILE:
+        path = Path(model)
+        target = folded_beside(path) if output is None else Path(output)
+        report = onnx.fold_file(path, target, inputs, clip=clip, force=force)
+        return FoldResult(target, report)
+    return FoldResult(*onnx.fold_model(model, inputs, clip=clip))
+
+
+def _fold_caffe(
+    model: Any, clip: ClipMode, output: str | os.PathLike[str] | None, *, force: bool
+) -> FoldResult:
+    network, weights = caffe_files(model)
+    target = folded_beside(network) if output is None else Path(output)
+    return FoldResult(*_caffe().fold_files(network, weights, target, clip=clip, force=force))
+
+
+def _caffe() -> Any:
+    """The Caffe frontend: fold_files and inspect_files."""
+    raise UnsupportedModelError(
+        "Caffe models are not supported yet", "pass a model of another kind"
+    )
 
 
 def _check_clip(clip: str) -> None:
@@ -78,14 +140,31 @@ def _check_clip(clip: str) -> None:
         raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
 
 
-def _kind(model: Any) -> str:
-    """'module' or 'program', told by the names of the classes: no framework is imported for it."""
-    names = {f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__}
-    if "torch.nn.modules.module.Module" in names:
-        return "module"
-    if "torch.export.exported_program.ExportedProgram" in names:
-        return "program"
-    raise UnsupportedModelError(
-        f"{type(model).__module__}.{type(model).__qualname__} is not a model that bnfold knows",
-        "pass a torch.nn.Module with example inputs, or a torch.export.ExportedProgram",
-    )
+def _check_options(
+    kind: ModelKind,
+    inputs: Any,
+    *,
+    also: Sequence[Any],
+    inplace: bool = False,
+    output: object = None,
+    force: bool = False,
+) -> None:
+    """Raise UsageError for options that mean nothing for this kind of model."""
+    is_module = kind is ModelKind.MODULE
+    meaningless = {
+        "also": bool(also) and not is_module,
+        "inplace": inplace and not is_module,
+        "output": output is not None and not kind.is_file,
+        "force": force and not kind.is_file,
+        "inputs": inputs is not None and kind is ModelKind.CAFFE_FILES,
+    }
+    for option, is_given in meaningless.items():
+        if is_given:
+            raise UsageError(
+                f"{option} means nothing for this kind of model ({kind.value})", "leave it out"
+            )
+    if inputs is not None and kind in _ONNX and not isinstance(inputs, Mapping):
+        raise UsageError(
+            "inputs of an ONNX model are shapes by name",
+            "pass a mapping like {'input': (1, 3, 224, 224)}, or leave them out",
+        )

@@ -1,15 +1,18 @@
-"""Run the original and the folded model on the same inputs and measure how far they are apart."""
+"""Run the original and the folded model on the same inputs and measure how far they are apart.
+
+Framework-free: each kind of model says how to run itself and hands over its outputs as arrays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.errors import ExampleInputError, FoldFailedError
-
-if TYPE_CHECKING:
-    import torch
 
 # The largest difference that rounding explains, relative to the largest value of the output.
 # A fold reorders the same arithmetic: each dtype gets some 10^3 to 10^6 of its rounding steps
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-2}
 # Integers come from comparisons (an argmax), which one rounding may tip over: the share that may.
 _INTEGER_TOLERANCE = 5e-2
+_NUDGES = 4
+"""How many times the effect of moving the inputs by their last bit counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +47,42 @@ class Difference:
         return f"largest difference {self.absolute:.2g} absolute, {self.relative:.2g} relative"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One output of a run."""
+
+    values: NDArray[Any]
+    """In a dtype that NumPy knows; wide enough for `dtype`."""
+    dtype: str
+    """The name of the dtype that the model returned: float32, bfloat16, int64, ..."""
+
+
+Run = Callable[[], Sequence[Output]]
+
+
 def check_equal(
     name: str,
-    original: Callable[..., Any],
-    folded: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    dtypes: frozenset[torch.dtype],
+    original: Run,
+    folded: Run,
+    dtypes: frozenset[str],
+    *,
+    nudged: Run | None = None,
 ) -> Difference:
-    """Compare the outputs; `dtypes` are those of the weights, which the tolerance follows.
+    """The largest relative difference of any output; `dtypes` are those of the weights.
+
+    `nudged` runs the original on inputs that are moved to the neighbouring numbers. Where that
+    alone changes the outputs by more than rounding explains in other networks, it says what it
+    explains in this one.
 
     Raises ExampleInputError if the original raises, FoldFailedError if the folded one does or if
     the outputs are plainly unequal.
     """
     try:
-        expected = _run(original, args, kwargs)
+        expected = original()
     except Exception as error:
         raise ExampleInputError(name, error) from error
     try:
-        actual = _run(folded, args, kwargs)
+        actual = folded()
     except Exception as error:
         raise FoldFailedError(
             f"the folded {name} raised {type(error).__name__} on the inputs that the original"
@@ -70,64 +92,66 @@ def check_equal(
         raise FoldFailedError(
             f"the folded {name} returns {len(actual)} tensors, the original {len(expected)}"
         )
-    differences = [_difference(name, a, b, dtypes) for a, b in zip(expected, actual, strict=True)]
-    return max(
-        differences, key=lambda d: d.relative / d.tolerance, default=Difference(0.0, 0.0, 0.0)
-    )
-
-
-def _run(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[torch.Tensor]:
-    import torch
-    from torch.utils import _pytree
-
-    args, kwargs = _pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same randomness for both, if there is any
-        leaves = _pytree.tree_leaves(model(*args, **kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-def _difference(
-    name: str, expected: torch.Tensor, actual: torch.Tensor, dtypes: frozenset[torch.dtype]
-) -> Difference:
-    if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
+    pairs = list(zip(expected, actual, strict=True))
+    differences = [_difference(name, a, b, dtypes) for a, b in pairs]
+    worst = max(differences, key=_excess, default=Difference(0.0, 0.0, 0.0))
+    if _excess(worst) > 1.0 and nudged is not None:
+        own = [_difference(name, a, b, dtypes) for a, b in zip(expected, nudged(), strict=True)]
+        differences = [
+            replace(d, tolerance=max(d.tolerance, _NUDGES * o.relative))
+            for d, o in zip(differences, own, strict=True)
+        ]
+        worst = max(differences, key=_excess)
+    if not _excess(worst) <= 1.0:
         raise FoldFailedError(
-            f"an output of the folded {name} is {tuple(actual.shape)} {actual.dtype},"
-            f" of the original {tuple(expected.shape)} {expected.dtype}"
+            f"the folded {name} differs from the original by {worst.absolute:.2g} absolute,"
+            f" {worst.relative:.2g} relative (rounding explains {worst.tolerance:.0e});"
+            " nothing was written"
         )
-    is_rounded = expected.is_floating_point() or expected.is_complex()
-    gap, scale = _gap(expected, actual)
-    if is_rounded:
+    return worst
+
+
+def _excess(difference: Difference) -> float:
+    """Above 1 where rounding does not explain it; NaN counts as that."""
+    if difference.relative <= difference.tolerance:
+        return difference.relative / difference.tolerance if difference.tolerance else 0.0
+    return np.inf if np.isnan(difference.relative) else difference.relative / difference.tolerance
+
+
+def _difference(name: str, expected: Output, actual: Output, dtypes: frozenset[str]) -> Difference:
+    """How far one output is off. Raises FoldFailedError if it is another kind of array."""
+    a, b = expected.values, actual.values
+    if (a.shape, expected.dtype) != (b.shape, actual.dtype):
+        raise FoldFailedError(
+            f"an output of the folded {name} is {b.shape} {actual.dtype},"
+            f" of the original {a.shape} {expected.dtype}"
+        )
+    gap, scale = _gap(a, b)
+    if a.dtype.kind in "fcV":  # V: the small floats that NumPy does not know by itself
         tolerance = _tolerance(dtypes | {expected.dtype})
         relative = gap / scale if scale else float(gap > 0)
     else:
         tolerance = _INTEGER_TOLERANCE
-        relative = float((expected != actual).double().mean()) if expected.numel() else 0.0
-    if not relative <= tolerance:
-        raise FoldFailedError(
-            f"the folded {name} differs from the original by {gap:.2g} absolute,"
-            f" {relative:.2g} relative (rounding explains {tolerance:.0e}); nothing was written"
-        )
+        relative = float((a != b).mean()) if a.size else 0.0
     return Difference(gap, relative, tolerance)
 
 
-def _gap(expected: torch.Tensor, actual: torch.Tensor) -> tuple[float, float]:
+def _gap(expected: NDArray[Any], actual: NDArray[Any]) -> tuple[float, float]:
     """Largest difference, and largest value. NaN and infinity are equal to themselves only."""
-    import torch
-
-    if expected.is_complex():
-        expected, actual = torch.view_as_real(expected), torch.view_as_real(actual)
-    a, b = expected.double().flatten(), actual.double().flatten()
-    same = (a == b) | (a.isnan() & b.isnan())
-    gaps = torch.where(same, 0.0, a - b).abs()
-    if not gaps.numel():
+    if expected.dtype.kind in "OSU":  # strings
         return 0.0, 0.0
-    finite = a[a.isfinite()].abs()
-    return float(gaps.max()), float(finite.max()) if finite.numel() else 0.0
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(wide).reshape(-1), actual.astype(wide).reshape(-1)
+    if wide is np.complex128:
+        a, b = a.view(np.float64), b.view(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(np.where(same, 0.0, a - b))
+    if not gaps.size:
+        return 0.0, 0.0
+    finite = np.abs(a[np.isfinite(a)])
+    return float(gaps.max()), float(finite.max()) if finite.size else 0.0
 
 
-def _tolerance(dtypes: frozenset[torch.dtype]) -> float:
-    names = {str(dtype).removeprefix("torch.") for dtype in dtypes}
-    return max((_TOLERANCE[name] for name in names if name in _TOLERANCE), default=1e-3)
+def _tolerance(dtypes: frozenset[str]) -> float:
+    return max((_TOLERANCE[name] for name in dtypes if name in _TOLERANCE), default=1e-3)

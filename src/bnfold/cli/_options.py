@@ -6,6 +6,7 @@ import argparse
 from typing import get_args
 
 from bnfold.api import ClipMode
+from bnfold.errors import UsageError
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -13,15 +14,23 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a .pt2 file written by torch.export.save, or package.module:factory",
+        help="a .onnx file; a .pt2 file written by torch.export.save, or package.module:factory;"
+        " a .prototxt file",
+    )
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        nargs="?",
+        help="the .caffemodel of a .prototxt (default: the one beside it with the same stem)",
     )
     parser.add_argument(
         "--input",
         action="append",
         default=[],
-        metavar="SHAPE[:DTYPE]",
+        metavar="[NAME:]SHAPE[:DTYPE]",
         dest="inputs",
-        help="example input of a factory's model, like 1x3x224x224 or 4x16:int64; once per input",
+        help="example input of a factory's model, like 1x3x224x224 or 4x16:int64, once per input;"
+        " for ONNX, the shape to analyse an input with, like image:1x3x224x224",
     )
     parser.add_argument(
         "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
@@ -35,3 +44,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if anything is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def refuse_weights(arguments: argparse.Namespace) -> None:
+    """WEIGHTS are a file of their own for Caffe alone."""
+    if arguments.weights is not None:
+        raise UsageError(
+            f"WEIGHTS ({arguments.weights}) are for a .prototxt, and {arguments.source} is none",
+            "leave them out",
+        )

@@ -53,11 +53,12 @@ def answer_table(report: FoldReport) -> None:
     answer(report.table(color=color, width=shutil.get_terminal_size().columns))
 
 
-def check_output(output: Path, *, force: bool) -> None:
+def check_output(output: Path, *, suffix: str, force: bool) -> None:
     """Raise UsageError if the output cannot go there: asked before any work is done."""
-    if output.suffix != ".pt2":
+    if output.suffix != suffix:
         raise UsageError(
-            f"{output} does not end in .pt2, the format that is written", "name it something.pt2"
+            f"{output} does not end in {suffix}, the format that is written",
+            f"name it something{suffix}",
         )
     if output.is_dir():
         raise UsageError(f"{output} is a folder", "name a file with -o")

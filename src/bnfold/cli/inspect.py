@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bnfold import api
+from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
 from bnfold.cli._output import answer_json, answer_table
-from bnfold.cli._source import check_options, open_source
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,9 +19,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Returns 1 under --strict if anything would be kept."""
-    check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
-    source = open_source(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
-    report = api.inspect(source.model, source.args, clip=arguments.clip)
+    kind = kind_for(arguments.source)
+    kind.check_options(arguments)
+    report = kind.inspect(kind.open_source(arguments), arguments)
     if arguments.json:
         answer_json(report.to_dict())
     else:

@@ -77,6 +77,24 @@ def fold_bias(
     return shifted
 
 
+def weight_factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatArray:
+    """s_y[o] / s_x[i], shaped to multiply the weight; an axis without effect has length 1.
+
+    Not for rows of an embedding whose output is shifted: there a summand comes first.
+    """
+    if layout is Layout.ROWS_OUT:
+        return np.where(edit.zeroed, 0.0, edit.output_scale).reshape(1, -1)
+    rows, columns = _factors(edit, layout, groups)
+    plain = (columns == 1.0).all()
+    factor = rows[:, None] if plain else rows[:, None] * columns[_groups_of(rows, groups)]
+    return factor.reshape(*factor.shape, *(1,) * (rank - 2))
+
+
+def _groups_of(rows: FloatArray, groups: int) -> NDArray[np.int64]:
+    """The group of each row."""
+    return np.arange(len(rows)) // max(1, len(rows) // groups)
+
+
 def _factors(edit: LinearEdit, layout: Layout, groups: int) -> tuple[FloatArray, FloatArray]:
     """s_y[o] / s_x[i] as one factor per row of the weight, and one per group and column."""
     outs = np.where(edit.zeroed, 0.0, edit.output_scale)
@@ -91,7 +109,7 @@ def _multiply(
 ) -> None:
     """out = weight times its row's and its column's factor, rounded once."""
     groups, width = columns.shape
-    group = np.arange(len(rows)) // max(1, len(rows) // groups)
+    group = _groups_of(rows, groups)
     if width == 1:  # depthwise
         rows, columns = rows * columns[group, 0], np.ones((groups, 1))
     if (columns == 1.0).all() and weight.flags.c_contiguous and out.flags.c_contiguous:

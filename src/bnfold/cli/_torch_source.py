@@ -1,4 +1,4 @@
-"""Turn the command's SOURCE into a model: a .pt2 file, or `package.module:factory`.
+"""Turn the command's SOURCE into a PyTorch model: a .pt2 file, or `package.module:factory`.
 
 A file is only read (see `_archive`); a factory is code that the user names, so it is run.
 """

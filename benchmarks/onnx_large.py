@@ -1,0 +1,178 @@
+"""A large ONNX model with external data, made a tensor at a time, and folded from disk to disk.
+
+The network is a chain of blocks: 3 x 3 convolution, BatchNorm, ReLU, every second one with a
+shortcut around it; all weights change in the fold. Peak memory is given as a part of the data, time
+as a multiple of a plain copy of the same file, taken in turn.
+
+    make(folder, gigabytes)     writes model.onnx and model.onnx.data
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.process import measure
+from benchmarks.timing import Ratio, Times, median, ratio
+
+_CHANNELS = 1024
+_KERNEL = 3
+_BYTES_PER_BLOCK = 4 * _CHANNELS * _CHANNELS * _KERNEL**2
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """What folding it took."""
+
+    data_bytes: int
+    batch_norms: int
+    fold_seconds: float
+    copy_seconds: float
+    ratio: Ratio
+    """fold / copy"""
+    resident: int
+    """Peak, file pages among it, bytes."""
+    anonymous: int
+    """Peak without file pages, bytes."""
+
+
+def measure_large(gigabytes: float, rounds: int, folder: Path | None = None) -> Large:
+    """Make the model, then copy and fold it in turn."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        place = Path(name)
+        model = make(place, gigabytes)
+        data = place / "model.onnx.data"
+        output, copy = place / "out.onnx", place / "copy.data"
+        command = [sys.executable, "-m", "bnfold", "fold", str(model), "-o", str(output)]
+        command += ["--no-check", "--force"]
+        copying = [sys.executable, "-c", _COPY, str(data), str(copy)]
+        times: Times = {"fold": [], "copy": []}
+        resident = anonymous = 0
+        for number in range(rounds + 1):
+            copied = measure(copying)
+            copy.unlink()
+            folded = measure(command)
+            _check(output)
+            output.unlink()
+            Path(f"{output}.data").unlink()
+            if number:  # the first round warms the page cache
+                times["copy"].append(copied.seconds)
+                times["fold"].append(folded.seconds)
+            resident = max(resident, folded.resident)
+            anonymous = max(anonymous, folded.anonymous)
+        return Large(
+            data_bytes=data.stat().st_size,
+            batch_norms=sum(n.op_type == "BatchNormalization" for n in _graph(model).node),
+            fold_seconds=median(times["fold"]),
+            copy_seconds=median(times["copy"]),
+            ratio=ratio(times, "fold", "copy"),
+            resident=resident,
+            anonymous=anonymous,
+        )
+
+
+_COPY = """
+import os, shutil, sys
+shutil.copyfile(sys.argv[1], sys.argv[2])
+descriptor = os.open(sys.argv[2], os.O_RDWR)
+os.fsync(descriptor)
+"""
+"""On the disk when it ends, as a folded file is."""
+
+
+def _graph(path: Path) -> onnx.GraphProto:
+    return onnx.load(path, load_external_data=False).graph
+
+
+def _check(output: Path) -> None:
+    assert not [n for n in _graph(output).node if n.op_type == "BatchNormalization"]
+
+
+def make(folder: Path, gigabytes: float) -> Path:
+    """Write the model; its external data is at least that large."""
+    blocks = int(gigabytes * 1e9 / _BYTES_PER_BLOCK) + 1
+    generator = np.random.default_rng(0)
+    nodes: list[onnx.NodeProto] = []
+    tensors: list[onnx.TensorProto] = []
+    stream = "x"
+    with (folder / "model.onnx.data").open("wb") as file:
+        for number in range(blocks):
+            weight = _block_weight(generator, number)
+            tensors.append(_external(f"w{number}", weight, file.tell()))
+            file.write(weight.tobytes())
+            tensors += _statistics(generator, number)
+            stream = _block(nodes, number, stream)
+    image = ["batch", _CHANNELS, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info(stream, TensorProto.FLOAT, image)],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _block(nodes: list[onnx.NodeProto], number: int, stream: str) -> str:
+    conv, norm, relu, add = (f"{kind}{number}" for kind in ("conv", "bn", "relu", "add"))
+    statistics = [f"{key}{number}" for key in ("gamma", "beta", "mean", "var")]
+    nodes.append(
+        helper.make_node("Conv", [stream, f"w{number}"], [conv], name=conv, pads=[1, 1, 1, 1])
+    )
+    nodes.append(helper.make_node("BatchNormalization", [conv, *statistics], [norm], name=norm))
+    if number % 2:
+        nodes.append(helper.make_node("Add", [norm, stream], [add], name=add))
+        norm = add
+    nodes.append(helper.make_node("Relu", [norm], [relu], name=relu))
+    return relu
+
+
+_POOL: list[NDArray[np.float32]] = []
+
+
+def _block_weight(generator: np.random.Generator, number: int) -> NDArray[np.float32]:
+    """Random once, then rolled: drawing gigabytes would take longer than the benchmark."""
+    if not _POOL:
+        shape = (_CHANNELS, _CHANNELS, _KERNEL, _KERNEL)
+        drawn = generator.standard_normal(shape, dtype=np.float32)
+        _POOL.append(drawn * np.float32((_CHANNELS * _KERNEL**2) ** -0.5))
+    return np.roll(_POOL[0], number, axis=0)
+
+
+def _external(name: str, weight: NDArray[np.float32], offset: int) -> onnx.TensorProto:
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=weight.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": "model.onnx.data", "offset": offset, "length": weight.nbytes}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _statistics(generator: np.random.Generator, number: int) -> list[onnx.TensorProto]:
+    gamma = generator.uniform(0.5, 1.5, _CHANNELS) * generator.choice([-1, 1], _CHANNELS)
+    drawn = {
+        "gamma": gamma,
+        "beta": generator.normal(0, 0.3, _CHANNELS),
+        "mean": generator.normal(0, 0.3, _CHANNELS),
+        "var": generator.uniform(0.5, 2.0, _CHANNELS),
+    }
+    return [
+        numpy_helper.from_array(values.astype(np.float32), f"{key}{number}")
+        for key, values in drawn.items()
+    ]
+
+
+def free_bytes(folder: Path | None) -> int:
+    """Room on the disk of the folder."""
+    return shutil.disk_usage(folder or tempfile.gettempdir()).free

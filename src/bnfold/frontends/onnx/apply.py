@@ -1,0 +1,383 @@
+"""Turn a plan into edits: new tensors, computed when they are asked for, and changed nodes.
+
+    weight, bias          the content of an initializer, in place where nobody else reads it; else
+                          an initializer of its own for the op
+    removed affine step   its readers read its input
+    kept affine step      gamma' = a' * sqrt(var + eps)      beta' = b' + a' * mean
+    clip                  Relu, Clip -> Max, Min, or one behind the other, with a bound per channel
+
+Nothing is written to the model here; see `rewrite`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
+from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.onnx.bulk import is_finite
+from bnfold.frontends.onnx.lift import (
+    AffineSite,
+    ClipSite,
+    Lifted,
+    LinearSite,
+    QuantizedSite,
+    as_float64,
+)
+from bnfold.frontends.onnx.nodes import Node, named_values
+from bnfold.frontends.onnx.shapes import Shape
+from bnfold.frontends.onnx.tensors import numpy_dtype
+
+Array = NDArray[Any]
+
+
+class Overflow(Exception):  # noqa: N818  # an answer, not an error
+    """New content does not fit its dtype."""
+
+    def __init__(self, op: int) -> None:
+        super().__init__(op)
+        self.op = op
+        """Number of the op it belongs to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewTensor:
+    """A tensor that will be computed."""
+
+    op: int
+    """Number of the op that asks for it."""
+    data_type: int
+    shape: Shape
+    content: Callable[[], Array]
+    """In any dtype."""
+    old: Callable[[], Array] | None
+    """What was there before: an overflow is no news if it was not finite."""
+    source: str = ""
+    """The initializer that the content is a multiple of, if it is one."""
+    factor: FloatArray | None = None
+    """By what, broadcastable to the shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """How large it will be."""
+        return math.prod(self.shape) * numpy_dtype(self.data_type).itemsize
+
+    def compute(self) -> Array:
+        """The content, in its dtype. Raises Overflow."""
+        dtype = numpy_dtype(self.data_type)
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.asarray(self.content()).reshape(self.shape).astype(dtype, copy=False)
+        if not is_finite(array) and (self.old is None or is_finite(self.old())):
+            raise Overflow(self.op)
+        return array
+
+
+@dataclass(slots=True)
+class Edits:
+    """Everything that a plan changes."""
+
+    replaced: dict[str, NewTensor] = field(default_factory=dict)
+    """New content of initializers, by name."""
+    born: dict[str, NewTensor] = field(default_factory=dict)
+    """New initializers."""
+    inputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    """New inputs of nodes, by (index of the node, position)."""
+    nodes: dict[int, list[NodeProto]] = field(default_factory=dict)
+    """What stands in a node's place."""
+    behind: dict[int, tuple[str, NodeProto]] = field(default_factory=dict)
+    """New name of a node's output, and the node behind it that makes the old one."""
+    unit_factors: set[int] = field(default_factory=set)
+    """Indices of Gemms whose beta becomes 1."""
+    bypassed: dict[str, str] = field(default_factory=dict)
+    """Outputs of removed nodes, and what is read instead."""
+    removed: set[int] = field(default_factory=set)
+    """Indices of the removed nodes."""
+
+
+class Namer:
+    """Names that nothing has yet."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def fresh(self, wanted: str) -> str:
+        """The wanted name, or one with a number behind it."""
+        name, number = wanted, 0
+        while name in self.names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.names.add(name)
+        return name
+
+
+def plan_edits(lifted: Lifted, plan: Plan) -> Edits:
+    """The edits of a plan."""
+    return _Editor(lifted).run(plan)
+
+
+class _Editor:
+    def __init__(self, lifted: Lifted) -> None:
+        self.lifted = lifted
+        self.network = lifted.network
+        self.constants = lifted.constants
+        self.edits = Edits()
+        self.namer = Namer(set(named_values(lifted.network.proto.graph)))
+        self.ties = self._ties()
+
+    def run(self, plan: Plan) -> Edits:
+        for number, edit in plan.linear.items():
+            site = self.lifted.sites[number]
+            assert isinstance(site, LinearSite)
+            self._linear(number, site, edit)
+        for number, change in plan.affine.items():
+            affine = self.lifted.sites[number]
+            if isinstance(affine, QuantizedSite):
+                self._quantized(number, affine, change)
+                continue
+            assert isinstance(affine, AffineSite)
+            self._affine(number, affine, change)
+        for number, bounds in plan.clip.items():
+            clip = self.lifted.sites[number]
+            assert isinstance(clip, ClipSite)
+            self._clip(number, clip, bounds)
+        for number in plan.removed:
+            gone = self.lifted.sites[number]
+            assert isinstance(gone, AffineSite)
+            self.edits.removed.add(gone.node.index)
+            self.edits.bypassed[gone.output] = gone.source
+        return self.edits
+
+    # ---------------------------------------------------------------- linear ops
+
+    def _linear(self, number: int, site: LinearSite, edit: LinearEdit) -> None:
+        in_rows = site.layout is Layout.ROWS_OUT
+        if edit.rescales or in_rows:
+            content = partial(self._weight, site, edit)
+            factor = None
+            if not in_rows and site.weight in self.network.initializers:
+                shape = self.constants.shape(site.weight)
+                factor = weight_factors(edit, site.layout, site.groups, len(shape or ()))
+            self._put(number, site.node, site.position, site.weight, None, content, factor=factor)
+        changes = edit.needs_bias or bool((edit.output_scale != 1.0).any() or edit.zeroed.any())
+        if in_rows or site.bias is None or not changes:
+            return
+        if site.bias.name or edit.needs_bias:
+            self._bias(number, site, edit)
+
+    def _weight(self, site: LinearSite, edit: LinearEdit) -> Array:
+        weight = self._array(site.weight)
+        if weight.dtype.kind == "V" or weight.dtype.itemsize < 4:  # float16, bfloat16
+            weight = weight.astype(np.float64)
+        return fold_weight(weight, edit, site.layout, site.groups)
+
+    def _bias(self, number: int, site: LinearSite, edit: LinearEdit) -> None:
+        bias = site.bias
+        assert bias is not None
+
+        def content() -> Array:
+            weight = self._array(site.weight)
+            if weight.dtype.kind == "V" or site.factor != 1.0:
+                weight = as_float64(weight) * site.factor
+            outs = len(edit.output_scale)
+            old = None
+            if bias.name:
+                old = np.broadcast_to(
+                    as_float64(self._array(bias.name)).reshape(-1) * bias.factor, (outs,)
+                )
+            return fold_bias(weight, old, edit, site.layout, site.groups)
+
+        if bias.factor != 1.0:
+            self.edits.unit_factors.add(bias.node.index)
+        if bias.position >= 0:
+            self._put(
+                number,
+                bias.node,
+                bias.position,
+                bias.name,
+                bias.shape,
+                content,
+                like=site.weight,
+                copied=bias.factor != 1.0,
+            )
+            return
+        name = self._bear(number, f"{site.node.name}_bias", site.weight, bias.shape, content)
+        (output,) = site.node.outputs
+        inner = self.namer.fresh(f"{output}_before_bias")
+        add = helper.make_node(
+            "Add", [inner, name], [output], name=self.namer.fresh(f"{site.node.name}_add")
+        )
+        self.edits.behind[site.node.index] = (inner, add)
+
+    # ---------------------------------------------------------------- tensors
+
+    def _array(self, name: str) -> Array:
+        array = self.constants.array(name)
+        assert array is not None
+        return array
+
+    def _put(
+        self,
+        number: int,
+        node: Node,
+        position: int,
+        name: str,
+        shape: Shape | None,
+        content: Callable[[], Array],
+        *,
+        like: str = "",
+        copied: bool = False,
+        factor: FloatArray | None = None,
+    ) -> None:
+        """Give an input of a node new content: in place, or under a name of its own."""
+        old_shape = self.constants.shape(name) if name else None
+        shape = old_shape if shape is None else shape
+        assert shape is not None
+        is_same = name in self.network.initializers and shape == old_shape and not copied
+        if is_same and self._may_edit(number, name):
+            if name not in self.edits.replaced:
+                new = self._new(number, name, shape, content, name)
+                self.edits.replaced[name] = replace(new, source=name, factor=factor)
+            return
+        wanted = f"{name}_folded" if name else f"{node.name}_bias"
+        born = self._bear(number, wanted, name or like, shape, content, old=name)
+        self.edits.born[born] = replace(self.edits.born[born], source=name, factor=factor)
+        self.edits.inputs[node.index, position] = born
+
+    def _may_edit(self, number: int, name: str) -> bool:
+        """Whether everybody who reads the initializer wants this edit."""
+        if self.network.is_pinned(name):
+            return False
+        readers = self.network.value_readers(name)
+        if len(readers) == 1:
+            return True
+        tie = self._tie(number)
+        return tie is not None and all(
+            self.ties.get((node.index, position)) == tie for node, position in readers
+        )
+
+    def _tie(self, number: int) -> object:
+        role = self.lifted.graph.ops[number].role
+        return getattr(role, "tie", None)
+
+    def _ties(self) -> dict[tuple[int, int], object]:
+        """The tie of the op that reads a weight or bias, by (index of the node, position)."""
+        found: dict[tuple[int, int], object] = {}
+        for number, site in self.lifted.sites.items():
+            if isinstance(site, LinearSite) and (tie := self._tie(number)) is not None:
+                found[site.node.index, site.position] = tie
+                if site.bias is not None and site.bias.factor == 1.0:
+                    found[site.bias.node.index, site.bias.position] = tie
+        return found
+
+    def _bear(
+        self,
+        number: int,
+        wanted: str,
+        like: str,
+        shape: Shape,
+        content: Callable[[], Array],
+        *,
+        old: str = "",
+    ) -> str:
+        name = self.namer.fresh(wanted)
+        self.edits.born[name] = self._new(number, like, shape, content, old)
+        return name
+
+    def _new(
+        self, number: int, like: str, shape: Shape, content: Callable[[], Array], old: str
+    ) -> NewTensor:
+        before = partial(self._array, old) if old else None
+        return NewTensor(number, self._data_type(like), shape, content, before)
+
+    def _data_type(self, name: str) -> int:
+        tensor = self.network.initializers.get(name)
+        if tensor is not None:
+            return tensor.data_type
+        return int(helper.np_dtype_to_tensor_dtype(self._array(name).dtype))
+
+    # ---------------------------------------------------------------- affine steps, activations
+
+    def _affine(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
+        if site.mean is None or site.deviation is None:
+            self._arithmetic(number, site, edit)
+            return
+        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        gamma, beta = scale * site.deviation, shift + scale * site.mean
+        for position, content in ((1, gamma), (2, beta)):
+            name = site.node.input(position)
+            self._put(number, site.node, position, name, None, partial(np.asarray, content))
+
+    def _arithmetic(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
+        """The constant of an Add, Sub, Mul or Div; a single number if one still does."""
+        node = site.node
+        name = node.input(site.position)
+        if node.op in ("Mul", "Div"):
+            with np.errstate(divide="ignore"):
+                content = edit.scale if node.op == "Mul" else 1.0 / edit.scale
+        else:
+            content = -edit.shift if node.op == "Sub" and site.position == 1 else edit.shift
+        old = self.constants.shape(name)
+        assert old is not None
+        shape = content.shape
+        if (content == content.reshape(-1)[0]).all():
+            content, shape = content.reshape(-1)[:1], old
+            content = np.broadcast_to(content.reshape(()), shape)
+        elif math.prod(old) == content.size:
+            shape = old
+        self._put(number, node, site.position, name, shape, partial(np.asarray, content))
+
+    def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
+        """scale'[o] = scale[o] * a'[o], and the bias."""
+        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        node = site.dequantize
+        if (scale != 1.0).any():
+            content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
+            self._put(number, node, 1, node.input(1), None, content)
+        if site.bias.name or shift.any():
+            bias = site.bias
+            content = partial(np.asarray, shift)
+            self._put(
+                number,
+                bias.node,
+                bias.position,
+                bias.name,
+                bias.shape,
+                content,
+                like=node.input(1),
+            )
+
+    def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
+        node = site.node
+        source, output = node.inputs[0], node.outputs[0]
+        steps = [
+            (op, bound, word)
+            for op, bound, word in (
+                ("Max", edit.lower, "lower"),
+                ("Min", edit.upper, "upper"),
+            )
+            if not np.isinf(bound).all()
+        ]
+        made = []
+        for place, (op, bound, word) in enumerate(steps):
+            is_last = place == len(steps) - 1
+            name = self.namer.fresh(f"{node.name}_{word}")
+            shape = bound.shape
+            content = partial(np.asarray, bound)
+            self.edits.born[name] = NewTensor(number, site.data_type, shape, content, content)
+            into = output if is_last else self.namer.fresh(f"{output}_{word}")
+            label = node.proto.name if is_last else f"{node.proto.name}_{word}"
+            label = label if is_last or not node.proto.name else self.namer.fresh(label)
+            made.append(helper.make_node(op, [source, name], [into], name=label))
+            source = into
+        if not made:  # no bound is left: the values pass as they are
+            made.append(helper.make_node("Identity", [source], [output], name=node.proto.name))
+        self.edits.nodes[node.index] = made

@@ -1,0 +1,192 @@
+"""What is constant in a graph: initializers, Constant nodes, and what is computed from them.
+
+Exporters compute constants from constants: a bias of zeros by ConstantOfShape, a scale by Sqrt and
+Div, a target shape from the shape of an activation. A small table of operators is evaluated with
+NumPy, in the dtype of the model, when somebody asks. The shape of an activation is a constant too,
+where it is known; it may differ between the two choices that `shapes` makes for open dimensions,
+and then it serves as a shape, but not as a number to compute with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.frontends.onnx.arrays import TABLE, Unknown
+from bnfold.frontends.onnx.bulk import Bulk
+from bnfold.frontends.onnx.nodes import Network, Node
+from bnfold.frontends.onnx.shapes import Shape, Shapes
+from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
+
+Array = NDArray[Any]
+
+_KEPT = 1 << 16
+"""Bytes up to which a constant is kept once it is known."""
+_MOST = 1 << 28
+"""Bytes up to which constants are computed at all."""
+
+
+@dataclass(slots=True)
+class Constants:
+    """The constants of a network."""
+
+    network: Network
+    bulk: dict[str, Bulk]
+    shapes: Shapes
+    nodes: dict[str, Node] = field(default_factory=dict)
+    """What makes each computed constant."""
+    open: set[str] = field(default_factory=set)
+    """Constants that come from the shape of an activation."""
+    cache: dict[tuple[str, int], Array] = field(default_factory=dict)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the value is the same in every run, or a shape that is known."""
+        return name in self.network.initializers or name in self.nodes
+
+    def array(self, name: str) -> Array | None:
+        """The value, not to be written to; None if it is unknown or differs between choices."""
+        first = self.value(name, 0)
+        if first is None or name not in self.open or self.shapes.count == 1:
+            return first
+        second = self.value(name, 1)
+        if second is None or first.shape != second.shape or not np.array_equal(first, second):
+            return None
+        return first
+
+    def value(self, name: str, choice: int) -> Array | None:
+        """The value under one choice of the open dimensions."""
+        if not self.is_constant(name):
+            return None
+        order = [name]
+        while order:  # no recursion: chains of constants can be long
+            at = order[-1]
+            if self._known(at, choice) is not None:
+                order.pop()
+                continue
+            if at in self.network.initializers:
+                return None
+            missing = [n for n in self._operands(at) if n and self._known(n, choice) is None]
+            if missing:
+                order += missing
+                continue
+            array = self._evaluate(at, choice)
+            if array is None:
+                return None
+            self.cache[at, choice] = array
+            order.pop()
+        result = self._known(name, choice)
+        self._forget_large()
+        return result
+
+    def numbers(self, name: str, choice: int = 0) -> tuple[int, ...] | None:
+        """A list of integers under one choice; None if it is unknown."""
+        array = self.value(name, choice) if name else None
+        return None if array is None else tuple(int(value) for value in array.reshape(-1))
+
+    def shape(self, name: str) -> Shape | None:
+        """The shape of a constant, without looking at its content."""
+        tensor = self.network.initializers.get(name)
+        if tensor is not None:
+            return tuple(tensor.dims)
+        return self.shapes.of(name) if self.shapes.values else None
+
+    def _known(self, name: str, choice: int) -> Array | None:
+        tensor = self.network.initializers.get(name)
+        if tensor is None:
+            return self.cache.get((name, choice if name in self.open else 0))
+        cached = self.cache.get((name, 0))
+        if cached is None:
+            try:
+                cached = to_array(tensor, self.bulk.get(name))
+            except (KeyError, TypeError, ValueError):  # of a dtype that is not known
+                return None
+            self.cache[name, 0] = cached
+        return cached
+
+    def _operands(self, name: str) -> tuple[str, ...]:
+        node = self.nodes[name]
+        if node.op in ("Shape", "Size"):
+            return ()
+        return node.inputs[:1] if node.op == "CastLike" else node.inputs
+
+    def _evaluate(self, name: str, choice: int) -> Array | None:
+        node = self.nodes[name]
+        if node.op in ("Shape", "Size"):
+            return self._shape_of(node, choice)
+        if node.op == "CastLike":
+            return self._cast_like(node, choice)
+        operands = [self._known(n, choice) if n else None for n in node.inputs]
+        if sum(o.nbytes for o in operands if o is not None) > _MOST:
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                made = TABLE[node.op](node, self.network.opset, operands)
+        except (Unknown, ValueError, IndexError, TypeError, MemoryError):
+            return None
+        for output, array in zip(node.outputs, made, strict=False):
+            if output:
+                self.cache[output, choice if output in self.open else 0] = array
+        return self.cache.get((name, choice if name in self.open else 0))
+
+    def _shape_of(self, node: Node, choice: int) -> Array | None:
+        source = node.inputs[0]
+        tensor = self.network.initializers.get(source)
+        shape = tuple(tensor.dims) if tensor is not None else None
+        if shape is None and self.shapes.values:
+            shape = self.shapes.of(source, choice)
+        if shape is None:
+            return None
+        if node.op == "Size":
+            return np.array(int(np.prod(shape)), dtype=np.int64)
+        start, end = node.integer("start", 0), node.attribute("end")
+        return np.array(shape[start : len(shape) if end is None else end], dtype=np.int64)
+
+    def _cast_like(self, node: Node, choice: int) -> Array | None:
+        """A constant in the dtype of something that may be no constant."""
+        data_type = self.shapes.dtypes.get(node.outputs[0])
+        array = self._known(node.inputs[0], choice)
+        if data_type is None or array is None or array.dtype.kind not in "fiub":
+            return None
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return None
+        return array.astype(numpy_dtype(data_type))
+
+    def _forget_large(self) -> None:
+        for key in [key for key, array in self.cache.items() if array.nbytes > _KEPT]:
+            del self.cache[key]
+
+
+def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> Constants:
+    """Which values are constant; nothing is computed yet."""
+    found = Constants(network, bulk, shapes)
+    for node in network.nodes:
+        is_shape = node.op in ("Shape", "Size")
+        if is_shape:
+            source = node.input(0)
+            is_fixed = found.is_constant(source) and source not in found.open
+        elif node.op == "Constant":
+            is_fixed = _is_plain_constant(node)
+            if not is_fixed:
+                continue
+        elif node.op == "CastLike" and found.is_constant(node.input(0)):
+            is_fixed = node.input(0) not in found.open
+        elif node.op in TABLE and all(not n or found.is_constant(n) for n in node.inputs):
+            is_fixed = not any(n in found.open for n in node.inputs)
+        else:
+            continue
+        for output in node.outputs:
+            if output:
+                found.nodes[output] = node
+                if not is_fixed:
+                    found.open.add(output)
+    return found
+
+
+def _is_plain_constant(node: Node) -> bool:
+    return any(
+        a.name in ("value", "value_float", "value_floats", "value_int", "value_ints")
+        for a in node.proto.attribute
+    )

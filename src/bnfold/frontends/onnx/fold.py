@@ -1,0 +1,219 @@
+"""Fold and inspect ONNX models: read, lift, plan, apply, write, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import Plan, ban_overflow, make_plan
+from bnfold.core.reasons import Reason
+from bnfold.core.solver import ClipMode
+from bnfold.errors import UsageError
+from bnfold.frontends.onnx.apply import Overflow, plan_edits
+from bnfold.frontends.onnx.bulk import FileBulk
+from bnfold.frontends.onnx.constants import find_constants
+from bnfold.frontends.onnx.lift import Lifted, lift
+from bnfold.frontends.onnx.nodes import read_network
+from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.rewrite import rewrite
+from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
+from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
+from bnfold.report import FoldReport, Item, Kept, Removed
+
+Pins = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(slots=True)
+class Folding:
+    """A model and how it is going to be folded; overflow may still change the plan."""
+
+    model: OnnxModel
+    shapes: Shapes
+    lifted: Lifted
+    clip: ClipMode
+    banned: dict[int, Obstacle]
+    plan: Plan
+
+    @property
+    def report(self) -> FoldReport:
+        """What the plan does."""
+        items = affine_items(self.lifted, self.plan)
+        clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
+        return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
+
+    def _notes(self) -> tuple[str, ...]:
+        gone = self.lifted.scalars & self.plan.removed.keys()
+        if not gone:
+            return ()
+        return (
+            f"{len(gone)} further step{'s' * (len(gone) > 1)} that scale or shift by a single"
+            " number went too.",
+        )
+
+    def folded(self) -> OnnxModel:
+        """The folded model, large tensors still to be computed."""
+        while True:
+            try:
+                return rewrite(self.model, self.lifted, plan_edits(self.lifted, self.plan))
+            except Overflow as overflow:
+                self.ban(overflow)
+
+    def ban(self, overflow: Overflow) -> None:
+        """Plan again, without what makes a weight overflow."""
+        more = ban_overflow(self.plan, [overflow.op])
+        assert more, "an op overflows although no removed step touches it"
+        self.banned = {**self.banned, **more}
+        self.plan = decide(self.lifted, self.clip, self.banned)
+
+    @contextmanager
+    def staged(self, output: Path, folder: Path) -> Iterator[Staged]:
+        """The folded model, written inside a folder, to be moved to its place."""
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stage = stack.enter_context(staged(self.folded(), output, folder))
+                except Overflow as overflow:
+                    self.ban(overflow)
+                    continue
+                break
+            yield stage
+
+    def check(self) -> None:
+        """Compute every new tensor once, to see that all of them fit."""
+        while True:
+            edits = plan_edits(self.lifted, self.plan)
+            try:
+                for new in (*edits.replaced.values(), *edits.born.values()):
+                    new.compute()
+            except Overflow as overflow:
+                self.ban(overflow)
+                continue
+            return
+
+
+def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
+    """Read, lift and plan."""
+    network = read_network(model.name, model.proto)
+    shapes = choose_inputs(network, inputs)
+    constants = find_constants(network, model.bulk, shapes)
+    infer(network, shapes, constants.value)
+    lifted = lift(network, constants, shapes)
+    plan = decide(lifted, clip, {})
+    if any(kept.reason is Reason.SHARED for kept in plan.kept.values()):
+        # One weight cannot serve all its readers: see whether weights of their own do better.
+        alone = lift(network, constants, shapes, ties=False)
+        better = decide(alone, clip, {})
+        if len(better.removed) > len(plan.removed):
+            lifted, plan = alone, better
+    return Folding(model, shapes, lifted, clip, {}, plan)
+
+
+def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Plan:
+    """The plan. Single numbers for all channels go only if no BatchNorm has to stay for it."""
+    plan = make_plan(lifted.graph, clip=clip, banned=banned)
+    if not lifted.scalars or not (plan.kept.keys() - lifted.scalars):
+        return plan
+    aside = dict.fromkeys(lifted.scalars, Obstacle(Reason.BRANCHES, None))
+    without = make_plan(lifted.graph, clip=clip, banned={**aside, **banned})
+    if (without.removed.keys() - lifted.scalars) - plan.removed.keys():
+        return without
+    return plan
+
+
+def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
+    """What became of each affine step that somebody would ask about."""
+    items = []
+    for number, op in enumerate(lifted.graph.ops):
+        role = op.role
+        if not isinstance(role, g.AffineStep):
+            continue
+        outcome: Removed | Kept
+        if number in lifted.scalars:
+            continue
+        if number in plan.removed:
+            outcome = Removed(plan.removed[number])
+        elif number in plan.kept:
+            obstacle = plan.kept[number]
+            detail = role.refusal[1] if role.refusal else None
+            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
+        else:
+            continue
+        items.append(Item(op.name, role.kind, role.channels, 1, outcome))
+    return items
+
+
+def fold_model(model: Any, inputs: Pins, *, clip: ClipMode) -> tuple[Any, FoldReport]:
+    """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
+    if isinstance(model, ModelProto):
+        folding = prepare(read_proto(model), inputs, clip=clip)
+        while True:
+            try:
+                return to_proto(folding.folded()), folding.report
+            except Overflow as overflow:
+                folding.ban(overflow)
+    from bnfold.frontends.onnx import ir
+
+    return ir.fold_model(model, inputs, clip=clip)
+
+
+def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: bool) -> FoldReport:
+    """See `bnfold.fold`: file to file."""
+    check_target(path, output, force=force)
+    model = read_file(path)
+    check_data_target(model, output, force=force)
+    folding = prepare(model, inputs, clip=clip)
+    with folding.staged(output, output.parent) as stage:
+        stage.move_to(output)
+    return folding.report
+
+
+def check_target(path: Path, output: Path, *, force: bool) -> None:
+    """Raise UsageError if the output cannot go there: asked before any work is done."""
+    if output.resolve() == path.resolve():
+        raise UsageError(f"{output} is the model itself", "name another output")
+    if output.suffix.lower() != ".onnx":
+        raise UsageError(f"{output} does not end in .onnx", "name it something.onnx")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent}", "create it, or choose another")
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", "name a file")
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists and is not overwritten", "choose another, or force=True")
+
+
+def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
+    """The same for the file of external data."""
+    if not model.external:
+        return
+    data = output.with_name(data_name(output.name))
+    read = {bulk.path.resolve() for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
+    if data.resolve() in read:
+        raise UsageError(f"{data} is the external data of the model itself", "name another output")
+    if data.exists() and not force:
+        raise UsageError(
+            f"{data}, where the external data of the output belongs, exists and is not overwritten",
+            "choose another output, or add --force",
+        )
+
+
+def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:
+    """See `bnfold.inspect`."""
+    if isinstance(model, ModelProto):
+        source = read_proto(model)
+    elif isinstance(model, str | Path) or hasattr(model, "__fspath__"):
+        source = read_file(Path(model))
+    else:
+        from bnfold.frontends.onnx import ir
+
+        source = ir.read_model(model)
+    folding = prepare(source, inputs, clip=clip)
+    folding.check()
+    return folding.report

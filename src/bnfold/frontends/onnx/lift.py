@@ -1,0 +1,306 @@
+"""Lift the main graph into the core's graph: which role each node plays, and what may be edited.
+
+The tables are in `lift_linear`, `lift_affine`, `lift_ops` and `lift_views`; what no table knows is
+opaque, and so is every node whose shapes are not known. For each op that the plan may change, a
+site says where in the model.
+
+Where dimensions are open (see `shapes`), labels may only vary along axes whose length is fixed;
+an op that would make them vary along an open one is opaque.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core import graph as g
+from bnfold.core import labels as lab
+from bnfold.core.affine import FloatArray
+from bnfold.core.forest import IntArray
+from bnfold.core.reasons import Reason
+from bnfold.core.weights import Layout
+from bnfold.frontends.onnx.constants import Constants
+from bnfold.frontends.onnx.nodes import Network, Node, aligned
+from bnfold.frontends.onnx.shapes import Shape, Shapes
+from bnfold.frontends.onnx.tensors import FLOATS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BiasSite:
+    """Where a linear op has its bias, or can be given one."""
+
+    node: Node
+    """The op itself, or the Add behind a MatMul."""
+    position: int
+    """Which input it is; -1 for an Add that has to be born behind the op."""
+    name: str
+    """The constant that is there; "" if there is none."""
+    shape: Shape
+    """How it is stored: (N,), or (1, N) as some Gemms have it."""
+    factor: float = 1.0
+    """What the op multiplies it by: Gemm's beta."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSite:
+    """Where a linear op keeps its weight and bias."""
+
+    node: Node
+    position: int
+    """Which input the weight is."""
+    weight: str
+    """The constant, in front of its transposition if there is one."""
+    layout: Layout
+    groups: int
+    factor: float
+    """What the op multiplies the weight by: Gemm's alpha."""
+    bias: BiasSite | None
+    """None where it cannot have one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineSite:
+    """Where an affine step lives."""
+
+    node: Node
+    source: str
+    """What goes in."""
+    output: str
+    """What comes out."""
+    mean: FloatArray | None = None
+    """Of a BatchNormalization."""
+    deviation: FloatArray | None = None
+    """sqrt(var + eps)"""
+    position: int = -1
+    """Which input is the constant, in arithmetic."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipSite:
+    """Where an activation lives."""
+
+    node: Node
+    data_type: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedSite:
+    """A linear op with an integer weight: its DequantizeLinear has a scale per output channel."""
+
+    node: Node
+    dequantize: Node
+    bias: BiasSite
+
+
+Site = LinearSite | AffineSite | ClipSite | QuantizedSite
+
+
+@dataclass(slots=True)
+class Lifted:
+    """The core's view of a model, with the way back."""
+
+    graph: g.Graph
+    network: Network
+    constants: Constants
+    sites: dict[int, Site] = field(default_factory=dict)
+    """Per op number."""
+    scalars: set[int] = field(default_factory=set)
+    """Numbers of the affine steps with one constant for all channels."""
+
+
+Apply = Callable[[Sequence[IntArray]], Sequence[IntArray]]
+Handler = Callable[["Lifter", Node], bool]
+
+
+class Lifter:
+    """Walks the nodes once; see the module's head."""
+
+    def __init__(
+        self, network: Network, constants: Constants, shapes: Shapes, *, ties: bool
+    ) -> None:
+        self.network = network
+        self.constants = constants
+        self.shapes = shapes
+        self.graph = g.Graph()
+        self.lifted = Lifted(self.graph, network, constants)
+        self.tensors: dict[str, int] = {}
+        """Graph tensor per value."""
+        self.varying: dict[int, frozenset[int]] = {}
+        """Axes along which the labels of a graph tensor may vary."""
+        self.ties = ties
+        """Whether ops that share a weight get one edit, or weights of their own."""
+        self.takes_signs = any(node.op == "Sign" for node in network.nodes)
+
+    # ---------------------------------------------------------------- what is known
+
+    def shape(self, name: str) -> Shape | None:
+        """The shape of a value; None if it is unknown or empty."""
+        shape = self.shapes.of(name) if name else None
+        return None if shape is None or 0 in shape else shape
+
+    def is_float(self, name: str) -> bool:
+        """Whether the value can be stored rescaled, as far as its dtype and shape go."""
+        return self.shapes.dtypes.get(name) in FLOATS and self.shape(name) is not None
+
+    def is_activation(self, name: str) -> bool:
+        """Whether the value is a float that depends on what the user passes in."""
+        return bool(name) and not self.constants.is_constant(name) and self.is_float(name)
+
+    def only_reader(self, name: str) -> Node | None:
+        """The node that alone reads the value."""
+        readers = self.network.value_readers(name)
+        if len(readers) != 1 or self.network.is_pinned(name):
+            return None
+        return readers[0][0]
+
+    # ---------------------------------------------------------------- ops
+
+    def tensor(self, name: str) -> int:
+        """The graph tensor of a value; one that nothing made is stored as it is."""
+        known = self.tensors.get(name)
+        if known is None:
+            known = self.tensors[name] = self.graph.tensor(self.shape(name) or ())
+        return known
+
+    def operand(self, name: str, owner: str) -> int | None:
+        """The graph tensor of an activation, or of a constant that meets activations."""
+        if not self.constants.is_constant(name):
+            return self.tensor(name)
+        array = self.constants.array(name)
+        shape = self.constants.shape(name)
+        if array is None or shape is None or not self.is_float(name):
+            return None
+        role = g.Constant(np.asarray(array, dtype=np.float64))
+        axis = 1 if len(shape) > 1 else 0
+        number = self.graph.add(owner, role, (), [shape])[0]
+        is_free = not role.value.any() and bool(shape)
+        self.varying[number] = frozenset((axis,)) if is_free else frozenset()
+        return number
+
+    def emit(
+        self,
+        node: Node,
+        role: g.Role,
+        inputs: Sequence[int],
+        varying: frozenset[int] | Sequence[frozenset[int]],
+        *,
+        outputs: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> int | None:
+        """Add an op that makes the outputs; returns its number.
+
+        `varying` says along which axes of the outputs labels may vary; None comes back, and
+        nothing is added, if one of them is open.
+        """
+        made = [o for o in (node.outputs if outputs is None else outputs) if o]
+        each = [varying] * len(made) if isinstance(varying, frozenset) else list(varying)
+        if self.shapes.count > 1 and any(
+            axes & self.shapes.open_axes(output) for output, axes in zip(made, each, strict=True)
+        ):
+            return None
+        shapes = [self.shape(output) or () for output in made]
+        numbers = self.graph.add(name or node.name, role, inputs, shapes)
+        for output, number, axes in zip(made, numbers, each, strict=True):
+            self.tensors[output] = number
+            self.varying[number] = axes
+        return len(self.graph.ops) - 1
+
+    def axes_of(self, tensor: int, rank: int | None = None) -> frozenset[int]:
+        """The varying axes of a graph tensor, counted as in a tensor of higher rank."""
+        axes = self.varying.get(tensor, frozenset())
+        if rank is None:
+            return axes
+        behind = rank - len(self.graph.shapes[tensor])
+        return frozenset(axis + behind for axis in axes)
+
+    def opaque(self, node: Node, reason: Reason = Reason.NONLINEAR) -> None:
+        """Nothing is known about the node."""
+        read = dict.fromkeys(n for n in node.inputs if n and not self.constants.is_constant(n))
+        inputs = [self.tensor(name) for name in read]
+        self.emit(node, g.Opaque(reason), inputs, frozenset())
+
+    def emit_view(
+        self,
+        node: Node,
+        inputs: Sequence[int],
+        outputs: Sequence[str],
+        make: Callable[[int], Apply],
+    ) -> bool:
+        """Add an op that moves values; `make` gives it for each choice of the open dimensions."""
+        varying = self._moved_alike(inputs, outputs, make)
+        if varying is None:
+            return False
+        return self.emit(node, g.View(make(0)), inputs, varying, outputs=outputs) is not None
+
+    def _moved_alike(
+        self, inputs: Sequence[int], outputs: Sequence[str], make: Callable[[int], Apply]
+    ) -> list[frozenset[int]] | None:
+        """The varying axes of the outputs, if the labels come out the same for all choices.
+
+        Tried with the finest labels that the inputs can have: one for each place along their
+        varying axes. What holds for these holds for all coarser ones.
+        """
+        names = {number: name for name, number in self.tensors.items()}
+        results = []
+        for choice in range(self.shapes.count):
+            count = 1
+            labels = []
+            for tensor in inputs:
+                shape = self.graph.shapes[tensor]
+                full = self.shapes.of(names[tensor], choice) if tensor in names else shape
+                assert full is not None
+                lengths = [shape[a] if a in self.axes_of(tensor) else 1 for a in range(len(shape))]
+                stop = count + int(np.prod(lengths))
+                labels.append(lab.expand(np.arange(count, stop).reshape(lengths), full))
+                count = stop
+            results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
+        for output, first, *others in zip(outputs, *results, strict=True):
+            if any(not np.array_equal(first, other) for other in others):
+                return None
+            if any(first.shape[axis] > 1 for axis in self.shapes.open_axes(output)):
+                return None
+        return [
+            frozenset(axis for axis, length in enumerate(array.shape) if length > 1)
+            for array in results[0]
+        ]
+
+
+def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool = True) -> Lifted:
+    """The graph of a model. Without `ties`, ops that share a weight may get one each."""
+    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops, lift_quantized
+
+    lifter = Lifter(network, constants, shapes, ties=ties)
+    for name in network.inputs:
+        lifter.tensors[name] = lifter.graph.input(lifter.shape(name) or (), name)
+    linears = lift_linear.survey(lifter)
+    for node in network.nodes:
+        if node.index in linears.skipped or all(o in constants.nodes for o in node.outputs if o):
+            continue
+        if node.index in linears.specs and lift_linear.emit(lifter, node, linears):
+            continue
+        if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):
+            continue
+        if lift_linear.emit_fixed(lifter, node):
+            continue
+        lift_ops.emit(lifter, node)
+    for name in sorted(network.captured):
+        if name in lifter.tensors:
+            lifter.graph.output(lifter.tensors[name], name, Reason.NONLINEAR)
+    for name in network.outputs:
+        if name in lifter.tensors:
+            lifter.graph.output(lifter.tensors[name], name)
+    return lifter.lifted
+
+
+def as_float64(array: NDArray[Any]) -> FloatArray:
+    """A constant to compute with."""
+    return np.asarray(array, dtype=np.float64)
+
+
+def constant_at_rank(array: NDArray[Any], rank: int) -> FloatArray:
+    """A constant with leading axes of length 1 up to a rank."""
+    return as_float64(array).reshape(aligned(array.shape, rank))

@@ -1,0 +1,232 @@
+"""Affine steps: BatchNormalization, and arithmetic with constants.
+
+    BatchNormalization    a = scale / sqrt(var + epsilon)      b = B - a * mean
+    Mul, Div by c         a = c, 1/c                           b = 0
+    Add, Sub of c         a = 1                                b = c, -c
+    c - x, Neg            a = -1                               b = c, 0
+
+Every one is a node, so every one can be removed. What is reported is what has constants per
+channel; a step with a single number for all channels (x / 6) goes along where it can.
+https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.affine import Affine, FloatArray
+from bnfold.core.reasons import Reason
+from bnfold.frontends.onnx.lift import AffineSite, Lifter, as_float64, constant_at_rank
+from bnfold.frontends.onnx.nodes import Node
+
+_LARGEST = 1 << 22
+"""Elements of the largest constant that is looked at."""
+
+
+def emit(lifter: Lifter, node: Node) -> bool:
+    """Add the node if it is an affine step."""
+    if node.op == "BatchNormalization":
+        return _batch_norm(lifter, node)
+    reader = _ARITHMETIC.get(node.op)
+    return reader is not None and reader(lifter, node)
+
+
+def range_limit(data_type: int) -> float:
+    """How far stored values may be scaled from their own size."""
+    from onnx import TensorProto
+
+    return 2.0**8 if data_type == TensorProto.FLOAT16 else 2.0**40
+
+
+# -------------------------------------------------------------------- BatchNormalization
+
+
+def _batch_norm(lifter: Lifter, node: Node) -> bool:
+    source = node.inputs[0]
+    shape = lifter.shape(source)
+    if lifter.network.opset < 7:
+        return _refused(lifter, node, Reason.BATCH_STATISTICS, "opset below 7")
+    if node.integer("training_mode") or _returns_statistics(lifter, node):
+        return _refused(lifter, node, Reason.BATCH_STATISTICS, "in training mode")
+    names = [node.input(position) for position in (1, 2, 3, 4)]
+    arrays = [lifter.constants.array(name) if name else None for name in names]
+    if any(array is None for array in arrays):
+        return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
+    if shape is None or not lifter.is_activation(source) or len(shape) < 2:
+        return _refused(
+            lifter,
+            node,
+            Reason.NONLINEAR,
+            "its input has no known shape; give the model's with --input",
+        )
+    gamma, beta, mean, var = (as_float64(array) for array in arrays if array is not None)
+    per_value = node.integer("spatial", 1) == 0 and lifter.network.opset < 9
+    expected = shape[1:] if per_value else shape[1:2]
+    if any(array.size != int(np.prod(expected)) for array in (gamma, beta, mean, var)):
+        return _refused(lifter, node, Reason.BAD_STATISTICS, "of another length than the channels")
+    epsilon = node.number("epsilon", 1e-5)
+    affine = Affine.from_batchnorm(mean, var, epsilon, gamma, beta)
+    if not affine.is_finite:
+        return _refused(lifter, node, Reason.BAD_STATISTICS, None)
+    rank = len(shape)
+    laid = (1, *expected) + (1,) * (rank - 1 - len(expected))
+    deviation = np.sqrt(var + epsilon)
+    role = g.AffineStep(
+        affine.scale.reshape(laid),
+        affine.shift.reshape(laid),
+        node.op,
+        shape[1],
+        scale_editable=not per_value,
+        shift_editable=not per_value,
+        spread=np.abs(gamma).reshape(laid),
+        range_limit=range_limit(lifter.shapes.dtypes[source]),
+    )
+    site = AffineSite(node, source, node.outputs[0], mean, deviation)
+    return _emit(lifter, node, role, site)
+
+
+def _returns_statistics(lifter: Lifter, node: Node) -> bool:
+    """Before opset 14 further outputs are what says that it runs in training mode."""
+    return any(node.outputs[1:])
+
+
+def _refused(lifter: Lifter, node: Node, reason: Reason, detail: str | None) -> bool:
+    shape = lifter.shape(node.inputs[0]) or ()
+    role = g.AffineStep(
+        np.ones(1),
+        np.zeros(1),
+        node.op,
+        shape[1] if len(shape) > 1 else 0,
+        removable=False,
+        refusal=(reason, detail),
+        opaque=True,
+    )
+    site = AffineSite(node, node.inputs[0], node.outputs[0])
+    return _emit(lifter, node, role, site, outputs=[o for o in node.outputs if o])
+
+
+def _emit(
+    lifter: Lifter,
+    node: Node,
+    role: g.AffineStep,
+    site: AffineSite,
+    *,
+    outputs: list[str] | None = None,
+    is_scalar: bool = False,
+) -> bool:
+    inputs = [lifter.tensor(site.source)]
+    rank = len(lifter.shape(site.output) or ())
+    varying: frozenset[int] = frozenset()
+    if not role.opaque:
+        lengths = role.scale.shape
+        own = frozenset(axis for axis, length in enumerate(lengths) if length > 1)
+        varying = own | lifter.axes_of(inputs[0], rank)
+    number = lifter.emit(node, role, inputs, varying, outputs=outputs or [site.output])
+    if number is None:
+        return False
+    lifter.lifted.sites[number] = site
+    if is_scalar:
+        lifter.lifted.scalars.add(number)
+    return True
+
+
+# -------------------------------------------------------------------- arithmetic
+
+
+def _binary(
+    affine: Callable[[FloatArray, bool], tuple[FloatArray, FloatArray] | None],
+) -> Callable[[Lifter, Node], bool]:
+    """An operator of an activation and a constant; `affine` is told which one comes first."""
+
+    def emit(lifter: Lifter, node: Node) -> bool:
+        if lifter.network.opset < 7:
+            return False
+        first = lifter.constants.is_constant(node.inputs[0])
+        source, name = (node.inputs[1], node.inputs[0]) if first else node.inputs[:2]
+        if not lifter.is_activation(source) or not lifter.constants.is_constant(name):
+            return False
+        shape, output = lifter.shape(source), lifter.shape(node.outputs[0])
+        constant = lifter.constants.shape(name)
+        if constant is None or int(np.prod(constant)) > _LARGEST or shape != output:
+            return False
+        array = lifter.constants.array(name)
+        if array is None or shape is None or array.ndim > len(shape):
+            return False
+        with np.errstate(all="ignore"):
+            found = affine(constant_at_rank(array, len(shape)), first)
+        if found is None:
+            return False
+        return _emit_arithmetic(lifter, node, source, *found, position=0 if first else 1)
+
+    return emit
+
+
+def _emit_arithmetic(
+    lifter: Lifter,
+    node: Node,
+    source: str,
+    scale: FloatArray,
+    shift: FloatArray,
+    *,
+    position: int,
+) -> bool:
+    """Constants can be edited where each meets one channel: one for all is spread out first."""
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        return False
+    shape = lifter.shape(source) or ()
+    channel = lifter.axes_of(lifter.tensor(source))
+    own = {axis for axis, length in enumerate(scale.shape) if length > 1}
+    is_scalar = not own
+    editable = len(channel) == 1 and own <= channel and position >= 0
+    if editable and is_scalar:
+        spread = [n if axis in channel else 1 for axis, n in enumerate(shape)]
+        scale, shift = (np.broadcast_to(part, spread).copy() for part in (scale, shift))
+    role = g.AffineStep(
+        scale,
+        shift,
+        node.op,
+        scale.size,
+        removable=len(own) <= 1,
+        scale_editable=editable and node.op in ("Mul", "Div"),
+        shift_editable=editable and node.op in ("Add", "Sub"),
+        range_limit=range_limit(lifter.shapes.dtypes[source]),
+    )
+    site = AffineSite(node, source, node.outputs[0], position=position)
+    return _emit(lifter, node, role, site, is_scalar=is_scalar)
+
+
+def _add(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray]:
+    return np.ones_like(c), c
+
+
+def _sub(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray]:
+    return (-np.ones_like(c), c) if first else (np.ones_like(c), -c)
+
+
+def _mul(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray]:
+    return c, np.zeros_like(c)
+
+
+def _div(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray] | None:
+    return None if first else (1.0 / c, np.zeros_like(c))
+
+
+def _neg(lifter: Lifter, node: Node) -> bool:
+    source = node.inputs[0]
+    if not lifter.is_activation(source):
+        return False
+    one = np.ones((1,) * len(lifter.shape(source) or ()))
+    return _emit_arithmetic(lifter, node, source, -one, 0.0 * one, position=-1)
+
+
+_ARITHMETIC: dict[str, Callable[[Lifter, Node], Any]] = {
+    "Add": _binary(_add),
+    "Sub": _binary(_sub),
+    "Mul": _binary(_mul),
+    "Div": _binary(_div),
+    "Neg": _neg,
+}

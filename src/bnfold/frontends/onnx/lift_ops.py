@@ -1,0 +1,252 @@
+"""Activations, pooling, and arithmetic of activations; what is not in a table is opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.core import graph as g
+from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter
+from bnfold.frontends.onnx.lift_views import VIEWS
+from bnfold.frontends.onnx.nodes import Node
+
+
+def emit(lifter: Lifter, node: Node) -> None:
+    """Add one node."""
+    handler = _TABLE.get(node.op) or VIEWS.get(node.op)
+    usable = handler is not None and node.outputs and lifter.is_float(node.outputs[0])
+    if not usable or handler is None or not handler(lifter, node):
+        lifter.opaque(node)
+
+
+# -------------------------------------------------------------------- activations
+
+
+def _relu(lifter: Lifter, node: Node) -> bool:
+    return _emit_clip(lifter, node, 0.0, np.inf)
+
+
+def _clip(lifter: Lifter, node: Node) -> bool:
+    if lifter.network.opset < 11:
+        lower, upper = node.number("min", -np.inf), node.number("max", np.inf)
+        return _emit_clip(lifter, node, lower, upper)
+    bounds = []
+    for position, free in ((1, -np.inf), (2, np.inf)):
+        name = node.input(position)
+        array = lifter.constants.array(name) if name else np.array(free)
+        if array is None or array.size != 1:
+            return False
+        bounds.append(float(array.reshape(())))
+    return _emit_clip(lifter, node, *bounds)
+
+
+def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
+    source = node.inputs[0]
+    if not lifter.is_activation(source) or not lower <= upper:
+        return False
+    data_type = lifter.shapes.dtypes[source]
+    # Max and Min broadcast from opset 8 on, and runtimes have them for float16 from 12 on.
+    since = 8 if data_type in (TensorProto.FLOAT, TensorProto.DOUBLE) else 12
+    since = 13 if data_type == TensorProto.BFLOAT16 else since
+    room = lifter.network.opset >= since
+    tensor = lifter.tensor(source)
+    number = lifter.emit(node, g.Clip(lower, upper, room=room), [tensor], lifter.axes_of(tensor))
+    if number is None:
+        return False
+    if room:
+        lifter.lifted.sites[number] = ClipSite(node, data_type)
+    return True
+
+
+def _homogeneous(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Homogeneous())
+
+
+def _prelu(lifter: Lifter, node: Node) -> bool:
+    """The slope is a constant, or stored as it is."""
+    slope = node.input(1)
+    if not lifter.is_activation(node.inputs[0]):
+        return False
+    if not lifter.constants.is_constant(slope):
+        lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(slope)], [])
+    return lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0]) and _elementwise(
+        lifter, node, g.Homogeneous()
+    )
+
+
+def _sign(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Sign(odd=True))
+
+
+def _elementwise(lifter: Lifter, node: Node, role: g.Role) -> bool:
+    source = node.inputs[0]
+    if not lifter.is_activation(source):
+        return False
+    tensor = lifter.tensor(source)
+    return lifter.emit(node, role, [tensor], lifter.axes_of(tensor)) is not None
+
+
+# -------------------------------------------------------------------- pooling
+
+
+def _emit_reduction(lifter: Lifter, node: Node, role: g.Max | g.Mean) -> bool:
+    source = node.inputs[0]
+    if not lifter.is_activation(source):
+        return False
+    tensor = lifter.tensor(source)
+    axes = lifter.axes_of(tensor) - set(role.axes)
+    if not role.keeps_rank:
+        axes = frozenset(axis - sum(gone < axis for gone in role.axes) for axis in axes)
+    return lifter.emit(node, role, [tensor], axes, outputs=node.outputs[:1]) is not None
+
+
+def _space(lifter: Lifter, node: Node) -> tuple[int, ...]:
+    """All axes behind the channels."""
+    return tuple(range(2, len(lifter.shape(node.inputs[0]) or ())))
+
+
+def _max_pool(lifter: Lifter, node: Node) -> bool:
+    return _emit_reduction(lifter, node, g.Max(_space(lifter, node)))
+
+
+def _average_pool(lifter: Lifter, node: Node) -> bool:
+    """Padding that is counted is made of zeros; where windows end beyond it, tools disagree."""
+    padded = any(node.integers("pads")) or node.text("auto_pad", "NOTSET").startswith("SAME")
+    cut = bool(node.integer("ceil_mode")) or any(d > 1 for d in node.integers("dilations"))
+    zeros = bool(node.integer("count_include_pad")) and (padded or cut)
+    zeros |= padded and any(d > 1 for d in node.integers("dilations"))
+    return _emit_reduction(lifter, node, g.Mean(_space(lifter, node), counts_zeros=zeros))
+
+
+def _global_average_pool(lifter: Lifter, node: Node) -> bool:
+    return _emit_reduction(lifter, node, g.Mean(_space(lifter, node)))
+
+
+def _reduce(role: Callable[[tuple[int, ...], bool], g.Max | g.Mean]) -> Handler:
+    def handler(lifter: Lifter, node: Node) -> bool:
+        shape = lifter.shape(node.inputs[0])
+        axes = _reduced_axes(lifter, node)
+        if shape is None or axes is None:
+            return False
+        rank = len(shape)
+        listed = tuple(sorted(axis % rank for axis in axes)) if axes else tuple(range(rank))
+        if not rank or (not axes and node.integer("noop_with_empty_axes")):
+            return False
+        return _emit_reduction(lifter, node, role(listed, bool(node.integer("keepdims", 1))))
+
+    return handler
+
+
+def _reduced_axes(lifter: Lifter, node: Node) -> tuple[int, ...] | None:
+    """The axes, empty for all; None if they are not known."""
+    name = node.input(1)
+    if not name:
+        return node.integers("axes")
+    array = lifter.constants.array(name)
+    return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
+
+
+def _resize(lifter: Lifter, node: Node) -> bool:
+    """Weights that sum to 1; an axis that keeps its length keeps its values."""
+    if node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return False
+    shape, output = lifter.shape(node.inputs[0]), lifter.shape(node.outputs[0])
+    if shape is None or output is None:
+        return False
+    listed = [axis % len(shape) for axis in node.integers("axes")] or list(range(len(shape)))
+    scales = _scales(lifter, node)
+    touched = []
+    for place, axis in enumerate(listed):
+        same = all(
+            (lifter.shapes.of(node.inputs[0], choice) or shape)[axis]
+            == (lifter.shapes.of(node.outputs[0], choice) or output)[axis]
+            for choice in range(lifter.shapes.count)
+        )
+        stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch"
+        if scales is not None and len(scales) == len(listed):
+            same = scales[place] == 1.0
+        elif scales is not None or not stretched:
+            same = False
+        if not same:
+            touched.append(axis)
+    return _emit_reduction(lifter, node, g.Mean(tuple(touched)))
+
+
+def _scales(lifter: Lifter, node: Node) -> tuple[float, ...] | None:
+    """The scales of a Resize or Upsample; None where sizes are given instead."""
+    position = 1 if node.op == "Upsample" or lifter.network.opset < 11 else 2
+    if node.op == "Upsample" and lifter.network.opset < 9:
+        return tuple(float(scale) for scale in node.attribute("scales") or ())
+    name = node.input(position)
+    if not name:
+        return None
+    array = lifter.constants.array(name)
+    if array is None:
+        return (np.nan,)
+    return tuple(float(scale) for scale in array.reshape(-1)) or None
+
+
+# -------------------------------------------------------------------- arithmetic of activations
+
+
+def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
+    def handler(lifter: Lifter, node: Node) -> bool:
+        if lifter.network.opset < 7 or not all(lifter.is_float(n) for n in node.inputs):
+            return False
+        inputs = [lifter.operand(name, node.name) for name in node.inputs]
+        tensors = [number for number in inputs if number is not None]
+        if len(tensors) < len(inputs):
+            return False
+        return _emit_joint(lifter, node, g.Sum(coefficients(len(inputs))), tensors)
+
+    return handler
+
+
+def _emit_joint(lifter: Lifter, node: Node, role: g.Role, tensors: list[int]) -> bool:
+    rank = len(lifter.shape(node.outputs[0]) or ())
+    axes: frozenset[int] = frozenset()
+    for tensor in tensors:
+        axes |= lifter.axes_of(tensor, rank)
+    return lifter.emit(node, role, tensors, axes) is not None
+
+
+def _mul(lifter: Lifter, node: Node) -> bool:
+    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    return _emit_joint(lifter, node, g.Gate(), [lifter.tensor(name) for name in node.inputs])
+
+
+def _div(lifter: Lifter, node: Node) -> bool:
+    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    x, y = (lifter.tensor(name) for name in node.inputs)
+    lifter.graph.add(node.name, g.Opaque(), [y], [])
+    return _emit_joint(lifter, node, g.Gate(), [x, y])
+
+
+_TABLE: dict[str, Handler] = {
+    "Relu": _relu,
+    "Clip": _clip,
+    "LeakyRelu": _homogeneous,
+    "Abs": _homogeneous,
+    "PRelu": _prelu,
+    "Sign": _sign,
+    "MaxPool": _max_pool,
+    "GlobalMaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _global_average_pool,
+    "ReduceMax": _reduce(g.Max),
+    "ReduceMin": _reduce(g.Max),
+    "ReduceMean": _reduce(g.Mean),
+    "ReduceSum": _reduce(lambda axes, keep: g.Mean(axes, keep, counts_zeros=True)),
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Add": _sum(lambda count: (1.0,) * count),
+    "Sum": _sum(lambda count: (1.0,) * count),
+    "Mean": _sum(lambda count: (1.0 / count,) * count),
+    "Sub": _sum(lambda count: (1.0, -1.0)),
+    "Mul": _mul,
+    "Div": _div,
+}

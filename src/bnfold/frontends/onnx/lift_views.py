@@ -1,0 +1,346 @@
+"""Operators that move values without changing them: run on labels, they say where each one went.
+
+Every one is a function of label arrays, made for each choice of the open dimensions; targets,
+indices and sizes have to be constants under that choice. Labels arrive broadcast to the full
+shape; an axis along which they do not change has stride 0 and is not spread out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.forest import IntArray
+from bnfold.frontends.onnx.arrays import slice_index, split_sizes
+from bnfold.frontends.onnx.lift import Apply, Handler, Lifter
+from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.shapes import Shape
+
+Maker = Callable[[int], Apply | None]
+
+
+def _unary(make: Callable[[Lifter, Node, int], Apply | None]) -> Handler:
+    """A handler for an operator of one activation; `make` gives its function, or None."""
+
+    def handler(lifter: Lifter, node: Node) -> bool:
+        source = node.inputs[0]
+        outputs = [output for output in node.outputs if output]
+        if not lifter.is_activation(source) or not all(lifter.is_float(o) for o in outputs):
+            return False
+        made = [make(lifter, node, choice) for choice in range(lifter.shapes.count)]
+        ready = [function for function in made if function is not None]
+        if len(ready) < len(made):
+            return False
+        return lifter.emit_view(node, [lifter.tensor(source)], outputs, ready.__getitem__)
+
+    return handler
+
+
+def _one(function: Callable[[IntArray], Any]) -> Apply:
+    return lambda labels: [np.asarray(function(labels[0]))]
+
+
+def _shape(lifter: Lifter, name: str, choice: int) -> Shape:
+    shape = lifter.shapes.of(name, choice)
+    assert shape is not None
+    return shape
+
+
+# -------------------------------------------------------------------- the same values, elsewhere
+
+
+def _reshape(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    """Reshape, Flatten, Squeeze, Unsqueeze: inference has found the new shape."""
+    target = _shape(lifter, node.outputs[0], choice)
+    if np.prod(target) != np.prod(_shape(lifter, node.inputs[0], choice)):
+        return None
+    return _one(lambda labels: reshaped(labels, target))
+
+
+def reshaped(labels: IntArray, target: Shape) -> IntArray:
+    """The labels at another shape, spreading out only the axes that have to be."""
+    parts: list[int] = []
+    old_at = new_at = 0
+    lengths: list[tuple[int, ...]] = []
+    index: list[int | slice] = []
+    while old_at < labels.ndim or new_at < len(target):
+        old_stop, new_stop = _block(labels.shape, target, old_at, new_at)
+        is_flat = all(
+            labels.strides[a] == 0 or labels.shape[a] == 1 for a in range(old_at, old_stop)
+        )
+        index += [slice(0, 1) if is_flat else slice(None)] * (old_stop - old_at)
+        block = target[new_at:new_stop]
+        lengths.append((1,) * len(block) if is_flat else tuple(block))
+        parts.append(new_stop)
+        old_at, new_at = old_stop, new_stop
+    small = labels[tuple(index)].reshape([length for block in lengths for length in block])
+    return np.broadcast_to(small, target)
+
+
+def _block(old: Shape, new: Shape, old_at: int, new_at: int) -> tuple[int, int]:
+    """The ends of the smallest runs of axes, from two places on, of equal size."""
+    old_stop, new_stop = min(old_at + 1, len(old)), min(new_at + 1, len(new))
+    while True:
+        left = int(np.prod(old[old_at:old_stop], dtype=np.int64))
+        right = int(np.prod(new[new_at:new_stop], dtype=np.int64))
+        if left == right:
+            break
+        if left < right and old_stop < len(old):
+            old_stop += 1
+        elif new_stop < len(new):
+            new_stop += 1
+        else:
+            old_stop += 1
+    if old_stop == len(old):  # what is left over has length 1
+        new_stop = len(new)
+    if new_stop == len(new):
+        old_stop = len(old)
+    return old_stop, new_stop
+
+
+def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    perm = node.integers("perm") or None
+    return _one(lambda labels: np.transpose(labels, perm))
+
+
+def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    return _one(lambda labels: labels)
+
+
+def _dropout(lifter: Lifter, node: Node) -> bool:
+    """Nothing at inference; its mask is no value that could be rescaled."""
+    mode = node.input(2)
+    training = lifter.constants.array(mode) if mode else np.array(False)
+    if training is None or bool(training.any()) or any(node.outputs[1:]):
+        return False
+    if lifter.network.opset < 7 and not node.integer("is_test"):
+        return False
+    return _unary(_same)(lifter, node)
+
+
+def _cast(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    """From float to float: `_unary` asks for both."""
+    return _one(lambda labels: labels)
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    rank = len(_shape(lifter, node.inputs[0], choice))
+    if lifter.network.opset < 10:
+        parts = [node.integers("starts"), node.integers("ends"), node.integers("axes"), ()]
+    else:
+        parts = []
+        for position in (1, 2, 3, 4):
+            name = node.input(position)
+            numbers = lifter.constants.numbers(name, choice) if name else ()
+            if numbers is None:
+                return None
+            parts.append(numbers)
+    starts, ends, axes, steps = parts
+    if len(starts) != len(ends):
+        return None
+    index = slice_index(rank, starts, ends, axes, steps)
+    return _one(lambda labels: labels[index])
+
+
+def _split(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    shape = _shape(lifter, node.inputs[0], choice)
+    axis = node.integer("axis") % len(shape)
+    name = node.input(1)
+    sizes = lifter.constants.numbers(name, choice) if name else node.integers("split")
+    if sizes is None or not all(node.outputs):
+        return None
+    lengths = split_sizes(shape[axis], sizes, len(node.outputs))
+    if sum(lengths) != shape[axis] or len(lengths) != len(node.outputs):
+        return None
+    places = np.cumsum(lengths)[:-1]
+    return lambda labels: np.split(labels[0], places, axis=axis)
+
+
+def _gather(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    name = node.input(1)
+    indices = lifter.constants.value(name, choice) if name else None
+    if indices is None:
+        return None
+    axis = node.integer("axis")
+    return _one(lambda labels: _take(labels, indices, axis))
+
+
+def _take(labels: IntArray, indices: Any, axis: int) -> Any:
+    """np.take, without spreading out the other axes."""
+    axis %= labels.ndim
+    small = labels[
+        tuple(
+            slice(0, 1) if stride == 0 and at != axis else slice(None)
+            for at, stride in enumerate(labels.strides)
+        )
+    ]
+    taken = np.take(small, indices, axis=axis)
+    shape = (*labels.shape[:axis], *np.shape(indices), *labels.shape[axis + 1 :])
+    return np.broadcast_to(taken, shape)
+
+
+# -------------------------------------------------------------------- larger
+
+
+def _expand(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    target = _shape(lifter, node.outputs[0], choice)
+    return _one(lambda labels: np.broadcast_to(labels, target))
+
+
+def _tile(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    repeats = lifter.constants.numbers(node.input(1), choice)
+    if repeats is None or lifter.network.opset < 6:
+        return None
+    counts = repeats
+    return _one(lambda labels: np.tile(labels, counts))
+
+
+def _concat(lifter: Lifter, node: Node) -> bool:
+    output = node.outputs[0]
+    if not all(lifter.is_float(name) for name in node.inputs):
+        return False
+    rank = len(lifter.shape(output) or ())
+    axis = node.integer("axis", 1) % rank
+    inputs = [lifter.operand(name, node.name) for name in node.inputs]
+    tensors = [number for number in inputs if number is not None]
+    if len(tensors) < len(inputs):
+        return False
+    for number in tensors:  # a constant is the same under both choices, an activation is known
+        if len(lifter.graph.shapes[number]) != rank:
+            return False
+
+    def make(choice: int) -> Apply:
+        full = _shape(lifter, output, choice)
+        return lambda labels: [_joined(labels, axis, full)]
+
+    return lifter.emit_view(node, tensors, [output], make)
+
+
+def _joined(labels: Sequence[IntArray], axis: int, full: Shape) -> IntArray:
+    """Concatenation, without spreading labels over axes along which none of them changes."""
+    index = tuple(
+        slice(0, 1)
+        if other != axis and all(array.strides[other] == 0 for array in labels)
+        else slice(None)
+        for other in range(len(full))
+    )
+    return np.broadcast_to(np.concatenate([array[index] for array in labels], axis=axis), full)
+
+
+def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    """https://onnx.ai/onnx/operators/onnx__DepthToSpace.html"""
+    size = node.integer("blocksize")
+    shape = _shape(lifter, node.inputs[0], choice)
+    if len(shape) != 4:
+        return None
+    n, c, h, w = shape
+    channels = c // size**2
+
+    def apply(labels: IntArray) -> IntArray:
+        if node.text("mode", "DCR") == "DCR":
+            cut = labels.reshape(n, size, size, channels, h, w)
+            moved = cut.transpose(0, 3, 4, 1, 5, 2)
+        else:
+            cut = labels.reshape(n, channels, size, size, h, w)
+            moved = cut.transpose(0, 1, 4, 2, 5, 3)
+        return moved.reshape(n, channels, h * size, w * size)
+
+    return _one(apply)
+
+
+def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    """https://onnx.ai/onnx/operators/onnx__SpaceToDepth.html"""
+    size = node.integer("blocksize")
+    shape = _shape(lifter, node.inputs[0], choice)
+    if len(shape) != 4:
+        return None
+    n, c, h, w = shape
+
+    def apply(labels: IntArray) -> IntArray:
+        cut = labels.reshape(n, c, h // size, size, w // size, size)
+        return cut.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * size**2, h // size, w // size)
+
+    return _one(apply)
+
+
+# -------------------------------------------------------------------- padding
+
+
+def _pad(lifter: Lifter, node: Node) -> bool:
+    source = node.inputs[0]
+    found = _pads(lifter, node)
+    if found is None or not lifter.is_activation(source):
+        return False
+    before, after = found
+    tensor = lifter.tensor(source)
+    mode = node.text("mode", "constant")
+    touched = tuple(a for a, pair in enumerate(zip(before, after, strict=True)) if any(pair))
+    if mode != "constant":
+        if any(pad < 0 for pad in (*before, *after)):
+            return False
+        axes = lifter.axes_of(tensor) - set(touched)
+        return lifter.emit(node, g.Mean(touched), [tensor], axes) is not None
+    value = _pad_value(lifter, node)
+    if value is None or np.isnan(value):
+        return False
+    return (
+        lifter.emit(node, g.Pad(before, after, value), [tensor], lifter.axes_of(tensor)) is not None
+    )
+
+
+def _pads(lifter: Lifter, node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Elements added in front and behind, per axis, if they are the same for every input."""
+    rank = len(lifter.shape(node.inputs[0]) or ())
+    name = node.input(1)
+    if lifter.network.opset < 11:
+        listed = node.integers("pads")
+    else:
+        array = lifter.constants.array(name) if name else None
+        if array is None:
+            return None
+        listed = tuple(int(pad) for pad in array.reshape(-1))
+    axes = list(range(rank))
+    if node.input(3):
+        array = lifter.constants.array(node.input(3))
+        if array is None:
+            return None
+        axes = [int(axis) % rank for axis in array.reshape(-1)]
+    if len(listed) != 2 * len(axes):
+        return None
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis], after[axis] = listed[place], listed[place + len(axes)]
+    return tuple(before), tuple(after)
+
+
+def _pad_value(lifter: Lifter, node: Node) -> float | None:
+    if lifter.network.opset < 11:
+        return node.number("value", 0.0)
+    name = node.input(2)
+    array = lifter.constants.array(name) if name else np.zeros(1)
+    return None if array is None or array.size != 1 else float(array.reshape(()))
+
+
+VIEWS: dict[str, Handler] = {
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _unary(_reshape)),
+    "Transpose": _unary(_transpose),
+    "Identity": _unary(_same),
+    "Cast": _unary(_cast),
+    "CastLike": _unary(_cast),
+    "Dropout": _dropout,
+    "Slice": _unary(_slice),
+    "Split": _unary(_split),
+    "Gather": _unary(_gather),
+    "Expand": _unary(_expand),
+    "Tile": _unary(_tile),
+    "Concat": _concat,
+    "DepthToSpace": _unary(_depth_to_space),
+    "SpaceToDepth": _unary(_space_to_depth),
+    "Pad": _pad,
+}

@@ -1,0 +1,288 @@
+"""Linear ops as their nodes state them: Conv, ConvTranspose, Gemm, MatMul by a constant, Gather.
+
+Conv, ConvTranspose   W * x + B                  padding and missing taps: see `crosses_zeros`
+Gemm                  alpha * A' @ B' + beta * C
+MatMul                x @ W or W @ x, and the Add of constants behind it
+Gather                rows of a table, by indices that the user chooses
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bnfold.core.weights import Layout
+from bnfold.frontends.onnx.lift import BiasSite, Lifter
+from bnfold.frontends.onnx.nodes import Node, aligned
+from bnfold.frontends.onnx.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSpec:
+    """A linear op as the node states it."""
+
+    node: Node
+    source: str
+    weight: str
+    """The constant, in front of its transposition if there is one."""
+    weight_position: int
+    layout: Layout
+    groups: int
+    in_axis: int
+    out_axis: int
+    in_channels: int
+    out_channels: int
+    crosses_zeros: bool = False
+    factor: float = 1.0
+    bias: BiasSite | None = None
+    output: str = ""
+
+    @property
+    def out_weight_axis(self) -> int:
+        """The axis of the weight along which output channels lie (within their group)."""
+        return 0 if self.layout is Layout.OUT_IN else 1
+
+    @property
+    def use(self) -> tuple[object, ...]:
+        """Ops with equal keys can share one edit of one weight."""
+        return self.layout, self.groups, self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What stands in the place of the weight, and of the bias."""
+
+    name: str
+    """The constant, in front of its transposition if there is one."""
+    shape: Shape
+    """Of what `name` is."""
+    position: int
+    """Which input it is."""
+    is_flipped: bool = False
+    """Whether a Transpose stands between it and the op."""
+    bias: str = ""
+    """The third input."""
+
+
+def read_linear(lifter: Lifter, node: Node, weight: Weight | None = None) -> LinearSpec | None:
+    """The linear op that a node is, with a given weight or its own constant."""
+    reader = _READERS.get(node.op)
+    if reader is None:
+        return None
+    if weight is None:
+        first = node.op == "Gather" or (
+            node.op == "MatMul" and lifter.constants.is_constant(node.input(0))
+        )
+        weight = _weight_of(lifter, node, 0 if first else 1)
+    return None if weight is None else reader(lifter, node, weight)
+
+
+def _weight_of(lifter: Lifter, node: Node, position: int) -> Weight | None:
+    """The constant that is the weight."""
+    name = node.input(position)
+    shape = lifter.constants.shape(name) if name and is_constant(lifter, name) else None
+    if shape is None:
+        return None
+    bias = "" if node.op == "Gather" else node.input(2)
+    maker = lifter.constants.nodes.get(name)
+    if maker is not None and maker.op == "Transpose" and len(shape) == 2:
+        (source,) = maker.inputs
+        is_flip = (
+            lifter.only_reader(name) is node
+            and lifter.only_reader(source) is maker
+            and source in lifter.network.initializers
+            and maker.integers("perm") in ((), (1, 0))
+        )
+        if is_flip:
+            return Weight(source, shape[::-1], position, True, bias)
+    return Weight(name, shape, position, False, bias)
+
+
+def is_constant(lifter: Lifter, name: str) -> bool:
+    """Whether the value is a number to compute with, and not only a shape."""
+    return lifter.constants.is_constant(name) and name not in lifter.constants.open
+
+
+def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
+    shape = weight.shape
+    source = lifter.shape(node.input(0))
+    bias = _bias_name(lifter, weight)
+    groups = node.integer("group", 1)
+    if source is None or bias is None or len(shape) < 3 or len(source) != len(shape):
+        return None
+    if weight.position != 1 or weight.is_flipped or groups < 1 or shape[0] % groups:
+        return None
+    transposed = node.op == "ConvTranspose"
+    # Conv weight: (out, in/groups, *kernel); ConvTranspose weight: (in, out/groups, *kernel)
+    ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
+    return LinearSpec(
+        node,
+        node.input(0),
+        weight.name,
+        1,
+        Layout.IN_OUT if transposed else Layout.OUT_IN,
+        groups,
+        1,
+        1,
+        ins,
+        outs,
+        _misses_taps(node, shape[2:]) if transposed else _pads(node, shape[2:]),
+        bias=BiasSite(node, 2, bias, (outs,)),
+        output=node.outputs[0],
+    )
+
+
+def _bias_name(lifter: Lifter, weight: Weight) -> str | None:
+    """The constant bias, "" if there is none; None if it is no constant."""
+    return weight.bias if not weight.bias or is_constant(lifter, weight.bias) else None
+
+
+def _pads(node: Node, kernel: tuple[int, ...]) -> bool:
+    """Whether outputs of a convolution see padded zeros."""
+    mode = node.text("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return any(pad != 0 for pad in node.integers("pads"))
+    return mode != "VALID" and any(taps > 1 for taps in kernel)
+
+
+def _misses_taps(node: Node, kernel: tuple[int, ...]) -> bool:
+    """Whether outputs of a transposed convolution see different sets of taps."""
+    return (
+        any(taps > 1 for taps in kernel)
+        or any(stride > 1 for stride in node.integers("strides"))
+        or any(pad != 0 for pad in node.integers("pads"))
+        or any(pad != 0 for pad in node.integers("output_padding"))
+        or bool(node.integers("output_shape"))
+        or node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    )
+
+
+def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
+    """alpha * A' @ B' + beta * C with a constant B."""
+    bias = _bias_name(lifter, weight)
+    if bias is None or len(weight.shape) != 2 or len(lifter.shape(node.input(0)) or ()) != 2:
+        return None
+    is_out_in = bool(node.integer("transB")) != weight.is_flipped
+    outs, ins = weight.shape if is_out_in else weight.shape[::-1]
+    stored: tuple[int, ...] = (outs,)
+    if bias:
+        if not _is_per_column(lifter, bias, outs):
+            return None
+        if len(lifter.constants.shape(bias) or ()) == 2:
+            stored = (1, outs)
+    return LinearSpec(
+        node,
+        node.input(0),
+        weight.name,
+        1,
+        Layout.OUT_IN if is_out_in else Layout.IN_OUT,
+        1,
+        0 if node.integer("transA") else 1,
+        1,
+        ins,
+        outs,
+        factor=node.number("alpha", 1.0),
+        bias=BiasSite(node, 2, bias, stored, node.number("beta", 1.0)),
+        output=node.outputs[0],
+    )
+
+
+def _is_per_column(lifter: Lifter, name: str, outs: int) -> bool:
+    shape = lifter.constants.shape(name)
+    if shape is None or len(shape) > 2:
+        return False
+    return shape[-1:] in ((), (1,), (outs,)) and (len(shape) < 2 or shape[0] == 1)
+
+
+def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
+    """x @ W, W: (in, out), or W @ x, W: (out, in)."""
+    left = weight.position == 0
+    source = node.input(1 - weight.position)
+    rank = len(lifter.shape(source) or ())
+    if rank < 2 or len(weight.shape) != 2:
+        return None
+    is_out_in = left != weight.is_flipped
+    outs, ins = weight.shape if is_out_in else weight.shape[::-1]
+    axis = rank - 2 if left else rank - 1
+    bias = _bias_behind(lifter, node, axis, rank, outs)
+    is_separate = bias is not None and bias.node is not node
+    return LinearSpec(
+        node,
+        source,
+        weight.name,
+        weight.position,
+        Layout.OUT_IN if is_out_in else Layout.IN_OUT,
+        1,
+        axis,
+        axis,
+        ins,
+        outs,
+        bias=bias,
+        output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
+    )
+
+
+def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
+    """The Add of constants behind a MatMul, or room for one where an affine step stands."""
+    stored = (outs,) if axis == rank - 1 else (outs, 1)
+    reader = lifter.only_reader(node.outputs[0])
+    name = _added(lifter, reader, node.outputs[0])
+    if reader is not None and name:
+        shape = lifter.constants.shape(name)
+        assert shape is not None
+        if len(shape) <= rank and aligned(shape, rank) == aligned(stored, rank):
+            return BiasSite(reader, list(reader.inputs).index(name), name, shape)
+    while reader is not None and reader.op in _MOVERS:
+        reader = lifter.only_reader(reader.outputs[0])
+    if reader is None:
+        return None
+    # An Add costs what the step that it may take the place of costs.
+    takes = reader.op == "BatchNormalization" or any(
+        _added(lifter, reader, name) for name in reader.inputs
+    )
+    return BiasSite(node, -1, "", stored) if takes else None
+
+
+_MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
+
+
+def _added(lifter: Lifter, node: Node | None, source: str) -> str:
+    """The constant that an Add adds to the value; "" if it is none."""
+    if node is None or node.op != "Add" or lifter.network.opset < 7:
+        return ""
+    first, second = node.inputs
+    name = second if first == source else first
+    is_known = is_constant(lifter, name) and lifter.constants.shape(name) is not None
+    return name if is_known else ""
+
+
+def _gather(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
+    """Rows of a constant table, by indices that the user chooses: an embedding."""
+    indices = node.input(1)
+    if weight.is_flipped or lifter.constants.is_constant(indices):
+        return None
+    rank = len(lifter.shape(indices) or ())
+    if len(weight.shape) != 2 or lifter.shape(indices) is None or node.integer("axis") != 0:
+        return None
+    return LinearSpec(
+        node,
+        indices,
+        weight.name,
+        0,
+        Layout.ROWS_OUT,
+        1,
+        0,
+        rank,
+        0,
+        weight.shape[1],
+        output=node.outputs[0],
+    )
+
+
+_READERS: dict[str, Callable[[Lifter, Node, Weight], LinearSpec | None]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _convolution,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Gather": _gather,
+}

@@ -1,0 +1,255 @@
+"""Shapes and dtypes of all values, for one or two choices of what the model leaves open.
+
+An open dimension (a batch size, an image size) gets a number, and inference runs on numbers alone.
+If there is any, everything is inferred for two different choices: what holds for one of them only
+is not used. See docs/design/0003-reading-onnx.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TypeProto, ValueInfoProto, numpy_helper, shape_inference
+
+from bnfold.errors import UsageError
+from bnfold.frontends.onnx.nodes import Network
+
+Shape = tuple[int, ...]
+
+_BATCH = (2, 3)
+_OTHER = (224, 256)
+"""Multiples of 32, which most image networks ask for."""
+_ROUNDS = 8
+"""How often shapes that were found may lead to further shapes."""
+
+
+@dataclass(slots=True)
+class Shapes:
+    """What is known about every value."""
+
+    count: int
+    """Number of choices: 1 or 2."""
+    choices: list[dict[str, Shape]]
+    """The shapes of the inputs, per choice."""
+    dtypes: dict[str, int] = field(default_factory=dict)
+    """Element types, where they are known."""
+    values: list[dict[str, Shape]] = field(default_factory=list)
+    """Shapes by name, per choice; a name is in all of them with the same rank, or in none."""
+
+    def of(self, name: str, choice: int = 0) -> Shape | None:
+        """The shape of a value, if it is known."""
+        return self.values[choice].get(name)
+
+    def open_axes(self, name: str) -> frozenset[int]:
+        """The axes whose length is the user's choice."""
+        if self.count == 1 or name not in self.values[0]:
+            return frozenset()
+        first, second = self.values[0][name], self.values[1][name]
+        return frozenset(at for at in range(len(first)) if first[at] != second[at])
+
+
+Evaluate = Callable[[str, int], NDArray[np.generic] | None]
+
+
+def choose_inputs(network: Network, pinned: Mapping[str, Sequence[int]] | None) -> Shapes:
+    """Numbers for the open dimensions. Raises UsageError for pins that do not fit."""
+    pins = _checked_pins(network, pinned or {})
+    symbols: dict[str, tuple[int, int]] = {}
+    choices: list[dict[str, Shape]] = [{}, {}]
+    for name, kind in network.inputs.items():
+        tensor = kind.tensor_type
+        if name in pins:
+            for choice in choices:
+                choice[name] = pins[name]
+            for number, dim in zip(pins[name], tensor.shape.dim, strict=False):
+                if dim.dim_param:
+                    symbols.setdefault(dim.dim_param, (number, number))
+    for name, kind in network.inputs.items():
+        tensor = kind.tensor_type
+        if (
+            name in pins
+            or kind.WhichOneof("value") != "tensor_type"
+            or not tensor.HasField("shape")
+        ):
+            continue
+        lengths = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                lengths.append((dim.dim_value, dim.dim_value))
+                continue
+            known = _known_channels(network, name) if axis == 1 else None
+            guess = (known, known) if known else _BATCH if axis == 0 else _OTHER
+            lengths.append(symbols.setdefault(dim.dim_param, guess) if dim.dim_param else guess)
+        for number, choice in enumerate(choices):
+            choice[name] = tuple(length[number] for length in lengths)
+    if choices[0] == choices[1]:
+        choices.pop()
+    return Shapes(len(choices), choices)
+
+
+def _known_channels(network: Network, name: str) -> int | None:
+    """The channels that a convolution of the input asks for."""
+    for node, position in network.readers.get(name, ()):
+        weight = network.initializers.get(node.input(1)) if node.op == "Conv" else None
+        if weight is not None and position == 0 and len(weight.dims) > 2:
+            return int(weight.dims[1]) * node.integer("group", 1)
+    return None
+
+
+def _checked_pins(network: Network, pinned: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    pins: dict[str, Shape] = {}
+    for name, lengths in pinned.items():
+        if name not in network.inputs:
+            known = ", ".join(network.inputs) or "none"
+            raise UsageError(f"the model has no input {name!r}", f"its inputs are: {known}")
+        shape = tuple(int(length) for length in lengths)
+        tensor = network.inputs[name].tensor_type
+        declared = tensor.shape.dim if tensor.HasField("shape") else None
+        fits = declared is None or (
+            len(declared) == len(shape)
+            and all(d.dim_value in (0, -1, n) for d, n in zip(declared, shape, strict=True))
+        )
+        if not fits or any(length < 1 for length in shape):
+            said = "x".join(str(d.dim_value or d.dim_param or "?") for d in declared or ())
+            raise UsageError(
+                f"input {name!r} cannot have the shape {'x'.join(map(str, shape))}",
+                f"the model declares {said}",
+            )
+        pins[name] = shape
+    return pins
+
+
+def infer(network: Network, shapes: Shapes, evaluate: Evaluate) -> None:
+    """Fill in shapes and dtypes; `evaluate` gives small constants for what was found so far."""
+    helpers: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(shapes.count)]
+    for _ in range(_ROUNDS):
+        found = [
+            _infer_once(network, shapes.choices[choice], helpers[choice])
+            for choice in range(shapes.count)
+        ]
+        shapes.dtypes = found[0][1]
+        common = found[0][0].keys() & found[-1][0].keys()
+        shapes.values = [
+            {n: s for n, s in shape.items() if n in common and _agree(n, found)}
+            for shape, _ in found
+        ]
+        if not _more_helpers(network, shapes, evaluate, helpers):
+            return
+
+
+def _agree(name: str, found: Sequence[tuple[dict[str, Shape], dict[str, int]]]) -> bool:
+    """Whether a value has one rank and dtype under all choices."""
+    ranks = {len(shape[name]) for shape, _ in found}
+    return len(ranks) == 1 and len({dtypes.get(name) for _, dtypes in found}) == 1
+
+
+def _more_helpers(
+    network: Network,
+    shapes: Shapes,
+    evaluate: Evaluate,
+    helpers: list[dict[str, NDArray[np.generic]]],
+) -> bool:
+    """Constants that inference did not see through, in front of nodes whose shape is unknown."""
+    more = False
+    for node in network.nodes:
+        if all(name in shapes.values[0] for name in node.outputs if name):
+            continue
+        for name in node.inputs:
+            if not name or name in helpers[0] or name not in network.makers:
+                continue
+            maker = network.makers[name]
+            if maker.op == "Constant" or len(maker.outputs) != 1:
+                continue
+            arrays = [evaluate(name, choice) for choice in range(shapes.count)]
+            if any(array is None for array in arrays):
+                continue
+            for choice, array in enumerate(arrays):
+                assert array is not None
+                helpers[choice][name] = array
+            more = True
+    return more
+
+
+def _infer_once(
+    network: Network, inputs: Mapping[str, Shape], helpers: Mapping[str, NDArray[np.generic]]
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    proto = _prepared(network, inputs, helpers)
+    content = proto.SerializeToString()
+    for data_prop in (True, False):
+        try:
+            inferred = shape_inference.infer_shapes(content, data_prop=data_prop)
+        except Exception:  # the message of the C++ side, whatever it is: no shapes, then
+            continue
+        return _read_types(inferred)
+    return _read_types(proto)
+
+
+def _prepared(
+    network: Network, inputs: Mapping[str, Shape], helpers: Mapping[str, NDArray[np.generic]]
+) -> ModelProto:
+    """A copy without anything that claims to know shapes, but of what inference does not know."""
+    proto = ModelProto()
+    proto.CopyFrom(network.proto)
+    graph = proto.graph
+    foreign = {o for node in network.nodes if "::" in node.op for o in node.outputs}
+    for position in reversed(range(len(graph.value_info))):
+        if not _is_declared(graph.value_info[position], foreign):
+            del graph.value_info[position]
+    for info in graph.output:
+        if _is_declared(info, foreign):
+            continue
+        if info.type.WhichOneof("value") == "tensor_type":
+            info.type.tensor_type.ClearField("shape")
+    for info in graph.input:
+        shape = inputs.get(info.name)
+        if shape is not None:
+            dims = info.type.tensor_type.shape
+            del dims.dim[:]
+            for length in shape:
+                dims.dim.add().dim_value = length
+    if helpers:
+        nodes = [node for node in graph.node if not any(name in helpers for name in node.output)]
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+        for name, array in helpers.items():
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return proto
+
+
+def _is_declared(info: ValueInfoProto, foreign: set[str]) -> bool:
+    """Whether it is the output of a custom operator, with a shape in plain numbers."""
+    if info.name not in foreign or info.type.WhichOneof("value") != "tensor_type":
+        return False
+    tensor = info.type.tensor_type
+    return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
+
+
+def _read_types(proto: ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, int] = {}
+    graph = proto.graph
+    for info in (*graph.value_info, *graph.output, *graph.input):
+        _read_type(info.name, info.type, shapes, dtypes)
+    for tensor in graph.initializer:
+        shapes[tensor.name] = tuple(tensor.dims)
+        dtypes[tensor.name] = tensor.data_type
+    return shapes, dtypes
+
+
+def _read_type(
+    name: str, kind: TypeProto, shapes: dict[str, Shape], dtypes: dict[str, int]
+) -> None:
+    if kind.WhichOneof("value") != "tensor_type":
+        return
+    tensor = kind.tensor_type
+    if tensor.elem_type:
+        dtypes[name] = tensor.elem_type
+    if tensor.HasField("shape"):
+        dims = tensor.shape.dim
+        if all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
+            shapes[name] = tuple(dim.dim_value for dim in dims)

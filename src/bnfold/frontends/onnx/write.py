@@ -1,0 +1,172 @@
+"""Write a model: one stream of bytes, large tensors straight from where they are.
+
+    model.onnx         the message; tensors that were in it before
+    model.onnx.data    the external data, if there was any before, or if the message would not
+                       fit into the 2 GB of a protobuf message
+
+Both are written under other names first and moved into place when they are complete. If the second
+move fails, the first is taken back: the folder holds both or neither.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from onnx import ModelProto, TensorProto
+
+from bnfold.errors import UsageError
+from bnfold.frontends.onnx import wire
+from bnfold.frontends.onnx.bulk import Bulk
+from bnfold.frontends.onnx.read import OnnxModel
+
+_LIMIT = (1 << 31) - (1 << 20)
+"""Bytes of the largest message, with a margin."""
+_PAGE = 1 << 12
+"""Large external tensors start at multiples of this: runtimes map them into memory."""
+
+
+def to_proto(model: OnnxModel) -> ModelProto:
+    """The whole model in memory."""
+    proto = ModelProto()
+    proto.ParseFromString(b"".join(_in_memory(model)))
+    return proto
+
+
+def _in_memory(model: OnnxModel) -> Iterator[bytes]:
+    for piece in _pieces(model, model.bulk):
+        yield bytes(piece) if isinstance(piece, bytes | memoryview) else piece.read().tobytes()
+
+
+def _pieces(model: OnnxModel, bulk: dict[str, Bulk]) -> Iterator[wire.Buffer | Bulk]:
+    numbers = {
+        number: bulk[tensor.name]
+        for number, tensor in enumerate(model.proto.graph.initializer)
+        if tensor.name in bulk
+    }
+    return wire.assemble(model.proto.SerializeToString(), numbers)
+
+
+class Staged:
+    """A model that is written, but not yet in its place."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.has_data = False
+
+    @property
+    def model(self) -> Path:
+        """Where the message is."""
+        return self.folder / self.name
+
+    @property
+    def data(self) -> Path:
+        """Where the external data is, if there is any."""
+        return self.folder / data_name(self.name)
+
+    def move_to(self, output: Path) -> None:
+        """Put both files in their places. Raises UsageError."""
+        with _explained(output):
+            target = output.with_name(data_name(output.name))
+            saved = None
+            if self.has_data:
+                saved = self.folder / "replaced"
+                if target.exists():
+                    target.replace(saved)
+                self.data.replace(target)
+            try:
+                self.model.replace(output)
+            except OSError:
+                if saved is not None:
+                    target.unlink()
+                    if saved.exists():
+                        saved.replace(target)
+                raise
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for path in self.folder.glob("*"):
+            path.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+
+def data_name(name: str) -> str:
+    """What the external data of a model is called."""
+    return f"{name}.data"
+
+
+@contextmanager
+def staged(model: OnnxModel, output: Path, folder: Path) -> Iterator[Staged]:
+    """Write a model into a folder of its own inside `folder`, to be moved or discarded.
+
+    Raises UsageError where it cannot be written, and what computing the tensors raises.
+    """
+    with _explained(output):
+        inner = folder / f".{output.name}.{secrets.token_hex(4)}.part"
+        inner.mkdir()
+    stage = Staged(inner, output.name)
+    try:
+        with _explained(output):
+            _write(model, stage)
+        yield stage
+    finally:
+        stage.discard()
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{output} could not be written: {error.strerror or error}",
+            "choose another place with -o",
+        ) from error
+
+
+def _write(model: OnnxModel, stage: Staged) -> None:
+    inner = dict(model.bulk)
+    outer = {name: inner.pop(name) for name in model.external}
+    size = model.proto.ByteSize() + sum(bulk.nbytes for bulk in inner.values())
+    if size > _LIMIT:
+        outer |= inner
+        inner = {}
+    tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    if outer:
+        stage.has_data = True
+        with _complete(stage.data) as file:
+            for name, bulk in outer.items():
+                _write_external(file, tensors[name], bulk, data_name(stage.name))
+    with _complete(stage.model) as file:
+        for piece in _pieces(model, inner):
+            if isinstance(piece, bytes | memoryview):
+                file.write(piece)
+            else:
+                piece.write_to(file)
+    for name in outer:
+        tensors[name].ClearField("data_location")
+        del tensors[name].external_data[:]
+
+
+def _write_external(file: IO[bytes], tensor: TensorProto, bulk: Bulk, place: str) -> None:
+    if bulk.nbytes >= _PAGE:
+        file.write(b"\0" * (-file.tell() % _PAGE))
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": place, "offset": file.tell(), "length": bulk.nbytes}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    bulk.write_to(file)
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, on the disk when the block is left."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
