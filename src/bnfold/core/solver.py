@@ -227,11 +227,11 @@ def _remove_step(solution: Solution, number: int) -> None:
     cause = system.cause(number, name, Reason.BRANCHES)
     zero = a == 0
     if zero.any():
-        readers = constants.read(binding)
+        readers = constants.read(binding, solution.removed, solution.dead)
         made = constants.at_producer(readers, bound, zero)
         producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
-        a = np.where(made, 1.0, a)
+        a, b = np.where(made, 1.0, a), np.where(made, b - readers.offset[x], b)
         zero &= ~made
         constant = system.cause(number, name, Reason.ZERO_GAMMA)
         _constant_outputs(solution, readers, y[zero], b[zero], constant)
@@ -265,7 +265,7 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
         assert isinstance(bound, BoundAffine)
         zero = bound.scale == 0
         if zero.any():
-            readers = constants.read(solution.binding)
+            readers = constants.read(solution.binding, solution.removed, solution.dead)
             if (zero & ~constants.at_producer(readers, bound, zero)).any():
                 return True
     return False
