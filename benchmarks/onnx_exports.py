@@ -147,9 +147,9 @@ class Row:
     """Error of the folded file / error of the exported one."""
 
 
-def measure(network: str, exporter: str) -> Row:
-    """Export, fold, compare."""
-    model, example = create(network, dtype=torch.float32)
+def measure(network: str, exporter: str, *, image: int | None = None) -> Row:
+    """Export, fold, compare; `image` is the size of the example, where the usual is too large."""
+    model, example = create(network, dtype=torch.float32, image=image)
     exported = EXPORTERS[exporter](model, example)
     folded, report = bnfold.fold(exported)
     onnx.checker.check_model(folded)

@@ -162,9 +162,10 @@ class Pad(OpRun):  # type: ignore[misc]
     def _run(self, x: Any, pads: Any = None, *rest: Any, **attributes: Any) -> tuple[Any]:
         pads = attributes.get("pads") if pads is None else pads
         constant = rest[0] if rest and rest[0] is not None else attributes.get("value") or 0
-        assert len(rest) < 2 or rest[1] is None, "axes"
-        rank = x.ndim
-        before, after = np.array(pads[:rank]), np.array(pads[rank:])
+        axes = range(x.ndim) if len(rest) < 2 or rest[1] is None else rest[1].tolist()
+        before, after = np.zeros(x.ndim, dtype=np.int64), np.zeros(x.ndim, dtype=np.int64)
+        for at, axis in enumerate(axes):
+            before[axis], after[axis] = pads[at], pads[at + len(pads) // 2]
         crop = tuple(
             slice(max(0, -b), n - max(0, -a))
             for b, a, n in zip(before, after, x.shape, strict=True)

@@ -82,6 +82,19 @@ def test_the_numbers_are_the_same(pattern: Pattern):
             assert_close_in_runtime(pattern, model, folded, feed, truth)
 
 
+@each_pattern
+def test_folding_again_finds_nothing(pattern: Pattern):
+    """What could go is gone, and what was made by the first fold is no obstacle to the second."""
+    model = pattern.build()
+    once, first = bnfold.fold(model, clip=pattern.clip)
+    twice, second = bnfold.fold(once, clip=pattern.clip)
+    assert second.removed == 0, f"{first}\n{second}"
+    assert op_types(twice) == op_types(once)
+    if pattern.runs:
+        feed = random_feed(model, pattern.shapes)
+        assert error(run(once, feed), run(twice, feed)) <= 64 * float(np.finfo(pattern.dtype).eps)
+
+
 def assert_close_in_runtime(pattern, model, folded, feed, truth) -> None:
     expected, actual = run(model, feed), run(folded, feed)
     epsilon = float(np.finfo(pattern.dtype).eps)

@@ -21,7 +21,19 @@ Array = NDArray[Any]
 class Builder:
     """Adds nodes at random; every value it knows can be read by what comes later."""
 
-    def __init__(self, seed: int, *, opset: int = 17, data_type: int = TensorProto.DOUBLE) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        opset: int = 17,
+        data_type: int = TensorProto.DOUBLE,
+        batch: int = 2,
+        wide: bool = True,
+    ) -> None:
+        self.batch = batch
+        self.wide = wide
+        """With control flow and integers, which not every evaluator takes in every dtype."""
+        self.has_open_space = False
         self.rng = np.random.default_rng(seed)
         self.opset = opset
         self.data_type = data_type
@@ -248,6 +260,8 @@ class Builder:
     def matrix(self, x: str) -> str | None:
         """Something for values of rank 2, or on the last axis."""
         shape = self.values[x]
+        if self.has_open_space and len(shape) == 4:
+            return None
         if len(shape) == 4:
             if self.chance(0.3):
                 out = int(self.rng.integers(1, 5))
@@ -274,6 +288,92 @@ class Builder:
             options["beta"] = float(self.rng.choice([1.0, 2.0, 0.0]))
         return self.add("Gemm", names, (shape[0], out), **options)
 
+    def gated(self, x: str) -> str | None:
+        """Squeeze and excite, or the same added: operands of different shapes."""
+        n, c, *space = self.values[x]
+        if len(space) != 2:
+            return None
+        pool = str(self.rng.choice(["GlobalAveragePool", "GlobalMaxPool"]))
+        small = self.add(pool, [x], (n, c, 1, 1))
+        if self.chance(0.5):
+            small = self.batch_norm(small)
+        if self.chance(0.5):
+            small = self.add(str(self.rng.choice(["Sigmoid", "Relu"])), [small], (n, c, 1, 1))
+        op = str(self.rng.choice(["Mul", "Add", "Sub"]))
+        names = [x, small] if self.chance(0.5) else [small, x]
+        return self.add(op, names, self.values[x])
+
+    def with_constant(self, x: str) -> str | None:
+        """A constant beside an activation in a concat or sum."""
+        n, c, *space = self.values[x]
+        if c > 12 or self.has_open_space:
+            return None
+        value = self.rng.normal(size=(n, 1, *space)) * self.rng.integers(0, 2)
+        if self.chance(0.5):
+            names = [x, self.constant(value)]
+            return self.add("Concat", names, (n, c + 1, *space), axis=1)
+        y = self.pick(lambda other: other == self.values[x])
+        assert y is not None
+        return self.add("Sum", [x, self.constant(value), y], self.values[x])
+
+    def channels_last(self, x: str) -> str | None:
+        """(N, C, H, W) -> (N, H, W, C), a matrix, and back."""
+        n, c, *space = self.values[x]
+        if len(space) != 2:
+            return None
+        out = int(self.rng.integers(1, 5))
+        at = self.add("Transpose", [x], (n, *space, c), perm=[0, 2, 3, 1])
+        if self.chance(0.3):
+            at = self.add("Mul", [at, self.constant(self.rng.normal(size=c), "c")], (n, *space, c))
+        at = self.add("MatMul", [at, self.weight((c, out))], (n, *space, out))
+        if self.chance(0.6):
+            names = [at, self.constant(self.rng.normal(size=out), "b")]
+            at = self.add("Add", names if self.chance(0.5) else names[::-1], (n, *space, out))
+        if self.chance(0.3):
+            at = self.activation(at) if self.values[at][1] == self.values[at][3] else at
+        return self.add("Transpose", [at], (n, out, *space), perm=[0, 3, 1, 2])
+
+    def stacked(self, x: str) -> str:
+        """An axis more, something, and the axis gone."""
+        shape = self.values[x]
+        axis = int(self.rng.integers(0, len(shape) + 1))
+        axes = self.constant(np.array([axis]), "t")
+        at = self.add("Unsqueeze", [x, axes], (*shape[:axis], 1, *shape[axis:]))
+        if self.chance(0.5):
+            at = self.add("LeakyRelu" if self.chance(0.5) else "Relu", [at], self.values[at])
+        if self.chance(0.3):
+            at = self.add("Concat", [at, at], (*shape[:axis], 2, *shape[axis:]), axis=axis)
+            return self.add("ReduceMax", [at], shape, axes=[axis], keepdims=0)
+        return self.add("Squeeze", [at, axes], shape)
+
+    def quantised(self, x: str) -> str | None:
+        """A convolution whose weight is integers with a scale per channel."""
+        n, c, *space = self.values[x]
+        if len(space) != 2:
+            return None
+        out = int(self.rng.integers(1, 5))
+        q = self.constant(self.rng.integers(-90, 90, (out, c, 1, 1)).astype(np.int8), "q")
+        scale = self.constant(self.rng.uniform(0.01, 0.02, out), "s")
+        weight = self.name("w")
+        self.nodes.append(helper.make_node("DequantizeLinear", [q, scale], [weight], axis=0))
+        names = [x, weight]
+        if self.chance(0.5):
+            names.append(self.constant(self.rng.normal(size=out), "b"))
+        return self.add("Conv", names, (n, out, *space))
+
+    def branch(self, x: str) -> str:
+        """An If whose branches read values from outside by their names."""
+        shape = self.values[x]
+        y = self.pick(lambda other: other == shape) or x
+        condition = self.constant(np.array(bool(self.chance(0.5))), "cond")
+        graphs = {}
+        for key, value in (("then_branch", x), ("else_branch", y)):
+            out = self.name("inner")
+            info = helper.make_tensor_value_info(out, self.data_type, None)
+            node = helper.make_node("Identity", [value], [out])
+            graphs[key] = helper.make_graph([node], key, [], [info])
+        return self.add("If", [condition], shape, **graphs)
+
     # ---------------------------------------------------------------- models
 
     def step(self) -> None:
@@ -288,16 +388,22 @@ class Builder:
             self.view,
             self.view,
             self.matrix,
+            self.stacked,
+            self.with_constant,
         ]
+        if self.wide:
+            moves += [self.quantised, self.branch]
         if is_image:
             moves += [*[self.conv] * 6, self.conv_transpose, self.pool]
+            moves += [self.gated, self.channels_last]
         else:
             moves += [self.matrix] * 3
         moves[int(self.rng.integers(len(moves)))](x)
 
     def model(self, steps: int) -> onnx.ModelProto:
-        shape = (2, int(self.rng.integers(1, 5)), 6, 5)
+        shape = (self.batch, int(self.rng.integers(1, 5)), 6, 5)
         self.values["x"] = shape
+        self.has_open_space = self.chance(0.3)
         for _ in range(steps):
             self.step()
         read = {name for node in self.nodes for name in node.input}
@@ -308,12 +414,15 @@ class Builder:
         if not ends:
             ends = [self.add("Identity", ["x"], shape)]
         batch = "N" if self.chance(0.5) and not self._fixed_batch() else shape[0]
+        space: list[Any] = list(shape[2:])
+        if self.has_open_space and not self._fixed_batch():
+            space = ["H", "W"]
         graph = helper.make_graph(
             self.nodes,
             "random",
-            [helper.make_tensor_value_info("x", self.data_type, [batch, *shape[1:]])],
+            [helper.make_tensor_value_info("x", self.data_type, [batch, shape[1], *space])],
             [
-                helper.make_tensor_value_info(e, self.data_type, [None, *self.values[e][1:]])
+                helper.make_tensor_value_info(e, self.data_type, [None] * len(self.values[e]))
                 for e in ends
             ],
             self.initializers,
@@ -323,5 +432,8 @@ class Builder:
         )
 
     def _fixed_batch(self) -> bool:
-        """Whether a Reshape names the batch size."""
-        return any(node.op_type == "Reshape" for node in self.nodes)
+        """Whether a node names the batch size, or the size of an image."""
+        shapes = [t for t in self.initializers if t.name.startswith("k")]
+        constants = [n for n in self.nodes if n.op_type == "Constant" and n.output[0][0] == "k"]
+        named = any(node.op_type == "Reshape" for node in self.nodes)
+        return named or bool(shapes) or bool(constants)

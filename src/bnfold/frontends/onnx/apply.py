@@ -135,7 +135,9 @@ class _Editor:
 
     def run(self, plan: Plan) -> Edits:
         for number, edit in plan.linear.items():
-            site = self.lifted.sites[number]
+            site = self.lifted.sites.get(number)
+            if site is None:  # a fixed weight: what comes in and goes out is rescaled alike
+                continue
             assert isinstance(site, LinearSite)
             self._linear(number, site, edit)
         for number, change in plan.affine.items():

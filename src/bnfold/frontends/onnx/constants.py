@@ -41,6 +41,8 @@ class Constants:
     open: set[str] = field(default_factory=set)
     """Constants that come from the shape of an activation."""
     cache: dict[tuple[str, int], Array] = field(default_factory=dict)
+    large: list[tuple[str, int]] = field(default_factory=list)
+    """What is in the cache for the moment only."""
 
     def is_constant(self, name: str) -> bool:
         """Whether the value is the same in every run, or a shape that is known."""
@@ -75,7 +77,7 @@ class Constants:
             array = self._evaluate(at, choice)
             if array is None:
                 return None
-            self.cache[at, choice] = array
+            self._keep((at, choice), array)
             order.pop()
         result = self._known(name, choice)
         self._forget_large()
@@ -103,7 +105,7 @@ class Constants:
                 cached = to_array(tensor, self.bulk.get(name))
             except (KeyError, TypeError, ValueError):  # of a dtype that is not known
                 return None
-            self.cache[name, 0] = cached
+            self._keep((name, 0), cached)
         return cached
 
     def _operands(self, name: str) -> tuple[str, ...]:
@@ -128,7 +130,7 @@ class Constants:
             return None
         for output, array in zip(node.outputs, made, strict=False):
             if output:
-                self.cache[output, choice if output in self.open else 0] = array
+                self._keep((output, choice if output in self.open else 0), array)
         return self.cache.get((name, choice if name in self.open else 0))
 
     def _shape_of(self, node: Node, choice: int) -> Array | None:
@@ -154,9 +156,15 @@ class Constants:
             return None
         return array.astype(numpy_dtype(data_type))
 
+    def _keep(self, key: tuple[str, int], array: Array) -> None:
+        self.cache[key] = array
+        if array.nbytes > _KEPT:
+            self.large.append(key)
+
     def _forget_large(self) -> None:
-        for key in [key for key, array in self.cache.items() if array.nbytes > _KEPT]:
-            del self.cache[key]
+        for key in self.large:
+            self.cache.pop(key, None)
+        self.large.clear()
 
 
 def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> Constants:

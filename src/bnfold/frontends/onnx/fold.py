@@ -21,7 +21,7 @@ from bnfold.frontends.onnx.apply import Overflow, plan_edits
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import find_constants
 from bnfold.frontends.onnx.lift import Lifted, lift
-from bnfold.frontends.onnx.nodes import read_network
+from bnfold.frontends.onnx.nodes import batch_norms_inside, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
@@ -50,13 +50,20 @@ class Folding:
         return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
 
     def _notes(self) -> tuple[str, ...]:
-        gone = self.lifted.scalars & self.plan.removed.keys()
-        if not gone:
-            return ()
-        return (
-            f"{len(gone)} further step{'s' * (len(gone) > 1)} that scale or shift by a single"
-            " number went too.",
-        )
+        gone = len(self.lifted.scalars & self.plan.removed.keys())
+        inside = batch_norms_inside(self.model.proto)
+        notes = []
+        if gone:
+            notes.append(
+                f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
+                " went too."
+            )
+        if inside:
+            notes.append(
+                f"{inside} BatchNormalization{'s' * (inside > 1)} inside of subgraphs or local"
+                " functions were not looked at."
+            )
+        return tuple(notes)
 
     def folded(self) -> OnnxModel:
         """The folded model, large tensors still to be computed."""
@@ -107,8 +114,8 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     infer(network, shapes, constants.value)
     lifted = lift(network, constants, shapes)
     plan = decide(lifted, clip, {})
-    if any(kept.reason is Reason.SHARED for kept in plan.kept.values()):
-        # One weight cannot serve all its readers: see whether weights of their own do better.
+    if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):
+        # One weight may not serve all its readers: see whether weights of their own do better.
         alone = lift(network, constants, shapes, ties=False)
         better = decide(alone, clip, {})
         if len(better.removed) > len(plan.removed):

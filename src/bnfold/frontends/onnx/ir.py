@@ -34,11 +34,7 @@ def read_model(model: onnx_ir.Model) -> OnnxModel:
     finally:
         for name, tensor in kept.items():
             model.graph.initializers[name].const_value = tensor
-    source = read_proto(proto)
-    for name, tensor in kept.items():
-        source.bulk[name] = _bulk(tensor)
-        source.external.add(name)
-    return source
+    return read_proto(proto, {name: _bulk(tensor) for name, tensor in kept.items()})
 
 
 def _empty(tensor: onnx_ir.ExternalTensor) -> Any:

@@ -129,6 +129,8 @@ class Lifter:
         self.lifted = Lifted(self.graph, network, constants)
         self.tensors: dict[str, int] = {}
         """Graph tensor per value."""
+        self.names: dict[int, str] = {}
+        """The other way round."""
         self.varying: dict[int, frozenset[int]] = {}
         """Axes along which the labels of a graph tensor may vary."""
         self.ties = ties
@@ -163,8 +165,13 @@ class Lifter:
         """The graph tensor of a value; one that nothing made is stored as it is."""
         known = self.tensors.get(name)
         if known is None:
-            known = self.tensors[name] = self.graph.tensor(self.shape(name) or ())
+            known = self.graph.tensor(self.shape(name) or ())
+            self._is(name, known)
         return known
+
+    def _is(self, name: str, number: int) -> None:
+        self.tensors[name] = number
+        self.names[number] = name
 
     def operand(self, name: str, owner: str) -> int | None:
         """The graph tensor of an activation, or of a constant that meets activations."""
@@ -205,7 +212,7 @@ class Lifter:
         shapes = [self.shape(output) or () for output in made]
         numbers = self.graph.add(name or node.name, role, inputs, shapes)
         for output, number, axes in zip(made, numbers, each, strict=True):
-            self.tensors[output] = number
+            self._is(output, number)
             self.varying[number] = axes
         return len(self.graph.ops) - 1
 
@@ -244,20 +251,22 @@ class Lifter:
         Tried with the finest labels that the inputs can have: one for each place along their
         varying axes. What holds for these holds for all coarser ones.
         """
-        names = {number: name for name, number in self.tensors.items()}
         results = []
         for choice in range(self.shapes.count):
             count = 1
             labels = []
             for tensor in inputs:
                 shape = self.graph.shapes[tensor]
-                full = self.shapes.of(names[tensor], choice) if tensor in names else shape
-                assert full is not None
+                name = self.names.get(tensor)  # a constant has none, and one shape
+                full = shape if name is None else self.shapes.of(name, choice) or shape
                 lengths = [shape[a] if a in self.axes_of(tensor) else 1 for a in range(len(shape))]
                 stop = count + int(np.prod(lengths))
                 labels.append(lab.expand(np.arange(count, stop).reshape(lengths), full))
                 count = stop
-            results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
+            try:
+                results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
+            except (ValueError, IndexError):  # a view that does not fit its input
+                return None
         for output, first, *others in zip(outputs, *results, strict=True):
             if any(not np.array_equal(first, other) for other in others):
                 return None
@@ -275,7 +284,7 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
 
     lifter = Lifter(network, constants, shapes, ties=ties)
     for name in network.inputs:
-        lifter.tensors[name] = lifter.graph.input(lifter.shape(name) or (), name)
+        lifter._is(name, lifter.graph.input(lifter.shape(name) or (), name))
     linears = lift_linear.survey(lifter)
     for node in network.nodes:
         if node.index in linears.skipped or all(o in constants.nodes for o in node.outputs if o):

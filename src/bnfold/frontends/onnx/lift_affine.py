@@ -56,7 +56,9 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     arrays = [lifter.constants.array(name) if name else None for name in names]
     if any(array is None for array in arrays):
         return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
-    if shape is None or not lifter.is_activation(source) or len(shape) < 2:
+    open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
+    is_known = shape is not None and len(shape) > 1 and not open_channels
+    if shape is None or not is_known or not lifter.is_activation(source):
         return _refused(
             lifter,
             node,

@@ -222,6 +222,23 @@ def free_names(graph: GraphProto) -> set[str]:
     return read - own - {""}
 
 
+def batch_norms_inside(proto: ModelProto) -> int:
+    """How many BatchNormalizations subgraphs and local functions hold."""
+    outer = proto.graph.node
+    count = 0
+    queue = [a for node in outer for a in node.attribute]
+    nodes = [node for function in proto.functions for node in function.node]
+    while queue or nodes:
+        while nodes:
+            node = nodes.pop()
+            count += node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+            queue += node.attribute
+        if queue:
+            for inner in inner_graphs(queue.pop()):
+                nodes += inner.node
+    return count
+
+
 def named_values(graph: GraphProto) -> Iterator[str]:
     """All names that a graph uses, those of nodes included, its subgraphs too."""
     queue: list[GraphProto] = [graph]

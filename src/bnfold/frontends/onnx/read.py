@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -66,8 +66,11 @@ def read_file(path: Path) -> OnnxModel:
     return model
 
 
-def read_proto(proto: ModelProto, *, folder: Path | None = None) -> OnnxModel:
-    """The same for a model in memory, which is left alone."""
+def read_proto(proto: ModelProto, elsewhere: Mapping[str, Bulk] | None = None) -> OnnxModel:
+    """The same for a model in memory, which is left alone.
+
+    `elsewhere` says where the data of initializers is that have none in the message.
+    """
     name = "the model"
     try:
         content = proto.SerializeToString()
@@ -83,8 +86,10 @@ def read_proto(proto: ModelProto, *, folder: Path | None = None) -> OnnxModel:
     for number, (offset, length) in split.spans.items():
         tensor = model.proto.graph.initializer[number]
         model.bulk[tensor.name] = MemoryBulk(view[offset : offset + length])
+    model.bulk.update(elsewhere or {})
+    model.external.update(elsewhere or ())
     _check(model)
-    _find_external(model, folder)
+    _find_external(model, None)
     return model
 
 

@@ -42,17 +42,17 @@ def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
 
 def _edited_nodes(graph: GraphProto, edits: Edits) -> list[NodeProto]:
     nodes: list[NodeProto] = []
-    changed = {index for index, _ in edits.inputs}
+    changed: dict[int, list[tuple[int, str]]] = {}
+    for (index, position), name in edits.inputs.items():
+        changed.setdefault(index, []).append((position, name))
     for index, node in enumerate(graph.node):
         if index in edits.removed:
             continue
         if index in edits.nodes:
             nodes += edits.nodes[index]
             continue
-        if index in changed:
-            for (owner, position), name in edits.inputs.items():
-                if owner == index:
-                    _set_input(node, position, name)
+        for position, name in changed.get(index, ()):
+            _set_input(node, position, name)
         if index in edits.unit_factors:
             for attribute in node.attribute:
                 if attribute.name == "beta":
@@ -213,7 +213,7 @@ def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, Bulk]) -> N
 
 def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[str, Bulk]) -> None:
     clear_content(tensor)
-    if new.nbytes > _SMALL:
+    if new.nbytes > _SMALL or tensor.name in folded.external:
         source = sources.get(new.source)
         is_plain = new.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
         if new.factor is not None and is_plain and isinstance(source, FileBulk | MemoryBulk):
@@ -225,7 +225,6 @@ def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[
         folded.bulk[tensor.name] = ComputedBulk(new.nbytes, new.compute)
         return
     folded.bulk.pop(tensor.name, None)
-    folded.external.discard(tensor.name)
     tensor.raw_data = new.compute().tobytes()
 
 

@@ -199,6 +199,9 @@ def _prepared(
     for position in reversed(range(len(graph.value_info))):
         if not _is_declared(graph.value_info[position], foreign):
             del graph.value_info[position]
+    for position in reversed(range(len(graph.output))):
+        if graph.output[position].name not in network.makers:
+            del graph.output[position]  # an initializer or input, whose shape is known already
     for info in graph.output:
         if _is_declared(info, foreign):
             continue

@@ -10,7 +10,6 @@ move fails, the first is taken back: the folder holds both or neither.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,8 +164,6 @@ def _write_external(file: IO[bytes], tensor: TensorProto, bulk: Bulk, place: str
 
 @contextmanager
 def _complete(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, on the disk when the block is left."""
+    """A new file. The system writes it to the disk in its own time, as it does for other tools."""
     with path.open("xb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())

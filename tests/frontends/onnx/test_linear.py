@@ -1,0 +1,316 @@
+"""Linear ops in ONNX files: which weight is edited, where, and what becomes of sharers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold
+from bnfold import Reason
+from tests.frontends.onnx.support import Sketch, assert_same, ops, run
+
+
+def initializer(model, name):
+    return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+
+
+# -------------------------------------------------------------------- kept
+
+
+def test_padding_lets_no_shift_pass():
+    s = Sketch(2, 3, 6, 6)
+    s.bn(3)
+    s.conv(3, 4, pads=[1, 1, 1, 1])
+    folded, report = bnfold.fold(s.model())
+    assert report.items[0].reason is Reason.PADDING
+    assert report.items[0].blocker == "conv"
+    assert ops(folded) == ["BatchNormalization", "Conv"]
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+def test_padding_that_the_size_decides(mode):
+    s = Sketch(2, 3, 6, 6)
+    s.bn(3)
+    s.conv(3, 4, auto_pad=mode)
+    assert bnfold.inspect(s.model()).items[0].reason is Reason.PADDING
+
+
+def test_transposed_convolutions_miss_taps():
+    s = Sketch(2, 3, 5, 5)
+    s.bn(3)
+    s.node("ConvTranspose", s.at, s.weight("w", 3, 4, 2, 2), name="up", strides=[2, 2])
+    report = bnfold.inspect(s.model())
+    assert (report.items[0].reason, report.items[0].blocker) == (Reason.PADDING, "up")
+
+
+def test_a_bias_that_is_no_constant():
+    s = Sketch(2, 3, 6, 6)
+    mean = s.node("ReduceMean", "x", axes=[0, 2, 3], keepdims=0)
+    s.node("Conv", "x", s.weight("w", 3, 3, 1, 1), mean, name="conv")
+    s.bn(3)
+    assert bnfold.inspect(s.model()).removed == 0
+
+
+def test_a_gemm_with_a_bias_per_row():
+    s = Sketch(2, 3)
+    s.node("Gemm", s.at, s.weight("w", 3, 4), s.weight("c", 2, 1), name="fc")
+    s.bn(4)
+    assert bnfold.inspect(s.model()).removed == 0
+
+
+def test_a_matrix_product_without_room_for_a_bias():
+    s = Sketch(2, 5, 3)
+    s.node("Transpose", perm=[0, 2, 1])
+    s.bn(3)
+    s.node("Transpose", perm=[0, 2, 1])
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    report = bnfold.inspect(s.model())
+    assert (report.items[0].reason, report.items[0].blocker) == (Reason.FIXED_WEIGHT, "product")
+
+
+def test_batch_norm_over_the_sequence_behind_a_matrix():
+    """(N, L, C): the matrix makes C, and channels of the BatchNorm are L, of the same length."""
+    s = Sketch(2, 4, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4))
+    s.bn(4)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 1
+    assert_same(model, folded, (2, 4, 3))
+
+
+def test_a_weight_that_the_user_can_override():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.inputs.append(helper.make_tensor_value_info("conv_w", TensorProto.FLOAT, [4, 3, 3, 3]))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 0
+    assert initializer(folded, "conv_w").tolist() == initializer(model, "conv_w").tolist()
+
+
+# -------------------------------------------------------------------- removed
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_convolutions(groups):
+    s = Sketch(2, 4, 6, 6)
+    s.conv(4, 8, group=groups, pads=[1, 1, 1, 1])
+    s.bn(8)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert ops(folded) == ["Conv"]
+    assert report.items[0].into == ("conv",)
+    assert_same(model, folded, (2, 4, 6, 6))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions(groups):
+    s = Sketch(2, 4, 5, 5)
+    s.node("ConvTranspose", s.at, s.weight("w", 4, 6 // groups, 3, 3), group=groups, strides=[2, 2])
+    s.bn(6)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["ConvTranspose"]
+    assert_same(model, folded, (2, 4, 5, 5))
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.5}, {"beta": 2.0}, {"beta": 0.0}])
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("bias", [None, (4,), (1, 4), (1,), ()])
+def test_gemms_between_batch_norms(options, flip, bias):
+    s = Sketch(2, 3)
+    s.bn(3, name="before")
+    names = [s.at, s.weight("w", *((4, 3) if flip else (3, 4)))]
+    if bias is not None:
+        names.append(s.weight("c", *bias))
+    s.node("Gemm", *names, transB=flip, **options)
+    s.bn(4, name="behind")
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["Gemm"]
+    assert_same(model, folded, (2, 3))
+
+
+def test_the_add_behind_a_matrix_product_is_its_bias():
+    s = Sketch(2, 5, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4))
+    s.node("Add", s.constant("b", np.arange(4.0)), s.at)
+    s.node("Transpose", perm=[0, 2, 1])
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["MatMul", "Add", "Transpose"]
+    assert_same(model, folded, (2, 5, 3))
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_an_add_takes_the_place_of_a_batch_norm(left):
+    s = Sketch(2, 3, 3)
+    weight = s.weight("w", 4, 3) if left else s.weight("w", 3, 4)
+    s.node("MatMul", *([weight, s.at] if left else [s.at, weight]), name="product")
+    if not left:
+        s.node("Transpose", perm=[0, 2, 1])
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == (["MatMul", "Add"] if left else ["MatMul", "Add", "Transpose"])
+    assert_same(model, folded, (2, 3, 3))
+
+
+def test_a_transposed_weight_is_edited_where_it_is():
+    s = Sketch(2, 5, 3)
+    s.weight("w", 4, 3)
+    s.nodes.append(helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]))
+    s.node("MatMul", s.at, "wt")
+    s.node("Add", s.at, s.constant("b", np.ones(4)))
+    s.node("Transpose", perm=[0, 2, 1])
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert [t.name for t in folded.graph.initializer] == ["w", "b"]
+    assert_same(model, folded, (2, 5, 3))
+
+
+def test_an_embedding():
+    s = Sketch(2, 5)
+    s.inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, [2, 5])]
+    s.node("Gather", s.weight("table", 7, 4), "x")
+    s.node("Transpose", perm=[0, 2, 1])
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["Gather", "Transpose"]
+    assert_same(model, folded, (2, 5))
+
+
+def test_a_computed_bias():
+    """torch's exporter, not optimised: zeros of the shape that the weight has."""
+    s = Sketch(2, 3, 6, 6)
+    s.weight("w", 4, 3, 3, 3)
+    shape = s.constant("shape", np.array([4]))
+    s.node("ConstantOfShape", shape, output="zeros")
+    s.node("CastLike", "zeros", "x", output="b")
+    s.node("Conv", "x", "w", "b")
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["Conv"]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+# -------------------------------------------------------------------- shared
+
+
+def twice(same_statistics: bool) -> Sketch:
+    s = Sketch(2, 3, 6, 6)
+    weight = s.weight("w", 3, 3, 1, 1)
+    s.node("Conv", "x", weight, name="conv1")
+    s.bn(3, name="bn1")
+    s.node("Relu")
+    first = s.at
+    s.node("Conv", "x", weight, name="conv2")
+    if same_statistics:
+        s.node("BatchNormalization", s.at, *[f"bn1_{k}" for k in "gbmv"], name="bn2")
+    else:
+        s.bn(3, name="bn2")
+    s.node("Concat", first, s.node("Sigmoid"), axis=1)
+    return s
+
+
+def test_one_weight_and_one_edit():
+    model = twice(same_statistics=True).model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    assert [t.name for t in folded.graph.initializer if t.name.startswith("w")] == ["w"]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_one_weight_and_two_edits():
+    model = twice(same_statistics=False).model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_weight_that_is_an_output_too():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    model = s.model(s.at, "conv_w")
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_bias_that_two_layers_share():
+    s = Sketch(2, 3, 6, 6)
+    bias = s.constant("b", np.array([1.0, -2.0, 3.0]))
+    s.node("Conv", "x", s.weight("w1", 3, 3, 1, 1), bias)
+    s.bn(3)
+    s.node("Conv", s.at, s.weight("w2", 3, 3, 1, 1), bias)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_initializers_that_are_inputs_in_an_old_file():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    for tensor in s.initializers:
+        s.inputs.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+    model = s.model(ir_version=3, opset=8)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    names = {info.name for info in folded.graph.input}
+    assert {t.name for t in folded.graph.initializer} <= names
+    assert "bn_g" not in names
+    expected, actual = run(model, (2, 3, 6, 6)), run(folded, (2, 3, 6, 6))
+    np.testing.assert_allclose(expected[0], actual[0], rtol=1e-4, atol=1e-4)
+
+
+# -------------------------------------------------------------------- integers
+
+
+def quantised(gamma_sign: float, bias: str) -> Sketch:
+    s = Sketch(2, 3, 6, 6)
+    q = s.rng.integers(-120, 120, (4, 3, 3, 3)).astype(np.int8)
+    parts = [s.constant("q", q), s.constant("scale", np.array([0.1, 0.2, 0.3, 0.4]))]
+    weight = s.node("DequantizeLinear", *parts, axis=0)
+    names = ["x", weight]
+    if bias == "float":
+        names.append(s.weight("b", 4))
+    if bias == "integer":
+        s.constant("qb", np.array([5, -6, 7, -8], np.int32))
+        names.append(s.node("DequantizeLinear", "qb", "scale", axis=0))
+    s.node("Conv", *names, name="conv")
+    s.bn(4)
+    for tensor in s.initializers:
+        if tensor.name == "bn_g":
+            signs = np.abs(numpy_helper.to_array(tensor)) * gamma_sign
+            tensor.CopyFrom(numpy_helper.from_array(signs.astype(np.float32), "bn_g"))
+    return s
+
+
+def test_integers_and_their_bias_stay():
+    for sign, bias in ((-1.0, ""), (1.0, "integer")):
+        model = quantised(sign, bias).model()
+        folded, report = bnfold.fold(model)
+        assert report.kept == 1
+        assert_same(model, folded, (2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("bias", ["", "float"])
+def test_the_scale_of_an_integer_weight_takes_a_batch_norm(bias):
+    model = quantised(1.0, bias).model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert initializer(folded, "q").tolist() == initializer(model, "q").tolist()
+    assert (initializer(folded, "scale") > 0).all()
+    assert_same(model, folded, (2, 3, 6, 6))

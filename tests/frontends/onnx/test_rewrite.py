@@ -1,0 +1,155 @@
+"""What stays in a file: names, outputs, what subgraphs read, and everything that is not a layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold
+from tests.frontends.onnx.support import Sketch, assert_same, ops
+
+
+def branch(name: str, value: str) -> onnx.GraphProto:
+    """A subgraph that returns a value of the graph outside."""
+    output = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
+    node = helper.make_node("Identity", [value], [f"{name}_out"])
+    return helper.make_graph([node], name, [], [output])
+
+
+def test_a_value_that_a_subgraph_reads_keeps_its_value_and_name():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    inner = s.bn(4)
+    condition = s.constant("condition", np.array(True))
+    branches = {"then_branch": branch("then", inner), "else_branch": branch("else", "conv_out")}
+    chosen = s.node("If", condition, **branches)
+    s.node("Relu", inner)
+    model = s.model(chosen, s.at)
+    folded, report = bnfold.fold(model)
+    assert report.kept == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_subgraph_reads_what_a_removed_batch_norm_made():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    inner = s.bn(4)
+    condition = s.constant("condition", np.array(True))
+    branches = {"then_branch": branch("then", inner), "else_branch": branch("else", inner)}
+    model_output = s.node("If", condition, **branches)
+    model = s.model(model_output)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert "BatchNormalization" not in ops(folded)
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_removed_output_keeps_its_name():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    folded, _ = bnfold.fold(s.model())
+    assert folded.graph.node[0].output[0] == folded.graph.output[0].name == "bn_out"
+
+
+def test_two_outputs_of_one_value():
+    """What makes the value can have one of the names; the other one is a copy."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    conv = s.at
+    one = s.constant("one", np.array(1.0))
+    first = s.node("Mul", conv, one)
+    second = s.node("Mul", conv, one)
+    model = s.model(first, second)
+    folded, _ = bnfold.fold(model)
+    assert sorted(ops(folded)) == ["Conv", "Identity"]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_names_do_not_collide():
+    s = Sketch(2, 3, 6, 6)
+    s.node("Add", s.at, s.constant("conv_bias", np.ones((3, 1, 6))))
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu", output="conv_bias_1")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    names = [t.name for t in folded.graph.initializer]
+    assert len(set(names)) == len(names) == 3
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_constants_that_nobody_reads_any_more_are_gone():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    for key, array in (("gamma", np.arange(1.0, 5)), ("beta", np.arange(4.0))):
+        tensor = numpy_helper.from_array(array.astype(np.float32))
+        s.nodes.append(helper.make_node("Constant", [], [key], value=tensor))
+    conv = s.at
+    s.node("Mul", conv, s.node("Unsqueeze", "gamma", s.constant("axes", np.array([1, 2]))))
+    s.node("Add", s.at, s.node("Unsqueeze", "beta", "axes"))
+    folded, report = bnfold.fold(s.model())
+    assert report.removed == 2
+    assert ops(folded) == ["Conv"]
+    assert {t.name for t in folded.graph.initializer} == {"conv_w", "conv_bias"}
+
+
+def test_what_was_unused_before_stays():
+    s = Sketch(2, 3, 6, 6)
+    s.constant("unused", np.ones(2))
+    s.conv(3, 4)
+    s.bn(4)
+    folded, _ = bnfold.fold(s.model())
+    assert "unused" in {t.name for t in folded.graph.initializer}
+
+
+def test_everything_else_stays():
+    s = Sketch("batch", 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    model = s.model()
+    model.producer_name, model.doc_string = "somebody", "a text"
+    model.metadata_props.add(key="classes", value="cat,dog")
+    model.graph.value_info.add(name="bn_out")
+    model.graph.doc_string = "another"
+    before = model.SerializeToString()
+    folded, _ = bnfold.fold(model)
+    assert model.SerializeToString() == before
+    assert (folded.producer_name, folded.doc_string) == ("somebody", "a text")
+    assert folded.metadata_props[0].value == "cat,dog"
+    assert folded.graph.doc_string == "another"
+    assert folded.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert folded.opset_import == model.opset_import
+    assert folded.ir_version == model.ir_version
+    assert "bn_out" not in {info.name for info in folded.graph.value_info}
+
+
+def test_a_second_fold_finds_nothing():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    s.conv(4, 4, name="last")
+    once, _ = bnfold.fold(s.model())
+    twice, report = bnfold.fold(once)
+    assert report.total == 0
+    assert twice.SerializeToString() == once.SerializeToString()
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
+def test_opsets(opset):
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    s.bn(4, name="bn2")
+    s.conv(4, 5, name="last", pads=[1, 1, 1, 1])
+    model = s.model(opset=opset)
+    folded, report = bnfold.fold(model)
+    # Before opset 8 Max does not broadcast, so the activation has no room for bounds.
+    assert report.removed == (1 if opset == 7 else 2)
+    assert_same(model, folded, (2, 3, 6, 6))
