@@ -86,7 +86,7 @@ def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Di
     try:
         from bnfold.frontends.caffe.run import example_inputs, run
     except MissingExtraError as error:
-        return f"{error.problem}, and it is PyTorch that runs Caffe's layers here"
+        return f"{error.problem}, and it is what runs Caffe's layers here"
     net = folded.decided.net
     inputs = example_inputs(net)
     try:

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bnfold.core.solver import ClipMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
+from bnfold.frontends.caffe.net import read_net
 from bnfold.frontends.caffe.prototxt import Message, read_text
-from bnfold.frontends.caffe.run_layers import Execution, RunLayer, execute
+from bnfold.frontends.caffe.run import run as run_layers_of
+from bnfold.frontends.caffe.run_layers import Execution
+from bnfold.frontends.caffe.shapes import infer
 from bnfold.report import FoldReport
 from tests.frontends.caffe import build, plain_text
-from tests.frontends.caffe.made_up import layer_type, make_up, tested_layers
+from tests.frontends.caffe.made_up import make_up
 
 Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
@@ -69,24 +71,15 @@ def fold(
 
 def run(model: Pair, inputs: Mapping[str, NDArray[Any]]) -> Execution:
     """The outputs of the TEST phase, in float64."""
-    net = plain_text.parse(model.text.decode("utf-8", "surrogateescape"))
-    stored = model.stored()
-    layers = []
-    for layer in tested_layers(net):
-        if not layer.texts("bottom"):
-            continue
-        name = layer.word("name", "")
-        blobs = tuple(torch.tensor(np.asarray(b, np.float64)) for b in stored.get(name, ()))
-        tops, bottoms = tuple(layer.texts("top")), tuple(layer.texts("bottom"))
-        layers.append(RunLayer(name, layer_type(layer), bottoms, tops, layer, blobs))
-    given = {name: torch.tensor(x).double() for name, x in inputs.items()}
-    return execute(layers, given)
+    net = read_net(read_text(model.text, "x"), read_caffemodel(model.weights, "x"))
+    infer(net)
+    return run_layers_of(net, inputs)
 
 
 def values(model: Pair, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """All that a run shows: the outputs, and what layers that cannot run would have read."""
     done = run(model, inputs)
-    return {name: value.numpy() for name, value in {**done.outputs, **done.read}.items()}
+    return {name: value.numpy() for name, value in done.values.items()}
 
 
 def assert_equal(
@@ -254,3 +247,19 @@ def check(
 def kept(report: FoldReport) -> dict[str, str]:
     """The reasons of the layers that stay, by name."""
     return {item.name: str(item.reason) for item in report.items if not item.is_removed}
+
+
+def assert_caffe_takes_it(model: Pair) -> None:
+    """InsertSplits and AppendTop: a name is taken again only in place, by the only reader."""
+    net = read_net(read_text(model.text, "x"), read_caffemodel(model.weights, "x"))
+    seen: dict[str, int] = {}
+    for number in net.inputs:
+        seen[net.values[number].name] = number
+    for layer in net.layers:
+        for position, (top, number) in enumerate(zip(layer.tops, layer.outputs, strict=True)):
+            if top.string in seen:
+                before = seen[top.string]
+                assert position < len(layer.inputs), layer.name
+                assert layer.inputs[position] == before, layer.name
+                assert len(net.values[before].readers) == 1, layer.name
+            seen[top.string] = number

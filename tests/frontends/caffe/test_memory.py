@@ -34,7 +34,6 @@ SHARED = {
     "concat of one": 'type: "Concat" bottom: "x" top: "f"',
     "slice into one": 'type: "Slice" bottom: "x" top: "f"',
 }
-open_issue = pytest.mark.xfail(reason="the frontend does not know yet what shares memory")
 shared = pytest.mark.parametrize("layer", SHARED.values(), ids=list(SHARED))
 
 
@@ -55,7 +54,6 @@ def assert_same(folder: Path, text: str) -> int:
     return report.removed
 
 
-@open_issue
 @shared
 def test_the_activation_behind_must_not_write_into_what_a_later_layer_reads(
     tmp_path: Path, layer: str
@@ -76,7 +74,6 @@ def test_nor_into_an_output_of_the_network(tmp_path: Path, layer: str) -> None:
     assert_same(tmp_path, text)
 
 
-@open_issue
 @shared
 def test_a_network_that_overwrites_what_it_reads_later_is_not_misread(
     tmp_path: Path, layer: str

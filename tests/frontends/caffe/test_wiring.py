@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from bnfold.frontends.caffe.caffemodel import read_caffemodel
-from bnfold.frontends.caffe.net import read_net
-from bnfold.frontends.caffe.prototxt import read_text
-from tests.frontends.caffe.support import Builder, Pair, check, fold, kept, values
-
-
-def assert_caffe_takes_it(model: Pair) -> None:
-    """InsertSplits and AppendTop: a name is taken again only in place, by the only reader."""
-    net = read_net(read_text(model.text, "x"), read_caffemodel(model.weights, "x"))
-    seen: dict[str, int] = {}
-    for number in net.inputs:
-        seen[net.values[number].name] = number
-    for layer in net.layers:
-        for position, (top, number) in enumerate(zip(layer.tops, layer.outputs, strict=True)):
-            if top.string in seen:
-                before = seen[top.string]
-                assert position < len(layer.inputs), layer.name
-                assert layer.inputs[position] == before, layer.name
-                assert len(net.values[before].readers) == 1, layer.name
-            seen[top.string] = number
+from tests.frontends.caffe.support import (
+    Builder,
+    Pair,
+    assert_caffe_takes_it,
+    check,
+    fold,
+    kept,
+    values,
+)
 
 
 def stages(order: str) -> Builder:

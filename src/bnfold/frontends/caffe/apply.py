@@ -88,14 +88,12 @@ class _Maker:
 
     def drop(self, gone: set[int]) -> None:
         """Stored layers whose layers go, unless another layer is called alike."""
-        staying = {layer.name for layer in self.net.layers if id(layer) not in gone}
-        staying |= {layer.name for layer in self.net.others}
+        going = {layer.name for layer in self.net.layers if id(layer) in gone}
+        going -= {layer.name for layer in self.net.layers if id(layer) not in gone}
+        going -= {layer.name for layer in self.net.others}
         for index, stored in enumerate(self.net.weights.layers):
-            if stored.name in self._names(gone) and stored.name not in staying:
+            if stored.name in going:
                 self.new.changes.dropped.add(index)
-
-    def _names(self, gone: set[int]) -> set[str]:
-        return {layer.name for layer in self.net.layers if id(layer) in gone}
 
     def _give(self, number: int, layer: Layer, index: int, content: FloatArray, part: str) -> None:
         """New content for an array, which is born if the layer does not have it."""

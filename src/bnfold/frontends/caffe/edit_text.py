@@ -14,6 +14,10 @@ from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
 from bnfold.frontends.caffe.rewire import Wiring
 
+_REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
+_SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")
+_BLANK_LINE = re.compile(r"[ \t]*\r?\n")
+
 
 def edit_text(
     net: Net, removed: Collection[Layer], wiring: Wiring, biased: dict[int, tuple[Layer, str]]
@@ -43,15 +47,15 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
     """What goes with a layer."""
     start, end = layer.place.start, layer.place.end
     line = text.rfind("\n", 0, start) + 1
-    behind = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)").match(text, end)
+    behind = _REST_OF_LINE.match(text, end)
     if text[line:start].strip() or behind is None:  # something else stands on its line
-        separator = re.compile(r"[ \t]*[,;]?[ \t]*").match(text, end)
+        separator = _SEPARATOR.match(text, end)
         assert separator is not None
         return start, separator.end()
     start, end = line, behind.end()
     start = _named_comments(text, start, layer.name)
     blank_above = start == 0 or re.search(r"\n[ \t\r]*\n\Z", text[max(0, start - 200) : start])
-    blank_below = re.compile(r"[ \t]*\r?\n").match(text, end)
+    blank_below = _BLANK_LINE.match(text, end)
     if blank_above and blank_below:
         end = blank_below.end()
     return start, end
@@ -60,15 +64,19 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
 def _named_comments(text: str, start: int, name: str) -> int:
     """Where the comment lines right above begin, if one of them says the name."""
     top, has_name = start, False
-    said = re.compile(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])")
     while top > 0:
         above = text.rfind("\n", 0, top - 1) + 1
         line = text[above:top]
         if not line.lstrip().startswith("#"):
             break
-        has_name |= said.search(line) is not None
+        has_name |= name in line and _says(line, name)
         top = above
     return top if has_name and name else start
+
+
+def _says(line: str, name: str) -> bool:
+    """Whether the name stands there as a whole, not within a longer one."""
+    return re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", line) is not None
 
 
 def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:

@@ -13,9 +13,11 @@ from bnfold.core import graph as g
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.caffe.caffemodel import Blob
+from bnfold.frontends.caffe.memory import overwriting, shared_memory
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.sharing import Sharing
 
+_NVIDIA = {"default_forward_type", "default_backward_type", "default_forward_math"}
 ROOM = False
 """Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
 
@@ -89,7 +91,12 @@ class Lifter:
         self.tensors: dict[int, int] = {}
         """The graph's tensor of each value."""
         self.sharing = Sharing(net)
+        fields = {one.name for one in net.document.root.fields}
+        self.is_nvidia = bool(fields & _NVIDIA)
+        """Whether the file has fields that only NVIDIA's Caffe knows."""
         self.notes_before = len(net.notes)
+        self.overwritten = _overwritten(net)
+        """Values whose memory a layer overwrites while another one still reads it."""
 
     def lift(self) -> None:
         """Do it, again if a shared weight turns out to be fixed."""
@@ -127,6 +134,8 @@ class Lifter:
             rule = RULES.get(layer.type)
             if rule is None or not rule(self, layer):
                 self.opaque(layer)
+        for number in self.overwritten:
+            self.graph.output(self.tensors[number], self.net.values[number].name)
         for number, name in self.net.outputs.items():
             self.graph.output(self.tensors[number], name, Reason.GRAPH_OUTPUT)
 
@@ -158,6 +167,21 @@ class Lifter:
     def _input(self, number: int) -> None:
         value = self.net.values[number]
         self.tensors[number] = self.graph.input(placeholder(value.shape), value.name)
+
+
+def _overwritten(net: Net) -> set[int]:
+    """All values in memory that a layer in place overwrites while another one still reads it.
+
+    What a reader finds there depends on the order of work, so there everything stays as it is.
+    """
+
+    def name(value: int) -> str:
+        return net.values[value].name
+
+    everything = range(len(net.values))
+    memory = shared_memory(net.layers, everything, name)
+    owners = {memory[bottom] for _, bottom in overwriting(net, net.layers, everything, name)}
+    return {value for value, owner in memory.items() if owner in owners}
 
 
 def placeholder(shape: Shape | None) -> tuple[int, ...]:

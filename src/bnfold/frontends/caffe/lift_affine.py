@@ -94,9 +94,7 @@ def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -
 
 def _is_nvidia(lifter: Lifter, options: Options) -> bool:
     """Whether the file uses fields that only NVIDIA's fork has."""
-    own = {"default_forward_type", "default_backward_type", "default_forward_math"}
-    fields = {one.name for one in lifter.net.document.root.fields}
-    return bool(own & fields) or options.has("scale_bias", "scale_filler", "bias_filler")
+    return lifter.is_nvidia or options.has("scale_bias", "scale_filler", "bias_filler")
 
 
 def scale(lifter: Lifter, layer: Layer) -> bool:
@@ -221,6 +219,8 @@ def _add(
     held = placeholder(lifter.shape(layer.outputs[0]))
     if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
         refusal = (Reason.MODULE_DOES_MORE, "its shape is not known")
+    elif lifter.overwritten & {*layer.inputs, *layer.outputs}:
+        refusal = (Reason.SHARED, "its memory is overwritten while another layer reads it")
     elif lifter.sharing.differs(layer):
         refusal = (Reason.SHARED, "its arrays are stored differently for another layer")
     elif not affine.is_finite:

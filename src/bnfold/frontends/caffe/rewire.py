@@ -5,7 +5,7 @@ so that a network output keeps its name, and so that a name keeps its meaning: w
 of the BatchNorm still is. Caffe's rules for names (InsertSplits, Net::AppendTop):
 
     - a name may be taken again only by a layer that works in place: top i is called like bottom i,
-    - and only if nobody else reads that bottom.
+    - and only if nobody else reads that bottom, or memory that it shares (see `memory`).
 
 So where the last name cannot be taken, an earlier one is, or a new one. A value that is known
 outside under several names keeps one of its layers, and so does an output that would be read: what
@@ -19,6 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from bnfold.frontends.caffe.memory import overwriting
 from bnfold.frontends.caffe.net import Layer, Net
 
 
@@ -102,7 +103,38 @@ class _Rewirer:
         for root in self.members:
             if not self._is_sound(root):
                 raise self._taken(root)
+        self._keep_out_of_memory()
         return self.wiring
+
+    def _keep_out_of_memory(self) -> None:
+        """Rename what would be overwritten while others read its memory: then it is copied."""
+        everything = range(len(self.net.values))
+        before = overwriting(self.net, self.net.layers, everything, self._old_name)
+        accepted = {id(layer) for layer, _ in before}
+        while True:
+            after = overwriting(self.net, self.layers, self.wiring.roots, self.wiring.name)
+            found = [(layer, value) for layer, value in after if id(layer) not in accepted]
+            if not found:
+                return
+            self._part_from(found[0][1])
+
+    def _old_name(self, value: int) -> str:
+        return self.net.values[value].name
+
+    def _part_from(self, value: int) -> None:
+        """Call a value, and what was made in place before it, something else."""
+        chain = self.by_name[self.wiring.names[value]]
+        earlier = chain[: chain.index(value) + 1]
+        fixed = [one for one in earlier if self._mandatory(one)]
+        if fixed:
+            raise self._taken(self._gone_near(value))
+        fresh = self._fresh(f"{self.wiring.names[value]}_folded")
+        for one in earlier:
+            self._call(one, fresh)
+
+    def _gone_near(self, value: int) -> int:
+        """The last value before this one that several values became."""
+        return max((root for root in self.members if root <= value), default=max(self.members))
 
     def _call(self, root: int, name: str) -> None:
         old = self.wiring.names.get(root)
@@ -148,7 +180,7 @@ class _Rewirer:
     def _mandatory(self, root: int) -> list[str]:
         """The names under which somebody outside knows the value."""
         found = []
-        for number in self.members[root]:
+        for number in self.members.get(root, [root]):
             is_input = number in self.net.inputs or (
                 number in self.makers and not self.makers[number][0].bottoms
             )

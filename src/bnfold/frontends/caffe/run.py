@@ -19,7 +19,7 @@ from bnfold.errors import MissingExtraError, ModelUnreadableError
 try:
     import torch
 except ImportError as error:
-    raise MissingExtraError("torch", "PyTorch, which runs Caffe's layers,") from error
+    raise MissingExtraError("torch", "PyTorch") from error
 
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
 from bnfold.frontends.caffe.net import Layer, Net, read_net

@@ -47,7 +47,7 @@ class Execution:
     """What a run computed."""
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    """The net's outputs by blob name: whatever no layer reads, in the net's order."""
+    """The net's outputs by blob name: whatever no layer reads, sorted as Caffe sorts them."""
     read: dict[str, Tensor] = field(default_factory=dict)
     """What the layers that were left out read, by 'layer.bottom[i]'."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def execute(layers: Iterable[RunLayer], inputs: Mapping[str, Tensor]) -> Executi
             for name, top in zip(layer.tops, tops, strict=True):
                 blobs[name] = top
                 unread[name] = None
-    for name in unread:
+    for name in sorted(unread):
         output = blobs[name]
         if output is not None and name not in inputs:
             execution.outputs[name] = output

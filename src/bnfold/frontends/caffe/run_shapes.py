@@ -95,7 +95,7 @@ def shuffle_channel(step: Step) -> Sequence[Tensor]:
     """ShuffleNet's: channel (g, i) of `group` groups moves to (i, g)."""
     x = step.only_bottom()
     group = step.fields.part("shuffle_channel_param").integer("group", 1)
-    return [torch.unflatten(x, 1, (group, -1)).transpose(1, 2).flatten(1, 2)]
+    return [torch.unflatten(x, 1, (group, -1)).transpose(1, 2).flatten(1, 2).clone()]
 
 
 def prior_box(step: Step) -> Sequence[Tensor]:
