@@ -74,7 +74,7 @@ def test_fold_signature() -> None:
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
         " inplace: 'bool' = False, clip: 'ClipMode' = 'auto',"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
-        ' phase: "Literal[\'test\'] | None" = None) -> \'FoldResult\''
+        " phase: \"Literal['test'] | None\" = None) -> 'FoldResult'"
     )
 
 
@@ -82,7 +82,7 @@ def test_inspect_signature() -> None:
     assert str(inspect.signature(bnfold.inspect)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
         " clip: 'ClipMode' = 'auto',"
-        ' phase: "Literal[\'test\'] | None" = None) -> \'FoldReport\''
+        " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
     )
 
 
