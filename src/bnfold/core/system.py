@@ -43,6 +43,11 @@ class System:
         self.sums = Sums(self.shift)
         self.causes: list[Cause] = []
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many variables at once, where it is known how many there will be."""
+        for forest in self._forests():
+            forest.reserve(1 + count)
+
     def fresh(self, count: int) -> IntArray:
         """New free variables."""
         first = self.count

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bnfold.core import graph as g
+from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.caffe.caffemodel import Blob
@@ -80,6 +81,8 @@ def lift(net: Net) -> Lifted:
     return Lifted(lifter.graph, lifter.sites)
 
 
+ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]
+"""What a view does to label arrays."""
 Rule = Callable[["Lifter", Layer], bool]
 """Adds the ops of a layer; False, before it has added any, if the layer is not of its kind."""
 

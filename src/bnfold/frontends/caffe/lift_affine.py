@@ -139,7 +139,8 @@ def power(lifter: Lifter, layer: Layer) -> bool:
     """Power 1 is an affine map with one constant for all channels."""
     options = layer.options.part("power_param")
     shape = lifter.source(layer)
-    if shape is None or options.number("power", 1.0) != 1.0 or len(layer.bottoms) != 1:
+    is_affine = options.number("power", 1.0) == 1.0
+    if shape is None or not is_affine or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     numbers = [np.float32(options.number("scale", 1.0)), np.float32(options.number("shift", 0.0))]
     affine = Affine(*(np.full(1, number, dtype=np.float64) for number in numbers))

@@ -9,9 +9,10 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, placeholder
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import (
+    Window,
     canonical,
     concat_axis,
     permutation,
@@ -114,7 +115,7 @@ def pooling(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _has_empty_windows(layer: Layer, kernel, shape: Shape) -> bool:  # type: ignore[no-untyped-def]
+def _has_empty_windows(layer: Layer, kernel: Window, shape: Shape) -> bool:
     """Whether the last window may lie behind the image: rounding up with a stride above the kernel.
 
     Caffe fills a window without values with 0 or the smallest number.
@@ -189,7 +190,7 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _join_along(axis: int):  # type: ignore[no-untyped-def]
+def _join_along(axis: int) -> ViewFunction:
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
         # Other axes may be known for one operand and 1 for another: they broadcast.
         shared = np.broadcast_shapes(*((*a.shape[:axis], *a.shape[axis + 1 :]) for a in labels))
@@ -197,11 +198,9 @@ def _join_along(axis: int):  # type: ignore[no-untyped-def]
             np.broadcast_to(one, (*shared[:axis], one.shape[axis], *shared[axis:]))
             for one in labels
         ]
-        return (
-            [np.concatenate([_thin(one, axis) for one in full], axis=axis)]
-            if all(_is_constant_but(one, axis) for one in full)
-            else [np.concatenate(full, axis=axis)]
-        )
+        if all(_is_constant_but(one, axis) for one in full):
+            full = [_thin(one, axis) for one in full]
+        return [np.concatenate(full, axis=axis)]
 
     return apply
 
