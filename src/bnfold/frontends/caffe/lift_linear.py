@@ -21,7 +21,14 @@ from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lift import Lifter, LinearSite, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS, Window, canonical, elements_of, window
+from bnfold.frontends.caffe.shapes import (
+    DECONVOLUTIONS,
+    Window,
+    axes_of,
+    canonical,
+    elements_of,
+    window,
+)
 
 DEPTHWISE = frozenset({"ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDW"})
 _NEXT_STEP = "use the weights that were trained with this network"
@@ -34,10 +41,12 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
         return False
     if any(lifter.shape(number) is None for number in layer.outputs):
         return False
-    shape = lifter.source(layer) or (None,) * len(layer.blobs[0].shape)
-    axis = canonical(options.integer("axis", 1), len(shape))
-    kernel = None if axis is None else window(options, len(shape) - axis - 1)
-    if axis is None or kernel is None:
+    shape = lifter.source(layer) or axes_of(layer)
+    axis = None if shape is None else canonical(options.integer("axis", 1), len(shape))
+    if shape is None or axis is None:
+        return False
+    kernel = window(options, len(shape) - axis - 1)
+    if kernel is None:
         return False
     is_transposed = layer.type in DECONVOLUTIONS
     out = options.integer("num_output", 0)
