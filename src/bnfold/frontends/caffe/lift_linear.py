@@ -21,7 +21,14 @@ from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lift import Lifter, LinearSite, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS, Window, canonical, elements_of, window
+from bnfold.frontends.caffe.shapes import (
+    DECONVOLUTIONS,
+    Window,
+    axes_of,
+    canonical,
+    elements_of,
+    window,
+)
 
 DEPTHWISE = frozenset({"ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDW"})
 _NEXT_STEP = "use the weights that were trained with this network"
@@ -34,10 +41,12 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
         return False
     if any(lifter.shape(number) is None for number in layer.outputs):
         return False
-    shape = lifter.source(layer) or (None,) * len(layer.blobs[0].shape)
-    axis = canonical(options.integer("axis", 1), len(shape))
-    kernel = None if axis is None else window(options, len(shape) - axis - 1)
-    if axis is None or kernel is None:
+    shape = lifter.source(layer) or axes_of(layer)
+    axis = None if shape is None else canonical(options.integer("axis", 1), len(shape))
+    if shape is None or axis is None:
+        return False
+    kernel = window(options, len(shape) - axis - 1)
+    if kernel is None:
         return False
     is_transposed = layer.type in DECONVOLUTIONS
     out = options.integer("num_output", 0)
@@ -46,14 +55,14 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     if out <= 0 or groups <= 0 or channels % groups or out % groups:
         return False
     wanted = (channels, out // groups) if is_transposed else (out, channels // groups)
-    _check_shape(lifter, layer, 0, (*wanted, *kernel.kernel))
+    form = (*wanted, *kernel.kernel)  # old files put 1 in front where there are fewer than 4 axes
+    _check_shape(lifter, layer, 0, form)
     sources = [lifter.shape(number) for number in layer.inputs]
     if any(s and (len(s) != len(shape) or s[axis] not in (None, channels)) for s in sources):
         return False
     crosses = _misses_taps(kernel) if is_transposed else any(kernel.pad)
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
-    form = layer.blobs[0].shape
     site = LinearSite(layer, layout, groups, form, "convolution_param", is_editable)
     role = _role(lifter, site, channels, out, axis, crosses)
     if role is None:

@@ -191,10 +191,18 @@ def _convolution(layer: Layer, inputs: Shapes) -> Shapes:
     return [_convolved(layer, shape) for shape in inputs]
 
 
+def axes_of(layer: Layer) -> Shape | None:
+    """The axes of what a convolution reads, by its weight, (out, in/group, *kernel), and `axis`."""
+    axis = layer.options.part("convolution_param").integer("axis", 1)
+    if axis < 0 or not layer.blobs or len(layer.blobs[0].shape) <= 2:
+        return None
+    return (None,) * (axis + len(layer.blobs[0].shape) - 1)
+
+
 def _convolved(layer: Layer, shape: Shape | None) -> Shape | None:
     options = layer.options.part("convolution_param")
-    if shape is None and layer.blobs and len(layer.blobs[0].shape) > 2:
-        shape = (None,) * len(layer.blobs[0].shape)
+    if shape is None:
+        shape = axes_of(layer)
     axis = None if shape is None else canonical(options.integer("axis", 1), len(shape))
     if shape is None or axis is None:
         return None
