@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold.core.graph import Linear
 from bnfold.core.plan import make_plan
 from tests.core.interpreter import Network, assert_fold_is_exact
 
@@ -109,6 +110,18 @@ class TestShifts:
         plan = assert_fold_is_exact(net)
         assert len(plan.removed) == 3
         assert not plan.linear
+
+    def test_shifts_that_cancel_up_to_rounding_are_exactly_zero(self):
+        """a * (b / a) - b is not 0 in floating point, as with these numbers."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        y = net.affine(x, [1.5, -0.6, -0.6], [0.9, 0.7, 0.9])
+        net.output(net.conv(net.clip(y), K[1]))
+        plan = assert_fold_is_exact(net)
+        assert len(plan.removed) == 1
+        first, second = (n for n, op in enumerate(net.graph.ops) if isinstance(op.role, Linear))
+        assert plan.linear[first].output_shift.all()
+        assert second not in plan.linear
 
     def test_waiting_sums_are_solved(self):
         net = Network()

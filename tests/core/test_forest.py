@@ -271,3 +271,16 @@ class TestLongChains:
         for k in range(1, 1999):
             tie(forest, k, k + 1, 1.01 if k % 2 else 1 / 1.01)
         assert max(len(forest.path(k)) for k in range(1, 2000)) <= 11
+
+
+def test_the_largest_summand_of_an_offset():
+    """x = 2 y + 3, y = 5 z - 7, z = 1: x = 10 z - 14 + 3."""
+    forest = shifts()
+    for variable in (6, 7):  # the larger class keeps its root: y and z stay roots of their own
+        tie(forest, variable, 3, 1.0)
+    tie(forest, 2, 3, 5.0, -7.0)
+    tie(forest, 1, 2, 2.0, 3.0)
+    found = forest.find(ints(1))
+    largest = float(forest.largest_offset(ints(1))[0])
+    assert largest >= abs(float(found.q[0]))
+    assert forest.largest_offset(ints(3)).tolist() == [0.0]

@@ -60,7 +60,8 @@ def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
     scale[dead], inverse[dead] = 1.0, 0.0
     moved = shift.p * root_shift[shift.root]
     t = moved + shift.q
-    t[np.abs(t) <= _CANCELLED * np.maximum(np.abs(moved), np.abs(shift.q))] = 0.0
+    terms = np.maximum(np.abs(moved), system.shift.largest_offset(everything))
+    t[np.abs(t) <= _CANCELLED * terms] = 0.0
     return Values(scale, inverse, t)
 
 

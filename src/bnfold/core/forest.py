@@ -124,6 +124,16 @@ class Forest:
             at, up = up, self.parent[up]
         return Found(at, p, q)
 
+    def largest_offset(self, variables: IntArray) -> FloatArray:
+        """The largest of the summands that make each variable's q: what may have cancelled."""
+        at, p = variables, np.ones(variables.shape)
+        largest = np.abs(self.q[at])
+        while not (self.parent[at] == at).all():
+            p = p * self.p[at]
+            at = self.parent[at]
+            largest = np.maximum(largest, np.abs(p * self.q[at]))
+        return largest
+
     def roots(self, variables: IntArray) -> IntArray:
         """The root of each variable, without the map."""
         at = variables

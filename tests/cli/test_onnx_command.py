@@ -1,0 +1,146 @@
+"""The command on ONNX files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bnfold.cli import main
+from bnfold.cli._compare import Output, Run, check_equal
+from bnfold.errors import FoldFailedError
+from bnfold.frontends.onnx import apply
+from tests.frontends.onnx.support import Sketch, assert_same, ops
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    s = Sketch("N", 3, "H", "W")
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    onnx.save(s.model(), "net.onnx")
+    s = Sketch("N", 3, "H", "W")
+    s.bn(3)
+    s.conv(3, 4, pads=[1, 1, 1, 1])
+    onnx.save(s.model(), "padded.onnx")
+    return tmp_path
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# -------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["net.onnx", "--eval"], 2, "--eval is for package.module:factory"),
+        (["net.onnx", "net.caffemodel"], 2, "WEIGHTS"),
+        (["net.onnx", "-o", "net.pt2"], 2, "does not end in .onnx"),
+        (["net.onnx", "-o", "net.onnx"], 2, "is the model itself"),
+        (["net.onnx", "-o", "net.onnx", "--force"], 2, "is the model itself"),
+        (["net.onnx", "-o", "padded.onnx"], 2, "exists and is not overwritten"),
+        (["net.onnx", "--input", "1,3,8,8"], 2, "no shape of an input"),
+        (["net.onnx", "--input", "y:1x3x8x8"], 2, "no input 'y'"),
+        (["net.onnx", "--input", "x:1x4x8x8"], 2, "cannot have the shape"),
+        (["absent.onnx"], 3, "no such file"),
+    ],
+)
+def test_usage(capsys, folder, arguments, code, text):
+    before = listing(folder)
+    assert main(["fold", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and text in err and "Next: " in err
+    assert listing(folder) == before
+
+
+def test_a_fold_that_is_wrong_is_not_written(capsys, folder, monkeypatch):
+    fold_bias = apply.fold_bias
+    monkeypatch.setattr(apply, "fold_bias", lambda *parts: fold_bias(*parts) * 1.1)
+    before = listing(folder)
+    assert main(["fold", "net.onnx"]) == 70
+    assert "differs from the original" in capsys.readouterr().err
+    assert listing(folder) == before
+
+
+def test_without_onnx(folder):
+    script = (
+        "import sys; sys.modules['onnx'] = None; from bnfold.cli import main;"
+        " sys.exit(main(['inspect', 'net.onnx']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert 'python -m pip install "bnfold[onnx]"' in done.stderr
+
+
+def test_without_onnx_runtime_nothing_is_compared(capsys, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["fold", "net.onnx"]) == 0
+    out, err = capsys.readouterr()
+    assert "nothing was compared: onnxruntime is not installed" in out
+    assert "bnfold[onnx]" in err
+    assert "net.folded.onnx" in listing(folder)
+
+
+# -------------------------------------------------------------------- answered
+
+
+def test_fold_writes_beside_the_model(capsys, folder):
+    before = (folder / "net.onnx").read_bytes()
+    assert main(["fold", "net.onnx"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 1 BatchNormalization removed" in out
+    assert "largest difference" in out
+    assert "written: net.folded.onnx" in out
+    assert err == ""
+    assert listing(folder) == {"net.onnx", "padded.onnx", "net.folded.onnx"}
+    assert (folder / "net.onnx").read_bytes() == before
+    original, folded = onnx.load("net.onnx"), onnx.load("net.folded.onnx")
+    assert ops(folded) == ["Conv", "Relu"]
+    assert_same(original, folded, (2, 3, 7, 9))
+
+
+def test_dry_run_inspect_and_strict_write_nothing(capsys, folder):
+    before = listing(folder)
+    assert main(["fold", "net.onnx", "--dry-run"]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert main(["inspect", "net.onnx"]) == 0
+    assert main(["fold", "padded.onnx", "--strict"]) == 1
+    assert main(["inspect", "padded.onnx", "--strict"]) == 1
+    assert "padding of conv" in capsys.readouterr().out
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("shape", ["x:2x3x9x9", "2x3x9x9"])
+def test_shapes_for_the_analysis(capsys, folder, shape):
+    assert main(["fold", "net.onnx", "--input", shape, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["output"] == "net.folded.onnx"
+    assert document["difference"]["relative"] <= document["difference"]["tolerance"]
+    dims = onnx.load("net.folded.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param for dim in dims] == ["N", "", "H", "W"]
+
+
+def outputs(*values: float) -> Run:
+    return lambda: [Output(np.array(values, np.float32), "float32")]
+
+
+def test_what_moving_the_inputs_by_their_last_bit_does_counts_as_rounding():
+    original, folded = outputs(1.0, 2.0), outputs(1.02, 2.0)
+    dtypes = frozenset(("float32",))
+    with pytest.raises(FoldFailedError, match="differs from the original"):
+        check_equal("net", original, folded, dtypes)
+    with pytest.raises(FoldFailedError, match="rounding explains 4e-03"):
+        check_equal("net", original, folded, dtypes, nudged=outputs(1.002, 2.0))
+    difference = check_equal("net", original, folded, dtypes, nudged=outputs(1.0, 2.01))
+    assert difference.relative == pytest.approx(0.01, rel=1e-3)
+    assert difference.tolerance == pytest.approx(0.02, rel=1e-3)
