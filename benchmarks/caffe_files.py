@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,8 @@ _HEAD = """# Time and memory of folding Caffe files
 folds, writes both, exits. Beside it a process that starts Python, imports NumPy and copies the two
 files, and one that only imports NumPy. Medians of {rounds} rounds in turn; the ratio with its 95%
 interval (bootstrap over rounds). Memory is the peak resident memory of the process, all of Python
-included. "Command" is `bnfold fold --no-check`, which also prints the table.
+included. "Command" is `bnfold fold --no-check`, which also prints the table. "CPU" is the median of
+the processor time, user and system: it says the same with less noise where others use the machine.
 
 {table}
 
@@ -63,11 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
         if model.missing:
             print(f"{model.name}: {model.missing}", file=sys.stderr)
             continue
-        times, memory = measure(model, options.rounds)
-        rows.append(_row(model, times, memory))
-        document.append({"network": model.name, "seconds": times, "bytes": memory})
+        times, used = measure(model, options.rounds)
+        rows.append(_row(model, times, used))
+        details = {name: asdict(one) for name, one in used.items()}
+        document.append({"network": model.name, "seconds": times, "used": details})
     head = [
         *("network", "caffemodel", "NumPy alone, s", "copy, s", "fold, s", "fold / copy"),
+        *("copy, CPU s", "fold, CPU s", "fold / copy, CPU"),
         *("command, s", "command / copy", "memory copy", "memory fold"),
     ]
     page = _HEAD.format(rounds=options.rounds, table=table(head, rows), machine=machine())
@@ -79,13 +82,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(model: CaffeModel, rounds: int) -> tuple[Times, dict[str, int]]:
-    """Seconds per round, and the median peak memory in bytes, of each process."""
+@dataclass(slots=True)
+class Used:
+    """What the runs of one command took."""
+
+    memory: list[int] = field(default_factory=list)
+    """Peaks, in bytes."""
+    processor: list[float] = field(default_factory=list)
+    """Seconds, user and system."""
+
+
+def measure(model: CaffeModel, rounds: int) -> tuple[Times, dict[str, Used]]:
+    """Seconds per round, and what each process used."""
     with tempfile.TemporaryDirectory() as folder:
         commands = _commands(model, Path(folder))
-        peaks: dict[str, list[int]] = {name: [] for name in commands}
-        times = interleave({n: partial(_run, c, peaks[n]) for n, c in commands.items()}, rounds)
-    return times, {name: int(statistics.median(values)) for name, values in peaks.items()}
+        used = {name: Used() for name in commands}
+        times = interleave({n: partial(_run, c, used[n]) for n, c in commands.items()}, rounds)
+    return times, used
 
 
 def _commands(model: CaffeModel, folder: Path) -> dict[str, list[str]]:
@@ -100,23 +113,30 @@ def _commands(model: CaffeModel, folder: Path) -> dict[str, list[str]]:
     return {name: [sys.executable, "-c", f"{code}\n{_TELL}"] for name, code in sources.items()}
 
 
-def _run(command: list[str], peaks: list[int]) -> None:
+def _run(command: list[str], used: Used) -> None:
     # An installed package has its bytecode: let the first rounds write it for a checkout, too.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{command} failed: {done.stderr}")
-    peaks.append(1024 * int(done.stderr.split()[-1]))
+    used.memory.append(1024 * int(done.stderr.split()[-1]))
+    used.processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def _row(model: CaffeModel, times: Times, memory: dict[str, int]) -> list[str]:
+def _row(model: CaffeModel, times: Times, used: dict[str, Used]) -> list[str]:
+    processor = {name: median(one.processor) for name, one in used.items()}
+    memory = {name: median(one.memory) for name, one in used.items()}
     return [
         model.name,
         f"{model.weights.stat().st_size / 1e6:.1f} MB",
         *(f"{median(times[name]):.3f}" for name in (_START, _COPY, _FOLD)),
         str(ratio(times, _FOLD, _COPY)),
+        *(f"{processor[name]:.3f}" for name in (_COPY, _FOLD)),
+        f"{processor[_FOLD] / processor[_COPY]:.2f}",
         f"{median(times[_COMMAND]):.3f}",
         str(ratio(times, _COMMAND, _COPY)),
         *(f"{memory[name] / 1e6:.0f} MB" for name in (_COPY, _FOLD)),

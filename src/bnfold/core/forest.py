@@ -51,6 +51,11 @@ def is_increasing(values: IntArray) -> bool:
     return bool((values[1:] > values[:-1]).all())
 
 
+def each_once(values: IntArray) -> IntArray:
+    """The values that occur, sorted. A plain np.unique would import numpy.ma, for 30 ms."""
+    return np.unique(values, return_counts=True)[0]
+
+
 class Forest:
     """Affine union-find over blocks of variables; see the module's head."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear
-from bnfold.core.forest import IntArray, is_increasing
+from bnfold.core.forest import IntArray, each_once, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.system import System, distinct
 
@@ -155,7 +155,7 @@ def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
 
 def _each_constant_once(bound: BoundAffine) -> bool:
     parameter = bound.parameter
-    return is_increasing(parameter) or len(np.unique(parameter)) == len(parameter)
+    return is_increasing(parameter) or len(each_once(parameter)) == len(parameter)
 
 
 def keep_affine(binding: Binding, number: int) -> None:

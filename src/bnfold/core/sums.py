@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray
+from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray, each_once
 
 _VANISHES = 1e-12
 
@@ -114,7 +114,7 @@ class Sums:
         root_first, root_second = roots[line, first], roots[line, second]
         for count in (1, 2):
             chosen = terms == count
-            for cause in np.unique(self.cause[rows[chosen]]):
+            for cause in each_once(self.cause[rows[chosen]]):
                 block = np.flatnonzero(chosen & (self.cause[rows] == cause))
                 known = constant[block] / k_first[block]
                 if count == 1:
@@ -209,7 +209,7 @@ def _solve_core(
         left, right = left[apart], right[apart]
         components.relate(left, right, np.ones(len(left)), np.zeros(len(left)), -1)
     members = components.roots(equations.roots[core].max(axis=1))
-    for component in np.unique(members):
+    for component in each_once(members):
         _solve_component(equations, core[members == component], values, sums, rows)
 
 

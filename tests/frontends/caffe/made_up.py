@@ -66,15 +66,15 @@ def make_up(
     inputs: Mapping[str, NDArray[np.float32]],
     *,
     seed: int = 0,
-    shared: bool = True,
+    factor: float = 3.7,
 ) -> MadeUp:
-    """Weights for the TEST phase of a net."""
+    """Weights for the TEST phase of a net; BatchNorms get sums of statistics over `factor`."""
     rng = np.random.default_rng(seed)
     made = MadeUp(values={name: torch.tensor(x).double() for name, x in inputs.items()})
     owners: dict[str, NDArray[np.float32]] = {}
     with torch.no_grad():
         for layer in tested_layers(net):
-            _make_layer(layer, made, rng, owners)
+            _make_layer(layer, made, rng, owners, factor)
     return made
 
 
@@ -83,6 +83,7 @@ def _make_layer(
     made: MadeUp,
     rng: np.random.Generator,
     owners: dict[str, NDArray[np.float32]],
+    factor: float,
 ) -> None:
     name, kind = layer.text("name", ""), layer_type(layer)
     bottoms, tops = layer.texts("bottom"), layer.texts("top")
@@ -100,6 +101,7 @@ def _make_layer(
         rng=rng,
         names=names,
         owners=owners,
+        factor=factor,
     )
     try:
         if not bottoms or len(step.bottoms) < len(given) or kind not in RUNS:
@@ -126,6 +128,7 @@ class MakingStep(Step):
     made: list[NDArray[np.float32]] = field(default_factory=list)
     names: Sequence[str] = ()
     owners: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    factor: float = 1.0
 
     def blob(self, number: int, shape: Sequence[int]) -> Tensor:
         if number < len(self.made):
@@ -160,8 +163,8 @@ class MakingStep(Step):
         return rng.normal(0, 0.3, shape)
 
     def _statistic(self, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Sums over 3.7 batches; NVIDIA's are no sums."""
-        factor = 1.0 if self.fields.part("batch_norm_param").has("scale_bias") else _FACTOR
+        """Sums of statistics; NVIDIA's are no sums."""
+        factor = 1.0 if self.fields.part("batch_norm_param").has("scale_bias") else self.factor
         if number == 2:
             return np.full(shape, factor)
         x = self.bottoms[0]
@@ -172,9 +175,6 @@ class MakingStep(Step):
             mean = x.mean(axes).numpy() + self.rng.normal(0, 0.3, shape) * deviation
             return np.where(np.isfinite(mean), mean, 0.0) * factor
         return deviation**2 * self.rng.uniform(0.6, 1.8, shape) * factor
-
-
-_FACTOR = 3.7
 
 
 def run_layers(

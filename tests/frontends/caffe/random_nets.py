@@ -6,6 +6,7 @@ whether Caffe would take it: the rules for names of Net::AppendTop and InsertSpl
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from tests.frontends.caffe.made_up import tested_layers
 from tests.frontends.caffe.plain_text import Message
 
 Shape = tuple[int, ...]
+_TOKENS = re.compile(r'"[^"]*"|[{}]|\s+|[^\s{}"]+')
 
 
 @dataclass
@@ -31,16 +33,29 @@ class RandomNet:
     count: int = 0
     unknown: bool = True
     """Whether layers appear that no Caffe knows."""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Of the inputs."""
 
     @property
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
+
+    @property
+    def open_text(self) -> str:
+        """The same net without a word about the size of its inputs."""
+        heads = []
+        for number, (name, shape) in enumerate(self.shapes.items()):
+            # Data makes images; of what HDF5Data makes not even the number of axes is known.
+            kind = "Data" if len(shape) == 4 and (number + self.count) % 3 else "HDF5Data"
+            heads.append(f'layer {{ name: "{name}" type: "{kind}" top: "{name}" }}')
+        return "\n".join([*heads, *self.lines[len(self.shapes) :]]) + "\n"
 
     def input(self, shape: Shape) -> None:
         name = f"in{len(self.blobs)}"
         dims = " ".join(f"dim: {n}" for n in shape)
         self.lines.append(f'input: "{name}"\ninput_shape {{ {dims} }}')
         self.blobs[name] = shape
+        self.shapes[name] = shape
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -68,7 +83,6 @@ class RandomNet:
             may_be_in_place
             and len(shapes) == 1
             and self.readers[bottoms[0]] == 0
-            and not bottoms[0].startswith("in")
             and bottoms.count(bottoms[0]) == 1
             and self.chance(0.6)
         )
@@ -89,7 +103,10 @@ class RandomNet:
 def random_net(seed: int, *, size: int = 14, unknown: bool = True) -> RandomNet:
     """A net of about `size` layers."""
     net = RandomNet(np.random.default_rng(seed), unknown=unknown)
-    net.input((2, int(net.rng.choice([2, 4, 6])), 6, 5))
+    image = (2, int(net.rng.choice([2, 4, 6])), 6, 5)
+    net.input(image)
+    if net.chance(0.25):
+        net.input((2, 4, 7) if net.chance(0.5) else image)
     _convolution(net)
     names = list(_LAYERS)
     weights = np.array([_LAYERS[name][1] for name in names], dtype=float)
@@ -118,6 +135,27 @@ def _convolution(net: RandomNet) -> None:
     if net.chance(0.1):
         both += [name for name, shape in net.blobs.items() if shape == (n, c, h, w)][:1]
     net.add("Convolution", both, [(n, out, *size)] * len(both), options)
+
+
+def _convolution_1d(net: RandomNet) -> None:
+    """Along the one spatial axis of (N, C, L), or along the last one of an image."""
+    x = net.pick(3)
+    shape = net.blobs[x]
+    if len(shape) not in (3, 4):
+        return
+    axis = len(shape) - 2
+    length = shape[-1]
+    k = int(net.rng.integers(1, min(4, length + 1)))
+    pad, out = int(net.rng.integers(0, 2)), int(net.rng.integers(1, 5))
+    options = (
+        f"convolution_param {{ num_output: {out} kernel_size: {k} pad: {pad} axis: {axis}"
+        f" {_bias_term(net)} }}"
+    )
+    size = length + 2 * pad - k + 1
+    kind = "Convolution"
+    if k == 1 and pad == 0 and net.chance(0.3):
+        kind = "Deconvolution"
+    net.add(kind, [x], [(*shape[:axis], out, size)], options)
 
 
 def _bias_term(net: RandomNet) -> str:
@@ -324,8 +362,10 @@ def _opaque(net: RandomNet) -> None:
     if net.unknown:
         kinds.append("Strange")
     kind = str(net.rng.choice(kinds))
-    if len(shape) > 1:
-        net.add(kind, [x], [shape])
+    if net.chance(0.1):
+        net.add("Silence", [x], [])
+    elif len(shape) > 1:
+        net.add(kind, [x], [shape], may_be_in_place=kind == "Strange")
 
 
 def _twins(net: RandomNet) -> None:
@@ -350,6 +390,7 @@ def _image(net: RandomNet, name: str) -> tuple[int, int, int, int]:
 
 _LAYERS: dict[str, tuple[Callable[[RandomNet], None], int]] = {
     "convolution": (_convolution, 6),
+    "convolution along one axis": (_convolution_1d, 1),
     "deconvolution": (_deconvolution, 1),
     "inner product": (_inner_product, 2),
     "batch norm": (_batch_norm, 7),
@@ -366,6 +407,37 @@ _LAYERS: dict[str, tuple[Callable[[RandomNet], None], int]] = {
     "opaque": (_opaque, 1),
     "twins": (_twins, 1),
 }
+
+
+def restyle(text: str, rng: np.random.Generator) -> str:
+    """The same net in another hand: quotes, colons, angle brackets, separators, comments, CRLF."""
+    quote = str(rng.choice(['"', "'"]))
+    parts = []
+    stack: list[str] = []
+    for token in _TOKENS.findall(text):
+        if token == "{":
+            angle = rng.random() < 0.15
+            stack.append(">" if angle else "}")
+            parts.append((":" if rng.random() < 0.2 else "") + ("<" if angle else "{"))
+        elif token == "}":
+            parts.append(stack.pop())
+        elif token.startswith('"'):
+            parts.append(quote + token[1:-1] + quote)
+        elif token.isspace():
+            parts.append(_space(token, rng))
+        else:
+            parts.append(token)
+    styled = "".join(parts)
+    return styled.replace("\n", "\r\n") if rng.random() < 0.3 else styled
+
+
+def _space(token: str, rng: np.random.Generator) -> str:
+    """Blanks and line breaks may be more of them, a comment, or a separator less."""
+    if rng.random() < 0.06:
+        return f"  # {'layer { top: ' if rng.random() < 0.3 else 'a comment'}\n"
+    if rng.random() < 0.1:
+        return "\n\n\t"
+    return token
 
 
 def assert_is_legal(net: Message) -> None:

@@ -67,6 +67,23 @@ def test_what_a_training_layer_reads_stays_what_it_is() -> None:
     assert after == builder.pair()
 
 
+def test_what_a_training_layer_reads_is_the_version_of_its_place() -> None:
+    """Behind the BatchNorm that works in place, the name means its output."""
+    builder = Builder()
+    builder.conv(4, name="conv")
+    builder.batch_norm(name="bn", top="same")
+    builder.parts.append(
+        'layer { name: "aux" type: "EuclideanLoss" bottom: "conv" top: "l" include {phase: TRAIN}}'
+    )
+    builder.relu(name="relu", top="r")
+    builder.batch_norm(name="bn2", top="same")
+    builder.conv(3, name="tail")
+    after, report = check(builder, phase="test")
+    assert kept(report) == {}
+    assert after.names == ["conv", "aux", "relu", "tail"]
+    assert len(after.stored()["conv"]) == 2
+
+
 def test_two_layers_of_one_name_in_two_phases() -> None:
     """The arrays are loaded into both, so they stay."""
     builder = Builder()

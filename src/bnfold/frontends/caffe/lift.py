@@ -10,14 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bnfold.core import graph as g
+from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.caffe.caffemodel import Blob
 from bnfold.frontends.caffe.memory import overwriting, shared_memory
 from bnfold.frontends.caffe.net import Layer, Net, Shape
+from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.sharing import Sharing
 
 _NVIDIA = {"default_forward_type", "default_backward_type", "default_forward_math"}
+MAX_ELEMENTS = 20_000_000
+"""A value with more elements than this is not followed through a change of its axes."""
 ROOM = False
 """Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
 
@@ -77,6 +81,8 @@ def lift(net: Net) -> Lifted:
     return Lifted(lifter.graph, lifter.sites)
 
 
+ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]
+"""What a view does to label arrays."""
 Rule = Callable[["Lifter", Layer], bool]
 """Adds the ops of a layer; False, before it has added any, if the layer is not of its kind."""
 
@@ -94,6 +100,9 @@ class Lifter:
         fields = {one.name for one in net.document.root.fields}
         self.is_nvidia = bool(fields & _NVIDIA)
         """Whether the file has fields that only NVIDIA's Caffe knows."""
+        types = Options(net.document, net.document.root).texts("default_forward_type")
+        self.is_half = "FLOAT16" in types
+        """Whether values are float16 by default."""
         self.notes_before = len(net.notes)
         self.overwritten = _overwritten(net)
         """Values whose memory a layer overwrites while another one still reads it."""

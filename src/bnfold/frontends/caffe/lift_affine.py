@@ -19,7 +19,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.lift import AffineSite, Lifter, placeholder
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
@@ -37,7 +37,7 @@ def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("batch_norm_param")
     shape = lifter.source(layer)
     channels = _channels(layer, shape)
-    if shape is None or len(shape) < 2 or channels is None:
+    if shape is None or len(shape) < 2 or channels is None or channels > MAX_ELEMENTS:
         return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, "its shape is not known"))
     refusal = _batch_norm_refusal(layer, options)
     if refusal is not None:
@@ -139,7 +139,8 @@ def power(lifter: Lifter, layer: Layer) -> bool:
     """Power 1 is an affine map with one constant for all channels."""
     options = layer.options.part("power_param")
     shape = lifter.source(layer)
-    if shape is None or options.number("power", 1.0) != 1.0 or len(layer.bottoms) != 1:
+    is_affine = options.number("power", 1.0) == 1.0
+    if shape is None or not is_affine or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     numbers = [np.float32(options.number("scale", 1.0)), np.float32(options.number("shift", 0.0))]
     affine = Affine(*(np.full(1, number, dtype=np.float64) for number in numbers))
@@ -229,7 +230,7 @@ def _add(
         refusal = (Reason.MODULE_DOES_MORE, "its output is a loss")
     if refusal is not None:
         return _keep(lifter, layer, lifter.source(layer), refusal)
-    is_half = any(blob.dtype.itemsize == 2 for blob in layer.blobs)
+    is_half = lifter.is_half or any(blob.dtype.itemsize == 2 for blob in layer.blobs)
     role = g.AffineStep(
         affine.scale.reshape(laid),
         affine.shift.reshape(laid),

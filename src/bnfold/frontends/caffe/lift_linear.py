@@ -18,7 +18,7 @@ from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.core.weights import Layout
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.lift import Lifter, LinearSite, placeholder
+from bnfold.frontends.caffe.lift import Lifter, LinearSite, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS, Window, canonical, elements_of, window
@@ -32,8 +32,9 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("convolution_param")
     if not _has_weights(lifter, layer, options) or len(layer.tops) != len(layer.bottoms):
         return False
-    weight = layer.blobs[0].shape
-    shape = lifter.source(layer) or (None,) * len(weight)
+    if any(lifter.shape(number) is None for number in layer.outputs):
+        return False
+    shape = lifter.source(layer) or (None,) * len(layer.blobs[0].shape)
     axis = canonical(options.integer("axis", 1), len(shape))
     kernel = None if axis is None else window(options, len(shape) - axis - 1)
     if axis is None or kernel is None:
@@ -41,29 +42,33 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     is_transposed = layer.type in DECONVOLUTIONS
     out = options.integer("num_output", 0)
     groups = _groups(layer, options, shape[axis])
-    rows, columns = (weight[0], weight[1]) if len(weight) > 1 else (0, 0)
-    channels = rows if is_transposed else columns * groups
-    known = channels if shape[axis] is None else shape[axis]
-    if out <= 0 or groups <= 0 or known is None or known % groups or out % groups:
+    channels = shape[axis] or _channels_of(layer, groups)
+    if out <= 0 or groups <= 0 or channels % groups or out % groups:
         return False
-    wanted = (known, out // groups) if is_transposed else (out, known // groups)
+    wanted = (channels, out // groups) if is_transposed else (out, channels // groups)
     _check_shape(lifter, layer, 0, (*wanted, *kernel.kernel))
-    if any(
-        s is not None and (len(s) != len(shape) or s[axis] not in (None, known))
-        for s in (lifter.shape(number) for number in layer.inputs)
-    ):
+    sources = [lifter.shape(number) for number in layer.inputs]
+    if any(s and (len(s) != len(shape) or s[axis] not in (None, channels)) for s in sources):
         return False
     crosses = _misses_taps(kernel) if is_transposed else any(kernel.pad)
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
     form = layer.blobs[0].shape
     site = LinearSite(layer, layout, groups, form, "convolution_param", is_editable)
-    role = _role(lifter, site, known, out, axis, crosses)
+    role = _role(lifter, site, channels, out, axis, crosses)
     if role is None:
         return False
     for source, result in zip(layer.inputs, layer.outputs, strict=True):
         lifter.sites[lifter.add(layer, role, [source], [result])] = site
     return True
+
+
+def _channels_of(layer: Layer, groups: int) -> int:
+    """How many input channels a weight is for; 0 if it is none."""
+    weight = layer.blobs[0].shape
+    if len(weight) < 2:
+        return 0
+    return weight[0] if layer.type in DECONVOLUTIONS else weight[1] * groups
 
 
 def inner_product(lifter: Lifter, layer: Layer) -> bool:
@@ -73,7 +78,11 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     if shape is None or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     axis = canonical(options.integer("axis", 1), len(shape))
-    if axis is None or not _has_weights(lifter, layer, options):
+    if (
+        axis is None
+        or lifter.shape(layer.outputs[0]) is None
+        or not _has_weights(lifter, layer, options)
+    ):
         return False
     out, elements = options.integer("num_output", 0), elements_of(layer)
     if elements is None:
@@ -101,7 +110,7 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _flatten_from(axis: int, repeat: int):  # type: ignore[no-untyped-def]
+def _flatten_from(axis: int, repeat: int) -> ViewFunction:
     """All axes from `axis` on as one; each label stands for `repeat` elements of unknown axes."""
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.caffe.lift import ROOM, Lifter, placeholder
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import (
+    Window,
     canonical,
     concat_axis,
     permutation,
@@ -23,8 +24,6 @@ from bnfold.frontends.caffe.shapes import (
 _OPERATIONS = {0: "PROD", 1: "SUM", 2: "MAX"}
 _POOLS = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
 _SPATIAL = (2, 3)
-_MAX_ELEMENTS = 20_000_000
-"""A value with more elements than this is not followed through a change of its axes."""
 
 # ------------------------------------------------------------------- elementwise
 
@@ -116,7 +115,7 @@ def pooling(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _has_empty_windows(layer: Layer, kernel, shape: Shape) -> bool:  # type: ignore[no-untyped-def]
+def _has_empty_windows(layer: Layer, kernel: Window, shape: Shape) -> bool:
     """Whether the last window may lie behind the image: rounding up with a stride above the kernel.
 
     Caffe fills a window without values with 0 or the smallest number.
@@ -182,6 +181,8 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     axis = concat_axis(layer, "concat_param", "concat_dim", len(known[0]))
     if axis is None or len(layer.tops) != 1 or any(shape[axis] is None for shape in known):
         return False
+    if sum(shape[axis] or 0 for shape in known) > MAX_ELEMENTS:
+        return False
     others = [(*shape[:axis], *shape[axis + 1 :]) for shape in known]
     if not _are_alike(others):
         return False
@@ -189,7 +190,7 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _join_along(axis: int):  # type: ignore[no-untyped-def]
+def _join_along(axis: int) -> ViewFunction:
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
         # Other axes may be known for one operand and 1 for another: they broadcast.
         shared = np.broadcast_shapes(*((*a.shape[:axis], *a.shape[axis + 1 :]) for a in labels))
@@ -197,11 +198,9 @@ def _join_along(axis: int):  # type: ignore[no-untyped-def]
             np.broadcast_to(one, (*shared[:axis], one.shape[axis], *shared[axis:]))
             for one in labels
         ]
-        return (
-            [np.concatenate([_thin(one, axis) for one in full], axis=axis)]
-            if all(_is_constant_but(one, axis) for one in full)
-            else [np.concatenate(full, axis=axis)]
-        )
+        if all(_is_constant_but(one, axis) for one in full):
+            full = [_thin(one, axis) for one in full]
+        return [np.concatenate(full, axis=axis)]
 
     return apply
 
@@ -325,7 +324,7 @@ def shuffle_channels(lifter: Lifter, layer: Layer) -> bool:
     if shape is None or len(shape) != 4 or len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return False
     channels = shape[1]
-    if channels is None or group <= 0 or channels % group:
+    if channels is None or channels > MAX_ELEMENTS or group <= 0 or channels % group:
         return False
     order = np.arange(channels).reshape(group, -1).T.reshape(-1)
     view = g.View(lambda labels: [labels[0].take(order, axis=1)])
@@ -346,7 +345,7 @@ def reshape(lifter: Lifter, layer: Layer) -> bool:
     if repeat is None:
         return False
     sizes = placeholder(new)[start:]
-    if math.prod(placeholder(new)) > _MAX_ELEMENTS:
+    if math.prod(placeholder(new)) > MAX_ELEMENTS:
         return False
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:

@@ -251,11 +251,20 @@ def _find_outputs(net: Net) -> None:
         for number, weight in zip(layer.outputs, weights, strict=False):
             if weight != 0:
                 net.outputs[number] = net.values[number].name
+    versions: dict[str, list[int]] = {}
+    for number, value in enumerate(net.values):
+        versions.setdefault(value.name, []).append(number)
     for layer in net.others:
-        read = {bottom.string for bottom in layer.bottoms}
-        for number, value in enumerate(net.values):
-            if value.name in read:
-                net.outputs.setdefault(number, f"{value.name} in the other phase")
+        for bottom in layer.bottoms:
+            before = [n for n in versions.get(bottom.string, ()) if _is_before(net, n, layer)]
+            if before:
+                net.outputs.setdefault(before[-1], f"{bottom.string} in the other phase")
+
+
+def _is_before(net: Net, number: int, layer: Layer) -> bool:
+    """Whether a value is made before a layer runs, in the order of the file."""
+    maker = net.values[number].maker
+    return maker is None or maker.place.start < layer.place.start
 
 
 def _match(net: Net) -> None:

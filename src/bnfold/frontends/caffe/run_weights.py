@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
@@ -27,36 +28,69 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _BN_MODES = {0: "LEARN", 1: "INFERENCE"}
 _DEFAULT_EPS = 1e-5
-_NVIDIA_LEAST_EPS = 1e-5
+_NVIDIA_LEAST_EPS = float(np.float32(1e-5))
 """NVCaffe's BatchNorm, the one with scale_bias, never takes less (cuDNN's CUDNN_BN_MIN_EPSILON)."""
 
 
 def convolution(step: Step) -> Sequence[Tensor]:
     """Several bottoms share one weight."""
-    return _convolve(step, depthwise=False)
+    return _convolve(step, default_group=1)
 
 
 def depthwise_convolution(step: Step) -> Sequence[Tensor]:
     """The forks': a Convolution whose groups are its channels, unless it says otherwise."""
-    return _convolve(step, depthwise=True)
+    axis = axis_of(step, step.fields.part("convolution_param"), 1)
+    return _convolve(step, default_group=step.bottoms[0].shape[axis])
 
 
-def _convolve(step: Step, *, depthwise: bool) -> Sequence[Tensor]:
+def _convolve(step: Step, *, default_group: int) -> Sequence[Tensor]:
     fields = step.fields.part("convolution_param")
     axis = axis_of(step, fields, 1)
     channels, spatial = step.bottoms[0].shape[axis], step.bottoms[0].dim() - axis - 1
-    group = fields.integer("group", channels if depthwise else 1)
+    group = fields.integer("group", default_group)
     kernel, options = _window(fields, spatial)
-    outputs = fields.integer("num_output", channels if depthwise else 0)
+    outputs = fields.integer("num_output", channels)
     weight = step.blob(0, (outputs, channels // group, *kernel))
     bias = step.blob(1, (outputs,)) if fields.flag("bias_term", default=True) else None
-    run = _CONVOLUTIONS[spatial]
     tops = []
     for bottom in step.bottoms:
         flat = bottom.reshape(-1, *bottom.shape[axis:])
-        top = run(flat, weight, bias, groups=group, **options)  # type: ignore[operator]
+        if group == channels > 1 and spatial == 2 and flat.dtype == torch.float64:
+            top = _depthwise(flat, weight, bias, **options)
+        else:
+            run = _CONVOLUTIONS[spatial]
+            top = run(flat, weight, bias, groups=group, **options)  # type: ignore[operator]
         tops.append(top.reshape(*bottom.shape[:axis], *top.shape[1:]))
     return tops
+
+
+def _depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    """Tap by tap: in float64 PyTorch would run a convolution of its own for every channel."""
+    rows, columns = weight.shape[2:]
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    x = x.repeat_interleave(weight.shape[0] // x.shape[1], 1)
+    height, width = (
+        (x.shape[2 + n] - dilation[n] * (k - 1) - 1) // stride[n] + 1
+        for n, k in enumerate((rows, columns))
+    )
+    top = x.new_zeros(x.shape[0], x.shape[1], height, width)
+    if bias is not None:
+        top += bias[:, None, None]
+    for row in range(rows):
+        for column in range(columns):
+            y, z = row * dilation[0], column * dilation[1]
+            ends = y + stride[0] * (height - 1) + 1, z + stride[1] * (width - 1) + 1
+            seen = x[:, :, y : ends[0] : stride[0], z : ends[1] : stride[1]]
+            top.addcmul_(seen, weight[:, 0, row, column, None, None])
+    return top
 
 
 def deconvolution(step: Step) -> Sequence[Tensor]:

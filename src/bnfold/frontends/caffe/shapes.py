@@ -16,6 +16,7 @@ from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.options import Options
 
 Shapes = list[Shape | None]
+_MAX_COUNT = 2**31 - 1
 
 SAME = frozenset(
     {"AbsVal", "BN", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "HardSwish"}
@@ -109,7 +110,7 @@ def _infer_layer(net: Net, layer: Layer, hints: dict[int, Shape]) -> None:
         hint = hints.get(number)
         if shape is not None and hint is not None and len(hint) == len(shape):
             shape = tuple(b if a is None else a for a, b in zip(shape, hint, strict=True))
-        net.values[number].shape = shape
+        net.values[number].shape = shape if shape is not None and _is_sane(shape) else None
 
 
 def _with_channels(layer: Layer, shape: Shape | None) -> Shape | None:
@@ -144,7 +145,9 @@ def _input_shape(net: Net, number: int, layer: Layer | None) -> Shape | None:
             four = [options.integers(one) for one in ("num", "channels", "height", "width")]
             if all(four):
                 shapes = [tuple(part[min(position, len(part) - 1)] for part in four)]
-        return _valid(shapes[0] if len(shapes) == 1 else (*shapes, ())[position]) or None
+        if len(shapes) == 1:  # one for all
+            return _valid(shapes[0])
+        return _valid(shapes[position]) if position < len(shapes) else None
     if layer.type == "MemoryData" and position == 0:
         options = layer.options.part("memory_data_param")
         return _valid(
@@ -158,7 +161,13 @@ def _input_shape(net: Net, number: int, layer: Layer | None) -> Shape | None:
 
 def _valid(shape: Shape) -> Shape | None:
     """A shape that a blob can have."""
-    return shape if shape and all(size is not None and size > 0 for size in shape) else None
+    return shape if shape and None not in shape and _is_sane(shape) else None
+
+
+def _is_sane(shape: Shape) -> bool:
+    """Caffe counts elements in 32 bits (Blob::Reshape), and there are some."""
+    known = [size for size in shape if size is not None]
+    return all(size > 0 for size in known) and math.prod(known) <= _MAX_COUNT
 
 
 def _declared(net: Net, number: int) -> Shape | None:
