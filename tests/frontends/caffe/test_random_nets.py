@@ -95,7 +95,7 @@ def test_so_does_one_with_dead_channels(tmp_path: Path, seed: int) -> None:
     assert_folds(tmp_path, seed, form="dead")
 
 
-@pytest.mark.parametrize("seed", range(300, 310))
+@pytest.mark.parametrize("seed", [*range(300, 310), 3017, 3137, 3224])
 def test_so_does_one_of_an_old_caffe(tmp_path: Path, seed: int) -> None:
-    """With four numbers as a shape, and a tag in front of every value."""
+    """Four numbers as a shape, whatever the number of axes, and a tag before every value."""
     assert_folds(tmp_path, seed, form="legacy")

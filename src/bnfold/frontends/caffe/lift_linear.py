@@ -46,14 +46,14 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     if out <= 0 or groups <= 0 or channels % groups or out % groups:
         return False
     wanted = (channels, out // groups) if is_transposed else (out, channels // groups)
-    _check_shape(lifter, layer, 0, (*wanted, *kernel.kernel))
+    form = (*wanted, *kernel.kernel)  # old files put 1 in front where there are fewer than 4 axes
+    _check_shape(lifter, layer, 0, form)
     sources = [lifter.shape(number) for number in layer.inputs]
     if any(s and (len(s) != len(shape) or s[axis] not in (None, channels)) for s in sources):
         return False
     crosses = _misses_taps(kernel) if is_transposed else any(kernel.pad)
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
-    form = layer.blobs[0].shape
     site = LinearSite(layer, layout, groups, form, "convolution_param", is_editable)
     role = _role(lifter, site, channels, out, axis, crosses)
     if role is None:
