@@ -22,6 +22,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.coverage --table
+	$(BIN)/python -m benchmarks.onnx_exports
+	$(BIN)/python -m benchmarks.onnx_patterns
+	$(BIN)/python -m benchmarks.onnx_files
 
 # Needs a real Caffe: see docs/benchmarks/caffe_models.md.
 caffe-check: $(VENV)/.dev

@@ -45,8 +45,11 @@ _HEAD = """# ONNX patterns
 A number says how many affine steps (BatchNormalization, or Mul, Div, Add, Sub by one constant per
 channel) the written file still runs; "laws" says how many have to stay, because the laws allow no
 more. *wrong*: the outputs are not those of the original. *invalid*: ONNX Runtime does not load
-the file. *crash*: the tool raised or was killed, and there is no file. Below "laws" a number can
-be right only if a tool knows a law that bnfold does not, and above it something foldable was left.
+the file. *crash*: the tool raised or was killed, and there is no file. A number above "laws" means
+that something foldable was left. Below it are: a BatchNorm whose statistics are NaN folded to NaN,
+and onnxoptimizer on `conv_bn_overflows_float16`, which leaves the arithmetic on the weights in the
+file to be done in float32 at every start. In the `*_can_be_overridden` patterns "wrong" means that
+an input with a default is gone; onnxsim documents that it does so.
 
 bnfold {bnfold}, {versions}; run by ONNX Runtime {runtime} with its own optimisations off.
 Made by `python -m benchmarks.onnx_patterns --peers-python PATH`.

@@ -188,3 +188,13 @@ def test_html_shows_every_item() -> None:
     assert fragment.count("<tr>") == 1 + REPORT.total
     for item in REPORT.items:
         assert f"<td>{item.name}</td>" in fragment
+
+
+def test_a_table_without_rich_is_the_one_that_rich_makes(monkeypatch):
+    from bnfold import _render
+
+    plain = REPORT.table(width=200)
+    assert _render._plain(REPORT, 200) == plain
+    assert _render._plain(REPORT, 20) is None
+    monkeypatch.setattr(_render, "_plain", lambda report, width: None)
+    assert REPORT.table(width=200) == plain

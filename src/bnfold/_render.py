@@ -14,6 +14,9 @@ _HEADINGS = ("BatchNorm", "kind", "channels", "outcome")
 
 def text(report: FoldReport, *, color: bool, width: int) -> str:
     """A summary line, the table, and the notes."""
+    plain = None if color else _plain(report, width)
+    if plain is not None:
+        return plain
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -33,13 +36,37 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
             *first, outcome = (_printable(cell) for cell in cells)
             table.add_row(*(Text(cell) for cell in first), Text(outcome, style=style))
         console.print(table)
+    for line in _closing(report):
+        console.print(Text(line))
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+
+
+def _plain(report: FoldReport, width: int) -> str | None:
+    """What rich would print, where nothing has to be wrapped: importing it takes its time."""
+    rows = [
+        [_printable(cell) for cell in (item.name, item.kind, str(item.channels), item.sentence)]
+        for item in report.items
+    ]
+    if rows:
+        rows.insert(0, list(_HEADINGS))
+    lengths = [max((len(row[at]) for row in rows), default=0) for at in range(len(_HEADINGS))]
+    lines = [_printable(report.summary)]
+    for name, kind, channels, outcome in rows:
+        padded = (name.ljust(lengths[0]), kind.ljust(lengths[1]), channels.rjust(lengths[2]))
+        lines.append("  ".join((*padded, outcome)))
+    lines += _closing(report)
+    fits = all(len(line) <= width and line.isascii() for line in lines)
+    return "\n".join(line.rstrip() for line in lines) if fits else None
+
+
+def _closing(report: FoldReport) -> list[str]:
+    """What stands below the table."""
+    lines = []
     if report.clips:
         count = len(report.clips)
         activations = "1 activation" if count == 1 else f"{count} activations"
-        console.print(Text(f"{activations} got bounds per channel"))
-    for note in report.notes:
-        console.print(Text(_printable(note)))
-    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+        lines.append(f"{activations} got bounds per channel")
+    return lines + [_printable(note) for note in report.notes]
 
 
 def _printable(cell: str) -> str:

@@ -49,7 +49,7 @@ def run_exactly(model: onnx.ModelProto, feed: Mapping[str, Array]) -> list[Array
         name: value.astype(np.float64) if value.dtype.kind == "f" else value
         for name, value in feed.items()
     }
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         evaluator = ReferenceEvaluator(model, new_ops=_OURS)
         return [np.asarray(value) for value in evaluator.run(None, wide)]
 

@@ -62,6 +62,31 @@ def test_outputs_are_the_same(name):
     assert error(expected, run(folded, feed)) < 5e-5
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", ["densenet121", "inception_v2", "resnet50", "shufflenet"])
+def test_whatever_is_observed_keeps_its_value(name, seed):
+    """Any inner values become outputs, and any gamma may be negative or 0."""
+    generator = np.random.default_rng(seed)
+    model = with_random_constants(load(name))
+    for tensor in gammas(model):
+        values = numpy_helper.to_array(tensor) * generator.choice([-1, 0, 1], tensor.dims[0])
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    names = {node.output[0] for node in model.graph.node}
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    inner = [value for value in known if value.name in names]
+    model.graph.output.extend(inner[n] for n in sorted(generator.choice(len(inner), 4, False)))
+    folded, report = bnfold.fold(model, clip=("auto", "always")[seed % 2])
+    assert report.removed > 0
+    feed = random_feed(model)
+    assert error(run(model, feed), run(folded, feed)) < 1e-4
+
+
+def gammas(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    names = {node.input[1] for node in norms}
+    return [tensor for tensor in model.graph.initializer if tensor.name in names]
+
+
 def with_random_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Initializers in the place of the ConstantOfShape nodes, so sized that values stay near 1."""
     generator = np.random.default_rng(0)

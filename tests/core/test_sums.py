@@ -210,6 +210,36 @@ class TestSolveWaiting:
         values = all_values(forest, sums, np.linspace(1.0, 2.0, 20))
         assert values[1] == pytest.approx(values[2] + values[3])
 
+    def test_what_only_rounding_keeps_from_0_is_0(self):
+        """-z + k x + y = 0 for three k: x = 0, y = z. What is left of x is no contradiction."""
+        _, sums = setup()
+        for k in (1.0, -2.72739157, 1.21538372):
+            sums.add(np.array([[3, 1, 2]]), np.array([[-1.0, k, 1.0]]), cause=1)
+        sums.settle()
+        for x in np.random.default_rng(0).normal(size=50):
+            preferred = np.zeros(20)
+            preferred[1] = x
+            values = solve_waiting(sums, preferred)
+            assert values[1] == 0.0
+            assert values[2] == pytest.approx(values[3], rel=1e-12, abs=1e-15)
+
+    def test_a_contradiction_between_small_values_is_seen_from_far_off(self):
+        """c x + y = p z + q four times, q small: a preference of 1e6 is no excuse."""
+        forest, sums = setup()
+        for variable, c, p, q in (
+            (4, 1.0, 1.0, 2e-5),
+            (5, -1.0, 2.0, 2e-5),
+            (6, 3.0, -1.0, -1e-5),
+            (7, 2.0, 0.5, 2e-4),
+        ):
+            sums.add(np.array([[variable, 1, 2]]), np.array([[-1.0, c, 1.0]]), cause=1)
+            tie(forest, variable, 3, p, q)
+        sums.settle()
+        assert sums.waiting.all()
+        for far in (0.0, 1.0, 1e6):
+            with pytest.raises(Conflict):
+                solve_waiting(sums, np.full(20, far))
+
     def test_components_do_not_touch_each_other(self):
         """One contradicts itself; the other alone would be fine."""
         forest, sums = setup((1, 2, 3), (4, 2, 3), (11, 12, 13), (14, 12, 13))

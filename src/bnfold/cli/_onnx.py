@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bnfold._kinds import folded_beside
 from bnfold.cli._compare import Difference, Output, check_equal
 from bnfold.cli._options import refuse_weights
-from bnfold.cli._output import say
+from bnfold.cli._output import progress, say
 from bnfold.errors import UsageError
 from bnfold.report import FoldReport
 
@@ -106,7 +106,8 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
         else:
             output = arguments.output or default_output(arguments)
             folder = output.parent
-        staged = stack.enter_context(folding.staged(output, folder))
+        with progress(f"writing {output}") as step:
+            staged = stack.enter_context(folding.staged(output, folder, step))
         folded = Folded(staged, folding.shapes.choices[0])
     except BaseException:
         stack.close()
@@ -127,18 +128,19 @@ def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Di
         say(f"{source.path} was not run: {feeds}")
         return feeds
     try:
-        original = _session(ort, source.path)
-    except Exception as error:  # what the runtime cannot load says nothing about the fold
-        reason = f"ONNX Runtime cannot load the original: {_first_line(error)}"
-        say(reason)
+        expected = _run(ort, source.path, feeds)
+    except Exception as error:  # what the runtime cannot run says nothing about the fold
+        reason = f"ONNX Runtime cannot run the original: {_first_line(error)}"
+        say(f"{reason}; give the shapes of its inputs with --input if that is why")
         return reason
     dtypes = frozenset(_dtype_name(t.data_type) for t in source.model.proto.graph.initializer)
+    moved = {name: _nudged(feed) for name, feed in feeds.items()}
     return check_equal(
         str(source.path),
-        lambda: _run(original, feeds),
-        lambda: _run(_session(ort, folded.staged.model), feeds),
+        lambda: expected,
+        lambda: _run(ort, folded.staged.model, feeds),
         dtypes,
-        nudged=lambda: _run(original, {name: _nudged(feed) for name, feed in feeds.items()}),
+        nudged=lambda: _run(ort, source.path, moved),
     )
 
 
@@ -206,14 +208,12 @@ def _feeds(model: OnnxModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, ND
 # -------------------------------------------------------------------- running
 
 
-def _session(ort: Any, path: Path) -> Any:
+def _run(ort: Any, path: Path, feeds: dict[str, NDArray[Any]]) -> list[Output]:
+    """One run; the session goes with it, so that two large models are never loaded at once."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, feeds: dict[str, NDArray[Any]]) -> list[Output]:
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = session.run(None, feeds)
     return [Output(array, str(array.dtype)) for array in outputs if isinstance(array, np.ndarray)]
 

@@ -11,8 +11,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +52,38 @@ def answer_table(report: FoldReport) -> None:
     # https://no-color.org: set and not empty means no colour, whatever the value.
     color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     answer(report.table(color=color, width=shutil.get_terminal_size().columns))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """Show how far long work has come, on a terminal; it is called with parts of 1."""
+    if not sys.stderr.isatty():
+        yield lambda part: None
+        return
+    start = time.monotonic()
+    shown = False
+
+    def step(part: float) -> None:
+        nonlocal shown
+        if time.monotonic() - start < _PATIENCE:
+            return
+        shown = True
+        bar = ("#" * int(part * _BAR)).ljust(_BAR)
+        sys.stderr.write(f"\rbnfold: {_printable(what)} [{bar}] {part:4.0%}")
+        sys.stderr.flush()
+
+    try:
+        yield step
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+_PATIENCE = 1.0
+"""Seconds before a bar appears."""
+_BAR = 30
+"""Characters of a full bar."""
 
 
 def check_output(output: Path, *, suffix: str, force: bool) -> None:

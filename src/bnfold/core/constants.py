@@ -13,7 +13,6 @@ The second way needs readers with such a bias, and activations in between that l
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +49,8 @@ class Readers:
     """What it is if its producer makes 0 of it: not 0 behind removed affine steps."""
 
 
-def read(binding: Binding, removed: Collection[int], dead: IntArray) -> Readers:
-    """Walk the network once and note makers, readers and bounds of every variable.
-
-    What the `removed` steps make counts as made by the producer of what they read, except `dead`
-    variables, which do not depend on it.
-    """
+def read(binding: Binding) -> Readers:
+    """Walk the network once and note makers, readers and bounds of every variable."""
     count = binding.system.count
     found = Readers(
         producer=np.full(count, -1, dtype=np.int64),
@@ -89,13 +84,15 @@ def read(binding: Binding, removed: Collection[int], dead: IntArray) -> Readers:
             found.producer_channel[bound.outputs] = np.arange(len(bound.outputs))
     for tensor, _, _ in binding.graph.outputs:
         found.count[distinct(binding.labels[tensor])] += 1
-    for number in sorted(removed):
-        _see_through(binding, found, number, dead)
     return found
 
 
-def _see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
-    """Let a removed step's outputs have the producer of its inputs, where no one else reads."""
+def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
+    """Let a removed step's outputs have the producer of its inputs, where no one else reads.
+
+    `dead` variables do not depend on what goes in, and have none. Steps come in the order in which
+    they were removed.
+    """
     bound = binding.bound[number]
     assert isinstance(bound, BoundAffine)
     x, y = bound.inputs, bound.outputs

@@ -49,6 +49,10 @@ class Solution:
     """Numbers of the clips with room that keep their bounds."""
     values: Values = field(default_factory=Values)
     """s, 1/s and t of every variable."""
+    readers: constants.Readers | None = None
+    """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
+    seen_through: list[int] = field(default_factory=list)
+    """The removed steps that `readers` takes into account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +231,7 @@ def _remove_step(solution: Solution, number: int) -> None:
     cause = system.cause(number, name, Reason.BRANCHES)
     zero = a == 0
     if zero.any():
-        readers = constants.read(binding, solution.removed, solution.dead)
+        readers = _readers(solution)
         made = constants.at_producer(readers, bound, zero)
         producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
@@ -240,6 +244,18 @@ def _remove_step(solution: Solution, number: int) -> None:
         raise Conflict([system.cause(number, name, Reason.ZERO_GAMMA)])
     system.scale_by(x, y, a, cause)
     system.shift_map(y, x, a, -b, cause)
+
+
+def _readers(solution: Solution) -> constants.Readers:
+    """Looked up once, as the solver does not change who reads what, and kept up with removals."""
+    seen = solution.seen_through
+    if solution.readers is None or solution.removed[: len(seen)] != seen:
+        solution.readers = constants.read(solution.binding)
+        seen.clear()
+    for number in solution.removed[len(seen) :]:
+        constants.see_through(solution.binding, solution.readers, number, solution.dead)
+        seen.append(number)
+    return solution.readers
 
 
 def _constant_outputs(
@@ -265,7 +281,7 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
         assert isinstance(bound, BoundAffine)
         zero = bound.scale == 0
         if zero.any():
-            readers = constants.read(solution.binding, solution.removed, solution.dead)
+            readers = _readers(solution)
             if (zero & ~constants.at_producer(readers, bound, zero)).any():
                 return True
     return False

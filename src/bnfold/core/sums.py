@@ -220,9 +220,14 @@ def _solve_component(
     used, columns = np.unique(roots, return_inverse=True)
     matrix = np.zeros((len(core), len(used)))
     np.add.at(matrix, (np.arange(len(core))[:, None], columns.reshape(roots.shape)), k)
-    target = -equations.constant[core] - matrix @ values[used]
-    step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
-    solution = values[used] + step
+    start = solution = values[used]
+    for _ in range(2):  # the second time takes away what the first one, from far off, rounded
+        target = -equations.constant[core] - matrix @ solution
+        step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+        solution = solution + step
+        # What was taken back to 0 is 0: the rest is rounding, and no measure of what is wrong.
+        moved = np.maximum(np.abs(step).max(initial=0.0), np.abs(solution - start))
+        solution[np.abs(solution) <= _VANISHES * moved] = 0.0
     residual = np.abs(matrix @ solution + equations.constant[core])
     size = np.abs(matrix) @ np.abs(solution) + equations.size[core]
     wrong = residual > RELATIVE_TOLERANCE * size

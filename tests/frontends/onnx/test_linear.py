@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold import Reason
@@ -314,3 +315,41 @@ def test_the_scale_of_an_integer_weight_takes_a_batch_norm(bias):
     assert initializer(folded, "q").tolist() == initializer(model, "q").tolist()
     assert (initializer(folded, "scale") > 0).all()
     assert_same(model, folded, (2, 3, 6, 6))
+
+
+# -------------------------------------------------------------------- dtypes
+
+
+@pytest.mark.parametrize("statistics", [np.float16, np.float32])
+def test_float16(statistics):
+    s = Sketch("N", 3, 6, 6, data_type=TensorProto.FLOAT16)
+    s.conv(3, 4)
+    s.dtype = np.dtype(statistics)
+    s.bn(4)
+    model = s.model(opset=15)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert {t.data_type for t in folded.graph.initializer} == {TensorProto.FLOAT16}
+    assert_same(model, folded, (2, 3, 6, 6), tolerance=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "tolerance"), [(TensorProto.BFLOAT16, 3e-2), (TensorProto.DOUBLE, 1e-12)]
+)
+def test_dtypes_that_onnx_runtime_has_no_convolution_for(data_type, tolerance):
+    s = Sketch(1, 3, 6, 6, data_type=data_type)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    s.bn(4, name="bn2")
+    s.conv(4, 5, name="last", pads=[1, 1, 1, 1])
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    assert {t.data_type for t in folded.graph.initializer} == {data_type}
+    x = np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype(s.dtype)
+    (expected,), (actual,) = (
+        [np.asarray(out, np.float64) for out in ReferenceEvaluator(m).run(None, {"x": x})]
+        for m in (model, folded)
+    )
+    assert np.abs(expected - actual).max() <= tolerance * np.abs(expected).max()

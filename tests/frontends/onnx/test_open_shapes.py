@@ -42,6 +42,25 @@ def test_a_constant_that_the_size_decides():
         assert_same(model, folded, (2, 3, height, 6))
 
 
+def test_channels_that_the_size_picks():
+    """x[:, H // 200 :][:, :2]: the same channels for small images, others for large ones."""
+    s = Sketch(1, 3, "H", 4)
+    s.conv(3, 8, 1)
+    s.bn(8)
+    made = s.at
+    height = s.node("Gather", s.node("Shape", "x"), s.constant("at", np.array([2])), axis=0)
+    start = s.node("Div", height, s.constant("step", np.array([200])))
+    end = s.node("Add", start, s.constant("two", np.array([2])))
+    s.node("Slice", made, start, end, s.constant("axis", np.array([1])))
+    s.bn(2, name="bn2")
+    s.node("ReduceMean", axes=[2, 3])
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert [item.is_removed for item in report.items] == [True, False]
+    for size in (4, 230, 640, 1100):
+        assert_same(model, folded, (1, 3, size, 4))
+
+
 def test_a_rank_that_is_not_known():
     s = Sketch(2, 3, 6, 6)
     s.inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]

@@ -46,6 +46,47 @@ def test_a_subgraph_reads_what_a_removed_batch_norm_made():
     assert_same(model, folded, (2, 3, 6, 6))
 
 
+def test_a_value_that_an_annotation_describes_keeps_its_meaning():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    model = s.model()
+    note = model.graph.quantization_annotation.add(tensor_name="conv_out")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="scale")
+    folded, report = bnfold.fold(model)
+    assert report.kept == 1
+    assert folded.graph.quantization_annotation == model.graph.quantization_annotation
+
+
+def test_nodes_that_are_not_in_order():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    s.nodes.reverse()
+    folded, report = bnfold.fold(s.model())
+    assert report.removed == 1
+    assert ops(folded) == ["Relu", "Conv"]
+
+
+def test_two_batch_norms_that_stay_and_share_their_parameters():
+    """Each gets parameters of its own where it has to take something in."""
+    s = Sketch(2, 3, 6, 6)
+    s.bn(3)
+    first = s.at
+    s.node("BatchNormalization", "x", "bn_g", "bn_b", "bn_m", "bn_v", name="bn2")
+    second = s.at
+    for value, name in ((first, "one"), (second, "two")):
+        s.at = value
+        s.node("Mul", s.at, s.constant(f"{name}_c", s.rng.normal(size=(3, 1, 1))))
+        s.conv(3, 4, name=name, pads=[1, 1, 1, 1])
+    s.node("Concat", "one_out", "two_out", axis=1)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 2 and report.removed == 2
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
 def test_a_removed_output_keeps_its_name():
     s = Sketch(2, 3, 6, 6)
     s.conv(3, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +81,17 @@ class Folding:
         self.plan = decide(self.lifted, self.clip, self.banned)
 
     @contextmanager
-    def staged(self, output: Path, folder: Path) -> Iterator[Staged]:
-        """The folded model, written inside a folder, to be moved to its place."""
+    def staged(
+        self, output: Path, folder: Path, step: Callable[[float], None] = lambda part: None
+    ) -> Iterator[Staged]:
+        """The folded model, written inside a folder, to be moved to its place.
+
+        `step` is told which part of it is written.
+        """
         with ExitStack() as stack:
             while True:
                 try:
-                    stage = stack.enter_context(staged(self.folded(), output, folder))
+                    stage = stack.enter_context(staged(self.folded(), output, folder, step))
                 except Overflow as overflow:
                     self.ban(overflow)
                     continue

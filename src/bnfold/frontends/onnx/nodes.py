@@ -79,7 +79,7 @@ class Network:
     readers: dict[str, list[tuple[Node, int]]] = field(default_factory=dict)
     """Nodes and positions of the inputs where each value is read in the main graph."""
     captured: set[str] = field(default_factory=set)
-    """Values that subgraphs read."""
+    """Values that subgraphs read, or that something else in the file speaks of."""
     outputs: tuple[str, ...] = ()
 
     def value_readers(self, name: str) -> list[tuple[Node, int]]:
@@ -125,6 +125,7 @@ def read_network(file: str, proto: ModelProto) -> Network:
             for inner in inner_graphs(attribute):
                 network.captured |= free_names(inner)
     network.makers.pop("", None)
+    network.captured |= _described(proto)
     sparse = {tensor.values.name for tensor in graph.sparse_initializer}
     known = {*network.initializers, *names, *sparse}
     network.nodes = _sorted(file, nodes, known, network)
@@ -132,6 +133,18 @@ def read_network(file: str, proto: ModelProto) -> Network:
         if name not in network.makers and name not in known:
             raise ModelUnreadableError(file, f"nothing makes the output {name!r}", _ANEW)
     return network
+
+
+def _described(proto: ModelProto) -> set[str]:
+    """Values that quantisation annotations and training speak of: they mean what they are."""
+    names = {note.tensor_name for note in proto.graph.quantization_annotation}
+    for note in proto.graph.quantization_annotation:
+        names.update(entry.value for entry in note.quant_parameter_tensor_names)
+    for training in proto.training_info:
+        names |= free_names(training.algorithm) | free_names(training.initialization)
+        for binding in (*training.initialization_binding, *training.update_binding):
+            names |= {binding.key, binding.value}
+    return names
 
 
 def _nodes(proto: ModelProto) -> list[Node]:

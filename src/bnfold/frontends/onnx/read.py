@@ -164,6 +164,13 @@ def _texts(proto: ModelProto) -> Iterator[object]:
     graphs = [proto.graph]
     nodes = [node for function in proto.functions for node in function.node]
     yield from (opset.domain for opset in proto.opset_import)
+    for note in proto.graph.quantization_annotation:
+        yield note.tensor_name
+        yield from (entry.value for entry in note.quant_parameter_tensor_names)
+    for training in proto.training_info:
+        graphs += [training.initialization, training.algorithm]
+        for binding in (*training.initialization_binding, *training.update_binding):
+            yield from (binding.key, binding.value)
     while graphs or nodes:
         if graphs:
             graph = graphs.pop()

@@ -20,9 +20,9 @@ from bnfold.frontends.onnx.nodes import Network
 
 Shape = tuple[int, ...]
 
-_BATCH = (2, 3)
-_OTHER = (224, 256)
-"""Multiples of 32, which most image networks ask for."""
+_BATCH = (2, 5)
+_OTHER = (224, 1056)
+"""Multiples of 32, which most image networks ask for, and far apart: no common quotient."""
 _ROUNDS = 8
 """How often shapes that were found may lead to further shapes."""
 
@@ -214,8 +214,10 @@ def _prepared(
             del dims.dim[:]
             for length in shape:
                 dims.dim.add().dim_value = length
-    if helpers:
-        nodes = [node for node in graph.node if not any(name in helpers for name in node.output)]
+    is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
+    if helpers or not is_sorted:
+        order = [graph.node[node.index] for node in network.nodes]
+        nodes = [node for node in order if not any(name in helpers for name in node.output)]
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)

@@ -11,7 +11,7 @@ move fails, the first is taken back: the folder holds both or neither.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -100,8 +100,12 @@ def data_name(name: str) -> str:
 
 
 @contextmanager
-def staged(model: OnnxModel, output: Path, folder: Path) -> Iterator[Staged]:
+def staged(
+    model: OnnxModel, output: Path, folder: Path, step: Callable[[float], None]
+) -> Iterator[Staged]:
     """Write a model into a folder of its own inside `folder`, to be moved or discarded.
+
+    `step` is told which part of the tensors is written.
 
     Raises UsageError where it cannot be written, and what computing the tensors raises.
     """
@@ -111,7 +115,7 @@ def staged(model: OnnxModel, output: Path, folder: Path) -> Iterator[Staged]:
     stage = Staged(inner, output.name)
     try:
         with _explained(output):
-            _write(model, stage)
+            _write(model, stage, step)
         yield stage
     finally:
         stage.discard()
@@ -128,7 +132,7 @@ def _explained(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(model: OnnxModel, stage: Staged) -> None:
+def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> None:
     inner = dict(model.bulk)
     outer = {name: inner.pop(name) for name in model.external}
     size = model.proto.ByteSize() + sum(bulk.nbytes for bulk in inner.values())
@@ -136,17 +140,22 @@ def _write(model: OnnxModel, stage: Staged) -> None:
         outer |= inner
         inner = {}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    done, total = 0, sum(bulk.nbytes for bulk in model.bulk.values()) or 1
     if outer:
         stage.has_data = True
         with _complete(stage.data) as file:
             for name, bulk in outer.items():
                 _write_external(file, tensors[name], bulk, data_name(stage.name))
+                done += bulk.nbytes
+                step(done / total)
     with _complete(stage.model) as file:
         for piece in _pieces(model, inner):
             if isinstance(piece, bytes | memoryview):
                 file.write(piece)
-            else:
-                piece.write_to(file)
+                continue
+            piece.write_to(file)
+            done += piece.nbytes
+            step(done / total)
     for name in outer:
         tensors[name].ClearField("data_location")
         del tensors[name].external_data[:]
