@@ -8,7 +8,6 @@ when they are written, so that no more than one array is in memory at a time.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -129,7 +128,7 @@ def _put_in_place(paths: Sequence[Path], parts: Sequence[Path], backups: Sequenc
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
 def _file(model: Caffemodel, changes: Changes) -> Iterator[_Piece]:
