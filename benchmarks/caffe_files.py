@@ -47,7 +47,8 @@ the processor time, user and system: it says the same with less noise where othe
 
 {table}
 
-Machine: {machine}. Made by `python -m benchmarks.caffe_files`.
+Machine: {machine}; load average at the start {load:.1f}. Made by
+`python -m benchmarks.caffe_files`.
 """
 
 
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--output", type=Path, default=_FOLDER, help="folder for the two files")
     options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
     rows, document = [], []
     for model in MODELS:
         if model.name not in _NETWORKS:
@@ -73,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
         *("copy, CPU s", "fold, CPU s", "fold / copy, CPU"),
         *("command, s", "command / copy", "memory copy", "memory fold"),
     ]
-    page = _HEAD.format(rounds=options.rounds, table=table(head, rows), machine=machine())
+    page = _HEAD.format(
+        rounds=options.rounds, table=table(head, rows), machine=machine(), load=load
+    )
     print(page)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "caffe_files.md").write_text(page, encoding="utf-8")
