@@ -24,7 +24,8 @@ RELATIVE_TOLERANCE = 1e-10
 """Two float64 routes to one coefficient agree this well, or they disagree."""
 SOLVABLE_GAP = 1e-6
 """A contradiction in p determines the root only where the two p differ by more than this."""
-_PINNED_SIZE = 1 << 62
+_PINNED_SIZE = 1 << 30
+"""Larger than any class of free variables."""
 
 
 class Conflict(Exception):  # noqa: N818  # an answer, not an error
@@ -50,6 +51,11 @@ def is_increasing(values: IntArray) -> bool:
     return bool((values[1:] > values[:-1]).all())
 
 
+def each_once(values: IntArray) -> IntArray:
+    """The values that occur, sorted. A plain np.unique would import numpy.ma, for 30 ms."""
+    return np.unique(values, return_counts=True)[0]
+
+
 class Forest:
     """Affine union-find over blocks of variables; see the module's head."""
 
@@ -58,28 +64,36 @@ class Forest:
         self.parent = np.zeros(1, dtype=np.int64)
         self.p = np.ones(1)
         self.q = np.zeros(1)
-        self.size = np.full(1, _PINNED_SIZE, dtype=np.int64)
-        self.cause = np.full(1, -1, dtype=np.int64)
-        self._log: list[tuple[IntArray, IntArray, IntArray]] = []
+        self.size = np.full(1, _PINNED_SIZE, dtype=np.int32)
+        self.cause = np.full(1, -1, dtype=np.int32)
+        self._log: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
         self.watched = np.zeros(1, dtype=bool)
         """Roots that somebody wants to know about when they get a parent."""
         self.disturbed = False
         """Whether one of them did; set here, cleared by who asked."""
         self._has_offsets = pinned_value == 0.0
-        """Scales have none: every q is 0."""
+        """Scales have none: every q is 0, and takes no memory."""
 
     def extend(self, count: int) -> None:
         """Make room for at least `count` variables in all, the new ones free."""
         have = len(self.parent)
-        if count <= have:
+        if count > have:
+            self.reserve(max(count, 2 * have))
+
+    def reserve(self, count: int) -> None:
+        """Make room for exactly `count` variables in all."""
+        more = count - len(self.parent)
+        if more <= 0:
             return
-        count = max(count, 2 * have)
-        self.parent = np.concatenate([self.parent, np.arange(have, count)])
-        self.p = np.concatenate([self.p, np.ones(count - have)])
-        self.q = np.concatenate([self.q, np.zeros(count - have)])
-        self.size = np.concatenate([self.size, np.ones(count - have, dtype=np.int64)])
-        self.cause = np.concatenate([self.cause, np.full(count - have, -1)])
-        self.watched = np.concatenate([self.watched, np.zeros(count - have, dtype=bool)])
+        self.parent = np.concatenate([self.parent, np.arange(len(self.parent), count)])
+        self.p = np.concatenate([self.p, np.ones(more)])
+        if self._has_offsets:
+            self.q = np.concatenate([self.q, np.zeros(more)])
+        else:
+            self.q = np.broadcast_to(np.zeros(1), count)
+        self.size = np.concatenate([self.size, np.ones(more, dtype=np.int32)])
+        self.cause = np.concatenate([self.cause, np.full(more, -1, dtype=np.int32)])
+        self.watched = np.concatenate([self.watched, np.zeros(more, dtype=bool)])
 
     def watch(self, roots: IntArray) -> None:
         """From now on set `disturbed` when one of these gets a parent."""
@@ -96,7 +110,8 @@ class Forest:
             np.subtract.at(self.size, parents, added)
             self.parent[children] = children
             self.p[children] = 1.0
-            self.q[children] = 0.0
+            if self._has_offsets:
+                self.q[children] = 0.0
             self.cause[children] = -1
 
     def find(self, variables: IntArray) -> Found:
@@ -214,7 +229,8 @@ class Forest:
         self.disturbed = self.disturbed or bool(self.watched[child].any())
         self.parent[child] = above
         self.p[child] = p
-        self.q[child] = q
+        if self._has_offsets:
+            self.q[child] = q
         self.cause[child] = cause
         # A parent may itself be a child in this call; sizes only steer the depth, so the log keeps
         # what was added rather than deriving it again.
