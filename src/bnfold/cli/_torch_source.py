@@ -104,7 +104,7 @@ def _from_file(source: str) -> Source:
     from bnfold.cli._archive import load_program
 
     file = Path(source)
-    step = "name a .pt2 file, or package.module:factory"
+    step = "name an .onnx, .prototxt or .pt2 file, or package.module:factory"
     if file.is_dir():
         raise ModelUnreadableError(source, "a folder", step)
     if not file.exists():
