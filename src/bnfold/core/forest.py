@@ -77,7 +77,7 @@ class Forest:
         """Make room for at least `count` variables in all, the new ones free."""
         have = len(self.parent)
         if count > have:
-            self.reserve(max(count, 2 * have))
+            self.reserve(max(count, have + have // 4))
 
     def reserve(self, count: int) -> None:
         """Make room for exactly `count` variables in all."""
@@ -119,7 +119,8 @@ class Forest:
         up = self.parent[at]
         if not np.count_nonzero(up != at):  # a third of the time of all()
             return Found(at, np.ones(at.shape), np.zeros(at.shape))
-        p, q = self.p[at], self.q[at]
+        p = self.p[at]
+        q = self.q[at] if self._has_offsets else np.zeros(at.shape)
         at, up = up, self.parent[up]
         while np.count_nonzero(up != at):
             if self._has_offsets:

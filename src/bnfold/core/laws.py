@@ -9,6 +9,7 @@ is long because the laws stand together, in the order of that table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ def bind(
 ) -> Binding:
     """Lay the laws of all ops over fresh variables."""
     system = System()
-    system.reserve(sum(map(_fresh_variables, graph.ops)))
+    system.reserve(sum(_fresh_variables(graph, op) for op in graph.ops))
     binding = Binding(
         graph,
         system,
@@ -51,12 +52,17 @@ def bind(
     return binding
 
 
-def _fresh_variables(op: g.Op) -> int:
+def _fresh_variables(graph: g.Graph, op: g.Op) -> int:
     """About how many variables the law of an op makes: most are its own channels."""
     role = op.role
     if isinstance(role, g.Linear):
         return role.out_channels
-    return role.scale.size if isinstance(role, g.AffineStep) else 0
+    if isinstance(role, g.AffineStep):
+        return role.scale.size
+    if isinstance(role, g.Sum):
+        channels = graph.shapes[op.outputs[0]][1:2]
+        return (len(op.inputs) - 1) * math.prod(channels)
+    return 0
 
 
 def linear(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
