@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench caffe-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -25,6 +25,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.onnx_exports
 	$(BIN)/python -m benchmarks.onnx_patterns
 	$(BIN)/python -m benchmarks.onnx_files
+
+# Needs a real Caffe: see docs/benchmarks/caffe_models.md.
+caffe-check: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.caffe_layers
+	$(BIN)/python -m benchmarks.caffe_check
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

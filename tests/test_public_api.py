@@ -73,14 +73,16 @@ def test_fold_signature() -> None:
     assert str(inspect.signature(bnfold.fold)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
         " inplace: 'bool' = False, clip: 'ClipMode' = 'auto',"
-        " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False) -> 'FoldResult'"
+        " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
+        " phase: \"Literal['test'] | None\" = None) -> 'FoldResult'"
     )
 
 
 def test_inspect_signature() -> None:
     assert str(inspect.signature(bnfold.inspect)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " clip: 'ClipMode' = 'auto') -> 'FoldReport'"
+        " clip: 'ClipMode' = 'auto',"
+        " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
     )
 
 

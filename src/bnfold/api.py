@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
-from bnfold.errors import UnsupportedModelError, UsageError
+from bnfold.errors import UsageError
 from bnfold.report import FoldReport
 
 ClipMode = Literal["auto", "always", "never"]
@@ -31,6 +31,7 @@ def fold(
     clip: ClipMode = "auto",
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
+    phase: Literal["test"] | None = None,
 ) -> FoldResult:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
@@ -49,6 +50,8 @@ def fold(
             "always", "never", or "auto" where that costs less than it saves.
         output: For a path, where the folded file goes; model.folded.onnx beside it by default.
         force: For a path, overwrite the output if it exists.
+        phase: For Caffe, "test" folds what the TEST phase computes of a file that has layers for
+            training, too; without it such a file is refused.
 
     Returns:
         The folded model, of the same class, and the report. For a path, the path of the output.
@@ -64,9 +67,11 @@ def fold(
     """
     _check_clip(clip)
     kind = kind_of(model)
-    _check_options(kind, inputs, also=also, inplace=inplace, output=output, force=force)
+    _check_options(
+        kind, inputs, also=also, inplace=inplace, output=output, force=force, phase=phase
+    )
     if kind is ModelKind.CAFFE_FILES:
-        return _fold_caffe(model, clip, output, force=force)
+        return _fold_caffe(model, clip, output, force=force, phase=phase)
     if kind in _ONNX:
         return _fold_onnx(kind, model, inputs, clip, output, force=force)
     from bnfold.frontends import torch as frontend
@@ -79,14 +84,21 @@ def fold(
 
 
 def inspect(
-    model: Any, inputs: Any = None, *, also: Sequence[Any] = (), clip: ClipMode = "auto"
+    model: Any,
+    inputs: Any = None,
+    *,
+    also: Sequence[Any] = (),
+    clip: ClipMode = "auto",
+    phase: Literal["test"] | None = None,
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
     _check_clip(clip)
     kind = kind_of(model)
-    _check_options(kind, inputs, also=also)
+    _check_options(kind, inputs, also=also, phase=phase)
     if kind is ModelKind.CAFFE_FILES:
-        return _caffe().inspect_files(*caffe_files(model), clip=clip)  # type: ignore[no-any-return]
+        from bnfold.frontends import caffe
+
+        return caffe.inspect_files(*caffe_files(model), clip=clip, phase=phase)
     if kind in _ONNX:
         from bnfold.frontends import onnx
 
@@ -121,17 +133,19 @@ def _fold_onnx(
 
 
 def _fold_caffe(
-    model: Any, clip: ClipMode, output: str | os.PathLike[str] | None, *, force: bool
+    model: Any,
+    clip: ClipMode,
+    output: str | os.PathLike[str] | None,
+    *,
+    force: bool,
+    phase: Literal["test"] | None,
 ) -> FoldResult:
+    from bnfold.frontends import caffe
+
     network, weights = caffe_files(model)
     target = folded_beside(network) if output is None else Path(output)
-    return FoldResult(*_caffe().fold_files(network, weights, target, clip=clip, force=force))
-
-
-def _caffe() -> Any:
-    """The Caffe frontend: fold_files and inspect_files."""
-    raise UnsupportedModelError(
-        "Caffe models are not supported yet", "pass a model of another kind"
+    return FoldResult(
+        *caffe.fold_files(network, weights, target, clip=clip, force=force, phase=phase)
     )
 
 
@@ -148,6 +162,7 @@ def _check_options(
     inplace: bool = False,
     output: object = None,
     force: bool = False,
+    phase: str | None = None,
 ) -> None:
     """Raise UsageError for options that mean nothing for this kind of model."""
     is_module = kind is ModelKind.MODULE
@@ -157,6 +172,7 @@ def _check_options(
         "output": output is not None and not kind.is_file,
         "force": force and not kind.is_file,
         "inputs": inputs is not None and kind is ModelKind.CAFFE_FILES,
+        "phase": phase is not None and kind is not ModelKind.CAFFE_FILES,
     }
     for option, is_given in meaningless.items():
         if is_given:

@@ -33,14 +33,27 @@ class TestScales:
         assert scale.tolist() == [1.0] * 3
         assert shift.tolist() == [0.0] * 3
 
+    def test_of_norms_in_a_row_the_last_is_stored_as_it_is(self):
+        """All of them become one value; the others are no more."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        x = net.affine(x, [2.0, -0.5, 4.0], [0.3, 0.2, 0.1])
+        y = net.affine(x, [0.25, -3.0, -2.0], [0.1, -0.4, 0.2])
+        net.output(net.conv(y, K[1]))
+        scale, shift = values_of(net, y)
+        assert scale.tolist() == [1.0] * 3
+        assert shift.tolist() == [0.0] * 3
+        assert values_of(net, x)[0].tolist() == [0.25, -3.0, -2.0]
+
     def test_a_chain_of_norms_does_not_drift(self):
         """The middle of the chain is stored as it is; the ends are as far off as they must be."""
         net = Network()
         x = net.conv(net.input(1, 3, 4, 4), K[0])
         steps = []
         for _ in range(21):
-            x = net.affine(x, [2.0, -0.5, 1.5], [0.3, 0.2, 0.1])
-            steps.append(x)
+            y = net.affine(x, [2.0, -0.5, 1.5], [0.3, 0.2, 0.1])
+            x = net.sum(y, net.conv(x, K[2]))
+            steps.append(y)
         net.output(net.conv(x, K[1]))
         assert len(make_plan(net.graph).removed) == 21
         logs = np.array([np.log2(np.abs(values_of(net, x)[0])) for x in steps])

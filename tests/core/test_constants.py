@@ -116,6 +116,19 @@ class TestMustStay:
         y = net.affine(y, [3.0, 0.0], [0.2, 0.9], name="second", tie="m")
         removed(net, net.conv(x, WIDE[:, :2]), net.sigmoid(y))
 
+    def test_a_constant_behind_another_step_and_a_clip(self):
+        """The clip may change the constant that the first step makes of 0."""
+        net = Network()
+        x = net.clip(bn(net, source(net), [1.5, 2.0, -0.6], name="one"), room=False)
+        x = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
+        assert removed(net, net.sigmoid(x)) == ["one"]
+
+    def test_a_constant_behind_another_step_that_is_read_twice(self):
+        net = Network()
+        x = bn(net, source(net), [1.5, 2.0, -0.6], name="one")
+        y = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
+        assert removed(net, net.leaky(x), net.leaky(y)) == ["one"]
+
 
 class TestAtProducer:
     def test_its_weights_become_zero(self):
@@ -162,6 +175,20 @@ class TestAtProducer:
         x = bn(net, source(net), name="one")
         x = bn(net, x, [0.0, 2.0, -1.0], name="two")
         assert removed(net, reader(net, x)) == ["one", "two"]
+
+    def test_behind_another_step(self):
+        """BatchNorm and Scale of Caffe: the first makes 0.7 of 0, the second forgets it."""
+        net = Network()
+        x = bn(net, source(net), [1.5, 2.0, -0.6], name="one")
+        x = bn(net, x, [0.9, 0.0, -1.1], [0.1, 0.2, 0.3], name="two")
+        assert removed(net, net.sigmoid(x)) == ["one", "two"]
+
+    def test_behind_two_steps_of_which_one_is_zero_too(self):
+        net = Network()
+        x = bn(net, source(net), [1.5, 0.0, 2.0], name="one")
+        x = bn(net, x, [0.9, 3.0, -1.1], [0.1, 0.2, 0.3], name="two")
+        x = bn(net, x, [0.0, 0.0, 0.7], [0.4, 0.5, 0.6], name="three")
+        assert removed(net, net.sigmoid(x)) == ["one", "two", "three"]
 
     def test_one_of_several_groups_of_a_shuffle(self):
         net = Network()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from bnfold.core.forest import Conflict, Forest
+from bnfold.core.forest import Conflict, Forest, each_once
 
 
 def ints(*values: int) -> np.ndarray:
@@ -284,3 +287,30 @@ def test_the_largest_summand_of_an_offset():
     largest = float(forest.largest_offset(ints(1))[0])
     assert largest >= abs(float(found.q[0]))
     assert forest.largest_offset(ints(3)).tolist() == [0.0]
+
+
+def test_each_value_once_and_in_order() -> None:
+    assert each_once(np.array([3, 1, 3, 0, 1])).tolist() == [0, 1, 3]
+    assert each_once(np.zeros(0, dtype=np.int64)).tolist() == []
+
+
+def test_a_plan_imports_no_masked_arrays() -> None:
+    """They cost every fold of a small model a good part of its time."""
+    code = """
+import sys
+from bnfold.core import graph as g
+from bnfold.core.plan import make_plan
+import subprocess
+import sys
+
+import numpy as np
+graph = g.Graph()
+x = graph.input((1, 2, 3, 3), "x")
+(y,) = graph.add("conv", g.Linear(2, 2, 1, 1), [x], [(1, 2, 3, 3)])
+constants = np.array([2.0, -3.0]).reshape(1, 2, 1, 1)
+(z,) = graph.add("bn", g.AffineStep(constants, constants), [y], [(1, 2, 3, 3)])
+graph.output(z, "z")
+assert make_plan(graph).removed
+assert "numpy.ma" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -223,6 +223,23 @@ class TestSolveWaiting:
             assert values[1] == 0.0
             assert values[2] == pytest.approx(values[3], rel=1e-12, abs=1e-15)
 
+    def test_a_contradiction_between_small_values_is_seen_from_far_off(self):
+        """c x + y = p z + q four times, q small: a preference of 1e6 is no excuse."""
+        forest, sums = setup()
+        for variable, c, p, q in (
+            (4, 1.0, 1.0, 2e-5),
+            (5, -1.0, 2.0, 2e-5),
+            (6, 3.0, -1.0, -1e-5),
+            (7, 2.0, 0.5, 2e-4),
+        ):
+            sums.add(np.array([[variable, 1, 2]]), np.array([[-1.0, c, 1.0]]), cause=1)
+            tie(forest, variable, 3, p, q)
+        sums.settle()
+        assert sums.waiting.all()
+        for far in (0.0, 1.0, 1e6):
+            with pytest.raises(Conflict):
+                solve_waiting(sums, np.full(20, far))
+
     def test_components_do_not_touch_each_other(self):
         """One contradicts itself; the other alone would be fine."""
         forest, sums = setup((1, 2, 3), (4, 2, 3), (11, 12, 13), (14, 12, 13))

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from bnfold.core import weights
 from bnfold.core.plan import LinearEdit
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 
@@ -48,7 +49,11 @@ def naive(weight, bias, edit, layout, groups):
 @pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
 @pytest.mark.parametrize("zeroed", [(), (1, 6)])
 @pytest.mark.parametrize("plain_input", [True, False])
-def test_every_layout_against_a_loop(layout, groups, kernel, zeroed, plain_input):
+@pytest.mark.parametrize("block", [1, 5, 1 << 17])
+def test_every_layout_against_a_loop(
+    layout, groups, kernel, zeroed, plain_input, block, monkeypatch
+):
+    monkeypatch.setattr(weights, "_BLOCK", block)
     ins, outs = 4, 8
     shape = (outs, ins // groups) if layout is Layout.OUT_IN else (ins, outs // groups)
     generator = np.random.default_rng(3)

@@ -146,7 +146,7 @@ def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Di
 
 def write(folded: Folded, output: Path, arguments: argparse.Namespace) -> None:
     """Move the files into their place."""
-    folded.staged.move_to(output)
+    folded.staged.move_to(output, force=arguments.force)
 
 
 # -------------------------------------------------------------------- inputs

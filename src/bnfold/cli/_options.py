@@ -41,15 +41,24 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="whether an activation may get bounds per channel (default: where it pays)",
     )
+    parser.add_argument(
+        "--phase",
+        choices=["test"],
+        help="of a .prototxt with layers for training, fold what the TEST phase computes",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if anything is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def refuse_weights(arguments: argparse.Namespace) -> None:
-    """WEIGHTS are a file of their own for Caffe alone."""
+    """WEIGHTS are a file of their own, and there are phases, for Caffe alone."""
     if arguments.weights is not None:
         raise UsageError(
             f"WEIGHTS ({arguments.weights}) are for a .prototxt, and {arguments.source} is none",
             "leave them out",
+        )
+    if arguments.phase is not None:
+        raise UsageError(
+            f"--phase is for a .prototxt, and {arguments.source} is none", "leave it out"
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -107,7 +106,7 @@ def check_output(output: Path, *, suffix: str, force: bool) -> None:
 
 def write_whole(output: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let `write` fill a file that appears at `output` only when it is complete."""
-    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
+    part = output.with_name(f".{output.name}.{os.urandom(4).hex()}.part")
     try:
         with part.open("xb") as file:
             write(file)

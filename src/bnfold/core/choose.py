@@ -2,7 +2,8 @@
 
 Scales: the outputs of removed affine steps are the values that were normalised in training, so
 each class is scaled such that their median there is 1: a Conv followed by BatchNorm becomes
-exactly W * a, and chains of identity branches do not drift. Signs: the first such output is
+exactly W * a, and chains of identity branches do not drift. Of steps in a row (BatchNorm and Scale
+of Caffe) the last one's output counts. Signs: the first such output is
 positive. Shifts: the first such output has none. A class without a removed step stays as it is.
 """
 
@@ -82,11 +83,14 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
 
 def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArray:
     outputs = [np.zeros(0, dtype=np.int64)]
+    goes_on = np.zeros(binding.system.count, dtype=bool)
     for number in sorted(removed):
         bound = binding.bound[number]
         assert isinstance(bound, BoundAffine)
         outputs.append(bound.outputs)
+        goes_on[bound.inputs] = True
     anchors = np.concatenate(outputs)
+    anchors = anchors[~goes_on[anchors]]
     return anchors if not len(dead) else anchors[~np.isin(anchors, dead)]
 
 

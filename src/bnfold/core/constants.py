@@ -3,7 +3,8 @@
 Such a channel goes in one of two ways.
 
     at the producer   a linear op makes x, and nothing else reads it: its weights for the channel
-                      become 0, so x is 0 whatever comes in, and y = 1 * x + b
+                      become 0, so x is 0 whatever comes in, and y = 1 * x + b; behind removed
+                      steps, x is the constant c that they make of 0, and y = 1 * (x - c) + b
     at the consumers  y^ = x^ is stored, whatever x is, and every reader of y takes the value b from
                       its bias and gives the stored value the factor 1/s_y = 0
 
@@ -42,6 +43,10 @@ class Readers:
     """The largest lower bound of the clips that it passes."""
     upper: FloatArray
     """The smallest upper bound of the clips that it passes."""
+    passed_on: NDArray[np.bool_]
+    """Whether a clip, a pooling or a view reads it."""
+    offset: FloatArray
+    """What it is if its producer makes 0 of it: not 0 behind removed affine steps."""
 
 
 def read(binding: Binding) -> Readers:
@@ -54,6 +59,8 @@ def read(binding: Binding) -> Readers:
         takes_constants=np.ones(count, dtype=bool),
         lower=np.full(count, -np.inf),
         upper=np.full(count, np.inf),
+        passed_on=np.zeros(count, dtype=bool),
+        offset=np.zeros(count),
     )
     for number, op in enumerate(binding.graph.ops):
         variables = distinct(
@@ -65,7 +72,9 @@ def read(binding: Binding) -> Readers:
         if isinstance(role, g.Clip):
             found.lower[variables] = np.maximum(found.lower[variables], role.lower)
             found.upper[variables] = np.minimum(found.upper[variables], role.upper)
-        if not isinstance(role, _PASSES):
+        if isinstance(role, _PASSES):
+            found.passed_on[variables] = True
+        else:
             found.count[variables] += 1
         if not isinstance(role, _PASSES) and not _takes_constants(role):
             found.takes_constants[variables] = False
@@ -76,6 +85,24 @@ def read(binding: Binding) -> Readers:
     for tensor, _, _ in binding.graph.outputs:
         found.count[distinct(binding.labels[tensor])] += 1
     return found
+
+
+def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
+    """Let a removed step's outputs have the producer of its inputs, where no one else reads.
+
+    `dead` variables do not depend on what goes in, and have none. Steps come in the order in which
+    they were removed.
+    """
+    bound = binding.bound[number]
+    assert isinstance(bound, BoundAffine)
+    x, y = bound.inputs, bound.outputs
+    made = found.producer[x] >= 0
+    made &= (found.count[x] == 1) & ~found.passed_on[y] & ~np.isin(y, dead)
+    made &= (found.lower[x] <= 0.0) & (found.upper[x] >= 0.0)
+    x, y = x[made], y[made]
+    found.producer[y] = found.producer[x]
+    found.producer_channel[y] = found.producer_channel[x]
+    found.offset[y] = bound.scale[made] * found.offset[x] + bound.shift[made]
 
 
 def _takes_constants(role: g.Role) -> bool:

@@ -42,11 +42,13 @@ def compress(labels: IntArray) -> IntArray:
     """The smallest array that still broadcasts to the same labels."""
     if not labels.size:  # nothing is there to be stored
         return pinned(labels.ndim)
+    # Axes that are broadcast go first, without a look at the values: the tensor may be huge.
+    labels = labels[tuple(slice(0, 1) if step == 0 else slice(None) for step in labels.strides)]
     for axis in range(labels.ndim):
         if labels.shape[axis] <= 1:
             continue
         first = labels.take([0], axis=axis)
-        if labels.strides[axis] == 0 or (labels == first).all():
+        if (labels == first).all():
             labels = first
     return labels
 

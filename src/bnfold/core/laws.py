@@ -3,7 +3,7 @@
 Every law takes the labels of its inputs and returns those of its outputs; what the plan needs to
 know later goes into a `Bound`. All laws hold for (s, t) = (1, 0) everywhere, so the laws of a
 whole network never contradict each other; only the removal of an affine step can.
-The algebra of each law is in docs/laws.md and in docs/design/0001-rescaled-tensors.md. The file
+The algebra of each law is in docs/laws.md and in docs/design/0001-idea-and-laws.md. The file
 is long because the laws stand together, in the order of that table.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear
-from bnfold.core.forest import IntArray, is_increasing
+from bnfold.core.forest import IntArray, each_once, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.system import System, distinct
 
@@ -31,6 +31,7 @@ def bind(
 ) -> Binding:
     """Lay the laws of all ops over fresh variables."""
     system = System()
+    system.reserve(sum(map(_fresh_variables, graph.ops)))
     binding = Binding(
         graph,
         system,
@@ -48,6 +49,14 @@ def bind(
         system.plain(distinct(binding.labels[tensor]), system.cause(-1, name, reason))
     system.sums.settle()
     return binding
+
+
+def _fresh_variables(op: g.Op) -> int:
+    """About how many variables the law of an op makes: most are its own channels."""
+    role = op.role
+    if isinstance(role, g.Linear):
+        return role.out_channels
+    return role.scale.size if isinstance(role, g.AffineStep) else 0
 
 
 def linear(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
@@ -146,7 +155,7 @@ def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
 
 def _each_constant_once(bound: BoundAffine) -> bool:
     parameter = bound.parameter
-    return is_increasing(parameter) or len(np.unique(parameter)) == len(parameter)
+    return is_increasing(parameter) or len(each_once(parameter)) == len(parameter)
 
 
 def keep_affine(binding: Binding, number: int) -> None:

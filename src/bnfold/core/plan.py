@@ -21,7 +21,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
-from bnfold.core.forest import IntArray
+from bnfold.core.forest import IntArray, each_once
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
 from bnfold.core.trace import Trace
@@ -150,7 +150,7 @@ def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
     assert plan.solution is not None
     binding = plan.solution.binding
     forests = (binding.system.magnitude, binding.system.shift)
-    classes = [np.unique(forest.roots(touched)) for forest in forests]
+    classes = [each_once(forest.roots(touched)) for forest in forests]
     found = []
     for step in plan.removed:
         own = binding.bound[step]

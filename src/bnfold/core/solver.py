@@ -51,6 +51,8 @@ class Solution:
     """s, 1/s and t of every variable."""
     readers: constants.Readers | None = None
     """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
+    seen_through: list[int] = field(default_factory=list)
+    """The removed steps that `readers` takes into account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ def _remove_step(solution: Solution, number: int) -> None:
         made = constants.at_producer(readers, bound, zero)
         producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
-        a = np.where(made, 1.0, a)
+        a, b = np.where(made, 1.0, a), np.where(made, b - readers.offset[x], b)
         zero &= ~made
         constant = system.cause(number, name, Reason.ZERO_GAMMA)
         _constant_outputs(solution, readers, y[zero], b[zero], constant)
@@ -245,9 +247,14 @@ def _remove_step(solution: Solution, number: int) -> None:
 
 
 def _readers(solution: Solution) -> constants.Readers:
-    """Nothing that the solver does changes who reads what: looked up once."""
-    if solution.readers is None:
+    """Looked up once, as the solver does not change who reads what, and kept up with removals."""
+    seen = solution.seen_through
+    if solution.readers is None or solution.removed[: len(seen)] != seen:
         solution.readers = constants.read(solution.binding)
+        seen.clear()
+    for number in solution.removed[len(seen) :]:
+        constants.see_through(solution.binding, solution.readers, number, solution.dead)
+        seen.append(number)
     return solution.readers
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray
+from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray, each_once
 
 _VANISHES = 1e-12
 
@@ -114,7 +114,7 @@ class Sums:
         root_first, root_second = roots[line, first], roots[line, second]
         for count in (1, 2):
             chosen = terms == count
-            for cause in np.unique(self.cause[rows[chosen]]):
+            for cause in each_once(self.cause[rows[chosen]]):
                 block = np.flatnonzero(chosen & (self.cause[rows] == cause))
                 known = constant[block] / k_first[block]
                 if count == 1:
@@ -209,7 +209,7 @@ def _solve_core(
         left, right = left[apart], right[apart]
         components.relate(left, right, np.ones(len(left)), np.zeros(len(left)), -1)
     members = components.roots(equations.roots[core].max(axis=1))
-    for component in np.unique(members):
+    for component in each_once(members):
         _solve_component(equations, core[members == component], values, sums, rows)
 
 
@@ -220,14 +220,16 @@ def _solve_component(
     used, columns = np.unique(roots, return_inverse=True)
     matrix = np.zeros((len(core), len(used)))
     np.add.at(matrix, (np.arange(len(core))[:, None], columns.reshape(roots.shape)), k)
-    target = -equations.constant[core] - matrix @ values[used]
-    step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
-    solution = values[used] + step
-    # What a step took back to 0 is 0: the rest is rounding, and no measure of what is wrong.
-    solution[np.abs(solution) <= _VANISHES * np.abs(step)] = 0.0
+    start = solution = values[used]
+    for _ in range(2):  # the second time takes away what the first one, from far off, rounded
+        target = -equations.constant[core] - matrix @ solution
+        step, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+        solution = solution + step
+        # What was taken back to 0 is 0: the rest is rounding, and no measure of what is wrong.
+        moved = np.maximum(np.abs(step).max(initial=0.0), np.abs(solution - start))
+        solution[np.abs(solution) <= _VANISHES * moved] = 0.0
     residual = np.abs(matrix @ solution + equations.constant[core])
-    reached = np.maximum(np.abs(solution), np.abs(step))
-    size = np.abs(matrix) @ reached + equations.size[core]
+    size = np.abs(matrix) @ np.abs(solution) + equations.size[core]
     wrong = residual > RELATIVE_TOLERANCE * size
     if wrong.any():
         raise Conflict(sums.causes(int(rows[core[int(np.flatnonzero(wrong)[0])]])))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import Conflict, Forest, IntArray, is_increasing
+from bnfold.core.forest import Conflict, Forest, IntArray, each_once, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.sums import Sums
 
@@ -42,6 +42,11 @@ class System:
         self.shift = Forest(0.0)
         self.sums = Sums(self.shift)
         self.causes: list[Cause] = []
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many variables at once, where it is known how many there will be."""
+        for forest in self._forests():
+            forest.reserve(1 + count)
 
     def fresh(self, count: int) -> IntArray:
         """New free variables."""
@@ -136,5 +141,5 @@ def distinct(labels: IntArray) -> IntArray:
     flat = labels.reshape(-1)
     if len(flat) and flat[0] > 0 and is_increasing(flat):  # the common case: fresh variables
         return flat
-    found = np.unique(flat)
+    found = each_once(flat)
     return np.extract(found != 0, found)

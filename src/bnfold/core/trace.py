@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 
 from bnfold.core.binding import Binding, BoundAffine, BoundLinear
-from bnfold.core.forest import IntArray
+from bnfold.core.forest import IntArray, each_once
 
 
 class Trace:
@@ -36,7 +36,7 @@ class Trace:
         """The names of the edited ops that now do a removed step's work."""
         bound = self.binding.bound[number]
         assert isinstance(bound, BoundAffine)
-        makers = np.unique(self.maker[bound.inputs])
+        makers = each_once(self.maker[bound.inputs])
         if len(makers) == 1 and makers[0] >= 0:
             return self._names(makers)
         readers = self._readers(bound.outputs)
@@ -51,7 +51,7 @@ class Trace:
 
     def _readers(self, variables: IntArray) -> IntArray:
         self.wanted[variables] = True
-        found = np.unique(self.reader[self.wanted[self.read]])
+        found = each_once(self.reader[self.wanted[self.read]])
         self.wanted[variables] = False
         return found
 

@@ -9,6 +9,7 @@ Products are float64 and rounded once, to the dtype of the weight.
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Any
 
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.plan import LinearEdit
+
+_BLOCK = 1 << 17
+"""About how many factors, or sums of taps, are held in float64 at a time."""
 
 
 class Layout(Enum):
@@ -48,19 +52,7 @@ def fold_weight(
             rows = np.where(edit.zeroed, 0.0, weight)
             folded[...] = (rows + edit.output_shift) * edit.output_scale
             return folded
-        factor = weight_factors(edit, layout, groups, weight.ndim)
-        flat = (weight.shape[0], -1)
-        is_contiguous = weight.flags.c_contiguous and folded.flags.c_contiguous
-        if factor.size == len(factor) and is_contiguous:
-            # One factor per row: long rows are what NumPy multiplies fastest.
-            np.multiply(
-                weight.reshape(flat),
-                factor.reshape(-1, 1),
-                out=folded.reshape(flat),
-                casting="same_kind",
-            )
-        else:
-            np.multiply(weight, factor, out=folded, casting="same_kind")
+        _multiply(weight, *_factors(edit, layout, groups), folded)
     return folded
 
 
@@ -90,35 +82,60 @@ def weight_factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> 
 
     Not for rows of an embedding whose output is shifted: there a summand comes first.
     """
-    out_scale = np.where(edit.zeroed, 0.0, edit.output_scale)
     if layout is Layout.ROWS_OUT:
-        return out_scale.reshape(1, -1)
-    kernel = (1,) * (rank - 2)
-    if (edit.input_inverse == 1.0).all():
-        if layout is Layout.OUT_IN:
-            return out_scale.reshape(-1, 1, *kernel)
-        inputs_per_group = len(edit.input_inverse) // groups
-        by_group = out_scale.reshape(groups, -1)  # (groups, out/groups)
-        factor = np.repeat(by_group, inputs_per_group, axis=0)
-        return factor.reshape(*factor.shape, *kernel)
-    outs = out_scale.reshape(groups, -1)
-    ins = edit.input_inverse.reshape(groups, -1)
+        return np.where(edit.zeroed, 0.0, edit.output_scale).reshape(1, -1)
+    rows, columns = _factors(edit, layout, groups)
+    plain = (columns == 1.0).all()
+    factor = rows[:, None] if plain else rows[:, None] * columns[_groups_of(rows, groups)]
+    return factor.reshape(*factor.shape, *(1,) * (rank - 2))
+
+
+def _groups_of(rows: FloatArray, groups: int) -> NDArray[np.int64]:
+    """The group of each row."""
+    return np.arange(len(rows)) // max(1, len(rows) // groups)
+
+
+def _factors(edit: LinearEdit, layout: Layout, groups: int) -> tuple[FloatArray, FloatArray]:
+    """s_y[o] / s_x[i] as one factor per row of the weight, and one per group and column."""
+    outs = np.where(edit.zeroed, 0.0, edit.output_scale)
+    ins = edit.input_inverse
     if layout is Layout.OUT_IN:
-        factor = outs[:, :, None] * ins[:, None, :]  # (groups, out/groups, in/groups)
-    else:
-        factor = ins[:, :, None] * outs[:, None, :]  # (groups, in/groups, out/groups)
-    return factor.reshape(-1, factor.shape[2], *kernel)
+        return outs, ins.reshape(groups, -1)
+    return ins, outs.reshape(groups, -1)
+
+
+def _multiply(
+    weight: NDArray[Any], rows: FloatArray, columns: FloatArray, out: NDArray[Any]
+) -> None:
+    """out = weight times its row's and its column's factor, rounded once."""
+    groups, width = columns.shape
+    group = _groups_of(rows, groups)
+    if width == 1:  # depthwise
+        rows, columns = rows * columns[group, 0], np.ones((groups, 1))
+    if (columns == 1.0).all() and weight.flags.c_contiguous and out.flags.c_contiguous:
+        # One factor per row: long rows are what NumPy multiplies fastest.
+        target = out.reshape(len(rows), math.prod(out.shape[1:]))
+        np.multiply(weight.reshape(target.shape), rows[:, None], out=target, casting="same_kind")
+        return
+    step = max(1, _BLOCK // max(1, width))
+    for first in range(0, len(rows), step):
+        block = slice(first, first + step)
+        factor = rows[block, None] * columns[group[block]]
+        factor = factor.reshape(*factor.shape, *(1,) * (weight.ndim - 2))
+        np.multiply(weight[block], factor, out=out[block], casting="same_kind")
 
 
 def _shift_seen(weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int) -> FloatArray:
     """sum_i W[o, i, ...] * t[i] over inputs and taps, (out_channels,)."""
-    taps = weight.reshape(weight.shape[0], weight.shape[1], -1)
-    single = taps.shape[2] == 1
-    summed = taps[:, :, 0] if single else taps.sum(axis=2, dtype=np.float64)
-    by_group = summed.reshape(groups, -1, summed.shape[1])
-    shifts = shift.reshape(groups, -1)
-    if layout is Layout.OUT_IN:
-        seen: FloatArray = by_group @ shifts[:, :, None]  # (groups, out/groups, 1)
-    else:
-        seen = shifts[:, None, :] @ by_group  # (groups, 1, out/groups)
+    taps = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+    if layout is Layout.IN_OUT:
+        taps = taps.swapaxes(1, 2)
+    _, outs, ins, kernel = taps.shape  # (groups, out/groups, in/groups, kernel)
+    shifts = shift.reshape(groups, ins, 1)
+    seen = np.empty((groups, outs))
+    step = max(1, _BLOCK // max(1, groups * ins))
+    for first in range(0, outs, step):
+        block = taps[:, first : first + step]
+        summed = block[..., 0] if kernel == 1 else block.sum(axis=3, dtype=np.float64)
+        seen[:, first : first + step] = (summed @ shifts)[..., 0]
     return seen.reshape(-1)

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 import bnfold
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx import bulk, wire
+from bnfold.frontends.onnx import bulk, wire, write
 from bnfold.frontends.onnx.apply import Overflow
 from bnfold.frontends.onnx.read import read_file
 from bnfold.frontends.onnx.write import to_proto
@@ -166,6 +166,16 @@ def test_external_data_of_a_model_in_memory(external):
 
 def _loaded(model: onnx_ir.Model) -> onnx_ir.Model:
     return onnx_ir.external_data.load_to_model(model)
+
+
+def test_data_that_a_message_has_no_room_for_overwrites_nothing(folder, monkeypatch):
+    monkeypatch.setattr(write, "_LIMIT", 1000)
+    (folder / "model.folded.onnx.data").write_bytes(b"mine")
+    before = listing(folder)
+    with pytest.raises(UsageError, match="exists and is not overwritten"):
+        bnfold.fold("model.onnx")
+    assert listing(folder) == before
+    assert (folder / "model.folded.onnx.data").read_bytes() == b"mine"
 
 
 def test_a_failed_move_leaves_what_was_there(external, monkeypatch):

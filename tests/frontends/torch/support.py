@@ -79,7 +79,11 @@ def batch_norm_calls(model: nn.Module, inputs: Any) -> int:
 
 def run(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The output's tensors, as a user calls the model; the inputs stay as they are."""
-    inputs = copy.deepcopy(inputs)
+    return run_on(model, copy.deepcopy(inputs))
+
+
+def run_on(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """The same on the very inputs, which the model may write to."""
     torch.manual_seed(0)
     with torch.no_grad():
         if isinstance(inputs, dict):
@@ -211,6 +215,7 @@ def assert_folds(
     for case, expected in zip(cases, before, strict=True):
         assert_same(expected, run(folded, case), relative)
         assert_same(expected, run(model, case), 0.0)
+    _assert_same_writes(model, folded, inputs, relative)
     if removed is not None:
         assert report.removed == removed, str(report)
     if kept is not None:
@@ -230,6 +235,18 @@ def _assert_inputs_untouched(expected: Any, actual: Any) -> None:
     for old, new in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
         if isinstance(old, Tensor):
             assert torch.equal(old, new), "the example input was changed"
+
+
+def _assert_same_writes(model: nn.Module, folded: nn.Module, inputs: Any, relative: float) -> None:
+    """What a run leaves in the user's inputs is what the original leaves there."""
+    expected, actual = copy.deepcopy(inputs), copy.deepcopy(inputs)
+    run_on(model, expected)
+    run_on(folded, actual)
+    assert_same(_tensors(expected), _tensors(actual), relative)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _assert_structure(

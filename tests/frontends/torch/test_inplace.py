@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
+from bnfold.frontends.torch.modules import RescaledClip
 from tests.frontends.torch.support import assert_folds, build, image
 
 
@@ -376,3 +377,77 @@ def test_memory_of_the_models_own_keeps_what_it_held():
     assert report.removed == 0
     torch.testing.assert_close(folded(x), model(x))
     torch.testing.assert_close(folded.last, model.last)
+
+
+def test_activation_with_bounds_does_not_write_to_the_users_input():
+    model = build(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3)))
+    x = image(2, 4, 6, 6)
+    assert_folds(model, x, removed=1, kept=0, clip="always")
+    folded = bnfold.fold(model, x, clip="always").model
+    before = x.clone()
+    folded(x)
+    assert torch.equal(x, before)
+    assert folded[1].inplace is False
+
+
+class Residual(nn.Module):
+    """conv2(stream) + conv1(relu(bn(stream))): as in a pre-activation ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv1, self.conv2 = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        branch = self.conv1(self.relu(self.bn(stream)))
+        return self.conv2(stream.relu()) + branch
+
+
+def test_activation_with_bounds_does_not_write_to_a_stream_that_is_read_later():
+    model = build(Residual())
+    x = image(2, 3, 8, 8)
+    assert_folds(model, x, removed=1, kept=0, clip="always")
+    relu = bnfold.fold(model, x, clip="always").model.relu
+    assert isinstance(relu, RescaledClip)
+    assert relu.inplace is False
+
+
+class Concat(nn.Module):
+    """Conv(relu(bn(concat))): as in a DenseNet."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 1)
+        self.bn, self.relu = nn.BatchNorm2d(5), nn.ReLU6(inplace)
+        self.conv = nn.Conv2d(5, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        joined = self.bn(torch.cat([left, right], 1))
+        return self.conv(self.relu(joined)) + left.mean() - right.mean()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_activation_with_bounds_writes_in_place_where_it_did_and_nobody_else_reads(inplace):
+    model = build(Concat(inplace=inplace))
+    x = image(2, 3, 6, 6)
+    assert_folds(model, x, removed=1, kept=0, clip="always")
+    assert bnfold.fold(model, x, clip="always").model.relu.inplace is inplace
+
+
+@pytest.mark.parametrize("bounds", ["lower", "upper", "both"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_module_with_bounds_writes_to_its_input_only_if_told_to(inplace, bounds):
+    lower = torch.tensor([-0.5, 0.0, 0.25]).reshape(3, 1, 1)
+    module = RescaledClip(
+        lower if bounds != "upper" else None,
+        lower + 0.5 if bounds != "lower" else None,
+        inplace=inplace,
+    )
+    x = image(2, 3, 4, 4, dtype=torch.float32)
+    expected = x.clamp(module.lower, module.upper)
+    before = x.clone()
+    assert torch.equal(module(x), expected)
+    assert torch.equal(x, expected if inplace else before)

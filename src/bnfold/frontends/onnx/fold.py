@@ -183,7 +183,7 @@ def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: 
     check_data_target(model, output, force=force)
     folding = prepare(model, inputs, clip=clip)
     with folding.staged(output, output.parent) as stage:
-        stage.move_to(output)
+        stage.move_to(output, force=force)
     return folding.report
 
 

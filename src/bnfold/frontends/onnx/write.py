@@ -68,10 +68,16 @@ class Staged:
         """Where the external data is, if there is any."""
         return self.folder / data_name(self.name)
 
-    def move_to(self, output: Path) -> None:
+    def move_to(self, output: Path, *, force: bool) -> None:
         """Put both files in their places. Raises UsageError."""
+        target = output.with_name(data_name(output.name))
+        if self.has_data and target.exists() and not force:
+            raise UsageError(
+                f"{target}, where the external data of the output belongs, exists and is not"
+                " overwritten",
+                "choose another output, or add --force",
+            )
         with _explained(output):
-            target = output.with_name(data_name(output.name))
             saved = None
             if self.has_data:
                 saved = self.folder / "replaced"

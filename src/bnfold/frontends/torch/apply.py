@@ -193,7 +193,9 @@ def apply(
     for number, edit in plan.clip.items():
         site = lifted.sites[number]
         assert isinstance(site, ClipSite) and site.module is not None
-        _become(find(site.module), RescaledClip(*clip_bounds(edit, site)))
+        module = find(site.module)
+        inplace_ = bool(getattr(module, "inplace", False))
+        _become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace_))
     for site, copied in _removed_modules(lifted, plan, care):
         assert site.module is not None
         if inplace or site.successors:

@@ -64,8 +64,13 @@ def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) 
 
 def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
     """Numbers of the events that no longer write to memory once the plan is applied."""
-    sites = [lifted.sites[number] for number in (*plan.clip, *plan.removed)]
-    return [site.event for site in sites if isinstance(site, ClipSite | AffineSite)]
+    # A module that clipped in place does so with bounds per channel too; a node becomes a new op.
+    clips = [lifted.sites[number] for number in plan.clip]
+    removed = [lifted.sites[number] for number in plan.removed]
+    return [
+        *(site.event for site in clips if isinstance(site, ClipSite) and site.module is None),
+        *(site.event for site in removed if isinstance(site, AffineSite)),
+    ]
 
 
 def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:

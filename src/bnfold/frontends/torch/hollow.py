@@ -1,20 +1,23 @@
-"""Run a network for its structure alone: heavy modules return zeros of the right shape.
+"""Run a network for its structure alone: what is heavy returns a tensor of the right shape.
 
 What a network does with a value rarely depends on the value. So the first run computes nothing in
-convolutions, matrix products, BatchNorms and activations, which takes a small part of a forward
-pass's time whatever the input's size. As soon as the program looks at a value (`.item()`,
-`if x.sum() > 0`, `nonzero`, `.numpy()`, an op of unknown making), or raises for any reason, that
-run is thrown away and the network is run for real.
+convolutions, matrix products, BatchNorms, activations, sums and concats, which takes a small part
+of a forward pass's time and memory whatever the input's size. What it returns there is a
+placeholder: it begins as zeros, but its content means nothing. As soon as the program looks at a
+value (`.item()`, `if x.sum() > 0`, `nonzero`, `.numpy()`, an op of unknown making), or raises for
+any reason, that run is thrown away and the network is run for real.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,31 +73,67 @@ def values_guarded(look: Callable[[Tensor], None]) -> Iterator[None]:
                 setattr(torch.Tensor, name, method)
 
 
-def hollow_output(module: nn.Module, tensor: Tensor) -> Tensor | None:
-    """What a leaf module would return, with zeros in it; None where it has to run."""
-    kind = tensor.device.type
-    if kind != "cpu" or not tensor.is_contiguous() or torch.is_autocast_enabled(kind):
+class Placeholders:
+    """Makes contiguous tensors whose content nobody looks at.
+
+    Each has a storage of its own, as PyTorch counts storages, but all of them lie in one piece of
+    memory: a network's activations take no more room than the largest of them, and none is filled.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(0, dtype=np.uint8)
+
+    def make(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A placeholder on the CPU."""
+        size = math.prod(shape) * dtype.itemsize
+        if not size:
+            return torch.zeros(tuple(shape), dtype=dtype)
+        if size > len(self._memory):
+            self._memory = np.zeros(size, dtype=np.uint8)
+        return torch.from_numpy(self._memory[:size]).view(dtype).view(tuple(shape))
+
+
+def hollow_output(module: nn.Module, tensor: Tensor, placeholders: Placeholders) -> Tensor | None:
+    """A placeholder for what a leaf module would return; None where it has to run."""
+    if not _is_plain(tensor) or torch.is_autocast_enabled("cpu"):
         return None
     if isinstance(module, CLIPS):
-        return tensor if module.inplace else torch.zeros_like(tensor)
+        return tensor if module.inplace else placeholders.make(tensor.shape, tensor.dtype)
+    shape = _module_output_shape(module, tensor)
+    return None if shape is None else placeholders.make(shape, tensor.dtype)
+
+
+def _is_plain(argument: Any) -> bool:
+    """Integers are left out: they may be indices, which have to be in range."""
+    return (
+        isinstance(argument, Tensor)
+        and argument.device.type == "cpu"
+        and argument.is_floating_point()
+        and argument.layout is torch.strided
+        and argument.is_contiguous()
+    )
+
+
+def _module_output_shape(module: nn.Module, tensor: Tensor) -> Sequence[int] | None:
+    """The shape of what a BatchNorm, Linear or convolution makes of it, if that is certain."""
     if isinstance(module, BATCH_NORMS):
         fits = tensor.ndim > 1 and tensor.shape[1] == module.num_features
         ready = not module.training and module.running_mean is not None
         known = module.running_mean is not None and module.running_mean.dtype == tensor.dtype
-        return torch.zeros_like(tensor) if fits and ready and known else None
+        return tensor.shape if fits and ready and known else None
     weight = getattr(module, "weight", None)
     if weight is None or weight.dtype != tensor.dtype or not weight.is_contiguous():
         return None
     if isinstance(module, nn.Linear):
         if tensor.ndim < 1 or tensor.shape[-1] != module.in_features:
             return None
-        return tensor.new_zeros((*tensor.shape[:-1], module.out_features))
+        return (*tensor.shape[:-1], module.out_features)
     if isinstance(module, CONVOLUTIONS):
-        return _convolution_output(module, tensor)
+        return _convolution_shape(module, tensor)
     return None
 
 
-def _convolution_output(module: Any, tensor: Tensor) -> Tensor | None:
+def _convolution_shape(module: Any, tensor: Tensor) -> Sequence[int] | None:
     rank = len(module.kernel_size)
     batched = tensor.ndim == rank + 2
     if not batched or tensor.shape[1] != module.in_channels or isinstance(module.padding, str):
@@ -108,4 +147,36 @@ def _convolution_output(module: Any, tensor: Tensor) -> Tensor | None:
         if room < 0:
             return None
         shape.append(room // module.stride[axis] + 1)
-    return tensor.new_zeros(shape)
+    return shape
+
+
+def hollow_result(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placeholders) -> Any:
+    """A placeholder for the result of a sum, product, ReLU or concat; None where it has to run."""
+    name = str(getattr(func, "_opname", "")) if not kwargs else ""
+    if name == "cat":
+        return _hollow_concat(args, make)
+    in_place = name.endswith("_")
+    if name.removesuffix("_") not in _POINTWISE or len(args) > 2:
+        return None
+    first = args[0]
+    if not all(_is_plain(x) and (x.shape, x.dtype) == (first.shape, first.dtype) for x in args):
+        return None
+    return first if in_place else make.make(first.shape, first.dtype)
+
+
+_POINTWISE = {"add", "sub", "mul", "relu"}
+
+
+def _hollow_concat(args: tuple[Any, ...], make: Placeholders) -> Tensor | None:
+    tensors, axis = args[0], args[1] if len(args) > 1 else 0
+    first = tensors[0]
+    if not all(_is_plain(x) and x.dtype == first.dtype and x.ndim == first.ndim for x in tensors):
+        return None
+    axis = axis % first.ndim if first.ndim else 0
+    rests = {(*x.shape[:axis], *x.shape[axis + 1 :]) for x in tensors}
+    # Memory layouts cannot be told apart where the other axes have length 1.
+    if len(rests) > 1 or not first.numel() or first.ndim < 2 or 1 in first.shape[2:]:
+        return None
+    shape = list(first.shape)
+    shape[axis] = sum(x.shape[axis] for x in tensors)
+    return make.make(shape, first.dtype)

@@ -10,25 +10,32 @@ class RescaledClip(nn.Module):
     """An activation with bounds per channel: min(max(x, lower), upper).
 
     It stands where a ReLU, ReLU6 or Hardtanh stood whose input is stored rescaled. `lower` and
-    `upper` are buffers that broadcast to the input, (1, C, 1, 1) for an image, or None.
+    `upper` are buffers that broadcast to the input, (1, C, 1, 1) for an image, or None. With
+    `inplace` it writes to its input, as the activation did; that takes half the time on a CPU.
     """
 
     lower: Tensor | None
     upper: Tensor | None
 
-    def __init__(self, lower: Tensor | None, upper: Tensor | None) -> None:
+    def __init__(
+        self, lower: Tensor | None, upper: Tensor | None, *, inplace: bool = False
+    ) -> None:
         super().__init__()
+        self.inplace = inplace
         self.register_buffer("lower", lower)
         self.register_buffer("upper", upper)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """The clipped tensor, of the input's shape and dtype."""
-        # One bound at a time: clamp with two tensors is slower than both together.
+        # One bound at a time: clamp with two tensors is slower than both together. The second
+        # one always finds memory of our own, or memory that we may write to.
+        lower, upper = self.lower, self.upper
         clipped = input
-        if self.lower is not None:
-            clipped = clipped.maximum(self.lower)
-        if self.upper is not None:
-            clipped = clipped.minimum(self.upper)
+        if lower is not None:
+            clipped = clipped.clamp_min_(lower) if self.inplace else clipped.maximum(lower)
+        if upper is not None:
+            fresh = lower is None and not self.inplace
+            clipped = clipped.minimum(upper) if fresh else clipped.clamp_max_(upper)
         return clipped
 
     def extra_repr(self) -> str:
@@ -38,7 +45,7 @@ class RescaledClip(nn.Module):
             for name, bound in (("lower", self.lower), ("upper", self.upper))
             if bound is not None
         ]
-        return ", ".join(bounds)
+        return ", ".join([*bounds, "inplace=True"] if self.inplace else bounds)
 
 
 class FreshCopy(nn.Module):

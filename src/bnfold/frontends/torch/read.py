@@ -202,7 +202,7 @@ class _Reader:
 
     def _note_escaped(self, recorder: Recorder, known: Sequence[Tensor], prefix: str) -> None:
         found = escaped(recorder, known)
-        if found and recorder.hollow:
+        if found and recorder.is_hollow:
             raise NeedsValues
         for tensor in found:
             value = recorder.read(tensor)
@@ -223,7 +223,7 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
     def look(tensor: Tensor) -> None:
         if recorder.handle_of(tensor) is None:
             return
-        if recorder.hollow:
+        if recorder.is_hollow:
             raise NeedsValues
         recorder.note_look(tensor)
 

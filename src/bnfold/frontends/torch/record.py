@@ -28,7 +28,13 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
-from bnfold.frontends.torch.hollow import NeedsValues, hollow_output, looks_at_values
+from bnfold.frontends.torch.hollow import (
+    NeedsValues,
+    Placeholders,
+    hollow_output,
+    hollow_result,
+    looks_at_values,
+)
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.recording import (
     LOOK,
@@ -83,8 +89,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = recording
         self.names = names
         self.owned = recording.owned
-        self.hollow = hollow
-        """Leaf modules return zeros instead of computing; see `hollow`."""
+        self.placeholders = Placeholders() if hollow else None
+        """What is heavy returns one of these instead of computing; see `hollow`."""
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
         self.call = Call(None, "", None)
@@ -94,6 +100,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tainted: dict[int | None, tuple[Tensor, Storage]] = {}
         self.owned_storages: dict[int | None, Tensor] | None = None
         self.saved: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether values mean nothing in this run."""
+        return self.placeholders is not None
 
     # ----------------------------------------------------------------- tensors in and out
 
@@ -226,7 +237,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         written = _written(func, args, kwargs)
         if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
             return self._run_constant(func, args, kwargs, tensors, written)
-        if self.hollow and looks_at_values(func) and not _picks_by_constants(self, func, args):
+        make = self.placeholders
+        if make is not None and looks_at_values(func) and not _picks_by_constants(self, func, args):
             raise NeedsValues
         for tensor in written:
             if self._owner(tensor) is None:  # memory of the run itself: the event must not hold it
@@ -235,7 +247,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in written:
             self._prepare_write(tensor)
         before = self._peek(written[0]) if written else None
-        result = func(*args, **kwargs)
+        result = None if make is None else hollow_result(func, args, kwargs, make)
+        if result is None:
+            result = func(*args, **kwargs)
         outputs = [leaf for leaf in leaves_of(result) if isinstance(leaf, Tensor)]
         event = self._append(func, recorded_args, recorded_kwargs, (), name=name, written=before)
         event.outputs = tuple(self._output(output, event, tensors, written) for output in outputs)
@@ -385,7 +399,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if in_place:
             self._prepare_write(tensor)
         with self._unrecorded():
-            known = hollow_output(module, tensor) if self.hollow else None
+            make = self.placeholders
+            known = None if make is None else hollow_output(module, tensor, make)
             result: Tensor = forward(module, tensor) if known is None else known
         event = self._append(
             module, (source,), arguments, (), name=call.name, written=source if in_place else None

@@ -1,0 +1,130 @@
+"""The edits of the prototxt: layers go, blobs get other names, layers get a bias.
+
+A layer goes with the line that it stood on. A comment behind it on that line goes too, and so does
+a comment in the lines right above that says the layer's name; any other comment stays. Where that
+would leave two blank lines together, one of them goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from bnfold.frontends.caffe.net import Layer, Net
+from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
+from bnfold.frontends.caffe.rewire import Wiring
+
+_REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
+_SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")
+_BLANK_LINE = re.compile(r"[ \t]*\r?\n")
+
+
+def edit_text(
+    net: Net, removed: Collection[Layer], wiring: Wiring, biased: dict[int, tuple[Layer, str]]
+) -> str:
+    """The new text. `biased` are the layers that get a bias, with the message that says so."""
+    text = net.document.text
+    edits = Edits()
+    gone = set(map(id, removed))
+    for layer in net.layers:
+        if id(layer) in gone:
+            edits.replace(*_span(text, layer), "")
+            continue
+        for scalar, number in (
+            *zip(layer.bottoms, layer.inputs, strict=True),
+            *zip(layer.tops, layer.outputs, strict=True),
+        ):
+            name = wiring.name(number)
+            if name != scalar.string:
+                edits.replace(scalar.start, scalar.end, quoted(name, scalar))
+    for layer, part in biased.values():
+        _switch_bias_on(text, edits, layer, part)
+        _add_param(text, edits, layer)
+    return edits.apply(text)
+
+
+def _span(text: str, layer: Layer) -> tuple[int, int]:
+    """What goes with a layer."""
+    start, end = layer.place.start, layer.place.end
+    line = text.rfind("\n", 0, start) + 1
+    behind = _REST_OF_LINE.match(text, end)
+    if text[line:start].strip() or behind is None:  # something else stands on its line
+        separator = _SEPARATOR.match(text, end)
+        assert separator is not None
+        return start, separator.end()
+    start, end = line, behind.end()
+    start = _named_comments(text, start, layer.name)
+    blank_above = start == 0 or re.search(r"\n[ \t\r]*\n\Z", text[max(0, start - 200) : start])
+    blank_below = _BLANK_LINE.match(text, end)
+    if blank_above and blank_below:
+        end = blank_below.end()
+    return start, end
+
+
+def _named_comments(text: str, start: int, name: str) -> int:
+    """Where the comment lines right above begin, if one of them says the name."""
+    top, has_name = start, False
+    while top > 0:
+        above = text.rfind("\n", 0, top - 1) + 1
+        line = text[above:top]
+        if not line.lstrip().startswith("#"):
+            break
+        has_name |= name in line and _says(line, name)
+        top = above
+    return top if has_name and name else start
+
+
+def _says(line: str, name: str) -> bool:
+    """Whether the name stands there as a whole, not within a longer one."""
+    return re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", line) is not None
+
+
+def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:
+    """bias_term: true, in the last message that can say so."""
+    messages = layer.message.messages(part)
+    given = [scalar for message in messages for scalar in message.scalars("bias_term")]
+    if given:
+        edits.replace(given[-1].start, given[-1].end, "true")
+    elif messages:
+        _insert_field(text, edits, messages[-1], "bias_term: true")
+    else:
+        _insert_field(text, edits, layer.message, f"{part} {{ bias_term: true }}", behind=True)
+
+
+def _add_param(text: str, edits: Edits, layer: Layer) -> None:
+    """Where a layer lists a `param` for each of its arrays, one for the bias."""
+    fields = [one for one in layer.message.named("param") if not one.is_list]
+    params = [value for one in fields for value in one.values]
+    if len(params) != len(layer.blobs) or any(isinstance(one, Scalar) for one in params):
+        return
+    first = params[0]
+    assert isinstance(first, Message)
+    rate = first.scalar("lr_mult")
+    entry = f"param {{ lr_mult: {rate.text if rate else 1} decay_mult: 0 }}"
+    _insert_behind(text, edits, fields[-1], entry)
+
+
+def _insert_field(
+    text: str, edits: Edits, message: Message, entry: str, *, behind: bool = False
+) -> None:
+    """A field in front of the first one of a message, or behind the last, laid out like it."""
+    if not message.fields:
+        edits.insert(message.start, f" {entry} ")
+    elif behind:
+        _insert_behind(text, edits, message.fields[-1], entry)
+    else:
+        first = message.fields[0]
+        edits.insert(first.start, entry + (_line_break(text, first) or " "))
+
+
+def _insert_behind(text: str, edits: Edits, one: Field, entry: str) -> None:
+    edits.insert(one.end, (_line_break(text, one) or " ") + entry)
+
+
+def _line_break(text: str, one: Field) -> str:
+    """A new line with the indentation of a field; nothing if it does not begin a line."""
+    line = text.rfind("\n", 0, one.start) + 1
+    indentation = text[line : one.start]
+    if indentation.strip():
+        return ""
+    return ("\r\n" if text[max(0, line - 2) : line] == "\r\n" else "\n") + indentation

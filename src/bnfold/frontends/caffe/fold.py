@@ -1,0 +1,199 @@
+"""Fold and inspect a Caffe network: read, lift, plan, name, write, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import Plan, ban_overflow, make_plan
+from bnfold.core.reasons import Reason
+from bnfold.core.solver import ClipMode
+from bnfold.errors import ModelUnreadableError, UsageError
+from bnfold.frontends.caffe.apply import NewArrays, compute
+from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
+from bnfold.frontends.caffe.edit_text import edit_text
+from bnfold.frontends.caffe.lift import Lifted, lift
+from bnfold.frontends.caffe.net import Net, is_for_training, read_net
+from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
+from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
+from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.report import FoldReport, Item, Kept, Removed
+
+_HAS_WEIGHTS = {"BatchNorm", "Convolution", "Deconvolution", "InnerProduct"}
+
+
+@dataclass(slots=True)
+class Decided:
+    """Everything that is known before anything is written."""
+
+    net: Net
+    lifted: Lifted
+    plan: Plan
+    new: NewArrays
+    wiring: Wiring
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A folded network, not written yet."""
+
+    decided: Decided
+
+    @property
+    def text(self) -> bytes:
+        """The prototxt."""
+        new = self.decided.new
+        text = edit_text(self.decided.net, new.removed, self.decided.wiring, new.biased)
+        return encode(text)
+
+    def weights(self) -> Iterator[Any]:
+        """The caffemodel, piece by piece."""
+        return rewrite(self.decided.net.weights, self.decided.new.changes)
+
+    def write(self, network: Path, weights: Path) -> None:
+        """Write both files whole, or neither. Raises UsageError."""
+        write_pair(network, self.text, weights, self.weights())
+
+
+def fold_files(
+    network: Path,
+    weights: Path,
+    target: Path,
+    *,
+    clip: ClipMode,
+    force: bool,
+    phase: str | None = None,
+) -> tuple[Path, FoldReport]:
+    """See `bnfold.fold`. The weights go beside the target, with the suffix .caffemodel."""
+    beside = weights_beside(target)
+    check_target(target, (network, weights), force=force)
+    folded, report = fold_read(*read_files(network, weights), clip=clip, phase=phase)
+    folded.write(target, beside)
+    return target, report
+
+
+def inspect_files(
+    network: Path, weights: Path, *, clip: ClipMode, phase: str | None = None
+) -> FoldReport:
+    """See `bnfold.inspect`."""
+    return fold_read(*read_files(network, weights), clip=clip, phase=phase)[1]
+
+
+def weights_beside(network: Path) -> Path:
+    """Where the weights go that belong to a prototxt."""
+    return network.with_suffix(".caffemodel")
+
+
+def check_target(target: Path, sources: tuple[Path, Path], *, force: bool) -> None:
+    """Raise UsageError if an output is one of the inputs, or exists and may not be replaced."""
+    for path in (target, weights_beside(target)):
+        for source in sources:
+            if path.exists() and source.exists() and path.samefile(source):
+                raise UsageError(
+                    f"{path} is what is read, and inputs are never written to",
+                    "choose another place with -o",
+                )
+        if path.exists() and not force:
+            raise UsageError(
+                f"{path} exists and is not overwritten", "choose another place, or force it"
+            )
+
+
+def read_files(network: Path, weights: Path) -> tuple[Document, Caffemodel]:
+    """Parse the text and map the weights. Raises ModelUnreadableError."""
+    try:
+        if network.stat().st_size > MAX_BYTES:
+            raise ModelUnreadableError(
+                str(network), "too large for a prototxt", "name the .prototxt first"
+            )
+        content = network.read_bytes()
+    except OSError as error:
+        raise ModelUnreadableError(
+            str(network), error.strerror or str(error), "name a .prototxt"
+        ) from error
+    return read_text(content, str(network)), open_caffemodel(weights)
+
+
+def fold_read(
+    document: Document, weights: Caffemodel, *, clip: ClipMode, phase: str | None
+) -> tuple[Folded, FoldReport]:
+    """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
+    _check_phase(document, phase)
+    net = read_net(document, weights)
+    _check_match(net)
+    infer(net)
+    lifted = lift(net)
+    decided = _decide(net, lifted, clip)
+    return Folded(decided), _report(decided)
+
+
+def _check_phase(document: Document, phase: str | None) -> None:
+    if phase not in (None, "test"):
+        raise UsageError(f"phase={phase!r} is not known", "use 'test', or leave it out")
+    if phase is None and is_for_training(document):
+        raise UsageError(
+            f"{document.name} has layers that are there for training only",
+            "fold the deploy.prototxt, or ask for what the TEST phase computes (phase='test',"
+            " --phase test)",
+        )
+
+
+def _check_match(net: Net) -> None:
+    """Raise ModelUnreadableError if the weights are those of another network."""
+    wanted = [layer for layer in net.layers if layer.type in _HAS_WEIGHTS]
+    if wanted and all(layer.stored is None for layer in wanted):
+        raise ModelUnreadableError(
+            net.weights.name,
+            f"none of its {len(net.weights.layers)} layers is called like a layer of {net.name}",
+            "use the weights that were trained with this network",
+        )
+
+
+def _decide(net: Net, lifted: Lifted, clip: ClipMode) -> Decided:
+    """Plan, and plan again without the removals that cannot be written."""
+    banned: dict[int, Obstacle] = {}
+    while True:
+        plan = make_plan(lifted.graph, clip=clip, banned=banned)
+        new = compute(net, lifted, plan)
+        if new.overflown:
+            more = ban_overflow(plan, new.overflown)
+            assert more, "an array overflows although no removed step touches it"
+            banned |= more
+            continue
+        try:
+            return Decided(net, lifted, plan, new, rewire(net, new.removed))
+        except NameTaken as taken:
+            banned |= {
+                number: Obstacle(Reason.GRAPH_OUTPUT, taken.name)
+                for number in plan.removed
+                if lifted.sites[number].layer is taken.layer
+            }
+
+
+def _report(decided: Decided) -> FoldReport:
+    items = []
+    for number, op in enumerate(decided.lifted.graph.ops):
+        role = op.role
+        if not isinstance(role, g.AffineStep):
+            continue
+        outcome: Removed | Kept
+        if number in decided.plan.removed:
+            outcome = Removed(decided.plan.removed[number])
+        elif number in decided.plan.kept:
+            obstacle = decided.plan.kept[number]
+            detail = role.refusal[1] if role.refusal else None
+            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
+        else:
+            continue
+        items.append(Item(op.name, role.kind, role.channels, 1, outcome))
+    count = len(decided.net.layers)
+    left = count - len(decided.new.removed)
+    notes = (f"layers: {count} -> {left}", *decided.net.notes)
+    return FoldReport(tuple(items), (), notes, {"numpy": np.__version__})

@@ -1,0 +1,278 @@
+"""Layers that scale and shift by constants: BatchNorm, Scale, Bias, Power, and BN of two forks.
+
+    BatchNorm   y = (x - s * mean) / sqrt(s * var + eps)        s = 1 / factor, or 0 if factor is 0
+                blobs mean, var, factor; NVIDIA's also gamma, beta, without s
+    Scale       y = gamma * x + beta      over the axes that the array covers
+    Bias        y = x + beta              the same
+    Power       y = shift + scale * x     if its power is 1
+    BN          y = gamma * x + beta                                SegNet, bn_mode: INFERENCE
+                y = gamma * (x - mean) / sqrt(var + eps) + beta     with slope_filler
+
+A layer is what its fields and arrays say. Where they fit none of these, it stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.affine import Affine, FloatArray
+from bnfold.core.reasons import Reason
+from bnfold.frontends.caffe.caffemodel import Blob
+from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
+from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
+from bnfold.frontends.caffe.net import Layer, Shape
+from bnfold.frontends.caffe.options import Options
+from bnfold.frontends.caffe.shapes import canonical
+
+_HALF_RANGE, _RANGE = 2.0**8, 2.0**40
+_CUDNN_MIN_EPS = 1e-5
+_NVIDIA_EPS = float(np.float32(1e-5))
+
+Refusal = tuple[Reason, str | None]
+
+
+def batch_norm(lifter: Lifter, layer: Layer) -> bool:
+    """BatchNorm; kept with a reason if it is not constant, or not of a known kind."""
+    options = layer.options.part("batch_norm_param")
+    shape = lifter.source(layer)
+    channels = _channels(layer, shape)
+    if shape is None or len(shape) < 2 or channels is None or channels > MAX_ELEMENTS:
+        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, "its shape is not known"))
+    refusal = _batch_norm_refusal(layer, options)
+    if refusal is not None:
+        return _keep(lifter, layer, shape, refusal)
+    affine = _statistics(lifter, layer, options, channels)
+    if affine is None:
+        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, _STRANGE))
+    return _add(lifter, layer, affine, (1, channels, *[1] * (len(shape) - 2)), AffineSite(layer))
+
+
+_STRANGE = "its arrays are not those of a BatchNorm that bnfold knows"
+
+
+def _channels(layer: Layer, shape: Shape | None) -> int | None:
+    """Axis 1, as the shape says or else the first array."""
+    if shape is not None and len(shape) > 1 and shape[1] is not None:
+        return shape[1]
+    return layer.blobs[0].count if layer.blobs else None
+
+
+def _batch_norm_refusal(layer: Layer, options: Options) -> Refusal | None:
+    if not options.flag("use_global_stats", default=layer.phase == "TEST"):
+        said = "use_global_stats: false" if options.has("use_global_stats") else "phase: TRAIN"
+        return Reason.BATCH_STATISTICS, said
+    if len(layer.bottoms) != 1 or len(layer.tops) != 1:
+        return Reason.MODULE_DOES_MORE, "it has several bottoms or tops"
+    return None
+
+
+def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -> Affine | None:
+    """The map of a BatchNorm, by the number of its arrays; None if they are of no known kind."""
+    eps = float(np.float32(options.number("eps", 1e-5)))
+    is_nvidia = _is_nvidia(lifter, options)
+    if layer.stored is None:
+        lifter.net.notes.append(f"{layer.name} has no weights in the file: Caffe takes zeros")
+        return Affine.from_batchnorm(np.zeros(channels), np.zeros(channels), eps)
+    if len(layer.blobs) not in (3, 5):
+        return None
+    _check(lifter, layer, [(channels,), (channels,), (1,)])
+    mean, var, factor = (_numbers(blob) for blob in layer.blobs[:3])
+    if len(layer.blobs) == 3:
+        if is_nvidia and factor[0] != 1.0:
+            return None  # NVIDIA does not look at the factor, BVLC divides by it
+        s = 0.0 if factor[0] == 0 else 1.0 / factor[0]
+        if is_nvidia:
+            eps = max(eps, _NVIDIA_EPS)
+        return Affine.from_batchnorm(s * mean, s * var, eps)
+    if not options.has("scale_bias", "scale_filler", "bias_filler"):
+        return None  # Intel's, or somebody else's
+    _check(lifter, layer, [(channels,), (channels,), (1,), (channels,), (channels,)])
+    gamma, beta = (_numbers(blob) for blob in layer.blobs[3:])
+    return Affine.from_batchnorm(mean, var, max(eps, _NVIDIA_EPS), gamma, beta)
+
+
+def _is_nvidia(lifter: Lifter, options: Options) -> bool:
+    """Whether the file uses fields that only NVIDIA's fork has."""
+    return lifter.is_nvidia or options.has("scale_bias", "scale_filler", "bias_filler")
+
+
+def scale(lifter: Lifter, layer: Layer) -> bool:
+    """Scale with one bottom; with two it is a gate, see `lift_views`."""
+    options = layer.options.part("scale_param")
+    shape = lifter.source(layer)
+    has_bias = options.flag("bias_term", default=False)
+    if shape is None or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+        return False
+    if layer.stored is None:
+        lifter.net.notes.append(f"{layer.name} has no weights in the file: taken as unknown")
+        return False
+    if len(layer.blobs) != 1 + has_bias:
+        raise wrong_count(lifter.net.weights.name, layer, 1 + has_bias)
+    laid = _laid_out(lifter, layer, options, shape)
+    if laid is None:
+        return False
+    gamma = _numbers(layer.blobs[0])
+    beta = _numbers(layer.blobs[1]) if has_bias else np.zeros(len(gamma))
+    site = AffineSite(layer, 0, 1) if lifter.sharing.is_alone(layer) else AffineSite(layer)
+    return _add(lifter, layer, Affine(gamma, beta), laid, site)
+
+
+def bias(lifter: Lifter, layer: Layer) -> bool:
+    """Bias with one bottom."""
+    options = layer.options.part("bias_param")
+    shape = lifter.source(layer)
+    if shape is None or len(layer.bottoms) != 1 or len(layer.tops) != 1 or layer.stored is None:
+        return False
+    if len(layer.blobs) != 1:
+        raise wrong_count(lifter.net.weights.name, layer, 1)
+    laid = _laid_out(lifter, layer, options, shape)
+    if laid is None:
+        return False
+    beta = _numbers(layer.blobs[0])
+    is_alone = lifter.sharing.is_alone(layer)
+    site = AffineSite(layer, None, 0 if is_alone else None)
+    return _add(lifter, layer, Affine(np.ones(len(beta)), beta), laid, site)
+
+
+def power(lifter: Lifter, layer: Layer) -> bool:
+    """Power 1 is an affine map with one constant for all channels."""
+    options = layer.options.part("power_param")
+    shape = lifter.source(layer)
+    is_affine = options.number("power", 1.0) == 1.0
+    if shape is None or not is_affine or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+        return False
+    numbers = [np.float32(options.number("scale", 1.0)), np.float32(options.number("shift", 0.0))]
+    affine = Affine(*(np.full(1, number, dtype=np.float64) for number in numbers))
+    return _add(lifter, layer, affine, (1,) * len(shape), AffineSite(layer))
+
+
+def fork_bn(lifter: Lifter, layer: Layer) -> bool:
+    """BN of SegNet and ENet in mode INFERENCE, and BN with slope_filler; other kinds stay."""
+    options = layer.options.part("bn_param")
+    shape = lifter.source(layer)
+    channels = _channels(layer, shape)
+    strange = (Reason.MODULE_DOES_MORE, "a BN layer of a kind that bnfold does not know")
+    if shape is None or len(shape) != 4 or channels is None or not layer.blobs:
+        return _keep(lifter, layer, shape, strange)
+    if len(layer.bottoms) != 1 or len(layer.tops) != 1:
+        return _keep(lifter, layer, shape, strange)
+    names = {one.name for one in options.message.fields}
+    count = len(layer.blobs)
+    if any(blob.count != channels for blob in layer.blobs):
+        return _keep(lifter, layer, shape, strange)
+    laid = (1, channels, 1, 1)
+    is_inference = options.word("bn_mode", "LEARN", {0: "LEARN", 1: "INFERENCE"}) == "INFERENCE"
+    if count == 2 and is_inference and names <= _SEGNET_FIELDS:
+        gamma, beta = (_numbers(blob) for blob in layer.blobs)
+        is_alone = lifter.sharing.is_alone(layer)
+        site = AffineSite(layer, 0, 1) if is_alone else AffineSite(layer)
+        return _add(lifter, layer, Affine(gamma, beta), laid, site)
+    eps = float(np.float32(options.number("eps", 1e-5)))
+    is_known = count == 4 and names <= _SLOPE_FIELDS and bool(names & _SLOPE_ONLY)
+    if not is_known or eps < float(np.float32(_CUDNN_MIN_EPS)):
+        return _keep(lifter, layer, shape, strange)
+    if layer.phase != "TEST" and not options.flag("frozen", default=False):
+        return _keep(lifter, layer, shape, (Reason.BATCH_STATISTICS, "phase: TRAIN"))
+    gamma, beta, mean, var = (_numbers(blob) for blob in layer.blobs)
+    affine = Affine.from_batchnorm(mean, var, eps, gamma, beta)
+    return _add(lifter, layer, affine, laid, AffineSite(layer))
+
+
+_SEGNET_FIELDS = {"scale_filler", "shift_filler", "bn_mode"}
+_SLOPE_ONLY = {"slope_filler", "frozen", "momentum"}
+_SLOPE_FIELDS = _SLOPE_ONLY | {"bias_filler", "eps", "engine"}
+
+
+# ------------------------------------------------------------------- common
+
+
+def _laid_out(
+    lifter: Lifter, layer: Layer, options: Options, shape: Shape
+) -> tuple[int, ...] | None:
+    """The shape of a Scale's or Bias's array among the axes of its bottom, with 1 elsewhere."""
+    rank = len(shape)
+    axis = canonical(options.integer("axis", 1), rank)
+    if axis is None:
+        return None
+    count = options.integer("num_axes", 1)
+    end = rank if count == -1 else axis + count
+    if not axis <= end <= rank:
+        return None
+    blob = layer.blobs[0]
+    sizes = list(shape[axis:end])
+    given = blob.shape[-len(sizes) :] if sizes else ()
+    if len(given) < len(sizes):
+        given = (1,) * (len(sizes) - len(given)) + given
+    wanted = tuple(b if a is None else a for a, b in zip(sizes, given, strict=True))
+    for index in range(len(layer.blobs)):
+        check_shape(lifter.net.weights.name, layer, index, wanted)
+    if any(a is None and b != 1 for a, b in zip(sizes[1:], given[1:], strict=False)):
+        return None  # constants along an axis whose size is not known
+    return (*[1] * axis, *wanted, *[1] * (rank - end))
+
+
+def _add(
+    lifter: Lifter, layer: Layer, affine: Affine, laid: tuple[int, ...], site: AffineSite
+) -> bool:
+    """Append the step with constants of the shape `laid`."""
+    refusal: Refusal | None = None
+    held = placeholder(lifter.shape(layer.outputs[0]))
+    if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
+        refusal = (Reason.MODULE_DOES_MORE, "its shape is not known")
+    elif lifter.overwritten & {*layer.inputs, *layer.outputs}:
+        refusal = (Reason.SHARED, "its memory is overwritten while another layer reads it")
+    elif lifter.sharing.differs(layer):
+        refusal = (Reason.SHARED, "its arrays are stored differently for another layer")
+    elif not affine.is_finite:
+        refusal = (Reason.BAD_STATISTICS, None)
+    elif any(layer.options.numbers("loss_weight")):
+        refusal = (Reason.MODULE_DOES_MORE, "its output is a loss")
+    if refusal is not None:
+        return _keep(lifter, layer, lifter.source(layer), refusal)
+    is_half = lifter.is_half or any(blob.dtype.itemsize == 2 for blob in layer.blobs)
+    role = g.AffineStep(
+        affine.scale.reshape(laid),
+        affine.shift.reshape(laid),
+        kind=layer.type,
+        channels=affine.scale.size,
+        scale_editable=site.scale is not None,
+        shift_editable=site.shift is not None,
+        range_limit=_HALF_RANGE if is_half else _RANGE,
+    )
+    number = lifter.add(layer, role, layer.inputs, layer.outputs)
+    lifter.sites[number] = site
+    return True
+
+
+def _keep(lifter: Lifter, layer: Layer, shape: Shape | None, refusal: Refusal) -> bool:
+    """Append a step that stays and of which nothing is known but why."""
+    if len(layer.inputs) != 1 or len(layer.outputs) != 1:
+        lifter.opaque(layer)
+        lifter.net.notes.append(f"{layer.name} ({layer.type}) stays: {refusal[1]}")
+        return True
+    one = np.ones((1,) * len(placeholder(shape)))
+    role = g.AffineStep(
+        one,
+        one * 0,
+        kind=layer.type,
+        channels=_channels(layer, shape) or 0,
+        removable=False,
+        scale_editable=False,
+        shift_editable=False,
+        scale_known=False,
+        shift_known=False,
+        refusal=refusal,
+        opaque=True,
+    )
+    lifter.add(layer, role, layer.inputs, layer.outputs)
+    return True
+
+
+def _numbers(blob: Blob) -> FloatArray:
+    return blob.read().reshape(-1).astype(np.float64)
+
+
+def _check(lifter: Lifter, layer: Layer, wanted: list[tuple[int, ...]]) -> None:
+    for index, shape in enumerate(wanted):
+        check_shape(lifter.net.weights.name, layer, index, shape)

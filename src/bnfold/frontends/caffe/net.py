@@ -1,0 +1,277 @@
+"""The network that Caffe makes of a prototxt and its weights, in one phase.
+
+    layers    in the order of the file, which is the order in which they run
+    values    a blob name is taken again by a layer that works in place: each version is a value
+    weights   the stored layer of the same name; Caffe looks at nothing but the name
+
+Sources, all in BVLC/caffe: src/caffe/net.cpp (FilterNet, StateMeetsRule, AppendTop, AppendParam,
+CopyTrainedLayersFrom), src/caffe/util/upgrade_proto.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, StoredLayer
+from bnfold.frontends.caffe.options import Options
+from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
+
+Shape = tuple[int | None, ...]
+"""Sizes along the axes; None where a size is not known."""
+
+PHASES = {0: "TRAIN", 1: "TEST"}
+
+_V1_TYPES = {
+    "ABSVAL": "AbsVal",
+    "BNLL": "BNLL",
+    "CONCAT": "Concat",
+    "CONVOLUTION": "Convolution",
+    "DATA": "Data",
+    "DECONVOLUTION": "Deconvolution",
+    "DROPOUT": "Dropout",
+    "DUMMY_DATA": "DummyData",
+    "ELTWISE": "Eltwise",
+    "EXP": "Exp",
+    "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data",
+    "IMAGE_DATA": "ImageData",
+    "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN",
+    "MEMORY_DATA": "MemoryData",
+    "MVN": "MVN",
+    "POOLING": "Pooling",
+    "POWER": "Power",
+    "RELU": "ReLU",
+    "SIGMOID": "Sigmoid",
+    "SILENCE": "Silence",
+    "SLICE": "Slice",
+    "SOFTMAX": "Softmax",
+    "SPLIT": "Split",
+    "TANH": "TanH",
+    "WINDOW_DATA": "WindowData",
+}
+"""V1's enum as today's names; a word that is not here (BN, of forks) stays as it is."""
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """A layer of the text."""
+
+    name: str
+    type: str
+    """Today's name of the type; '' for a layer in the form of V0."""
+    options: Options
+    place: Field
+    message: Message
+    bottoms: list[Scalar]
+    tops: list[Scalar]
+    phase: str
+    """TRAIN or TEST: its own, or the network's."""
+    inputs: list[int] = field(default_factory=list)
+    """Value numbers, one per bottom."""
+    outputs: list[int] = field(default_factory=list)
+    """Value numbers, one per top."""
+    stored: StoredLayer | None = None
+    """Its weights; None if the file has none for it."""
+
+    @property
+    def blobs(self) -> list[Blob]:
+        """Its arrays; none if the file has none."""
+        return [] if self.stored is None else self.stored.blobs
+
+    @property
+    def param_names(self) -> list[str]:
+        """The names under which its arrays are shared; '' for one that has no name."""
+        if any(isinstance(v, Scalar) for one in self.message.named("param") for v in one.values):
+            return self.options.texts("param")  # V1 has the bare names
+        return [one.text("name") for one in self.options.parts("param")]
+
+
+@dataclass(slots=True)
+class Value:
+    """One version of a blob."""
+
+    name: str
+    maker: Layer | None
+    """None for an input of the network."""
+    readers: list[Layer] = field(default_factory=list)
+    """A layer that reads it twice is here twice."""
+    shape: Shape | None = None
+    """None where not even the number of axes is known."""
+
+
+@dataclass(slots=True)
+class Net:
+    """A network in one phase."""
+
+    document: Document
+    weights: Caffemodel
+    layers: list[Layer] = field(default_factory=list)
+    """Those of the phase."""
+    others: list[Layer] = field(default_factory=list)
+    """Those of the other phase alone."""
+    values: list[Value] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    """Values that come from outside."""
+    outputs: dict[int, str] = field(default_factory=dict)
+    """Values that somebody outside sees, and how to call that; their names must survive."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+        return self.document.name
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the rules of a layer are compared with."""
+
+    phase: str
+    level: int = 0
+    stages: frozenset[str] = frozenset()
+
+    def meets(self, rule: Options) -> bool:
+        """Net::StateMeetsRule."""
+        wrong_phase = rule.has("phase") and rule.word("phase", "", PHASES) != self.phase
+        too_low = rule.has("min_level") and self.level < rule.integer("min_level", 0)
+        too_high = rule.has("max_level") and self.level > rule.integer("max_level", 0)
+        lacks = not self.stages.issuperset(rule.texts("stage"))
+        forbidden = not self.stages.isdisjoint(rule.texts("not_stage"))
+        return not (wrong_phase or too_low or too_high or lacks or forbidden)
+
+    def includes(self, layer: Options) -> bool:
+        """Net::FilterNet: the include rules if there are any, else the exclude rules."""
+        include = layer.parts("include")
+        if include:
+            return any(self.meets(rule) for rule in include)
+        return not any(self.meets(rule) for rule in layer.parts("exclude"))
+
+
+def read_net(document: Document, weights: Caffemodel) -> Net:
+    """The TEST phase of a network. Raises ModelUnreadableError."""
+    net = Net(document, weights)
+    whole = Options(document, document.root)
+    given = whole.part("state")
+    state = State("TEST", given.integer("level", 0), frozenset(given.texts("stage")))
+    for one in _layer_fields(document):
+        layer = _layer(document, *one, default_phase=state.phase)
+        (net.layers if state.includes(layer.options) else net.others).append(layer)
+    _wire(net, whole)
+    _match(net)
+    return net
+
+
+def is_for_training(document: Document) -> bool:
+    """Whether some layers of the file are there for training only."""
+    given = Options(document, document.root).part("state")
+    level, stages = given.integer("level", 0), frozenset(given.texts("stage"))
+    for _, message in _layer_fields(document):
+        options = Options(document, message)
+        train, test = (State(phase, level, stages).includes(options) for phase in PHASES.values())
+        if train and not test:
+            return True
+    return False
+
+
+def _layer_fields(document: Document) -> list[tuple[Field, Message]]:
+    """Where there are layers of V1, Caffe's upgrade forgets all others."""
+    found = list(document.root.named("layers")) or list(document.root.named("layer"))
+    layers = []
+    for one in found:
+        for message in one.values:
+            if isinstance(message, Scalar) or one.is_list:
+                raise document.error(
+                    one.start, f"{one.name} should be a message in braces", "write one per layer"
+                )
+            layers.append((one, message))
+    return layers
+
+
+def _layer(document: Document, one: Field, message: Message, *, default_phase: str) -> Layer:
+    options = Options(document, message)
+    kind = options.text("type")
+    inner = message.messages("layer") if one.name == "layers" else []
+    if inner:  # V0 keeps all but the wiring in a layer of its own
+        name, kind = Options(document, inner[-1]).text("name"), ""
+    else:
+        name = options.text("name")
+        kind = _V1_TYPES.get(kind, kind) if one.name == "layers" else kind
+    return Layer(
+        name,
+        kind,
+        options,
+        one,
+        message,
+        message.scalars("bottom"),
+        message.scalars("top"),
+        options.word("phase", default_phase, PHASES),
+    )
+
+
+def _wire(net: Net, whole: Options) -> None:
+    """Find out which version of a blob each layer reads."""
+    latest: dict[str, int] = {}
+    for name in whole.texts("input"):
+        latest[name] = _new_value(net, name, None)
+        net.inputs.append(latest[name])
+    elsewhere = {top.string for layer in net.others for top in layer.tops}
+    for layer in net.layers:
+        for bottom in layer.bottoms:
+            name = bottom.string
+            if name not in latest and name in elsewhere:
+                latest[name] = _new_value(net, name, None)
+                net.inputs.append(latest[name])
+                net.notes.append(f"{name} is made by no layer of the TEST phase: taken as an input")
+            elif name not in latest:
+                raise net.document.error(
+                    bottom.start,
+                    f"the layer {layer.name} reads {name}, which no layer before it makes",
+                )
+            layer.inputs.append(latest[name])
+            net.values[latest[name]].readers.append(layer)
+        for top in layer.tops:
+            latest[top.string] = _new_value(net, top.string, layer)
+            layer.outputs.append(latest[top.string])
+    _find_outputs(net)
+
+
+def _new_value(net: Net, name: str, maker: Layer | None) -> int:
+    net.values.append(Value(name, maker))
+    return len(net.values) - 1
+
+
+def _find_outputs(net: Net) -> None:
+    """What nobody reads is an output, and so is what a loss weight or another phase reads."""
+    for number, value in enumerate(net.values):
+        if not value.readers:
+            net.outputs[number] = value.name
+    for layer in net.layers:
+        weights = layer.options.numbers("loss_weight")
+        for number, weight in zip(layer.outputs, weights, strict=False):
+            if weight != 0:
+                net.outputs[number] = net.values[number].name
+    versions: dict[str, list[int]] = {}
+    for number, value in enumerate(net.values):
+        versions.setdefault(value.name, []).append(number)
+    for layer in net.others:
+        for bottom in layer.bottoms:
+            before = [n for n in versions.get(bottom.string, ()) if _is_before(net, n, layer)]
+            if before:
+                net.outputs.setdefault(before[-1], f"{bottom.string} in the other phase")
+
+
+def _is_before(net: Net, number: int, layer: Layer) -> bool:
+    """Whether a value is made before a layer runs, in the order of the file."""
+    maker = net.values[number].maker
+    return maker is None or maker.place.start < layer.place.start
+
+
+def _match(net: Net) -> None:
+    """Give each layer its weights: by name; of two layers of one name, the first gets them."""
+    stored = net.weights.by_name()
+    taken: set[str] = set()
+    for layer in net.layers:
+        if layer.name in stored and layer.name not in taken:
+            layer.stored = net.weights.layers[stored[layer.name]]
+            taken.add(layer.name)

@@ -1,0 +1,256 @@
+"""Write a caffemodel again: what does not change is copied from the old file, byte for byte.
+
+A layer whose arrays change is written anew around them, with its other fields as they were. An
+array keeps the form that it had: packed or not, float, double or raw half. The new bytes are made
+when they are written, so that no more than one array is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.errors import ModelUnreadableError, UsageError
+from bnfold.frontends.caffe.caffemodel import (
+    BLOB_DATA,
+    BLOB_DOUBLE_DATA,
+    BLOB_RAW_DATA,
+    BLOB_RAW_TYPE,
+    BLOB_SHAPE,
+    Blob,
+    Caffemodel,
+    StoredLayer,
+)
+from bnfold.frontends.caffe.wire import (
+    EIGHT_BYTES,
+    FOUR_BYTES,
+    LENGTH,
+    WireField,
+    length_field,
+    tag_bytes,
+    varint_bytes,
+    varint_field,
+)
+
+_DATA_FIELDS = (BLOB_DATA, BLOB_DOUBLE_DATA, BLOB_RAW_DATA)
+_MAX_SIZE = 2**31 - 1
+"""Protobuf reads no larger message."""
+_BLOCK = 1 << 24
+
+Make = Callable[[], NDArray[Any]]
+"""Computes an array: the new content of a blob."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What becomes of the layers of a file."""
+
+    arrays: dict[tuple[int, int], Make] = field(default_factory=dict)
+    """New content, per index of the layer and of its blob."""
+    born: dict[int, NDArray[Any]] = field(default_factory=dict)
+    """An array that a layer gets behind those that it has, per index of the layer."""
+    dropped: set[int] = field(default_factory=set)
+    """Indices of layers that go."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some bytes of the new file: copied from the old one, or made."""
+
+    length: int
+    make: Callable[[], Any]
+
+
+def rewrite(model: Caffemodel, changes: Changes) -> Iterator[Any]:
+    """The bytes of the new file, piece by piece."""
+    pieces = list(_file(model, changes))
+    size = sum(piece.length for piece in pieces)
+    if size > _MAX_SIZE:
+        raise ModelUnreadableError(
+            model.name, f"the folded file would have {size} bytes", "Caffe reads up to 2 GB"
+        )
+    for piece in pieces:
+        yield piece.make()
+
+
+def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]) -> None:
+    """Write both files whole, or neither. Raises UsageError if they cannot be written.
+
+    Both are complete before either appears, and the network appears last: weights without a network
+    are no model. Files that are replaced come back if that fails.
+    """
+    paths = (weights, network)
+    parts, backups = [_part(path) for path in paths], [_part(path) for path in paths]
+    try:
+        for part, pieces in zip(parts, (content, [text]), strict=True):
+            with part.open("xb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        _put_in_place(paths, parts, backups)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"{network} and {weights.name} could not be written: {reason}",
+            "choose another place with -o",
+        ) from error
+    finally:
+        for path in (*parts, *backups):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _put_in_place(paths: Sequence[Path], parts: Sequence[Path], backups: Sequence[Path]) -> None:
+    """Move the parts to their paths, or put everything back."""
+    try:
+        for path, backup in zip(reversed(paths), reversed(backups), strict=True):
+            if path.exists():
+                path.replace(backup)
+        for path, part in zip(paths, parts, strict=True):
+            part.replace(path)
+    except OSError:
+        for path, backup, part in zip(paths, backups, parts, strict=True):
+            with suppress(OSError):
+                if not part.exists():  # it has been moved
+                    path.unlink()
+            with suppress(OSError):
+                if backup.exists():
+                    backup.rename(path)
+        raise
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+
+
+def _file(model: Caffemodel, changes: Changes) -> Iterator[_Piece]:
+    by_start = {layer.path[0].start: index for index, layer in enumerate(model.layers)}
+    changed = {index for index, _ in changes.arrays} | set(changes.born) | changes.dropped
+    done = 0
+    for start in sorted(start for start, index in by_start.items() if index in changed):
+        layer = model.layers[by_start[start]]
+        yield from _copy(model, done, start)
+        done = layer.path[0].end
+        if by_start[start] not in changes.dropped:
+            yield from _layer(model, layer, by_start[start], changes)
+    yield from _copy(model, done, model.size)
+
+
+def _copy(model: Caffemodel, start: int, end: int) -> Iterator[_Piece]:
+    """A stretch of the old file, in blocks: what has been written can leave memory."""
+    for at in range(start, end, _BLOCK):
+        stop = min(at + _BLOCK, end)
+        yield _Piece(stop - at, lambda at=at, stop=stop: model.wire.content[at:stop])  # type: ignore[misc]
+
+
+def _layer(model: Caffemodel, layer: StoredLayer, index: int, changes: Changes) -> Iterator[_Piece]:
+    """The layer's field with new arrays; for V0 the field is in a field."""
+    pieces = list(_content(model, layer, index, changes))
+    for depth in reversed(range(len(layer.path))):
+        whole = layer.path[depth]
+        pieces = list(_wrap(whole.number, pieces))
+        if depth:
+            outer = layer.path[depth - 1]
+            before = _copy(model, outer.value, whole.start)
+            pieces = [*before, *pieces, *_copy(model, whole.end, outer.end)]
+    yield from pieces
+
+
+def _wrap(number: int, pieces: list[_Piece]) -> Iterator[_Piece]:
+    length = sum(piece.length for piece in pieces)
+    yield _bytes(tag_bytes(number, LENGTH) + varint_bytes(length))
+    yield from pieces
+
+
+def _bytes(content: bytes) -> _Piece:
+    return _Piece(len(content), lambda: content)
+
+
+def _content(
+    model: Caffemodel, layer: StoredLayer, index: int, changes: Changes
+) -> Iterator[_Piece]:
+    inner = layer.path[-1]
+    at = done = inner.value
+    position = -1
+    while at < inner.end:
+        one = model.wire.field(at, inner.end)
+        at = one.end
+        if one.number != layer.fields.blobs or one.wire != LENGTH:
+            continue
+        position += 1
+        make = changes.arrays.get((index, position))
+        if make is not None:
+            yield from _copy(model, done, one.start)
+            yield from _wrap(one.number, list(_blob(layer.blobs[position], make)))
+            done = one.end
+        if position == len(layer.blobs) - 1 and index in changes.born:
+            yield from _copy(model, done, one.end)
+            done = one.end
+            new = _new_blob(layer.blobs[0], changes.born[index])
+            yield from _wrap(one.number, new)
+    yield from _copy(model, done, inner.end)
+
+
+def _blob(blob: Blob, make: Make) -> Iterator[_Piece]:
+    """The blob with other values; the first field that held some holds all of them now."""
+    wire = blob.wire
+    at, is_written = blob.start, False
+    while at < blob.end:
+        one = wire.field(at, blob.end)
+        at = one.end
+        if one.number not in _DATA_FIELDS:
+            yield _Piece(one.end - one.start, lambda one=one: wire.content[one.start : one.end])  # type: ignore[misc]
+        elif not is_written and _holds_values(blob, one):
+            is_written = True
+            yield from _values(blob, blob.count, make)
+
+
+def _holds_values(blob: Blob, one: WireField) -> bool:
+    """Whether this field is of those that count."""
+    return one.number == blob.number
+
+
+def _values(like: Blob, count: int, make: Make) -> Iterator[_Piece]:
+    """The fields of some values, in the form of a blob."""
+    size = like.dtype.itemsize
+    if like.is_packed:
+        yield _bytes(tag_bytes(like.number, LENGTH) + varint_bytes(count * size))
+        yield _Piece(count * size, lambda: _flat(like, make).data.cast("B"))
+        return
+    tag = tag_bytes(like.number, EIGHT_BYTES if size == 8 else FOUR_BYTES)
+    stride = len(tag) + size
+
+    def tagged() -> Any:
+        rows = np.empty((count, stride), dtype=np.uint8)
+        rows[:, : len(tag)] = np.frombuffer(tag, dtype=np.uint8)
+        rows[:, len(tag) :] = _flat(like, make).view(np.uint8).reshape(count, size)
+        return rows.data.cast("B")
+
+    yield _Piece(count * stride, tagged)
+
+
+def _flat(like: Blob, make: Make) -> NDArray[Any]:
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ascontiguousarray(make().reshape(-1), dtype=like.dtype)
+
+
+def _new_blob(like: Blob, values: NDArray[Any]) -> list[_Piece]:
+    """A blob in the form of another one."""
+    if like.is_legacy:
+        four = (1,) * (4 - values.ndim) + values.shape
+        shape = b"".join(varint_field(n + 1, size) for n, size in enumerate(four))
+    else:
+        dims = b"".join(varint_bytes(size) for size in values.shape)
+        shape = length_field(BLOB_SHAPE, length_field(1, dims))
+    if like.number == BLOB_RAW_DATA:
+        raw = {8: 0, 4: 1, 2: 2}[like.dtype.itemsize]
+        shape += varint_field(BLOB_RAW_TYPE, raw)
+    return [_bytes(shape), *_values(like, values.size, lambda: values)]

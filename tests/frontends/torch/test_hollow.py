@@ -1,0 +1,140 @@
+"""Placeholders in the first, hollow run: of the right shape and layout, or none at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bnfold
+from bnfold.frontends.torch.hollow import Placeholders, hollow_output, hollow_result
+from tests.frontends.torch.support import assert_folds, build, image
+
+aten = torch.ops.aten
+X = image(2, 3, 4, 5)
+LAST = X.contiguous(memory_format=torch.channels_last)
+SPECIAL = [
+    (aten.add.Tensor, (X, X[:, :1])),  # broadcasts
+    (aten.add.Tensor, (X, 1.0)),
+    (aten.add.Tensor, (X, X.float())),  # changes the dtype
+    (aten.add.Tensor, (LAST, LAST)),
+    (aten.add.Tensor, (X.int(), X.int())),  # may be indices
+    (aten.add.Tensor, (X.to("meta"), X.to("meta"))),
+    (aten.relu.default, (X[:, ::2],)),
+    (aten.sigmoid.default, (X,)),
+    (aten.cat.default, ([X, X[:1]], 1)),  # raises
+    (aten.cat.default, ([X, X.float()], 1)),
+    (aten.cat.default, ([LAST, LAST], 1)),
+    (aten.cat.default, ([X[..., :1], X[..., :1]], 1)),  # the layout cannot be told
+    (aten.cat.default, ([X, X.new_zeros(0)], 1)),
+    (aten.cat.default, ([X.int(), X.int()], 1)),
+]
+PLAIN = [
+    (aten.add.Tensor, (X, X + 1)),
+    (aten.sub.Tensor, (X, X + 1)),
+    (aten.mul.Tensor, (X, X)),
+    (aten.relu.default, (X,)),
+    (aten.cat.default, ([X, X[:, :2].contiguous()], 1)),
+    (aten.cat.default, ([X, X],)),
+    (aten.cat.default, ([X, X], -1)),
+    (aten.cat.default, ([X[0], X[0]], 1)),
+    (aten.cat.default, ([X[0, 0], X[0, 0]], 1)),
+]
+
+
+@pytest.mark.parametrize(("op", "args"), SPECIAL, ids=str)
+def test_what_is_not_certain_runs(op, args):
+    assert hollow_result(op, args, {}, Placeholders()) is None
+
+
+def test_what_has_options_runs():
+    assert hollow_result(aten.add.Tensor, (X, X), {"alpha": 2}, Placeholders()) is None
+
+
+@pytest.mark.parametrize(("op", "args"), PLAIN, ids=str)
+def test_placeholder_is_like_the_result(op, args):
+    hollow, real = hollow_result(op, args, {}, Placeholders()), op(*args)
+    assert (hollow.shape, hollow.stride(), hollow.dtype) == (
+        real.shape,
+        real.stride(),
+        real.dtype,
+    )
+
+
+def test_in_place_op_returns_what_it_would_write_to():
+    x = X.clone()
+    assert hollow_result(aten.add_.Tensor, (x, X), {}, Placeholders()) is x
+    assert hollow_result(aten.relu_.default, (x,), {}, Placeholders()) is x
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, dilation=2),
+        nn.Conv2d(3, 4, (1, 3), padding=(0, 2), groups=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Linear(8, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_placeholder_is_like_a_modules_output(module, dtype):
+    module = module.to(dtype).eval()
+    x = image(2, 3, 9, 8, dtype=dtype)
+    hollow, real = hollow_output(module, x, Placeholders()), module(x)
+    assert hollow is not None
+    assert (hollow.shape, hollow.stride(), hollow.dtype) == (
+        real.shape,
+        real.stride(),
+        real.dtype,
+    )
+
+
+def test_placeholders_are_told_apart_though_they_share_memory():
+    make = Placeholders()
+    first, second = make.make((2, 3), torch.float32), make.make((3,), torch.float64)
+    assert first.data_ptr() == second.data_ptr()
+    assert first.untyped_storage()._cdata != second.untyped_storage()._cdata
+
+
+def test_placeholders_begin_as_zeros_and_may_be_empty():
+    make = Placeholders()
+    assert not make.make((2, 3), torch.bfloat16).any()
+    assert make.make((0, 3), torch.float32).shape == (0, 3)
+
+
+class Sums(nn.Module):
+    """Sums, products and concats of values that live at the same time, in and out of place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1, bias=False) for _ in range(4))
+        self.bns = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(4))
+        self.last = nn.Conv2d(9, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = (bn(conv(x)) for conv, bn in zip(self.convs, self.bns, strict=True))
+        total = a + b
+        total += c
+        return self.last(torch.cat([total.relu(), d.relu_(), total - d], 1))
+
+
+def test_network_of_sums_and_concats_folds():
+    assert_folds(build(Sums()), image(2, 3, 6, 6), removed=4, kept=0)
+
+
+def test_value_of_a_sum_that_is_looked_at_is_real():
+    seen = []
+
+    class Looks(Sums):
+        def forward(self, x: Tensor) -> Tensor:
+            total = self.bns[0](self.convs[0](x)) + x
+            seen.append(float(total.sum()))
+            return super().forward(total)
+
+    model, x = build(Looks()), image(2, 3, 6, 6)
+    with torch.no_grad():
+        model(x)
+    bnfold.inspect(model, x)
+    assert seen[-1] == seen[0]
