@@ -46,6 +46,19 @@ def test_a_subgraph_reads_what_a_removed_batch_norm_made():
     assert_same(model, folded, (2, 3, 6, 6))
 
 
+def test_a_parameter_that_is_computed_is_read_as_it_is():
+    s = Sketch(1, 3)
+    s.bn(3)
+    gamma = s.node("Squeeze", s.at, s.constant("first", np.array([0])))
+    s.inputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3, 5)))
+    statistics = [s.constant(name, np.ones(3)) for name in ("beta", "mean", "var")]
+    s.node("BatchNormalization", "y", gamma, *statistics)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 2
+    assert_same(model, folded, (1, 3), (2, 3, 5))
+
+
 def test_a_value_that_an_annotation_describes_keeps_its_meaning():
     s = Sketch(2, 3, 6, 6)
     s.conv(3, 4)
