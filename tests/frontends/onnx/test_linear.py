@@ -307,6 +307,36 @@ def test_integers_and_their_bias_stay():
         assert_same(model, folded, (2, 3, 6, 6))
 
 
+def quantised_product(scale: float | list[float], bias: list[float]) -> Sketch:
+    """x @ W + bias, W integers."""
+    s = Sketch(3, 4)
+    s.node("Mul", "x", s.constant("three", np.array(3.0)))
+    q = s.constant("q", s.rng.integers(-120, 120, (4, 3)).astype(np.int8))
+    source, axis = s.at, {"axis": 1} if isinstance(scale, list) else {}
+    weight = s.node("DequantizeLinear", q, s.constant("scale", np.array(scale)), **axis)
+    s.node("MatMul", source, weight)
+    s.node("Add", s.at, s.constant("b", np.array(bias)))
+    return s
+
+
+@pytest.mark.parametrize("scale", [0.1, [0.1, 0.2, 0.3]])
+def test_an_add_of_zeros_behind_integers_hides_nothing(scale):
+    s = quantised_product(scale, [0.0, 0.0, 0.0])
+    s.node("Sigmoid")
+    model = s.model()
+    assert_same(model, bnfold.fold(model).model, (3, 4))
+
+
+def test_an_add_and_a_batch_norm_behind_integers_become_one_step():
+    s = quantised_product([0.1, 0.2, 0.3], [1.0, -2.0, 3.0])
+    s.bn(3)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert (report.removed, len(ops(folded))) == (1, 3)
+    assert initializer(folded, "q").tolist() == initializer(model, "q").tolist()
+    assert_same(model, folded, (3, 4))
+
+
 @pytest.mark.parametrize("bias", ["", "float"])
 def test_the_scale_of_an_integer_weight_takes_a_batch_norm(bias):
     model = quantised(1.0, bias).model()
