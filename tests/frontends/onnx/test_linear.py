@@ -363,6 +363,32 @@ def test_float16(statistics):
     assert_same(model, folded, (2, 3, 6, 6), tolerance=1e-2)
 
 
+def test_a_weight_that_went_through_eight_bits():
+    """Values too large for them are clipped in one runtime and lost in another."""
+    s = Sketch(2, 3, 6, 6)
+    s.node(
+        "Cast", s.constant("w", 1e6 * s.rng.normal(size=(4, 3, 1, 1))), to=TensorProto.FLOAT8E5M2
+    )
+    weight = s.node("Cast", s.at, to=TensorProto.FLOAT)
+    s.node("Conv", "x", weight)
+    s.bn(4)
+    model = s.model(opset=19)
+    assert_same(model, bnfold.fold(model).model, (2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("start", [-1, -4, -100])
+def test_channels_that_are_picked_backwards(start):
+    s = Sketch(2, 4, 6, 6)
+    s.bn(4)
+    numbers = {"start": start, "end": -100, "axis": 1, "step": -1}
+    s.node("Slice", s.at, *(s.constant(k, np.array([v])) for k, v in numbers.items()))
+    s.conv(4 if start == -1 else 1, 5)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 4, 6, 6))
+
+
 @pytest.mark.parametrize(
     ("data_type", "tolerance"), [(TensorProto.BFLOAT16, 3e-2), (TensorProto.DOUBLE, 1e-12)]
 )

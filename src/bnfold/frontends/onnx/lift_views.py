@@ -130,7 +130,7 @@ def _cast(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 
 def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
-    rank = len(_shape(lifter, node.inputs[0], choice))
+    shape = _shape(lifter, node.inputs[0], choice)
     if lifter.network.opset < 10:
         parts = [node.integers("starts"), node.integers("ends"), node.integers("axes"), ()]
     else:
@@ -144,7 +144,7 @@ def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     starts, ends, axes, steps = parts
     if len(starts) != len(ends):
         return None
-    index = slice_index(rank, starts, ends, axes, steps)
+    index = slice_index(shape, starts, ends, axes, steps)
     return _one(lambda labels: labels[index])
 
 
