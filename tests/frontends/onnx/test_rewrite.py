@@ -59,6 +59,22 @@ def test_a_parameter_that_is_computed_is_read_as_it_is():
     assert_same(model, folded, (1, 3), (2, 3, 5))
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_dropout_with_a_mask(is_read):
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.nodes.append(helper.make_node("Dropout", [s.at], ["dropped", "mask"]))
+    s.at = "dropped"
+    s.bn(4)
+    if is_read:
+        output = s.at
+        s.node("Mul", output, s.node("Cast", "mask", to=TensorProto.FLOAT))
+    model = s.model(opset=12)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
 def test_a_value_that_an_annotation_describes_keeps_its_meaning():
     s = Sketch(2, 3, 6, 6)
     s.conv(3, 4)
