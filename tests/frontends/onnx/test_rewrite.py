@@ -176,6 +176,20 @@ def test_what_was_unused_before_stays():
     assert "unused" in {t.name for t in folded.graph.initializer}
 
 
+def test_a_parameter_that_training_speaks_of_stays():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    model = s.model()
+    training = model.training_info.add()
+    step = helper.make_node("Identity", ["bn_g"], ["next"])
+    output = helper.make_tensor_value_info("next", TensorProto.FLOAT, (4,))
+    training.algorithm.CopyFrom(helper.make_graph([step], "step", [], [output]))
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert "bn_g" in {tensor.name for tensor in folded.graph.initializer}
+
+
 def test_everything_else_stays():
     s = Sketch("batch", 3, 6, 6)
     s.conv(3, 4)
