@@ -365,10 +365,11 @@ def test_the_output_is_the_model_itself(capsys, folder, extra):
     assert path.read_bytes() == before
 
 
-def test_the_output_data_would_be_the_data_that_is_read(capsys, folder):
-    """--force to a name whose data file is the input's own."""
-    path = external(folder, location="other.onnx.data")
-    (folder / "model.data").rename(folder / "other.onnx.data")
+@pytest.mark.parametrize("location", ["other.onnx.data", "other.onnx"])
+def test_the_output_would_be_the_data_that_is_read(capsys, folder, location):
+    """--force to a name that is the input's own data file, or whose data file is."""
+    path = external(folder, location=location)
+    (folder / "model.data").rename(folder / location)
     before = contents(folder)
     code = main(["fold", str(path), "-o", str(folder / "other.onnx"), "--force"])
     assert code == USAGE

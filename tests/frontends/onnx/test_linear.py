@@ -307,6 +307,36 @@ def test_integers_and_their_bias_stay():
         assert_same(model, folded, (2, 3, 6, 6))
 
 
+def quantised_product(scale: float | list[float], bias: list[float]) -> Sketch:
+    """x @ W + bias, W integers."""
+    s = Sketch(3, 4)
+    s.node("Mul", "x", s.constant("three", np.array(3.0)))
+    q = s.constant("q", s.rng.integers(-120, 120, (4, 3)).astype(np.int8))
+    source, axis = s.at, {"axis": 1} if isinstance(scale, list) else {}
+    weight = s.node("DequantizeLinear", q, s.constant("scale", np.array(scale)), **axis)
+    s.node("MatMul", source, weight)
+    s.node("Add", s.at, s.constant("b", np.array(bias)))
+    return s
+
+
+@pytest.mark.parametrize("scale", [0.1, [0.1, 0.2, 0.3]])
+def test_an_add_of_zeros_behind_integers_hides_nothing(scale):
+    s = quantised_product(scale, [0.0, 0.0, 0.0])
+    s.node("Sigmoid")
+    model = s.model()
+    assert_same(model, bnfold.fold(model).model, (3, 4))
+
+
+def test_an_add_and_a_batch_norm_behind_integers_become_one_step():
+    s = quantised_product([0.1, 0.2, 0.3], [1.0, -2.0, 3.0])
+    s.bn(3)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert (report.removed, len(ops(folded))) == (1, 3)
+    assert initializer(folded, "q").tolist() == initializer(model, "q").tolist()
+    assert_same(model, folded, (3, 4))
+
+
 @pytest.mark.parametrize("bias", ["", "float"])
 def test_the_scale_of_an_integer_weight_takes_a_batch_norm(bias):
     model = quantised(1.0, bias).model()
@@ -331,6 +361,32 @@ def test_float16(statistics):
     assert report.removed == 1
     assert {t.data_type for t in folded.graph.initializer} == {TensorProto.FLOAT16}
     assert_same(model, folded, (2, 3, 6, 6), tolerance=1e-2)
+
+
+def test_a_weight_that_went_through_eight_bits():
+    """Values too large for them are clipped in one runtime and lost in another."""
+    s = Sketch(2, 3, 6, 6)
+    s.node(
+        "Cast", s.constant("w", 1e6 * s.rng.normal(size=(4, 3, 1, 1))), to=TensorProto.FLOAT8E5M2
+    )
+    weight = s.node("Cast", s.at, to=TensorProto.FLOAT)
+    s.node("Conv", "x", weight)
+    s.bn(4)
+    model = s.model(opset=19)
+    assert_same(model, bnfold.fold(model).model, (2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("start", [-1, -4, -100])
+def test_channels_that_are_picked_backwards(start):
+    s = Sketch(2, 4, 6, 6)
+    s.bn(4)
+    numbers = {"start": start, "end": -100, "axis": 1, "step": -1}
+    s.node("Slice", s.at, *(s.constant(k, np.array([v])) for k, v in numbers.items()))
+    s.conv(4 if start == -1 else 1, 5)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 4, 6, 6))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,35 @@ def test_a_subgraph_reads_what_a_removed_batch_norm_made():
     assert_same(model, folded, (2, 3, 6, 6))
 
 
+def test_a_parameter_that_is_computed_is_read_as_it_is():
+    s = Sketch(1, 3)
+    s.bn(3)
+    gamma = s.node("Squeeze", s.at, s.constant("first", np.array([0])))
+    s.inputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3, 5)))
+    statistics = [s.constant(name, np.ones(3)) for name in ("beta", "mean", "var")]
+    s.node("BatchNormalization", "y", gamma, *statistics)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 2
+    assert_same(model, folded, (1, 3), (2, 3, 5))
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_dropout_with_a_mask(is_read):
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.nodes.append(helper.make_node("Dropout", [s.at], ["dropped", "mask"]))
+    s.at = "dropped"
+    s.bn(4)
+    if is_read:
+        output = s.at
+        s.node("Mul", output, s.node("Cast", "mask", to=TensorProto.FLOAT))
+    model = s.model(opset=12)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
 def test_a_value_that_an_annotation_describes_keeps_its_meaning():
     s = Sketch(2, 3, 6, 6)
     s.conv(3, 4)
@@ -145,6 +174,20 @@ def test_what_was_unused_before_stays():
     s.bn(4)
     folded, _ = bnfold.fold(s.model())
     assert "unused" in {t.name for t in folded.graph.initializer}
+
+
+def test_a_parameter_that_training_speaks_of_stays():
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    model = s.model()
+    training = model.training_info.add()
+    step = helper.make_node("Identity", ["bn_g"], ["next"])
+    output = helper.make_tensor_value_info("next", TensorProto.FLOAT, (4,))
+    training.algorithm.CopyFrom(helper.make_graph([step], "step", [], [output]))
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert "bn_g" in {tensor.name for tensor in folded.graph.initializer}
 
 
 def test_everything_else_stays():

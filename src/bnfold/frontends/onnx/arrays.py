@@ -24,6 +24,7 @@ class Unknown(Exception):  # noqa: N818  # an answer, not an error
     """This form of the operator is not evaluated."""
 
 
+_BFLOAT16 = numpy_dtype(TensorProto.BFLOAT16)
 _LARGEST = 1 << 24
 """Elements of the largest array that is made from a shape."""
 
@@ -82,6 +83,8 @@ def _cast(node: Node, opset: int, operands: Operands) -> list[Array]:
 def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind == "f" and dtype.kind in "iu" and not np.isfinite(array).all():
         raise Unknown
+    if dtype.isbuiltin != 1 and dtype != _BFLOAT16:  # what does not fit is clipped, or is not
+        raise Unknown
     return array.astype(dtype)
 
 
@@ -133,7 +136,10 @@ def _axes(node: Node, operands: Operands, position: int = 1) -> tuple[int, ...] 
 
 
 def _squeeze(node: Node, opset: int, operands: Operands) -> list[Array]:
-    return [np.squeeze(_need(operands[0]), axis=_axes(node, operands))]
+    axes = _axes(node, operands)
+    if axes == ():  # all for some runtimes, none for others
+        raise Unknown
+    return [np.squeeze(_need(operands[0]), axis=axes)]
 
 
 def _unsqueeze(node: Node, opset: int, operands: Operands) -> list[Array]:
@@ -166,17 +172,19 @@ def _concat(node: Node, opset: int, operands: Operands) -> list[Array]:
 
 
 def slice_index(
-    rank: int,
+    shape: Sequence[int],
     starts: Sequence[int],
     ends: Sequence[int],
     axes: Sequence[int] | None,
     steps: Sequence[int] | None,
 ) -> tuple[slice, ...]:
     """The index that a Slice stands for; Python clamps as ONNX does, but for a negative step."""
-    index = [slice(None)] * rank
+    index = [slice(None)] * len(shape)
     for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis = axes[at] if axes else at
         step = steps[at] if steps else 1
+        if step < 0:
+            start = max(start, -shape[axis])
         backwards_to_start = step < 0 and end < -(1 << 30)
         index[axis] = slice(start, None if backwards_to_start else end, step)
     return tuple(index)
@@ -194,7 +202,7 @@ def _slice(node: Node, opset: int, operands: Operands) -> list[Array]:
             for at in (1, 2, 3, 4)
         ]
     starts, ends, axes, steps = parts
-    return [array[slice_index(array.ndim, starts, ends, axes, steps)]]
+    return [array[slice_index(array.shape, starts, ends, axes, steps)]]
 
 
 def _split(node: Node, opset: int, operands: Operands) -> list[Array]:

@@ -202,13 +202,16 @@ def check_target(path: Path, output: Path, *, force: bool) -> None:
 
 
 def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
-    """The same for the file of external data."""
+    """The same for the file of external data, and for the data that the model is made of."""
     if not model.external:
         return
     data = output.with_name(data_name(output.name))
     read = {bulk.path.resolve() for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
-    if data.resolve() in read:
-        raise UsageError(f"{data} is the external data of the model itself", "name another output")
+    for path in (output, data):
+        if path.resolve() in read:
+            raise UsageError(
+                f"{path} is the external data of the model itself", "name another output"
+            )
     if data.exists() and not force:
         raise UsageError(
             f"{data}, where the external data of the output belongs, exists and is not overwritten",

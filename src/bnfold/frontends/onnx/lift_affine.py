@@ -98,6 +98,9 @@ def _returns_statistics(lifter: Lifter, node: Node) -> bool:
 
 def _refused(lifter: Lifter, node: Node, reason: Reason, detail: str | None) -> bool:
     shape = lifter.shape(node.inputs[0]) or ()
+    computed = [n for n in node.inputs[1:] if n and not lifter.constants.is_constant(n)]
+    if computed:  # parameters are values too, and it reads them as they are
+        lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(name) for name in computed], [])
     role = g.AffineStep(
         np.ones(1),
         np.zeros(1),

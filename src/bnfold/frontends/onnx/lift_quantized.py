@@ -10,7 +10,7 @@ side. https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,8 @@ def emit(lifter: Lifter, node: Node) -> bool:
     spec = read_linear(lifter, node, weight)
     if spec is None or spec.factor != 1.0 or not lifter.is_activation(spec.source):
         return False
+    if spec.output != node.outputs[0]:  # the Add behind a MatMul is a step of its own here
+        spec = replace(spec, bias=None, output=node.outputs[0])
     if not lifter.is_float(spec.output) or node.integer("transA"):
         return False
     bias = _bias(lifter, spec) if integer_bias is None else _Bias(integer_bias, False)

@@ -111,14 +111,17 @@ def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 
 def _dropout(lifter: Lifter, node: Node) -> bool:
-    """Nothing at inference; its mask is no value that could be rescaled."""
+    """Nothing at inference; its mask, if it has one, does not depend on the values."""
+    source, output = node.inputs[0], node.outputs[0]
     mode = node.input(2)
     training = lifter.constants.array(mode) if mode else np.array(False)
-    if training is None or bool(training.any()) or any(node.outputs[1:]):
+    if training is None or bool(training.any()) or not lifter.is_activation(source):
         return False
     if lifter.network.opset < 7 and not node.integer("is_test"):
         return False
-    return _unary(_same)(lifter, node)
+    return lifter.emit_view(
+        node, [lifter.tensor(source)], [output], lambda choice: _one(lambda labels: labels)
+    )
 
 
 def _cast(lifter: Lifter, node: Node, choice: int) -> Apply | None:
@@ -130,7 +133,7 @@ def _cast(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 
 def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
-    rank = len(_shape(lifter, node.inputs[0], choice))
+    shape = _shape(lifter, node.inputs[0], choice)
     if lifter.network.opset < 10:
         parts = [node.integers("starts"), node.integers("ends"), node.integers("axes"), ()]
     else:
@@ -144,7 +147,7 @@ def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     starts, ends, axes, steps = parts
     if len(starts) != len(ends):
         return None
-    index = slice_index(rank, starts, ends, axes, steps)
+    index = slice_index(shape, starts, ends, axes, steps)
     return _one(lambda labels: labels[index])
 
 

@@ -151,7 +151,7 @@ def _without_dead(folded: OnnxModel, nodes: list[NodeProto], lifted: Lifted) -> 
     unread = [
         name
         for name in network.initializers
-        if not counts.get(name) and name not in outputs and name in network.readers
+        if not counts.get(name) and not network.is_pinned(name) and name in network.readers
     ]
     _drop_initializers(folded, set(unread))
     for position in reversed(range(len(graph.input))):
