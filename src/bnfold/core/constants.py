@@ -90,13 +90,15 @@ def read(binding: Binding) -> Readers:
 def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
     """Let a removed step's outputs have the producer of its inputs, where no one else reads.
 
-    `dead` variables do not depend on what goes in, and have none. Steps come in the order in which
-    they were removed.
+    `dead` variables do not depend on what goes in, and have none. Nor has an input that becomes two
+    outputs: zeros for one of them would be zeros for both. Steps come in the order in which they
+    were removed.
     """
     bound = binding.bound[number]
     assert isinstance(bound, BoundAffine)
     x, y = bound.inputs, bound.outputs
-    made = found.producer[x] >= 0
+    uses = np.bincount(x)
+    made = (found.producer[x] >= 0) & (uses[x] == 1)
     made &= (found.count[x] == 1) & ~found.passed_on[y] & ~np.isin(y, dead)
     made &= (found.lower[x] <= 0.0) & (found.upper[x] >= 0.0)
     x, y = x[made], y[made]
