@@ -247,6 +247,22 @@ class TestAtConsumers:
         assert removed(net, reader(net, y), net.leaky(x)) == ["bn"]
 
 
+def test_a_value_that_the_step_before_made_two_of_is_not_zeroed_for_one():
+    net = Network()
+    x = source(net)
+    x = net.affine(net.concat(x, x), [1, 2, 3, -1, 0.5, 2], [0.1] * 6, name="one")
+    x = net.affine(x, [0.0, 1, 1, 2, 1, 1], [0.5] * 6, name="two")
+    assert removed(net, net.conv(x, RNG.standard_normal((2, 6, 1, 1)))) == ["one", "two"]
+
+
+def test_a_step_that_stays_does_not_take_a_constant_with_a_factor_that_others_use():
+    """Its factors run along the height: each serves the constant and the other channel."""
+    net = Network()
+    x = bn(net, source(net, tie="not to be zeroed"))
+    x = net.affine(x, [0.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5, axis=2, name="rows")
+    assert removed(net, net.conv(x, RNG.standard_normal((2, 3, 1, 1)))) == []
+
+
 def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
     """Once for each step, a network of 150 took most of its time here."""
     walks = []

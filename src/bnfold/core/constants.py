@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
-from bnfold.core.binding import Binding, BoundAffine, BoundLinear
+from bnfold.core.binding import Binding, Bound, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray
+from bnfold.core.laws import each_constant_once
 from bnfold.core.system import distinct
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)
@@ -76,9 +77,9 @@ def read(binding: Binding) -> Readers:
             found.passed_on[variables] = True
         else:
             found.count[variables] += 1
-        if not isinstance(role, _PASSES) and not _takes_constants(role):
-            found.takes_constants[variables] = False
         bound = binding.bound.get(number)
+        if not isinstance(role, _PASSES) and not _takes_constants(role, bound):
+            found.takes_constants[variables] = False
         if isinstance(bound, BoundLinear) and _makes_zeros(role):
             found.producer[bound.outputs] = number
             found.producer_channel[bound.outputs] = np.arange(len(bound.outputs))
@@ -90,13 +91,15 @@ def read(binding: Binding) -> Readers:
 def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
     """Let a removed step's outputs have the producer of its inputs, where no one else reads.
 
-    `dead` variables do not depend on what goes in, and have none. Steps come in the order in which
-    they were removed.
+    `dead` variables do not depend on what goes in, and have none. Nor has an input that becomes two
+    outputs: zeros for one of them would be zeros for both. Steps come in the order in which they
+    were removed.
     """
     bound = binding.bound[number]
     assert isinstance(bound, BoundAffine)
     x, y = bound.inputs, bound.outputs
-    made = found.producer[x] >= 0
+    uses = np.bincount(x)
+    made = (found.producer[x] >= 0) & (uses[x] == 1)
     made &= (found.count[x] == 1) & ~found.passed_on[y] & ~np.isin(y, dead)
     made &= (found.lower[x] <= 0.0) & (found.upper[x] >= 0.0)
     x, y = x[made], y[made]
@@ -105,11 +108,11 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     found.offset[y] = bound.scale[made] * found.offset[x] + bound.shift[made]
 
 
-def _takes_constants(role: g.Role) -> bool:
+def _takes_constants(role: g.Role, bound: Bound | None) -> bool:
     """Whether an op can have the factor 0 for an input, and its own constant for what it loses."""
     if isinstance(role, g.AffineStep):
         free = role.scale_editable and role.shift_editable and role.tie is None
-        return free and not role.opaque
+        return free and isinstance(bound, BoundAffine) and each_constant_once(bound)
     return isinstance(role, g.Linear)
 
 

@@ -156,10 +156,11 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
 def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
     """Whether its law of staying asks for nothing that its removal would contradict."""
     editable = role.scale_editable and role.shift_editable and role.tie is None
-    return editable and _each_constant_once(bound)
+    return editable and each_constant_once(bound)
 
 
-def _each_constant_once(bound: BoundAffine) -> bool:
+def each_constant_once(bound: BoundAffine) -> bool:
+    """Whether no constant of an affine step meets several variables."""
     parameter = bound.parameter
     return is_increasing(parameter) or len(each_once(parameter)) == len(parameter)
 
@@ -185,7 +186,7 @@ def keep_affine(binding: Binding, number: int) -> None:
 
 def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> None:
     """One constant that meets several variables must be edited alike for all of them."""
-    if _each_constant_once(bound):
+    if each_constant_once(bound):
         return
     _, first, inverse = np.unique(bound.parameter, return_index=True, return_inverse=True)
     head = first[inverse]
