@@ -2,7 +2,8 @@
 
 The network is a chain of blocks: 3 x 3 convolution, BatchNorm, ReLU, every second one with a
 shortcut around it; all weights change in the fold. Peak memory is given as a part of the data, time
-as a multiple of a plain copy of the same file, taken in turn.
+as a multiple of a plain copy of the same file, taken in turn: as both are, and with what they wrote
+flushed to the disk, which is what limits a copy of this size.
 
     make(folder, gigabytes)     writes model.onnx and model.onnx.data
 """
@@ -34,10 +35,12 @@ class Large:
 
     data_bytes: int
     batch_norms: int
-    fold_seconds: float
-    copy_seconds: float
+    seconds: dict[str, float]
+    """Medians: fold and copy, as they are and with the written data flushed to the disk."""
     ratio: Ratio
     """fold / copy"""
+    ratio_flushed: Ratio
+    """The same, both flushed."""
     resident: int
     """Peak, file pages among it, bytes."""
     anonymous: int
@@ -51,41 +54,48 @@ def measure_large(gigabytes: float, rounds: int, folder: Path | None = None) -> 
         model = make(place, gigabytes)
         data = place / "model.onnx.data"
         output, copy = place / "out.onnx", place / "copy.data"
-        command = [sys.executable, "-m", "bnfold", "fold", str(model), "-o", str(output)]
-        command += ["--no-check", "--force"]
-        copying = [sys.executable, "-c", _COPY, str(data), str(copy)]
-        times: Times = {"fold": [], "copy": []}
+        fold = ["bnfold", "fold", str(model), "-o", str(output), "--no-check", "--force"]
+        written = {"fold": f"{output}.data", "copy": str(copy)}
+        actions = {"fold": _FOLD.format(arguments=fold[1:]), "copy": _COPY.format(data, copy)}
+        times: Times = {}
         resident = anonymous = 0
         for number in range(rounds + 1):
-            copied = measure(copying)
-            copy.unlink()
-            folded = measure(command)
-            _check(output)
-            output.unlink()
-            Path(f"{output}.data").unlink()
-            if number:  # the first round warms the page cache
-                times["copy"].append(copied.seconds)
-                times["fold"].append(folded.seconds)
-            resident = max(resident, folded.resident)
-            anonymous = max(anonymous, folded.anonymous)
+            for name, action in actions.items():
+                for flush in ("", _FLUSH.format(written[name])):
+                    cost = measure([sys.executable, "-c", action + flush])
+                    if name == "fold":
+                        _check(output)
+                        output.unlink()
+                        resident = max(resident, cost.resident)
+                        anonymous = max(anonymous, cost.anonymous)
+                    Path(written[name]).unlink()
+                    if number:  # the first round warms the page cache
+                        key = f"{name}, flushed" if flush else name
+                        times.setdefault(key, []).append(cost.seconds)
         return Large(
             data_bytes=data.stat().st_size,
             batch_norms=sum(n.op_type == "BatchNormalization" for n in _graph(model).node),
-            fold_seconds=median(times["fold"]),
-            copy_seconds=median(times["copy"]),
+            seconds={key: median(seconds) for key, seconds in times.items()},
             ratio=ratio(times, "fold", "copy"),
+            ratio_flushed=ratio(times, "fold, flushed", "copy, flushed"),
             resident=resident,
             anonymous=anonymous,
         )
 
 
-_COPY = """
-import os, shutil, sys
-shutil.copyfile(sys.argv[1], sys.argv[2])
-descriptor = os.open(sys.argv[2], os.O_RDWR)
-os.fsync(descriptor)
+_FOLD = """
+from bnfold.cli import main
+assert main({arguments!r}) == 0
 """
-"""On the disk when it ends, as a folded file is."""
+_COPY = """
+import shutil
+shutil.copyfile('{0}', '{1}')
+"""
+_FLUSH = """
+import os
+os.fsync(os.open({0!r}, os.O_RDWR))
+"""
+"""On the disk when it ends: neither the fold nor a plain copy waits for that by itself."""
 
 
 def _graph(path: Path) -> onnx.GraphProto:
