@@ -42,7 +42,8 @@ def fold(
         inputs: For a module, example inputs: a tensor, a tuple of positional arguments, or a dict
             of keyword arguments. The module is run on them once; what that run does not reach is
             neither analysed nor changed. For ONNX, a mapping of input names to shapes: they stand
-            in for open dimensions while the model is analysed, and the output keeps those open.
+            in for open dimensions while the model is analysed, and the output keeps those open;
+            if the network computes with them as numbers, it is right for these shapes only.
         also: Further example inputs, for a module that takes another path through its code on
             them: the fold is then right on all paths that were taken.
         inplace: Change the given module instead of a copy.

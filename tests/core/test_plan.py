@@ -34,6 +34,17 @@ class TestNothingToDo:
         assert not plan.affine
         assert set(plan.linear) == {3}
 
+    def test_a_constant_that_is_not_editable_is_not_rounded_anew(self):
+        """s_y / s_x is 1, and 1/s_x times s_y is not always."""
+        for seed in range(20):
+            a = np.random.default_rng(seed).uniform(0.5, 2.0)
+            net = Network()
+            x = net.affine(net.input(1, 3, 4, 4), [a] * 3, [0, 0, 0], name="gone")
+            x = net.affine(x, A, B, name="kept", removable=False, scale_editable=False)
+            plan = assert_fold_is_exact(net.output(net.conv(net.leaky(x), K[0])))
+            for edit in plan.affine.values():
+                assert edit.scale.reshape(-1).tolist() == A
+
     def test_an_identity_step_costs_no_edit(self):
         net = Network()
         x = net.affine(net.conv(net.input(1, 3, 4, 4), K[0]), [1, 1, 1], [0, 0, 0])

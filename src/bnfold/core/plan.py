@@ -202,11 +202,12 @@ def _plan_affine(
     shift = role.shift.reshape(-1).copy()
     s_y, inverse = values.scale[bound.outputs], values.inverse[bound.inputs]
     moved = bound.shift - bound.scale * values.shift[bound.inputs] + values.shift[bound.outputs]
-    scale[bound.parameter] = s_y * bound.scale * inverse
-    shift[bound.parameter] = s_y * moved
+    # What cannot be edited does not change, by law; in floating point it nearly does not.
+    if role.scale_editable:
+        scale[bound.parameter] = s_y * bound.scale * inverse
+    if role.shift_editable:
+        shift[bound.parameter] = s_y * moved
     if (scale == role.scale.reshape(-1)).all() and (shift == role.shift.reshape(-1)).all():
-        return
-    if not (role.scale_editable or role.shift_editable):  # its law made the two equal
         return
     plan.affine[number] = AffineEdit(
         scale.reshape(role.scale.shape), shift.reshape(role.shift.shape)

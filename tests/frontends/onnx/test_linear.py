@@ -307,6 +307,34 @@ def test_integers_and_their_bias_stay():
         assert_same(model, folded, (2, 3, 6, 6))
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("bias", ["", "float", "integer"])
+def test_a_scale_for_all_channels_stays_one(bias, seed):
+    """Two groups, and a rescaling for each: the scale of the weight is not touched."""
+    s = Sketch(2, 4, 6, 6, seed=seed)
+    s.bn(4, name="before")
+    names = [s.at, s.constant("q", s.rng.integers(-120, 120, (6, 2, 2, 2)).astype(np.int8))]
+    s.constant("scale", np.array(0.013))
+    names[1] = s.node("DequantizeLinear", names[1], "scale")
+    if bias == "float":
+        names.append(s.weight("b", 6))
+    if bias == "integer":
+        s.constant("qb", np.array([0, -6, 7, -8, 0, 4], np.int32))
+        names.append(s.node("DequantizeLinear", "qb", "scale"))
+    s.node("Conv", *names, group=2)
+    s.bn(6)
+    gamma = numpy_helper.from_array(np.abs(numpy_helper.to_array(s.initializers[-4])), "bn_g")
+    s.initializers[-4].CopyFrom(gamma)
+    s.node("Relu")
+    s.bn(6, name="behind")
+    s.node("Mul", s.at, s.constant("half", np.array(0.5)))
+    model = s.model()
+    folded = bnfold.fold(model).model
+    assert initializer(folded, "scale") == initializer(model, "scale")
+    assert ops(folded).count("DequantizeLinear") == ops(model).count("DequantizeLinear")
+    assert_same(model, folded, (2, 4, 6, 6))
+
+
 def quantised_product(scale: float | list[float], bias: list[float]) -> Sketch:
     """x @ W + bias, W integers."""
     s = Sketch(3, 4)

@@ -59,6 +59,21 @@ def test_a_parameter_that_is_computed_is_read_as_it_is():
     assert_same(model, folded, (1, 3), (2, 3, 5))
 
 
+@pytest.mark.parametrize("spelled", ["", "ai.onnx"])
+@pytest.mark.parametrize("imported", ["", "ai.onnx"])
+def test_the_domain_of_onnx_has_two_spellings(spelled, imported):
+    s = Sketch(2, 3)
+    s.node("MatMul", "x", s.weight("w", 3, 4))
+    s.bn(4)
+    model = s.model()
+    model.opset_import[0].domain = imported
+    for node in model.graph.node:
+        node.domain = spelled
+    folded, report = bnfold.fold(model)
+    assert (report.removed, ops(folded)) == (1, ["MatMul", "Add"])
+    assert_same(model, folded, (2, 3))
+
+
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_dropout_with_a_mask(is_read):
     s = Sketch(2, 3, 6, 6)

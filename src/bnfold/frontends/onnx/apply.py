@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
@@ -340,11 +341,13 @@ class _Editor:
     def _quantized(self, number: int, site: QuantizedSite, edit: AffineEdit) -> None:
         """scale'[o] = scale[o] * a'[o], and the bias."""
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
+        role = self.lifted.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
         node = site.dequantize
         if (scale != 1.0).any():
             content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
             self._put(number, node, 1, node.input(1), None, content)
-        if site.bias.name or shift.any():
+        if (shift != role.shift.reshape(-1)).any():
             bias = site.bias
             content = partial(np.asarray, shift)
             self._put(

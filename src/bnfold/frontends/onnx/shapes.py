@@ -195,6 +195,9 @@ def _prepared(
     proto = ModelProto()
     proto.CopyFrom(network.proto)
     graph = proto.graph
+    for node in graph.node:
+        if node.domain == "ai.onnx":  # the same as none, and inference knows only none
+            node.domain = ""
     foreign = {o for node in network.nodes if "::" in node.op for o in node.outputs}
     for position in reversed(range(len(graph.value_info))):
         if not _is_declared(graph.value_info[position], foreign):
