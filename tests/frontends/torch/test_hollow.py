@@ -91,6 +91,24 @@ def test_placeholder_is_like_a_modules_output(module, dtype):
     )
 
 
+GRAY = image(2, 4, 5, 1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (nn.Conv2d(1, 4, 1).double(), GRAY),
+        (nn.Conv2d(3, 4, 1).double().to(memory_format=torch.channels_last), X),
+        (nn.BatchNorm2d(1).double().eval(), GRAY),
+    ],
+    ids=str,
+)
+def test_one_channel_in_the_last_place_is_channels_last(module, x):
+    """Contiguous as well, so that what comes out is not what contiguous tensors give."""
+    assert x.is_contiguous()
+    assert hollow_output(module, x, Placeholders()) is None
+
+
 def test_placeholders_are_told_apart_though_they_share_memory():
     make = Placeholders()
     first, second = make.make((2, 3), torch.float32), make.make((3,), torch.float64)

@@ -110,8 +110,18 @@ def _is_plain(argument: Any) -> bool:
         and argument.device.type == "cpu"
         and argument.is_floating_point()
         and argument.layout is torch.strided
-        and argument.is_contiguous()
+        and _has_usual_strides(argument)
     )
+
+
+def _has_usual_strides(tensor: Tensor) -> bool:
+    """Contiguous also along axes of length 1, which alone can make a layout channels_last."""
+    step = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if stride != step:
+            return False
+        step *= max(size, 1)
+    return True
 
 
 def _module_output_shape(module: nn.Module, tensor: Tensor) -> Sequence[int] | None:
@@ -122,7 +132,7 @@ def _module_output_shape(module: nn.Module, tensor: Tensor) -> Sequence[int] | N
         known = module.running_mean is not None and module.running_mean.dtype == tensor.dtype
         return tensor.shape if fits and ready and known else None
     weight = getattr(module, "weight", None)
-    if weight is None or weight.dtype != tensor.dtype or not weight.is_contiguous():
+    if weight is None or weight.dtype != tensor.dtype or not _has_usual_strides(weight):
         return None
     if isinstance(module, nn.Linear):
         if tensor.ndim < 1 or tensor.shape[-1] != module.in_features:
