@@ -43,7 +43,7 @@ def fold(
             of keyword arguments. The module is run on them once; what that run does not reach is
             neither analysed nor changed. For ONNX, a mapping of input names to shapes: they stand
             in for open dimensions while the model is analysed, and the output keeps those open;
-            if the network computes with them as numbers, it is right for these shapes only.
+            where no other shapes go through the network, a note says that only these are sure.
         also: Further example inputs, for a module that takes another path through its code on
             them: the fold is then right on all paths that were taken.
         inplace: Change the given module instead of a copy.

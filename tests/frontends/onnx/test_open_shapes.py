@@ -21,10 +21,11 @@ def test_channels_that_move_with_the_batch():
     s.node("Unsqueeze", s.at, s.constant("axis", np.array([0])))
     s.bn(2)
     model = s.model()
-    folded, report = bnfold.fold(model)
-    assert report.kept == 1
-    for batch in (1, 2, 3, 5):
-        assert_same(model, folded, (batch, 3))
+    for given in (None, {"x": (2, 3)}):
+        folded, report = bnfold.fold(model, given)
+        assert report.kept == 1
+        for batch in (1, 2, 3, 5):
+            assert_same(model, folded, (batch, 3))
 
 
 def test_a_constant_that_the_size_decides():
@@ -37,9 +38,11 @@ def test_a_constant_that_the_size_decides():
     s.node("Mul", made, s.node("Cast", height, to=TensorProto.FLOAT))
     s.bn(4)
     model = s.model()
-    folded, _ = bnfold.fold(model)
-    for height in (2, 3, 9):
-        assert_same(model, folded, (2, 3, height, 6))
+    for given in (None, {"x": (2, 3, 8, 6)}):
+        folded, report = bnfold.fold(model, given)
+        assert not report.notes
+        for height in (2, 3, 8, 9):
+            assert_same(model, folded, (2, 3, height, 6))
 
 
 def test_channels_that_the_size_picks():
@@ -138,3 +141,17 @@ def test_pins_are_for_the_analysis_alone():
     assert report.removed == 1
     assert folded.graph.input == model.graph.input
     assert_same(model, folded, (5, 3, 6, 6))
+
+
+def test_a_size_that_is_the_only_one_has_to_be_given():
+    """(N, 3, H, 6) with H declared open, and a Squeeze that takes H = 1 only."""
+    s = Sketch("N", 3, "H", 6)
+    s.conv(3, 4, 1)
+    s.node("Squeeze", s.at, s.constant("axis", np.array([2])))
+    s.bn(4)
+    model = s.model()
+    assert bnfold.fold(model).report.removed == 0
+    folded, report = bnfold.fold(model, {"x": (2, 3, 1, 6)})
+    assert report.removed == 1
+    assert "for the given shapes only" in report.notes[0]
+    assert_same(model, folded, (2, 3, 1, 6))

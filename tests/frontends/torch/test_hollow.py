@@ -11,6 +11,15 @@ from bnfold.frontends.torch.hollow import Placeholders, hollow_output, hollow_re
 from tests.frontends.torch.support import assert_folds, build, image
 
 aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """As in a run."""
+    with torch.no_grad():
+        yield
+
+
 X = image(2, 3, 4, 5)
 LAST = X.contiguous(memory_format=torch.channels_last)
 SPECIAL = [
@@ -109,11 +118,15 @@ def test_one_channel_in_the_last_place_is_channels_last(module, x):
     assert hollow_output(module, x, Placeholders()) is None
 
 
-def test_placeholders_are_told_apart_though_they_share_memory():
+@pytest.mark.parametrize("shape", [(2, 3), (64, 3, 56, 56)])
+def test_placeholders_are_told_apart_by_storage_and_by_address(shape):
     make = Placeholders()
-    first, second = make.make((2, 3), torch.float32), make.make((3,), torch.float64)
-    assert first.data_ptr() == second.data_ptr()
+    first, second = make.make(shape, torch.float32), make.make(shape, torch.float64)
+    assert first.data_ptr() != second.data_ptr()
     assert first.untyped_storage()._cdata != second.untyped_storage()._cdata
+    assert not first.any()
+    second.add_(1.0)
+    assert second.all()
 
 
 def test_placeholders_begin_as_zeros_and_may_be_empty():
@@ -156,3 +169,35 @@ def test_value_of_a_sum_that_is_looked_at_is_real():
         model(x)
     bnfold.inspect(model, x)
     assert seen[-1] == seen[0]
+
+
+class Looks(nn.Module):
+    """Takes another path if a tensor is not what it is in a real run."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.other, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def is_real(self, a: Tensor, b: Tensor) -> bool:
+        if self.how == "address":
+            return a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr()
+        if self.how == "gradient":
+            return not a.requires_grad
+        try:
+            b.detach().resize_(b.shape[0] + 1, *b.shape[1:])
+        except RuntimeError:
+            return False
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.how == "gradient"):
+            a = self.bn(self.conv(x))
+            b = self.other(x)
+        return self.last(a + b) if self.is_real(a, b) else self.last(a)
+
+
+@pytest.mark.parametrize("how", ["address", "gradient", "resize"])
+def test_what_a_program_can_tell_of_its_tensors_is_as_in_a_real_run(how):
+    assert_folds(build(Looks(how)), image(2, 3, 32, 32), batches=False)

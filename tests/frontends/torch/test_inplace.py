@@ -451,3 +451,25 @@ def test_module_with_bounds_writes_to_its_input_only_if_told_to(inplace, bounds)
     before = x.clone()
     assert torch.equal(module(x), expected)
     assert torch.equal(x, expected if inplace else before)
+
+
+def test_activation_with_bounds_leaves_alone_what_a_gradient_needs():
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.relu = nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+            self.conv = nn.Conv2d(4, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.relu(self.bn(torch.sigmoid(x))))
+
+    model, x = build(Gated()), image(2, 4, 6, 6)
+    assert_folds(model, x, removed=1, kept=0, clip="always")
+    folded = bnfold.fold(model, x, clip="always").model
+    assert folded.relu.inplace is True
+    gradients = []
+    for module in (model, folded):
+        leaf = x.clone().requires_grad_()
+        module(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)

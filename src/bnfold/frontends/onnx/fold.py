@@ -53,6 +53,11 @@ class Folding:
         gone = len(self.lifted.scalars & self.plan.removed.keys())
         inside = batch_norms_inside(self.model.proto)
         notes = []
+        if self.shapes.for_given_only:
+            notes.append(
+                "The network takes no other shapes, or none that could be followed: what was"
+                " decided holds for the given shapes only."
+            )
         if gone:
             notes.append(
                 f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
@@ -117,6 +122,12 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     shapes = choose_inputs(network, inputs)
     constants = find_constants(network, model.bulk, shapes)
     infer(network, shapes, constants.value)
+    if inputs and shapes.count > 1:
+        given = shapes.given_alone()
+        constants_given = find_constants(network, model.bulk, given)
+        infer(network, given, constants_given.value)
+        if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
+            shapes, constants = given, constants_given
     lifted = lift(network, constants, shapes)
     plan = decide(lifted, clip, {})
     if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):

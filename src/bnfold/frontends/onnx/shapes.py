@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TypeProto, ValueInfoProto, numpy_helper, shape_inference
+from onnx import (
+    ModelProto,
+    TensorShapeProto,
+    TypeProto,
+    ValueInfoProto,
+    numpy_helper,
+    shape_inference,
+)
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network
@@ -39,6 +46,12 @@ class Shapes:
     """Element types, where they are known."""
     values: list[dict[str, Shape]] = field(default_factory=list)
     """Shapes by name, per choice; a name is in all of them with the same rank, or in none."""
+    for_given_only: bool = False
+    """Only the shapes that the user gave were looked at: the network accepts no others."""
+
+    def given_alone(self) -> Shapes:
+        """The first choice alone, with nothing inferred yet."""
+        return Shapes(1, self.choices[:1], for_given_only=True)
 
     def of(self, name: str, choice: int = 0) -> Shape | None:
         """The shape of a value, if it is known."""
@@ -60,35 +73,45 @@ def choose_inputs(network: Network, pinned: Mapping[str, Sequence[int]] | None) 
     pins = _checked_pins(network, pinned or {})
     symbols: dict[str, tuple[int, int]] = {}
     choices: list[dict[str, Shape]] = [{}, {}]
-    for name, kind in network.inputs.items():
-        tensor = kind.tensor_type
-        if name in pins:
-            for choice in choices:
-                choice[name] = pins[name]
-            for number, dim in zip(pins[name], tensor.shape.dim, strict=False):
-                if dim.dim_param:
-                    symbols.setdefault(dim.dim_param, (number, number))
-    for name, kind in network.inputs.items():
-        tensor = kind.tensor_type
-        if (
-            name in pins
-            or kind.WhichOneof("value") != "tensor_type"
-            or not tensor.HasField("shape")
-        ):
-            continue
-        lengths = []
-        for axis, dim in enumerate(tensor.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                lengths.append((dim.dim_value, dim.dim_value))
-                continue
-            known = _known_channels(network, name) if axis == 1 else None
-            guess = (known, known) if known else _BATCH if axis == 0 else _OTHER
-            lengths.append(symbols.setdefault(dim.dim_param, guess) if dim.dim_param else guess)
+    for name in sorted(network.inputs, key=lambda name: name not in pins):  # these set the symbols
+        lengths = _lengths(network, name, pins.get(name), symbols)
         for number, choice in enumerate(choices):
-            choice[name] = tuple(length[number] for length in lengths)
+            if lengths is not None:
+                choice[name] = tuple(length[number] for length in lengths)
     if choices[0] == choices[1]:
         choices.pop()
     return Shapes(len(choices), choices)
+
+
+def _lengths(
+    network: Network, name: str, given: Shape | None, symbols: dict[str, tuple[int, int]]
+) -> list[tuple[int, int]] | None:
+    """Both lengths of each axis of an input; None where not even their number is known.
+
+    What the user gives is the first choice; open axes have another length in the second.
+    """
+    kind = network.inputs[name]
+    tensor = kind.tensor_type
+    declared = list(tensor.shape.dim) if tensor.HasField("shape") else None
+    if declared is None and given is not None:
+        declared = [TensorShapeProto.Dimension() for _ in given]
+    if kind.WhichOneof("value") != "tensor_type" or declared is None:
+        return None
+    lengths = []
+    for axis, dim in enumerate(declared):
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            lengths.append((dim.dim_value, dim.dim_value))
+            continue
+        known = _known_channels(network, name) if axis == 1 else None
+        guess = _BATCH if axis == 0 else _OTHER
+        if given is not None:
+            guess = (given[axis], 2 * given[axis])
+        if known:
+            guess = (known, known)
+        if dim.dim_param:
+            guess = symbols.setdefault(dim.dim_param, guess)
+        lengths.append(guess if given is None else (given[axis], guess[1]))
+    return lengths
 
 
 def _known_channels(network: Network, name: str) -> int | None:

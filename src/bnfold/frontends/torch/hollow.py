@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,8 @@ class NeedsValues(BaseException):
     """The program looks at a value: run it for real. Not to be caught by the program itself."""
 
 
-_LOOKS = ("numpy", "tolist", "__array__", "__dlpack__", "__deepcopy__", "data_ptr")
-"""Methods of Tensor that hand out values without dispatching an op."""
+_LOOKS = ("numpy", "tolist", "__array__", "__dlpack__", "__deepcopy__", "data_ptr", "resize_")
+"""Methods of Tensor that hand out values without dispatching an op, or need memory of PyTorch's."""
 
 
 def looks_at_values(func: Any) -> bool:
@@ -76,26 +77,26 @@ def values_guarded(look: Callable[[Tensor], None]) -> Iterator[None]:
 class Placeholders:
     """Makes contiguous tensors whose content nobody looks at.
 
-    Each has a storage of its own, as PyTorch counts storages, but all of them lie in one piece of
-    memory: a network's activations take no more room than the largest of them, and none is filled.
+    A large one is memory that the system lends and that is never touched: it takes neither time
+    nor room, whatever the network's activations take.
     """
-
-    def __init__(self) -> None:
-        self._memory = np.zeros(0, dtype=np.uint8)
 
     def make(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A placeholder on the CPU."""
         size = math.prod(shape) * dtype.itemsize
-        if not size:
+        if size < _SMALL:
             return torch.zeros(tuple(shape), dtype=dtype)
-        if size > len(self._memory):
-            self._memory = np.zeros(size, dtype=np.uint8)
-        return torch.from_numpy(self._memory[:size]).view(dtype).view(tuple(shape))
+        memory = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
+        return torch.from_numpy(memory).view(dtype).view(tuple(shape))
+
+
+_SMALL = 1 << 14
+"""Bytes up to which a tensor is filled rather than mapped."""
 
 
 def hollow_output(module: nn.Module, tensor: Tensor, placeholders: Placeholders) -> Tensor | None:
     """A placeholder for what a leaf module would return; None where it has to run."""
-    if not _is_plain(tensor) or torch.is_autocast_enabled("cpu"):
+    if not _is_plain(tensor) or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
         return None
     if isinstance(module, CLIPS):
         return tensor if module.inplace else placeholders.make(tensor.shape, tensor.dtype)

@@ -30,11 +30,13 @@ class RescaledClip(nn.Module):
         # One bound at a time: clamp with two tensors is slower than both together. The second
         # one always finds memory of our own, or memory that we may write to.
         lower, upper = self.lower, self.upper
+        # Without the BatchNorm, what made the input may need it for its gradient.
+        inplace = self.inplace and not (torch.is_grad_enabled() and input.requires_grad)
         clipped = input
         if lower is not None:
-            clipped = clipped.clamp_min_(lower) if self.inplace else clipped.maximum(lower)
+            clipped = clipped.clamp_min_(lower) if inplace else clipped.maximum(lower)
         if upper is not None:
-            fresh = lower is None and not self.inplace
+            fresh = lower is None and not inplace
             clipped = clipped.minimum(upper) if fresh else clipped.clamp_max_(upper)
         return clipped
 
