@@ -11,7 +11,7 @@ Last, `choose` gives values to what is still free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -106,7 +106,7 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
     solution = _remove_all(graph, options, plain)
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
-    solution.plain = {number for number in clips if _ask_plain(solution, number, options)}
+    solution.plain = _ask_all_plain(solution, clips, options)
     try:
         solution.values = choose(solution.binding, solution.removed, solution.dead)
     except Conflict:
@@ -287,20 +287,34 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
     return False
 
 
+def _ask_all_plain(solution: Solution, clips: Sequence[int], options: _Options) -> set[int]:
+    """The clips that can keep their bounds: all at once if they can, else one after the other."""
+    try:
+        with _trial(solution, options):
+            for number in clips:
+                _demand_plain(solution, number)
+    except Conflict:
+        return {number for number in clips if _ask_plain(solution, number, options)}
+    return set(clips)
+
+
 def _ask_plain(solution: Solution, number: int, options: _Options) -> bool:
     """Let a clip keep its bounds if it can."""
-    binding = solution.binding
-    bound = binding.bound[number]
+    try:
+        with _trial(solution, options):
+            _demand_plain(solution, number)
+    except Conflict:
+        return False
+    return True
+
+
+def _demand_plain(solution: Solution, number: int) -> None:
+    bound = solution.binding.bound[number]
     assert isinstance(bound, BoundClip)
     variables = distinct(bound.labels)
     if len(solution.dead):
         variables = np.setdiff1d(variables, solution.dead)
-    try:
-        with _trial(solution, options):
-            plain_clip(binding, number, variables)
-    except Conflict:
-        return False
-    return True
+    plain_clip(solution.binding, number, variables)
 
 
 def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: list[int]) -> Solution:
