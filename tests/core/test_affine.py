@@ -59,3 +59,11 @@ def test_one_after_the_other():
     x = np.array([0.7, -1.3])
     inner = first.scale * x + first.shift
     np.testing.assert_allclose(both.scale * x + both.shift, second.scale * inner + second.shift)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_number_of_either_kind_is_enough(bad):
+    fine, not_fine = np.array([1.0, 2.0]), np.array([1.0, bad])
+    assert Affine(fine, fine).is_finite
+    assert not Affine(not_fine, fine).is_finite
+    assert not Affine(fine, not_fine).is_finite

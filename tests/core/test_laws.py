@@ -76,6 +76,7 @@ class TestLinear:
     @pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"taps": 3}])
     def test_a_shift_does_not_enter_a_transposed_convolution(self, options):
         net = Network()
+        options = dict(options)  # parameters outlive the test
         taps = options.pop("taps", 1)
         x = bn(net, net.input(2, 3, 4, 4))
         y = net.conv_transpose(x, random(3, 2, taps, taps), random(2), name="up", **options)

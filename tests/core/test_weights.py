@@ -9,7 +9,7 @@ import pytest
 
 from bnfold.core import weights
 from bnfold.core.plan import LinearEdit
-from bnfold.core.weights import Layout, fold_bias, fold_weight
+from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 
 
 def edit_of(ins: int, outs: int, *, seed: int = 0, zeroed=(), dead=()) -> LinearEdit:
@@ -49,7 +49,7 @@ def naive(weight, bias, edit, layout, groups):
 @pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
 @pytest.mark.parametrize("zeroed", [(), (1, 6)])
 @pytest.mark.parametrize("plain_input", [True, False])
-@pytest.mark.parametrize("block", [1, 5, 1 << 17])
+@pytest.mark.parametrize("block", [1, 9, 1 << 17])
 def test_every_layout_against_a_loop(
     layout, groups, kernel, zeroed, plain_input, block, monkeypatch
 ):
@@ -120,3 +120,63 @@ def test_an_overflow_is_left_to_be_seen():
     weight = np.full((1, 1), 6e4, dtype=np.float16)
     edit = LinearEdit(np.ones(1), np.zeros(1), np.full(1, 2.0), np.zeros(1), np.zeros(1, bool))
     assert np.isinf(fold_weight(weight, edit, Layout.OUT_IN, 1)).all()
+
+
+@pytest.mark.parametrize("kernel", [(), (2, 3)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
+@pytest.mark.parametrize("plain", [False, True])
+def test_factors_do_what_folding_does(layout, groups, kernel, plain):
+    ins, outs = 4, 8
+    shape = (outs, ins // groups) if layout is Layout.OUT_IN else (ins, outs // groups)
+    weight = np.random.default_rng(4).standard_normal((*shape, *kernel))
+    edit = edit_of(ins, outs, zeroed=() if plain else (1, 6), dead=() if plain else (2,))
+    if plain:
+        side = edit.input_inverse if layout is Layout.OUT_IN else edit.output_scale
+        side[...] = 1.0
+    factors = weight_factors(edit, layout, groups, weight.ndim)
+    assert factors.ndim == weight.ndim
+    assert factors.shape == (len(weight), 1 if plain else shape[1], *(1 for _ in kernel))
+    expected = fold_weight(weight, edit, layout, groups)
+    np.testing.assert_allclose(weight * factors, expected, rtol=1e-14)
+
+
+def test_factors_of_rows():
+    edit = edit_of(0, 3, zeroed=(1,))
+    edit.output_shift[...] = 0.0
+    table = np.random.default_rng(5).standard_normal((4, 3))
+    factors = weight_factors(edit, Layout.ROWS_OUT, 1, 2)
+    assert factors.shape == (1, 3)
+    expected = fold_weight(table, edit, Layout.ROWS_OUT, 1)
+    np.testing.assert_allclose(table * factors, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_caller_may_say_where_the_weight_goes(layout, plain):
+    """Room that does not lie in one piece, too."""
+    edit = edit_of(3, 3)
+    if plain:
+        (edit.output_scale if layout is Layout.IN_OUT else edit.input_inverse)[...] = 1.0
+    weight = np.random.default_rng(6).standard_normal((3, 3))
+    room = np.full((6, 3), np.nan)[::2].T
+    folded = fold_weight(weight, edit, layout, 1, out=room)
+    assert folded is room
+    np.testing.assert_allclose(room, fold_weight(weight, edit, layout, 1), rtol=1e-15)
+
+
+def test_an_edit_says_whether_it_changes_one_number():
+    def edit(ins=(1.0, 1.0), before=(0.0, 0.0), outs=(1.0, 1.0), after=(0.0, 0.0), zeroed=()):
+        mask = np.zeros(2, dtype=bool)
+        mask[list(zeroed)] = True
+        return LinearEdit(*map(np.array, (ins, before, outs, after)), mask)
+
+    assert not edit().rescales
+    assert not edit().needs_bias
+    assert edit(ins=(1.0, 2.0)).rescales
+    assert edit(outs=(-1.0, 1.0)).rescales
+    assert edit(zeroed=(1,)).rescales
+    assert edit(before=(0.0, 0.3)).needs_bias
+    assert edit(after=(0.3, 0.0)).needs_bias
+    assert not edit(before=(0.0, 0.3), after=(0.3, 0.0)).rescales
+    assert not edit(ins=(1.0, 2.0), zeroed=(0,)).needs_bias

@@ -70,8 +70,8 @@ class Forest:
         self._log: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
         self.watched = np.zeros(1, dtype=bool)
         """Roots that somebody wants to know about when they get a parent."""
-        self.disturbed = False
-        """Whether one of them did; set here, cleared by who asked."""
+        self.disturbed: list[IntArray] = []
+        """Those of them that did; noted here, cleared by who asked."""
         self._has_offsets = pinned_value == 0.0
         """Scales have none: every q is 0, and takes no memory."""
 
@@ -98,7 +98,7 @@ class Forest:
         self._row = np.empty(count, dtype=np.int64)
 
     def watch(self, roots: IntArray) -> None:
-        """From now on set `disturbed` when one of these gets a parent."""
+        """From now on note in `disturbed` when one of these gets a parent."""
         self.watched[roots] = True
 
     def mark(self) -> int:
@@ -243,7 +243,9 @@ class Forest:
         self, child: IntArray, above: IntArray, p: FloatArray, q: FloatArray, cause: int
     ) -> None:
         """Give roots, each once, a parent."""
-        self.disturbed = self.disturbed or bool(np.count_nonzero(self.watched[child]))
+        watched = self.watched[child]
+        if np.count_nonzero(watched):
+            self.disturbed.append(child[watched])
         self.parent[child] = above
         self.p[child] = p
         if self._has_offsets:

@@ -127,7 +127,6 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     (x,) = inputs
     rank = len(binding.graph.shapes[op.outputs[0]])
     parameter = np.arange(role.scale.size, dtype=np.int64).reshape(role.scale.shape)
-    parameter = parameter.reshape((1,) * (rank - parameter.ndim) + parameter.shape)
     x = x.reshape((1,) * (rank - x.ndim) + x.shape)
     combined = lab.combine([x, parameter])
     if combined is None:
@@ -147,16 +146,9 @@ def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     y_each = system.fresh(len(x_each))
     bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
     binding.bound[number] = bound
-    from_start = not role.removable or number in binding.kept_from_start
-    if from_start or _is_free_to_stay(role, bound):
+    if not role.removable or number in binding.kept_from_start:
         keep_affine(binding, number)
     return [y_each[where]]
-
-
-def _is_free_to_stay(role: g.AffineStep, bound: BoundAffine) -> bool:
-    """Whether its law of staying asks for nothing that its removal would contradict."""
-    editable = role.scale_editable and role.shift_editable and role.tie is None
-    return editable and each_constant_once(bound)
 
 
 def each_constant_once(bound: BoundAffine) -> bool:
@@ -270,9 +262,7 @@ def _meet(
     binding: Binding, number: int, op: g.Op, labels: IntArray, axes: Sequence[int]
 ) -> IntArray:
     merged, left, right = lab.merge_axes(labels, axes)
-    if len(left):
-        cause = binding.system.cause(number, op.name, Reason.BRANCHES)
-        binding.system.same(left, right, cause)
+    binding.system.same(left, right, binding.system.cause(number, op.name, Reason.BRANCHES))
     return merged
 
 
@@ -282,7 +272,7 @@ def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     assert isinstance(role, g.Sum)
     rank = len(binding.graph.shapes[op.outputs[0]])
     terms = [
-        (labels.reshape((1,) * (rank - labels.ndim) + labels.shape), factor)
+        (labels, factor)
         for labels, factor in zip(inputs, role.coefficients, strict=True)
         if factor != 0.0
     ]

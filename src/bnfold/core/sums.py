@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray, each_once
+from bnfold.core.waiting import RowsByRoot
 
 _VANISHES = 1e-12
 
@@ -43,16 +44,29 @@ class Sums:
         """Each row's roots when it was last looked at; -1 if never. Nothing is new as long as
         they are still roots."""
         self._log: list[tuple[IntArray, IntArray]] = []
+        self._added: list[tuple[IntArray, FloatArray, int]] = []
+        self._unseen: list[IntArray] = []
+        """Rows to look at again, whatever became of their roots."""
+        self._by_root = RowsByRoot()
 
     def add(self, variables: IntArray, coefficients: FloatArray, cause: int) -> None:
         """Demand coefficients . value[variables] = 0 for rows of shape (n, 3)."""
-        count = len(variables)
-        self.variables = np.concatenate([self.variables, variables])
-        self.coefficients = np.concatenate([self.coefficients, coefficients])
-        self.cause = np.concatenate([self.cause, np.full(count, cause)])
+        self._added.append((variables, coefficients, cause))
+
+    def gather(self) -> None:
+        """Take in what was added: all at once, as each time copies everything."""
+        if not self._added:
+            return
+        variables, coefficients, causes = zip(*self._added, strict=True)
+        self._added.clear()
+        lengths = [len(rows) for rows in variables]
+        first, count = len(self.waiting), sum(lengths)
+        self.variables = np.concatenate([self.variables, *variables])
+        self.coefficients = np.concatenate([self.coefficients, *coefficients])
+        self.cause = np.concatenate([self.cause, np.repeat(causes, lengths)])
         self.waiting = np.concatenate([self.waiting, np.ones(count, dtype=bool)])
         self.roots = np.concatenate([self.roots, np.full((count, 3), -1)])
-        self.forest.disturbed = True
+        self._unseen.append(np.arange(first, first + count))
 
     def mark(self) -> int:
         """A point to roll back to; `add` is not rolled back."""
@@ -62,21 +76,21 @@ class Sums:
         """Let the sums settled since `mark` wait again."""
         while len(self._log) > mark:
             rows, roots = self._log.pop()
-            self.forest.disturbed = True
             self.waiting[rows] = True
             self.roots[rows] = roots
+            self._unseen.append(rows)
 
     def settle(self) -> None:
         """Turn every sum that has become a relation or a value into one. Raises Conflict."""
-        while self.forest.disturbed:
+        self.gather()
+        while self.forest.disturbed or self._unseen:
             rows = self._touched()
-            self.forest.disturbed = False
             if not len(rows):
                 return
             equations = self.equations(rows)
             self._log.append((rows, self.roots[rows]))
             self.roots[rows] = equations.roots
-            self.forest.watch(equations.roots)
+            self._await(rows)
             terms = (equations.coefficients != 0).sum(axis=1)
             ready = terms < 3
             if not ready.any():
@@ -85,11 +99,27 @@ class Sums:
 
     def _touched(self) -> IntArray:
         """The waiting sums with a variable whose root got a parent since they were looked at."""
-        rows = np.flatnonzero(self.waiting)
+        found = self._unseen
+        for roots in self.forest.disturbed:
+            found += self._by_root.take(roots)
+        self._unseen = []
+        self.forest.disturbed.clear()
+        rows = each_once(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        rows = rows[self.waiting[rows]]
         roots = self.roots[rows]
         touched = (roots < 0) | (self.forest.parent[roots] != roots)
         first, second, third = touched.T  # along an axis of 3, any() is slow
-        return np.extract(first | second | third, rows)
+        seen = first | second | third
+        self._await(rows[~seen])  # what got a parent has lost it again
+        return np.extract(seen, rows)
+
+    def _await(self, rows: IntArray) -> None:
+        """Hear of these rows when one of their roots gets a parent."""
+        roots = self.roots[rows].T.reshape(-1)
+        free = roots != 0
+        roots = roots[free]
+        self.forest.watch(roots)
+        self._by_root.put(roots, np.tile(rows, 3)[free], among=len(self.forest.parent))
 
     def equations(self, rows: IntArray) -> Equations:
         """These sums over the roots of their variables."""
@@ -163,6 +193,7 @@ def solve_waiting(sums: Sums, preferred: FloatArray) -> FloatArray:
     """
     values = preferred.copy()
     values[0] = 0.0
+    sums.gather()
     rows = np.flatnonzero(sums.waiting)
     if not len(rows):
         return values

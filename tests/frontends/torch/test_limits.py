@@ -1,0 +1,93 @@
+"""Very deep and very wide modules: no recursion, no time that grows with the square."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+import bnfold
+from tests.frontends import deep
+from tests.frontends.torch.support import assert_same, batch_norm_calls, image, run
+
+BATCH_NORMS = "BatchNorm2d"
+
+
+def norm_of(part: deep.Norm) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(len(part.gamma), eps=part.eps, dtype=torch.float64)
+    norm.weight.data = torch.from_numpy(part.gamma)
+    norm.bias.data = torch.from_numpy(part.beta)
+    norm.running_mean, norm.running_var = torch.from_numpy(part.mean), torch.from_numpy(part.var)
+    return norm.eval()
+
+
+def conv_of(kernel, groups: int = 1) -> nn.Conv2d:
+    outs, ins = kernel.shape[:2]
+    conv = nn.Conv2d(ins * groups, outs, 1, groups=groups, bias=False, dtype=torch.float64)
+    conv.weight.data = torch.from_numpy(kernel)
+    return conv
+
+
+def chain(count: int = deep.CHAIN_BLOCKS) -> nn.Module:
+    layers: list[nn.Module] = []
+    for block in deep.chain(count):
+        layers += [conv_of(block.kernel, len(block.kernel)), norm_of(block.norm), nn.ReLU()]
+    return nn.Sequential(*layers).eval()
+
+
+class Branches(nn.Module):
+    """A residual stream."""
+
+    def __init__(self, count: int = deep.BRANCH_BLOCKS) -> None:
+        super().__init__()
+        blocks = deep.branches(count)
+        self.stem = conv_of(blocks[0].kernel)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(norm_of(block.norm), nn.ReLU(), conv_of(block.kernel)) for block in blocks
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def assert_folds(model: nn.Module, x: Tensor) -> bnfold.FoldReport:
+    folded, report = bnfold.fold(model, x)
+    assert batch_norm_calls(folded, x) == 0
+    other = x.roll(1, 1) * 1.3 + 0.1
+    assert_same(run(model, other), run(folded, other), deep.TOLERANCE)
+    return report
+
+
+def positive(*shape: int) -> Tensor:
+    return image(*shape).abs() + 0.5
+
+
+def test_a_chain_of_ten_thousand_modules():
+    report = assert_folds(chain(), positive(1, 2, 1, 1))
+    assert report.removed == deep.CHAIN_BLOCKS
+    assert len(json.loads(report.to_json())["items"]) == deep.CHAIN_BLOCKS
+
+
+def test_a_residual_stream_through_ten_thousand_nodes():
+    report = assert_folds(Branches().eval(), image(1, 2, 1, 1))
+    assert report.removed == deep.BRANCH_BLOCKS
+
+
+def test_a_hundred_thousand_channels():
+    first, second, last = deep.wide()
+    layers = [conv_of(first.kernel), norm_of(first.norm), nn.ReLU()]
+    layers += [conv_of(second.kernel, deep.WIDE), norm_of(second.norm), nn.ReLU()]
+    assert_folds(nn.Sequential(*layers, conv_of(last)).eval(), image(1, 2, 1, 1))
+
+
+def test_an_exported_program_deeper_than_python_recurses():
+    """Exporting takes longer than folding, so this one has 1,200 nodes."""
+    model, x = chain(400), positive(1, 2, 1, 1)
+    program = torch.export.export(model, (x,))
+    folded, report = bnfold.fold(program)
+    assert report.removed == 400
+    assert_same(run(model, x * 2), run(folded.module(), x * 2), deep.TOLERANCE)
