@@ -187,9 +187,11 @@ class _Editor:
         assert bias is not None
 
         def content() -> Array:
-            weight = self._array(site.weight)
-            if weight.dtype.kind == "V" or site.factor != 1.0:
-                weight = as_float64(weight) * site.factor
+            weight = None
+            if edit.input_shift.any():  # else it is not looked at: large ones stay where they are
+                weight = self._array(site.weight)
+                if weight.dtype.kind == "V" or site.factor != 1.0:
+                    weight = as_float64(weight) * site.factor
             outs = len(edit.output_scale)
             old = None
             if bias.name:
