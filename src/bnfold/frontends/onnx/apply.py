@@ -131,7 +131,7 @@ class _Editor:
         self.network = lifted.network
         self.constants = lifted.constants
         self.edits = Edits()
-        self.namer = Namer(set(named_values(lifted.network.proto.graph)))
+        self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ties = self._ties()
 
     def run(self, plan: Plan) -> Edits:
