@@ -31,7 +31,6 @@ _CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))
 _LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _EDGE = "what goes in and out of a subgraph stays as it is"
-_FUNCTION = "a local function is shared by its calls; to fold it, inline it with onnx.inliner"
 _LARGEST = 1 << 24
 """Bytes up to which a constant that the outer graph computes is handed to a body."""
 
@@ -58,7 +57,7 @@ def fold_bodies(model: OnnxModel, analysis: Analysis, prepare: Prepare) -> Insid
         for attribute in node.proto.attribute:
             graphs = inner_graphs(attribute)
             for number, body in enumerate(graphs):
-                if not _is_worth_it(body):
+                if not is_worth_it(body.node):
                     continue
                 place = f"{attribute.name}_{number}" if len(graphs) > 1 else attribute.name
                 prefix = f"{node.name}/{place}/"
@@ -69,16 +68,13 @@ def fold_bodies(model: OnnxModel, analysis: Analysis, prepare: Prepare) -> Insid
                 before |= free_names(body)
                 _fold_body(model, analysis, node, prefix, body, prepare, inside)
     if inside.changed:
-        _drop_unread(model, before)
-    if model.outside is None:
-        for function in model.proto.functions:
-            inside.items += left_alone(function.node, f"{function.name}/", function.name, _FUNCTION)
+        drop_unread(model, before)
     return inside
 
 
-def _is_worth_it(body: GraphProto) -> bool:
+def is_worth_it(nodes: Iterable[NodeProto]) -> bool:
     """Whether there is a step to remove."""
-    ops = {node.op_type for node in nodes_inside(body)}
+    ops = {node.op_type for node in nodes_inside(GraphProto(node=nodes))}
     return "BatchNormalization" in ops or bool(ops & _AFFINE and ops & _LINEAR)
 
 
@@ -101,7 +97,7 @@ def _fold_body(
         inside.items += left_alone(body.node, prefix, node.name, why)
         return
     report = folding.report
-    inside.items += [_placed(item, prefix, node.name) for item in report.items]
+    inside.items += [placed(item, prefix, node.name, _EDGE) for item in report.items]
     inside.clips += [prefix + name for name in report.clips]
     inside.scalars += folding.scalars_gone
     if report.removed or folding.scalars_gone or folding.inside.changed:
@@ -121,13 +117,13 @@ def left_alone(nodes: Iterable[NodeProto], prefix: str, owner: str, why: str) ->
                 yield from left_alone(body.node, inner, owner, why)
 
 
-def _placed(item: Item, prefix: str, owner: str) -> Item:
-    """The item as the graph around the body calls it."""
+def placed(item: Item, prefix: str, owner: str, edge: str) -> Item:
+    """The item as the graph around the body calls it; `edge` says why nothing crosses it."""
     outcome = item.outcome
     if isinstance(outcome, Removed):
         outcome = Removed(tuple(prefix + name for name in outcome.into))
     elif outcome.reason in (Reason.GRAPH_INPUT, Reason.GRAPH_OUTPUT):
-        outcome = Kept(Reason.NONLINEAR, owner, _EDGE)
+        outcome = Kept(Reason.NONLINEAR, owner, edge)
     elif outcome.blocker is not None:
         outcome = replace(outcome, blocker=prefix + outcome.blocker)
     return replace(item, name=prefix + item.name, outcome=outcome)
@@ -150,7 +146,7 @@ def _as_model(model: OnnxModel, analysis: Analysis, body: GraphProto) -> OnnxMod
     seen: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shapes.count)]
     inner = OnnxModel(model.name, proto)
     for name in sorted(free_names(body)):
-        tensor = _constant(analysis, name)
+        tensor = constant(analysis, name)
         if tensor is not None:
             proto.graph.initializer.append(tensor)
             pinned.add(name)
@@ -166,7 +162,7 @@ def _as_model(model: OnnxModel, analysis: Analysis, body: GraphProto) -> OnnxMod
     return inner
 
 
-def _constant(analysis: Analysis, name: str) -> TensorProto | None:
+def constant(analysis: Analysis, name: str) -> TensorProto | None:
     """A constant of the outer graph; the content of a large initializer stays where it is."""
     tensor = analysis.network.initializers.get(name)
     if tensor is not None:
@@ -221,12 +217,13 @@ def _put_back(model: OnnxModel, body: GraphProto, inner: OnnxModel, folded: Onnx
             if bulk is not None:
                 kept.raw_data = bulk.read().tobytes()
             continue
-        _add_initializer(model, tensor)
+        add_initializer(model, tensor)
         if bulk is not None:
             model.bulk[tensor.name] = bulk
 
 
-def _add_initializer(model: OnnxModel, tensor: TensorProto) -> None:
+def add_initializer(model: OnnxModel, tensor: TensorProto) -> None:
+    """A new tensor of the main graph."""
     graph = model.proto.graph
     graph.initializer.append(tensor)
     if model.proto.ir_version < 4:  # where every initializer has to be an input too
@@ -234,7 +231,7 @@ def _add_initializer(model: OnnxModel, tensor: TensorProto) -> None:
         graph.input.append(info)
 
 
-def _drop_unread(model: OnnxModel, before: set[str]) -> None:
+def drop_unread(model: OnnxModel, before: set[str]) -> None:
     """Drop the constants that bodies read before and nobody reads now."""
     graph = model.proto.graph
     read = {info.name for info in graph.output} | described(model.proto)

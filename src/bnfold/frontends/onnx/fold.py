@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bnfold.frontends.onnx.apply import Overflow, plan_edits
 from bnfold.frontends.onnx.bodies import Inside, fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import Constants, find_constants
+from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import Lifted, lift
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
@@ -131,8 +133,11 @@ class Folding:
 def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
     """Read, lift and plan; bodies of control flow are folded at once, in `model`."""
     analysis = analyse(model, inputs)
-    inside = fold_bodies(model, analysis, lambda body: prepare(body, None, clip=clip))
+    prepare_body = partial(prepare, inputs=None, clip=clip)
+    inside = fold_bodies(model, analysis, prepare_body)
     if inside.changed:
+        analysis = analyse(model, inputs)
+    if model.outside is None and fold_functions(model, analysis, prepare_body, inside):
         analysis = analyse(model, inputs)
     network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
     lifted = lift(network, constants, shapes)
