@@ -77,6 +77,72 @@ def test_a_body_that_makes_no_sense_stays_as_it_is():
     assert next(a.g for a in kept.attribute if a.name == "then_branch").node == body.node
 
 
+def looped(
+    declared: list[int | str], start: tuple[int, ...] = (2, 4, 4, 4), *, pad: int = 1
+) -> onnx.ModelProto:
+    """carried -> conv -> bn -> tanh -> carried, three times."""
+    s = Sketch()
+    x = s.input(*start)
+    s.bn(s.conv("carried", 4, 4, pad=pad), 4)
+    s.node("Tanh", "bn_out", name="tanh")
+    s.node("Identity", "go_in", name="go", outputs=["go_out"])
+    body = branch_of(s, 4, "tanh_out", None)
+    for name, kind, shape in (
+        ("step", TensorProto.INT64, []),
+        ("go_in", TensorProto.BOOL, []),
+        ("carried", s.element_type, declared),
+    ):
+        body.input.append(helper.make_tensor_value_info(name, kind, shape))
+    body.output.insert(0, helper.make_tensor_value_info("go_out", TensorProto.BOOL, []))
+    rounds, yes = s.tensor("rounds", np.array(3)), s.tensor("yes", np.array(True))
+    s.node("Loop", rounds, yes, x, name="loop", body=body)
+    s.output("loop_out", shape=("a", "b", "c", "d"))
+    return s.model()
+
+
+@pytest.mark.parametrize(
+    ("declared", "start", "pad"),
+    [
+        ([2, 4, 5, 4], (2, 4, 4, 4), 1),  # not what comes in
+        ([2, 4, 9, 9], (2, 4, 9, 9), 0),  # not what comes back
+        ([2, 4, 4], (2, 4, 4, 4), 1),  # of another number of axes
+    ],
+)
+def test_a_loop_that_declares_what_is_not_true_in_every_round(declared, start, pad):
+    model = looped(declared, start, pad=pad)
+    _, report = bnfold.fold(model)
+    (item,) = report.items
+    assert (item.name, item.reason) == ("loop/body/bn", Reason.NONLINEAR)
+
+
+@pytest.mark.parametrize(
+    ("declared", "start", "pad"),
+    [
+        ([2, 4, 4, 4], (2, 4, 4, 4), 1),
+        (["n", 4, "h", "w"], (2, 4, 9, 9), 0),  # smaller in each round
+    ],
+)
+def test_a_loop_that_declares_what_is_true_in_every_round(declared, start, pad):
+    model = looped(declared, start, pad=pad)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    same(model, folded)
+
+
+@pytest.mark.parametrize(("axis", "is_true"), [(0, False), (1, True), (-4, True)])
+def test_slices_of_a_scan_have_the_declared_shape_or_not(axis, is_true):
+    """(5, 2, 3, 6, 6) is cut along an axis; the body declares what is left without axis 1."""
+    s = Sketch()
+    x = s.input(5, 2, 3, 6, 6)
+    s.bn(s.conv("slice", 3, 4), 4)
+    body = branch_of(s, 2, "bn_out", None)
+    body.input.append(helper.make_tensor_value_info("slice", s.element_type, [5, 3, 6, 6]))
+    s.node("Scan", x, name="scan", body=body, num_scan_inputs=1, scan_input_axes=[axis])
+    s.output("scan_out", shape=("a", "b", "c", "d", "e"))
+    _, report = bnfold.fold(s.model())
+    assert report.removed == is_true
+
+
 def test_a_name_of_an_inner_branch_does_not_hide_one_from_outside():
     """The branch reads x from outside; a branch within has another x of its own."""
     own = helper.make_graph(

@@ -22,12 +22,13 @@ from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError
 from bnfold.frontends.onnx.nodes import Node, described, free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
+from bnfold.frontends.onnx.rounds import hold
 from bnfold.report import Item, Kept, Removed
 
 if TYPE_CHECKING:
     from bnfold.frontends.onnx.fold import Analysis, Folding
 
-_CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+_CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))
 _LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _EDGE = "what goes in and out of a subgraph stays as it is"
@@ -94,6 +95,10 @@ def _fold_body(
         folded = folding.folded()
     except BnfoldError as error:
         why = f"its graph could not be followed: {error}"
+        inside.items += left_alone(body.node, prefix, node.name, why)
+        return
+    if not hold(node, body, analysis.shapes, folding.shapes, analysis.network.opset):
+        why = "what it is given may have other shapes than it declares"
         inside.items += left_alone(body.node, prefix, node.name, why)
         return
     report = folding.report

@@ -137,7 +137,7 @@ def _as_model(
     model: OnnxModel, analysis: Analysis, function: FunctionProto, calls: Sequence[NodeProto]
 ) -> OnnxModel:
     """The function as a model; it does not know the names of its arguments, only its own."""
-    proto = ModelProto(ir_version=model.proto.ir_version)
+    proto = ModelProto(ir_version=max(model.proto.ir_version, 4))
     proto.opset_import.extend(function.opset_import)
     proto.functions.extend(f for f in model.proto.functions if _key(f) != _key(function))
     proto.graph.name = function.name
