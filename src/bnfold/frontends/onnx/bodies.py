@@ -113,13 +113,12 @@ def _fold_body(
 def left_alone(nodes: Iterable[NodeProto], prefix: str, owner: str, why: str) -> Iterator[Item]:
     """A line for each BatchNormalization among nodes that are not folded."""
     for node in nodes:
+        called = prefix + (node.name or next(iter(node.output), node.op_type))
         if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx"):
-            name = prefix + (node.name or node.output[0])
-            yield Item(name, node.op_type, 0, 1, Kept(Reason.NONLINEAR, owner, why))
+            yield Item(called, node.op_type, 0, 1, Kept(Reason.NONLINEAR, owner, why))
         for attribute in node.attribute:
             for body in inner_graphs(attribute):
-                inner = f"{prefix}{node.name or node.output[0]}/{attribute.name}/"
-                yield from left_alone(body.node, inner, owner, why)
+                yield from left_alone(body.node, f"{called}/{attribute.name}/", owner, why)
 
 
 def placed(item: Item, prefix: str, owner: str, edge: str) -> Item:
@@ -262,5 +261,10 @@ def drop_unread(model: OnnxModel, before: set[str]) -> None:
             del graph.input[position]
     for position in reversed(range(len(graph.node))):
         node = graph.node[position]
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] in gone:
+        if (
+            node.op_type == "Constant"
+            and node.domain in ("", "ai.onnx")
+            and node.output
+            and gone.issuperset(node.output)
+        ):
             del graph.node[position]
