@@ -54,11 +54,12 @@ _LARGE = """
 ## A model of {gigabytes:.1f} GB
 
 {batch_norms} blocks of a 3 x 3 convolution with 1024 channels and a BatchNorm, weights as external
-data; every weight changes. The copy is `shutil.copyfile` of the data alone. "Flushed" is with
-`os.fsync` of what was written; neither waits for the disk by itself. Medians of {rounds} rounds in
+data; every weight changes. The copy is `shutil.copyfile` of the data alone, within the kernel
+(sendfile). In the page cache nobody waits for the disk (`os.fsync` does nothing); flushed is with
+`os.fsync` of what was written. Whole processes, start-up included. Medians of {rounds} rounds in
 turn; memory is the largest of all rounds.
 
-| | as it is | flushed |
+| | in the page cache | flushed |
 | :-- | --: | --: |
 | fold | {seconds[fold]:.2f} s | {fold_flushed:.2f} s |
 | copy of the data | {seconds[copy]:.2f} s | {copy_flushed:.2f} s |

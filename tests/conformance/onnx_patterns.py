@@ -23,7 +23,7 @@ from tests.conformance.onnx_sketch import Sketch
 
 Draw = Callable[[Sketch], None]
 
-_MODULES = ("must_stay", "linear", "passing", "views", "forms", "nested", "traps")
+_MODULES = ("must_stay", "linear", "passing", "views", "forms", "nested", "bodies", "traps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

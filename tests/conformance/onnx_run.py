@@ -77,8 +77,12 @@ def random_feed(
 
 
 def feeds(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> list[Feed]:
-    """Two random feeds; where the caller may override initializers, one that does so as well."""
+    """Two random feeds, with both answers to what is yes or no; where the caller may override
+    initializers, one that does so as well."""
     found = [random_feed(model, sizes, seed) for seed in (1, 2)]
+    for name, value in found[0].items():
+        if value.dtype == np.bool_:
+            found[1][name] = np.asarray(~value)
     names = {value.name for value in model.graph.input}
     if model.ir_version >= 4:  # before that, initializers are inputs by form alone
         defaults = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

@@ -78,6 +78,17 @@ def test_a_missing_bias_is_zero():
     assert with_zeros.all()
 
 
+def test_without_a_shift_of_the_input_the_bias_needs_no_weight():
+    """A large one need not be read; with a shift it is not left out in silence."""
+    weight, bias = np.random.default_rng(1).standard_normal((3, 2)), np.arange(3.0)
+    edit = edit_of(2, 3, zeroed=(1,))
+    with pytest.raises(AssertionError, match="weight"):
+        fold_bias(None, bias, edit, Layout.OUT_IN, 1)
+    edit.input_shift[:] = 0.0
+    expected = fold_bias(weight, bias, edit, Layout.OUT_IN, 1)
+    np.testing.assert_array_equal(fold_bias(None, bias, edit, Layout.OUT_IN, 1), expected)
+
+
 def test_an_embedding_holds_its_shift_in_the_table():
     table = np.random.default_rng(1).standard_normal((5, 3))
     edit = edit_of(0, 3)

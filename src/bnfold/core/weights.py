@@ -57,19 +57,23 @@ def fold_weight(
 
 
 def fold_bias(
-    weight: NDArray[Any],
+    weight: NDArray[Any] | None,
     bias: NDArray[Any] | None,
     edit: LinearEdit,
     layout: Layout,
     groups: int,
 ) -> FloatArray:
-    """The new bias in float64, (out_channels,); the dtype is the caller's to choose."""
+    """The new bias in float64, (out_channels,); the dtype is the caller's to choose.
+
+    The weight is looked at, and needed, only where the input is stored with a shift.
+    """
     total = np.zeros(len(edit.output_scale))
     if bias is not None:
         total += np.asarray(bias, dtype=np.float64)
     if edit.zeroed.any():
         total[edit.zeroed] = 0.0
     if edit.input_shift.any():
+        assert weight is not None, "the bias depends on the weight"
         moved = _shift_seen(weight, edit.input_shift, layout, groups)
         total -= np.where(edit.zeroed, 0.0, moved)
     with np.errstate(over="ignore", invalid="ignore"):

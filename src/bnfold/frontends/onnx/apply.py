@@ -131,7 +131,7 @@ class _Editor:
         self.network = lifted.network
         self.constants = lifted.constants
         self.edits = Edits()
-        self.namer = Namer(set(named_values(lifted.network.proto.graph)))
+        self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ties = self._ties()
 
     def run(self, plan: Plan) -> Edits:
@@ -187,9 +187,11 @@ class _Editor:
         assert bias is not None
 
         def content() -> Array:
-            weight = self._array(site.weight)
-            if weight.dtype.kind == "V" or site.factor != 1.0:
-                weight = as_float64(weight) * site.factor
+            weight = None
+            if edit.input_shift.any():  # else it is not looked at: large ones stay where they are
+                weight = self._array(site.weight)
+                if weight.dtype.kind == "V" or site.factor != 1.0:
+                    weight = as_float64(weight) * site.factor
             outs = len(edit.output_scale)
             old = None
             if bias.name:

@@ -10,11 +10,14 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bnfold.frontends.onnx.share import processors, share
 
 _BLOCK = 1 << 23
 """Bytes copied at a time."""
@@ -56,6 +59,7 @@ def _copy_range(source: IO[bytes], offset: int, count: int, file: IO[bytes]) -> 
         return 0
     done = 0
     file.flush()
+    start = file.tell()
     try:
         while done < count:
             copied = os.copy_file_range(source.fileno(), file.fileno(), count - done, offset + done)
@@ -64,7 +68,7 @@ def _copy_range(source: IO[bytes], offset: int, count: int, file: IO[bytes]) -> 
             done += copied
     except OSError:  # another file system, or no such call; real trouble shows when writing
         pass
-    file.seek(0, os.SEEK_END)
+    file.seek(start + done)
     return done
 
 
@@ -129,41 +133,80 @@ class ScaledBulk:
 
     def read(self) -> NDArray[np.uint8]:
         """Its bytes."""
-        return np.concatenate([block.reshape(-1).view(np.uint8).copy() for block in self.blocks()])
+        made = np.empty(self.nbytes, np.uint8)
+
+        def put(place: int, content: memoryview) -> None:
+            made[place : place + len(content)] = content
+
+        self._work(iter(self._starts()), put)
+        return made
 
     def write_to(self, file: IO[bytes]) -> None:
-        """Write them, a block at a time."""
-        for block in self.blocks():
-            file.write(block.data)
+        """Write them, where the file is at; large ones by several threads."""
+        file.flush()  # the threads write through files of their own
+        first = file.tell()
+        threads = min(processors(), _MOST_THREADS, max(1, len(self._starts()) // _WORTH_A_THREAD))
+        share(self._starts(), partial(self._write_some, file.name, first), threads=threads)
+        file.seek(first + self.nbytes)
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Runs of rows; each is gone when the next one comes."""
+    def _write_some(self, path: str | Path, first: int, starts: Iterator[int]) -> None:
+        with Path(path).open("r+b", buffering=0) as file:
+
+            def put(place: int, content: memoryview) -> None:
+                file.seek(first + place)
+                while content:
+                    content = content[file.write(content) :]
+
+            self._work(starts, put)
+
+    @property
+    def _step(self) -> int:
+        """Rows of a block."""
+        return max(1, _ROWS // max(1, self.nbytes // self.shape[0]))
+
+    def _starts(self) -> range:
+        """The first row of each block."""
+        return range(0, self.shape[0], self._step)
+
+    def _work(self, starts: Iterator[int], put: Callable[[int, memoryview], None]) -> None:
+        """Multiply blocks and put their bytes in their place, until there are no more."""
         rows, *rest = self.shape
-        step = max(1, _ROWS // max(1, self.nbytes // rows))
-        buffer = np.empty((min(step, rows), *rest), self.dtype)
+        buffer = np.empty((min(self._step, rows), *rest), self.dtype)
         with self.source.open() as source:
-            for start in range(0, rows, step):
-                block = buffer[: min(step, rows - start)]
-                _fill(source, block)
-                factor = self.factor[start : start + step] if len(self.factor) > 1 else self.factor
-                with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                    np.multiply(block, factor, out=block, casting="same_kind")
-                if not is_finite(block):
-                    with self.source.open() as again:
-                        again.seek(start * (self.nbytes // rows))
-                        _fill(again, block)
-                    if is_finite(block):
-                        raise self.overflow
-                    np.multiply(block, factor, out=block, casting="same_kind")
-                yield block
+            for start in starts:
+                block = buffer[: min(self._step, rows - start)]
+                self._multiply(source, start, block)
+                put(start * (self.nbytes // rows), block.reshape(-1).view(np.uint8).data)
+
+    def _multiply(self, source: Any, start: int, block: NDArray[Any]) -> None:
+        """Rows from `start` on, times their factors. Raises Overflow."""
+        place = start * (self.nbytes // self.shape[0])
+        factor = self.factor
+        if len(factor) > 1:
+            factor = factor[start : start + len(block)]
+        _fill(source, place, block)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            np.multiply(block, factor, out=block, casting="same_kind")
+            if is_finite(block):
+                return
+            _fill(source, place, block)
+            if is_finite(block):
+                raise self.overflow
+            np.multiply(block, factor, out=block, casting="same_kind")
 
 
 _ROWS = 1 << 20
 """Bytes of a block of rows: it stays in the cache between being read, multiplied and written."""
+_WORTH_A_THREAD = 3
+"""Blocks that are to be had for each thread."""
+_MOST_THREADS = 4
+"""One file is written to in turn: more threads have nothing to do."""
 
 
-def _fill(source: Any, block: NDArray[Any]) -> None:
+def _fill(source: Any, place: int, block: NDArray[Any]) -> None:
+    """Read a block's bytes from a place on."""
     view = block.reshape(-1).view(np.uint8).data
+    source.seek(place)
     done = 0
     while done < len(view):
         count = source.readinto(view[done:])

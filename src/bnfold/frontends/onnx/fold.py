@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.apply import Overflow, plan_edits
+from bnfold.frontends.onnx.bodies import Inside, fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
-from bnfold.frontends.onnx.constants import find_constants
+from bnfold.frontends.onnx.constants import Constants, find_constants
+from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import Lifted, lift
-from bnfold.frontends.onnx.nodes import batch_norms_inside, read_network
+from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
@@ -29,6 +32,15 @@ from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 Pins = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What is known about a graph before it is lifted."""
+
+    network: Network
+    shapes: Shapes
+    constants: Constants
 
 
 @dataclass(slots=True)
@@ -41,17 +53,24 @@ class Folding:
     clip: ClipMode
     banned: dict[int, Obstacle]
     plan: Plan
+    inside: Inside
+    """What was done in the bodies of control flow; they are folded already."""
+
+    @property
+    def scalars_gone(self) -> int:
+        """How many steps with a single number go, in bodies too."""
+        return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
 
     @property
     def report(self) -> FoldReport:
         """What the plan does."""
-        items = affine_items(self.lifted, self.plan)
-        clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
-        return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
+        items = affine_items(self.lifted, self.plan) + self.inside.items
+        clips = [self.lifted.graph.ops[number].name for number in self.plan.clip]
+        clips += self.inside.clips
+        return FoldReport(tuple(items), tuple(clips), self._notes(), {"onnx": onnx.__version__})
 
     def _notes(self) -> tuple[str, ...]:
-        gone = len(self.lifted.scalars & self.plan.removed.keys())
-        inside = batch_norms_inside(self.model.proto)
+        gone = self.scalars_gone
         notes = []
         if self.shapes.for_given_only:
             notes.append(
@@ -62,11 +81,6 @@ class Folding:
             notes.append(
                 f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
                 " went too."
-            )
-        if inside:
-            notes.append(
-                f"{inside} BatchNormalization{'s' * (inside > 1)} inside of subgraphs or local"
-                " functions were not looked at."
             )
         return tuple(notes)
 
@@ -117,17 +131,15 @@ class Folding:
 
 
 def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
-    """Read, lift and plan."""
-    network = read_network(model.name, model.proto)
-    shapes = choose_inputs(network, inputs)
-    constants = find_constants(network, model.bulk, shapes)
-    infer(network, shapes, constants.value)
-    if inputs and shapes.count > 1:
-        given = shapes.given_alone()
-        constants_given = find_constants(network, model.bulk, given)
-        infer(network, given, constants_given.value)
-        if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
-            shapes, constants = given, constants_given
+    """Read, lift and plan; bodies of control flow are folded at once, in `model`."""
+    analysis = analyse(model, inputs)
+    prepare_body = partial(prepare, inputs=None, clip=clip)
+    inside = fold_bodies(model, analysis, prepare_body)
+    if inside.changed:
+        analysis = analyse(model, inputs)
+    if model.outside is None and fold_functions(model, analysis, prepare_body, inside):
+        analysis = analyse(model, inputs)
+    network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
     lifted = lift(network, constants, shapes)
     plan = decide(lifted, clip, {})
     if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):
@@ -136,7 +148,26 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
         better = decide(alone, clip, {})
         if len(better.removed) > len(plan.removed):
             lifted, plan = alone, better
-    return Folding(model, shapes, lifted, clip, {}, plan)
+    return Folding(model, shapes, lifted, clip, {}, plan, inside)
+
+
+def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
+    """Look at the graph, and find the shapes of all values."""
+    network = read_network(model.name, model.proto)
+    shapes = choose_inputs(network, inputs)
+    if model.outside is not None:
+        network.captured |= model.outside.pinned
+        network.taken = model.outside.taken
+        shapes = shapes.seen_from_inside(model.outside.shapes)
+    constants = find_constants(network, model.bulk, shapes)
+    infer(network, shapes, constants.value)
+    if inputs and shapes.count > 1:
+        given = shapes.given_alone()
+        constants_given = find_constants(network, model.bulk, given)
+        infer(network, given, constants_given.value)
+        if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
+            return Analysis(network, given, constants_given)
+    return Analysis(network, shapes, constants)
 
 
 def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Plan:

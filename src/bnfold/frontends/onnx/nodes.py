@@ -79,8 +79,10 @@ class Network:
     readers: dict[str, list[tuple[Node, int]]] = field(default_factory=dict)
     """Nodes and positions of the inputs where each value is read in the main graph."""
     captured: set[str] = field(default_factory=set)
-    """Values that subgraphs read, or that something else in the file speaks of."""
+    """Values that graphs inside or around it read, or that something else in the file speaks of."""
     outputs: tuple[str, ...] = ()
+    taken: set[str] = field(default_factory=set)
+    """Names that are given to something in a graph around this one."""
 
     def value_readers(self, name: str) -> list[tuple[Node, int]]:
         """Those of the readers that look at more than its shape or dtype."""
@@ -125,7 +127,7 @@ def read_network(file: str, proto: ModelProto) -> Network:
             for inner in inner_graphs(attribute):
                 network.captured |= free_names(inner)
     network.makers.pop("", None)
-    network.captured |= _described(proto)
+    network.captured |= described(proto)
     sparse = {tensor.values.name for tensor in graph.sparse_initializer}
     known = {*network.initializers, *names, *sparse}
     network.nodes = _sorted(file, nodes, known, network)
@@ -135,7 +137,7 @@ def read_network(file: str, proto: ModelProto) -> Network:
     return network
 
 
-def _described(proto: ModelProto) -> set[str]:
+def described(proto: ModelProto) -> set[str]:
     """Values that quantisation annotations and training speak of: they mean what they are."""
     names = {note.tensor_name for note in proto.graph.quantization_annotation}
     for note in proto.graph.quantization_annotation:
@@ -218,38 +220,26 @@ def _needs(node: Node) -> list[str]:
 
 def free_names(graph: GraphProto) -> set[str]:
     """What a subgraph reads from outside, itself or in its own subgraphs."""
-    own: set[str] = set()
-    read: set[str] = set()
-    queue: list[GraphProto] = [graph]
-    while queue:  # names are unique across nested scopes, so one set of own names serves all
-        at = queue.pop()
-        own.update(info.name for info in at.input)
-        own.update(tensor.name for tensor in at.initializer)
-        own.update(sparse.values.name for sparse in at.sparse_initializer)
-        read.update(info.name for info in at.output)
-        for node in at.node:
-            own.update(node.output)
-            read.update(node.input)
-            for attribute in node.attribute:
-                queue += inner_graphs(attribute)
+    own = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    own.update(sparse.values.name for sparse in graph.sparse_initializer)
+    read = {info.name for info in graph.output}
+    for node in graph.node:
+        own.update(node.output)
+        read.update(node.input)
+        for attribute in node.attribute:
+            for inner in inner_graphs(attribute):
+                read |= free_names(inner)  # no deeper than what protobuf parses
     return read - own - {""}
 
 
-def batch_norms_inside(proto: ModelProto) -> int:
-    """How many BatchNormalizations subgraphs and local functions hold."""
-    outer = proto.graph.node
-    count = 0
-    queue = [a for node in outer for a in node.attribute]
-    nodes = [node for function in proto.functions for node in function.node]
-    while queue or nodes:
-        while nodes:
-            node = nodes.pop()
-            count += node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
-            queue += node.attribute
-        if queue:
-            for inner in inner_graphs(queue.pop()):
-                nodes += inner.node
-    return count
+def nodes_inside(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of its subgraphs."""
+    queue = [graph]
+    while queue:
+        for node in queue.pop().node:
+            yield node
+            for attribute in node.attribute:
+                queue += inner_graphs(attribute)
 
 
 def named_values(graph: GraphProto) -> Iterator[str]:

@@ -27,6 +27,18 @@ _LARGE = 4096
 _ANEW = "export the model again, or check that it was copied whole"
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the body of a control flow operator sees of the graph around it."""
+
+    pinned: frozenset[str]
+    """Constants; they are initializers here, and not the body's to edit."""
+    taken: set[str]
+    """All names that are given to something there."""
+    shapes: tuple[dict[str, tuple[int, ...]], ...]
+    """Shapes of the other values that the body reads, per choice of the open dimensions."""
+
+
 @dataclass(slots=True)
 class OnnxModel:
     """A model as it was read; `proto` is ours to edit."""
@@ -39,6 +51,8 @@ class OnnxModel:
     """That content, by the initializer's name."""
     external: set[str] = field(default_factory=set)
     """Names of the initializers whose data lies in another file."""
+    outside: Outside | None = None
+    """Set where this is the body of a control flow operator, taken for a model of its own."""
 
 
 def read_file(path: Path) -> OnnxModel:

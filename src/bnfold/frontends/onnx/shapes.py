@@ -53,6 +53,15 @@ class Shapes:
         """The first choice alone, with nothing inferred yet."""
         return Shapes(1, self.choices[:1], for_given_only=True)
 
+    def seen_from_inside(self, outside: Sequence[Mapping[str, Shape]]) -> Shapes:
+        """With the inputs that are values of a graph around, per choice made there."""
+        count = max(self.count, len(outside))
+        choices = [
+            {**self.choices[min(at, self.count - 1)], **outside[min(at, len(outside) - 1)]}
+            for at in range(count)
+        ]
+        return Shapes(count, choices)
+
     def of(self, name: str, choice: int = 0) -> Shape | None:
         """The shape of a value, if it is known."""
         return self.values[choice].get(name)

@@ -1,0 +1,91 @@
+"""Whether what the body of a Loop or Scan declares about its inputs is true in every round.
+
+No runtime holds a body to the shapes that it declares. They are true by induction: if the first
+values have them, and if the body makes values of these shapes again from values that have them.
+Axes that are declared open may have any length, and need no proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import GraphProto, ValueInfoProto
+
+from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.shapes import Shape, Shapes
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that the body is given."""
+
+    info: ValueInfoProto
+    """What the body declares."""
+    first: str
+    """The value outside."""
+    axis: int | None
+    """The axis of `first` along which it is cut into rounds."""
+    again: str
+    """What the body makes for the next round; "" where nothing is carried."""
+
+
+def hold(node: Node, body: GraphProto, outside: Shapes, inside: Shapes, opset: int) -> bool:
+    """Whether the declared lengths are those of all rounds."""
+    given = _given(node, body, opset)
+    return given is not None and all(_holds(one, outside, inside) for one in given)
+
+
+def _given(node: Node, body: GraphProto, opset: int) -> list[_Given] | None:
+    """What the body is given, but for the numbers that count rounds; None if it makes no sense."""
+    if node.op == "If":
+        return [] if not body.input else None
+    try:
+        if node.op == "Loop":
+            return list(_of_loop(node, body))
+        return list(_of_scan(node, body)) if node.op == "Scan" and opset >= 9 else None
+    except IndexError:
+        return None
+
+
+def _of_loop(node: Node, body: GraphProto) -> Iterator[_Given]:
+    """Inputs: round, go on, state...; outputs: go on, state..., what is gathered..."""
+    for at in range(2, len(body.input)):
+        yield _Given(body.input[at], node.inputs[at], None, body.output[at - 1].name)
+
+
+def _of_scan(node: Node, body: GraphProto) -> Iterator[_Given]:
+    """Inputs: state..., one slice of each sequence...; outputs: state..., what is gathered..."""
+    states = len(node.inputs) - node.integer("num_scan_inputs")
+    axes = node.integers("scan_input_axes") or (0,) * (len(body.input) - states)
+    for at, info in enumerate(body.input):
+        if at < states:
+            yield _Given(info, node.inputs[at], None, body.output[at].name)
+        else:
+            yield _Given(info, node.inputs[at], axes[at - states], "")
+
+
+def _holds(given: _Given, outside: Shapes, inside: Shapes) -> bool:
+    tensor = given.info.type.tensor_type
+    if given.info.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return True  # nothing is declared, so nothing is known of it
+    declared = [dim.dim_value for dim in tensor.shape.dim]
+    firsts = [outside.of(given.first, choice) for choice in range(outside.count)]
+    if given.axis is not None:
+        firsts = [_cut(shape, given.axis) for shape in firsts]
+    again = [inside.of(given.again, choice) for choice in range(inside.count)]
+    shapes = firsts + (again if given.again else [])
+    return all(shape is not None and _fits(declared, shape) for shape in shapes)
+
+
+def _cut(shape: Shape | None, axis: int) -> Shape | None:
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    axis %= len(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _fits(declared: list[int], shape: Shape) -> bool:
+    return len(declared) == len(shape) and all(
+        length in (0, own) for length, own in zip(declared, shape, strict=True)
+    )

@@ -1,0 +1,319 @@
+"""Bodies of If, Loop and Scan: what a fold there does to the rest of the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold
+from bnfold import Reason
+from bnfold.frontends.onnx.nodes import free_names
+from tests.conformance.onnx_patterns import load
+from tests.conformance.onnx_run import error, feeds, random_feed, run
+from tests.conformance.onnx_sketch import Sketch
+
+PATTERNS = load()
+
+
+def branch_of(s: Sketch, nodes: int, output: str, shape) -> onnx.GraphProto:
+    inner = s.nodes[-nodes:]
+    del s.nodes[-nodes:]
+    value = helper.make_tensor_value_info(output, s.element_type, shape)
+    return helper.make_graph(inner, f"branch_{output}", [], [value])
+
+
+def in_a_branch(channels: int = 4, **options) -> onnx.ModelProto:
+    """conv -> bn in one branch; the other gives the input's mean."""
+    s = Sketch(**options)
+    x = s.input(2, 3, 6, 6)
+    s.input(name="flag", element_type=TensorProto.BOOL)
+    s.bn(s.conv(x, 3, channels), channels)
+    then = branch_of(s, 2, "bn_out", [2, channels, 4, 4])
+    s.node("ReduceMean", x, name="mean")
+    other = branch_of(s, 1, "mean_out", [1, 1, 1, 1])
+    s.node("If", "flag", name="if", then_branch=then, else_branch=other)
+    s.output("if_out", shape=("a", "b", "c", "d"))
+    return s.model()
+
+
+def same(model: onnx.ModelProto, folded: onnx.ModelProto | str, tolerance: float = 1e-5) -> None:
+    for feed in feeds(model):
+        assert error(run(model, feed), run(folded, feed)) < tolerance
+
+
+def names(model: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer}
+
+
+# -------------------------------------------------------------------- what must stay
+
+
+def test_an_unknown_operator_with_a_graph_is_left_alone():
+    model = in_a_branch()
+    model.graph.node[0].op_type = "Maybe"
+    model.graph.node[0].domain = "custom"
+    model.opset_import.add(domain="custom", version=1)
+    folded, report = bnfold.fold(model)
+    (item,) = report.items
+    assert (item.name, item.reason, item.blocker) == ("if/then_branch/bn", Reason.NONLINEAR, "if")
+    assert folded.graph == model.graph
+
+
+def test_a_body_that_makes_no_sense_stays_as_it_is():
+    """Two nodes of a branch make one name: the rest of the model is folded all the same."""
+    model = PATTERNS["folded_on_both_sides_of_the_edge"].build()
+    node = next(n for n in model.graph.node if n.op_type == "If")
+    body = next(a.g for a in node.attribute if a.name == "then_branch")
+    body.node.append(body.node[0])
+    folded, report = bnfold.fold(model)
+    outcomes = {item.name: item for item in report.items}
+    assert outcomes["bn_outer"].is_removed
+    assert outcomes["if/then_branch/bn"].reason is Reason.NONLINEAR
+    assert "could not be followed" in outcomes["if/then_branch/bn"].sentence
+    kept = next(n for n in folded.graph.node if n.op_type == "If")
+    assert next(a.g for a in kept.attribute if a.name == "then_branch").node == body.node
+
+
+def looped(
+    declared: list[int | str], start: tuple[int, ...] = (2, 4, 4, 4), *, pad: int = 1
+) -> onnx.ModelProto:
+    """carried -> conv -> bn -> tanh -> carried, three times."""
+    s = Sketch()
+    x = s.input(*start)
+    s.bn(s.conv("carried", 4, 4, pad=pad), 4)
+    s.node("Tanh", "bn_out", name="tanh")
+    s.node("Identity", "go_in", name="go", outputs=["go_out"])
+    body = branch_of(s, 4, "tanh_out", None)
+    for name, kind, shape in (
+        ("step", TensorProto.INT64, []),
+        ("go_in", TensorProto.BOOL, []),
+        ("carried", s.element_type, declared),
+    ):
+        body.input.append(helper.make_tensor_value_info(name, kind, shape))
+    body.output.insert(0, helper.make_tensor_value_info("go_out", TensorProto.BOOL, []))
+    rounds, yes = s.tensor("rounds", np.array(3)), s.tensor("yes", np.array(True))
+    s.node("Loop", rounds, yes, x, name="loop", body=body)
+    s.output("loop_out", shape=("a", "b", "c", "d"))
+    return s.model()
+
+
+@pytest.mark.parametrize(
+    ("declared", "start", "pad"),
+    [
+        ([2, 4, 5, 4], (2, 4, 4, 4), 1),  # not what comes in
+        ([2, 4, 9, 9], (2, 4, 9, 9), 0),  # not what comes back
+        ([2, 4, 4], (2, 4, 4, 4), 1),  # of another number of axes
+    ],
+)
+def test_a_loop_that_declares_what_is_not_true_in_every_round(declared, start, pad):
+    model = looped(declared, start, pad=pad)
+    _, report = bnfold.fold(model)
+    (item,) = report.items
+    assert (item.name, item.reason) == ("loop/body/bn", Reason.NONLINEAR)
+
+
+@pytest.mark.parametrize(
+    ("declared", "start", "pad"),
+    [
+        ([2, 4, 4, 4], (2, 4, 4, 4), 1),
+        (["n", 4, "h", "w"], (2, 4, 9, 9), 0),  # smaller in each round
+    ],
+)
+def test_a_loop_that_declares_what_is_true_in_every_round(declared, start, pad):
+    model = looped(declared, start, pad=pad)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    same(model, folded)
+
+
+@pytest.mark.parametrize(("axis", "is_true"), [(0, False), (1, True), (-4, True)])
+def test_slices_of_a_scan_have_the_declared_shape_or_not(axis, is_true):
+    """(5, 2, 3, 6, 6) is cut along an axis; the body declares what is left without axis 1."""
+    s = Sketch()
+    x = s.input(5, 2, 3, 6, 6)
+    s.bn(s.conv("slice", 3, 4), 4)
+    body = branch_of(s, 2, "bn_out", None)
+    body.input.append(helper.make_tensor_value_info("slice", s.element_type, [5, 3, 6, 6]))
+    s.node("Scan", x, name="scan", body=body, num_scan_inputs=1, scan_input_axes=[axis])
+    s.output("scan_out", shape=("a", "b", "c", "d", "e"))
+    _, report = bnfold.fold(s.model())
+    assert report.removed == is_true
+
+
+def test_a_name_of_an_inner_branch_does_not_hide_one_from_outside():
+    """The branch reads x from outside; a branch within has another x of its own."""
+    own = helper.make_graph(
+        [helper.make_node("Neg", ["y"], ["x"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+    )
+    outer = helper.make_graph(
+        [
+            helper.make_node("If", ["flag"], ["z"], then_branch=own, else_branch=own),
+            helper.make_node("Add", ["x", "z"], ["sum"]),
+        ],
+        "outer",
+        [],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])],
+    )
+    assert free_names(own) == {"y"}
+    assert free_names(outer) == {"flag", "x", "y"}
+
+
+def test_an_overflow_in_a_branch_keeps_the_batch_norm():
+    model = in_a_branch()
+    gamma = next(t for t in model.graph.initializer if t.name == "bn_gamma")
+    gamma.CopyFrom(numpy_helper.from_array(np.full(4, 3e38, np.float32), "bn_gamma"))
+    weight = next(t for t in model.graph.initializer if t.name == "conv_w")
+    large = numpy_helper.to_array(weight) * np.float32(1e3)
+    weight.CopyFrom(numpy_helper.from_array(large, "conv_w"))
+    folded, report = bnfold.fold(model)
+    assert [item.reason for item in report.items] == [Reason.OVERFLOW]
+    assert report.items[0].blocker == "if/then_branch/conv"
+    assert folded.graph == model.graph
+
+
+def test_a_default_that_the_user_may_override_is_not_dropped():
+    """The weight has a reader that goes on reading it, and the mean none, but it is an input."""
+    model = in_a_branch()
+    model.graph.input.append(helper.make_tensor_value_info("conv_b", TensorProto.FLOAT, [4]))
+    folded, report = bnfold.fold(model)
+    assert report.removed == 0
+    assert "conv_b" in names(folded)
+    same(model, folded)
+
+
+# -------------------------------------------------------------------- what goes
+
+
+def test_weights_that_nobody_reads_any_more_are_gone():
+    model = in_a_branch()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert names(folded) == {"conv_w_folded", "conv_b_folded"}
+    same(model, folded)
+
+
+@pytest.mark.parametrize("reader", ["outside", "the other branch", "the output"])
+def test_a_weight_that_somebody_else_reads_stays(reader):
+    model = in_a_branch()
+    node = next(n for n in model.graph.node if n.op_type == "If")
+    if reader == "outside":
+        model.graph.node.append(helper.make_node("Neg", ["conv_w"], ["negative"]))
+    elif reader == "the output":
+        model.graph.node.append(helper.make_node("Identity", ["conv_w"], ["negative"]))
+    else:
+        other = next(a.g for a in node.attribute if a.name == "else_branch")
+        del other.node[:]
+        other.node.append(helper.make_node("Identity", ["conv_w"], ["mean_out"]))
+        del other.output[0].type.tensor_type.shape.dim[:]
+        for length in (4, 3, 3, 3):
+            other.output[0].type.tensor_type.shape.dim.add().dim_value = length
+    if reader != "the other branch":
+        info = helper.make_tensor_value_info("negative", TensorProto.FLOAT, [4, 3, 3, 3])
+        model.graph.output.append(info)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert {"conv_w", "conv_w_folded"} <= names(folded)
+    assert "bn_mean" not in names(folded)
+    same(model, folded)
+
+
+def test_new_names_are_new_in_the_whole_file():
+    """conv_w_folded is taken in the other branch, and bn_mean is a node's name."""
+    model = in_a_branch()
+    node = next(n for n in model.graph.node if n.op_type == "If")
+    other = next(a.g for a in node.attribute if a.name == "else_branch")
+    other.node[0].output[0] = other.output[0].name = "conv_w_folded"
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert names(folded) == {"conv_w_folded_1", "conv_b_folded"}
+    same(model, folded)
+
+
+def test_constant_nodes_that_only_a_branch_read_are_gone():
+    model = PATTERNS["statistics_that_the_outer_graph_computes"].build()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert "Constant" not in {node.op_type for node in folded.graph.node}
+
+
+def test_before_ir_4_new_initializers_are_inputs_too():
+    model = in_a_branch(ir=3)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    onnx.checker.check_model(folded, full_check=True)
+    assert {value.name for value in folded.graph.input} == {"x", "flag", *names(folded)}
+    same(model, folded)
+
+
+@pytest.mark.parametrize("is_external", [False, True])
+def test_large_weights_of_branches_go_from_file_to_file(tmp_path, is_external):
+    """Those that a runtime maps are read where they are, and the report is that of inspect."""
+    model = in_a_branch(channels=64)
+    source = tmp_path / "model.onnx"
+    onnx.save(
+        in_a_branch(channels=64), source, save_as_external_data=is_external, size_threshold=100
+    )
+    output, report = bnfold.fold(source)
+    assert report.removed == 1
+    assert bnfold.inspect(source).items == report.items
+    onnx.checker.check_model(str(output), full_check=True)
+    assert names(onnx.load(output)) == {"conv_w_folded", "conv_b_folded"}
+    same(model, str(output))
+
+
+def test_an_ir_model_with_branches():
+    model = in_a_branch(channels=64)
+    folded, report = bnfold.fold(onnx_ir.from_proto(model))
+    assert report.removed == 1
+    proto = onnx_ir.to_proto(folded)
+    onnx.checker.check_model(proto, full_check=True)
+    same(model, proto)
+
+
+def test_activations_in_branches_get_bounds():
+    """Told by their place, too."""
+    s = Sketch()
+    x = s.input(2, 3, 6, 6)
+    s.input(name="flag", element_type=TensorProto.BOOL)
+    s.conv(x, 3, 4)
+    s.bn("conv_out", 4)
+    s.node("Relu", "bn_out", name="relu")
+    s.conv("relu_out", 4, 4, kernel=1, name="next")
+    s.node("Add", "conv_out", "next_out", name="add")
+    then = branch_of(s, 5, "add_out", [2, 4, 4, 4])
+    s.node("ReduceMean", x, name="mean")
+    other = branch_of(s, 1, "mean_out", [1, 1, 1, 1])
+    s.node("If", "flag", name="if", then_branch=then, else_branch=other)
+    s.output("if_out", shape=("a", "b", "c", "d"))
+    model = s.model()
+    folded, report = bnfold.fold(model, clip="always")
+    assert report.removed == 1
+    assert report.clips == ("if/then_branch/relu",)
+    same(model, folded)
+
+
+def test_steps_with_a_single_number_are_counted():
+    s = Sketch()
+    x = s.input(2, 3, 6, 6)
+    s.input(name="flag", element_type=TensorProto.BOOL)
+    s.node("Mul", s.conv(x, 3, 4), s.tensor("half", np.float32(0.5)), name="half_of_it")
+    then = branch_of(s, 2, "half_of_it_out", [2, 4, 4, 4])
+    s.node("ReduceMean", x, name="mean")
+    other = branch_of(s, 1, "mean_out", [1, 1, 1, 1])
+    s.node("If", "flag", name="if", then_branch=then, else_branch=other)
+    s.output("if_out", shape=("a", "b", "c", "d"))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert any("1 further step" in note for note in report.notes)
+    same(model, folded)
+    assert random_feed(model).keys() == random_feed(folded).keys()
