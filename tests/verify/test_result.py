@@ -35,7 +35,7 @@ def result(*, equal: bool = True) -> VerifyResult:
 
 
 def test_another_schema_is_refused():
-    with pytest.raises(ValueError, match="not a bnfold.verify/1 document"):
+    with pytest.raises(ValueError, match=r"not a bnfold\.verify/1 document"):
         VerifyResult.from_json('{"schema": "bnfold.report/1"}')
 
 
