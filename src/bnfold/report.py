@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.core.reasons import Reason
+
+if TYPE_CHECKING:
+    from bnfold.network import Network
 
 SCHEMA = "bnfold.report/1"
 """Name and version of the JSON document; its JSON Schema is `report.schema.json`."""
@@ -119,6 +122,8 @@ class FoldReport:
     """What else the reader should know."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of what took part."""
+    network: Network | None = field(default=None, compare=False, repr=False)
+    """The network, to be drawn; not part of the JSON document."""
 
     @property
     def total(self) -> int:

@@ -160,7 +160,7 @@ class Lifter:
         """Append an op from values to values; returns its number."""
         tensors = [self.tensors[number] for number in inputs]
         shapes = [placeholder(self.shape(number)) for number in outputs]
-        made = self.graph.add(layer.name, role, tensors, shapes)
+        made = self.graph.add(layer.name, role, tensors, shapes, kind=layer.type)
         self.tensors.update(zip(outputs, made, strict=True))
         return len(self.graph.ops) - 1
 

@@ -26,6 +26,7 @@ from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
 from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
+from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 Pins = Mapping[str, Sequence[int]] | None
@@ -47,7 +48,9 @@ class Folding:
         """What the plan does."""
         items = affine_items(self.lifted, self.plan)
         clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
-        return FoldReport(tuple(items), clips, self._notes(), {"onnx": onnx.__version__})
+        network = draw(self.lifted.graph, self.plan, [item.name for item in items])
+        versions = {"onnx": onnx.__version__}
+        return FoldReport(tuple(items), clips, self._notes(), versions, network)
 
     def _notes(self) -> tuple[str, ...]:
         gone = len(self.lifted.scalars & self.plan.removed.keys())

@@ -210,7 +210,7 @@ class Lifter:
         ):
             return None
         shapes = [self.shape(output) or () for output in made]
-        numbers = self.graph.add(name or node.name, role, inputs, shapes)
+        numbers = self.graph.add(name or node.name, role, inputs, shapes, kind=node.op)
         for output, number, axes in zip(made, numbers, each, strict=True):
             self._is(output, number)
             self.varying[number] = axes

@@ -140,7 +140,9 @@ class Lifter:
     ) -> int:
         """Add an op that makes the event's outputs (those that are tensors); returns its number."""
         made = [value for value in (event.outputs if outputs is None else outputs) if value]
-        numbers = self.graph.add(name or event.name, role, inputs, [value.shape for value in made])
+        shapes = [value.shape for value in made]
+        kind = kind_of(event)
+        numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         for value, number in zip(made, numbers, strict=True):
             self.tensors[value.number] = number
         return len(self.graph.ops) - 1
@@ -153,6 +155,14 @@ class Lifter:
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""
         return self.readers.get(value.number, 0) == 1
+
+
+def kind_of(event: Event) -> str:
+    """What the reader of a report calls an event: the module's class, or the function."""
+    if isinstance(event.target, nn.Module):
+        return type(event.target).__name__
+    name = str(getattr(event.target, "_opname", event.target))
+    return name.removeprefix("_").removesuffix("_")
 
 
 def to_numpy(tensor: Tensor) -> FloatArray:
