@@ -72,13 +72,15 @@ class Lifted:
     graph: g.Graph
     sites: dict[int, Site] = field(default_factory=dict)
     """Per op number, for what may have to be edited or removed."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """The graph's tensor of each value."""
 
 
 def lift(net: Net) -> Lifted:
     """Lift all layers of the phase. Shapes have to be inferred. Raises ModelUnreadableError."""
     lifter = Lifter(net)
     lifter.lift()
-    return Lifted(lifter.graph, lifter.sites)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
 
 
 ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]

@@ -88,6 +88,8 @@ class Lifted:
     graph: g.Graph
     sites: dict[int, Site] = field(default_factory=dict)
     """Per op number."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """Graph tensor per value number."""
 
 
 Handler = Callable[["Lifter", Event], None]
@@ -220,7 +222,7 @@ def lift(recording: Recording) -> Lifted:
         lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
-    return Lifted(lifter.graph, lifter.sites)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:
