@@ -6,6 +6,7 @@ Colours are the style sheet's. What a colour says, a word in the box says too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bnfold.network import INPUT, OUTPUT, State
@@ -74,11 +75,12 @@ def _box(
     blocks = " blocker" if node.blocker else ""
     item = sentences.get(node.item) if node.item is not None else None
     link = f' data-item="{item[0]}"' if item else ""
+    reads = f' data-r="{" ".join(map(str, node.inputs))}"' if node.inputs else ""
     word = BLOCKS if node.blocker else WORDS[node.state]
     tag = f'<text class="w" x="{WIDTH - 7}" y="13">{word}</text>' if word else ""
     kind, name = shorten(node.kind, _KIND_LENGTH), tail(node.name, _NAME_LENGTH)
     return (
-        f'<g class="n {state}{blocks}" data-n="{number}"{link}'
+        f'<g class="n {state}{blocks}" data-n="{number}"{reads}{link}'
         f' transform="translate({corner[0]} {corner[1]})">'
         f"<title>{escape(_says(node, item))}</title>"
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="5"/>'
@@ -124,7 +126,7 @@ def _path(line: Line) -> str:
 def _corners(line: Line) -> list[tuple[int, int]]:
     """Without points on top of each other."""
     found = [line[0]]
-    found += [point for before, point in zip(line, line[1:], strict=False) if point != before]
+    found += [point for before, point in pairwise(line) if point != before]
     return found
 
 
@@ -142,3 +144,21 @@ def _sign(value: int) -> int:
 def _arrows(drawing: Drawing) -> str:
     heads = "".join(f"M{x - 3} {y - 5}L{x} {y}L{x + 3} {y - 5}" for x, y in drawing.arrows)
     return f'<path class="e" d="{heads}"/>' if heads else ""
+
+
+def legend() -> str:
+    """What the boxes mean."""
+    samples = (
+        ("edited", "edited: took a BatchNorm in, or makes up for one"),
+        ("removed", "removed"),
+        ("bounds", "activation with bounds per channel"),
+        ("kept", "kept"),
+        ("blocker", "blocks: keeps a BatchNorm in place"),
+        ("plain", "unchanged"),
+    )
+    entries = "".join(
+        f'<li><svg viewBox="0 0 26 16" aria-hidden="true"><g class="n {css}">'
+        f'<rect x="2" y="2" width="22" height="12" rx="3"/></g></svg>{words}</li>'
+        for css, words in samples
+    )
+    return f'<ul class="legend" aria-label="Boxes">{entries}</ul>'

@@ -31,7 +31,7 @@ def shorten(text: str, length: int) -> str:
 
 def tail(text: str, length: int) -> str:
     """The end of a text: in `layer1.0.conv1`, that is what tells one from the other."""
-    return text if len(text) <= length else f"\N{HORIZONTAL ELLIPSIS}{text[1 - length:]}"
+    return text if len(text) <= length else f"\N{HORIZONTAL ELLIPSIS}{text[1 - length :]}"
 
 
 def json_for_script(document: Any) -> str:
