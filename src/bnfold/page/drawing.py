@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bnfold.network import INPUT, OUTPUT, State
-from bnfold.page.layout import HEIGHT, WIDTH, Drawing, Line, lay_out
+from bnfold.page.layout import Drawing, Line, lay_out
 from bnfold.page.text import escape, shorten, tail
 
 if TYPE_CHECKING:
@@ -34,76 +34,53 @@ WORDS = {
 BLOCKS = "blocks"
 """What stands in the box of an op that keeps a BatchNorm in place."""
 
-_SAYS = {
-    State.PLAIN: "unchanged",
-    State.EDITED: "edited: new weights or constants",
-    State.BOUNDS: "got bounds per channel",
-    State.KEPT: "kept",
-    State.REMOVED: "removed",
-}
-
 
 def draw_svg(
-    nodes: Sequence[NetworkNode],
-    *,
-    title: str,
-    identity: str,
-    sentences: Mapping[str, tuple[int, str]],
+    nodes: Sequence[NetworkNode], *, title: str, identity: str, items: Mapping[str, int]
 ) -> str:
-    """One drawing. `sentences` has number and outcome of each item of the report."""
+    """One drawing; `items` numbers the items of the report by name.
+
+    Boxes and lines stand in the order of the ops, which the script counts on: the n-th path leads
+    from the n-th box. A box that reads other boxes than the one before it says which (data-r).
+    """
     drawing = lay_out([node.inputs for node in nodes])
     boxes = "".join(
-        _box(node, number, corner, sentences)
+        _box(node, number, corner, items)
         for number, (node, corner) in enumerate(zip(nodes, drawing.boxes, strict=True))
     )
     far = " far" if len(nodes) >= FAR else ""
     return (
         f'<svg class="network{far}" id="{identity}" viewBox="0 0 {drawing.width} {drawing.height}"'
         f' width="{drawing.width}" height="{drawing.height}" role="img"'
-        f' aria-label="{escape(title)}"><g class="view">'
-        f"{_lines(drawing)}{_arrows(drawing)}{boxes}</g></svg>"
+        f' preserveAspectRatio="xMidYMin meet" aria-label="{escape(title)}"><g class="view">'
+        f'<g class="e">{_lines(drawing)}</g>{_arrows(drawing)}{boxes}</g></svg>'
     )
 
 
-def _box(
-    node: NetworkNode,
-    number: int,
-    corner: tuple[int, int],
-    sentences: Mapping[str, tuple[int, str]],
-) -> str:
+def _box(node: NetworkNode, number: int, corner: tuple[int, int], items: Mapping[str, int]) -> str:
+    """Places and sizes inside of a box are the style sheet's: 2,000 boxes need not repeat them."""
     state = "end" if node.kind in (INPUT, OUTPUT) else str(node.state)
     blocks = " blocker" if node.blocker else ""
-    item = sentences.get(node.item) if node.item is not None else None
-    link = f' data-item="{item[0]}"' if item else ""
-    reads = f' data-r="{" ".join(map(str, node.inputs))}"' if node.inputs else ""
+    reads = "" if node.inputs == (number - 1,) else f' data-r="{" ".join(map(str, node.inputs))}"'
+    item = None if node.item is None else items.get(node.item)
+    link = "" if item is None else f' data-item="{item}"'
     word = BLOCKS if node.blocker else WORDS[node.state]
-    tag = f'<text class="w" x="{WIDTH - 7}" y="13">{word}</text>' if word else ""
+    tag = f'<text class="w">{word}</text>' if word else ""
     kind, name = shorten(node.kind, _KIND_LENGTH), tail(node.name, _NAME_LENGTH)
+    whole = "" if (kind, name) == (node.kind, node.name) else f"{node.name} ({node.kind})"
+    title = f"<title>{escape(whole)}</title>" if whole else ""
     return (
-        f'<g class="n {state}{blocks}" data-n="{number}"{reads}{link}'
-        f' transform="translate({corner[0]} {corner[1]})">'
-        f"<title>{escape(_says(node, item))}</title>"
-        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="5"/>'
-        f'<text class="k" x="7" y="13">{escape(kind)}</text>'
-        f'<text x="7" y="25">{escape(name)}</text>{tag}</g>'
+        f'<g class="n {state}{blocks}"{reads}{link}'
+        f' transform="translate({corner[0]} {corner[1]})">{title}<rect/>'
+        f'<text class="k">{escape(kind)}</text><text>{escape(name)}</text>{tag}</g>'
     )
-
-
-def _says(node: NetworkNode, item: tuple[int, str] | None) -> str:
-    """All of it in words: the tooltip, and what is read aloud."""
-    if node.kind in (INPUT, OUTPUT):
-        says = f"{node.kind} of the network"
-    else:
-        says = item[1] if item else _SAYS[node.state]
-    blocks = "; stands in the way of a step that is kept" if node.blocker else ""
-    return f"{node.name} ({node.kind}): {says}{blocks}"
 
 
 def _lines(drawing: Drawing) -> str:
     """One path per op, so that what leads away from it can be lit up."""
     return "".join(
-        f'<path class="e" data-s="{source}" d="{"".join(map(_path, lines))}"/>'
-        for source, lines in drawing.lines.items()
+        f'<path d="{"".join(map(_path, drawing.lines.get(source, ())))}"/>'
+        for source in range(len(drawing.boxes))
     )
 
 
@@ -111,15 +88,13 @@ def _path(line: Line) -> str:
     """Straight parts, with rounded corners."""
     (x, y), *rest = _corners(line)
     parts = [f"M{x} {y}"]
-    for at, (here_x, here_y) in enumerate(rest):
+    for at, here in enumerate(rest):
         if at == len(rest) - 1:
-            parts.append(f"L{here_x} {here_y}")
+            parts.append(f"V{here[1]}" if here[0] == x else f"L{here[0]} {here[1]}")
             break
-        next_x, next_y = rest[at + 1]
-        before = _towards((here_x, here_y), (x, y))
-        after = _towards((here_x, here_y), (next_x, next_y))
-        parts.append(f"L{before[0]} {before[1]}Q{here_x} {here_y} {after[0]} {after[1]}")
-        x, y = here_x, here_y
+        before, after = _towards(here, (x, y)), _towards(here, rest[at + 1])
+        parts.append(f"L{before[0]} {before[1]}Q{here[0]} {here[1]} {after[0]} {after[1]}")
+        x, y = after
     return "".join(parts)
 
 
@@ -142,8 +117,8 @@ def _sign(value: int) -> int:
 
 
 def _arrows(drawing: Drawing) -> str:
-    heads = "".join(f"M{x - 3} {y - 5}L{x} {y}L{x + 3} {y - 5}" for x, y in drawing.arrows)
-    return f'<path class="e" d="{heads}"/>' if heads else ""
+    heads = "".join(f"M{x - 3} {y - 5}l3 5l3 -5" for x, y in drawing.arrows)
+    return f'<path class="heads" d="{heads}"/>' if heads else ""
 
 
 def legend() -> str:
@@ -158,7 +133,7 @@ def legend() -> str:
     )
     entries = "".join(
         f'<li><svg viewBox="0 0 26 16" aria-hidden="true"><g class="n {css}">'
-        f'<rect x="2" y="2" width="22" height="12" rx="3"/></g></svg>{words}</li>'
+        f'<rect x="2" y="2"/></g></svg>{words}</li>'
         for css, words in samples
     )
     return f'<ul class="legend" aria-label="Boxes">{entries}</ul>'

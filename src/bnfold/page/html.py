@@ -16,8 +16,6 @@ class Cell:
     """What it says, not escaped."""
     extra: str = ""
     """Markup behind it."""
-    value: float | None = None
-    """What a number is sorted by, where the text does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +37,42 @@ def table(
     rows: Iterable[str],
     *,
     caption: str,
+    css: str = "cards",
     sortable: bool = False,
 ) -> str:
-    """A table that becomes a list of cards on a phone; `rows` come from `row`."""
+    """A table; `cards` become a list on a phone, `slim` ones are narrow enough. See `row`."""
     heads = []
     for column in columns:
-        css = ' class="number"' if column.is_number else ""
+        number = ' class="number"' if column.is_number else ""
         text = escape(column.heading)
         inner = f'<button type="button">{text}</button>' if sortable else text
         order = ' aria-sort="none"' if sortable else ""
-        heads.append(f'<th scope="col"{css}{order}>{inner}</th>')
+        heads.append(f'<th scope="col"{number}{order}>{inner}</th>')
     return (
-        f'<table class="cards"><caption>{escape(caption)}</caption>'
+        f'<table class="{css}"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def row(columns: Sequence[Column], cells: Sequence[str | Cell], attributes: str = "") -> str:
-    """One row; its first cell names it."""
+def row(
+    columns: Sequence[Column],
+    cells: Sequence[str | Cell],
+    attributes: str = "",
+    *,
+    is_labelled: bool = True,
+) -> str:
+    """One row; its first cell names it. In cards, every cell is labelled."""
     parts = []
     for at, (column, given) in enumerate(zip(columns, cells, strict=True)):
         cell = Cell(given) if isinstance(given, str) else given
         css = " ".join(filter(None, ("number" if column.is_number else "", column.css)))
         marks = f' class="{css}"' if css else ""
-        if cell.value is not None:
-            marks += f' data-value="{cell.value!r}"'
         content = escape(cell.text) + cell.extra
         if at == 0:
             parts.append(f'<th scope="row"{marks}>{content}</th>')
         else:
-            parts.append(f'<td data-label="{escape(column.heading)}"{marks}>{content}</td>')
+            label = f' data-label="{escape(column.heading)}"' if is_labelled else ""
+            parts.append(f"<td{label}{marks}>{content}</td>")
     return f"<tr{attributes}>{''.join(parts)}</tr>"
 
 

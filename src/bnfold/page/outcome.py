@@ -22,7 +22,7 @@ _ITEMS = (
     Column("what happened"),
 )
 _REASONS = (
-    Column("reason", css="code"),
+    Column("reason", css="code short"),
     Column("steps", is_number=True),
     Column("meaning"),
     Column("in the way"),
@@ -66,17 +66,13 @@ def sentence(item: Item) -> str:
 
 def _item(number: int, item: Item, is_drawn: bool) -> str:
     outcome = "removed" if item.is_removed else "kept"
-    attributes = (
-        f' id="item-{number}" data-outcome="{outcome}"'
-        f' data-reason="{"" if item.reason is None else item.reason}"'
-        f' data-kind="{escape(item.kind)}"'
-    )
-    button = (
-        f'<button type="button" class="show" data-show="{number}"'
-        f' aria-label="show {escape(item.name)} in the drawing">show</button>'
-    )
+    attributes = f' id="item-{number}"'
+    if item.reason is not None:
+        attributes += f' data-reason="{item.reason}"'
+    if is_drawn:
+        attributes += " data-drawn"
     cells: list[str | Cell] = [
-        Cell(item.name, button if is_drawn else ""),
+        item.name,
         item.kind,
         str(item.channels),
         Cell("", f'<span class="chip {outcome}">{outcome}</span>'),

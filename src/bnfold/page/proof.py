@@ -92,14 +92,16 @@ def _layers(result: VerifyResult) -> str:
     apart = sum(not layer.equal for layer in result.layers)
     caption = f"In the order of the network; {len(result.layers) - apart} of {len(result.layers)}"
     caption += " differ by rounding alone."
-    listed = table(_LAYERS, map(_layer, result.layers), caption=caption, sortable=True)
+    rows = map(_layer, result.layers)
+    listed = table(_LAYERS, rows, caption=caption, css="slim", sortable=True)
     return f"<h3>Layer by layer</h3>{_plot(result.layers)}{listed}"
 
 
 def _layer(layer: LayerDifference) -> str:
-    own = Cell("") if layer.own is None else Cell(_number(layer.own), value=_finite(layer.own))
-    relative = Cell(_number(layer.relative), value=_finite(layer.relative))
-    return row(_LAYERS, [layer.name, layer.kind, relative, own, _verdict(layer.equal)])
+    own = "" if layer.own is None else _number(layer.own)
+    verdict = "equal" if layer.equal else _verdict(layer.equal)
+    cells = [layer.name, layer.kind, _number(layer.relative), own, verdict]
+    return row(_LAYERS, cells, is_labelled=False)
 
 
 def _verdict(is_equal: bool) -> Cell:
@@ -111,15 +113,10 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _finite(value: float) -> float:
-    """Something to sort by: what is not finite is the worst."""
-    return value if math.isfinite(value) else 1e308
-
-
 # ---------------------------------------------------------------------------------------- the plot
 
 _WIDE, _HIGH = 960, 190
-_LEFT, _BOTTOM, _TOP = 64, 24, 8
+_LEFT, _BOTTOM, _TOP = 76, 14, 14
 
 
 def _plot(layers: Sequence[LayerDifference]) -> str:
@@ -144,14 +141,12 @@ def _plot(layers: Sequence[LayerDifference]) -> str:
     )
     own = _curve([layer.own for layer in layers], height)
     folded = _curve([layer.relative for layer in layers], height)
-    middle = (_WIDE + _LEFT) // 2
     return (
-        f'<svg class="plot" viewBox="0 0 {_WIDE} {_HIGH}" preserveAspectRatio="none" role="img"'
+        f'<svg class="plot" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
         ' aria-label="Relative difference of each layer, in the order of the network; the table'
         f' below has the numbers">{axis}<path class="own" d="{own}"/>'
-        f'<path class="folded" d="{folded}"/>'
-        f'<text x="{middle}" y="{_HIGH - 6}" text-anchor="middle">solid: folded against original;'
-        " dashed: the original's own rounding</text></svg>"
+        f'<path class="folded" d="{folded}"/></svg>'
+        '<p class="note">Solid: folded against original. Dashed: the original\'s own rounding.</p>'
     )
 
 

@@ -24,7 +24,6 @@ from bnfold.page.outcome import (
     op_totals,
     ops_section,
     reasons_section,
-    sentence,
 )
 from bnfold.page.proof import bench_section, verify_section
 from bnfold.page.text import escape, json_for_script
@@ -127,19 +126,19 @@ def _network_section(report: FoldReport) -> str:
     network = report.network
     if network is None or not network.before:
         return ""
-    sentences = {item.name: (at, sentence(item)) for at, item in enumerate(report.items)}
+    items = {item.name: at for at, item in enumerate(report.items)}
     before, after = network.before, network.after
     drawings = draw_svg(
         before,
         title=f"Before: {count(len(before), 'box', 'boxes')}",
         identity="before",
-        sentences=sentences,
+        items=items,
     ).replace('class="network', 'class="network on', 1)
     drawings += draw_svg(
         after,
         title=f"After: {count(len(after), 'box', 'boxes')}",
         identity="after",
-        sentences=sentences,
+        items=items,
     )
     body = (
         f"{_toolbar(network)}{legend()}"

@@ -7,7 +7,11 @@
 
   // ------------------------------------------------------------------ order of a table
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-  const worth = (cell) => cell.dataset.value ?? cell.firstChild?.textContent ?? "";
+  const worth = (cell) => cell.firstChild?.textContent ?? "";
+  const size = (text) => {
+    const number = Number(text.replace(",", ""));
+    return text === "" || Number.isNaN(number) ? Infinity : number;
+  };
 
   function sortBy(heading) {
     const table = heading.closest("table");
@@ -15,10 +19,9 @@
     const column = heading.cellIndex;
     const down = heading.getAttribute("aria-sort") === "ascending";
     const isNumber = heading.classList.contains("number");
-    const compare = isNumber
-      ? (a, b) => (a === "" ? Infinity : Number(a)) - (b === "" ? Infinity : Number(b))
-      : collator.compare;
-    const rows = [...body.rows].map((row, at) => [worth(row.cells[column]), at, row]);
+    const key = (cell) => (isNumber ? size(worth(cell)) : worth(cell));
+    const compare = isNumber ? (a, b) => (a > b) - (a < b) : collator.compare;
+    const rows = [...body.rows].map((row, at) => [key(row.cells[column]), at, row]);
     rows.sort((a, b) => (down ? -compare(a[0], b[0]) : compare(a[0], b[0])) || a[1] - b[1]);
     body.append(...rows.map((entry) => entry[2]));
     for (const other of all("th[aria-sort]", table)) other.setAttribute("aria-sort", "none");
@@ -45,7 +48,8 @@
       this.box = svg.viewBox.baseVal;
       this.scale = 1;
       this.selected = null;
-      this.boxes = null;
+      this.boxes = all(".n", svg); // in the order of the ops
+      this.lines = all(".e path", svg);
       const { width, height } = this.box;
       this.zoom = d3
         .zoom()
@@ -64,11 +68,6 @@
           this.words();
         });
       d3.select(svg).call(this.zoom);
-    }
-    // All boxes by number, looked up when they are first asked for.
-    find(number) {
-      this.boxes ??= new Map(all(".n", this.svg).map((box) => [Number(box.dataset.n), box]));
-      return this.boxes.get(number);
     }
     pixels() {
       return Math.min(canvas.clientWidth / this.box.width, canvas.clientHeight / this.box.height);
@@ -93,7 +92,7 @@
     }
     select(box, { look }) {
       this.selected?.classList.remove("sel");
-      for (const line of all(".e.lit", this.svg)) line.classList.remove("lit");
+      for (const line of all(".e .lit", this.svg)) line.classList.remove("lit");
       this.selected = box;
       for (const row of all("tr.lit")) row.classList.remove("lit");
       if (!box) {
@@ -101,11 +100,10 @@
         return;
       }
       box.classList.add("sel");
-      const sources = [box.dataset.n, ...(box.dataset.r ? box.dataset.r.split(" ") : [])];
-      for (const source of sources) {
-        one(`.e[data-s="${Number(source)}"]`, this.svg)?.classList.add("lit");
-      }
-      details.textContent = one("title", box).textContent;
+      const at = this.boxes.indexOf(box);
+      const reads = box.dataset.r?.split(" ").filter(Boolean).map(Number) ?? [at - 1];
+      for (const source of [at, ...reads]) this.lines[source].classList.add("lit");
+      details.textContent = says(box);
       rowOf(box)?.classList.add("lit");
       if (look) this.look(box);
     }
@@ -120,17 +118,34 @@
       this.zoom.transform(this.moving(), to);
     }
     step(by) {
-      const count = all(".n", this.svg).length;
-      const at = this.selected ? Number(this.selected.dataset.n) + by : by > 0 ? 0 : count - 1;
-      this.select(this.find((at + count) % count), { look: true });
+      const count = this.boxes.length;
+      const at = this.selected ? this.boxes.indexOf(this.selected) + by : by > 0 ? 0 : count - 1;
+      this.select(this.boxes[(at + count) % count], { look: true });
     }
     nextMarked() {
-      const marked = all(".n.kept, .n.blocker", this.svg);
-      if (!marked.length) return;
-      const after = this.selected ? Number(this.selected.dataset.n) : -1;
-      const next = marked.find((box) => Number(box.dataset.n) > after) ?? marked[0];
-      this.select(next, { look: true });
+      const from = this.boxes.indexOf(this.selected) + 1;
+      const turned = [...this.boxes.slice(from), ...this.boxes.slice(0, from)];
+      const next = turned.find((box) => box.matches(".kept, .blocker"));
+      if (next) this.select(next, { look: true });
     }
+  }
+
+  const SAYS = {
+    end: "where the network begins or ends",
+    plain: "unchanged",
+    edited: "edited: new weights or constants",
+    bounds: "got bounds per channel",
+    kept: "kept",
+    removed: "removed",
+  };
+  const nameOf = (box) => one("title", box)?.textContent
+    ?? `${one("text:not([class])", box).textContent} (${one(".k", box).textContent})`;
+
+  // A box in words: its name, and what became of it.
+  function says(box) {
+    const outcome = rowOf(box)?.cells[4].textContent ?? SAYS[box.classList[1]];
+    const blocks = box.matches(".blocker") ? "; stands in the way of a step that is kept" : "";
+    return `${nameOf(box)}: ${outcome}${blocks}`;
   }
 
   function rowOf(box) {
@@ -144,8 +159,10 @@
     for (const button of all("[data-do=before], [data-do=after]")) {
       button.setAttribute("aria-pressed", String(button.dataset.do === name));
     }
-    if (!drawings.has(name)) drawings.set(name, new Network(document.getElementById(name)));
+    const isNew = !drawings.has(name);
+    if (isNew) drawings.set(name, new Network(document.getElementById(name)));
     current = drawings.get(name);
+    if (isNew) begin();
     current.words();
   }
 
@@ -197,8 +214,24 @@
     Escape: () => (section.classList.contains("whole") ? fill(false) : current.select(null, { look: false })),
   };
 
+  // As high as the drawing is; on a phone, where all of it would be a ribbon, as it begins.
+  const NARROW = 600;
+  function fit() {
+    if (canvas.clientWidth < NARROW) return;
+    const { width, height } = current.box;
+    const wanted = (canvas.clientWidth * height) / width;
+    canvas.style.height = `${Math.max(240, Math.min(wanted, 0.7 * innerHeight, 736))}px`;
+  }
+  function begin() {
+    if (canvas.clientWidth >= NARROW) return;
+    const scale = Math.max(1, 0.8 / current.pixels());
+    const top = d3.zoomIdentity.scale(Math.min(scale, current.zoom.scaleExtent()[1]));
+    current.zoom.transform(d3.select(current.svg), top);
+  }
+
   function startDrawing() {
     show("before");
+    fit();
     for (const button of all("[data-do]")) {
       button.addEventListener("click", () => actions[button.dataset.do]());
     }
@@ -220,16 +253,25 @@
       const box = event.target.closest(".n");
       if (box) current.select(box, { look: false });
     });
-    for (const button of all("[data-show]")) {
+    for (const row of all("#items tr[data-drawn]")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "show";
+      button.textContent = "show";
+      button.setAttribute("aria-label", `show ${row.cells[0].textContent} in the drawing`);
+      row.cells[0].append(button);
       button.addEventListener("click", () => {
-        const wanted = `.n[data-item="${Number(button.dataset.show)}"]`;
+        const wanted = `.n[data-item="${Number(row.id.slice("item-".length))}"]`;
         if (!one(wanted, current.svg)) show("before");
         current.select(one(wanted, current.svg), { look: true });
         canvas.scrollIntoView({ block: "center" });
         canvas.focus({ preventScroll: true });
       });
     }
-    new ResizeObserver(() => current.words()).observe(canvas);
+    new ResizeObserver(() => {
+      if (!section.classList.contains("whole")) fit();
+      current.words();
+    }).observe(canvas);
   }
 
   // ------------------------------------------------------------------ filters
@@ -237,10 +279,11 @@
   const FILTERS = ["outcome", "reason", "kind"];
 
   function startFilters() {
-    const rows = all("#items tbody tr").map((row) => ({
-      row,
-      text: [...row.cells].map((cell) => cell.textContent).join("\n").toLowerCase(),
-    }));
+    const rows = all("#items tbody tr").map((row) => {
+      const texts = [...row.cells].map((cell) => cell.firstChild?.textContent ?? "");
+      const facts = { outcome: texts[3], kind: texts[1], reason: row.dataset.reason };
+      return { row, facts, text: texts.join("\n").toLowerCase() };
+    });
     const count = one("#shown");
     let waiting = 0;
 
@@ -249,9 +292,9 @@
       const wanted = FILTERS.map((name) => [name, form.elements[name]?.value ?? ""]);
       let shown = 0;
       const matched = new Set();
-      for (const { row, text } of rows) {
+      for (const { row, facts, text } of rows) {
         const fits = text.includes(query)
-          && wanted.every(([name, value]) => !value || row.dataset[name] === value);
+          && wanted.every(([name, value]) => !value || facts[name] === value);
         row.hidden = !fits;
         if (fits) {
           shown += 1;
@@ -270,7 +313,7 @@
       if (!filtering) return;
       for (const box of all(".n", canvas)) {
         const listed = matched.has(`item-${box.dataset.item}`);
-        const named = !selecting && one("title", box).textContent.toLowerCase().includes(query);
+        const named = !selecting && nameOf(box).toLowerCase().includes(query);
         box.classList.toggle("hit", listed || named);
       }
     }
