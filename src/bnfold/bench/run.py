@@ -7,7 +7,8 @@ they are made ready together, measured, and let go before the next.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from bnfold.bench import machine
 from bnfold.bench.result import ORIGINAL, BenchResult, BenchRow
@@ -19,22 +20,18 @@ Progress = Callable[[float], None]
 """Is told which part of the work is done."""
 
 
+Notes = list[str]
+
+
 def run(subject: Subject, budget: Budget, progress: Progress) -> BenchResult:
     """Measure. Raises UsageError where the original or the folded model cannot be run."""
     busy = machine.load_note()
     notes = [] if busy is None else [busy]
     here = machine.machine()  # before our own work shows in the load
     rows: list[BenchRow] = []
-    total = len(subject.settings) * len(subject.runtimes)
-    for at, setting in enumerate(subject.settings):
-        with subject.enter(setting):
-            for number, runtime in enumerate(subject.runtimes):
-                progress((at * len(subject.runtimes) + number) / total)
-                ready = _ready(subject, runtime, setting, notes)
-                times = measure(ready, budget)
-                rows += _rows(runtime, setting, times)
-                ready.clear()
-                gc.collect()
+    for sample in samples(subject, budget, notes):
+        rows += _rows(sample)
+        progress(sample.part)
     devices, versions = subject.describe()
     return BenchResult(
         tuple(rows),
@@ -42,6 +39,32 @@ def run(subject: Subject, budget: Budget, progress: Progress) -> BenchResult:
         {**machine.versions(), **versions},
         tuple(dict.fromkeys(notes)),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """The times of all variants in one runtime and setting."""
+
+    runtime: str
+    setting: Setting
+    seconds: Mapping[str, FloatArray]
+    """Of each variant, one number per round."""
+    part: float
+    """How much of all the measuring is done."""
+
+
+def samples(subject: Subject, budget: Budget, notes: Notes) -> Iterator[Sample]:
+    """Measure in every runtime of every setting; `notes` takes down what could not be run."""
+    total, done = len(subject.settings) * len(subject.runtimes), 0
+    for setting in subject.settings:
+        with subject.enter(setting):
+            for runtime in subject.runtimes:
+                ready = _ready(subject, runtime, setting, notes)
+                seconds = measure(ready, budget)
+                done += 1
+                yield Sample(runtime, setting, seconds, done / total)
+                ready.clear()
+                gc.collect()
 
 
 def _ready(subject: Subject, runtime: str, setting: Setting, notes: list[str]) -> dict[str, Timed]:
@@ -79,14 +102,15 @@ def _next_step(runtime: str) -> str:
     return "choose a setting that the model can be run in"
 
 
-def _rows(runtime: str, setting: Setting, times: Mapping[str, FloatArray]) -> list[BenchRow]:
+def _rows(sample: Sample) -> list[BenchRow]:
     rows = []
-    for variant, seconds in times.items():
+    setting = sample.setting
+    for variant, seconds in sample.seconds.items():
         low, median, high = quartiles(seconds)
-        to_original = ratio(seconds, times[ORIGINAL])
+        to_original = ratio(seconds, sample.seconds[ORIGINAL])
         row = BenchRow(
             variant=variant,
-            runtime=runtime,
+            runtime=sample.runtime,
             device=setting.device,
             dtype=setting.dtype,
             layout=setting.layout,
