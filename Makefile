@@ -28,6 +28,8 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.fold_time
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.runtimes
+	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.coverage --table
 	$(BIN)/python -m benchmarks.onnx_exports
