@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint bench caffe-check clean
+.PHONY: browser demo test lint bench caffe-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest -n 2
+
+# The tests of the report page run in Chromium. Where it cannot be installed, they are skipped.
+browser:
+	@command -v chromedriver >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq >/dev/null \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	chromium chromium-driver >/dev/null; } \
+	|| echo "no Chromium: the tests of the report page in a browser are skipped"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -20,6 +28,8 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.fold_time
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.runtimes
+	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.coverage --table
 	$(BIN)/python -m benchmarks.onnx_exports

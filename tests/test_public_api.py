@@ -12,6 +12,8 @@ import pytest
 import bnfold
 
 NAMES = [
+    "BenchResult",
+    "BenchRow",
     "BnfoldError",
     "ExampleInputError",
     "FoldFailedError",
@@ -27,6 +29,7 @@ NAMES = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "bench",
     "fold",
     "inspect",
 ]
@@ -84,6 +87,32 @@ def test_inspect_signature() -> None:
         " clip: 'ClipMode' = 'auto',"
         " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
     )
+
+
+def test_bench_signature() -> None:
+    assert str(inspect.signature(bnfold.bench)) == (
+        "(model: 'Any', folded: 'Any' = None, inputs: 'Any' = None, *,"
+        " others: 'Mapping[str, Any] | None' = None,"
+        " against: \"Sequence[Literal['torch.fx']]\" = (),"
+        " runtimes: 'Sequence[str] | None' = None, device: 'str' = 'cpu',"
+        " dtype: 'str | Sequence[str] | None' = None,"
+        " layout: 'str | Sequence[str] | None' = None,"
+        " batch: 'int | Sequence[int] | None' = None,"
+        " threads: 'int | Sequence[int] | None' = None,"
+        " seconds: 'float' = 3.0, rounds: 'int | None' = None, clip: 'ClipMode' = 'auto',"
+        " progress: 'Progress | None' = None) -> 'BenchResult'"
+    )
+
+
+@pytest.mark.parametrize("first", ["import bnfold.bench.result", "bnfold.bench", "pass"])
+def test_a_package_of_the_same_name_does_not_hide_the_function(first: str) -> None:
+    code = (
+        f"import bnfold; {first}\n"
+        "from bnfold.bench.timing import Budget\n"
+        "import bnfold.bench.machine\n"
+        "print(bnfold.bench.__name__, bnfold.bench is bnfold.bench, Budget.__name__)"
+    )
+    assert run_python(code).split() == ["bench", "True", "Budget"]
 
 
 def test_fold_result_fields() -> None:

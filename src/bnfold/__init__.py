@@ -7,12 +7,16 @@ Importing this package loads no framework and takes no time; names are fetched w
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnfold._version import __version__
     from bnfold.api import FoldResult, fold, inspect
+    from bnfold.bench.call import bench
+    from bnfold.bench.result import BenchResult, BenchRow
     from bnfold.core.reasons import Reason
     from bnfold.errors import (
         BnfoldError,
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from bnfold.report import FoldReport, Item, Kept, Removed
 
 __all__ = [
+    "BenchResult",
+    "BenchRow",
     "BnfoldError",
     "ExampleInputError",
     "FoldFailedError",
@@ -42,6 +48,7 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "bench",
     "fold",
     "inspect",
 ]
@@ -49,6 +56,8 @@ __all__ = [
 _HOMES = {
     "__version__": "bnfold._version",
     **dict.fromkeys(("FoldResult", "fold", "inspect"), "bnfold.api"),
+    "bench": "bnfold.bench.call",
+    **dict.fromkeys(("BenchResult", "BenchRow"), "bnfold.bench.result"),
     "Reason": "bnfold.core.reasons",
     **dict.fromkeys(("FoldReport", "Item", "Kept", "Removed"), "bnfold.report"),
 }
@@ -64,3 +73,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps a public name what it is: an import of bnfold.bench.result would bind the package."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

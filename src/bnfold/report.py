@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.core.reasons import Reason
+
+if TYPE_CHECKING:
+    from bnfold.bench.result import BenchResult
+    from bnfold.network import Network
+    from bnfold.verify.result import VerifyResult
 
 SCHEMA = "bnfold.report/1"
 """Name and version of the JSON document; its JSON Schema is `report.schema.json`."""
@@ -119,6 +124,8 @@ class FoldReport:
     """What else the reader should know."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of what took part."""
+    network: Network | None = field(default=None, compare=False, repr=False)
+    """The network, to be drawn; not part of the JSON document."""
 
     @property
     def total(self) -> int:
@@ -181,6 +188,26 @@ class FoldReport:
         from bnfold import _render
 
         return _render.text(self, color=color, width=width)
+
+    def to_html(
+        self,
+        *,
+        verify: VerifyResult | None = None,
+        bench: BenchResult | None = None,
+        hashes: Mapping[str, str] | None = None,
+        title: str = "",
+    ) -> str:
+        """The report as a page: one HTML document that loads nothing, the network drawn in it.
+
+        Args:
+            verify: What `bnfold.verify` found: errors per output and per layer.
+            bench: What `bnfold.bench` measured.
+            hashes: SHA-256 of the files that took part, by name.
+            title: What the page is about: the model's name.
+        """
+        from bnfold.page.render import render
+
+        return render(self, title=title, verify=verify, bench=bench, hashes=hashes or {})
 
     def __str__(self) -> str:
         return self.table()

@@ -384,6 +384,12 @@ class Network:
 
 def run(network: Network, inputs: Sequence[Array]) -> list[Array]:
     """The values of the network's outputs."""
+    values = run_all(network, inputs)
+    return [values[tensor] for tensor, _, _ in network.graph.outputs]
+
+
+def run_all(network: Network, inputs: Sequence[Array]) -> dict[int, Array]:
+    """The value of every tensor that some op makes, and of the inputs."""
     graph = network.graph
     values: dict[int, Array] = {
         tensor: value for (tensor, _), value in zip(graph.inputs, inputs, strict=True)
@@ -393,7 +399,7 @@ def run(network: Network, inputs: Sequence[Array]) -> list[Array]:
         for tensor, result in zip(op.outputs, results, strict=True):
             assert result.shape == graph.shapes[tensor], (op.name, result.shape)
             values[tensor] = result
-    return [values[tensor] for tensor, _, _ in graph.outputs]
+    return values
 
 
 def _run_op(network: Network, number: int, op: g.Op, inputs: list[Array]) -> Sequence[Array]:

@@ -78,7 +78,7 @@ def open_source(arguments: argparse.Namespace) -> Source:
 
     path = Path(arguments.source)
     model = read_file(path)
-    return Source(path, model, _pins(arguments.inputs, model))
+    return Source(path, model, input_shapes(arguments.inputs, model))
 
 
 def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
@@ -162,7 +162,8 @@ def _parse(text: str) -> tuple[str, tuple[int, ...]]:
     return match[1] or "", tuple(int(size) for size in match[2].split("x"))
 
 
-def _pins(texts: list[str], model: OnnxModel) -> dict[str, tuple[int, ...]]:
+def input_shapes(texts: list[str], model: OnnxModel) -> dict[str, tuple[int, ...]]:
+    """Every `--input` under the name of its input."""
     graph = model.proto.graph
     given = {tensor.name for tensor in graph.initializer}
     names = [info.name for info in graph.input if info.name not in given]

@@ -85,7 +85,7 @@ _BAR = 30
 """Characters of a full bar."""
 
 
-def check_output(output: Path, *, suffix: str, force: bool) -> None:
+def check_output(output: Path, *, suffix: str, force: bool, option: str = "-o") -> None:
     """Raise UsageError if the output cannot go there: asked before any work is done."""
     if output.suffix != suffix:
         raise UsageError(
@@ -93,18 +93,23 @@ def check_output(output: Path, *, suffix: str, force: bool) -> None:
             f"name it something{suffix}",
         )
     if output.is_dir():
-        raise UsageError(f"{output} is a folder", "name a file with -o")
+        raise UsageError(f"{output} is a folder", f"name a file with {option}")
     if output.exists() and not force:
         raise UsageError(
-            f"{output} exists and is not overwritten", "choose another with -o, or add --force"
+            f"{output} exists and is not overwritten",
+            f"choose another with {option}, or add --force",
         )
     if not output.parent.is_dir():
-        raise UsageError(f"there is no folder {output.parent}", "create it, or choose another -o")
+        raise UsageError(
+            f"there is no folder {output.parent}", f"create it, or choose another {option}"
+        )
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"the folder {output.parent} is not writable", "choose another with -o")
+        raise UsageError(
+            f"the folder {output.parent} is not writable", f"choose another with {option}"
+        )
 
 
-def write_whole(output: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: str = "-o") -> None:
     """Let `write` fill a file that appears at `output` only when it is complete."""
     part = output.with_name(f".{output.name}.{os.urandom(4).hex()}.part")
     try:
@@ -116,7 +121,7 @@ def write_whole(output: Path, write: Callable[[IO[bytes]], None]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
-            f"{output} could not be written: {reason}", "choose another place with -o"
+            f"{output} could not be written: {reason}", f"choose another place with {option}"
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from bnfold.cli._compare import Difference
 from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
 from bnfold.cli._output import answer, answer_json, answer_table, check_output, say
+from bnfold.cli._report import add_report_option, check_report, write_report
 from bnfold.report import FoldReport
 
 
@@ -28,6 +29,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="FILE",
         help="where to write (default: model.folded.onnx beside model.onnx)",
     )
+    add_report_option(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing output")
     parser.add_argument("--dry-run", action="store_true", help="fold and check, write nothing")
     parser.add_argument(
@@ -46,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
     if output is not None:
         check_output(output, suffix=kind.SUFFIX, force=arguments.force)
+    check_report(arguments)
     source = kind.open_source(arguments)
     folded, report = kind.fold(source, arguments)
     compared = kind.compare(source, folded, arguments) if arguments.check else "--no-check"
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         kind.write(folded, output, arguments)
     else:
         output = None
+    write_report(arguments, report, source, verified=compared, folded=folded, output=output)
     if arguments.json:
         answer_json(_document(report, output, compared))
     else:

@@ -7,6 +7,7 @@ import argparse
 from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
 from bnfold.cli._output import answer_json, answer_table
+from bnfold.cli._report import add_report_option, check_report, write_report
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,6 +15,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     text = "say what folding would remove and keep, and why; nothing is changed or written"
     parser = commands.add_parser("inspect", help=text, description=f"{text[0].upper()}{text[1:]}.")
     add_common_options(parser)
+    add_report_option(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite an existing report")
     parser.set_defaults(run=run)
 
 
@@ -21,7 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report. Returns 1 under --strict if anything would be kept."""
     kind = kind_for(arguments.source)
     kind.check_options(arguments)
-    report = kind.inspect(kind.open_source(arguments), arguments)
+    check_report(arguments)
+    source = kind.open_source(arguments)
+    report = kind.inspect(source, arguments)
+    write_report(arguments, report, source)
     if arguments.json:
         answer_json(report.to_dict())
     else:

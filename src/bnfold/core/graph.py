@@ -221,6 +221,8 @@ class Op:
     """Tensor numbers."""
     outputs: tuple[int, ...]
     """Tensor numbers."""
+    kind: str = ""
+    """What the user calls it: Conv2d, Relu, ...; "" for a part of the next op of this name."""
 
 
 @dataclass(slots=True)
@@ -251,11 +253,17 @@ class Graph:
         self.outputs.append((tensor, name, reason))
 
     def add(
-        self, name: str, role: Role, inputs: Sequence[int], shapes: Sequence[Sequence[int]]
+        self,
+        name: str,
+        role: Role,
+        inputs: Sequence[int],
+        shapes: Sequence[Sequence[int]],
+        *,
+        kind: str = "",
     ) -> tuple[int, ...]:
         """Append an op; returns the numbers of its new output tensors."""
         outputs = tuple(self.tensor(shape) for shape in shapes)
-        self.ops.append(Op(name, role, tuple(inputs), outputs))
+        self.ops.append(Op(name, role, tuple(inputs), outputs, kind))
         return outputs
 
     def affine_groups(self) -> dict[int, tuple[int, ...]]:

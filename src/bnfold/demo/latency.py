@@ -1,22 +1,16 @@
-"""Which of two networks is faster: calls in turn, and the median of each.
-
-In turn, since a machine's speed drifts: what slows one call slows its neighbour as well. So the
-ratio is taken pair by pair, and its median stands beside the two medians.
-"""
+"""Which of two networks is faster: called in turn, see `bnfold.bench.timing`."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-WARM_UP_PAIRS = 10
-SECONDS = 2.0
-LEAST_PAIRS = 15
-MOST_PAIRS = 1000
+from bnfold.bench import timing
+
+_BUDGET = timing.Budget(seconds=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +38,15 @@ class Latency:
 @torch.inference_mode()
 def measure(before: nn.Module, after: nn.Module, images: Tensor) -> Latency:
     """Call both in turn on the images (N, 1, 8, 8) for about two seconds."""
-    for _ in range(WARM_UP_PAIRS):
-        timed_pair(before, after, images)
-    pairs: list[tuple[float, float]] = []
-    end = time.perf_counter() + SECONDS
-    while len(pairs) < LEAST_PAIRS or (time.perf_counter() < end and len(pairs) < MOST_PAIRS):
-        # Who goes second finds warmer caches; take turns in that too.
-        if len(pairs) % 2:
-            pairs.append(timed_pair(before, after, images))
-        else:
-            pairs.append(timed_pair(after, before, images)[::-1])
+    networks = {"before": before, "after": after}
+    times = timing.measure(
+        {name: timing.on_clock(partial(network, images)) for name, network in networks.items()},
+        _BUDGET,
+    )
     return Latency(
         batch=len(images),
-        pairs=len(pairs),
-        before=statistics.median(first for first, _ in pairs),
-        after=statistics.median(second for _, second in pairs),
-        speedup=statistics.median(first / second for first, second in pairs),
+        pairs=len(times["before"]),
+        before=timing.quartiles(times["before"])[1],
+        after=timing.quartiles(times["after"])[1],
+        speedup=timing.ratio(times["before"], times["after"]).value,
     )
-
-
-def timed_pair(first: nn.Module, second: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Seconds of one call each, in this order."""
-    start = time.perf_counter()
-    first(images)
-    middle = time.perf_counter()
-    second(images)
-    return middle - start, time.perf_counter() - middle

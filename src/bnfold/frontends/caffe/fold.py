@@ -24,6 +24,7 @@ from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_te
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 _HAS_WEIGHTS = {"BatchNorm", "Convolution", "Deconvolution", "InnerProduct"}
@@ -196,4 +197,5 @@ def _report(decided: Decided) -> FoldReport:
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
     notes = (f"layers: {count} -> {left}", *decided.net.notes)
-    return FoldReport(tuple(items), (), notes, {"numpy": np.__version__})
+    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
+    return FoldReport(tuple(items), (), notes, {"numpy": np.__version__}, network)

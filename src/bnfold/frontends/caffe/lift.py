@@ -72,13 +72,15 @@ class Lifted:
     graph: g.Graph
     sites: dict[int, Site] = field(default_factory=dict)
     """Per op number, for what may have to be edited or removed."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """The graph's tensor of each value."""
 
 
 def lift(net: Net) -> Lifted:
     """Lift all layers of the phase. Shapes have to be inferred. Raises ModelUnreadableError."""
     lifter = Lifter(net)
     lifter.lift()
-    return Lifted(lifter.graph, lifter.sites)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
 
 
 ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]
@@ -160,7 +162,7 @@ class Lifter:
         """Append an op from values to values; returns its number."""
         tensors = [self.tensors[number] for number in inputs]
         shapes = [placeholder(self.shape(number)) for number in outputs]
-        made = self.graph.add(layer.name, role, tensors, shapes)
+        made = self.graph.add(layer.name, role, tensors, shapes, kind=layer.type)
         self.tensors.update(zip(outputs, made, strict=True))
         return len(self.graph.ops) - 1
 

@@ -113,7 +113,8 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
         flat = (*placeholder(shape)[:axis], elements)
         tensor = lifter.add_view(layer, g.View(_flatten_from(axis, repeat)), tensor, flat)
     result = lifter.shape(layer.outputs[0])
-    (made,) = lifter.graph.add(layer.name, role, [tensor], [placeholder(result)])
+    shapes = [placeholder(result)]
+    (made,) = lifter.graph.add(layer.name, role, [tensor], shapes, kind=layer.type)
     lifter.tensors[layer.outputs[0]] = made
     lifter.sites[len(lifter.graph.ops) - 1] = site
     return True

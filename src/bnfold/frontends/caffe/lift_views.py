@@ -247,7 +247,7 @@ def _broadcast(lifter: Lifter, layer: Layer, role: g.Role, axis: int) -> bool:
     tensor = _laid_along(lifter, layer, layer.inputs[1], start, len(shape))
     inputs = [lifter.tensors[layer.inputs[0]], tensor]
     result = placeholder(lifter.shape(layer.outputs[0]))
-    (made,) = lifter.graph.add(layer.name, role, inputs, [result])
+    (made,) = lifter.graph.add(layer.name, role, inputs, [result], kind=layer.type)
     lifter.tensors[layer.outputs[0]] = made
     return True
 
@@ -283,7 +283,8 @@ def axpy(lifter: Lifter, layer: Layer) -> bool:
     x, y = (lifter.tensors[number] for number in layer.inputs[1:])
     size = placeholder(lifter.shape(layer.outputs[0]))
     (scaled,) = lifter.graph.add(layer.name, g.Gate(), [x, factor], [size])
-    (made,) = lifter.graph.add(layer.name, g.Sum((1.0, 1.0)), [scaled, y], [size])
+    role = g.Sum((1.0, 1.0))
+    (made,) = lifter.graph.add(layer.name, role, [scaled, y], [size], kind=layer.type)
     lifter.tensors[layer.outputs[0]] = made
     return True
 

@@ -29,6 +29,7 @@ from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
 from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
+from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 Pins = Mapping[str, Sequence[int]] | None
@@ -64,10 +65,12 @@ class Folding:
     @property
     def report(self) -> FoldReport:
         """What the plan does."""
-        items = affine_items(self.lifted, self.plan) + self.inside.items
+        own = affine_items(self.lifted, self.plan)
         clips = [self.lifted.graph.ops[number].name for number in self.plan.clip]
         clips += self.inside.clips
-        return FoldReport(tuple(items), tuple(clips), self._notes(), {"onnx": onnx.__version__})
+        network = draw(self.lifted.graph, self.plan, [item.name for item in own])
+        items, versions = own + self.inside.items, {"onnx": onnx.__version__}
+        return FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

@@ -110,6 +110,8 @@ class Lifted:
     """Per op number."""
     scalars: set[int] = field(default_factory=set)
     """Numbers of the affine steps with one constant for all channels."""
+    tensors: dict[str, int] = field(default_factory=dict)
+    """Graph tensor per value."""
 
 
 Apply = Callable[[Sequence[IntArray]], Sequence[IntArray]]
@@ -127,8 +129,7 @@ class Lifter:
         self.shapes = shapes
         self.graph = g.Graph()
         self.lifted = Lifted(self.graph, network, constants)
-        self.tensors: dict[str, int] = {}
-        """Graph tensor per value."""
+        self.tensors = self.lifted.tensors
         self.names: dict[int, str] = {}
         """The other way round."""
         self.varying: dict[int, frozenset[int]] = {}
@@ -210,7 +211,7 @@ class Lifter:
         ):
             return None
         shapes = [self.shape(output) or () for output in made]
-        numbers = self.graph.add(name or node.name, role, inputs, shapes)
+        numbers = self.graph.add(name or node.name, role, inputs, shapes, kind=node.op)
         for output, number, axes in zip(made, numbers, each, strict=True):
             self._is(output, number)
             self.varying[number] = axes

@@ -21,6 +21,7 @@ from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import Recording
+from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
 
 
@@ -99,7 +100,8 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         )
         if applies
     )
-    return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__})
+    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
+    return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__}, network)
 
 
 _UNREACHED = (

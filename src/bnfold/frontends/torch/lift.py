@@ -88,6 +88,8 @@ class Lifted:
     graph: g.Graph
     sites: dict[int, Site] = field(default_factory=dict)
     """Per op number."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """Graph tensor per value number."""
 
 
 Handler = Callable[["Lifter", Event], None]
@@ -140,7 +142,9 @@ class Lifter:
     ) -> int:
         """Add an op that makes the event's outputs (those that are tensors); returns its number."""
         made = [value for value in (event.outputs if outputs is None else outputs) if value]
-        numbers = self.graph.add(name or event.name, role, inputs, [value.shape for value in made])
+        shapes = [value.shape for value in made]
+        kind = kind_of(event)
+        numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         for value, number in zip(made, numbers, strict=True):
             self.tensors[value.number] = number
         return len(self.graph.ops) - 1
@@ -153,6 +157,14 @@ class Lifter:
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""
         return self.readers.get(value.number, 0) == 1
+
+
+def kind_of(event: Event) -> str:
+    """What the reader of a report calls an event: the module's class, or the function."""
+    if isinstance(event.target, nn.Module):
+        return type(event.target).__name__
+    name = str(getattr(event.target, "_opname", event.target))
+    return name.removeprefix("_").removesuffix("_")
 
 
 def to_numpy(tensor: Tensor) -> FloatArray:
@@ -210,7 +222,7 @@ def lift(recording: Recording) -> Lifted:
         lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
-    return Lifted(lifter.graph, lifter.sites)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:

@@ -28,6 +28,7 @@ from bnfold.frontends.torch.lift_linear import is_linear
 from bnfold.frontends.torch.record import Recorder, forget
 from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.network import draw
 from bnfold.report import FoldReport
 
 
@@ -45,7 +46,8 @@ def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
 def _report(decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan)
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
-    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__})
+    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
+    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
 
 
 def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:

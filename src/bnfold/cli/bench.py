@@ -1,0 +1,216 @@
+"""`bnfold bench`: measure how long a model takes before and after folding."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, Any, get_args
+
+from bnfold.api import ClipMode
+from bnfold.cli._output import answer, answer_json, check_output, progress, write_whole
+from bnfold.errors import UsageError
+
+_PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+_DESCRIPTION = """\
+Measure how long a model takes before and after folding. Both are called in turn, and compared
+round by round. Exit status 1 says that the folded one is slower: the whole 95% interval of the
+ratio lies above 1, and the ratio is above 1.01."""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure how long a model takes before and after folding",
+        description=_DESCRIPTION,
+    )
+    _add_models(parser)
+    _add_settings(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="write a bar chart, an .svg")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing chart")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="A",
+        help="the original: a .onnx file; a .pt2 file, or package.module:factory",
+    )
+    parser.add_argument(
+        "folded", metavar="B", nargs="?", help="the folded model (default: A, folded now)"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME:]SHAPE[:DTYPE]",
+        dest="inputs",
+        help="example input of a factory's model, like 1x3x224x224, once per input;"
+        " for ONNX, the shape of an input that the model leaves open, like image:1x3x224x224",
+    )
+    parser.add_argument(
+        "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
+    )
+    parser.add_argument(
+        "--clip",
+        choices=get_args(ClipMode),
+        default="auto",
+        help="where A is folded now: whether an activation may get bounds per channel",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=_counts, metavar="N,...", help="batch sizes, like 1,8")
+    parser.add_argument("--threads", type=_counts, metavar="N,...", help="thread counts, like 1,2")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--dtype", type=_names, metavar="NAME,...", help="PyTorch: float32, bfloat16, float16"
+    )
+    parser.add_argument("--channels-last", action="store_true", help="PyTorch: in channels_last")
+    parser.add_argument("--compile", action="store_true", help="PyTorch: in torch.compile as well")
+    parser.add_argument(
+        "--cuda-graph", action="store_true", help="PyTorch: as a replayed CUDA graph as well"
+    )
+    parser.add_argument(
+        "--fx", action="store_true", help="PyTorch: what torch.fx makes of a module as well"
+    )
+    parser.add_argument(
+        "--optimised",
+        action="store_true",
+        help="ONNX: with ONNX Runtime's own optimisations as well",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="how long to measure in each runtime and setting (default: 3)",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="exactly so many rounds instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, draw. Returns 1 if the folded model is slower."""
+    from bnfold.bench.call import bench
+
+    if arguments.chart is not None:
+        check_output(arguments.chart, suffix=".svg", force=arguments.force)
+    original, folded, inputs = _models(arguments)
+    with progress("measuring") as step:
+        result = bench(
+            original,
+            folded,
+            inputs,
+            against=("torch.fx",) if arguments.fx else (),
+            runtimes=_runtimes(arguments),
+            device=arguments.device,
+            dtype=arguments.dtype,
+            layout="channels_last" if arguments.channels_last else None,
+            batch=arguments.batch,
+            threads=arguments.threads,
+            seconds=arguments.seconds,
+            rounds=arguments.rounds,
+            clip=arguments.clip,
+            progress=step,
+        )
+    if arguments.chart is not None:
+        _write(arguments.chart, result.chart().encode())
+    if arguments.json:
+        answer_json(result.to_dict())
+    elif sys.stdout.isatty():
+        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
+    else:
+        answer(result.table(width=_PIPE_WIDTH))
+    return int(result.is_slower)
+
+
+def _write(file: Path, content: bytes) -> None:
+    def write(sink: IO[bytes]) -> None:
+        sink.write(content)
+
+    write_whole(file, write)
+
+
+# -------------------------------------------------------------------- options
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """`1,8` as numbers; argparse says which option was wrong."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`float32,bfloat16` as names."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _is(source: str, *suffixes: str) -> bool:
+    return Path(source).suffix.lower() in suffixes
+
+
+def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
+    is_onnx = _is(arguments.source, ".onnx")
+    for option, is_given, is_for_onnx in (
+        ("--compile", arguments.compile, False),
+        ("--cuda-graph", arguments.cuda_graph, False),
+        ("--fx", arguments.fx, False),
+        ("--optimised", arguments.optimised, True),
+    ):
+        if is_given and is_for_onnx != is_onnx:
+            kind = "ONNX" if is_for_onnx else "PyTorch"
+            raise UsageError(f"{option} is for {kind} models", "leave it out")
+    if is_onnx:
+        return ("onnxruntime", *(["onnxruntime optimised"] if arguments.optimised else []))
+    compiled = ["compile"] if arguments.compile else []
+    return ("eager", *compiled, *(["cuda graph"] if arguments.cuda_graph else []))
+
+
+def _models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The original, the folded model if there is one, and the inputs, as `bnfold.bench` takes."""
+    _runtimes(arguments)  # says what is wrong before anything is loaded
+    source, folded = arguments.source, arguments.folded
+    if _is(source, ".onnx"):
+        if arguments.eval_mode:
+            raise UsageError("--eval is for package.module:factory", "leave it out")
+        return source, folded, _shapes(arguments)
+    if _is(source, ".prototxt", ".caffemodel"):
+        return Path(source).with_suffix(".prototxt"), None, None
+    return _torch_models(arguments)
+
+
+def _shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
+    if not arguments.inputs:
+        return None
+    from bnfold.cli._onnx import input_shapes
+    from bnfold.frontends.onnx.read import read_file
+
+    return input_shapes(arguments.inputs, read_file(Path(arguments.source)))
+
+
+def _torch_models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    from bnfold.cli._torch_source import Source, check_options, is_factory, open_source
+
+    def opened(source: str) -> Source:
+        inputs = arguments.inputs if is_factory(source) else []
+        return open_source(source, inputs, eval_mode=arguments.eval_mode and is_factory(source))
+
+    sources = [arguments.source, *([arguments.folded] if arguments.folded else [])]
+    if not any(is_factory(source) for source in sources):
+        check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
+    for source in sources:
+        if _is(source, ".onnx", ".prototxt", ".caffemodel"):
+            raise UsageError(
+                f"{arguments.source} is for PyTorch, and {source} is not", "name two of one kind"
+            )
+    original, *rest = [opened(source) for source in sources]
+    inputs: Any = original.args if not original.kwargs else None
+    return original.model, rest[0].model if rest else None, inputs

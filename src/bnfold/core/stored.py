@@ -1,0 +1,62 @@
+"""How a plan stores each tensor: v^ = s * (v + t), read back from the solver's variables.
+
+Where nothing can be said, the element is not `known`:
+
+    1/s = 0        a constant that its readers hold themselves; what is stored there is not looked at
+    gamma = 0      the producer's weights became 0: what is stored is the BatchNorm's constant, and
+                   so is everything between that producer and the BatchNorm
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.binding import BoundAffine, BoundLinear
+from bnfold.core.plan import Plan
+from bnfold.core.solver import Solution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """The rescaling of a tensor; all arrays have one shape, which broadcasts to the tensor's."""
+
+    scale: FloatArray
+    shift: FloatArray
+    known: NDArray[np.bool_]
+    """False where the stored value says nothing about the value."""
+
+
+class Storage:
+    """The rescalings of a plan, tensor by tensor."""
+
+    def __init__(self, plan: Plan) -> None:
+        assert plan.solution is not None
+        self._solution = plan.solution
+        self._hidden = _hidden(plan.solution)
+
+    def of(self, tensor: int) -> Stored:
+        """The rescaling of a tensor of the graph."""
+        labels = self._solution.binding.labels[tensor]
+        values = self._solution.values
+        return Stored(values.scale[labels], values.shift[labels], ~self._hidden[labels])
+
+
+def _hidden(solution: Solution) -> NDArray[np.bool_]:
+    """The variables of which nothing can be said."""
+    hidden = np.asarray(solution.values.inverse == 0)
+    binding = solution.binding
+    for number, channel in solution.zeroed:
+        bound = binding.bound[number]
+        assert isinstance(bound, BoundLinear)
+        hidden[bound.outputs[channel]] = True
+    # From the back: what a removed step makes of a hidden value says nothing about its input.
+    for number in sorted(solution.removed, reverse=True):
+        bound = binding.bound[number]
+        assert isinstance(bound, BoundAffine)
+        hidden[bound.inputs[(bound.scale == 0) | hidden[bound.outputs]]] = True
+    hidden[0] = False  # what is stored as it is
+    return hidden

@@ -1,0 +1,139 @@
+"""The drawing as SVG: boxes for ops, lines for what they read; every name is escaped.
+
+Colours are the style sheet's. What a colour says, a word in the box says too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from bnfold.network import INPUT, OUTPUT, State
+from bnfold.page.layout import Drawing, Line, lay_out
+from bnfold.page.text import escape, shorten, tail
+
+if TYPE_CHECKING:
+    from bnfold.network import NetworkNode
+
+_KIND_LENGTH, _NAME_LENGTH = 13, 24
+"""Characters that fit into a box."""
+_RADIUS = 4
+"""Of the corners of lines."""
+FAR = 400
+"""From so many ops on, the whole drawing is too small for words to be read."""
+
+WORDS = {
+    State.PLAIN: "",
+    State.EDITED: "edited",
+    State.BOUNDS: "bounds",
+    State.KEPT: "kept",
+    State.REMOVED: "removed",
+}
+"""What stands in a box."""
+BLOCKS = "blocks"
+"""What stands in the box of an op that keeps a BatchNorm in place."""
+
+
+def draw_svg(
+    nodes: Sequence[NetworkNode], *, title: str, identity: str, items: Mapping[str, int]
+) -> str:
+    """One drawing; `items` numbers the items of the report by name.
+
+    Boxes and lines stand in the order of the ops, which the script counts on: the n-th path leads
+    from the n-th box. A box that reads other boxes than the one before it says which (data-r).
+    """
+    drawing = lay_out([node.inputs for node in nodes])
+    boxes = "".join(
+        _box(node, number, corner, items)
+        for number, (node, corner) in enumerate(zip(nodes, drawing.boxes, strict=True))
+    )
+    far = " far" if len(nodes) >= FAR else ""
+    return (
+        f'<svg class="network{far}" id="{identity}" viewBox="0 0 {drawing.width} {drawing.height}"'
+        f' width="{drawing.width}" height="{drawing.height}" role="img"'
+        f' preserveAspectRatio="xMidYMin meet" aria-label="{escape(title)}"><g class="view">'
+        f'<g class="e">{_lines(drawing)}</g>{_arrows(drawing)}{boxes}</g></svg>'
+    )
+
+
+def _box(node: NetworkNode, number: int, corner: tuple[int, int], items: Mapping[str, int]) -> str:
+    """Places and sizes inside of a box are the style sheet's: 2,000 boxes need not repeat them."""
+    state = "end" if node.kind in (INPUT, OUTPUT) else str(node.state)
+    blocks = " blocker" if node.blocker else ""
+    reads = "" if node.inputs == (number - 1,) else f' data-r="{" ".join(map(str, node.inputs))}"'
+    item = None if node.item is None else items.get(node.item)
+    link = "" if item is None else f' data-item="{item}"'
+    word = BLOCKS if node.blocker else WORDS[node.state]
+    tag = f'<text class="w">{word}</text>' if word else ""
+    kind, name = shorten(node.kind, _KIND_LENGTH), tail(node.name, _NAME_LENGTH)
+    whole = "" if (kind, name) == (node.kind, node.name) else f"{node.name} ({node.kind})"
+    title = f"<title>{escape(whole)}</title>" if whole else ""
+    return (
+        f'<g class="n {state}{blocks}"{reads}{link}'
+        f' transform="translate({corner[0]} {corner[1]})">{title}<rect/>'
+        f'<text class="k">{escape(kind)}</text><text>{escape(name)}</text>{tag}</g>'
+    )
+
+
+def _lines(drawing: Drawing) -> str:
+    """One path per op, so that what leads away from it can be lit up."""
+    return "".join(
+        f'<path d="{"".join(map(_path, drawing.lines.get(source, ())))}"/>'
+        for source in range(len(drawing.boxes))
+    )
+
+
+def _path(line: Line) -> str:
+    """Straight parts, with rounded corners."""
+    (x, y), *rest = _corners(line)
+    parts = [f"M{x} {y}"]
+    for at, here in enumerate(rest):
+        if at == len(rest) - 1:
+            parts.append(f"V{here[1]}" if here[0] == x else f"L{here[0]} {here[1]}")
+            break
+        before, after = _towards(here, (x, y)), _towards(here, rest[at + 1])
+        parts.append(f"L{before[0]} {before[1]}Q{here[0]} {here[1]} {after[0]} {after[1]}")
+        x, y = after
+    return "".join(parts)
+
+
+def _corners(line: Line) -> list[tuple[int, int]]:
+    """Without points on top of each other."""
+    found = [line[0]]
+    found += [point for before, point in pairwise(line) if point != before]
+    return found
+
+
+def _towards(corner: tuple[int, int], end: tuple[int, int]) -> tuple[int, int]:
+    """A little way from a corner along a horizontal or vertical part."""
+    x, y = (end[0] - corner[0], end[1] - corner[1])
+    far = min(_RADIUS, (abs(x) + abs(y)) // 2)
+    return corner[0] + far * _sign(x), corner[1] + far * _sign(y)
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _arrows(drawing: Drawing) -> str:
+    heads = "".join(f"M{x - 3} {y - 5}l3 5l3 -5" for x, y in drawing.arrows)
+    return f'<path class="heads" d="{heads}"/>' if heads else ""
+
+
+def legend() -> str:
+    """What the boxes mean."""
+    samples = (
+        ("edited", "edited: took a BatchNorm in, or makes up for one"),
+        ("removed", "removed"),
+        ("bounds", "activation with bounds per channel"),
+        ("kept", "kept"),
+        ("blocker", "blocks: keeps a BatchNorm in place"),
+        ("plain", "unchanged"),
+    )
+    entries = "".join(
+        f'<li><svg viewBox="0 0 26 16" aria-hidden="true"><g class="n {css}">'
+        f'<rect x="2" y="2"/></g></svg>{words}</li>'
+        for css, words in samples
+    )
+    return f'<ul class="legend" aria-label="Boxes">{entries}</ul>'

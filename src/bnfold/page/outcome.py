@@ -1,0 +1,154 @@
+"""What became of each BatchNorm: the table, why the rest stayed, and ops before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bnfold.network import INPUT, OUTPUT
+from bnfold.page.html import Cell, Column, count, paragraphs, row, section, table
+from bnfold.page.text import escape
+
+if TYPE_CHECKING:
+    from bnfold.network import Network, NetworkNode
+    from bnfold.report import FoldReport, Item
+
+_ITEMS = (
+    Column("BatchNorm", css="code"),
+    Column("kind"),
+    Column("channels", is_number=True),
+    Column("outcome"),
+    Column("what happened"),
+)
+_REASONS = (
+    Column("reason", css="code short"),
+    Column("steps", is_number=True),
+    Column("meaning"),
+    Column("in the way"),
+)
+_OPS = (
+    Column("op", css="code"),
+    Column("before", is_number=True),
+    Column("after", is_number=True),
+    Column("change", is_number=True),
+)
+_BLOCKERS = 5
+"""So many blockers are named per reason."""
+
+
+def items_section(report: FoldReport) -> str:
+    """Every step, with filters."""
+    if not report.items:
+        body = "<p>No BatchNorm was found.</p>"
+        return section("items", "What became of each BatchNorm", body + paragraphs(report.notes))
+    drawn = {node.item for node in report.network.before} if report.network else set()
+    rows = (_item(number, item, item.name in drawn) for number, item in enumerate(report.items))
+    listed = table(_ITEMS, rows, caption="In the order of the network.", sortable=True)
+    clips = ""
+    if report.clips:
+        clips = f"{count(len(report.clips), 'activation')} got bounds per channel."
+    body = (
+        f"{_filters(report)}"
+        f'<p class="count" role="status" id="shown">{len(report.items)} of {len(report.items)}'
+        f" shown</p>{listed}"
+    )
+    notes = [note for note in (clips, *report.notes) if note]
+    return section("items", "What became of each BatchNorm", body + paragraphs(notes))
+
+
+def sentence(item: Item) -> str:
+    """The outcome in words, with every op that took it in."""
+    if not item.into:
+        return item.sentence
+    return f"folded into {', '.join(item.into)}"
+
+
+def _item(number: int, item: Item, is_drawn: bool) -> str:
+    outcome = "removed" if item.is_removed else "kept"
+    attributes = f' id="item-{number}"'
+    if item.reason is not None:
+        attributes += f' data-reason="{item.reason}"'
+    if is_drawn:
+        attributes += " data-drawn"
+    cells: list[str | Cell] = [
+        item.name,
+        item.kind,
+        str(item.channels),
+        Cell("", f'<span class="chip {outcome}">{outcome}</span>'),
+        sentence(item),
+    ]
+    return row(_ITEMS, cells, attributes)
+
+
+def _filters(report: FoldReport) -> str:
+    kinds = sorted({item.kind for item in report.items})
+    reasons = sorted({str(item.reason) for item in report.items if item.reason is not None})
+    selects = _select("outcome", "Outcome", ["removed", "kept"])
+    if reasons:
+        selects += _select("reason", "Reason", reasons)
+    if len(kinds) > 1:
+        selects += _select("kind", "Kind", kinds)
+    return (
+        '<form class="filters" role="search" aria-label="Filter the table">'
+        '<label>Search<input type="search" name="search" autocomplete="off" spellcheck="false"'
+        f' placeholder="name, kind, op"></label>{selects}'
+        '<button type="reset">Show all</button></form>'
+    )
+
+
+def _select(name: str, label: str, options: Sequence[str]) -> str:
+    listed = "".join(
+        f'<option value="{escape(option)}">{escape(option)}</option>' for option in options
+    )
+    return (
+        f'<label>{label}<select name="{name}"><option value="">all</option>{listed}</select>'
+        "</label>"
+    )
+
+
+def reasons_section(report: FoldReport) -> str:
+    """Why the rest stayed: one row per reason; nothing if nothing stayed."""
+    kept = [item for item in report.items if item.reason is not None]
+    if not kept:
+        return ""
+    counted = Counter(str(item.reason) for item in kept)
+    rows = []
+    for reason, many in counted.most_common():
+        group = [item for item in kept if item.reason == reason]
+        assert group[0].reason is not None
+        meaning = group[0].reason.sentence.format(blocker="the layer named beside it")
+        blockers = Counter(item.blocker for item in group if item.blocker)
+        named = [f"{name} ({times})" for name, times in blockers.most_common(_BLOCKERS)]
+        if len(blockers) > _BLOCKERS:
+            named.append(f"and {len(blockers) - _BLOCKERS} more")
+        rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named)]))
+    caption = "The reasons, the most frequent first; in brackets how many steps a layer holds up."
+    return section("kept", "Why the rest stayed", table(_REASONS, rows, caption=caption))
+
+
+def ops_section(network: Network) -> str:
+    """How many ops of each kind there are before and after."""
+    before, after = _counted(network.before), _counted(network.after)
+    kinds = sorted(before, key=lambda kind: (-before[kind], kind))
+    rows = [_ops_row(kind, before[kind], after[kind]) for kind in kinds]
+    rows.append(_ops_row("all", before.total(), after.total()))
+    caption = (
+        "Counted as bnfold follows the network; where several runs were analysed, all of them."
+        " An activation with bounds counts as what it was."
+    )
+    return section("ops", "Ops before and after", table(_OPS, rows, caption=caption))
+
+
+def _ops_row(kind: str, before: int, after: int) -> str:
+    change = f"{after - before:+d}".replace("-", "\N{MINUS SIGN}") if after != before else "0"
+    return row(_OPS, [kind, str(before), str(after), change])
+
+
+def _counted(nodes: Sequence[NetworkNode]) -> Counter[str]:
+    return Counter(node.kind for node in nodes if node.kind not in (INPUT, OUTPUT))
+
+
+def op_totals(network: Network) -> tuple[int, int]:
+    """Ops before and after."""
+    return _counted(network.before).total(), _counted(network.after).total()

@@ -1,0 +1,180 @@
+"""The page as a whole: the sections that there is something to say in, the style, and the script.
+
+A Content-Security-Policy lets nothing run and nothing load but the style sheet and the two scripts
+of this file, by their hashes: should a name from a model ever get past the escaping, it is dead.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING
+
+from bnfold._version import __version__
+from bnfold.page.data import page_data
+from bnfold.page.drawing import draw_svg, legend
+from bnfold.page.html import Column, count, row, section, table
+from bnfold.page.outcome import (
+    items_section,
+    op_totals,
+    ops_section,
+    reasons_section,
+)
+from bnfold.page.proof import bench_section, verify_section
+from bnfold.page.text import escape, json_for_script
+
+if TYPE_CHECKING:
+    from bnfold.bench.result import BenchResult
+    from bnfold.network import Network
+    from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
+
+_FILES = (Column("file", css="code"), Column("sha256", css="code"))
+_VERSIONS = (Column("what"), Column("version"))
+
+
+def render(
+    report: FoldReport,
+    *,
+    title: str,
+    verify: VerifyResult | None,
+    bench: BenchResult | None,
+    hashes: Mapping[str, str],
+) -> str:
+    """See `FoldReport.to_html`."""
+    parts = {
+        "Drawing": _network_section(report),
+        "Why the rest stayed": reasons_section(report),
+        "Table": items_section(report),
+        "Ops": "" if report.network is None else ops_section(report.network),
+        "Errors": "" if verify is None else verify_section(verify),
+        "Latency": "" if bench is None else bench_section(bench),
+        "Files and versions": _origin_section(report, hashes),
+    }
+    shown = {name: part for name, part in parts.items() if part}
+    links = (
+        f'<a href="#{part.split(chr(34), 2)[1]}">{escape(name)}</a>' for name, part in shown.items()
+    )
+    early, script, style = _asset("early.js"), _script(), _asset("page.css")
+    policy = (
+        f"default-src 'none'; script-src {_hash(early)} {_hash(script)}; style-src {_hash(style)};"
+        " img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        policy=policy,
+        version=__version__,
+        title=escape(f"{title or 'bnfold report'}: {report.summary}"),
+        style=style,
+        early=early,
+        heading=escape(title or "A folded network"),
+        summary=escape(report.summary),
+        tiles=_tiles(report, verify, bench),
+        navigation="".join(links),
+        sections="\n".join(shown.values()),
+        data=json_for_script(page_data(report, verify=verify, bench=bench, hashes=hashes)),
+        script=script,
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("bnfold.page") / "assets" / name).read_text("utf-8")
+
+
+@cache
+def _script() -> str:
+    """The libraries, each behind its licence, and our own."""
+    packages = json.loads(_asset("vendor/vendor.json"))["packages"]
+    parts = []
+    for package in packages:
+        notice = _asset(f"vendor/{package['package']}.LICENSE").strip().replace("*/", "* /")
+        parts.append(f"/* {package['package']} {package['version']}\n{notice} */")
+        parts.append(_asset(f"vendor/{package['file']}").strip())
+    return "\n".join([*parts, _asset("page.js")])
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _tiles(report: FoldReport, verify: VerifyResult | None, bench: BenchResult | None) -> str:
+    tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
+    if report.clips:
+        tiles.append(("activations with bounds", str(len(report.clips))))
+    if report.network is not None:
+        before, after = op_totals(report.network)
+        tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
+    if verify is not None:
+        tiles.append(("computes the same", "yes" if verify.equal else "no"))
+    ratios = [] if bench is None else [r.ratio for r in bench.rows if r.variant == "folded"]
+    if ratios:
+        ends = sorted({f"{min(ratios):.2f}", f"{max(ratios):.2f}"})
+        tiles.append(("of the original's time", "\N{EN DASH}".join(ends)))
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _network_section(report: FoldReport) -> str:
+    network = report.network
+    if network is None or not network.before:
+        return ""
+    items = {item.name: at for at, item in enumerate(report.items)}
+    before, after = network.before, network.after
+    drawings = draw_svg(
+        before,
+        title=f"Before: {count(len(before), 'box', 'boxes')}",
+        identity="before",
+        items=items,
+    ).replace('class="network', 'class="network on', 1)
+    drawings += draw_svg(
+        after,
+        title=f"After: {count(len(after), 'box', 'boxes')}",
+        identity="after",
+        items=items,
+    )
+    body = (
+        f"{_toolbar(network)}{legend()}"
+        '<div class="canvas" tabindex="0" role="application" aria-label="The network"'
+        f' aria-describedby="keys">{drawings}</div>'
+        '<p class="details" role="status" id="details">Choose a box to read about it.</p>'
+        '<p class="help" id="keys">Drag to move, Ctrl and wheel or two fingers to zoom, click a box'
+        " to read about it. Keys, with the drawing in focus: arrows move, + and \N{MINUS SIGN}"
+        " zoom, 0 shows all, N and P step through the ops, K goes to the next one that is kept or"
+        " blocks, B switches before and after, W fills the window, Enter goes to the table.</p>"
+    )
+    return section("network", "The network, before and after", body)
+
+
+def _toolbar(network: Network) -> str:
+    buttons = [
+        '<button type="button" data-do="before" aria-pressed="true">Before</button>',
+        '<button type="button" data-do="after" aria-pressed="false">After</button>',
+    ]
+    if any(node.state == "kept" or node.blocker for node in network.before):
+        buttons.append('<button type="button" data-do="kept">Next kept or blocker</button>')
+    buttons += [
+        '<button type="button" data-do="in" class="apart" aria-label="Zoom in">+</button>',
+        '<button type="button" data-do="out" aria-label="Zoom out">\N{MINUS SIGN}</button>',
+        '<button type="button" data-do="all">Show all</button>',
+        '<button type="button" data-do="whole" aria-pressed="false">Fill the window</button>',
+    ]
+    return f'<div class="toolbar" role="group" aria-label="Drawing">{"".join(buttons)}</div>'
+
+
+def _origin_section(report: FoldReport, hashes: Mapping[str, str]) -> str:
+    body = ""
+    if hashes:
+        rows = (row(_FILES, [name, digest]) for name, digest in hashes.items())
+        body += table(_FILES, rows, caption="What was read and what was written.")
+    versions = {"bnfold": __version__, **report.versions}
+    rows = (row(_VERSIONS, [name, version]) for name, version in versions.items())
+    body += table(_VERSIONS, rows, caption="What took part.")
+    return section("origin", "Files and versions", body)

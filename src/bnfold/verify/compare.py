@@ -1,0 +1,104 @@
+"""Measure how far two outputs are apart. NaN and infinity are equal to themselves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.core.affine import FloatArray
+from bnfold.verify.runner import Array
+from bnfold.verify.verdict import rms
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """The distances between two arrays; see `result.OutputDifference`."""
+
+    max_absolute: float
+    mean_absolute: float
+    max_relative: float
+    mean_relative: float
+    cosine: float
+    top1: float | None
+
+
+def is_number(array: Array) -> bool:
+    """Whether rounding means something: floating point, complex, or a small float (kind V)."""
+    return array.dtype.kind in "fcV"
+
+
+def flat(array: Array) -> FloatArray:
+    """All numbers in float64, the two parts of complex ones side by side."""
+    if array.dtype.kind == "c":
+        return np.ascontiguousarray(array, dtype=np.complex128).reshape(-1).view(np.float64)
+    if array.dtype.kind in "OSU":  # texts: equal or not, so a number each
+        texts = [hash(text) % 2**52 for text in array.reshape(-1).tolist()]
+        return np.array(texts, dtype=np.float64)
+    return np.asarray(array, dtype=np.float64).reshape(-1)
+
+
+def gaps(a: FloatArray, b: FloatArray) -> FloatArray:
+    """b - a; 0 where both are the same infinity or both NaN, infinite where only one is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = b - a
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+    gap[same] = 0.0
+    gap[np.isnan(gap)] = np.inf
+    return gap
+
+
+def distance(before: Sequence[Array], after: Sequence[Array]) -> float:
+    """RMS of the differences; for integers the share that differs."""
+    parts = [gaps(flat(a), flat(b)) for a, b in zip(before, after, strict=True)]
+    gap = np.concatenate(parts) if parts else np.zeros(0)
+    if before and not is_number(before[0]):
+        return float(np.mean(gap != 0)) if gap.size else 0.0
+    return rms(gap)
+
+
+def measure(before: Sequence[Array], after: Sequence[Array]) -> Measures:
+    """The distances over all samples."""
+    a = np.concatenate([flat(array) for array in before])
+    b = np.concatenate([flat(array) for array in after])
+    gap = np.abs(gaps(a, b))
+    if not gap.size:
+        return Measures(0.0, 0.0, 0.0, 0.0, 1.0, None)
+    size = np.abs(a[np.isfinite(a)])
+    largest, mean = float(size.max(initial=0.0)), float(size.mean()) if size.size else 0.0
+    return Measures(
+        max_absolute=float(gap.max()),
+        mean_absolute=float(gap.mean()),
+        max_relative=_ratio(float(gap.max()), largest),
+        mean_relative=_ratio(float(gap.mean()), mean),
+        cosine=_cosine(a, b),
+        top1=_top1(before, after),
+    )
+
+
+def _ratio(gap: float, size: float) -> float:
+    if gap == 0.0:
+        return 0.0
+    return gap / size if size else float("inf")
+
+
+def _cosine(a: FloatArray, b: FloatArray) -> float:
+    finite = np.isfinite(a) & np.isfinite(b)
+    a, b = a[finite], b[finite]
+    # Divided by the largest first: squares of large numbers overflow.
+    largest_a, largest_b = np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0)
+    if largest_a == 0.0 or largest_b == 0.0:
+        return 1.0 if largest_a == largest_b else 0.0
+    a, b = a / largest_a, b / largest_b
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+
+
+def _top1(before: Sequence[Array], after: Sequence[Array]) -> float | None:
+    """The share of rows with the same largest column, of (N, classes)."""
+    first = before[0]
+    if first.ndim != 2 or first.shape[1] < 2 or first.dtype.kind != "f":
+        return None
+    pairs = zip(before, after, strict=True)
+    same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in pairs]
+    return float(np.concatenate(same).mean())

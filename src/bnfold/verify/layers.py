@@ -1,0 +1,193 @@
+"""Compare tensor by tensor and channel by channel: where do the two models part?
+
+Both are run in float64. What the folded model stores is s * (v + t), so stored / s - t is compared
+with v. How far they may be apart, and why, is in `verdict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+from bnfold.core.stored import Stored
+from bnfold.verify import verdict
+from bnfold.verify.compare import gaps
+from bnfold.verify.probe import Seen, broadcast_places
+from bnfold.verify.result import LayerDifference
+
+Run = Mapping[str, Seen]
+"""What was seen in one run, by key, in order."""
+Storage = Mapping[str, Stored]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """One tensor; mean squares per channel, (channels,)."""
+
+    name: str
+    kind: str
+    difference: FloatArray
+    size: FloatArray
+    """Of the original's values."""
+    stored: FloatArray
+    """Of what is stored, in the original's units: v + t."""
+    noise: FloatArray
+    """Of what one more rounding of all weights does."""
+    cut: NDArray[np.bool_]
+    """Channels of which parts were cut off: several places hold the very same extreme value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What was seen of both models."""
+
+    before: Sequence[Run]
+    """The original, one run per sample."""
+    after: Sequence[Run]
+    """The folded one."""
+    draws: Sequence[Run]
+    """The folded one on the first sample, weights rounded once more at random."""
+
+    @property
+    def common(self) -> list[str]:
+        """The keys of tensors that both have, in the original's order."""
+        others = self.after[0]
+        return [
+            key
+            for key, seen in self.before[0].items()
+            if key in others and others[key].shape == seen.shape
+        ]
+
+
+def measure(runs: Runs, storage: Storage) -> list[Measured]:
+    """All tensors that both have."""
+    return [_measure(runs, key, storage.get(key)) for key in runs.common]
+
+
+def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
+    first = runs.before[0][key]
+    scale, shift, known = _at_places(stored, first)
+    pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
+    backs = [after / scale - shift for _, after in pairs]
+    drawn = [gaps(runs.after[0][key].values, draw[key].values) / scale for draw in runs.draws]
+    return Measured(
+        key,
+        first.kind,
+        _mean_square([gaps(b, back) for (b, _), back in zip(pairs, backs, strict=True)], known),
+        _mean_square([b for b, _ in pairs], known),
+        _mean_square([after / scale for _, after in pairs], known),
+        _mean_square(drawn, known),
+        _is_cut(np.concatenate([b for b, _ in pairs], axis=1)),
+    )
+
+
+def _is_cut(values: FloatArray) -> NDArray[np.bool_]:
+    """Whether the smallest or largest value of a channel occurs twice: a ReLU was there."""
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    twice = ((values == low).sum(axis=1) > 1) | ((values == high).sum(axis=1) > 1)
+    return np.asarray(twice)
+
+
+def _at_places(
+    stored: Stored | None, seen: Seen
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """s, t and 1 where they are known, of the shape of what was kept."""
+    ones = np.ones(seen.values.shape)
+    if stored is None or not _fits(stored, seen.shape):
+        return ones, 0.0 * ones, ones
+    parts = (stored.scale, stored.shift, stored.known.astype(np.float64))
+    scale, shift, known = (broadcast_places(part, seen.shape, seen.axis) for part in parts)
+    return scale, shift, known
+
+
+def _fits(stored: Stored, shape: tuple[int, ...]) -> bool:
+    own = stored.scale.shape
+    if len(own) > len(shape):
+        return False
+    return all(n in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False))
+
+
+def _mean_square(arrays: Sequence[FloatArray], known: FloatArray) -> FloatArray:
+    """Per channel, over samples and the places that are known."""
+    total = np.zeros(len(known))
+    for array in arrays:
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.where(np.isnan(array), 0.0, array)
+            total += np.where(known > 0, np.square(finite), 0.0).sum(axis=1)
+    return total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
+
+
+# ------------------------------------------------------------------------ the verdict
+
+
+def judge(measured: Sequence[Measured]) -> list[LayerDifference]:
+    """Which tensors differ by more than rounding explains, in any channel."""
+    k = verdict.factor(sum(len(one.difference) for one in measured))
+    ratios: list[FloatArray] = []
+    found = []
+    for one in measured:
+        live = (one.stored > 0) & np.isfinite(one.stored)
+        with np.errstate(invalid="ignore"):
+            ratios.append(np.sqrt(one.noise[live] / one.stored[live]))
+        q = verdict.typical_noise(ratios)
+        found.append(_judge(one, k, q))
+    return found
+
+
+def _judge(one: Measured, k: float, q: float) -> LayerDifference:
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = np.where(np.isfinite(one.stored), one.stored, 0.0)
+        # What a ReLU lets through may be as small as it likes; its rounding error stays.
+        typical = stored[stored > 0].mean() if (stored > 0).any() else 0.0
+        stored = np.where(one.cut, np.maximum(stored, typical), stored)
+        allowed = k * np.sqrt(one.noise + q * q * stored)
+        difference = np.sqrt(one.difference)
+        excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)
+    excess[np.isinf(one.noise) & np.isinf(one.difference)] = 0.0  # both overflow: rounding decides
+    total = float(np.sqrt(one.size.mean())) if one.size.size else 0.0
+    is_equal = bool((excess <= 1.0).all())
+    worst = None if is_equal else int(np.argmax(excess))
+    size = 0.0 if worst is None else float(np.sqrt(one.size[worst]))
+    return LayerDifference(
+        one.name,
+        one.kind,
+        _relative(float(np.sqrt(one.difference.mean())) if one.size.size else 0.0, total),
+        _relative(float(np.sqrt(one.noise.mean())) if one.size.size else 0.0, total),
+        is_equal,
+        None if worst is None else _relative(float(allowed[worst]), size),
+        worst,
+    )
+
+
+def _relative(value: float, size: float) -> float:
+    if value == 0.0:
+        return 0.0
+    return float(value / size) if size else float("inf")
+
+
+_STRANGE = 0.1
+"""A median difference this large says that tensors are stored in a way that is not known."""
+
+
+def best(runs: Runs, storages: Sequence[Storage]) -> tuple[list[LayerDifference], bool]:
+    """The layers under the storage that fits best, and whether it fits at all.
+
+    A fold with other options, or by another tool, stores tensors in another way. A wrong guess
+    does not make tensors equal by chance, so the guess that makes the most of them equal is right.
+    """
+    chosen: list[LayerDifference] = []
+    score = -1
+    for storage in (*storages, {}):
+        layers = judge(measure(runs, storage))
+        equal = sum(layer.equal for layer in layers)
+        if equal > score:
+            chosen, score = layers, equal
+        if equal == len(layers):
+            break
+    relatives = [layer.relative for layer in chosen]
+    fits = not relatives or float(np.median(relatives)) <= _STRANGE
+    return chosen, fits

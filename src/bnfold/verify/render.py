@@ -1,0 +1,91 @@
+"""Show a result: a table for the console and one for notebooks."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnfold.verify.result import OutputDifference, VerifyResult
+
+_HEADINGS = (
+    *("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "top-1"),
+    *("error", "own error", "verdict"),
+)
+
+
+def text(result: VerifyResult, *, color: bool, width: int) -> str:
+    """The summary, a line per output, the layers that part, and the notes."""
+    rows = [list(_HEADINGS), *(_cells(output) for output in result.outputs)]
+    lengths = [max(len(row[at]) for row in rows) for at in range(len(_HEADINGS))]
+    lines = [_painted(_printable(result.summary), color, "1;32" if result.equal else "1;31")]
+    for name, *numbers in rows if result.outputs else ():
+        cells = [name.ljust(lengths[0])]
+        cells += [cell.rjust(length) for cell, length in zip(numbers, lengths[1:], strict=True)]
+        lines += _wrapped(cells, width)
+    lines += [_printable(o.detail) for o in result.outputs if o.detail]
+    return "\n".join([*lines, *_closing(result)])
+
+
+def _wrapped(cells: list[str], width: int) -> list[str]:
+    """One line, or two where the terminal is narrow."""
+    line = "  ".join(cells).rstrip()
+    if len(line) <= width:
+        return [line]
+    return ["  ".join(cells[:1]).rstrip(), f"    {'  '.join(cells[1:])}".rstrip()]
+
+
+def _painted(line: str, color: bool, code: str) -> str:
+    return f"\x1b[{code}m{line}\x1b[0m" if color else line
+
+
+def _closing(result: VerifyResult) -> list[str]:
+    truths = {
+        "float64": "errors are distances from the original in float64",
+        "nudged": "the original's own error is what moving its inputs by their last bit does",
+        "original": "errors are distances from the original",
+    }
+    drawn = "given" if result.seed is None else f"random, seed {result.seed}"
+    samples = "1 sample" if result.samples == 1 else f"{result.samples} samples"
+    lines = [f"{samples}, {drawn}; {truths.get(result.truth, result.truth)}"]
+    if result.layers:
+        apart = [layer for layer in result.layers if not layer.equal]
+        same = len(result.layers) - len(apart)
+        lines.append(f"layers: {same} of {len(result.layers)} equal")
+    if result.parting is not None:
+        first = next((layer for layer in result.layers if not layer.equal), None)
+        where = "" if first is None or first.channel is None else f", channel {first.channel}"
+        lines.append(f"first layer where they part: {_printable(result.parting)}{where}")
+    return [*lines, *(_printable(note) for note in result.notes)]
+
+
+def _cells(output: OutputDifference) -> list[str]:
+    numbers = (output.max_absolute, output.mean_absolute, output.max_relative, output.mean_relative)
+    return [
+        _printable(output.name),
+        *(f"{number:.1e}" for number in numbers),
+        f"{output.cosine:.6f}",
+        "" if output.top1 is None else f"{output.top1:.1%}",
+        f"{output.error:.1e}",
+        f"{output.own_error:.1e}",
+        "equal" if output.equal else "NOT EQUAL",
+    ]
+
+
+def _printable(cell: str) -> str:
+    """Names come from files: no control characters on the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
+
+
+def html(result: VerifyResult) -> str:
+    """A self-contained fragment; every name is escaped."""
+    head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(output))}</tr>"
+        for output in result.outputs
+    )
+    closing = "".join(f"<p>{escape(line)}</p>" for line in _closing(result))
+    return (
+        f"<div><p><b>{escape(result.summary)}</b></p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{closing}</div>"
+    )

@@ -1,0 +1,87 @@
+"""What a kind of model provides so that it can be verified; the runners live in the frontends.
+
+An array is NumPy's. bfloat16, which NumPy does not have, is handed over as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.forest import IntArray
+from bnfold.core.stored import Stored
+
+Array = NDArray[Any]
+Gather = Callable[[IntArray], Array]
+"""The elements of a tensor at these places of its flattened form."""
+Watch = Callable[[str, str, tuple[int, ...], Gather], None]
+"""Is told of each tensor inside of a run: its key, what made it, its shape, its content. A key names
+the same tensor in the original and in the folded model."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What an input of a model looks like."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Its size along each axis; what the model leaves open has a size that fits."""
+    dtype: str
+    """float32, bfloat16, int64, bool, ..."""
+    given: Array | None = None
+    """An example that came with the model."""
+    declared: tuple[int | None, ...] | None = None
+    """The shape as the model declares it, None where it is open; None if it declares none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One output of a run."""
+
+    name: str
+    values: Array
+    dtype: str
+    """The name of the dtype that the model returned."""
+
+
+class Evaluation(Protocol):
+    """A loaded model."""
+
+    def run(
+        self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
+    ) -> list[Output]:
+        """One run. With `draw`, every weight is rounded once more, at random: see `verdict`."""
+
+
+class Runner(Protocol):
+    """A model that can be run."""
+
+    name: str
+    """How to call it in messages."""
+    runtimes: Mapping[str, str]
+    """What runs it, with versions."""
+    specs: Sequence[InputSpec]
+    """Its inputs, in order."""
+
+    def own(self) -> AbstractContextManager[Evaluation]:
+        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw."""
+
+    def exact(self) -> AbstractContextManager[Evaluation]:
+        """In float64. Raises NotExactError where that cannot be."""
+
+    def storages(self) -> Sequence[Mapping[str, Stored]]:
+        """How a fold of it may store each tensor, by key; the likeliest fold first."""
+
+
+class NotExactError(Exception):
+    """The model cannot be run in float64; the text says why."""
+
+
+def wide(array: Array) -> NDArray[np.float64]:
+    """In float64."""
+    return np.asarray(array, dtype=np.float64)

@@ -1,0 +1,105 @@
+"""When does rounding explain a difference?
+
+What a right fold may do
+    Its weights are those of the exact fold, each rounded once more, to its dtype: w' = w * (1 + d),
+    |d| <= u, the unit roundoff. Nothing else. Run in float64, where the arithmetic itself is exact
+    next to u, the folded model F differs from the original A by the sum over all weights of
+    d * dF/dlog(w): many small independent terms, so about normal, of a size that depends on the
+    network, the layer and the channel. That size is measured, not guessed: F is run again with
+    each weight rounded once more at random (`draw`), which makes a difference of just that kind.
+    With D_c the RMS of these differences in channel c (over places and draws),
+
+        right:   RMS(F_c - A_c)  is one more draw of the same kind as those that gave D_c
+        wrong:   a weight is off by more than its rounding, and the channels behind it by more
+
+How far apart two draws of one kind may be
+    Of N comparisons (one per channel) with normal differences, the largest exceeds
+    sqrt(2 ln(N / p)) times their size with a probability below p. p is 1e-6: one false alarm in a
+    million verified models. D_c is itself an estimate from few draws, whose terms are correlated:
+    it counts as known up to a factor of 2. Together k = 2 * sqrt(2 ln(N / p)): 14 for 10^5
+    channels. A channel whose D_c came out too small by chance is held against its neighbours: D_c
+    is at least q times the size of what is stored, q the median of D_c / stored size in the layer
+    (and the layers before it, until these are 32 channels). What is stored has the size of
+    v + t in units of v: a shift that is large next to the values costs precision there, and that
+    is the fold's doing, not a fault. Where a few channels differ far more than the median (values
+    that cross a step: sign, round), q is the root of the mean square instead.
+
+In the model's own dtype
+    each run adds the rounding of its arithmetic. The original's own error E = RMS(A_own - A) says
+    how much that is in this network; the folded model computes as much or less, from weights that
+    are rounded once more, which D knows. Both are independent, so RMS(F_own - A) is allowed to be
+
+        k * sqrt(E^2 + D^2 + (u * RMS(A))^2)
+
+    the last term for outputs that the original happens to hit exactly.
+
+Without float64
+    the truth is not known, only how the original moves when its inputs are moved to neighbouring
+    numbers, which makes all roundings behind them anew: D is the RMS of that. The difference of
+    two runs is that of two such errors: k * sqrt(2 D^2 + (u * RMS(A))^2).
+
+Integers (an argmax, an index)
+    flip where two values are nearly tied. If draws flip a share f of n numbers, up to
+    f * n + k * sqrt(f * n + 1) may be flipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnfold.core.affine import FloatArray
+
+_FALSE_ALARM = 1e-6
+"""Probability that a right fold is called wrong, as far as the model of rounding goes."""
+_KNOWN_UP_TO = 2.0
+"""What few draws say about the size of the noise is right up to this factor."""
+_FEW = 32
+"""Channels from which a median is worth something."""
+_STEPS = 10.0
+"""So many times the median, a mean square shows that a few channels differ far more."""
+_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def unit(dtype: str) -> float:
+    """The largest relative error of rounding to a dtype; 0 for what is not rounded."""
+    return _UNITS.get(dtype, 0.0)
+
+
+def factor(count: int) -> float:
+    """k: how many times its usual size the largest of `count` differences may be."""
+    return _KNOWN_UP_TO * math.sqrt(2.0 * math.log(max(count, 1) / _FALSE_ALARM))
+
+
+def rms(values: FloatArray) -> float:
+    """Root of the mean square; 0 of nothing."""
+    if not values.size:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.mean(np.square(values))))
+
+
+def typical_noise(ratios: Sequence[FloatArray]) -> float:
+    """q: the noise relative to what is stored, of the last layer and those before it as needed."""
+    window: list[FloatArray] = []
+    for layer in reversed(ratios):
+        window.append(layer)
+        if sum(part.size for part in window) >= _FEW:
+            break
+    found = np.concatenate(window) if window else np.zeros(0)
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return 0.0
+    median = float(np.median(found))
+    spread = rms(found)
+    return spread if spread > _STEPS * median else median
+
+
+def allowed_flips(share: float, count: int, k: float) -> float:
+    """The share of `count` integers that may differ where draws flip `share`."""
+    if not count:
+        return 0.0
+    expected = share * count
+    return min(1.0, (expected + k * math.sqrt(expected + 1.0)) / count)

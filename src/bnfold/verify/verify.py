@@ -1,0 +1,381 @@
+"""Run two models on the same inputs and say whether they compute the same.
+
+    1  both in their own dtypes, as they will be used             -> differences, own error
+    2  both in float64, looking at every tensor inside            -> the truth, the layers
+    3  the folded one again, weights rounded once more at random  -> how much rounding explains
+
+One model is loaded at a time. Of a float64 run, only samples of the tensors are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.core.affine import FloatArray
+from bnfold.errors import ExampleInputError, UsageError
+from bnfold.verify import compare, layers, verdict
+from bnfold.verify.inputs import draw as draw_inputs
+from bnfold.verify.inputs import nudged
+from bnfold.verify.probe import Probe
+from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+from bnfold.verify.runner import Array, InputSpec, NotExactError, Output, Runner
+
+_DRAWS, _DRAWS_SMALL = 4, 12
+"""Draws for a model with many values inside, and for a small one, where they cost nothing."""
+_SMALL = 1_000_000
+"""Numbers inside of a run, up to which a model is small."""
+_SUSPICIOUS = 1e3
+"""Both models are this many roundings from the truth, and close to each other: it is not true."""
+Sample = list[Array]
+Outputs = list[Output]
+
+
+class FoldedRaisedError(Exception):
+    """The folded model raised on inputs that the original accepts; the text says what."""
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What the runs gave."""
+
+    own_before: list[Outputs] = field(default_factory=list)
+    own_after: list[Outputs] = field(default_factory=list)
+    exact_before: list[Outputs] = field(default_factory=list)
+    exact_after: list[Outputs] = field(default_factory=list)
+    drawn: list[Outputs] = field(default_factory=list)
+    """On the first sample: of the folded model in float64, or of the original, nudged."""
+    runs: layers.Runs | None = None
+    storages: Sequence[layers.Storage] = ()
+    truth: str = "float64"
+    notes: list[str] = field(default_factory=list)
+
+
+def verify(
+    original: Runner,
+    folded: Runner,
+    samples: Sequence[Sample],
+    *,
+    seed: int | None,
+    look_inside: bool = True,
+) -> VerifyResult:
+    """See `bnfold.verify`. Raises ExampleInputError, UsageError."""
+    evidence = _Evidence()
+    try:
+        _run_own(original, folded, samples, evidence)
+        try:
+            _run_exact(original, folded, samples, evidence, look_inside=look_inside)
+        except NotExactError as error:
+            evidence.notes.append(f"Not run in float64: {error}.")
+            _run_nudged(original, samples, evidence)
+    except FoldedRaisedError as error:
+        return VerifyResult(
+            False, samples=len(samples), seed=seed, truth="original", notes=(str(error),)
+        )
+    _distrust(original, samples, evidence)
+    inside, output_layers, fits = _layers(evidence)
+    outputs = _outputs(evidence, output_layers)
+    parting = next((layer.name for layer in inside if not layer.equal), None) if fits else None
+    is_equal = all(output.equal for output in outputs) and parting is None
+    if not is_equal:
+        _look_for_randomness(original, samples, evidence)
+    return VerifyResult(
+        is_equal,
+        tuple(outputs),
+        tuple(inside) if fits else (),
+        parting,
+        len(samples),
+        seed,
+        evidence.truth,
+        {**original.runtimes, **folded.runtimes},
+        tuple(evidence.notes),
+    )
+
+
+# ------------------------------------------------------------------- runs
+
+
+def _run_own(
+    original: Runner, folded: Runner, samples: Sequence[Sample], evidence: _Evidence
+) -> None:
+    try:
+        with original.own() as evaluation:
+            evidence.own_before = [evaluation.run(inputs) for inputs in samples]
+    except Exception as error:
+        raise ExampleInputError(original.name, error) from error
+    try:
+        with folded.own() as evaluation:
+            evidence.own_after = [evaluation.run(inputs) for inputs in samples]
+    except Exception as error:
+        raise FoldedRaisedError(
+            f"{folded.name} raised {type(error).__name__} on inputs that {original.name} accepts:"
+            f" {error}".rstrip(".")
+            + "."
+        ) from error
+    for before, after in zip(evidence.own_before, evidence.own_after, strict=True):
+        _check_match(original, folded, before, after)
+
+
+def _check_match(original: Runner, folded: Runner, before: Outputs, after: Outputs) -> None:
+    step = "compare models with the same inputs and outputs"
+    if len(before) != len(after):
+        raise UsageError(
+            f"{original.name} has {len(before)} outputs, {folded.name} {len(after)}", step
+        )
+    for a, b in zip(before, after, strict=True):
+        if (a.values.shape, a.dtype) != (b.values.shape, b.dtype):
+            raise UsageError(
+                f"output {a.name} of {original.name} is {a.values.shape} {a.dtype},"
+                f" output {b.name} of {folded.name} {b.values.shape} {b.dtype}",
+                step,
+            )
+
+
+def _run_exact(
+    original: Runner,
+    folded: Runner,
+    samples: Sequence[Sample],
+    evidence: _Evidence,
+    *,
+    look_inside: bool,
+) -> None:
+    evidence.storages = original.storages() if look_inside else ()
+    axes = _channel_axes(evidence.storages)
+    before, after, draws = [], [], []
+    with original.exact() as evaluation:
+        for inputs in samples:
+            probe = Probe(axes)
+            outputs = evaluation.run(inputs, probe if look_inside else None)
+            evidence.exact_before.append(outputs)
+            before.append(_with_outputs(probe, outputs))
+    with folded.exact() as evaluation:
+        for inputs in samples:
+            probe = Probe(axes)
+            outputs = evaluation.run(inputs, probe if look_inside else None)
+            evidence.exact_after.append(outputs)
+            after.append(_with_outputs(probe, outputs))
+        numbers = sum(int(np.prod(seen.shape)) for seen in after[0].seen.values())
+        for number in range(_DRAWS_SMALL if numbers <= _SMALL else _DRAWS):
+            probe = Probe(axes)
+            outputs = evaluation.run(samples[0], probe if look_inside else None, draw=number)
+            evidence.drawn.append(outputs)
+            draws.append(_with_outputs(probe, outputs))
+    evidence.runs = layers.Runs(
+        [probe.seen for probe in before],
+        [probe.seen for probe in after],
+        [probe.seen for probe in draws],
+    )
+
+
+def _channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
+    """Where rescalings vary along one axis alone, that is the channel axis."""
+    axes: dict[str, int] = {}
+    for storage in storages:
+        for key, stored in storage.items():
+            varying = [axis for axis, length in enumerate(stored.scale.shape) if length > 1]
+            if len(varying) == 1:
+                axes.setdefault(key, varying[0])
+    return axes
+
+
+_OUTPUT = "output "
+
+
+def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
+    """Outputs are looked at like any tensor, too: channel by channel."""
+    for number, output in enumerate(outputs):
+        if output.values.dtype.kind == "f":
+            values = output.values
+            probe(
+                f"{_OUTPUT}{number}", "output", values.shape, lambda at, v=values: v.reshape(-1)[at]
+            )
+    return probe
+
+
+def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence) -> None:
+    """The original on inputs moved by their last bit."""
+    evidence.truth = "nudged"
+    evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
+    with original.own() as evaluation:
+        evidence.drawn = [
+            evaluation.run(nudged(samples[0], original.specs, number)) for number in range(_DRAWS)
+        ]
+
+
+# ------------------------------------------------------------------- judging
+
+
+def _distrust(original: Runner, samples: Sequence[Sample], evidence: _Evidence) -> None:
+    """Where both models agree with each other and not with float64, that is not the truth."""
+    if evidence.truth != "float64":
+        return
+    for number, output in enumerate(evidence.own_before[0]):
+        truth, own, after = (
+            _arrays(runs, number)
+            for runs in (evidence.exact_before, evidence.own_before, evidence.own_after)
+        )
+        if not compare.is_number(output.values):
+            continue
+        size = verdict.rms(compare.flat(truth[0]))
+        error = compare.distance(truth, own)
+        limit = _SUSPICIOUS * verdict.unit(output.dtype) * size
+        if error > limit and compare.distance(own, after) < 0.1 * error:
+            evidence.notes.append(
+                "The original in its own dtype is far from the original in float64, and near to"
+                " the folded model: outputs are compared in their own dtype instead."
+            )
+            runs = evidence.runs
+            _run_nudged(original, samples, evidence)
+            evidence.runs = runs
+            return
+
+
+def _layers(
+    evidence: _Evidence,
+) -> tuple[list[LayerDifference], dict[str, LayerDifference], bool]:
+    """The tensors inside, the outputs looked at like tensors, and whether the former mean anything."""
+    if evidence.runs is None:
+        return [], {}, True
+    found, fits = layers.best(evidence.runs, evidence.storages)
+    inside = [layer for layer in found if layer.kind != "output"]
+    outputs = {layer.name: layer for layer in found if layer.kind == "output"}
+    if not fits:
+        evidence.notes.append(
+            "The tensors inside are stored in a way that no fold of the original explains, so only"
+            " outputs were compared."
+        )
+    return inside, outputs, fits
+
+
+def _arrays(runs: Sequence[Outputs], number: int) -> list[Array]:
+    return [outputs[number].values for outputs in runs]
+
+
+def _outputs(evidence: _Evidence, inside: Mapping[str, LayerDifference]) -> list[OutputDifference]:
+    count = sum(output.values.size for output in evidence.own_before[0])
+    k = verdict.factor(count)
+    return [
+        _output(evidence, number, k, inside.get(f"{_OUTPUT}{number}"))
+        for number in range(len(evidence.own_before[0]))
+    ]
+
+
+def _output(
+    evidence: _Evidence, number: int, k: float, layer: LayerDifference | None
+) -> OutputDifference:
+    first = evidence.own_before[0][number]
+    own, after = _arrays(evidence.own_before, number), _arrays(evidence.own_after, number)
+    is_exact = evidence.truth == "float64"
+    truth = _arrays(evidence.exact_before, number) if is_exact else own
+    start = (evidence.exact_after if is_exact else evidence.own_before)[0][number].values
+    noise = _noise(start, _arrays(evidence.drawn, number))
+    error = compare.distance(truth, after)
+    own_error = compare.distance(truth, own) if is_exact else noise
+    if compare.is_number(first.values):
+        floor = verdict.unit(first.dtype) * verdict.rms(_finite(truth))
+        allowed = k * float(np.sqrt(own_error**2 + noise**2 + floor**2))
+    else:
+        total = sum(array.size for array in own)
+        allowed = verdict.allowed_flips(max(own_error, noise), total, k)
+    found = compare.measure(own, after)
+    explained = error <= allowed or np.isinf(own_error)
+    agrees = layer is None or layer.equal
+    return OutputDifference(
+        first.name,
+        first.dtype,
+        first.values.shape,
+        found.max_absolute,
+        found.mean_absolute,
+        found.max_relative,
+        found.mean_relative,
+        found.cosine,
+        found.top1,
+        error,
+        own_error,
+        allowed,
+        bool(explained and agrees),
+        _detail(first.name, error, allowed, layer, explained=bool(explained)),
+    )
+
+
+def _finite(arrays: Sequence[Array]) -> FloatArray:
+    values = np.concatenate([compare.flat(array) for array in arrays])
+    return values[np.isfinite(values)]
+
+
+def _noise(start: Array, drawn: Sequence[Array]) -> float:
+    """What draws do, root of the mean square; for integers the largest share that flips."""
+    found = [compare.distance([start], [array]) for array in drawn if array.shape == start.shape]
+    if not found:
+        return 0.0
+    return verdict.rms(np.array(found)) if compare.is_number(start) else max(found)
+
+
+def _detail(
+    name: str, error: float, allowed: float, layer: LayerDifference | None, *, explained: bool
+) -> str:
+    if not explained:
+        return f"{name}: off by {error:.2g}, and rounding explains {allowed:.2g}"
+    if layer is not None and not layer.equal and layer.allowed is not None:
+        return (
+            f"{name}: in float64, channel {layer.channel} is off by more than the"
+            f" {layer.allowed:.2g} (relative) that rounding explains"
+        )
+    return ""
+
+
+def _look_for_randomness(original: Runner, samples: Sequence[Sample], evidence: _Evidence) -> None:
+    """A model that draws random numbers differs from itself."""
+    with original.own() as evaluation:
+        again = evaluation.run(samples[0])
+    for one, other in zip(evidence.own_before[0], again, strict=True):
+        differs = one.values.shape != other.values.shape or not np.array_equal(
+            one.values, other.values, equal_nan=compare.is_number(one.values)
+        )
+        if differs:
+            evidence.notes.append(
+                f"{original.name} differs from itself in a second run (output {one.name}): it draws"
+                " random numbers, so a difference says little."
+            )
+            return
+
+
+# ------------------------------------------------------------------- inputs
+
+
+def check_inputs(original: Runner, folded: Runner) -> None:
+    """Raise UsageError where the two take different inputs."""
+    step = "compare models with the same inputs and outputs"
+    if len(original.specs) != len(folded.specs):
+        names = [", ".join(spec.name for spec in runner.specs) for runner in (original, folded)]
+        raise UsageError(
+            f"{original.name} has {len(original.specs)} inputs ({names[0]}),"
+            f" {folded.name} {len(folded.specs)} ({names[1]})",
+            step,
+        )
+    for a, b in zip(original.specs, folded.specs, strict=True):
+        if a.declared is None or b.declared is None:
+            continue
+        same = len(a.declared) == len(b.declared) and all(
+            m is None or n is None or m == n for m, n in zip(a.declared, b.declared, strict=True)
+        )
+        if not same:
+            raise UsageError(
+                f"input {a.name} of {original.name} is {a.declared},"
+                f" input {b.name} of {folded.name} {b.declared}",
+                step,
+            )
+
+
+def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[Sample]:
+    """What the model came with, then random inputs."""
+    samples = []
+    if specs and all(spec.given is not None for spec in specs):
+        samples.append([np.asarray(spec.given) for spec in specs])
+    while len(samples) < max(1, count):
+        samples.append(draw_inputs(specs, seed, len(samples)))
+    return samples[: max(1, count)]
+
+

@@ -1,0 +1,73 @@
+"""The network as it is drawn: what is gone, what is marked, which helper belongs to which op."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+import bnfold
+from bnfold.core import graph as g
+from bnfold.core.plan import make_plan
+from bnfold.network import INPUT, OUTPUT, State, draw
+
+
+def padded() -> nn.Sequential:
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+    )
+    for norm in (model[0], model[2]):
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+        norm.running_mean.normal_()
+        norm.bias.data.normal_()
+    return model.eval()
+
+
+def test_a_module_before_and_after() -> None:
+    report = bnfold.inspect(padded(), torch.rand(1, 3, 5, 5))
+    assert report.network is not None
+    before = report.network.before
+    assert [(node.kind, node.state) for node in before] == [
+        (INPUT, State.PLAIN),
+        ("BatchNorm2d", State.KEPT),
+        ("Conv2d", State.EDITED),
+        ("BatchNorm2d", State.REMOVED),
+        ("ReLU", State.PLAIN),
+        (OUTPUT, State.PLAIN),
+    ]
+    assert [node.name for node in before if node.blocker] == ["1"]
+    assert [node.item for node in before if node.item] == ["0", "2"]
+    after = report.network.after
+    assert [node.kind for node in after] == [INPUT, "BatchNorm2d", "Conv2d", "ReLU", OUTPUT]
+    assert [node.inputs for node in after] == [(), (0,), (1,), (2,), (3,)]
+
+
+def test_a_program_has_the_kinds_of_its_nodes() -> None:
+    program = torch.export.export(padded(), (torch.rand(1, 3, 5, 5),))
+    network = bnfold.inspect(program).network
+    assert network is not None
+    kinds = [node.kind for node in network.before]
+    assert kinds == [INPUT, "batch_norm", "conv2d", "batch_norm", "relu", OUTPUT]
+
+
+def test_a_helper_without_a_kind_is_part_of_the_op_behind_it() -> None:
+    graph = g.Graph()
+    x = graph.input((1, 2, 3, 3), "x")
+    (c,) = graph.add("add", g.Constant(np.ones((1, 2, 1, 1))), (), [(1, 2, 1, 1)])
+    (y,) = graph.add("add", g.Sum((1.0, 1.0)), (x, c), [(1, 2, 3, 3)], kind="Add")
+    (z,) = graph.add("alone", g.Max(()), (y,), [(1, 2, 3, 3)])
+    graph.output(z, "z")
+    nodes = draw(graph, make_plan(graph), []).before
+    assert [(node.name, node.kind, node.inputs) for node in nodes] == [
+        ("x", INPUT, ()),
+        ("add", "Add", (0,)),
+        ("alone", "Max", (1,)),
+        ("z", OUTPUT, (2,)),
+    ]
+
+
+def test_the_network_is_no_part_of_the_document_or_of_equality() -> None:
+    report = bnfold.inspect(padded(), torch.rand(1, 3, 5, 5))
+    again = bnfold.FoldReport.from_json(report.to_json())
+    assert again == report and again.network is None and report.network is not None
