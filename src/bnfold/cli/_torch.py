@@ -36,6 +36,8 @@ def default_output(arguments: argparse.Namespace) -> Path:
             f"{arguments.source} is no file that an output could lie beside",
             "say where with -o folded.pt2",
         )
+    if not Path(arguments.source).name:
+        raise _torch_source.no_file(arguments.source)
     return Path(arguments.source).with_suffix(".folded.pt2")
 
 

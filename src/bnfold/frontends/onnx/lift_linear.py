@@ -104,11 +104,16 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
     return True
 
 
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_WITH_WEIGHT = (*_CONVOLUTIONS, "Gemm", "MatMul")
+
+
 def emit_fixed(lifter: Lifter, node: Node) -> bool:
-    """A convolution whose weight is no constant: it is linear all the same."""
+    """A convolution whose weight is no constant, or an op with a sparse one: still linear."""
     name = node.input(1)
     shape = lifter.shape(name)
-    if node.op not in ("Conv", "ConvTranspose") or shape is None or not lifter.is_activation(name):
+    known = _WITH_WEIGHT if name in lifter.network.sparse else _CONVOLUTIONS
+    if node.op not in known or shape is None or not lifter.is_activation(name):
         return False
     spec = read_linear(lifter, node, Weight(name, shape, 1, bias=node.input(2)))
     if spec is None or not _fits(lifter, spec):

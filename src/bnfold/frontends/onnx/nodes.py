@@ -10,8 +10,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.onnx.read import inner_graphs
+from bnfold.frontends.onnx.schemas import is_well_formed
 
 _ANEW = "export the model again"
+MALFORMED = "?"
+"""The domain of nodes that have not the form of their operator: nothing is known about them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +83,8 @@ class Network:
     """Nodes and positions of the inputs where each value is read in the main graph."""
     captured: set[str] = field(default_factory=set)
     """Values that subgraphs read, or that something else in the file speaks of."""
+    sparse: set[str] = field(default_factory=set)
+    """Names of the sparse initializers: constant, but neither looked at nor edited."""
     outputs: tuple[str, ...] = ()
 
     def value_readers(self, name: str) -> list[tuple[Node, int]]:
@@ -112,7 +117,7 @@ def read_network(file: str, proto: ModelProto) -> Network:
     network.inputs = {
         info.name: info.type for info in graph.input if info.name not in network.initializers
     }
-    nodes = _nodes(proto)
+    nodes = _nodes(proto, network.opset)
     for node in nodes:
         for name in node.outputs:
             if name and (name in network.makers or name in network.initializers or name in names):
@@ -126,8 +131,8 @@ def read_network(file: str, proto: ModelProto) -> Network:
                 network.captured |= free_names(inner)
     network.makers.pop("", None)
     network.captured |= _described(proto)
-    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-    known = {*network.initializers, *names, *sparse}
+    network.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    known = {*network.initializers, *names, *network.sparse}
     network.nodes = _sorted(file, nodes, known, network)
     for name in network.outputs:
         if name not in network.makers and name not in known:
@@ -147,13 +152,15 @@ def _described(proto: ModelProto) -> set[str]:
     return names
 
 
-def _nodes(proto: ModelProto) -> list[Node]:
+def _nodes(proto: ModelProto, opset: int) -> list[Node]:
     functions = {(f.domain, f.name) for f in proto.functions}
     nodes = []
     for index, node in enumerate(proto.graph.node):
         is_own = node.domain in ("", "ai.onnx")
         is_function = (node.domain, node.op_type) in functions
         op = node.op_type if is_own and not is_function else f"{node.domain}::{node.op_type}"
+        if op == node.op_type and not is_well_formed(node, opset):
+            op = f"{MALFORMED}::{op}"
         outputs = tuple(node.output)
         name = node.name or next((o for o in outputs if o), f"{node.op_type}_{index}")
         nodes.append(Node(index, node, name, op, tuple(node.input), outputs))

@@ -45,11 +45,13 @@ def read_file(path: Path) -> OnnxModel:
     """The model in a file. Raises ModelUnreadableError."""
     name = str(path)
     step = "name an .onnx file"
-    if path.is_dir():
-        raise ModelUnreadableError(name, "a folder", step)
-    if not path.exists():
-        raise ModelUnreadableError(name, "no such file", step)
     try:
+        if path.is_dir():
+            raise ModelUnreadableError(name, "a folder", step)
+        if not path.exists():
+            raise ModelUnreadableError(name, "no such file", step)
+        if not path.is_file():  # a pipe would be waited for
+            raise ModelUnreadableError(name, "no file", step)
         if path.stat().st_size == 0:
             raise ModelUnreadableError(name, "the file is empty", _ANEW)
         with path.open("rb") as file:  # the map lives as long as somebody looks at it

@@ -18,6 +18,7 @@ from onnx import (
     TensorShapeProto,
     TypeProto,
     ValueInfoProto,
+    helper,
     numpy_helper,
     shape_inference,
 )
@@ -240,6 +241,12 @@ def _prepared(
             del dims.dim[:]
             for length in shape:
                 dims.dim.add().dim_value = length
+    for sparse in graph.sparse_initializer:  # inference passes over them
+        values = sparse.values
+        graph.input.append(
+            helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims))
+        )
+    del graph.sparse_initializer[:]
     is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]
