@@ -29,7 +29,8 @@ MUTATORS = {
 }
 _PLAIN = 0.1
 """The share of mutations that are libFuzzer's own, blind to any form."""
-_TIMEOUT, _MEMORY, _LONGEST = 10, 2048, 8192
+_TIMEOUT, _MEMORY, _LONGEST = 10, 2048, 4096
+"""Seconds and megabytes that an execution may take; bytes of the longest input."""
 
 
 def main() -> None:

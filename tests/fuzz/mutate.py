@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bnfold.frontends.onnx.wire import WireError, fields
 
@@ -130,8 +131,9 @@ class _Field:
     """A varint, raw bytes, or the fields of a message."""
 
 
-def _parse(data: bytes, depth: int = 0) -> list[_Field]:
-    """The fields of a message; what reads as a message in turn counts as one."""
+@lru_cache(512)
+def _parse(data: bytes, depth: int = 0) -> tuple[_Field, ...]:
+    """The fields of a message; what reads as a message in turn counts as one. Not to be changed."""
     found = []
     for one in fields(data, 0, len(data)):
         content = data[one.content : one.end]
@@ -140,15 +142,15 @@ def _parse(data: bytes, depth: int = 0) -> list[_Field]:
             found.append(_Field(one.number, one.kind, value))
             continue
         inner: bytes | list[_Field] = content
-        if one.kind == 2 and content and depth < 12 and len(content) < 1 << 16:
+        if one.kind == 2 and 1 < len(content) and depth < 12 and content[0] & 7 in (0, 1, 2, 5):
             try:
-                tried = _parse(content, depth + 1)
+                tried = list(_parse(content, depth + 1))
             except WireError:
                 tried = []
-            if tried and all(f.number < 200 for f in tried) and _write(tried) == content:
+            if all(f.number < 200 for f in tried) and _write(tried) == content:
                 inner = tried
         found.append(_Field(one.number, one.kind, inner))
-    return found
+    return tuple(found)
 
 
 def _write(message: list[_Field]) -> bytes:
@@ -178,7 +180,7 @@ def protobuf(words: tuple[bytes, ...]) -> Mutate:
 
     def mutate(data: bytes, rng: random.Random) -> bytes:
         try:
-            root = _parse(data)
+            root = [_copy(one) for one in _parse(data)]
         except WireError:
             return _bytes(data, rng)
         for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):

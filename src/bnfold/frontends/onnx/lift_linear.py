@@ -48,8 +48,12 @@ def survey(lifter: Lifter) -> Linears:
 
 def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     """Whether shapes and dtypes are known and say the same as the weight."""
-    if lifter.shapes.dtypes.get(spec.weight) not in FLOATS:
+    dtype = lifter.shapes.dtypes.get(spec.weight)
+    if dtype not in FLOATS:
         return False
+    if spec.bias is not None and spec.bias.name:
+        if lifter.shapes.dtypes.get(spec.bias.name) != dtype:  # no runtime takes such a pair
+            return False
     computed = [spec.weight] if spec.bias is None else [spec.weight, spec.bias.name]
     for name in computed:
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:

@@ -181,6 +181,7 @@ def _texts(proto: ModelProto) -> Iterator[object]:
                 if info.type.WhichOneof("value") == "tensor_type":
                     yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
             yield from (tensor.name for tensor in graph.initializer)
+            yield from (sparse.values.name for sparse in graph.sparse_initializer)
             nodes += graph.node
         while nodes:
             node = nodes.pop()
