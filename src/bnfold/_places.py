@@ -96,9 +96,11 @@ def put_in_place(*moves: tuple[Path, Path]) -> None:
     except BaseException:
         _take_back(moves, aside)
         raise
-    for _, backup in aside:
-        with suppress(OSError):
-            backup.unlink()
+    try:
+        _remove([backup for _, backup in aside])
+    except BaseException:  # an interrupt: it may have come in front of a removal
+        _remove([backup for _, backup in aside])
+        raise
     _sync_folder(moves[-1][1].parent)
 
 
@@ -108,6 +110,12 @@ def _set_aside(targets: Sequence[Path], aside: list[tuple[Path, Path]]) -> None:
             backup = part_beside(target)
             aside.append((target, backup))  # before the move: an interrupt may come behind it
             target.replace(backup)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _take_back(moves: Sequence[tuple[Path, Path]], aside: Sequence[tuple[Path, Path]]) -> None:

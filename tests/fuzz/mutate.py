@@ -142,7 +142,7 @@ def _parse(data: bytes, depth: int = 0) -> tuple[_Field, ...]:
             found.append(_Field(one.number, one.kind, value))
             continue
         inner: bytes | list[_Field] = content
-        if one.kind == 2 and 1 < len(content) and depth < 12 and content[0] & 7 in (0, 1, 2, 5):
+        if one.kind == 2 and len(content) > 1 and depth < 12 and content[0] & 7 in (0, 1, 2, 5):
             try:
                 tried = list(_parse(content, depth + 1))
             except WireError:

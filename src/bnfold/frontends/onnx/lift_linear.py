@@ -51,11 +51,10 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     dtype = lifter.shapes.dtypes.get(spec.weight)
     if dtype not in FLOATS:
         return False
-    if spec.bias is not None and spec.bias.name:
-        if lifter.shapes.dtypes.get(spec.bias.name) != dtype:  # no runtime takes such a pair
-            return False
-    computed = [spec.weight] if spec.bias is None else [spec.weight, spec.bias.name]
-    for name in computed:
+    bias = "" if spec.bias is None else spec.bias.name
+    if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
+        return False
+    for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
             return False
     return _fits(lifter, spec)

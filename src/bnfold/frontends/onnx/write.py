@@ -83,9 +83,10 @@ class Staged:
         with _explained(output):
             data = [(self.data, target)] if self.has_data else []
             put_in_place(*data, (self.model, output))
+        self.discard()  # here, where an interrupt is heard, and not when nobody needs this any more
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind; there may be nothing any more."""
         for path in self.folder.glob("*"):
             path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):  # stopped before it was there
@@ -131,7 +132,8 @@ def _explained(output: Path) -> Iterator[None]:
 
 def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> None:
     inner = dict(model.bulk)
-    outer = {name: inner.pop(name) for name in model.external}
+    # In the order of the file: a set has another one in each process.
+    outer = {name: inner.pop(name) for name in model.bulk if name in model.external}
     size = model.proto.ByteSize() + sum(bulk.nbytes for bulk in inner.values())
     if size > _LIMIT:
         outer |= inner
