@@ -61,5 +61,5 @@ def test_a_single_file_is_replaced_at_once(tmp_path: Path, kind: str) -> None:
     victim.reset(is_old_there=True)
     step = 1 if kind == "pt2" else 2  # before the move
     assert stepping.run(tmp_path, victim.arguments(), step).returncode == -signal.SIGKILL
-    assert victim.state(was_old_there=is_old_there) is State.OLD
+    assert victim.state(was_old_there=True) is State.OLD
     assert victim.leftovers()
