@@ -8,6 +8,7 @@ BatchNormalization stands there instead, an Add can be born in its place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,8 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
         return False
     bias = "" if spec.bias is None else spec.bias.name
     if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
+        return False
+    if bias and math.prod(lifter.constants.shape(bias) or (0,)) not in (1, spec.out_channels):
         return False
     for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -257,6 +257,39 @@ def batch_norms_inside(proto: ModelProto) -> int:
             for inner in inner_graphs(queue.pop()):
                 nodes += inner.node
     return count
+
+
+def expanded_nodes(proto: ModelProto) -> float:
+    """How many nodes calls of local functions stand for; infinite if functions call each other."""
+    bodies = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
+    counts: dict[tuple[str, str], float] = {}
+    waiting = list(bodies)
+    open_calls: set[tuple[str, str]] = set()
+    while waiting:
+        at = waiting[-1]
+        missing = [call for call in bodies[at] if call in bodies and call not in counts]
+        if at not in counts and missing:
+            if not open_calls.isdisjoint(missing) or at in missing:
+                return float("inf")
+            open_calls.add(at)
+            waiting += dict.fromkeys(missing)
+            continue
+        waiting.pop()
+        open_calls.discard(at)
+        counts[at] = sum(counts.get(call, 1) for call in bodies[at])
+    return sum(counts.get(call, 0) for call in _calls(proto.graph.node))
+
+
+def _calls(nodes: Iterable[NodeProto]) -> list[tuple[str, str]]:
+    """Domain and operator of each node, of those in subgraphs too."""
+    calls = []
+    queue = [nodes]
+    while queue:
+        for node in queue.pop():
+            calls.append((node.domain, node.op_type))
+            for attribute in node.attribute:
+                queue += [inner.node for inner in inner_graphs(attribute)]
+    return calls
 
 
 def named_values(graph: GraphProto) -> Iterator[str]:

@@ -24,13 +24,15 @@ from onnx import (
 )
 
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx.nodes import Network
+from bnfold.frontends.onnx.nodes import Network, expanded_nodes
 
 Shape = tuple[int, ...]
 
 _BATCH = (2, 5)
 _OTHER = (224, 1056)
 """Multiples of 32, which most image networks ask for, and far apart: no common quotient."""
+_MOST_NODES = 100_000
+"""Nodes that calls of local functions may stand for."""
 _ROUNDS = 8
 """How often shapes that were found may lead to further shapes."""
 
@@ -203,7 +205,9 @@ def _infer_once(
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     proto = _prepared(network, inputs, helpers)
     content = proto.SerializeToString()
-    for data_prop in (True, False):
+    # Propagation of data counts a Range out, however long; where it is not used, `evaluate` serves.
+    has_range = any(node.op == "Range" for node in network.nodes)
+    for data_prop in (False,) if has_range else (True, False):
         try:
             inferred = shape_inference.infer_shapes(content, data_prop=data_prop)
         except Exception:  # the message of the C++ side, whatever it is: no shapes, then
@@ -247,6 +251,8 @@ def _prepared(
             helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims))
         )
     del graph.sparse_initializer[:]
+    if expanded_nodes(proto) > _MOST_NODES:  # inference follows every call, however deep
+        del proto.functions[:]
     is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]
