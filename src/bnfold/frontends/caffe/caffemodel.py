@@ -37,7 +37,7 @@ _MAX_AXES = 32
 _MAX_COUNT = 2**31 - 1
 """As in Caffe, which counts in 32 bits (Blob::Reshape)."""
 _MAX_NAME = 1 << 16
-_MAX_PARTS = 1_000_000
+_MAX_PARTS = 200_000
 """Layers, blobs and pieces of blobs in one file: far more than any network has."""
 
 

@@ -55,12 +55,18 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     bias = "" if spec.bias is None else spec.bias.name
     if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
         return False
-    if bias and math.prod(lifter.constants.shape(bias) or (0,)) not in (1, spec.out_channels):
+    if bias and not has_bias_size(lifter, bias, spec.out_channels):
         return False
     for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
             return False
     return _fits(lifter, spec)
+
+
+def has_bias_size(lifter: Lifter, name: str, channels: int) -> bool:
+    """Whether a constant has one number, or one per channel."""
+    shape = lifter.constants.shape(name)
+    return shape is not None and math.prod(shape) in (1, channels)
 
 
 def _fits(lifter: Lifter, spec: LinearSpec) -> bool:

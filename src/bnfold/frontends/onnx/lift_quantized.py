@@ -10,7 +10,6 @@ side. https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.frontends.onnx.lift import BiasSite, Lifter, QuantizedSite, as_float64
 from bnfold.frontends.onnx.lift_affine import range_limit
+from bnfold.frontends.onnx.lift_linear import has_bias_size
 from bnfold.frontends.onnx.linear_nodes import LinearSpec, Weight, read_linear
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.tensors import FLOATS
@@ -45,7 +45,7 @@ def emit(lifter: Lifter, node: Node) -> bool:
     if lifter.shapes.dtypes.get(dequantize.input(1)) not in FLOATS:
         return False
     name = "" if spec.bias is None else spec.bias.name
-    if name and math.prod(lifter.constants.shape(name) or (0,)) not in (1, spec.out_channels):
+    if name and not has_bias_size(lifter, name, spec.out_channels):
         return False
     bias = _bias(lifter, spec) if integer_bias is None else _Bias(integer_bias, False)
     scale_editable = _has_scale_per_channel(lifter, dequantize, spec, len(shape))
