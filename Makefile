@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: browser demo test lint bench caffe-check clean
+.PHONY: browser demo test lint bench caffe-check fuzz-parsers fuzz-folds kill-test clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -40,6 +40,23 @@ bench: $(VENV)/.dev
 caffe-check: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.caffe_layers
 	$(BIN)/python -m benchmarks.caffe_check
+
+# Coverage-guided, one process after the other; each ends with its figures.
+RUNS ?= 1000000
+SECONDS_EACH ?= 600
+fuzz-parsers: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -r requirements/fuzz.txt
+	for target in prototxt caffemodel onnx; do \
+	    $(BIN)/python -m tests.fuzz $$target --runs $(RUNS) || exit 1; done
+
+fuzz-folds: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -r requirements/fuzz.txt
+	for target in caffe onnx-fold; do \
+	    $(BIN)/python -m tests.fuzz $$target --runs $(RUNS) --seconds $(SECONDS_EACH) || exit 1; done
+
+N ?= 500
+kill-test: $(VENV)/.dev
+	$(BIN)/python -m tests.hard_stops --kills $(N)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -198,3 +198,14 @@ def test_a_table_without_rich_is_the_one_that_rich_makes(monkeypatch):
     assert _render._plain(REPORT, 20) is None
     monkeypatch.setattr(_render, "_plain", lambda report, width: None)
     assert REPORT.table(width=200) == plain
+
+
+def test_names_that_are_no_text() -> None:
+    """Caffe's names are bytes: what is no UTF-8 can be sent as JSON and shown in a notebook."""
+    item = Item("a\udcff\x1b]0;b", "BN", 1, 1, Removed(("c",)))
+    report = FoldReport((item,))
+    assert report.to_json().encode()
+    assert FoldReport.from_json(report.to_json()) == report
+    fragment = report._repr_html_()
+    assert fragment.encode()
+    assert "\x1b" not in fragment

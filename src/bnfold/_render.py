@@ -75,19 +75,19 @@ def _printable(cell: str) -> str:
 
 
 def html(report: FoldReport) -> str:
-    """A self-contained fragment; every name is escaped."""
-
-    def safe(text: str) -> str:
-        return escape(_printable(text))
-
+    """A self-contained fragment; every name is escaped, and has no control characters."""
     head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
     rows = "".join(
-        f"<tr><td>{safe(item.name)}</td><td>{safe(item.kind)}</td>"
-        f"<td>{item.channels}</td><td>{safe(item.sentence)}</td></tr>"
+        f"<tr><td>{_escaped(item.name)}</td><td>{_escaped(item.kind)}</td>"
+        f"<td>{item.channels}</td><td>{_escaped(item.sentence)}</td></tr>"
         for item in report.items
     )
-    notes = "".join(f"<p>{safe(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{_escaped(note)}</p>" for note in report.notes)
     return (
-        f"<div><p><b>{safe(report.summary)}</b></p>"
+        f"<div><p><b>{_escaped(report.summary)}</b></p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}</div>"
     )
+
+
+def _escaped(text: str) -> str:
+    return escape(_printable(text))

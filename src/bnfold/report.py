@@ -168,7 +168,10 @@ class FoldReport:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as a JSON document (schema: `bnfold/report.schema.json`)."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+        if text.isascii() or text.encode(errors="ignore").decode() == text:
+            return text
+        return json.dumps(self.to_dict(), indent=indent)  # a name of a file that is no UTF-8
 
     @classmethod
     def from_json(cls, text: str) -> FoldReport:

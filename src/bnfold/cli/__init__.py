@@ -1,7 +1,7 @@
 """The command `bnfold`: one file per subcommand, one place where errors become exit codes.
 
     0 done    1 the answer is no    2 usage    3 model unreadable    4 missing extra
-    70 a bug in bnfold    130 interrupted
+    70 a bug in bnfold    130 interrupted    143 terminated
 
 Nothing here imports a framework: `bnfold --help` is quick, `bnfold fold` loads what it needs.
 """
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from bnfold._version import __version__
 from bnfold.cli import bench, fold, inspect
 from bnfold.cli._output import say
+from bnfold.cli._signals import Stopped, signals_raise
 from bnfold.errors import BnfoldError, FoldFailedError
 
 INTERRUPTED = 130
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 
 _EPILOG = """\
 exit status: 0 done, 1 the answer is no (something kept under --strict, slower), 2 usage,
-3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted"""
+3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted, 143 terminated"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse leaves this way after --help and after a usage error
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        return int(arguments.run(arguments))
-    except KeyboardInterrupt:
+        with signals_raise():
+            return int(arguments.run(arguments))
+    except KeyboardInterrupt as stop:
         say("interrupted")
-        return INTERRUPTED
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except BnfoldError as error:
         if arguments.debug:
             traceback.print_exc(file=sys.stderr)

@@ -81,11 +81,25 @@ def _members(file: Path) -> dict[str, bytes]:
                 raise ModelUnreadableError(
                     str(file), "a zip file without an exported program in it", _ANEW
                 )
+            _check_sizes(file, archive)
             for name in names:
                 members[name] = archive.read(name)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelUnreadableError(str(file), f"damaged archive: {error}", _ANEW) from error
     return members
+
+
+def _check_sizes(file: Path, archive: zipfile.ZipFile) -> None:
+    """Raise ModelUnreadableError for a file that unpacks to much more than it is."""
+    claimed = sum(info.file_size for info in archive.infolist())
+    held = file.stat().st_size
+    if claimed > _MOST_UNPACKED * held:  # PyTorch does not even compress
+        raise ModelUnreadableError(
+            str(file), f"{held} bytes that claim to unpack to {claimed}", _ANEW
+        )
+
+
+_MOST_UNPACKED = 20
 
 
 def _is_program(names: list[str]) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold._kinds import folded_beside
+from bnfold._places import is_same_file
 from bnfold.cli._compare import Difference, Output, check_equal
 from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import progress, say
@@ -62,7 +63,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     for text in arguments.inputs:
         _parse(text)
     output = arguments.output if "output" in arguments else None
-    if output is not None and output.resolve() == Path(arguments.source).resolve():
+    if output is not None and is_same_file(output, Path(arguments.source)):
         raise UsageError(f"{output} is the model itself", "name another output with -o")
 
 
@@ -92,10 +93,11 @@ def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
 
 def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldReport]:
     """The folded model, complete on the disk but not yet in its place, and the report."""
-    from bnfold.frontends.onnx.fold import check_data_target, prepare
+    from bnfold.frontends.onnx.fold import check_data_target, check_name, prepare
 
     if not arguments.dry_run:
         target = arguments.output or default_output(arguments)
+        check_name(target)
         check_data_target(source.model, target, force=arguments.force)
     folding = prepare(source.model, source.pins, clip=arguments.clip)
     stack = ExitStack()
@@ -123,6 +125,9 @@ def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Di
     except ImportError:
         say('onnxruntime is not installed: run: python -m pip install "bnfold[onnx]"')
         return "onnxruntime is not installed"
+    for path in (source.path, folded.staged.model):
+        if not _is_text(path):
+            return f"ONNX Runtime opens no file whose path is no UTF-8: {path}"
     feeds = _feeds(source.model, folded.shapes)
     if isinstance(feeds, str):
         say(f"{source.path} was not run: {feeds}")
@@ -217,6 +222,14 @@ def _run(ort: Any, path: Path, feeds: dict[str, NDArray[Any]]) -> list[Output]:
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = session.run(None, feeds)
     return [Output(array, str(array.dtype)) for array in outputs if isinstance(array, np.ndarray)]
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _nudged(feed: NDArray[Any]) -> NDArray[Any]:

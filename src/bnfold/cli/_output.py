@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bnfold._places import check_place, part_beside, put_in_place, sync_file
 from bnfold.errors import UsageError
 from bnfold.report import FoldReport
 
@@ -24,28 +25,52 @@ _PIPE_WIDTH = 120
 
 
 def say(text: str) -> None:
-    """One remark for people, on stderr."""
-    with suppress(BrokenPipeError):
-        print(f"bnfold: {_printable(text)}", file=sys.stderr, flush=True)
+    """One remark for people, on stderr. Nobody may be there to read it, and that is no error."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"bnfold: {_printable(text)}", file=sys.stderr, flush=True)
 
 
 def answer(text: str) -> None:
-    """The answer, on stdout. A reader that has gone away (`| head`) is no error."""
+    """The answer, on stdout. A reader that has gone away (`| head`) is no error.
+
+    Raises UsageError if stdout takes no more: the work is done then, but nobody has the answer.
+    """
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
         # Python flushes stdout once more at exit, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise UsageError(
+                f"the answer could not be printed: {error.strerror or error}",
+                "look at the output, if one was asked for, and send the answer elsewhere",
+            ) from error
 
 
 def answer_json(document: dict[str, Any]) -> None:
     """The answer as one JSON document."""
-    answer(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    if sys.stdout is not None and not _can_say(text, sys.stdout.encoding or "utf-8"):
+        text = json.dumps(document, indent=2, allow_nan=False)
+    answer(text)
+
+
+def _can_say(text: str, encoding: str) -> bool:
+    """Whether the text has a form in the encoding: names that are no UTF-8 have none in UTF-8."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answer_table(report: FoldReport) -> None:
     """The answer as a table, in colour and as wide as the terminal, if there is one."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         answer(report.table(width=_PIPE_WIDTH))
         return
     # https://no-color.org: set and not empty means no colour, whatever the value.
@@ -56,7 +81,7 @@ def answer_table(report: FoldReport) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[float], None]]:
     """Show how far long work has come, on a terminal; it is called with parts of 1."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda part: None
         return
     start = time.monotonic()
@@ -92,32 +117,17 @@ def check_output(output: Path, *, suffix: str, force: bool, option: str = "-o") 
             f"{output} does not end in {suffix}, the format that is written",
             f"name it something{suffix}",
         )
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder", f"name a file with {option}")
-    if output.exists() and not force:
-        raise UsageError(
-            f"{output} exists and is not overwritten",
-            f"choose another with {option}, or add --force",
-        )
-    if not output.parent.is_dir():
-        raise UsageError(
-            f"there is no folder {output.parent}", f"create it, or choose another {option}"
-        )
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"the folder {output.parent} is not writable", f"choose another with {option}"
-        )
+    check_place(output, force=force, option=option)
 
 
 def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: str = "-o") -> None:
     """Let `write` fill a file that appears at `output` only when it is complete."""
-    part = output.with_name(f".{output.name}.{os.urandom(4).hex()}.part")
+    part = part_beside(output)
     try:
         with part.open("xb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
+            sync_file(file, replaces=os.path.lexists(output))
+        put_in_place((part, output))
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(

@@ -118,6 +118,7 @@ _PYTHON_OPERATORS = frozenset(
 
 def _expression(text: str) -> None:
     """A shape as sympy prints it: `2*s77 + 1`, `Symbol('s77', positive=True, integer=True)`."""
+    _check_powers(text)
     for node in _nodes(text):
         if isinstance(node, ast.Call):
             known = isinstance(node.func, ast.Name) and node.func.id in _SHAPE_FUNCTIONS
@@ -129,6 +130,31 @@ def _expression(text: str) -> None:
                 raise NotPlainError(f"the shape {text!r} holds a text")
         elif not isinstance(node, _ARITHMETIC):
             raise NotPlainError(f"the shape {text!r} is no arithmetic")
+
+
+def _check_powers(text: str) -> None:
+    """sympy evaluates powers of numbers, however large: `9**9**9` takes all memory there is."""
+    found = 0
+    for node in _nodes(text):
+        exponent: ast.AST | None = None
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
+            exponent = node.right
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id not in _POWERS:
+                continue
+            exponent = node.args[1] if len(node.args) == 2 else None
+        else:
+            continue
+        found += 1
+        if isinstance(exponent, ast.UnaryOp):
+            exponent = exponent.operand
+        is_small = isinstance(exponent, ast.Constant) and exponent.value in range(_MOST_POWER + 1)
+        if not is_small or found > _MOST_POWERS:
+            raise NotPlainError(f"the shape {text[:80]!r} holds a large power")
+
+
+_POWERS = frozenset(("Pow", "PowByNatural", "FloatPow", "LShift"))
+_MOST_POWER, _MOST_POWERS = 8, 4
 
 
 def _only_in_symbols(text: str) -> bool:

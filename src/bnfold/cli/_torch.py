@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bnfold import api
 from bnfold.cli import _torch_source
@@ -36,6 +37,8 @@ def default_output(arguments: argparse.Namespace) -> Path:
             f"{arguments.source} is no file that an output could lie beside",
             "say where with -o folded.pt2",
         )
+    if not Path(arguments.source).name:
+        raise _torch_source.no_file(arguments.source)
     return Path(arguments.source).with_suffix(".folded.pt2")
 
 
@@ -81,7 +84,42 @@ def write(folded: ExportedProgram, output: Path, arguments: argparse.Namespace) 
     """One .pt2 file."""
     import torch
 
-    write_whole(output, lambda file: torch.export.save(folded, file))
+    def save(file: IO[bytes]) -> None:
+        patient = _Patient(file)
+        torch.export.save(folded, patient)  # type: ignore[arg-type]  # all it does is write
+        if patient.failure is not None:
+            raise patient.failure
+
+    write_whole(output, save)
+
+
+class _Patient(io.RawIOBase):
+    """A file that keeps what goes wrong to itself until it is asked.
+
+    PyTorch writes from a destructor in C++, where an exception (a full disk, Ctrl-C) aborts the
+    process.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.failure: BaseException | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return place  # back to the start, when all is written
+
+    def write(self, content: Any) -> int:
+        try:
+            if self.failure is None:
+                self.file.write(content)
+        except BaseException as error:
+            self.failure = error
+        return len(content)
 
 
 def _as_program(source: Source, model: Any) -> ExportedProgram:

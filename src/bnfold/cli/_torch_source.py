@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold._places import shortened
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -30,6 +31,7 @@ _DTYPES = (
     *("float16", "bfloat16", "float32", "float64"),
     *("int8", "int16", "int32", "int64", "uint8", "bool"),
 )
+_NAME_ONE = "name an .onnx, .prototxt or .pt2 file, or package.module:factory"
 _SEED = 0
 _BEYOND = 2
 """Integer inputs are below this: small enough to be an index into anything."""
@@ -104,21 +106,29 @@ def _from_file(source: str) -> Source:
     from bnfold.cli._archive import load_program
 
     file = Path(source)
-    step = "name an .onnx, .prototxt or .pt2 file, or package.module:factory"
-    if file.is_dir():
-        raise ModelUnreadableError(source, "a folder", step)
-    if not file.exists():
-        raise ModelUnreadableError(source, "no such file", step)
+    if not source or file.is_dir():
+        raise no_file(source)
     try:
         file.open("rb").close()
+    except FileNotFoundError as error:
+        raise ModelUnreadableError(source, "no such file", _NAME_ONE) from error
     except OSError as error:
-        raise ModelUnreadableError(source, error.strerror or str(error), step) from error
+        raise ModelUnreadableError(
+            str(shortened(file)), error.strerror or str(error), _NAME_ONE
+        ) from error
     program = load_program(file)
     if program.example_inputs is None:
         return Source(source, program, None, {})
     args, kwargs = program.example_inputs
     has_inputs = bool(args or kwargs)
     return Source(source, program, tuple(args) if has_inputs else None, dict(kwargs))
+
+
+def no_file(source: str) -> ModelUnreadableError:
+    """The error for a SOURCE that is a folder, or empty."""
+    if source:
+        return ModelUnreadableError(source, "a folder", _NAME_ONE)
+    return ModelUnreadableError("SOURCE", "an empty name", _NAME_ONE)
 
 
 def _from_factory(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Source:

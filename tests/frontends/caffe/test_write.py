@@ -290,7 +290,7 @@ def test_a_failure_at_the_last_step_leaves_all_as_it_was(
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     source = written(tmp_path, network())
-    with pytest.raises(UsageError, match="could not be written"):
+    with pytest.raises(UsageError, match="there is no folder"):
         bnfold.fold(source, output=tmp_path / "none" / "out.prototxt")
 
 

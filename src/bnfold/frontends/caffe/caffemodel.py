@@ -34,8 +34,10 @@ BLOB_RAW_TYPE, BLOB_RAW_DATA = 10, 12
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 _MAX_AXES = 32
 """As in Caffe (kMaxBlobAxes)."""
+_MAX_COUNT = 2**31 - 1
+"""As in Caffe, which counts in 32 bits (Blob::Reshape)."""
 _MAX_NAME = 1 << 16
-_MAX_PARTS = 1_000_000
+_MAX_PARTS = 200_000
 """Layers, blobs and pieces of blobs in one file: far more than any network has."""
 
 
@@ -95,7 +97,8 @@ class Blob:
         size = self.dtype.itemsize
         found = sum((run.end - run.start) // run.stride for run in self.runs)
         broken = any((run.end - run.start) % run.stride for run in self.runs)
-        if broken or found != self.count or min(self.shape, default=0) < 0:
+        largest = math.prod(max(1, abs(size)) for size in self.shape)
+        if broken or found != self.count or min(self.shape, default=0) < 0 or largest > _MAX_COUNT:
             shape = " x ".join(map(str, self.shape)) or "()"
             raise self.wire.error(
                 self.start,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bnfold._places import check_place, is_same_file
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
@@ -94,17 +95,14 @@ def weights_beside(network: Path) -> Path:
 
 def check_target(target: Path, sources: tuple[Path, Path], *, force: bool) -> None:
     """Raise UsageError if an output is one of the inputs, or exists and may not be replaced."""
-    for path in (target, weights_beside(target)):
+    for path in (target, weights_beside(target) if target.name else target):
         for source in sources:
-            if path.exists() and source.exists() and path.samefile(source):
+            if is_same_file(path, source):
                 raise UsageError(
                     f"{path} is what is read, and inputs are never written to",
                     "choose another place with -o",
                 )
-        if path.exists() and not force:
-            raise UsageError(
-                f"{path} exists and is not overwritten", "choose another place, or force it"
-            )
+        check_place(path, force=force)
 
 
 def read_files(network: Path, weights: Path) -> tuple[Document, Caffemodel]:

@@ -22,6 +22,10 @@ from bnfold.errors import ModelUnreadableError
 MAX_BYTES = 1 << 26
 """A network of 1000 layers takes 700 kB of text: what is longer than 64 MB is no network."""
 
+_MAX_TOKENS = 1_000_000
+"""Words, numbers and signs of one file: a network of 1000 layers has 100,000, and the tree that is
+made of them takes memory."""
+
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n\v\f]+|\#[^\n]*)
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
@@ -205,7 +209,7 @@ class _Parser:
         self.text = text
         self.tokens = _tokens(name, text)
         self.kind, self.token, self.start, self.end = "", "", 0, 0
-        self.last_end = self.start_of_name = 0
+        self.last_end = self.start_of_name = self.count = 0
         self.root = Message(0, len(text))
         self.stack: list[tuple[Message, str, int]] = [(self.root, "", 0)]
         """Open messages: the message, what closes it, where it opened."""
@@ -227,6 +231,9 @@ class _Parser:
 
     def _next(self) -> None:
         self.last_end = self.end
+        self.count += 1
+        if self.count > _MAX_TOKENS:
+            raise _error(self.name, self.text, self.start, f"more than {_MAX_TOKENS} tokens")
         self.kind, self.token, self.start, self.end = next(self.tokens)
 
     def _is(self, *symbols: str) -> bool:

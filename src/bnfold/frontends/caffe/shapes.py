@@ -317,7 +317,7 @@ def slice_cuts(layer: Layer, shape: Shape) -> tuple[int, list[int]] | None:
         return None
     points = layer.options.part("slice_param").integers("slice_point")
     count = len(layer.tops)
-    if not points and size % count == 0:
+    if not points and count and size % count == 0:
         points = [size // count * n for n in range(1, count)]
     places = [0, *points, size]
     rising = all(a < b for a, b in pairwise(places))

@@ -8,7 +8,7 @@ when they are written, so that no more than one array is in memory at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold._places import part_beside, put_in_place, sync_file
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.caffemodel import (
     BLOB_DATA,
@@ -86,16 +87,15 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
     Both are complete before either appears, and the network appears last: weights without a network
     are no model. Files that are replaced come back if that fails.
     """
-    paths = (weights, network)
-    parts, backups = [_part(path) for path in paths], [_part(path) for path in paths]
+    moves = [(part_beside(path), path) for path in (weights, network)]
+    replaces = any(os.path.lexists(path) for _, path in moves)
     try:
-        for part, pieces in zip(parts, (content, [text]), strict=True):
+        for (part, _), pieces in zip(moves, (content, [text]), strict=True):
             with part.open("xb") as file:
                 for piece in pieces:
                     file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-        _put_in_place(paths, parts, backups)
+                sync_file(file, replaces=replaces)
+        put_in_place(*moves)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
@@ -103,32 +103,9 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
             "choose another place with -o",
         ) from error
     finally:
-        for path in (*parts, *backups):
+        for part, _ in moves:
             with suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-def _put_in_place(paths: Sequence[Path], parts: Sequence[Path], backups: Sequence[Path]) -> None:
-    """Move the parts to their paths, or put everything back."""
-    try:
-        for path, backup in zip(reversed(paths), reversed(backups), strict=True):
-            if path.exists():
-                path.replace(backup)
-        for path, part in zip(paths, parts, strict=True):
-            part.replace(path)
-    except OSError:
-        for path, backup, part in zip(paths, backups, parts, strict=True):
-            with suppress(OSError):
-                if not part.exists():  # it has been moved
-                    path.unlink()
-            with suppress(OSError):
-                if backup.exists():
-                    backup.rename(path)
-        raise
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+                part.unlink(missing_ok=True)
 
 
 def _file(model: Caffemodel, changes: Changes) -> Iterator[_Piece]:

@@ -6,6 +6,7 @@ the outputs. `Unknown` says that this form of the operator is not evaluated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,10 +39,18 @@ def _need(operand: Array | None) -> Array:
 def _elementwise(function: Callable[..., Any]) -> Callable[[Node, int, Operands], list[Array]]:
     def evaluate(node: Node, opset: int, operands: Operands) -> list[Array]:
         arrays = [_need(operand) for operand in operands]
+        _check_broadcast(arrays)
         result = np.asarray(function(*arrays))
         return [result.astype(arrays[0].dtype) if result.dtype != bool else result]
 
     return evaluate
+
+
+def _check_broadcast(arrays: Sequence[Array]) -> None:
+    """Two vectors broadcast to a matrix that may be larger than any memory."""
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    if math.prod(shape) > max(_LARGEST, *(array.size for array in arrays)):
+        raise Unknown
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -59,6 +68,7 @@ def _reciprocal(a: Array) -> Array:
 
 def _where(node: Node, opset: int, operands: Operands) -> list[Array]:
     condition, a, b = (_need(operand) for operand in operands)
+    _check_broadcast((condition, a, b))
     return [np.where(condition, a, b)]
 
 
@@ -97,7 +107,7 @@ def _constant_of_shape(node: Node, opset: int, operands: Operands) -> list[Array
 
 def _shape(array: Array) -> tuple[int, ...]:
     shape = tuple(int(length) for length in array.reshape(-1))
-    if any(length < 0 for length in shape) or np.prod(shape, dtype=np.float64) > _LARGEST:
+    if any(length < 0 for length in shape) or math.prod(shape) > _LARGEST:
         raise Unknown
     return shape
 
@@ -164,6 +174,8 @@ def _flatten(node: Node, opset: int, operands: Operands) -> list[Array]:
 def _gather(node: Node, opset: int, operands: Operands) -> list[Array]:
     array, indices = _need(operands[0]), _need(operands[1])
     axis = node.integer("axis")
+    if array.size // max(1, array.shape[axis]) * indices.size > max(_LARGEST, array.size):
+        raise Unknown
     return [np.asarray(np.take(array, indices, axis=axis))]
 
 

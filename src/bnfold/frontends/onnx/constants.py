@@ -23,6 +23,8 @@ from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
 
 Array = NDArray[Any]
 
+# What NumPy and onnx raise for operands that do not fit, and for dtypes that they do not know.
+_NOT_COMPUTABLE = (ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 _KEPT = 1 << 16
 """Bytes up to which a constant is kept once it is known."""
 _MOST = 1 << 28
@@ -103,7 +105,7 @@ class Constants:
         if cached is None:
             try:
                 cached = to_array(tensor, self.bulk.get(name))
-            except (KeyError, TypeError, ValueError):  # of a dtype that is not known
+            except _NOT_COMPUTABLE:  # of a dtype that is not known
                 return None
             self._keep((name, 0), cached)
         return cached
@@ -126,7 +128,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 made = TABLE[node.op](node, self.network.opset, operands)
-        except (Unknown, ValueError, IndexError, TypeError, MemoryError):
+        except (Unknown, *_NOT_COMPUTABLE):
             return None
         for output, array in zip(node.outputs, made, strict=False):
             if output:
@@ -154,7 +156,10 @@ class Constants:
             return None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return None
-        return array.astype(numpy_dtype(data_type))
+        try:
+            return array.astype(numpy_dtype(data_type))
+        except _NOT_COMPUTABLE:
+            return None
 
     def _keep(self, key: tuple[str, int], array: Array) -> None:
         self.cache[key] = array

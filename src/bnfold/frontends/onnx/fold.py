@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from bnfold._places import check_place, is_same_file, shortened
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
@@ -24,7 +25,7 @@ from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import Constants, find_constants
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import Lifted, lift
-from bnfold.frontends.onnx.nodes import Network, read_network
+from bnfold.frontends.onnx.nodes import MALFORMED, Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
@@ -74,6 +75,7 @@ class Folding:
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone
+        malformed = [n for n in self.lifted.network.nodes if n.op.startswith(f"{MALFORMED}::")]
         notes = []
         if self.shapes.for_given_only:
             notes.append(
@@ -84,6 +86,13 @@ class Folding:
             notes.append(
                 f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
                 " went too."
+            )
+        if malformed:
+            shown = ", ".join(node.name for node in malformed[:3])
+            more = f" and {len(malformed) - 3} more" if len(malformed) > 3 else ""
+            notes.append(
+                f"Nothing passes {shown}{more}: not with the inputs, outputs and attributes that"
+                " such an operator has."
             )
         return tuple(notes)
 
@@ -234,16 +243,12 @@ def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: 
 
 def check_target(path: Path, output: Path, *, force: bool) -> None:
     """Raise UsageError if the output cannot go there: asked before any work is done."""
-    if output.resolve() == path.resolve():
+    if is_same_file(output, path):
         raise UsageError(f"{output} is the model itself", "name another output")
     if output.suffix.lower() != ".onnx":
-        raise UsageError(f"{output} does not end in .onnx", "name it something.onnx")
-    if not output.parent.is_dir():
-        raise UsageError(f"there is no folder {output.parent}", "create it, or choose another")
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder", "name a file")
-    if output.exists() and not force:
-        raise UsageError(f"{output} exists and is not overwritten", "choose another, or force=True")
+        raise UsageError(f"{shortened(output)} does not end in .onnx", "name it something.onnx")
+    check_place(output, force=force)
+    check_name(output)
 
 
 def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
@@ -251,17 +256,29 @@ def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
     if not model.external:
         return
     data = output.with_name(data_name(output.name))
-    read = {bulk.path.resolve() for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
+    read = {bulk.path for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
     for path in (output, data):
-        if path.resolve() in read:
+        if any(is_same_file(path, source) for source in read):
             raise UsageError(
                 f"{path} is the external data of the model itself", "name another output"
             )
-    if data.exists() and not force:
+    try:
+        check_place(data, force=force)
+    except UsageError as error:
         raise UsageError(
-            f"{data}, where the external data of the output belongs, exists and is not overwritten",
-            "choose another output, or add --force",
-        )
+            f"the external data of the output belongs beside it, and {error.problem}",
+            error.next_step,
+        ) from error
+
+
+def check_name(output: Path) -> None:
+    """Raise UsageError for a name that a message cannot hold: it names its data after itself."""
+    try:
+        output.name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the name {output.name!r} is no UTF-8, as names in ONNX have to be", "choose another"
+        ) from error
 
 
 def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:

@@ -10,6 +10,7 @@ an op that would make them vary along an open one is opaque.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,8 @@ class QuantizedSite:
     bias: BiasSite
 
 
+_MOST_AXES, _LONGEST_AXIS, _MOST_ELEMENTS = 16, 1 << 24, 1 << 48
+
 Site = LinearSite | AffineSite | ClipSite | QuantizedSite
 
 
@@ -141,9 +144,9 @@ class Lifter:
     # ---------------------------------------------------------------- what is known
 
     def shape(self, name: str) -> Shape | None:
-        """The shape of a value; None if it is unknown or empty."""
+        """The shape of a value; None if it is unknown, empty, or none that an array can have."""
         shape = self.shapes.of(name) if name else None
-        return None if shape is None or 0 in shape else shape
+        return None if shape is None or 0 in shape or not _is_sane(shape) else shape
 
     def is_float(self, name: str) -> bool:
         """Whether the value can be stored rescaled, as far as its dtype and shape go."""
@@ -260,13 +263,15 @@ class Lifter:
                 shape = self.graph.shapes[tensor]
                 name = self.names.get(tensor)  # a constant has none, and one shape
                 full = shape if name is None else self.shapes.of(name, choice) or shape
+                if not _is_sane(full):
+                    return None
                 lengths = [shape[a] if a in self.axes_of(tensor) else 1 for a in range(len(shape))]
                 stop = count + int(np.prod(lengths))
                 labels.append(lab.expand(np.arange(count, stop).reshape(lengths), full))
                 count = stop
             try:
                 results.append([lab.compress(np.asarray(a)) for a in make(choice)(labels)])
-            except (ValueError, IndexError):  # a view that does not fit its input
+            except (ValueError, IndexError, MemoryError):  # it does not fit its input, or memory
                 return None
         for output, first, *others in zip(outputs, *results, strict=True):
             if any(not np.array_equal(first, other) for other in others):
@@ -304,6 +309,12 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
         if name in lifter.tensors:
             lifter.graph.output(lifter.tensors[name], name)
     return lifter.lifted
+
+
+def _is_sane(shape: Shape) -> bool:
+    if len(shape) > _MOST_AXES or max(shape, default=0) > _LONGEST_AXIS:
+        return False
+    return math.prod(shape) <= _MOST_ELEMENTS
 
 
 def as_float64(array: NDArray[Any]) -> FloatArray:

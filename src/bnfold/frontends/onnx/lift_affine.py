@@ -55,6 +55,8 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     names = [node.input(position) for position in (1, 2, 3, 4)]
     arrays = [lifter.constants.array(name) if name else None for name in names]
     if any(array is None for array in arrays):
+        if any(name in lifter.network.sparse for name in names):
+            return _refused(lifter, node, Reason.FIXED_WEIGHT, "its parameters are sparse")
         return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
     open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
     is_known = shape is not None and len(shape) > 1 and not open_channels

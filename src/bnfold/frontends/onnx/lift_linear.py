@@ -8,6 +8,7 @@ BatchNormalization stands there instead, an Add can be born in its place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,13 +49,24 @@ def survey(lifter: Lifter) -> Linears:
 
 def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     """Whether shapes and dtypes are known and say the same as the weight."""
-    if lifter.shapes.dtypes.get(spec.weight) not in FLOATS:
+    dtype = lifter.shapes.dtypes.get(spec.weight)
+    if dtype not in FLOATS:
         return False
-    computed = [spec.weight] if spec.bias is None else [spec.weight, spec.bias.name]
-    for name in computed:
+    bias = "" if spec.bias is None else spec.bias.name
+    if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
+        return False
+    if bias and not has_bias_size(lifter, bias, spec.out_channels):
+        return False
+    for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
             return False
     return _fits(lifter, spec)
+
+
+def has_bias_size(lifter: Lifter, name: str, channels: int) -> bool:
+    """Whether a constant has one number, or one per channel."""
+    shape = lifter.constants.shape(name)
+    return shape is not None and math.prod(shape) in (1, channels)
 
 
 def _fits(lifter: Lifter, spec: LinearSpec) -> bool:
@@ -104,11 +116,16 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
     return True
 
 
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_WITH_WEIGHT = (*_CONVOLUTIONS, "Gemm", "MatMul")
+
+
 def emit_fixed(lifter: Lifter, node: Node) -> bool:
-    """A convolution whose weight is no constant: it is linear all the same."""
+    """A convolution whose weight is no constant, or an op with a sparse one: still linear."""
     name = node.input(1)
     shape = lifter.shape(name)
-    if node.op not in ("Conv", "ConvTranspose") or shape is None or not lifter.is_activation(name):
+    known = _WITH_WEIGHT if name in lifter.network.sparse else _CONVOLUTIONS
+    if node.op not in known or shape is None or not lifter.is_activation(name):
         return False
     spec = read_linear(lifter, node, Weight(name, shape, 1, bias=node.input(2)))
     if spec is None or not _fits(lifter, spec):

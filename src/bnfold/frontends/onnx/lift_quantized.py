@@ -18,8 +18,10 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.frontends.onnx.lift import BiasSite, Lifter, QuantizedSite, as_float64
 from bnfold.frontends.onnx.lift_affine import range_limit
+from bnfold.frontends.onnx.lift_linear import has_bias_size
 from bnfold.frontends.onnx.linear_nodes import LinearSpec, Weight, read_linear
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.tensors import FLOATS
 
 
 def emit(lifter: Lifter, node: Node) -> bool:
@@ -39,6 +41,11 @@ def emit(lifter: Lifter, node: Node) -> bool:
     if spec.output != node.outputs[0]:  # the Add behind a MatMul is a step of its own here
         spec = replace(spec, bias=None, output=node.outputs[0])
     if not lifter.is_float(spec.output) or node.integer("transA"):
+        return False
+    if lifter.shapes.dtypes.get(dequantize.input(1)) not in FLOATS:
+        return False
+    name = "" if spec.bias is None else spec.bias.name
+    if name and not has_bias_size(lifter, name, spec.out_channels):
         return False
     bias = _bias(lifter, spec) if integer_bias is None else _Bias(integer_bias, False)
     scale_editable = _has_scale_per_channel(lifter, dequantize, spec, len(shape))

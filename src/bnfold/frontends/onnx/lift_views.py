@@ -7,6 +7,7 @@ shape; an axis along which they do not change has stride 0 and is not spread out
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,8 +77,19 @@ def reshaped(labels: IntArray, target: Shape) -> IntArray:
         lengths.append((1,) * len(block) if is_flat else tuple(block))
         parts.append(new_stop)
         old_at, new_at = old_stop, new_stop
-    small = labels[tuple(index)].reshape([length for block in lengths for length in block])
-    return np.broadcast_to(small, target)
+    small = labels[tuple(index)]
+    _check_size(small.size)
+    return np.broadcast_to(small.reshape([n for block in lengths for n in block]), target)
+
+
+_LARGEST = 1 << 27
+"""Elements (of 8 bytes) up to which labels are spread out: what is larger is not followed."""
+
+
+def _check_size(count: int) -> None:
+    """Raise ValueError, as views do that do not fit, for what would take gigabytes."""
+    if count > _LARGEST:
+        raise ValueError(f"{count} labels are too many to follow")
 
 
 def _block(old: Shape, new: Shape, old_at: int, new_at: int) -> tuple[int, int]:
@@ -201,7 +213,12 @@ def _tile(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     if repeats is None or lifter.network.opset < 6:
         return None
     counts = repeats
-    return _one(lambda labels: np.tile(labels, counts))
+
+    def apply(labels: IntArray) -> IntArray:
+        _check_size(labels.size * math.prod(counts))
+        return np.tile(labels, counts)
+
+    return _one(apply)
 
 
 def _concat(lifter: Lifter, node: Node) -> bool:
@@ -233,7 +250,9 @@ def _joined(labels: Sequence[IntArray], axis: int, full: Shape) -> IntArray:
         else slice(None)
         for other in range(len(full))
     )
-    return np.broadcast_to(np.concatenate([array[index] for array in labels], axis=axis), full)
+    parts = [array[index] for array in labels]
+    _check_size(sum(part.size for part in parts))
+    return np.broadcast_to(np.concatenate(parts, axis=axis), full)
 
 
 def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
@@ -243,9 +262,12 @@ def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     if len(shape) != 4:
         return None
     n, c, h, w = shape
+    if size < 1 or c % size**2:
+        return None
     channels = c // size**2
 
     def apply(labels: IntArray) -> IntArray:
+        _check_size(labels.size)
         if node.text("mode", "DCR") == "DCR":
             cut = labels.reshape(n, size, size, channels, h, w)
             moved = cut.transpose(0, 3, 4, 1, 5, 2)
@@ -264,8 +286,11 @@ def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     if len(shape) != 4:
         return None
     n, c, h, w = shape
+    if size < 1:
+        return None
 
     def apply(labels: IntArray) -> IntArray:
+        _check_size(labels.size)
         cut = labels.reshape(n, c, h // size, size, w // size, size)
         return cut.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * size**2, h // size, w // size)
 

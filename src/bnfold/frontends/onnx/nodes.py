@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.onnx.read import inner_graphs
+from bnfold.frontends.onnx.schemas import is_well_formed
 
 _ANEW = "export the model again"
+MALFORMED = "?"
+"""The domain of nodes that have not the form of their operator: nothing is known about them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +83,8 @@ class Network:
     """Nodes and positions of the inputs where each value is read in the main graph."""
     captured: set[str] = field(default_factory=set)
     """Values that graphs inside or around it read, or that something else in the file speaks of."""
+    sparse: set[str] = field(default_factory=set)
+    """Names of the sparse initializers: constant, but neither looked at nor edited."""
     outputs: tuple[str, ...] = ()
     taken: set[str] = field(default_factory=set)
     """Names that are given to something in a graph around this one."""
@@ -114,7 +119,7 @@ def read_network(file: str, proto: ModelProto) -> Network:
     network.inputs = {
         info.name: info.type for info in graph.input if info.name not in network.initializers
     }
-    nodes = _nodes(proto)
+    nodes = _nodes(proto, network.opset)
     for node in nodes:
         for name in node.outputs:
             if name and (name in network.makers or name in network.initializers or name in names):
@@ -128,8 +133,8 @@ def read_network(file: str, proto: ModelProto) -> Network:
                 network.captured |= free_names(inner)
     network.makers.pop("", None)
     network.captured |= described(proto)
-    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-    known = {*network.initializers, *names, *sparse}
+    network.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    known = {*network.initializers, *names, *network.sparse}
     network.nodes = _sorted(file, nodes, known, network)
     for name in network.outputs:
         if name not in network.makers and name not in known:
@@ -149,13 +154,15 @@ def described(proto: ModelProto) -> set[str]:
     return names
 
 
-def _nodes(proto: ModelProto) -> list[Node]:
+def _nodes(proto: ModelProto, opset: int) -> list[Node]:
     functions = {(f.domain, f.name) for f in proto.functions}
     nodes = []
     for index, node in enumerate(proto.graph.node):
         is_own = node.domain in ("", "ai.onnx")
         is_function = (node.domain, node.op_type) in functions
         op = node.op_type if is_own and not is_function else f"{node.domain}::{node.op_type}"
+        if op == node.op_type and not is_well_formed(node, opset):
+            op = f"{MALFORMED}::{op}"
         outputs = tuple(node.output)
         name = node.name or next((o for o in outputs if o), f"{node.op_type}_{index}")
         nodes.append(Node(index, node, name, op, tuple(node.input), outputs))
@@ -240,6 +247,39 @@ def nodes_inside(graph: GraphProto) -> Iterator[NodeProto]:
             yield node
             for attribute in node.attribute:
                 queue += inner_graphs(attribute)
+
+
+def expanded_nodes(proto: ModelProto) -> float:
+    """How many nodes calls of local functions stand for; infinite if functions call each other."""
+    bodies = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
+    counts: dict[tuple[str, str], float] = {}
+    waiting = list(bodies)
+    open_calls: set[tuple[str, str]] = set()
+    while waiting:
+        at = waiting[-1]
+        missing = [call for call in bodies[at] if call in bodies and call not in counts]
+        if at not in counts and missing:
+            if not open_calls.isdisjoint(missing) or at in missing:
+                return float("inf")
+            open_calls.add(at)
+            waiting += dict.fromkeys(missing)
+            continue
+        waiting.pop()
+        open_calls.discard(at)
+        counts[at] = sum(counts.get(call, 1) for call in bodies[at])
+    return sum(counts.get(call, 0) for call in _calls(proto.graph.node))
+
+
+def _calls(nodes: Iterable[NodeProto]) -> list[tuple[str, str]]:
+    """Domain and operator of each node, of those in subgraphs too."""
+    calls = []
+    queue = [nodes]
+    while queue:
+        for node in queue.pop():
+            calls.append((node.domain, node.op_type))
+            for attribute in node.attribute:
+                queue += [inner.node for inner in inner_graphs(attribute)]
+    return calls
 
 
 def named_values(graph: GraphProto) -> Iterator[str]:

@@ -59,11 +59,13 @@ def read_file(path: Path) -> OnnxModel:
     """The model in a file. Raises ModelUnreadableError."""
     name = str(path)
     step = "name an .onnx file"
-    if path.is_dir():
-        raise ModelUnreadableError(name, "a folder", step)
-    if not path.exists():
-        raise ModelUnreadableError(name, "no such file", step)
     try:
+        if path.is_dir():
+            raise ModelUnreadableError(name, "a folder", step)
+        if not path.exists():
+            raise ModelUnreadableError(name, "no such file", step)
+        if not path.is_file():  # a pipe would be waited for
+            raise ModelUnreadableError(name, "no file", step)
         if path.stat().st_size == 0:
             raise ModelUnreadableError(name, "the file is empty", _ANEW)
         with path.open("rb") as file:  # the map lives as long as somebody looks at it
@@ -193,6 +195,7 @@ def _texts(proto: ModelProto) -> Iterator[object]:
                 if info.type.WhichOneof("value") == "tensor_type":
                     yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
             yield from (tensor.name for tensor in graph.initializer)
+            yield from (sparse.values.name for sparse in graph.sparse_initializer)
             nodes += graph.node
         while nodes:
             node = nodes.pop()

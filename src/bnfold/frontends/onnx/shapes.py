@@ -18,18 +18,21 @@ from onnx import (
     TensorShapeProto,
     TypeProto,
     ValueInfoProto,
+    helper,
     numpy_helper,
     shape_inference,
 )
 
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx.nodes import Network
+from bnfold.frontends.onnx.nodes import Network, expanded_nodes
 
 Shape = tuple[int, ...]
 
 _BATCH = (2, 5)
 _OTHER = (224, 1056)
 """Multiples of 32, which most image networks ask for, and far apart: no common quotient."""
+_MOST_NODES = 100_000
+"""Nodes that calls of local functions may stand for."""
 _ROUNDS = 8
 """How often shapes that were found may lead to further shapes."""
 
@@ -211,7 +214,9 @@ def _infer_once(
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     proto = _prepared(network, inputs, helpers)
     content = proto.SerializeToString()
-    for data_prop in (True, False):
+    # Propagation of data counts a Range out, however long; where it is not used, `evaluate` serves.
+    has_range = any(node.op == "Range" for node in network.nodes)
+    for data_prop in (False,) if has_range else (True, False):
         try:
             inferred = shape_inference.infer_shapes(content, data_prop=data_prop)
         except Exception:  # the message of the C++ side, whatever it is: no shapes, then
@@ -249,6 +254,14 @@ def _prepared(
             del dims.dim[:]
             for length in shape:
                 dims.dim.add().dim_value = length
+    for sparse in graph.sparse_initializer:  # inference passes over them
+        values = sparse.values
+        graph.input.append(
+            helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims))
+        )
+    del graph.sparse_initializer[:]
+    if expanded_nodes(proto) > _MOST_NODES:  # inference follows every call, however deep
+        del proto.functions[:]
     is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]

@@ -4,22 +4,22 @@
     model.onnx.data    the external data, if there was any before, or if the message would not
                        fit into the 2 GB of a protobuf message
 
-Both are written under other names first and moved into place when they are complete. If the second
-move fails, the first is taken back: the folder holds both or neither.
+Both are written under other names first and moved into place when they are complete, the folder
+then holds both or neither.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from onnx import ModelProto, TensorProto
 
+from bnfold._places import part_beside, put_in_place, sync_file
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx import wire
 from bnfold.frontends.onnx.bulk import Bulk
@@ -62,6 +62,8 @@ class Staged:
         self.folder = folder
         self.name = name
         self.has_data = False
+        self.replaces = False
+        """Whether something is at its place already."""
 
     @property
     def model(self) -> Path:
@@ -83,26 +85,16 @@ class Staged:
                 "choose another output, or add --force",
             )
         with _explained(output):
-            saved = None
-            if self.has_data:
-                saved = self.folder / "replaced"
-                if target.exists():
-                    target.replace(saved)
-                self.data.replace(target)
-            try:
-                self.model.replace(output)
-            except OSError:
-                if saved is not None:
-                    target.unlink()
-                    if saved.exists():
-                        saved.replace(target)
-                raise
+            data = [(self.data, target)] if self.has_data else []
+            put_in_place(*data, (self.model, output))
+        self.discard()  # here, where an interrupt is heard, and not when nobody needs this any more
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind; there may be nothing any more."""
         for path in self.folder.glob("*"):
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        with suppress(FileNotFoundError):  # stopped before it was there
+            self.folder.rmdir()
 
 
 def data_name(name: str) -> str:
@@ -120,12 +112,11 @@ def staged(
 
     Raises UsageError where it cannot be written, and what computing the tensors raises.
     """
-    with _explained(output):
-        inner = folder / f".{output.name}.{secrets.token_hex(4)}.part"
-        inner.mkdir()
-    stage = Staged(inner, output.name)
+    stage = Staged(part_beside(folder / output.name), output.name)
+    stage.replaces = os.path.lexists(output)
     try:
         with _explained(output):
+            stage.folder.mkdir()
             _write(model, stage, step)
         yield stage
     finally:
@@ -145,7 +136,8 @@ def _explained(output: Path) -> Iterator[None]:
 
 def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> None:
     inner = dict(model.bulk)
-    outer = {name: inner.pop(name) for name in model.external}
+    # In the order of the file: a set has another one in each process.
+    outer = {name: inner.pop(name) for name in model.bulk if name in model.external}
     size = model.proto.ByteSize() + sum(bulk.nbytes for bulk in inner.values())
     if size > _LIMIT:
         outer |= inner
@@ -155,12 +147,12 @@ def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> No
     if outer:
         stage.has_data = True
         room = sum(bulk.nbytes + _PAGE for bulk in outer.values())
-        with _complete(stage.data, room) as file:
+        with _complete(stage.data, stage, room) as file:
             for name, bulk in outer.items():
                 _write_external(file, tensors[name], bulk, data_name(stage.name))
                 done += bulk.nbytes
                 step(done / total)
-    with _complete(stage.model, sum(bulk.nbytes for bulk in inner.values())) as file:
+    with _complete(stage.model, stage, sum(bulk.nbytes for bulk in inner.values())) as file:
         for piece in _pieces(model, inner):
             if isinstance(piece, bytes | memoryview):
                 file.write(piece)
@@ -184,8 +176,8 @@ def _write_external(file: IO[bytes], tensor: TensorProto, bulk: Bulk, place: str
 
 
 @contextmanager
-def _complete(path: Path, room: int) -> Iterator[IO[bytes]]:
-    """A new file. The system writes it to the disk in its own time, as it does for other tools.
+def _complete(path: Path, stage: Staged, room: int) -> Iterator[IO[bytes]]:
+    """A new file, on the disk before it gets its name.
 
     `room` is about how many bytes it will have. That much is set aside at once: a full disk shows
     before the work is done, and writing costs a third less.
@@ -195,6 +187,7 @@ def _complete(path: Path, room: int) -> Iterator[IO[bytes]]:
             _set_aside(file, room)
         yield file
         file.truncate()
+        sync_file(file, replaces=stage.replaces)
 
 
 def _set_aside(file: IO[bytes], room: int) -> None:

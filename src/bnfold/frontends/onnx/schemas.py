@@ -1,0 +1,61 @@
+"""Whether a node is what its operator says: inputs, outputs and the types of its attributes.
+
+Files from strangers hold an Add of one tensor, or a Conv whose pads are a text. What reads a node
+relies on its form, so a node that has another one is no node of that operator: it is opaque, as an
+operator that nobody knows. https://onnx.ai/onnx/operators
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from onnx import NodeProto, defs
+
+
+def is_well_formed(node: NodeProto, opset: int) -> bool:
+    """Whether a node of ONNX's own domain has the form that its operator has at this opset."""
+    schema = _schema(node.op_type, opset)
+    if schema is None:
+        return False
+    inputs, outputs = _count(node.input), _count(node.output)
+    if inputs > schema.max_input or outputs > schema.max_output or not outputs:
+        return False
+    if any(not name for name in node.input[: schema.min_input]) or inputs < schema.min_input:
+        return False
+    names = [attribute.name for attribute in node.attribute]
+    if len(set(names)) != len(names) or not schema.required.issubset(names):
+        return False
+    return all(
+        schema.attributes.get(attribute.name, attribute.type) == attribute.type
+        for attribute in node.attribute
+    )
+
+
+class _Schema:
+    """What is looked at of a schema, in Python: asking onnx for each node takes longer."""
+
+    def __init__(self, schema: defs.OpSchema) -> None:
+        self.min_input, self.max_input = schema.min_input, schema.max_input
+        self.max_output = schema.max_output
+        types: dict[str, Any] = {name: a.type for name, a in schema.attributes.items()}
+        self.attributes = {name: int(kind.value) for name, kind in types.items()}
+        self.required = {name for name, a in schema.attributes.items() if a.required}
+
+
+@cache
+def _schema(op: str, opset: int) -> _Schema | None:
+    try:
+        return _Schema(defs.get_schema(op, max(1, min(opset, 1 << 30))))
+    except defs.SchemaError:
+        return None
+
+
+def _count(names: Sequence[str]) -> int:
+    """How many there are, without those that are left out at the end."""
+    count = 0
+    for position, name in enumerate(names):
+        if name:
+            count = position + 1
+    return count
