@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.stored import Stored
@@ -22,6 +21,8 @@ from bnfold.verify.result import LayerDifference
 Run = Mapping[str, Seen]
 """What was seen in one run, by key, in order."""
 Storage = Mapping[str, Stored]
+OUTPUT = "output"
+"""The kind of tensors that are outputs of the model: stored as they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +38,8 @@ class Measured:
     """Of what is stored, in the original's units: v + t."""
     noise: FloatArray
     """Of what one more rounding of all weights does."""
-    cut: NDArray[np.bool_]
-    """Channels of which parts were cut off: several places hold the very same extreme value."""
+    cut: bool
+    """Whether parts were cut off: several places hold the very same extreme value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Runs:
     after: Sequence[Run]
     """The folded one."""
     draws: Sequence[Run]
-    """The folded one on the first sample, weights rounded once more at random."""
+    """The folded one, weights rounded once more at random: on one sample after the other."""
 
     @property
     def common(self) -> list[str]:
@@ -63,9 +64,16 @@ class Runs:
         ]
 
 
-def measure(runs: Runs, storage: Storage) -> list[Measured]:
-    """All tensors that both have."""
-    return [_measure(runs, key, storage.get(key)) for key in runs.common]
+def measure(runs: Runs, storage: Storage | None) -> list[Measured]:
+    """All tensors that both have and of which the storage speaks; without one, all."""
+    keys = runs.common
+    if storage is None:
+        return [_measure(runs, key, None) for key in keys]
+    return [
+        _measure(runs, key, storage.get(key))
+        for key in keys
+        if key in storage or runs.before[0][key].kind == OUTPUT
+    ]
 
 
 def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
@@ -73,7 +81,12 @@ def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
     scale, shift, known = _at_places(stored, first)
     pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
     backs = [after / scale - shift for _, after in pairs]
-    drawn = [gaps(runs.after[0][key].values, draw[key].values) / scale for draw in runs.draws]
+    bases = [runs.after[at % len(runs.after)] for at in range(len(runs.draws))]
+    drawn = [
+        gaps(base[key].values, draw[key].values) / scale
+        for base, draw in zip(bases, runs.draws, strict=True)
+        if key in draw and draw[key].shape == first.shape
+    ]
     return Measured(
         key,
         first.kind,
@@ -85,11 +98,11 @@ def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
     )
 
 
-def _is_cut(values: FloatArray) -> NDArray[np.bool_]:
-    """Whether the smallest or largest value of a channel occurs twice: a ReLU was there."""
-    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
-    twice = ((values == low).sum(axis=1) > 1) | ((values == high).sum(axis=1) > 1)
-    return np.asarray(twice)
+def _is_cut(values: FloatArray) -> bool:
+    """Whether the smallest or largest value of a tensor occurs twice: a ReLU was there."""
+    if not values.size:
+        return False
+    return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
 
 
 def _at_places(
@@ -143,7 +156,7 @@ def _judge(one: Measured, k: float, q: float) -> LayerDifference:
         stored = np.where(np.isfinite(one.stored), one.stored, 0.0)
         # What a ReLU lets through may be as small as it likes; its rounding error stays.
         typical = stored[stored > 0].mean() if (stored > 0).any() else 0.0
-        stored = np.where(one.cut, np.maximum(stored, typical), stored)
+        stored = np.maximum(stored, typical) if one.cut else stored
         allowed = k * np.sqrt(one.noise + q * q * stored)
         difference = np.sqrt(one.difference)
         excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)
@@ -180,13 +193,13 @@ def best(runs: Runs, storages: Sequence[Storage]) -> tuple[list[LayerDifference]
     does not make tensors equal by chance, so the guess that makes the most of them equal is right.
     """
     chosen: list[LayerDifference] = []
-    score = -1
-    for storage in (*storages, {}):
+    fewest = None
+    for storage in (*storages, None):
         layers = judge(measure(runs, storage))
-        equal = sum(layer.equal for layer in layers)
-        if equal > score:
-            chosen, score = layers, equal
-        if equal == len(layers):
+        unequal = sum(not layer.equal for layer in layers)
+        if fewest is None or unequal < fewest:
+            chosen, fewest = layers, unequal
+        if not unequal:
             break
     relatives = [layer.relative for layer in chosen]
     fits = not relatives or float(np.median(relatives)) <= _STRANGE

@@ -69,13 +69,20 @@ class Runner(Protocol):
     """Its inputs, in order."""
 
     def own(self) -> AbstractContextManager[Evaluation]:
-        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw."""
+        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw.
+
+        Raises NotRunnableError where the runtime is missing, or has no kernels for the model.
+        """
 
     def exact(self) -> AbstractContextManager[Evaluation]:
         """In float64. Raises NotExactError where that cannot be."""
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""
+
+
+class NotRunnableError(Exception):
+    """The model cannot be run in its own dtypes here; the text says why."""
 
 
 class NotExactError(Exception):

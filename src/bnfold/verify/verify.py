@@ -15,13 +15,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.errors import ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.verify import compare, layers, verdict
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.inputs import nudged
 from bnfold.verify.probe import Probe
 from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
-from bnfold.verify.runner import Array, InputSpec, NotExactError, Output, Runner
+from bnfold.verify.runner import (
+    Array,
+    Evaluation,
+    InputSpec,
+    NotExactError,
+    NotRunnableError,
+    Output,
+    Runner,
+)
 
 _DRAWS, _DRAWS_SMALL = 4, 12
 """Draws for a model with many values inside, and for a small one, where they cost nothing."""
@@ -46,7 +54,8 @@ class _Evidence:
     exact_before: list[Outputs] = field(default_factory=list)
     exact_after: list[Outputs] = field(default_factory=list)
     drawn: list[Outputs] = field(default_factory=list)
-    """On the first sample: of the folded model in float64, or of the original, nudged."""
+    """On one sample after the other: of the folded model in float64, weights rounded once more;
+    or of the original, its inputs nudged."""
     runs: layers.Runs | None = None
     storages: Sequence[layers.Storage] = ()
     truth: str = "float64"
@@ -64,12 +73,19 @@ def verify(
     """See `bnfold.verify`. Raises ExampleInputError, UsageError."""
     evidence = _Evidence()
     try:
-        _run_own(original, folded, samples, evidence)
+        unrunnable = _run_own(original, folded, samples, evidence)
         try:
             _run_exact(original, folded, samples, evidence, look_inside=look_inside)
         except NotExactError as error:
+            if unrunnable is not None:
+                raise ExampleInputError(original.name, unrunnable) from error
             evidence.notes.append(f"Not run in float64: {error}.")
             _run_nudged(original, samples, evidence)
+        if unrunnable is not None:
+            evidence.notes.append(f"Run in float64 alone: {unrunnable}.")
+            evidence.own_before = evidence.exact_before
+            evidence.own_after = evidence.exact_after
+            _check_all(original, folded, evidence)
     except FoldedRaisedError as error:
         return VerifyResult(
             False, samples=len(samples), seed=seed, truth="original", notes=(str(error),)
@@ -79,7 +95,7 @@ def verify(
     outputs = _outputs(evidence, output_layers)
     parting = next((layer.name for layer in inside if not layer.equal), None) if fits else None
     is_equal = all(output.equal for output in outputs) and parting is None
-    if not is_equal:
+    if not is_equal and evidence.own_before is not evidence.exact_before:
         _look_for_randomness(original, samples, evidence)
     return VerifyResult(
         is_equal,
@@ -99,21 +115,37 @@ def verify(
 
 def _run_own(
     original: Runner, folded: Runner, samples: Sequence[Sample], evidence: _Evidence
-) -> None:
+) -> NotRunnableError | None:
+    """Both in their own dtypes; or why they cannot be run."""
     try:
         with original.own() as evaluation:
             evidence.own_before = [evaluation.run(inputs) for inputs in samples]
+        with folded.own() as evaluation:
+            evidence.own_after = _run_folded(original, folded, evaluation, samples)
+    except NotRunnableError as error:
+        return error
+    except (FoldedRaisedError, BnfoldError):
+        raise
     except Exception as error:
         raise ExampleInputError(original.name, error) from error
+    _check_all(original, folded, evidence)
+    return None
+
+
+def _run_folded(
+    original: Runner, folded: Runner, evaluation: Evaluation, samples: Sequence[Sample]
+) -> list[Outputs]:
     try:
-        with folded.own() as evaluation:
-            evidence.own_after = [evaluation.run(inputs) for inputs in samples]
+        return [evaluation.run(inputs) for inputs in samples]
     except Exception as error:
         raise FoldedRaisedError(
             f"{folded.name} raised {type(error).__name__} on inputs that {original.name} accepts:"
             f" {error}".rstrip(".")
             + "."
         ) from error
+
+
+def _check_all(original: Runner, folded: Runner, evidence: _Evidence) -> None:
     for before, after in zip(evidence.own_before, evidence.own_after, strict=True):
         _check_match(original, folded, before, after)
 
@@ -159,7 +191,8 @@ def _run_exact(
         numbers = sum(int(np.prod(seen.shape)) for seen in after[0].seen.values())
         for number in range(_DRAWS_SMALL if numbers <= _SMALL else _DRAWS):
             probe = Probe(axes)
-            outputs = evaluation.run(samples[0], probe if look_inside else None, draw=number)
+            inputs = samples[number % len(samples)]
+            outputs = evaluation.run(inputs, probe if look_inside else None, draw=number)
             evidence.drawn.append(outputs)
             draws.append(_with_outputs(probe, outputs))
     evidence.runs = layers.Runs(
@@ -189,7 +222,7 @@ def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
         if output.values.dtype.kind == "f":
             values = output.values
             probe(
-                f"{_OUTPUT}{number}", "output", values.shape, lambda at, v=values: v.reshape(-1)[at]
+                f"{_OUTPUT}{number}", layers.OUTPUT, values.shape, lambda at, v=values: v.reshape(-1)[at]
             )
     return probe
 
@@ -200,7 +233,8 @@ def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     with original.own() as evaluation:
         evidence.drawn = [
-            evaluation.run(nudged(samples[0], original.specs, number)) for number in range(_DRAWS)
+            evaluation.run(nudged(samples[number % len(samples)], original.specs, number))
+            for number in range(_DRAWS)
         ]
 
 
@@ -209,7 +243,7 @@ def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence
 
 def _distrust(original: Runner, samples: Sequence[Sample], evidence: _Evidence) -> None:
     """Where both models agree with each other and not with float64, that is not the truth."""
-    if evidence.truth != "float64":
+    if evidence.truth != "float64" or evidence.own_before is evidence.exact_before:
         return
     for number, output in enumerate(evidence.own_before[0]):
         truth, own, after = (
@@ -239,8 +273,8 @@ def _layers(
     if evidence.runs is None:
         return [], {}, True
     found, fits = layers.best(evidence.runs, evidence.storages)
-    inside = [layer for layer in found if layer.kind != "output"]
-    outputs = {layer.name: layer for layer in found if layer.kind == "output"}
+    inside = [layer for layer in found if layer.kind != layers.OUTPUT]
+    outputs = {layer.name: layer for layer in found if layer.kind == layers.OUTPUT}
     if not fits:
         evidence.notes.append(
             "The tensors inside are stored in a way that no fold of the original explains, so only"
@@ -269,8 +303,8 @@ def _output(
     own, after = _arrays(evidence.own_before, number), _arrays(evidence.own_after, number)
     is_exact = evidence.truth == "float64"
     truth = _arrays(evidence.exact_before, number) if is_exact else own
-    start = (evidence.exact_after if is_exact else evidence.own_before)[0][number].values
-    noise = _noise(start, _arrays(evidence.drawn, number))
+    starts = _arrays(evidence.exact_after if is_exact else evidence.own_before, number)
+    noise = _noise(starts, _arrays(evidence.drawn, number))
     error = compare.distance(truth, after)
     own_error = compare.distance(truth, own) if is_exact else noise
     if compare.is_number(first.values):
@@ -305,12 +339,16 @@ def _finite(arrays: Sequence[Array]) -> FloatArray:
     return values[np.isfinite(values)]
 
 
-def _noise(start: Array, drawn: Sequence[Array]) -> float:
+def _noise(starts: Sequence[Array], drawn: Sequence[Array]) -> float:
     """What draws do, root of the mean square; for integers the largest share that flips."""
-    found = [compare.distance([start], [array]) for array in drawn if array.shape == start.shape]
+    found = []
+    for at, array in enumerate(drawn):
+        start = starts[at % len(starts)]
+        if array.shape == start.shape:
+            found.append(compare.distance([start], [array]))
     if not found:
         return 0.0
-    return verdict.rms(np.array(found)) if compare.is_number(start) else max(found)
+    return verdict.rms(np.array(found)) if compare.is_number(starts[0]) else max(found)
 
 
 def _detail(
