@@ -19,16 +19,20 @@ NAMES = [
     "FoldResult",
     "Item",
     "Kept",
+    "LayerDifference",
     "MissingExtraError",
     "ModelUnreadableError",
+    "OutputDifference",
     "Reason",
     "Removed",
     "TrainingModeError",
     "UnsupportedModelError",
     "UsageError",
+    "VerifyResult",
     "__version__",
     "fold",
     "inspect",
+    "verify",
 ]
 
 
@@ -84,6 +88,22 @@ def test_inspect_signature() -> None:
         " clip: 'ClipMode' = 'auto',"
         " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
     )
+
+
+def test_verify_signature() -> None:
+    signature = (
+        "(original: 'Any', folded: 'Any', inputs: 'Any' = None, *, data: 'Data | None' = None,"
+        " mean: 'Sequence[float] | None' = None, std: 'Sequence[float] | None' = None,"
+        " samples: 'int | None' = None, seed: 'int' = 0, layers: 'bool' = True)"
+        " -> 'VerifyResult'"
+    )
+    assert str(inspect.signature(bnfold.verify)) == signature
+    # The package has the name of the call; whoever imports it first can still call it.
+    code = (
+        "import bnfold.verify.result, inspect\n"
+        "print(inspect.signature(bnfold.verify), callable(bnfold.verify))"
+    )
+    assert run_python(code).strip() == f"{signature} True"
 
 
 def test_fold_result_fields() -> None:

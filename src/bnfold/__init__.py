@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bnfold.report import FoldReport, Item, Kept, Removed
+    from bnfold.verify.api import verify
+    from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
 
 __all__ = [
     "BnfoldError",
@@ -34,23 +36,31 @@ __all__ = [
     "FoldResult",
     "Item",
     "Kept",
+    "LayerDifference",
     "MissingExtraError",
     "ModelUnreadableError",
+    "OutputDifference",
     "Reason",
     "Removed",
     "TrainingModeError",
     "UnsupportedModelError",
     "UsageError",
+    "VerifyResult",
     "__version__",
     "fold",
     "inspect",
+    "verify",
 ]
 
 _HOMES = {
     "__version__": "bnfold._version",
     **dict.fromkeys(("FoldResult", "fold", "inspect"), "bnfold.api"),
+    "verify": "bnfold.verify.api",
     "Reason": "bnfold.core.reasons",
     **dict.fromkeys(("FoldReport", "Item", "Kept", "Removed"), "bnfold.report"),
+    **dict.fromkeys(
+        ("LayerDifference", "OutputDifference", "VerifyResult"), "bnfold.verify.result"
+    ),
 }
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from bnfold._version import __version__
-from bnfold.cli import fold, inspect
+from bnfold.cli import fold, inspect, verify
 from bnfold.cli._output import say
 from bnfold.errors import BnfoldError, FoldFailedError
 
@@ -22,7 +22,8 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 _EPILOG = """\
-exit status: 0 done, 1 the answer is no (something kept under --strict), 2 usage,
+exit status: 0 done, 1 the answer is no (not equal, or something kept
+under --strict), 2 usage,
 3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted"""
 
 
@@ -62,4 +63,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     fold.add_command(commands)
     inspect.add_command(commands)
+    verify.add_command(commands)
     return parser

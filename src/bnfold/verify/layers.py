@@ -105,9 +105,7 @@ def _is_cut(values: FloatArray) -> bool:
     return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
 
 
-def _at_places(
-    stored: Stored | None, seen: Seen
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _at_places(stored: Stored | None, seen: Seen) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s, t and 1 where they are known, of the shape of what was kept."""
     ones = np.ones(seen.values.shape)
     if stored is None or not _fits(stored, seen.shape):
@@ -131,7 +129,8 @@ def _mean_square(arrays: Sequence[FloatArray], known: FloatArray) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.where(np.isnan(array), 0.0, array)
             total += np.where(known > 0, np.square(finite), 0.0).sum(axis=1)
-    return total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
+    mean: FloatArray = total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
+    return mean
 
 
 # ------------------------------------------------------------------------ the verdict
@@ -186,8 +185,17 @@ _STRANGE = 0.1
 """A median difference this large says that tensors are stored in a way that is not known."""
 
 
-def best(runs: Runs, storages: Sequence[Storage]) -> tuple[list[LayerDifference], bool]:
-    """The layers under the storage that fits best, and whether it fits at all.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The tensors under the storage that fits best."""
+
+    layers: list[LayerDifference]
+    fits: bool
+    """Whether tensors are stored that way at all: if not, differences inside mean nothing."""
+
+
+def best(runs: Runs, storages: Sequence[Storage]) -> Comparison:
+    """Compare under each storage.
 
     A fold with other options, or by another tool, stores tensors in another way. A wrong guess
     does not make tensors equal by chance, so the guess that makes the most of them equal is right.
@@ -201,6 +209,5 @@ def best(runs: Runs, storages: Sequence[Storage]) -> tuple[list[LayerDifference]
             chosen, fewest = layers, unequal
         if not unequal:
             break
-    relatives = [layer.relative for layer in chosen]
-    fits = not relatives or float(np.median(relatives)) <= _STRANGE
-    return chosen, fits
+    relatives = [layer.relative for layer in chosen if layer.kind != OUTPUT]
+    return Comparison(chosen, not relatives or float(np.median(relatives)) <= _STRANGE)

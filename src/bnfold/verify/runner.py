@@ -20,8 +20,8 @@ Array = NDArray[Any]
 Gather = Callable[[IntArray], Array]
 """The elements of a tensor at these places of its flattened form."""
 Watch = Callable[[str, str, tuple[int, ...], Gather], None]
-"""Is told of each tensor inside of a run: its key, what made it, its shape, its content. A key names
-the same tensor in the original and in the folded model."""
+"""Is told of each tensor inside of a run: its key, what made it, its shape, its content. A key
+names the same tensor in the original and in the folded model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Runner(Protocol):
     """What runs it, with versions."""
     specs: Sequence[InputSpec]
     """Its inputs, in order."""
+    notes: Sequence[str]
+    """What the reader should know about its runs."""
 
     def own(self) -> AbstractContextManager[Evaluation]:
         """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw.

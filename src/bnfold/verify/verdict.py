@@ -14,10 +14,11 @@ What a right fold may do
 
 How far apart two draws of one kind may be
     Of N comparisons (one per channel) with normal differences, the largest exceeds
-    sqrt(2 ln(N / p)) times their size with a probability below p. p is 1e-6: one false alarm in a
-    million verified models. D_c is itself an estimate from few draws, whose terms are correlated:
-    it counts as known up to a factor of 2. Together k = 2 * sqrt(2 ln(N / p)): 14 for 10^5
-    channels. A channel whose D_c came out too small by chance is held against its neighbours: D_c
+    k = sqrt(2 ln(N / p)) times their size with a probability below p. p is 1e-6: one false alarm in
+    a million verified models; k is 7 for 10^5 channels. D_c is itself an estimate from few draws.
+    Its reserve: a draw spreads evenly over +-u * |w|, rounding to nearest over half a unit in the
+    last place, which is u * |w| only just above a power of two; on average draws are 1.36 times
+    wider. And a channel whose D_c came out too small by chance is held against its neighbours: D_c
     is at least q times the size of what is stored, q the median of D_c / stored size in the layer
     (and the layers before it, until these are 32 channels). What is stored has the size of
     v + t in units of v: a shift that is large next to the values costs precision there, and that
@@ -54,8 +55,6 @@ from bnfold.core.affine import FloatArray
 
 _FALSE_ALARM = 1e-6
 """Probability that a right fold is called wrong, as far as the model of rounding goes."""
-_KNOWN_UP_TO = 2.0
-"""What few draws say about the size of the noise is right up to this factor."""
 _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
@@ -70,7 +69,7 @@ def unit(dtype: str) -> float:
 
 def factor(count: int) -> float:
     """k: how many times its usual size the largest of `count` differences may be."""
-    return _KNOWN_UP_TO * math.sqrt(2.0 * math.log(max(count, 1) / _FALSE_ALARM))
+    return math.sqrt(2.0 * math.log(max(count, 1) / _FALSE_ALARM))
 
 
 def rms(values: FloatArray) -> float:

@@ -99,7 +99,7 @@ class ExactModel:
         evaluator, outer = self._evaluator(node)
         feeds = {n: _array(x) for n, x in zip(node.inputs, operands, strict=True) if n}
         feeds |= {name: _array(self._value(name, values, draw)) for name in outer}
-        np.random.seed(0)  # noqa: NPY002  # what the evaluator draws from, if a node asks
+        np.random.seed(0)  # what the evaluator draws from, if a node asks
         with np.errstate(all="ignore"):
             results = evaluator.run(None, feeds)
         named = dict(zip([name for name in node.outputs if name], results, strict=True))

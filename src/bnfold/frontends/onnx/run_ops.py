@@ -66,9 +66,7 @@ def _window(node: Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[An
 
 
 def _padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float) -> Tensor:
-    amounts = [
-        n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair
-    ]
+    amounts = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     return functional.pad(x, amounts, value=value) if any(amounts) else x
 
 
@@ -130,9 +128,7 @@ def conv_transposed(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
         before[at], after[at] = (half, total - half)
         if mode != "SAME_UPPER":
             before[at], after[at] = after[at], before[at]
-    y = _TRANSPOSED[rank](
-        data, weight, None, strides, 0, 0, node.integer("group", 1), dilations
-    )
+    y = _TRANSPOSED[rank](data, weight, None, strides, 0, 0, node.integer("group", 1), dilations)
     missing = [max(0, n - m) for n, m in zip(full, y.shape[2:], strict=True)]
     y = _padded(y, [0] * rank, missing, 0.0)
     y = _padded(y, [-n for n in before], [-n for n in after], 0.0)
@@ -205,9 +201,7 @@ def batch_norm(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
 def instance_norm(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """Over space, image by image."""
     data, gamma, beta = (_given(operand) for operand in x)
-    return functional.instance_norm(
-        data, weight=gamma, bias=beta, eps=node.number("epsilon", 1e-5)
-    )
+    return functional.instance_norm(data, weight=gamma, bias=beta, eps=node.number("epsilon", 1e-5))
 
 
 def softmax(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
@@ -327,8 +321,7 @@ def pad(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     for at, axis in enumerate(axes):
         before[axis], after[axis] = amounts[at], amounts[at + len(amounts) // 2]
     crop = tuple(
-        slice(max(0, -b), n - max(0, -a))
-        for b, a, n in zip(before, after, data.shape, strict=True)
+        slice(max(0, -b), n - max(0, -a)) for b, a, n in zip(before, after, data.shape, strict=True)
     )
     grown = [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)]
     mode = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}.get(node.text("mode", "constant"))

@@ -51,6 +51,7 @@ class OnnxRunner:
     pins: Pins
     specs: Sequence[InputSpec]
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     known: Sequence[Mapping[str, Stored]] | None = None
     """How folds of it store its tensors, where the caller knows."""
 
@@ -126,30 +127,61 @@ class _Session:
         ]
 
 
-def file_runner(path: Path, pins: Pins = None, name: str | None = None) -> OnnxRunner:
-    """A runner of a file. Raises ModelUnreadableError, UsageError."""
-    return _runner(read_file(path), path, name or str(path), pins)
+def file_runner(
+    path: Path,
+    pins: Pins = None,
+    *,
+    name: str | None = None,
+    like: Sequence[InputSpec] | None = None,
+) -> OnnxRunner:
+    """A runner of a file; the other model's inputs say what this one leaves open.
+
+    Raises ModelUnreadableError, UsageError.
+    """
+    return _runner(read_file(path), path, name or str(path), pins, like)
 
 
-def model_runner(model: Any, pins: Pins, name: str) -> OnnxRunner:
+def model_runner(
+    model: Any, pins: Pins, name: str, *, like: Sequence[InputSpec] | None = None
+) -> OnnxRunner:
     """A runner of a ModelProto or an onnx_ir.Model."""
     if isinstance(model, ModelProto):
-        return _runner(read_proto(model), None, name, pins)
+        return _runner(read_proto(model), None, name, pins, like)
     from bnfold.frontends.onnx import ir
 
-    return _runner(ir.read_model(model), None, name, pins)
+    return _runner(ir.read_model(model), None, name, pins, like)
 
 
-def _runner(model: OnnxModel, path: Path | None, name: str, pins: Pins) -> OnnxRunner:
+def _runner(
+    model: OnnxModel,
+    path: Path | None,
+    name: str,
+    pins: Pins,
+    like: Sequence[InputSpec] | None,
+) -> OnnxRunner:
     network = read_network(name, model.proto)
-    shapes = choose_inputs(network, pins).choices[0]
     given = {tensor.name for tensor in model.proto.graph.initializer}
-    specs = [
-        _spec(network, input_name, shapes.get(input_name))
-        for input_name in network.inputs
-        if input_name not in given
-    ]
+    names = [input_name for input_name in network.inputs if input_name not in given]
+    if not pins and like is not None and len(like) == len(names):
+        pins = {
+            input_name: spec.shape
+            for input_name, spec in zip(names, like, strict=True)
+            if _fits(network, input_name, spec)
+        }
+    shapes = choose_inputs(network, pins).choices[0]
+    specs = [_spec(network, input_name, shapes.get(input_name)) for input_name in names]
     return OnnxRunner(model, path, name, pins, tuple(specs))
+
+
+def _fits(network: Network, name: str, spec: InputSpec) -> bool:
+    """Whether the model may take an input of that shape; where not, a later check says so."""
+    tensor = network.inputs[name].tensor_type
+    if not tensor.HasField("shape"):
+        return True
+    dims = tensor.shape.dim
+    return len(dims) == len(spec.shape) and all(
+        dim.dim_value in (0, -1, size) for dim, size in zip(dims, spec.shape, strict=True)
+    )
 
 
 def _spec(network: Network, name: str, shape: tuple[int, ...] | None) -> InputSpec:

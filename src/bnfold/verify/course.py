@@ -91,22 +91,26 @@ def verify(
             False, samples=len(samples), seed=seed, truth="original", notes=(str(error),)
         )
     _distrust(original, samples, evidence)
-    inside, output_layers, fits = _layers(evidence)
-    outputs = _outputs(evidence, output_layers)
-    parting = next((layer.name for layer in inside if not layer.equal), None) if fits else None
-    is_equal = all(output.equal for output in outputs) and parting is None
+    compared = _layers(evidence)
+    outputs = _outputs(evidence, {one.name: one for one in compared.layers})
+    is_equal = all(output.equal for output in outputs)
+    inside = [layer for layer in compared.layers if layer.kind != layers.OUTPUT]
+    if not compared.fits:
+        inside = _doubt(evidence, inside, is_equal=is_equal)
+    parting = next((layer.name for layer in inside if not layer.equal), None)
+    is_equal = is_equal and parting is None
     if not is_equal and evidence.own_before is not evidence.exact_before:
         _look_for_randomness(original, samples, evidence)
     return VerifyResult(
         is_equal,
         tuple(outputs),
-        tuple(inside) if fits else (),
+        tuple(inside),
         parting,
         len(samples),
         seed,
         evidence.truth,
         {**original.runtimes, **folded.runtimes},
-        tuple(evidence.notes),
+        tuple(dict.fromkeys((*original.notes, *folded.notes, *evidence.notes))),
     )
 
 
@@ -220,10 +224,8 @@ def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
     """Outputs are looked at like any tensor, too: channel by channel."""
     for number, output in enumerate(outputs):
         if output.values.dtype.kind == "f":
-            values = output.values
-            probe(
-                f"{_OUTPUT}{number}", layers.OUTPUT, values.shape, lambda at, v=values: v.reshape(-1)[at]
-            )
+            flat = output.values.reshape(-1)
+            probe(f"{_OUTPUT}{number}", layers.OUTPUT, output.values.shape, flat.take)
     return probe
 
 
@@ -266,21 +268,28 @@ def _distrust(original: Runner, samples: Sequence[Sample], evidence: _Evidence) 
             return
 
 
-def _layers(
-    evidence: _Evidence,
-) -> tuple[list[LayerDifference], dict[str, LayerDifference], bool]:
-    """The tensors inside, the outputs looked at like tensors, and whether the former mean anything."""
+def _layers(evidence: _Evidence) -> layers.Comparison:
+    """The tensors inside, and the outputs looked at like those."""
     if evidence.runs is None:
-        return [], {}, True
-    found, fits = layers.best(evidence.runs, evidence.storages)
-    inside = [layer for layer in found if layer.kind != layers.OUTPUT]
-    outputs = {layer.name: layer for layer in found if layer.kind == layers.OUTPUT}
-    if not fits:
+        return layers.Comparison([], fits=True)
+    return layers.best(evidence.runs, evidence.storages)
+
+
+def _doubt(
+    evidence: _Evidence, inside: list[LayerDifference], *, is_equal: bool
+) -> list[LayerDifference]:
+    """What is left of differences inside that no fold of ours explains."""
+    if is_equal:
         evidence.notes.append(
             "The tensors inside are stored in a way that no fold of the original explains, so only"
             " outputs were compared."
         )
-    return inside, outputs, fits
+        return []
+    evidence.notes.append(
+        "Most tensors inside are far apart. If the folded model was made by another tool, it may"
+        " store them in another way, and the first layer where they part means little."
+    )
+    return inside
 
 
 def _arrays(runs: Sequence[Outputs], number: int) -> list[Array]:
@@ -335,8 +344,9 @@ def _output(
 
 
 def _finite(arrays: Sequence[Array]) -> FloatArray:
-    values = np.concatenate([compare.flat(array) for array in arrays])
-    return values[np.isfinite(values)]
+    values: FloatArray = np.concatenate([compare.flat(array) for array in arrays])
+    finite: FloatArray = values[np.isfinite(values)]
+    return finite
 
 
 def _noise(starts: Sequence[Array], drawn: Sequence[Array]) -> float:
@@ -415,5 +425,3 @@ def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[Sa
     while len(samples) < max(1, count):
         samples.append(draw_inputs(specs, seed, len(samples)))
     return samples[: max(1, count)]
-
-
