@@ -85,7 +85,7 @@ def test_without_onnx_runtime_and_pytorch_nothing_is_verified(capsys, folder, mo
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fold", "net.onnx"]) == 0
     out, err = capsys.readouterr()
-    assert "nothing was verified: onnxruntime is not installed" in out
+    assert "nothing was verified: " in out and "onnxruntime is not installed" in out
     assert "bnfold[torch,onnx]" in err
     assert "net.folded.onnx" in listing(folder)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bnfold.cli._output import say
-from bnfold.errors import ExampleInputError, FoldFailedError, UsageError
+from bnfold.errors import FoldFailedError, UnsupportedModelError, UsageError
 from bnfold.verify.api import verify_runners
 from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import NotRunnableError, Runner
+from bnfold.verify.runner import Runner
 
 
 def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
@@ -16,14 +16,8 @@ def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
     """
     try:
         return verify_runners(original, folded, samples=1)
-    except ExampleInputError as error:
-        if isinstance(error.cause, NotRunnableError):
-            reason = str(error.cause)
-            say(f"{original.name} was not run: {reason}; {_STEP}")
-            return reason
-        raise
+    except UnsupportedModelError as error:
+        say(f"{error}")
+        return error.problem
     except UsageError as error:
         raise FoldFailedError(f"{error.problem}; nothing was written") from error
-
-
-_STEP = 'what runs a model comes with: python -m pip install "bnfold[torch,onnx]"'

@@ -60,6 +60,7 @@ def verify(
     Raises:
         UsageError: Inputs or outputs do not match, or an option means nothing.
         ExampleInputError: Inputs are missing, or the original raised on them.
+        UnsupportedModelError: The original cannot be run here, by anything.
         ModelUnreadableError: A file is missing or damaged.
         MissingExtraError: A package that runs this kind of model is not installed.
     """

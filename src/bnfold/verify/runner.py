@@ -70,6 +70,10 @@ class Runner(Protocol):
     notes: Sequence[str]
     """What the reader should know about its runs."""
 
+    @property
+    def kind(self) -> str:
+        """module, program, onnx, caffe: two of one kind name their tensors alike."""
+
     def own(self) -> AbstractContextManager[Evaluation]:
         """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw.
 

@@ -23,7 +23,8 @@ How far apart two draws of one kind may be
     (and the layers before it, until these are 32 channels). What is stored has the size of
     v + t in units of v: a shift that is large next to the values costs precision there, and that
     is the fold's doing, not a fault. Where a few channels differ far more than the median (values
-    that cross a step: sign, round), q is the root of the mean square instead.
+    that cross a step: sign, round), q is the root of the mean square instead. And q is at least 8
+    units in the last place of float64: what a sum of 64 terms costs there.
 
 In the model's own dtype
     each run adds the rounding of its arithmetic. The original's own error E = RMS(A_own - A) says
@@ -32,7 +33,8 @@ In the model's own dtype
 
         k * sqrt(E^2 + D^2 + (u * RMS(A))^2)
 
-    the last term for outputs that the original happens to hit exactly.
+    the last term for outputs that the original happens to hit exactly. Where two runtimes take
+    part (ONNX against PyTorch), each has an error of its own, and E is both together.
 
 Without float64
     the truth is not known, only how the original moves when its inputs are moved to neighbouring
@@ -59,6 +61,8 @@ _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
+_ARITHMETIC = 8.0 * 2.0**-53
+"""What the arithmetic of a layer in float64 costs, relative to what is stored."""
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -90,10 +94,10 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
     found = np.concatenate(window) if window else np.zeros(0)
     found = found[np.isfinite(found)]
     if not found.size:
-        return 0.0
+        return _ARITHMETIC
     median = float(np.median(found))
     spread = rms(found)
-    return spread if spread > _STEPS * median else median
+    return max(_ARITHMETIC, spread if spread > _STEPS * median else median)
 
 
 def allowed_flips(share: float, count: int, k: float) -> float:

@@ -42,6 +42,7 @@ class CaffeRunner:
         default_factory=lambda: {"caffe": f"bnfold's own, on torch {torch.__version__}"}
     )
     notes: Sequence[str] = ()
+    kind: str = "caffe"
 
     @contextmanager
     def own(self) -> Iterator[Evaluation]:

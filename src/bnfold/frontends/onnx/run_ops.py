@@ -374,7 +374,41 @@ def transpose(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     return data.permute(node.integers("perm") or tuple(reversed(range(data.ndim))))
 
 
+def _per_axis(node: Node, constant: Operand, rank: int) -> Tensor | float:
+    """A scale or zero point, laid along its axis."""
+    if constant is None:
+        return 0.0
+    if node.integer("block_size"):
+        raise NotHereError
+    plain = constant.to(torch.float64)
+    if plain.numel() == 1:
+        return plain.reshape(())
+    shape = [1] * rank
+    shape[node.integer("axis", 1) % rank] = -1
+    return plain.reshape(shape)
+
+
+def dequantize(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
+    """(x - zero) * scale."""
+    data = _given(x[0])
+    scale, zero = (_per_axis(node, _optional(x, at), data.ndim) for at in (1, 2))
+    return torch.as_tensor((data.to(torch.float64) - zero) * scale)
+
+
+def quantize(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
+    """round(x / scale) + zero, as far as the integers go."""
+    data, point = _given(x[0]), _optional(x, 2)
+    dtype = torch.uint8 if point is None else point.dtype
+    if dtype.is_floating_point or node.integer("output_dtype"):
+        raise NotHereError
+    scale, zero = (_per_axis(node, _optional(x, at), data.ndim) for at in (1, 2))
+    limits = torch.iinfo(dtype)
+    return ((data / scale).round() + zero).clamp(limits.min, limits.max).to(dtype)
+
+
 TABLE: dict[str, Operator] = {
+    "DequantizeLinear": dequantize,
+    "QuantizeLinear": quantize,
     "Conv": conv,
     "ConvTranspose": conv_transposed,
     "MaxPool": max_pool,

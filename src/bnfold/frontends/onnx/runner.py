@@ -52,6 +52,7 @@ class OnnxRunner:
     specs: Sequence[InputSpec]
     runtimes: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    kind: str = "onnx"
     known: Sequence[Mapping[str, Stored]] | None = None
     """How folds of it store its tensors, where the caller knows."""
 

@@ -47,6 +47,11 @@ class TorchRunner:
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"torch": torch.__version__})
     notes: Sequence[str] = ()
 
+    @property
+    def kind(self) -> str:
+        """See `Runner`."""
+        return "module" if isinstance(self.model, nn.Module) else "program"
+
     @contextmanager
     def own(self) -> Iterator[Evaluation]:
         """As it is."""
