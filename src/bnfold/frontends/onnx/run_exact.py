@@ -50,6 +50,7 @@ class ExactModel:
         self._evaluators: dict[int, tuple[ReferenceEvaluator, list[str]]] = {}
         self._rounded = self._weights()
         self._last = self._last_readers()
+        self._live = self._depending()
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
@@ -70,7 +71,8 @@ class ExactModel:
             for name, result in zip(node.outputs, results, strict=False):
                 if name:
                     values[name] = result
-                    _show(watch, name, node.op, result)
+                    if name in self._live:
+                        _show(watch, name, node.op, result)
             for name in self._last.get(node.index, ()):
                 values.pop(name, None)
         return [self._output(name, values) for name in self.network.outputs]
@@ -194,6 +196,16 @@ class ExactModel:
             if name and name not in self.network.outputs:
                 found.setdefault(index, []).append(name)
         return found
+
+    def _depending(self) -> set[str]:
+        """The values that depend on the inputs; what is computed from weights alone is a weight."""
+        live = {name for name in self.network.inputs if name not in self._defaults()}
+        for node in self.network.nodes:
+            inner = [g for a in node.proto.attribute for g in inner_graphs(a)]
+            read = {*node.inputs, *(name for graph in inner for name in free_names(graph))}
+            if not live.isdisjoint(read):
+                live.update(node.outputs)
+        return live
 
     def _output(self, name: str, values: Mapping[str, Any]) -> Output:
         array = _array(self._value(name, values, None))
