@@ -21,17 +21,21 @@ NAMES = [
     "FoldResult",
     "Item",
     "Kept",
+    "LayerDifference",
     "MissingExtraError",
     "ModelUnreadableError",
+    "OutputDifference",
     "Reason",
     "Removed",
     "TrainingModeError",
     "UnsupportedModelError",
     "UsageError",
+    "VerifyResult",
     "__version__",
     "bench",
     "fold",
     "inspect",
+    "verify",
 ]
 
 
@@ -113,6 +117,20 @@ def test_a_package_of_the_same_name_does_not_hide_the_function(first: str) -> No
         "print(bnfold.bench.__name__, bnfold.bench is bnfold.bench, Budget.__name__)"
     )
     assert run_python(code).split() == ["bench", "True", "Budget"]
+def test_verify_signature() -> None:
+    signature = (
+        "(original: 'Any', folded: 'Any', inputs: 'Any' = None, *, data: 'Data | None' = None,"
+        " mean: 'Sequence[float] | None' = None, std: 'Sequence[float] | None' = None,"
+        " samples: 'int | None' = None, seed: 'int' = 0, layers: 'bool' = True)"
+        " -> 'VerifyResult'"
+    )
+    assert str(inspect.signature(bnfold.verify)) == signature
+    # The package has the name of the call; whoever imports it first can still call it.
+    code = (
+        "import bnfold.verify.result, inspect\n"
+        "print(inspect.signature(bnfold.verify), callable(bnfold.verify))"
+    )
+    assert run_python(code).strip() == f"{signature} True"
 
 
 def test_fold_result_fields() -> None:

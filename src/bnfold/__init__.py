@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bnfold.report import FoldReport, Item, Kept, Removed
+    from bnfold.verify.api import verify
+    from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
 
 __all__ = [
     "BenchResult",
@@ -40,17 +42,21 @@ __all__ = [
     "FoldResult",
     "Item",
     "Kept",
+    "LayerDifference",
     "MissingExtraError",
     "ModelUnreadableError",
+    "OutputDifference",
     "Reason",
     "Removed",
     "TrainingModeError",
     "UnsupportedModelError",
     "UsageError",
+    "VerifyResult",
     "__version__",
     "bench",
     "fold",
     "inspect",
+    "verify",
 ]
 
 _HOMES = {
@@ -58,8 +64,12 @@ _HOMES = {
     **dict.fromkeys(("FoldResult", "fold", "inspect"), "bnfold.api"),
     "bench": "bnfold.bench.call",
     **dict.fromkeys(("BenchResult", "BenchRow"), "bnfold.bench.result"),
+    "verify": "bnfold.verify.api",
     "Reason": "bnfold.core.reasons",
     **dict.fromkeys(("FoldReport", "Item", "Kept", "Removed"), "bnfold.report"),
+    **dict.fromkeys(
+        ("LayerDifference", "OutputDifference", "VerifyResult"), "bnfold.verify.result"
+    ),
 }
 
 

@@ -231,7 +231,7 @@ def test_a_fold_that_is_wrong_is_not_written(capsys, folder, foldable, monkeypat
         return model, report
 
     monkeypatch.setattr(api, "fold", wrong)
-    refused(capsys, folder, ["fold", "net.pt2"], 70, "differs from the original")
+    refused(capsys, folder, ["fold", "net.pt2"], 70, "does not compute the same")
 
 
 def test_an_error_we_did_not_foresee(capsys, folder, foldable, monkeypatch):
@@ -369,9 +369,10 @@ def test_dry_run_and_inspect_write_nothing(capsys, folder, foldable):
     assert listing(folder) == {"net.pt2"}
 
 
-def test_no_check_says_that_nothing_was_compared(capsys, foldable):
-    assert main(["fold", "net.pt2", "--no-check"]) == 0
-    assert "nothing was compared (--no-check)" in capsys.readouterr().out
+@pytest.mark.parametrize("option", ["--no-verify", "--no-check"])
+def test_no_verify_says_that_nothing_was_verified(capsys, foldable, option):
+    assert main(["fold", "net.pt2", option]) == 0
+    assert "nothing was verified (--no-verify)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["fold", "inspect"])
@@ -399,7 +400,8 @@ def test_json(capsys, padded):
     document = json.loads(capsys.readouterr().out)
     assert document.pop("output") == "padded.folded.pt2"
     difference = document.pop("difference")
-    assert difference["relative"] <= difference["tolerance"]
+    assert difference["relative"] <= 1e-5
+    assert document.pop("verify")["equal"]
     jsonschema.validate(document, schema())
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from bnfold._version import __version__
-from bnfold.cli import bench, fold, inspect
+from bnfold.cli import bench, fold, inspect, verify
 from bnfold.cli._output import say
 from bnfold.cli._signals import Stopped, signals_raise
 from bnfold.errors import BnfoldError, FoldFailedError
@@ -23,8 +23,8 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 _EPILOG = """\
-exit status: 0 done, 1 the answer is no (something kept under --strict, slower), 2 usage,
-3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted, 143 terminated"""
+exit status: 0 done, 1 the answer is no (not equal, slower, something kept under --strict),
+2 usage, 3 model unreadable, 4 missing extra, 70 a bug in bnfold, 130 interrupted, 143 terminated"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,4 +65,5 @@ def _parser() -> argparse.ArgumentParser:
     fold.add_command(commands)
     inspect.add_command(commands)
     bench.add_command(commands)
+    verify.add_command(commands)
     return parser

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold._kinds import folded_beside
-from bnfold.cli._compare import Difference, Output, check_equal
-from bnfold.cli._output import say
-from bnfold.errors import MissingExtraError, UsageError
+from bnfold.cli._verify import verify_fold
+from bnfold.errors import (
+    ExampleInputError,
+    MissingExtraError,
+    UnsupportedModelError,
+    UsageError,
+)
 from bnfold.report import FoldReport
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bnfold.frontends.caffe.caffemodel import Caffemodel
     from bnfold.frontends.caffe.fold import Folded
     from bnfold.frontends.caffe.prototxt import Document
@@ -76,43 +80,30 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
     return fold_read(source.document, source.weights, clip=arguments.clip, phase=arguments.phase)
 
 
-def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Difference | str:
-    """Run both in float64; what is left is the rounding of the new weights."""
-    from bnfold.frontends.caffe.caffemodel import read_caffemodel
-    from bnfold.frontends.caffe.net import read_net
-    from bnfold.frontends.caffe.prototxt import read_text
-    from bnfold.frontends.caffe.shapes import infer
-
+def verify(source: Source, folded: Folded, arguments: argparse.Namespace) -> VerifyResult | str:
+    """Run both; in float64 what is left is the rounding of the new weights."""
     try:
-        from bnfold.frontends.caffe.run import example_inputs, run
+        from bnfold.frontends.caffe.runner import folded_runner, net_runner
     except MissingExtraError as error:
         return f"{error.problem}, and it is what runs Caffe's layers here"
     net = folded.decided.net
-    inputs = example_inputs(net)
+    name = net.name or source.document.name
     try:
-        before = run(net, inputs)
-    except ValueError as error:
-        return f"{net.name} could not be run on inputs of the sizes that it names: {error}"
-    if not before.values:
-        return f"no output of {net.name} depends on layers that bnfold can run"
-    if before.left_out:
-        say(f"not run, and what they read is compared instead: {', '.join(before.left_out)}")
-    weights = read_caffemodel(b"".join(folded.weights()), source.weights.name)
-    rewritten = read_net(read_text(folded.text, source.document.name), weights)
-    infer(rewritten)
-
-    def after() -> list[Output]:
-        values = run(rewritten, inputs).values
-        if list(values) != list(before.values):
-            raise ValueError(f"its outputs are {list(values)}, not {list(before.values)}")
-        return _outputs(values)
-
-    dtypes = frozenset(str(blob.dtype) for layer in weights.layers for blob in layer.blobs)
-    return check_equal(net.name, lambda: _outputs(before.values), after, dtypes)
+        original = net_runner(net, name)
+        return verify_fold(original, folded_runner(folded, f"the folded {name}"))
+    except (UnsupportedModelError, ExampleInputError) as error:
+        return error.problem
 
 
-def _outputs(values: Mapping[str, Tensor]) -> list[Output]:
-    return [Output(value.numpy(), "float32") for value in values.values()]
+def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
+    """What runs it."""
+    from bnfold.frontends.caffe.runner import read_runner
+
+    return read_runner(source.document, source.weights)
+
+
+def release(folded: object) -> None:
+    """There is nothing outside of memory."""
 
 
 def write(folded: Folded, output: Path, arguments: argparse.Namespace) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from bnfold.cli._compare import Difference
 from bnfold.report import FoldReport
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import InputSpec, Runner
 
 
 class Kind(Protocol):
@@ -32,8 +34,14 @@ class Kind(Protocol):
     def fold(self, source: Any, arguments: argparse.Namespace) -> tuple[Any, FoldReport]:
         """The folded model, ready to be compared and written, and the report."""
 
-    def compare(self, source: Any, folded: Any, arguments: argparse.Namespace) -> Difference | str:
-        """Run both; or why nothing was compared."""
+    def verify(self, source: Any, folded: Any, arguments: argparse.Namespace) -> VerifyResult | str:
+        """Run both; or why nothing was verified."""
+
+    def release(self, folded: Any) -> None:
+        """Leave nothing of it behind that was not written."""
+
+    def runner(self, source: Any, like: Sequence[InputSpec] | None) -> Runner:
+        """What runs the source; where it leaves its inputs open, they are like others."""
 
     def write(self, folded: Any, output: Path, arguments: argparse.Namespace) -> None:
         """Write the folded model, whole or not at all."""

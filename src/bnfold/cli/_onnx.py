@@ -1,7 +1,7 @@
 """ONNX on the command line; see `_kinds` for what each function is.
 
-The comparison runs the files themselves in ONNX Runtime: the original, and the folded model where
-it lies until it is moved into its place.
+The verification runs the files themselves: the original, and the folded model where it lies until
+it is moved into its place.
 """
 
 from __future__ import annotations
@@ -10,31 +10,29 @@ import argparse
 import re
 import tempfile
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from bnfold._kinds import folded_beside
 from bnfold._places import is_same_file
-from bnfold.cli._compare import Difference, Output, check_equal
 from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import progress, say
-from bnfold.errors import UsageError
+from bnfold.cli._verify import verify_fold
+from bnfold.errors import ExampleInputError, UsageError
 from bnfold.report import FoldReport
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
+    from bnfold.core.plan import Plan
+    from bnfold.frontends.onnx.lift import Lifted
     from bnfold.frontends.onnx.read import OnnxModel
     from bnfold.frontends.onnx.write import Staged
 
 SUFFIX = ".onnx"
-
-_SEED = 0
-_BEYOND = 2
-"""Integer inputs are below this: small enough to be an index into anything."""
 
 
 @dataclass(slots=True)
@@ -53,6 +51,9 @@ class Folded:
     staged: Staged
     shapes: dict[str, tuple[int, ...]]
     """Of the inputs, as the model was analysed."""
+    lifted: Lifted
+    plan: Plan
+    files: ExitStack
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -110,7 +111,7 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
             folder = output.parent
         with progress(f"writing {output}") as step:
             staged = stack.enter_context(folding.staged(output, folder, step))
-        folded = Folded(staged, folding.shapes.choices[0])
+        folded = Folded(staged, folding.shapes.choices[0], folding.lifted, folding.plan, stack)
     except BaseException:
         stack.close()
         raise
@@ -118,35 +119,39 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
     return folded, folding.report
 
 
-def compare(source: Source, folded: Folded, arguments: argparse.Namespace) -> Difference | str:
-    """Run both in ONNX Runtime, with its own optimisations off."""
+def verify(source: Source, folded: Folded, arguments: argparse.Namespace) -> VerifyResult | str:
+    """Run the files themselves, the folded one where it lies until it is moved."""
+    from bnfold.frontends.onnx.runner import file_runner, storage
+
     try:
-        import onnxruntime as ort
-    except ImportError:
-        say('onnxruntime is not installed: run: python -m pip install "bnfold[onnx]"')
-        return "onnxruntime is not installed"
-    for path in (source.path, folded.staged.model):
-        if not _is_text(path):
-            return f"ONNX Runtime opens no file whose path is no UTF-8: {path}"
-    feeds = _feeds(source.model, folded.shapes)
-    if isinstance(feeds, str):
-        say(f"{source.path} was not run: {feeds}")
-        return feeds
+        for path in (source.path, folded.staged.model):
+            if not _is_text(path):
+                return f"ONNX Runtime opens no file whose path is no UTF-8: {path}"
+        original = file_runner(source.path, folded.shapes)
+    except UsageError as error:
+        say(f"{source.path} was not run: {error.problem}")
+        return error.problem
+    original.known = [storage(folded.lifted, folded.plan)]
+    name = f"the folded {source.path}"
+    other = file_runner(folded.staged.model, folded.shapes, name=name)
     try:
-        expected = _run(ort, source.path, feeds)
-    except Exception as error:  # what the runtime cannot run says nothing about the fold
-        reason = f"ONNX Runtime cannot run the original: {_first_line(error)}"
+        return verify_fold(original, other)
+    except ExampleInputError as error:  # says nothing about the fold
+        reason = f"the original cannot be run: {_first_line(error.problem)}"
         say(f"{reason}; give the shapes of its inputs with --input if that is why")
         return reason
-    dtypes = frozenset(_dtype_name(t.data_type) for t in source.model.proto.graph.initializer)
-    moved = {name: _nudged(feed) for name, feed in feeds.items()}
-    return check_equal(
-        str(source.path),
-        lambda: expected,
-        lambda: _run(ort, folded.staged.model, feeds),
-        dtypes,
-        nudged=lambda: _run(ort, source.path, moved),
-    )
+
+
+def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
+    """What runs it."""
+    from bnfold.frontends.onnx.runner import file_runner
+
+    return file_runner(source.path, source.pins, like=like)
+
+
+def release(folded: Folded) -> None:
+    """Remove what was not moved into its place."""
+    folded.files.close()
 
 
 def write(folded: Folded, output: Path, arguments: argparse.Namespace) -> None:
@@ -184,46 +189,6 @@ def input_shapes(texts: list[str], model: OnnxModel) -> dict[str, tuple[int, ...
     return pins
 
 
-def _feeds(model: OnnxModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, NDArray[Any]] | str:
-    """Random inputs of the shapes that the model was analysed with; or why there are none."""
-    from bnfold.frontends.onnx.tensors import numpy_dtype
-
-    rng = np.random.default_rng(_SEED)
-    given = {tensor.name for tensor in model.proto.graph.initializer}
-    feeds: dict[str, NDArray[Any]] = {}
-    for info in model.proto.graph.input:
-        if info.name in given:
-            continue
-        kind = info.type.tensor_type.elem_type
-        shape = shapes.get(info.name)
-        if shape is None or not kind:
-            return f"the shape of its input {info.name!r} is not known; give it with --input"
-        try:
-            dtype = numpy_dtype(kind)
-        except KeyError:
-            return f"its input {info.name!r} has a dtype that is not known"
-        if dtype.kind == "f":
-            feeds[info.name] = rng.standard_normal(shape).astype(dtype)
-        elif dtype.kind in "iub":
-            feeds[info.name] = rng.integers(0, _BEYOND, shape).astype(dtype)
-        else:
-            return f"its input {info.name!r} is no plain array of numbers"
-    return feeds
-
-
-# -------------------------------------------------------------------- running
-
-
-def _run(ort: Any, path: Path, feeds: dict[str, NDArray[Any]]) -> list[Output]:
-    """One run; the session goes with it, so that two large models are never loaded at once."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    outputs = session.run(None, feeds)
-    return [Output(array, str(array.dtype)) for array in outputs if isinstance(array, np.ndarray)]
-
-
 def _is_text(path: Path) -> bool:
     try:
         str(path).encode()
@@ -232,22 +197,6 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def _nudged(feed: NDArray[Any]) -> NDArray[Any]:
-    """Every number moved to the next larger one."""
-    if feed.dtype not in (np.float16, np.float32, np.float64):
-        return feed
-    return np.asarray(np.nextafter(feed, np.inf, dtype=feed.dtype))
-
-
-def _dtype_name(data_type: int) -> str:
-    from bnfold.frontends.onnx.tensors import numpy_dtype
-
-    try:
-        return str(numpy_dtype(data_type))
-    except KeyError:
-        return "unknown"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0] if lines else ""

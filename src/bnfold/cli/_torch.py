@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bnfold import api
 from bnfold.cli import _torch_source
-from bnfold.cli._compare import Difference, Output, check_equal
 from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import say, write_whole
 from bnfold.cli._torch_source import Source, is_factory
+from bnfold.cli._verify import verify_fold
 from bnfold.errors import UnsupportedModelError, UsageError
 from bnfold.report import FoldReport
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
-    import torch
     from torch.export import ExportedProgram
 
 SUFFIX = ".pt2"
@@ -60,24 +61,39 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[ExportedProgram
     return _as_program(source, model), report
 
 
-def compare(
+def verify(
     source: Source, folded: ExportedProgram, arguments: argparse.Namespace
-) -> Difference | str:
+) -> VerifyResult | str:
     """Compare what came in with what will be written, on the example inputs."""
+    from bnfold.frontends.torch.runner import call_runner, program_runner
+
+    name = f"the folded {source.name}"
+    try:
+        original = runner(source, None)
+        if source.args is None:
+            return verify_fold(original, program_runner(folded, None, name))
+    except UnsupportedModelError as error:
+        say(f"{error}")
+        return error.problem
+    return verify_fold(original, call_runner(folded, source.args, source.kwargs, name))
+
+
+def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
+    """What runs it."""
     import torch
 
-    if source.args is None:
-        say(f"{source.name} carries no example inputs: nothing was run, nothing was compared")
-        return "the program carries no example inputs"
-    original = source.model
-    runnable = original if isinstance(original, torch.nn.Module) else original.module()
-    dtypes = frozenset(_name(tensor.dtype) for tensor in runnable.state_dict().values())
-    return check_equal(
-        source.name,
-        lambda: _run(runnable, source),
-        lambda: _run(folded.module(), source),
-        dtypes,
-    )
+    from bnfold.frontends.torch.runner import call_runner, module_runner, program_runner
+
+    model = source.model
+    if source.args is not None:
+        return call_runner(model, source.args, source.kwargs, source.name)
+    if isinstance(model, torch.nn.Module):
+        return module_runner(model, None, source.name, like)
+    return program_runner(model, None, source.name)
+
+
+def release(folded: object) -> None:
+    """There is nothing outside of memory."""
 
 
 def write(folded: ExportedProgram, output: Path, arguments: argparse.Namespace) -> None:
@@ -137,28 +153,3 @@ def _as_program(source: Source, model: Any) -> ExportedProgram:
             f" {text[0] if text else type(error).__name__}".rstrip("."),
             "fold it in Python, with bnfold.fold, which needs no export",
         ) from error
-
-
-def _run(model: Callable[..., Any], source: Source) -> list[Output]:
-    import torch
-    from torch.utils import _pytree
-
-    args, kwargs = _pytree.tree_map_only(
-        torch.Tensor, torch.Tensor.clone, (source.args or (), source.kwargs)
-    )
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same randomness for both, if there is any
-        leaves = _pytree.tree_leaves(model(*args, **kwargs))
-    return [_output(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-def _output(tensor: torch.Tensor) -> Output:
-    import torch
-
-    plain = tensor.detach().cpu()
-    wide = plain.float() if plain.dtype == torch.bfloat16 else plain
-    return Output(wide.numpy(), _name(tensor.dtype))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

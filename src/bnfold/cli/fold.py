@@ -1,4 +1,4 @@
-"""`bnfold fold`: fold a model, run both to compare them, and write the folded one.
+"""`bnfold fold`: fold a model, verify that it computes the same, and write the folded one.
 
 What depends on the kind of model is in one file per kind; see `_kinds`.
 """
@@ -9,12 +9,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bnfold.cli._compare import Difference
 from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
 from bnfold.cli._output import answer, answer_json, answer_table, check_output, say
 from bnfold.cli._report import add_report_option, check_report, write_report
+from bnfold.errors import FoldFailedError
 from bnfold.report import FoldReport
+from bnfold.verify.result import VerifyResult
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,18 +32,19 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     add_report_option(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing output")
-    parser.add_argument("--dry-run", action="store_true", help="fold and check, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="fold and verify, write nothing")
     parser.add_argument(
+        "--no-verify",
         "--no-check",
         action="store_false",
-        dest="check",
-        help="do not run the original and the folded model to compare them",
+        dest="verify",
+        help="do not run the original and the folded model to see that they compute the same",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fold, check, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
+    """Fold, verify, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
     kind = kind_for(arguments.source)
     kind.check_options(arguments)
     output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
@@ -51,38 +53,60 @@ def run(arguments: argparse.Namespace) -> int:
     check_report(arguments)
     source = kind.open_source(arguments)
     folded, report = kind.fold(source, arguments)
-    compared = kind.compare(source, folded, arguments) if arguments.check else "--no-check"
     is_refused = arguments.strict and report.kept > 0
-    if output is not None and not is_refused:
-        kind.write(folded, output, arguments)
-    else:
-        output = None
-    write_report(arguments, report, source, verified=compared, folded=folded, output=output)
+    try:
+        found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
+        if isinstance(found, VerifyResult) and not found.equal:
+            raise _failed(arguments.source, found)
+        if output is not None and not is_refused:
+            kind.write(folded, output, arguments)
+        else:
+            output = None
+        write_report(arguments, report, source, verified=found, folded=folded, output=output)
+    finally:
+        kind.release(folded)
     if arguments.json:
-        answer_json(_document(report, output, compared))
+        answer_json(_document(report, output, found))
     else:
         answer_table(report)
-        answer(_closing(output, compared))
+        answer(_closing(output, found))
     if is_refused:
         say(f"{report.kept} kept, so nothing was written (--strict)")
     return int(is_refused)
 
 
-def _document(
-    report: FoldReport, output: Path | None, compared: Difference | str
-) -> dict[str, Any]:
-    return {
+def _failed(source: str, found: VerifyResult) -> FoldFailedError:
+    """What to say of a fold that went wrong."""
+    details = [output.detail for output in found.outputs if output.detail]
+    why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
+    return FoldFailedError(
+        f"the folded {source} does not compute the same: {why}".rstrip(".")
+        + "; nothing was written"
+    )
+
+
+def _document(report: FoldReport, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
+    document: dict[str, Any] = {
         **report.to_dict(),
         "output": None if output is None else str(output),
-        "difference": compared.to_dict() if isinstance(compared, Difference) else None,
+        "difference": None,
+        "verify": None,
     }
+    if isinstance(found, VerifyResult):
+        result = found.to_dict()
+        document["verify"] = result
+        document["difference"] = {
+            "absolute": max((o["max_absolute"] for o in result["outputs"]), default=0.0),
+            "relative": max((o["max_relative"] for o in result["outputs"]), default=0.0),
+        }
+    return document
 
 
-def _closing(output: Path | None, compared: Difference | str) -> str:
-    if isinstance(compared, Difference):
-        checked = f"{compared}, on the example inputs"
-    elif compared.startswith("--"):
-        checked = f"nothing was compared ({compared})"
+def _closing(output: Path | None, found: VerifyResult | str) -> str:
+    if isinstance(found, VerifyResult):
+        verified = found.summary
+    elif found.startswith("--"):
+        verified = f"nothing was verified ({found})"
     else:
-        checked = f"nothing was compared: {compared}"
-    return f"{checked}\n{'nothing written' if output is None else f'written: {output}'}"
+        verified = f"nothing was verified: {found}"
+    return f"{verified}\n{'nothing written' if output is None else f'written: {output}'}"

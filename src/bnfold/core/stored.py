@@ -2,7 +2,7 @@
 
 Where nothing can be said, the element is not `known`:
 
-    1/s = 0        a constant that its readers hold themselves; what is stored there is not looked at
+    1/s = 0        a constant that its readers hold themselves; nobody looks at what is stored there
     gamma = 0      the producer's weights became 0: what is stored is the BatchNorm's constant, and
                    so is everything between that producer and the BatchNorm
 """

@@ -40,7 +40,8 @@ def _draw(spec: InputSpec, rng: np.random.Generator) -> Array:
 def fitted(values: Array, dtype: str) -> Array:
     """The values in a dtype; bfloat16, which NumPy lacks, as the float32 numbers it can hold."""
     if dtype != "bfloat16":
-        return values.astype(dtype)
+        plain: Array = values.astype(dtype)
+        return plain
     bits = values.astype(np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return rounded.astype(np.uint32).view(np.float32)
@@ -58,7 +59,8 @@ def _nudge(array: Array, spec: InputSpec, rng: np.random.Generator) -> Array:
     up = rng.integers(0, 2, array.shape).astype(bool)
     if spec.dtype == "bfloat16":
         return fitted(array * np.where(up, 1 + 2.0**-7, 1 - 2.0**-7), spec.dtype)
-    return np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
+    moved: Array = np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
+    return moved
 
 
 # ------------------------------------------------------------------- the user's own
@@ -78,7 +80,9 @@ def load(
         if path.is_dir():
             return _folder(path, _only(specs, str(path)), mean, std, limit)
         if mean is not None or std is not None:
-            raise UsageError(f"mean and std are for a folder of images, not {path}", "leave them out")
+            raise UsageError(
+                f"mean and std are for a folder of images, not {path}", "leave them out"
+            )
         data = _file(path)
     named = _named(data, specs)
     return _runs(named, specs, limit)
@@ -132,13 +136,16 @@ def _named(data: Any, specs: Sequence[InputSpec]) -> list[Array]:
     return arrays
 
 
-def _runs(arrays: Sequence[Array], specs: Sequence[InputSpec], limit: int | None) -> list[list[Array]]:
+def _runs(
+    arrays: Sequence[Array], specs: Sequence[InputSpec], limit: int | None
+) -> list[list[Array]]:
     """The arrays as they are, or cut along the first axis into runs of the model's batch."""
     cut = [_batches(array, spec) for array, spec in zip(arrays, specs, strict=True)]
     counts = {len(batches) for batches in cut}
     if len(counts) != 1:
         raise UsageError(
-            f"the arrays hold different numbers of samples: {sorted(counts)}", "pass as many of each"
+            f"the arrays hold different numbers of samples: {sorted(counts)}",
+            "pass as many of each",
         )
     runs = [list(run) for run in zip(*cut, strict=True)]
     return runs if limit is None else runs[:limit]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.stored import Stored
@@ -22,6 +21,8 @@ from bnfold.verify.result import LayerDifference
 Run = Mapping[str, Seen]
 """What was seen in one run, by key, in order."""
 Storage = Mapping[str, Stored]
+OUTPUT = "output"
+"""The kind of tensors that are outputs of the model: stored as they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +38,8 @@ class Measured:
     """Of what is stored, in the original's units: v + t."""
     noise: FloatArray
     """Of what one more rounding of all weights does."""
-    cut: NDArray[np.bool_]
-    """Channels of which parts were cut off: several places hold the very same extreme value."""
+    cut: bool
+    """Whether parts were cut off: several places hold the very same extreme value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Runs:
     after: Sequence[Run]
     """The folded one."""
     draws: Sequence[Run]
-    """The folded one on the first sample, weights rounded once more at random."""
+    """The folded one, weights rounded once more at random: on one sample after the other."""
 
     @property
     def common(self) -> list[str]:
@@ -63,9 +64,16 @@ class Runs:
         ]
 
 
-def measure(runs: Runs, storage: Storage) -> list[Measured]:
-    """All tensors that both have."""
-    return [_measure(runs, key, storage.get(key)) for key in runs.common]
+def measure(runs: Runs, storage: Storage | None) -> list[Measured]:
+    """All tensors that both have and of which the storage speaks; without one, all."""
+    keys = runs.common
+    if storage is None:
+        return [_measure(runs, key, None) for key in keys]
+    return [
+        _measure(runs, key, storage.get(key))
+        for key in keys
+        if key in storage or runs.before[0][key].kind == OUTPUT
+    ]
 
 
 def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
@@ -73,7 +81,12 @@ def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
     scale, shift, known = _at_places(stored, first)
     pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
     backs = [after / scale - shift for _, after in pairs]
-    drawn = [gaps(runs.after[0][key].values, draw[key].values) / scale for draw in runs.draws]
+    bases = [runs.after[at % len(runs.after)] for at in range(len(runs.draws))]
+    drawn = [
+        gaps(base[key].values, draw[key].values) / scale
+        for base, draw in zip(bases, runs.draws, strict=True)
+        if key in draw and draw[key].shape == first.shape
+    ]
     return Measured(
         key,
         first.kind,
@@ -85,16 +98,14 @@ def _measure(runs: Runs, key: str, stored: Stored | None) -> Measured:
     )
 
 
-def _is_cut(values: FloatArray) -> NDArray[np.bool_]:
-    """Whether the smallest or largest value of a channel occurs twice: a ReLU was there."""
-    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
-    twice = ((values == low).sum(axis=1) > 1) | ((values == high).sum(axis=1) > 1)
-    return np.asarray(twice)
+def _is_cut(values: FloatArray) -> bool:
+    """Whether the smallest or largest value of a tensor occurs twice: a ReLU was there."""
+    if not values.size:
+        return False
+    return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
 
 
-def _at_places(
-    stored: Stored | None, seen: Seen
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _at_places(stored: Stored | None, seen: Seen) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s, t and 1 where they are known, of the shape of what was kept."""
     ones = np.ones(seen.values.shape)
     if stored is None or not _fits(stored, seen.shape):
@@ -118,7 +129,8 @@ def _mean_square(arrays: Sequence[FloatArray], known: FloatArray) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.where(np.isnan(array), 0.0, array)
             total += np.where(known > 0, np.square(finite), 0.0).sum(axis=1)
-    return total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
+    mean: FloatArray = total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
+    return mean
 
 
 # ------------------------------------------------------------------------ the verdict
@@ -143,7 +155,7 @@ def _judge(one: Measured, k: float, q: float) -> LayerDifference:
         stored = np.where(np.isfinite(one.stored), one.stored, 0.0)
         # What a ReLU lets through may be as small as it likes; its rounding error stays.
         typical = stored[stored > 0].mean() if (stored > 0).any() else 0.0
-        stored = np.where(one.cut, np.maximum(stored, typical), stored)
+        stored = np.maximum(stored, typical) if one.cut else stored
         allowed = k * np.sqrt(one.noise + q * q * stored)
         difference = np.sqrt(one.difference)
         excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)
@@ -173,21 +185,29 @@ _STRANGE = 0.1
 """A median difference this large says that tensors are stored in a way that is not known."""
 
 
-def best(runs: Runs, storages: Sequence[Storage]) -> tuple[list[LayerDifference], bool]:
-    """The layers under the storage that fits best, and whether it fits at all.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The tensors under the storage that fits best."""
+
+    layers: list[LayerDifference]
+    fits: bool
+    """Whether tensors are stored that way at all: if not, differences inside mean nothing."""
+
+
+def best(runs: Runs, storages: Sequence[Storage]) -> Comparison:
+    """Compare under each storage.
 
     A fold with other options, or by another tool, stores tensors in another way. A wrong guess
     does not make tensors equal by chance, so the guess that makes the most of them equal is right.
     """
     chosen: list[LayerDifference] = []
-    score = -1
-    for storage in (*storages, {}):
+    fewest = None
+    for storage in (*storages, None):
         layers = judge(measure(runs, storage))
-        equal = sum(layer.equal for layer in layers)
-        if equal > score:
-            chosen, score = layers, equal
-        if equal == len(layers):
+        unequal = sum(not layer.equal for layer in layers)
+        if fewest is None or unequal < fewest:
+            chosen, fewest = layers, unequal
+        if not unequal:
             break
-    relatives = [layer.relative for layer in chosen]
-    fits = not relatives or float(np.median(relatives)) <= _STRANGE
-    return chosen, fits
+    relatives = [layer.relative for layer in chosen if layer.kind != OUTPUT]
+    return Comparison(chosen, not relatives or float(np.median(relatives)) <= _STRANGE)

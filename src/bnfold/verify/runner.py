@@ -20,8 +20,8 @@ Array = NDArray[Any]
 Gather = Callable[[IntArray], Array]
 """The elements of a tensor at these places of its flattened form."""
 Watch = Callable[[str, str, tuple[int, ...], Gather], None]
-"""Is told of each tensor inside of a run: its key, what made it, its shape, its content. A key names
-the same tensor in the original and in the folded model."""
+"""Is told of each tensor inside of a run: its key, what made it, its shape, its content. A key
+names the same tensor in the original and in the folded model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,28 @@ class Runner(Protocol):
     """What runs it, with versions."""
     specs: Sequence[InputSpec]
     """Its inputs, in order."""
+    notes: Sequence[str]
+    """What the reader should know about its runs."""
+
+    @property
+    def kind(self) -> str:
+        """module, program, onnx, caffe: two of one kind name their tensors alike."""
 
     def own(self) -> AbstractContextManager[Evaluation]:
-        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw."""
+        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw.
+
+        Raises NotRunnableError where the runtime is missing, or has no kernels for the model.
+        """
 
     def exact(self) -> AbstractContextManager[Evaluation]:
         """In float64. Raises NotExactError where that cannot be."""
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""
+
+
+class NotRunnableError(Exception):
+    """The model cannot be run in its own dtypes here; the text says why."""
 
 
 class NotExactError(Exception):

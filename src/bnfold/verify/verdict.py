@@ -14,15 +14,17 @@ What a right fold may do
 
 How far apart two draws of one kind may be
     Of N comparisons (one per channel) with normal differences, the largest exceeds
-    sqrt(2 ln(N / p)) times their size with a probability below p. p is 1e-6: one false alarm in a
-    million verified models. D_c is itself an estimate from few draws, whose terms are correlated:
-    it counts as known up to a factor of 2. Together k = 2 * sqrt(2 ln(N / p)): 14 for 10^5
-    channels. A channel whose D_c came out too small by chance is held against its neighbours: D_c
+    k = sqrt(2 ln(N / p)) times their size with a probability below p. p is 1e-6: one false alarm in
+    a million verified models; k is 7 for 10^5 channels. D_c is itself an estimate from few draws.
+    Its reserve: a draw spreads evenly over +-u * |w|, rounding to nearest over half a unit in the
+    last place, which is u * |w| only just above a power of two; on average draws are 1.36 times
+    wider. And a channel whose D_c came out too small by chance is held against its neighbours: D_c
     is at least q times the size of what is stored, q the median of D_c / stored size in the layer
     (and the layers before it, until these are 32 channels). What is stored has the size of
     v + t in units of v: a shift that is large next to the values costs precision there, and that
     is the fold's doing, not a fault. Where a few channels differ far more than the median (values
-    that cross a step: sign, round), q is the root of the mean square instead.
+    that cross a step: sign, round), q is the root of the mean square instead. And q is at least 8
+    units in the last place of float64: what a sum of 64 terms costs there.
 
 In the model's own dtype
     each run adds the rounding of its arithmetic. The original's own error E = RMS(A_own - A) says
@@ -31,7 +33,8 @@ In the model's own dtype
 
         k * sqrt(E^2 + D^2 + (u * RMS(A))^2)
 
-    the last term for outputs that the original happens to hit exactly.
+    the last term for outputs that the original happens to hit exactly. Where two runtimes take
+    part (ONNX against PyTorch), each has an error of its own, and E is both together.
 
 Without float64
     the truth is not known, only how the original moves when its inputs are moved to neighbouring
@@ -54,12 +57,12 @@ from bnfold.core.affine import FloatArray
 
 _FALSE_ALARM = 1e-6
 """Probability that a right fold is called wrong, as far as the model of rounding goes."""
-_KNOWN_UP_TO = 2.0
-"""What few draws say about the size of the noise is right up to this factor."""
 _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
+_ARITHMETIC = 8.0 * 2.0**-53
+"""What the arithmetic of a layer in float64 costs, relative to what is stored."""
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -70,7 +73,7 @@ def unit(dtype: str) -> float:
 
 def factor(count: int) -> float:
     """k: how many times its usual size the largest of `count` differences may be."""
-    return _KNOWN_UP_TO * math.sqrt(2.0 * math.log(max(count, 1) / _FALSE_ALARM))
+    return math.sqrt(2.0 * math.log(max(count, 1) / _FALSE_ALARM))
 
 
 def rms(values: FloatArray) -> float:
@@ -91,10 +94,10 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
     found = np.concatenate(window) if window else np.zeros(0)
     found = found[np.isfinite(found)]
     if not found.size:
-        return 0.0
+        return _ARITHMETIC
     median = float(np.median(found))
     spread = rms(found)
-    return spread if spread > _STEPS * median else median
+    return max(_ARITHMETIC, spread if spread > _STEPS * median else median)
 
 
 def allowed_flips(share: float, count: int, k: float) -> float:

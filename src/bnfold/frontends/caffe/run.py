@@ -7,7 +7,7 @@ is drawn that fits the layers which read it: the batch is 1, an image has 224 ro
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ except ImportError as error:
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
 from bnfold.frontends.caffe.net import Layer, Net, read_net
 from bnfold.frontends.caffe.prototxt import read_text
-from bnfold.frontends.caffe.run_layers import Execution, RunLayer, execute
+from bnfold.frontends.caffe.run_layers import Execution, RunLayer, Watch, execute
 from bnfold.frontends.caffe.shapes import CONVOLUTIONS, infer
 
 Array = NDArray[Any]
@@ -69,8 +69,18 @@ def run_net(
     return {name: value.numpy() for name, value in run(net, given, dtype).values.items()}
 
 
-def run(net: Net, inputs: Mapping[str, Array], dtype: DTypeLike = np.float64) -> Execution:
-    """Run a network whose shapes are inferred. Raises ValueError if the inputs do not fit it."""
+def run(
+    net: Net,
+    inputs: Mapping[str, Array],
+    dtype: DTypeLike = np.float64,
+    *,
+    watch: Watch | None = None,
+    change: Callable[[Array], Array] = lambda array: array,
+) -> Execution:
+    """Run a network whose shapes are inferred. Raises ValueError if the inputs do not fit it.
+
+    `change` is applied to every array of the weights, on its way into the run.
+    """
     kind = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
     arrays = _arrays(net)
     layers = [
@@ -80,14 +90,14 @@ def run(net: Net, inputs: Mapping[str, Array], dtype: DTypeLike = np.float64) ->
             tuple(bottom.string for bottom in layer.bottoms),
             tuple(top.string for top in layer.tops),
             layer.options,
-            tuple(torch.from_numpy(array.astype(dtype)) for array in arrays[id(layer)]),
+            tuple(torch.from_numpy(change(array).astype(dtype)) for array in arrays[id(layer)]),
             is_testing=layer.phase == "TEST",
         )
         for layer in net.layers
         if layer.bottoms
     ]
     given = {name: torch.from_numpy(np.array(x)).to(kind) for name, x in inputs.items()}
-    return execute(layers, given)
+    return execute(layers, given, watch)
 
 
 def example_inputs(net: Net, *, seed: int = _SEED) -> dict[str, Array]:

@@ -10,7 +10,7 @@ may have been rescaled there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -59,7 +59,13 @@ class Execution:
         return {**self.outputs, **self.read}
 
 
-def execute(layers: Iterable[RunLayer], inputs: Mapping[str, Tensor]) -> Execution:
+Watch = Callable[[RunLayer, Sequence[Tensor | None]], None]
+"""Is told what each layer made, before anything else may overwrite it."""
+
+
+def execute(
+    layers: Iterable[RunLayer], inputs: Mapping[str, Tensor], watch: Watch | None = None
+) -> Execution:
     """Run the layers on these blobs. Raises ValueError where an operand does not fit a layer."""
     execution = Execution()
     blobs: dict[str, Tensor | None] = {name: value.clone() for name, value in inputs.items()}
@@ -67,6 +73,8 @@ def execute(layers: Iterable[RunLayer], inputs: Mapping[str, Tensor]) -> Executi
     with torch.no_grad():
         for layer in layers:
             tops = _run(layer, blobs, execution)
+            if watch is not None:
+                watch(layer, tops)
             for name in layer.bottoms:
                 unread.pop(name, None)
             for name, top in zip(layer.tops, tops, strict=True):

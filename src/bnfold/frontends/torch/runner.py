@@ -26,8 +26,8 @@ from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch import fold, program
-from bnfold.frontends.torch.lift import Lifted
-from bnfold.frontends.torch.read import split_inputs
+from bnfold.frontends.torch.lift import Lifted, lift
+from bnfold.frontends.torch.read import read_module, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.verify.runner import Array, Evaluation, InputSpec, NotExactError, Output, Watch
 from bnfold.verify.verdict import unit
@@ -45,8 +45,12 @@ class TorchRunner:
     name: str
     specs: Sequence[InputSpec] = ()
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"torch": torch.__version__})
-    plans: Sequence[Callable[[], Mapping[str, Stored]]] | None = None
-    """How folds of it store its tensors, where the caller knows."""
+    notes: Sequence[str] = ()
+
+    @property
+    def kind(self) -> str:
+        """See `Runner`."""
+        return "module" if isinstance(self.model, nn.Module) else "program"
 
     @contextmanager
     def own(self) -> Iterator[Evaluation]:
@@ -66,16 +70,14 @@ class TorchRunner:
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
-        if self.plans is not None:
-            return [plan() for plan in self.plans]
         found = []
         try:
             if isinstance(self.model, nn.Module):
                 args, kwargs = self.inputs
-                recording = fold.read_module(self.model, [kwargs if kwargs and not args else args])
+                recording = read_module(self.model, [kwargs if kwargs and not args else args])
             else:
                 recording = program.read_program(self.model, program.lifted_tensors(self.model))
-            lifted = fold.lift(recording)
+            lifted = lift(recording)
             for clip in _CLIPS:
                 plan, _ = fold.decide(lifted, clip)  # type: ignore[arg-type]
                 found.append(storage(recording, lifted, plan))
@@ -94,11 +96,16 @@ class TorchRunner:
         return pytree.tree_unflatten(made, tree)
 
 
-def module_runner(model: nn.Module, inputs: Any, name: str) -> TorchRunner:
-    """A runner of a module; example inputs are as for `bnfold.fold`."""
-    if inputs is None:
+def module_runner(
+    model: nn.Module, inputs: Any, name: str, like: Sequence[InputSpec] | None = None
+) -> TorchRunner:
+    """A runner of a module; example inputs are as for `bnfold.fold`, or look like others."""
+    if inputs is not None:
+        return _runner(model, split_inputs(inputs), name)
+    if like is None:
         raise ExampleInputError(name, None)
-    return _runner(model, split_inputs(inputs), name)
+    made = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in like)
+    return _runner(model, (made, {}), name, given=False)
 
 
 def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunner:
@@ -110,6 +117,13 @@ def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunne
         return _runner(model, (tuple(args), dict(kwargs)), name)
     made = program._user_inputs(model)
     return _runner(model, (tuple(made.values()), {}), name, given=False)
+
+
+def call_runner(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> TorchRunner:
+    """A runner of either, on these arguments."""
+    return _runner(model, (args, kwargs), name)
 
 
 def _runner(
@@ -170,7 +184,7 @@ class _ExactModule:
         """See `Evaluation`."""
         args, kwargs = self.runner.arguments(inputs, torch.float64)
         try:
-            with _seeded(), self._rounded(draw), _hooked(self.model, watch), _Wide():
+            with _seeded(), self._rounded(draw), _hooked(self.model, watch), _wide():
                 return _outputs(self.model(*args, **kwargs))
         except Exception as error:
             raise NotExactError(f"{self.runner.name} does not run in float64 ({error})") from error
@@ -219,11 +233,13 @@ class _ExactProgram:
         names = [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
         try:
             tensors.update(zip(names, leaves, strict=True))
-            with _seeded(), _Wide():
+            with _seeded(), _wide():
                 result = _Nodes(self.program, tensors, watch).run()
         except Exception as error:
             raise NotExactError(f"{self.runner.name} does not run in float64 ({error})") from error
-        kept = zip(pytree.tree_leaves(result), self.program.graph_signature.output_specs, strict=True)
+        kept = zip(
+            pytree.tree_leaves(result), self.program.graph_signature.output_specs, strict=True
+        )
         return _outputs([leaf for leaf, spec in kept if spec.kind is OutputKind.USER_OUTPUT])
 
 
@@ -249,7 +265,7 @@ class _Nodes(fx.Interpreter):
         return result
 
 
-class _Wide(TorchDispatchMode):
+class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Whoever asks for a floating-point dtype by name gets float64."""
 
     def __torch_dispatch__(
@@ -260,6 +276,10 @@ class _Wide(TorchDispatchMode):
         args = tuple(_wide_dtype(argument) for argument in args)
         kwargs = {key: _wide_dtype(value) for key, value in (kwargs or {}).items()}
         return func(*args, **kwargs)
+
+
+def _wide() -> Any:
+    return _Wide()  # type: ignore[no-untyped-call]
 
 
 def _wide_dtype(argument: Any) -> Any:
@@ -400,9 +420,9 @@ def storage(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Store
             if tensor is not None:
                 found[f"{call.name}#{number}" if number else call.name] = stored.of(tensor)
     for root in recording.roots:
-        for call in root.items:
-            node = getattr(call, "node", None)
-            made = [event.outputs for event in getattr(call, "items", ()) if event.outputs]
+        for step in root.items:
+            node = getattr(step, "node", None)
+            made = [event.outputs for event in getattr(step, "items", ()) if event.outputs]
             if node is None or not made or made[-1][0] is None:
                 continue
             tensor = lifted.tensors.get(made[-1][0].number)

@@ -15,20 +15,30 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.errors import ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError, UsageError
 from bnfold.verify import compare, layers, verdict
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.inputs import nudged
 from bnfold.verify.probe import Probe
 from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
-from bnfold.verify.runner import Array, InputSpec, NotExactError, Output, Runner
+from bnfold.verify.runner import (
+    Array,
+    Evaluation,
+    InputSpec,
+    NotExactError,
+    NotRunnableError,
+    Output,
+    Runner,
+)
 
 _DRAWS, _DRAWS_SMALL = 4, 12
 """Draws for a model with many values inside, and for a small one, where they cost nothing."""
 _SMALL = 1_000_000
 """Numbers inside of a run, up to which a model is small."""
 _SUSPICIOUS = 1e3
-"""Both models are this many roundings from the truth, and close to each other: it is not true."""
+"""An original so many roundings of its output from the truth is looked at more closely."""
+_STEPS = 20.0
+"""So many times what moving its inputs by their last bit does, it is not rounding."""
 Sample = list[Array]
 Outputs = list[Output]
 
@@ -41,12 +51,15 @@ class FoldedRaisedError(Exception):
 class _Evidence:
     """What the runs gave."""
 
+    one_kind: bool = True
+    """Whether one runtime ran both."""
     own_before: list[Outputs] = field(default_factory=list)
     own_after: list[Outputs] = field(default_factory=list)
     exact_before: list[Outputs] = field(default_factory=list)
     exact_after: list[Outputs] = field(default_factory=list)
     drawn: list[Outputs] = field(default_factory=list)
-    """On the first sample: of the folded model in float64, or of the original, nudged."""
+    """On one sample after the other: of the folded model in float64, weights rounded once more;
+    or of the original, its inputs nudged."""
     runs: layers.Runs | None = None
     storages: Sequence[layers.Storage] = ()
     truth: str = "float64"
@@ -61,36 +74,56 @@ def verify(
     seed: int | None,
     look_inside: bool = True,
 ) -> VerifyResult:
-    """See `bnfold.verify`. Raises ExampleInputError, UsageError."""
-    evidence = _Evidence()
+    """See `bnfold.verify`. Raises ExampleInputError, UnsupportedModelError, UsageError."""
+    evidence = _Evidence(one_kind=original.kind == folded.kind)
+    if look_inside and not evidence.one_kind:
+        look_inside = False
+        evidence.notes.append(
+            "Outputs alone were compared: the tensors inside of two kinds of model"
+            f" ({original.kind}, {folded.kind}) have no names in common."
+        )
     try:
-        _run_own(original, folded, samples, evidence)
+        unrunnable = _run_own(original, folded, samples, evidence)
         try:
             _run_exact(original, folded, samples, evidence, look_inside=look_inside)
         except NotExactError as error:
+            if unrunnable is not None:
+                raise UnsupportedModelError(
+                    f"{original.name} cannot be run here: {unrunnable}, and in float64: {error}",
+                    'install what runs a model: python -m pip install "bnfold[torch,onnx]"',
+                ) from error
             evidence.notes.append(f"Not run in float64: {error}.")
             _run_nudged(original, samples, evidence)
+        if unrunnable is not None:
+            evidence.notes.append(f"Run in float64 alone: {unrunnable}.")
+            evidence.own_before = evidence.exact_before
+            evidence.own_after = evidence.exact_after
+            _check_all(original, folded, evidence)
     except FoldedRaisedError as error:
         return VerifyResult(
             False, samples=len(samples), seed=seed, truth="original", notes=(str(error),)
         )
     _distrust(original, samples, evidence)
-    inside, output_layers, fits = _layers(evidence)
-    outputs = _outputs(evidence, output_layers)
-    parting = next((layer.name for layer in inside if not layer.equal), None) if fits else None
-    is_equal = all(output.equal for output in outputs) and parting is None
-    if not is_equal:
+    compared = _layers(evidence)
+    outputs = _outputs(evidence, {one.name: one for one in compared.layers})
+    is_equal = all(output.equal for output in outputs)
+    inside = [layer for layer in compared.layers if layer.kind != layers.OUTPUT]
+    if not compared.fits:
+        inside = _doubt(evidence, inside, is_equal=is_equal)
+    parting = next((layer.name for layer in inside if not layer.equal), None)
+    is_equal = is_equal and parting is None
+    if not is_equal and evidence.own_before is not evidence.exact_before:
         _look_for_randomness(original, samples, evidence)
     return VerifyResult(
         is_equal,
         tuple(outputs),
-        tuple(inside) if fits else (),
+        tuple(inside),
         parting,
         len(samples),
         seed,
         evidence.truth,
         {**original.runtimes, **folded.runtimes},
-        tuple(evidence.notes),
+        tuple(dict.fromkeys((*original.notes, *folded.notes, *evidence.notes))),
     )
 
 
@@ -99,21 +132,37 @@ def verify(
 
 def _run_own(
     original: Runner, folded: Runner, samples: Sequence[Sample], evidence: _Evidence
-) -> None:
+) -> NotRunnableError | None:
+    """Both in their own dtypes; or why they cannot be run."""
     try:
         with original.own() as evaluation:
             evidence.own_before = [evaluation.run(inputs) for inputs in samples]
+        with folded.own() as evaluation:
+            evidence.own_after = _run_folded(original, folded, evaluation, samples)
+    except NotRunnableError as error:
+        return error
+    except (FoldedRaisedError, BnfoldError):
+        raise
     except Exception as error:
         raise ExampleInputError(original.name, error) from error
+    _check_all(original, folded, evidence)
+    return None
+
+
+def _run_folded(
+    original: Runner, folded: Runner, evaluation: Evaluation, samples: Sequence[Sample]
+) -> list[Outputs]:
     try:
-        with folded.own() as evaluation:
-            evidence.own_after = [evaluation.run(inputs) for inputs in samples]
+        return [evaluation.run(inputs) for inputs in samples]
     except Exception as error:
         raise FoldedRaisedError(
             f"{folded.name} raised {type(error).__name__} on inputs that {original.name} accepts:"
             f" {error}".rstrip(".")
             + "."
         ) from error
+
+
+def _check_all(original: Runner, folded: Runner, evidence: _Evidence) -> None:
     for before, after in zip(evidence.own_before, evidence.own_after, strict=True):
         _check_match(original, folded, before, after)
 
@@ -157,9 +206,10 @@ def _run_exact(
             evidence.exact_after.append(outputs)
             after.append(_with_outputs(probe, outputs))
         numbers = sum(int(np.prod(seen.shape)) for seen in after[0].seen.values())
-        for number in range(_DRAWS_SMALL if numbers <= _SMALL else _DRAWS):
+        for number in range(_DRAWS_SMALL if look_inside and numbers <= _SMALL else _DRAWS):
             probe = Probe(axes)
-            outputs = evaluation.run(samples[0], probe if look_inside else None, draw=number)
+            inputs = samples[number % len(samples)]
+            outputs = evaluation.run(inputs, probe if look_inside else None, draw=number)
             evidence.drawn.append(outputs)
             draws.append(_with_outputs(probe, outputs))
     evidence.runs = layers.Runs(
@@ -187,10 +237,8 @@ def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
     """Outputs are looked at like any tensor, too: channel by channel."""
     for number, output in enumerate(outputs):
         if output.values.dtype.kind == "f":
-            values = output.values
-            probe(
-                f"{_OUTPUT}{number}", "output", values.shape, lambda at, v=values: v.reshape(-1)[at]
-            )
+            flat = output.values.reshape(-1)
+            probe(f"{_OUTPUT}{number}", layers.OUTPUT, output.values.shape, flat.take)
     return probe
 
 
@@ -200,7 +248,8 @@ def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     with original.own() as evaluation:
         evidence.drawn = [
-            evaluation.run(nudged(samples[0], original.specs, number)) for number in range(_DRAWS)
+            evaluation.run(nudged(samples[number % len(samples)], original.specs, number))
+            for number in range(_DRAWS)
         ]
 
 
@@ -208,45 +257,66 @@ def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence
 
 
 def _distrust(original: Runner, samples: Sequence[Sample], evidence: _Evidence) -> None:
-    """Where both models agree with each other and not with float64, that is not the truth."""
-    if evidence.truth != "float64":
+    """Where rounding cannot explain how far the original is from float64, that is not the truth.
+
+    An operator that is computed wrongly there, a model that draws random numbers or counts its
+    calls: then the original's own error is no error of rounding, and would excuse anything.
+    """
+    if evidence.truth != "float64" or evidence.own_before is evidence.exact_before:
         return
-    for number, output in enumerate(evidence.own_before[0]):
-        truth, own, after = (
-            _arrays(runs, number)
-            for runs in (evidence.exact_before, evidence.own_before, evidence.own_after)
-        )
-        if not compare.is_number(output.values):
-            continue
-        size = verdict.rms(compare.flat(truth[0]))
-        error = compare.distance(truth, own)
-        limit = _SUSPICIOUS * verdict.unit(output.dtype) * size
-        if error > limit and compare.distance(own, after) < 0.1 * error:
+    suspicious = {
+        number: error
+        for number, output in enumerate(evidence.own_before[0])
+        if (error := _excess(evidence, number, output)) is not None
+    }
+    if not suspicious:
+        return
+    _look_for_randomness(original, samples, evidence)
+    trial = _Evidence(own_before=evidence.own_before)
+    _run_nudged(original, samples, trial)
+    for number, error in suspicious.items():
+        noise = _noise(_arrays(evidence.own_before, number), _arrays(trial.drawn, number))
+        if error > _STEPS * noise:
             evidence.notes.append(
-                "The original in its own dtype is far from the original in float64, and near to"
-                " the folded model: outputs are compared in their own dtype instead."
+                "The original in its own dtype is farther from the original in float64 than"
+                " rounding explains: outputs are compared in their own dtype instead."
             )
-            runs = evidence.runs
-            _run_nudged(original, samples, evidence)
-            evidence.runs = runs
+            evidence.truth, evidence.drawn = "nudged", trial.drawn
             return
 
 
-def _layers(
-    evidence: _Evidence,
-) -> tuple[list[LayerDifference], dict[str, LayerDifference], bool]:
-    """The tensors inside, the outputs looked at like tensors, and whether the former mean anything."""
+def _excess(evidence: _Evidence, number: int, output: Output) -> float | None:
+    """How far the original is from the truth, if that is more than rounding usually does."""
+    if not compare.is_number(output.values):
+        return None
+    truth = _arrays(evidence.exact_before, number)
+    error = compare.distance(truth, _arrays(evidence.own_before, number))
+    usual = _SUSPICIOUS * verdict.unit(output.dtype) * verdict.rms(_finite(truth))
+    return error if error > usual else None
+
+
+def _layers(evidence: _Evidence) -> layers.Comparison:
+    """The tensors inside, and the outputs looked at like those."""
     if evidence.runs is None:
-        return [], {}, True
-    found, fits = layers.best(evidence.runs, evidence.storages)
-    inside = [layer for layer in found if layer.kind != "output"]
-    outputs = {layer.name: layer for layer in found if layer.kind == "output"}
-    if not fits:
+        return layers.Comparison([], fits=True)
+    return layers.best(evidence.runs, evidence.storages)
+
+
+def _doubt(
+    evidence: _Evidence, inside: list[LayerDifference], *, is_equal: bool
+) -> list[LayerDifference]:
+    """What is left of differences inside that no fold of ours explains."""
+    if is_equal:
         evidence.notes.append(
             "The tensors inside are stored in a way that no fold of the original explains, so only"
             " outputs were compared."
         )
-    return inside, outputs, fits
+        return []
+    evidence.notes.append(
+        "Most tensors inside are far apart. If the folded model was made by another tool, it may"
+        " store them in another way, and the first layer where they part means little."
+    )
+    return inside
 
 
 def _arrays(runs: Sequence[Outputs], number: int) -> list[Array]:
@@ -269,13 +339,18 @@ def _output(
     own, after = _arrays(evidence.own_before, number), _arrays(evidence.own_after, number)
     is_exact = evidence.truth == "float64"
     truth = _arrays(evidence.exact_before, number) if is_exact else own
-    start = (evidence.exact_after if is_exact else evidence.own_before)[0][number].values
-    noise = _noise(start, _arrays(evidence.drawn, number))
+    starts = _arrays(evidence.exact_after if is_exact else evidence.own_before, number)
+    noise = _noise(starts, _arrays(evidence.drawn, number))
     error = compare.distance(truth, after)
     own_error = compare.distance(truth, own) if is_exact else noise
+    usual = own_error
+    if is_exact and not evidence.one_kind:  # the other runtime rounds in its own way
+        usual = float(
+            np.hypot(usual, compare.distance(_arrays(evidence.exact_after, number), after))
+        )
     if compare.is_number(first.values):
         floor = verdict.unit(first.dtype) * verdict.rms(_finite(truth))
-        allowed = k * float(np.sqrt(own_error**2 + noise**2 + floor**2))
+        allowed = k * float(np.sqrt(usual**2 + noise**2 + floor**2))
     else:
         total = sum(array.size for array in own)
         allowed = verdict.allowed_flips(max(own_error, noise), total, k)
@@ -301,16 +376,21 @@ def _output(
 
 
 def _finite(arrays: Sequence[Array]) -> FloatArray:
-    values = np.concatenate([compare.flat(array) for array in arrays])
-    return values[np.isfinite(values)]
+    values: FloatArray = np.concatenate([compare.flat(array) for array in arrays])
+    finite: FloatArray = values[np.isfinite(values)]
+    return finite
 
 
-def _noise(start: Array, drawn: Sequence[Array]) -> float:
+def _noise(starts: Sequence[Array], drawn: Sequence[Array]) -> float:
     """What draws do, root of the mean square; for integers the largest share that flips."""
-    found = [compare.distance([start], [array]) for array in drawn if array.shape == start.shape]
+    found = []
+    for at, array in enumerate(drawn):
+        start = starts[at % len(starts)]
+        if array.shape == start.shape:
+            found.append(compare.distance([start], [array]))
     if not found:
         return 0.0
-    return verdict.rms(np.array(found)) if compare.is_number(start) else max(found)
+    return verdict.rms(np.array(found)) if compare.is_number(starts[0]) else max(found)
 
 
 def _detail(
@@ -337,7 +417,7 @@ def _look_for_randomness(original: Runner, samples: Sequence[Sample], evidence: 
         if differs:
             evidence.notes.append(
                 f"{original.name} differs from itself in a second run (output {one.name}): it draws"
-                " random numbers, so a difference says little."
+                " random numbers, or counts its calls, so this verdict says little."
             )
             return
 
@@ -377,5 +457,3 @@ def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[Sa
     while len(samples) < max(1, count):
         samples.append(draw_inputs(specs, seed, len(samples)))
     return samples[: max(1, count)]
-
-

@@ -1,0 +1,144 @@
+"""`bnfold verify A B`: run both on the same inputs and say whether they compute the same.
+
+0 equal    1 not equal    2 inputs or outputs do not match    3 a model cannot be read
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+
+from bnfold.cli._kinds import Kind, kind_for
+from bnfold.cli._output import answer, answer_json
+from bnfold.errors import UsageError
+from bnfold.verify.runner import Runner
+
+_PIPE_WIDTH = 120
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    text = "run two models on the same inputs and say whether they compute the same"
+    parser = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    for name, what in (("original", "the original"), ("folded", "what was made of it")):
+        parser.add_argument(
+            name,
+            metavar=name.upper(),
+            help=f"{what}: a .onnx, .pt2 or .prototxt file, or package.module:factory",
+        )
+    parser.add_argument(
+        "--weights",
+        nargs=2,
+        metavar=("ORIGINAL", "FOLDED"),
+        help="the .caffemodel of each .prototxt (default: those beside them with the same stem)",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME:]SHAPE[:DTYPE]",
+        dest="inputs",
+        help="the shape of an input, as for fold",
+    )
+    parser.add_argument(
+        "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", help="your own inputs: an .npz or .npy, or a folder of images"
+    )
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="R,G,B", help="subtracted from pixels between 0 and 1"
+    )
+    parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="what they are divided by")
+    parser.add_argument(
+        "--samples", type=_positive, metavar="N", help="how many inputs to run on (default: 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument(
+        "--no-layers",
+        action="store_false",
+        dest="layers",
+        help="compare outputs only, not the tensors inside",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify and print. Returns 1 if the two are not equal."""
+    from bnfold.verify.api import verify_runners
+
+    original, folded = _runners(arguments)
+    result = verify_runners(
+        original,
+        folded,
+        data=arguments.data,
+        mean=arguments.mean,
+        std=arguments.std,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        layers=arguments.layers,
+    )
+    if arguments.json:
+        answer_json(result.to_dict())
+    elif sys.stdout.isatty():
+        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
+    else:
+        answer(result.table(width=_PIPE_WIDTH))
+    return int(not result.equal)
+
+
+def _runners(arguments: argparse.Namespace) -> tuple[Runner, Runner]:
+    """A runner of each; the second learns from the first what it leaves open."""
+    weights = arguments.weights or (None, None)
+    sources = (arguments.original, arguments.folded)
+    kinds = [kind_for(source) for source in sources]
+    each = [_options(arguments, *pair) for pair in zip(sources, weights, strict=True)]
+    if arguments.weights and not any(one.weights for one in each):
+        raise UsageError("--weights is for .prototxt files, and there is none", "leave it out")
+    original = _runner(kinds[0], each[0], None)
+    return original, _runner(kinds[1], each[1], original)
+
+
+def _runner(kind: Kind, options: argparse.Namespace, first: Runner | None) -> Runner:
+    kind.check_options(options)
+    like = None if first is None else first.specs
+    return kind.runner(kind.open_source(options), like)
+
+
+def _options(arguments: argparse.Namespace, source: str, weights: str | None) -> argparse.Namespace:
+    """The options of `fold` for one of the two, as far as they mean something for its kind."""
+    suffix = os.path.splitext(source)[1].lower()  # noqa: PTH122
+    takes_inputs = suffix not in (".pt2", ".prototxt", ".caffemodel")
+    return argparse.Namespace(
+        source=source,
+        weights=weights if suffix in (".prototxt", ".caffemodel") else None,
+        inputs=arguments.inputs if takes_inputs else [],
+        eval_mode=arguments.eval_mode if takes_inputs and suffix != ".onnx" else False,
+        clip="auto",
+        phase=None,
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    """`0.485,0.456,0.406`"""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of numbers like 0.5,0.5,0.5"
+        ) from None
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples")
+    return number

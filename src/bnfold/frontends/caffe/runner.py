@@ -1,0 +1,169 @@
+"""Run Caffe networks for a verification, without Caffe (see `run`): in float32 and in float64.
+
+Tensors inside are known by the layer that makes them: "conv1", "slice1[1]" for its second top.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from bnfold.core.plan import make_plan
+from bnfold.core.stored import Storage, Stored
+from bnfold.errors import UnsupportedModelError
+from bnfold.frontends.caffe.caffemodel import Caffemodel, read_caffemodel
+from bnfold.frontends.caffe.fold import Folded, read_files
+from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.net import Net, read_net
+from bnfold.frontends.caffe.prototxt import Document, read_text
+from bnfold.frontends.caffe.run import example_inputs, run
+from bnfold.frontends.caffe.run_layers import RunLayer
+from bnfold.frontends.caffe.shapes import infer
+from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Watch
+from bnfold.verify.verdict import unit
+
+
+@dataclass(slots=True)
+class CaffeRunner:
+    """A network whose shapes are inferred; see `verify.runner.Runner`."""
+
+    net: Net
+    name: str
+    specs: Sequence[InputSpec]
+    runtimes: Mapping[str, str] = field(
+        default_factory=lambda: {"caffe": f"bnfold's own, on torch {torch.__version__}"}
+    )
+    notes: Sequence[str] = ()
+    kind: str = "caffe"
+
+    @contextmanager
+    def own(self) -> Iterator[Evaluation]:
+        """In float32, which is what Caffe computes in."""
+        yield _Run(self, np.float32)
+
+    @contextmanager
+    def exact(self) -> Iterator[Evaluation]:
+        """In float64."""
+        yield _Run(self, np.float64)
+
+    def storages(self) -> Sequence[Mapping[str, Stored]]:
+        """What `fold` would do; its clip modes are all the same here."""
+        lifted = lift(self.net)
+        stored = Storage(make_plan(lifted.graph))
+        twice = _taken_twice(self.net)
+        return [
+            {
+                _key(layer.name, place): stored.of(lifted.tensors[number])
+                for layer in self.net.layers
+                if layer.bottoms and layer.name not in twice
+                for place, number in enumerate(layer.outputs)
+            }
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A network, and the dtype to run it in."""
+
+    runner: CaffeRunner
+    dtype: DTypeLike
+
+    def run(
+        self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
+    ) -> list[Output]:
+        """See `Evaluation`."""
+        runner = self.runner
+        fed = dict(zip((spec.name for spec in runner.specs), inputs, strict=True))
+        random = None if draw is None else np.random.default_rng(draw)
+
+        def rounded(array: Array) -> Array:
+            if random is None or array.dtype.kind != "f":
+                return array
+            factors = random.uniform(-1.0, 1.0, array.shape) * unit(str(array.dtype))
+            return np.asarray(array * (1.0 + factors))
+
+        def see(layer: RunLayer, tops: Sequence[Tensor | None]) -> None:
+            if watch is None:
+                return
+            for place, top in enumerate(tops):
+                if top is not None:
+                    _show(watch, _key(layer.name, place), layer.type, top)
+
+        execution = run(runner.net, fed, self.dtype, watch=see, change=rounded)
+        if execution.left_out:
+            runner.notes = (
+                "Not run, and what they read is compared instead: "
+                f"{', '.join(execution.left_out)}.",
+            )
+        if not execution.values:
+            raise ValueError("no output depends on layers that bnfold can run")
+        return [
+            Output(name, value.numpy(), str(value.numpy().dtype))
+            for name, value in execution.values.items()
+        ]
+
+
+def files_runner(network: Path, weights: Path, name: str | None = None) -> CaffeRunner:
+    """A runner of a pair of files. Raises ModelUnreadableError, UnsupportedModelError."""
+    return read_runner(*read_files(network, weights), name=name)
+
+
+def read_runner(document: Document, weights: Caffemodel, name: str | None = None) -> CaffeRunner:
+    """The same for files that are read."""
+    return _runner(read_net(document, weights), name or document.name)
+
+
+def net_runner(net: Net, name: str) -> CaffeRunner:
+    """A runner of a network that is read and whose shapes are inferred."""
+    return CaffeRunner(net, name, _specs(net, name))
+
+
+def folded_runner(folded: Folded, name: str) -> CaffeRunner:
+    """A runner of what is going to be written."""
+    net = folded.decided.net
+    weights = read_caffemodel(b"".join(folded.weights()), net.weights.name)
+    return _runner(read_net(read_text(folded.text, net.document.name), weights), name)
+
+
+def _runner(net: Net, name: str) -> CaffeRunner:
+    infer(net)
+    return net_runner(net, name)
+
+
+def _specs(net: Net, name: str) -> tuple[InputSpec, ...]:
+    shapes = {value.name: value.shape for value in net.values if value.maker is None}
+    drawn = example_inputs(net)
+    if not drawn:
+        raise UnsupportedModelError(
+            f"{name} has no input whose shape can be found", "write its input_shape into the file"
+        )
+    return tuple(
+        InputSpec(blob, array.shape, "float32", None, shapes.get(blob))
+        for blob, array in drawn.items()
+    )
+
+
+def _key(layer: str, place: int) -> str:
+    return f"{layer}[{place}]" if place else layer
+
+
+def _taken_twice(net: Net) -> set[str]:
+    """Names that several layers have."""
+    counts = Counter(layer.name for layer in net.layers)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _show(watch: Watch, key: str, kind: str, top: Tensor) -> None:
+    def gather(places: Array) -> Array:
+        picked: Array = top.reshape(-1)[torch.from_numpy(places)].numpy()
+        return picked
+
+    watch(key, kind, tuple(top.shape), gather)

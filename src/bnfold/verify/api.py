@@ -1,0 +1,180 @@
+"""The call `bnfold.verify`: which runner each model gets, and what both are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold._kinds import ModelKind, caffe_files, kind_of
+from bnfold.errors import UsageError
+from bnfold.verify import course
+from bnfold.verify.inputs import Data, load
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import InputSpec, Runner
+
+_SAMPLES = 2
+_MOST = 16
+"""Samples taken of the user's data, unless more are asked for."""
+_TORCH = (ModelKind.MODULE, ModelKind.PROGRAM)
+_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
+
+
+def verify(
+    original: Any,
+    folded: Any,
+    inputs: Any = None,
+    *,
+    data: Data | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    layers: bool = True,
+) -> VerifyResult:
+    """Whether two models compute the same, up to what rounding explains.
+
+    Both are run on the same inputs, in their own dtypes with the runtime's optimisations off, and
+    in float64, where the tensors inside are compared, too. Inputs and outputs are matched by their
+    positions. See docs/design/0005-verdict.md for what "equal" means.
+
+    Args:
+        original: What `bnfold.fold` takes: a module, a program, an ONNX model or its path, the
+            path of a .prototxt or the pair of both paths.
+        folded: The same, of the same or of another kind.
+        inputs: For modules, example inputs as for `bnfold.fold`; they are the first sample. For
+            ONNX, a mapping of input names to shapes, or to arrays, which are the first sample.
+        data: The user's own inputs instead: the path of an .npz (arrays by input name), of an
+            .npy, of a folder of images (needs Pillow), or a mapping of names to arrays. The first
+            axis may hold many samples; they are cut into runs of the model's batch.
+        mean: For a folder of images, what is subtracted from pixels between 0 and 1, per channel.
+        std: For a folder of images, what the result is divided by, per channel.
+        samples: How many inputs to run on: 2 random ones, or up to 16 of `data`, unless said.
+        seed: Of the random inputs.
+        layers: Whether to compare the tensors inside, too. That finds faults which hardly move the
+            outputs, and says where the two part.
+
+    Raises:
+        UsageError: Inputs or outputs do not match, or an option means nothing.
+        ExampleInputError: Inputs are missing, or the original raised on them.
+        UnsupportedModelError: The original cannot be run here, by anything.
+        ModelUnreadableError: A file is missing or damaged.
+        MissingExtraError: A package that runs this kind of model is not installed.
+    """
+    if samples is not None and samples < 1:
+        raise UsageError(f"samples={samples} is too few", "use 1 or more")
+    first, second = runners(original, folded, inputs)
+    return verify_runners(
+        first,
+        second,
+        data=data,
+        mean=mean,
+        std=std,
+        samples=samples,
+        seed=seed,
+        layers=layers,
+    )
+
+
+def verify_runners(
+    original: Runner,
+    folded: Runner,
+    *,
+    data: Data | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    layers: bool = True,
+) -> VerifyResult:
+    """The same for models that are read already."""
+    course.check_inputs(original, folded)
+    drawn: int | None = seed
+    if data is not None:
+        limit = _MOST if samples is None else samples
+        chosen = load(data, original.specs, mean=mean, std=std, limit=limit)
+        drawn = None
+    elif mean is not None or std is not None:
+        raise UsageError("mean and std are for a folder of images", "give the folder as data")
+    else:
+        count = _SAMPLES if samples is None else samples
+        chosen = course.choose_samples(original.specs, count, seed)
+        if count == 1 and all(spec.given is not None for spec in original.specs):
+            drawn = None
+    return course.verify(original, folded, chosen, seed=drawn, look_inside=layers)
+
+
+def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
+    """A runner of each; one that needs to be told its inputs learns from the other."""
+    first, second = kind_of(original), kind_of(folded)
+    learns = (first is ModelKind.MODULE and inputs is None) or _takes_torch_inputs(first, inputs)
+    if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, inputs):
+        two = make_runner(folded, "the folded model", inputs, None)
+        return make_runner(original, "the original", inputs, two.specs), two
+    one = make_runner(original, "the original", inputs, None)
+    return one, make_runner(folded, "the folded model", inputs, one.specs)
+
+
+def _takes_torch_inputs(kind: ModelKind, inputs: Any) -> bool:
+    """Whether an ONNX model is given what only a module understands."""
+    return kind in _ONNX and inputs is not None and not isinstance(inputs, Mapping)
+
+
+def make_runner(model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None) -> Runner:
+    """A runner of a model of any kind. Files are called by their paths."""
+    kind = kind_of(model)
+    if kind is ModelKind.CAFFE_FILES:
+        from bnfold.frontends.caffe.runner import files_runner
+
+        return files_runner(*caffe_files(model))
+    if kind in _ONNX:
+        return _onnx_runner(kind, model, name, inputs, like)
+    return _torch_runner(kind, model, name, inputs, like)
+
+
+def _torch_runner(
+    kind: ModelKind, model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None
+) -> Runner:
+    from bnfold.frontends.torch import runner
+
+    if _are_named(inputs):  # shapes or arrays of an ONNX model on the other side
+        inputs = None
+    if kind is ModelKind.MODULE:
+        return runner.module_runner(model, inputs, name, like)
+    return runner.program_runner(model, inputs, name)
+
+
+def _are_named(inputs: Any) -> bool:
+    """Whether these are an ONNX model's: shapes or NumPy arrays by name."""
+    return isinstance(inputs, Mapping) and all(
+        isinstance(value, np.ndarray | tuple | list) for value in inputs.values()
+    )
+
+
+def _onnx_runner(
+    kind: ModelKind, model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None
+) -> Runner:
+    from bnfold.frontends.onnx import runner
+
+    pins, arrays = _pins(inputs)
+    if kind is ModelKind.ONNX_FILE:
+        made = runner.file_runner(Path(model), pins, like=like)
+    else:
+        made = runner.model_runner(model, pins, name, like=like)
+    if arrays:
+        made.specs = tuple(replace(spec, given=arrays.get(spec.name)) for spec in made.specs)
+    return made
+
+
+def _pins(inputs: Any) -> tuple[dict[str, tuple[int, ...]] | None, dict[str, Any]]:
+    """Shapes by name, and arrays by name where such were given."""
+    if not _are_named(inputs):
+        return None, {}
+    arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
+    shapes = {
+        name: tuple(value.shape if name in arrays else value) for name, value in inputs.items()
+    }
+    return shapes, arrays
