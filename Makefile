@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint bench caffe-check clean
+.PHONY: demo test lint bench caffe-check mutation limits clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -30,6 +30,13 @@ bench: $(VENV)/.dev
 caffe-check: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.caffe_layers
 	$(BIN)/python -m benchmarks.caffe_check
+
+# Breaks every line of the laws on purpose: see docs/reliability.md.
+mutation: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.mutation --workers 2
+
+limits: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.limits
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
