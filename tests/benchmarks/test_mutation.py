@@ -9,15 +9,15 @@ import sys
 
 from benchmarks.mutants import mutants
 
-SOURCE = '''
+SOURCE = """
 def slope(x, y):
     return x / y
 
 
 def never_tested(x):
     return x + 1
-'''
-TESTS = '''
+"""
+TESTS = """
 from planted import never_tested, slope
 
 
@@ -27,7 +27,7 @@ def test_slope():
 
 def test_nothing():
     never_tested(1)
-'''
+"""
 
 
 def test_a_planted_survivor_is_found(tmp_path):
