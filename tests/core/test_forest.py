@@ -314,3 +314,49 @@ assert make_plan(graph).removed
 assert "numpy.ma" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestShorten:
+    """Links of one call may form a chain; shortened, they hang under their root."""
+
+    def chain(self, forest: Forest, count: int) -> int:
+        """x1 = 2*x0' + 1, x2 = 2*x1 + 1, ... related in one call; the mark before it."""
+        mark = forest.mark()
+        left, right = np.arange(2, 2 + count), np.arange(1, 1 + count)
+        forest.relate(left, right, np.full(count, 2.0), np.full(count, 1.0), 4)
+        return mark
+
+    def test_values_stay_and_paths_have_one_step(self):
+        forest = shifts()
+        mark = self.chain(forest, 9)
+        before = forest.find(np.arange(12))
+        assert (forest.parent[forest.parent] != forest.parent).any()
+        forest.shorten(mark)
+        after = forest.find(np.arange(12))
+        assert (forest.parent[forest.parent] == forest.parent).all()
+        assert before.root.tolist() == after.root.tolist()
+        assert before.p.tolist() == after.p.tolist()
+        assert before.q.tolist() == after.q.tolist()
+
+    def test_links_through_a_root_that_has_got_a_parent_since(self):
+        forest = shifts()
+        mark = self.chain(forest, 4)
+        pin(forest, 3, 9.0)
+        forest.shorten(mark)
+        assert [value_of(forest, k) for k in (1, 2, 3, 4, 5)] == [1.5, 4.0, 9.0, 19.0, 39.0]
+
+    def test_only_what_came_after_the_mark(self):
+        forest = shifts()
+        self.chain(forest, 4)
+        before = state(forest)
+        forest.shorten(forest.mark())
+        assert state(forest) == before
+
+    def test_undone_all_the_same(self):
+        forest = shifts()
+        tie(forest, 2, 7, -3.0, 0.5)
+        before = state(forest)
+        mark = self.chain(forest, 6)
+        forest.shorten(mark)
+        forest.rollback(mark)
+        assert state(forest) == before

@@ -13,6 +13,26 @@ class TestFresh:
         assert lab.pinned(3).shape == (1, 1, 1)
         assert lab.expand(lab.pinned(3), (2, 3, 4)).tolist() == np.zeros((2, 3, 4)).tolist()
 
+    @pytest.mark.parametrize(
+        ("given", "shape"),
+        [((2, 1, 3), (2, 5, 3)), ((1, 1), (4, 2)), ((3,), (2, 3)), ((1, 0), (2, 0)), ((), (2,))],
+    )
+    def test_expanded_like_numpy_does(self, given, shape):
+        labels = np.arange(np.prod(given, dtype=int)).reshape(given)
+        wide = lab.expand(labels, shape)
+        assert wide.shape == shape
+        assert wide.tolist() == np.broadcast_to(labels, shape).tolist()
+        assert wide.nbytes == 0 or np.shares_memory(wide, labels)
+
+    def test_expanded_from_a_view_of_other_strides(self):
+        labels = np.arange(12).reshape(3, 4).T[:, None, ::2]
+        wide = lab.expand(labels, (4, 5, 2))
+        assert wide.tolist() == np.broadcast_to(labels, (4, 5, 2)).tolist()
+
+    def test_a_shape_that_does_not_fit_is_no_view(self):
+        with pytest.raises(ValueError, match="broadcast"):
+            lab.expand(np.arange(3).reshape(1, 3), (2, 4))
+
     @pytest.mark.parametrize(("axis", "shape"), [(1, (1, 3, 1)), (2, (1, 1, 3)), (-1, (1, 1, 3))])
     def test_one_variable_per_channel(self, axis, shape):
         labels = lab.along(7, 3, axis, 3)

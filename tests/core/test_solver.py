@@ -37,6 +37,44 @@ def joint(room: bool) -> Network:
     return net.output(net.conv(one, K[3]), net.conv(two, K[4]))
 
 
+class TestTogether:
+    """All steps in one go is only quicker: the plan is that of one after the other."""
+
+    def one_by_one(self, monkeypatch):
+        monkeypatch.setattr(solver, "_remove_together", lambda solution, options: False)
+
+    @pytest.mark.parametrize("make", [lambda: chain("abcdefg"), lambda: joint(room=True)])
+    def test_the_same_plan_either_way(self, monkeypatch, make):
+        together = assert_fold_is_exact(make())
+        self.one_by_one(monkeypatch)
+        alone = assert_fold_is_exact(make())
+        assert together.removed == alone.removed
+        assert together.kept == alone.kept
+        assert together.linear.keys() == alone.linear.keys()
+        for number, edit in together.linear.items():
+            np.testing.assert_allclose(edit.output_scale, alone.linear[number].output_scale)
+            np.testing.assert_allclose(edit.output_shift, alone.linear[number].output_shift)
+
+    def test_a_step_that_stays_has_its_own_blocker(self, monkeypatch):
+        net = Network()
+        x = net.affine(net.conv(net.input(2, 3, 4, 4), K[0]), A, B, name="goes")
+        x = net.affine(net.clip(x, room=False), A, B, name="stays")
+        net.output(x)
+        together = assert_fold_is_exact(net)
+        assert removed_names(net, together) == ["goes"]
+        self.one_by_one(monkeypatch)
+        assert make_plan(net.graph).kept == together.kept
+
+    def test_a_long_chain_leaves_short_paths(self):
+        plan = assert_fold_is_exact(chain("a" * 64))
+        assert plan.solution is not None
+        shift = plan.solution.binding.system.shift
+        depth, at = 0, np.arange(len(shift.parent))
+        while (shift.parent[at] != at).any():
+            depth, at = depth + 1, shift.parent[at]
+        assert depth <= 3
+
+
 class TestBans:
     def test_a_banned_step_stays_for_the_reason_given(self):
         obstacle = Obstacle(Reason.OVERFLOW, "conv9")

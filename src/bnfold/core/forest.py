@@ -65,6 +65,8 @@ class Forest:
         self.q = np.zeros(1)
         self.size = np.full(1, _PINNED_SIZE, dtype=np.int32)
         self.cause = np.full(1, -1, dtype=np.int32)
+        self._row = np.zeros(1, dtype=np.int64)
+        """Scratch: the row of a call in which a variable occurs."""
         self._log: list[tuple[IntArray, IntArray, NDArray[np.int32]]] = []
         self.watched = np.zeros(1, dtype=bool)
         """Roots that somebody wants to know about when they get a parent."""
@@ -93,6 +95,7 @@ class Forest:
         self.size = np.concatenate([self.size, np.ones(more, dtype=np.int32)])
         self.cause = np.concatenate([self.cause, np.full(more, -1, dtype=np.int32)])
         self.watched = np.concatenate([self.watched, np.zeros(more, dtype=bool)])
+        self._row = np.empty(count, dtype=np.int64)
 
     def watch(self, roots: IntArray) -> None:
         """From now on note in `disturbed` when one of these gets a parent."""
@@ -112,6 +115,20 @@ class Forest:
             if self._has_offsets:
                 self.q[children] = 0.0
             self.cause[children] = -1
+
+    def shorten(self, mark: int) -> None:
+        """Hang what was linked since `mark` directly under its root.
+
+        Links made in one call may form a chain. Undo cuts each of them, wherever it leads by now.
+        """
+        for child, _, _ in self._log[mark:]:
+            up = self.parent[child]
+            while np.count_nonzero(self.parent[up] != up):
+                if self._has_offsets:
+                    self.q[child] += self.p[child] * self.q[up]
+                self.p[child] *= self.p[up]
+                self.parent[child] = self.parent[up]
+                up = self.parent[child]
 
     def find(self, variables: IntArray) -> Found:
         """The root of each variable and the map from it."""
@@ -215,10 +232,10 @@ class Forest:
             new_q = np.where(a_down, offset / a.p, -offset / slope)
         done = np.ones(len(child), dtype=bool)
         if not is_increasing(child):  # a root may occur twice
-            _, first = np.unique(child, return_index=True)
-            done[:] = False
-            done[first] = True
-            child, above, new_p, new_q = child[first], above[first], new_p[first], new_q[first]
+            line = np.arange(len(child))
+            self._row[child[::-1]] = line[::-1]  # the first occurrence is written last
+            done = self._row[child] == line
+            child, above, new_p, new_q = child[done], above[done], new_p[done], new_q[done]
         self._hang(child, above, new_p, new_q, cause)
         return child, done
 

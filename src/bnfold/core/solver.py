@@ -132,6 +132,8 @@ def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solu
     binding = bind(graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start)
     solution = Solution(binding)
     later: list[tuple[int, ...]] = []
+    if _remove_together(solution, options):
+        return solution
     for group in _groups(binding):
         refusal = _refusal(binding, group, options)
         if refusal is not None:
@@ -143,6 +145,40 @@ def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solu
     for group in later:
         _try(solution, group, options)
     return solution
+
+
+def _remove_together(solution: Solution, options: _Options) -> bool:
+    """Remove all steps in one go if nothing stands in the way of any: the common case, quickly.
+
+    All of them hold together exactly if each, tried after the others, can go.
+    """
+    binding, system = solution.binding, solution.binding.system
+    groups = list(_groups(binding))
+    steps = [number for group in groups for number in group]
+    bound = [binding.bound.get(number) for number in steps]
+    affine = [one for one in bound if isinstance(one, BoundAffine)]
+    if options.careful or len(affine) < max(2, len(steps)):
+        return False
+    if any(_refusal(binding, group, options) is not None for group in groups):
+        return False
+    if not all(one.scale.all() for one in affine):
+        return False
+    x, y, a, b = (
+        np.concatenate([getattr(one, part) for one in affine])
+        for part in ("inputs", "outputs", "scale", "shift")
+    )
+    # Nobody asks for the cause: with a conflict all of it is undone, without one nothing stays.
+    cause = system.cause(-1, "", Reason.BRANCHES)
+    mark = system.mark()
+    try:
+        with _trial(solution, options):
+            system.scale_by(x, y, a, cause)
+            system.shift_map(y, x, a, -b, cause)
+            system.shorten(mark)
+    except Conflict:
+        return False
+    solution.removed.extend(steps)
+    return True
 
 
 def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
@@ -289,17 +325,27 @@ def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
 
 def _ask_all_plain(solution: Solution, clips: Sequence[int], options: _Options) -> set[int]:
     """The clips that can keep their bounds: all at once if they can, else one after the other."""
+    possible = [number for number in clips if not _is_moved(solution, number)]
     try:
         with _trial(solution, options):
-            for number in clips:
+            for number in possible:
                 _demand_plain(solution, number)
     except Conflict:
-        return {number for number in clips if _ask_plain(solution, number, options)}
-    return set(clips)
+        return {number for number in possible if _ask_plain(solution, number, options)}
+    return set(possible)
+
+
+def _is_moved(solution: Solution, number: int) -> bool:
+    """Whether an element of a clip is known to be stored shifted, so that asking is no use."""
+    shift = solution.binding.system.shift
+    found = shift.find(_asked(solution, number))
+    return bool(np.count_nonzero((found.root == 0) & (found.q != 0.0)))
 
 
 def _ask_plain(solution: Solution, number: int, options: _Options) -> bool:
     """Let a clip keep its bounds if it can."""
+    if _is_moved(solution, number):
+        return False
     try:
         with _trial(solution, options):
             _demand_plain(solution, number)
@@ -309,12 +355,15 @@ def _ask_plain(solution: Solution, number: int, options: _Options) -> bool:
 
 
 def _demand_plain(solution: Solution, number: int) -> None:
+    plain_clip(solution.binding, number, _asked(solution, number))
+
+
+def _asked(solution: Solution, number: int) -> IntArray:
+    """The variables of a clip's elements, without constants that nobody looks at."""
     bound = solution.binding.bound[number]
     assert isinstance(bound, BoundClip)
     variables = distinct(bound.labels)
-    if len(solution.dead):
-        variables = np.setdiff1d(variables, solution.dead)
-    plain_clip(solution.binding, number, variables)
+    return np.setdiff1d(variables, solution.dead) if len(solution.dead) else variables
 
 
 def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: list[int]) -> Solution:

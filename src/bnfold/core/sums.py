@@ -90,9 +90,9 @@ class Sums:
             equations = self.equations(rows)
             self._log.append((rows, self.roots[rows]))
             self.roots[rows] = equations.roots
-            self._await(rows)
-            terms = (equations.coefficients != 0).sum(axis=1)
+            terms = _terms(equations)
             ready = terms < 3
+            self._await(rows[~ready])
             if not ready.any():
                 return
             self._settle(rows[ready], _take(equations, ready), terms[ready])
@@ -100,8 +100,8 @@ class Sums:
     def _touched(self) -> IntArray:
         """The waiting sums with a variable whose root got a parent since they were looked at."""
         found = self._unseen
-        for roots in self.forest.disturbed:
-            found += self._by_root.take(roots)
+        if self.forest.disturbed:
+            found += self._by_root.take(np.concatenate(self.forest.disturbed))
         self._unseen = []
         self.forest.disturbed.clear()
         rows = each_once(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
@@ -127,7 +127,8 @@ class Sums:
         factors = self.coefficients[rows]
         k = factors * found.p
         offsets = factors * found.q
-        return simplify(found.root, k, offsets.sum(axis=1), np.abs(offsets).max(axis=1))
+        first, second, third = offsets.T
+        return simplify(found.root, k, first + second + third, _largest(offsets))
 
     def _settle(self, rows: IntArray, equations: Equations, terms: IntArray) -> None:
         self.waiting[rows] = False
@@ -166,7 +167,7 @@ def simplify(
 ) -> Equations:
     """Terms of one root merged, known ones (root 0, value 0) and vanished ones dropped."""
     k = np.where(roots == 0, 0.0, coefficients)
-    largest = np.abs(coefficients).max(axis=1, initial=0.0)
+    largest = _largest(coefficients)
     for left, right in ((0, 1), (0, 2), (1, 2)):
         same = (roots[:, left] == roots[:, right]) & (k[:, left] != 0) & (k[:, right] != 0)
         if same.any():
@@ -174,6 +175,19 @@ def simplify(
             k[same, right] = 0.0
     k[np.abs(k) <= _VANISHES * largest[:, None]] = 0.0
     return Equations(roots, k, constant, size)
+
+
+def _terms(equations: Equations) -> IntArray:
+    """How many terms each row has."""
+    first, second, third = (equations.coefficients != 0).astype(np.int64).T
+    return np.asarray(first + second + third)
+
+
+def _largest(rows: FloatArray) -> FloatArray:
+    """The largest magnitude of each row; along an axis of 3, max() is slow."""
+    first, second, third = np.abs(rows).T
+    largest: FloatArray = np.maximum(np.maximum(first, second), third)
+    return largest
 
 
 def _take(equations: Equations, rows: NDArray[np.bool_]) -> Equations:

@@ -72,6 +72,11 @@ class System:
             forest.rollback(point)
         self.sums.rollback(waiting)
 
+    def shorten(self, mark: tuple[int, ...]) -> None:
+        """Keep paths short where many constraints since `mark` were made in one call."""
+        for forest, point in zip(self._forests(), mark[:-1], strict=True):
+            forest.shorten(point)
+
     def _forests(self) -> tuple[Forest, Forest, Forest]:
         return self.magnitude, self.sign, self.shift
 

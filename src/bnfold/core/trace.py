@@ -29,20 +29,23 @@ class Trace:
                 self.maker[bound.outputs] = number
                 read.append(bound.inputs)
                 by.append(np.full(len(bound.inputs), number))
-        self.read, self.reader = np.concatenate(read), np.concatenate(by)
-        self.wanted = np.zeros(binding.system.count, dtype=bool)
+        variables, readers = np.concatenate(read), np.concatenate(by)
+        # The readers of variable v are reader[start[v] : start[v + 1]].
+        self.reader = readers[np.argsort(variables, kind="stable")]
+        count = np.bincount(variables, minlength=binding.system.count)
+        self.start = np.concatenate([[0], np.cumsum(count)])
 
     def into(self, number: int) -> tuple[str, ...]:
         """The names of the edited ops that now do a removed step's work."""
         bound = self.binding.bound[number]
         assert isinstance(bound, BoundAffine)
-        makers = each_once(self.maker[bound.inputs])
-        if len(makers) == 1 and makers[0] >= 0:
-            return self._names(makers)
+        made = self.maker[bound.inputs]
+        if len(made) and made[0] >= 0 and (made == made[0]).all():
+            return self._names(made[:1])
         readers = self._readers(bound.outputs)
         if len(readers):
             return self._names(readers)
-        makers = makers[makers >= 0]
+        makers = each_once(made[made >= 0])
         return self._names(makers if len(makers) else self._upstream(number))
 
     def _names(self, numbers: IntArray) -> tuple[str, ...]:
@@ -50,10 +53,9 @@ class Trace:
         return tuple(dict.fromkeys(names))
 
     def _readers(self, variables: IntArray) -> IntArray:
-        self.wanted[variables] = True
-        found = each_once(self.reader[self.wanted[self.read]])
-        self.wanted[variables] = False
-        return found
+        start, count = self.start[variables], self.start[variables + 1] - self.start[variables]
+        before = np.cumsum(count) - count
+        return each_once(self.reader[np.arange(count.sum()) + np.repeat(start - before, count)])
 
     def _upstream(self, number: int) -> IntArray:
         """The nearest edited ops whose values reach the step, through sums and the like."""

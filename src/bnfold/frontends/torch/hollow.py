@@ -117,8 +117,13 @@ def _is_plain(argument: Any) -> bool:
 
 def _has_usual_strides(tensor: Tensor) -> bool:
     """Contiguous also along axes of length 1, which alone can make a layout channels_last."""
+    return _are_usual(tensor.shape, tensor.stride())
+
+
+@functools.lru_cache(maxsize=1024)
+def _are_usual(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     step = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if stride != step:
             return False
         step *= max(size, 1)

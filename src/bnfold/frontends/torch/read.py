@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -92,8 +93,13 @@ def _check(model: nn.Module) -> None:
 def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
     """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
     modules = [m for m in members if not isinstance(m, torch.jit.ScriptModule)]
-    attributes = [dict(module.__dict__) for module in modules]
-    tables = [{name: dict(module.__dict__[name]) for name in _TABLES} for module in modules]
+    # The attributes first: they hold the tables.
+    before = [
+        (now, dict(now))
+        for module in modules
+        for own in (module.__dict__,)
+        for now in (own, *(own[name] for name in _TABLES))
+    ]
     # A submodule left in training mode updates its statistics when it runs.
     statistics = [
         (buffer, buffer.detach().clone())
@@ -104,20 +110,18 @@ def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, own, table in zip(modules, attributes, tables, strict=True):
-            _restore(module.__dict__, own)
-            for name in _TABLES:
-                _restore(own[name], table[name])
-        for buffer, content in statistics:
-            buffer.copy_(content)
+        for now, content in before:
+            _restore(now, content)
+        for buffer, values in statistics:
+            buffer.copy_(values)
 
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
 def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
-    same = now.keys() == before.keys() and all(now[name] is before[name] for name in before)
-    if not same:
+    same = len(now) == len(before) and all(map(is_, now.values(), before.values()))
+    if not same or list(now) != list(before):
         now.clear()
         now.update(before)
 

@@ -161,18 +161,31 @@ OVERLAY = "overlay"
 
 
 _LEAVES = (Tensor, Value, Const, int, float, str, type(None))
+_EXACT_LEAVES = frozenset({*_LEAVES, nn.Parameter, bool, torch.dtype, torch.device})
+"""What most leaves are, told without asking for subclasses."""
 
 
 def leaves_of(tree: Any) -> list[Any]:
     """The leaves of nested tuples, lists and dicts; PyTorch's own function where there is more."""
+    leaves: list[Any] = []
+    _collect(tree, leaves)
+    return leaves
+
+
+def _collect(tree: Any, leaves: list[Any]) -> None:
     kind = type(tree)
-    if kind is tuple or kind is list:
-        return [leaf for part in tree for leaf in leaves_of(part)]
-    if kind is dict:
-        return [leaf for part in tree.values() for leaf in leaves_of(part)]
-    if isinstance(tree, _LEAVES):
-        return [tree]
-    return pytree.tree_leaves(tree)
+    if kind in _EXACT_LEAVES:
+        leaves.append(tree)
+    elif kind is tuple or kind is list:
+        for part in tree:
+            _collect(part, leaves)
+    elif kind is dict:
+        for part in tree.values():
+            _collect(part, leaves)
+    elif isinstance(tree, _LEAVES):
+        leaves.append(tree)
+    else:
+        leaves.extend(pytree.tree_leaves(tree))
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
