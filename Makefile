@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: browser demo test lint bench caffe-check fuzz-parsers fuzz-folds kill-test clean
+.PHONY: browser demo test lint bench caffe-check fuzz-parsers fuzz-folds kill-test mutation limits clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -57,6 +57,13 @@ fuzz-folds: $(VENV)/.dev
 N ?= 500
 kill-test: $(VENV)/.dev
 	$(BIN)/python -m tests.hard_stops --kills $(N)
+
+# Breaks every line of the laws on purpose: see docs/reliability.md.
+mutation: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.mutation --workers 2
+
+limits: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.limits
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -68,16 +68,47 @@ _TWINS = (
 )
 _TWIN = {one: other for pair in _TWINS for one, other in (pair, pair[::-1])}
 _LEFT_OUT = frozenset(
-    "abs sign sorted reversed distinct each_once copy squeeze broadcast_to repeat tile isinf "
-    "isfinite settle compress swapaxes ascontiguousarray".split()
+    [
+        "abs",
+        "sign",
+        "sorted",
+        "reversed",
+        "distinct",
+        "each_once",
+        "copy",
+        "squeeze",
+        "broadcast_to",
+        "repeat",
+        "tile",
+        "isinf",
+        "isfinite",
+        "settle",
+        "compress",
+        "swapaxes",
+        "ascontiguousarray",
+    ]
 )
 """Calls of one value (or method calls) that may be missing unnoticed."""
 
 _EITHER_WAY = frozenset(
-    "same same_scale same_magnitude relate maximum minimum min max multiply isin intersect1d".split()
+    [
+        "same",
+        "same_scale",
+        "same_magnitude",
+        "relate",
+        "maximum",
+        "minimum",
+        "min",
+        "max",
+        "multiply",
+        "isin",
+        "intersect1d",
+    ]
 )
 """Calls whose first two arguments may be exchanged."""
-_SAYS_WHAT_IS_SO = frozenset("dtype strict initial over under invalid divide casting kind".split())
+_SAYS_WHAT_IS_SO = frozenset(
+    ["dtype", "strict", "initial", "over", "under", "invalid", "divide", "casting", "kind"]
+)
 """Keywords that change nothing where their assumption holds: checks, and silence."""
 
 
@@ -267,9 +298,9 @@ def _statements(node: ast.stmt) -> Iterator[ast.AST]:
             yield _with(node, op=other())
         yield ast.Assign(targets=[node.target], value=node.value)
         yield ast.Pass()
-    elif isinstance(node, (ast.Expr, ast.Raise, ast.Delete)):
-        yield ast.Pass()
-    elif isinstance(node, ast.Assign) and not isinstance(node.targets[0], (ast.Name, ast.Tuple)):
+    elif isinstance(node, (ast.Expr, ast.Raise, ast.Delete)) or (
+        isinstance(node, ast.Assign) and not isinstance(node.targets[0], (ast.Name, ast.Tuple))
+    ):
         yield ast.Pass()
     elif isinstance(node, ast.Continue):
         yield from (ast.Break(), ast.Pass())

@@ -117,6 +117,8 @@ def test_a_package_of_the_same_name_does_not_hide_the_function(first: str) -> No
         "print(bnfold.bench.__name__, bnfold.bench is bnfold.bench, Budget.__name__)"
     )
     assert run_python(code).split() == ["bench", "True", "Budget"]
+
+
 def test_verify_signature() -> None:
     signature = (
         "(original: 'Any', folded: 'Any', inputs: 'Any' = None, *, data: 'Data | None' = None,"

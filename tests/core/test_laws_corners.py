@@ -14,7 +14,7 @@ from bnfold.core import labels
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, Weights, assert_fold_is_exact
-from tests.core.test_laws import A, B, POSITIVE, bn, conv, goes, image, random, scale_only, stays
+from tests.core.test_laws import POSITIVE, A, B, bn, conv, goes, image, random, scale_only, stays
 
 
 def shift_only(net: Network, x: int, name: str = "bn", *, axis: int = 1) -> int:
@@ -508,3 +508,12 @@ class TestConstant:
         net = Network()
         x = net.concat(bn(net, net.input(2, 3, 4, 4)), net.constant(0.0, (2, 0, 4, 4)))
         goes(net, conv(net, x))
+
+
+class TestZeroGamma:
+    def test_a_constant_goes_into_a_step_that_reads_the_channels_backwards(self, monkeypatch):
+        monkeypatch.setattr(labels, "SMALL", 0)  # as for many channels: combinations are sorted
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="bn")
+        (x,) = net.view(lambda values: [values[0][:, ::-1]], x)
+        goes(net, net.sigmoid(step(net, x, A[3], B[3])))

@@ -191,3 +191,24 @@ def test_an_edit_says_whether_it_changes_one_number():
     assert edit(after=(0.3, 0.0)).needs_bias
     assert not edit(before=(0.0, 0.3), after=(0.3, 0.0)).rescales
     assert not edit(ins=(1.0, 2.0), zeroed=(0,)).needs_bias
+
+
+@pytest.mark.parametrize("columns", [(2.0, 2.0, 2.0), (1.0, 2.0, 1.0)])
+def test_columns_that_are_alike_or_1_in_part(columns):
+    edit = edit_of(3, 4)
+    edit.input_inverse[...] = columns
+    weight = np.random.default_rng(7).standard_normal((4, 3))
+    expected = edit.output_scale[:, None] * weight * np.array(columns)
+    factors = weight_factors(edit, Layout.OUT_IN, 1, 2)
+    np.testing.assert_allclose(weight * factors, expected, rtol=1e-14)
+    np.testing.assert_allclose(fold_weight(weight, edit, Layout.OUT_IN, 1), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
+def test_depthwise_weights_in_pieces(layout):
+    edit = edit_of(4, 4)
+    weight = np.random.default_rng(8).standard_normal((8, 1, 3))[::2]
+    room = np.full((8, 1, 3), np.nan)[::2]
+    fold_weight(weight, edit, layout, 4, out=room)
+    expected = weight * (edit.output_scale * edit.input_inverse)[:, None, None]
+    np.testing.assert_allclose(room, expected, rtol=1e-14)

@@ -1,14 +1,14 @@
 """Does the folded model compute the same? NumPy only; runners live in the frontends.
 
-    api         the call: which runner each model gets
-    runner      what a frontend provides
-    inputs      what the models are run on
-    probe       a sample of each tensor inside of a run
-    compare     the distances between two outputs
-    verdict     what rounding explains, and why
-    layers      where the two part
-    course      the course of it
-    result      what was found; render shows it
+api         the call: which runner each model gets
+runner      what a frontend provides
+inputs      what the models are run on
+probe       a sample of each tensor inside of a run
+compare     the distances between two outputs
+verdict     what rounding explains, and why
+layers      where the two part
+course      the course of it
+result      what was found; render shows it
 """
 
 from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
