@@ -467,3 +467,34 @@ def test_all_gammas_zero():
     assert_folds(model, image(2, 3, 6, 6))
     x = image(2, 3, 6, 6)
     assert_same(run(model, x), run(bnfold.fold(model, x)[0], x), 1e-9)
+
+
+class PreActivation(nn.Module):
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.bn, self.relu = nn.BatchNorm2d(4), nn.ReLU()
+        self.head = nn.Conv2d(4, 2, 1)
+        nn.init.constant_(self.bn.weight, gamma)
+        nn.init.constant_(self.bn.bias, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.conv(self.relu(self.bn(x))))
+
+
+@pytest.mark.parametrize(
+    "gamma, dtype, kept",
+    [
+        (1e-8, torch.float32, 1),
+        (1e-5, torch.float32, 1),
+        (1e-5, torch.float64, 1),  # as in the dtype that it will run in
+        (1e-2, torch.float16, 1),
+        (1e-2, torch.float32, 0),
+        (0.3, torch.float16, 0),
+    ],
+)
+def test_a_tiny_gamma_may_not_drown_a_residual_stream(gamma, dtype, kept):
+    torch.manual_seed(0)
+    model = PreActivation(gamma).eval().to(dtype)
+    assert_folds(model, image(2, 3, 6, 6, dtype=dtype), kept=kept, dtype=dtype)
