@@ -469,6 +469,41 @@ def test_all_gammas_zero():
     assert_same(run(model, x), run(bnfold.fold(model, x)[0], x), 1e-9)
 
 
+class Shift(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Doubled(Shift):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.bias, alpha=-2.0)
+
+
+class ShiftAndConv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.shift, self.conv = nn.BatchNorm2d(3), Shift(3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.bn(x)
+        return self.shift(x), self.conv(x)
+
+
+def test_a_module_that_adds_its_parameter_can_take_in_a_shift():
+    """So it does not stand in the way of the other reader of the BatchNorm's output."""
+    report = assert_folds(build(ShiftAndConv()), image(2, 3, 4, 4), removed=1, kept=1)
+    assert reasons(report) == {"bn": "graph-output"}
+
+
+def test_one_that_multiplies_it_first_does_not():
+    model = nn.Sequential(nn.Sigmoid(), Doubled(3), nn.BatchNorm2d(3), nn.Sigmoid())
+    assert_folds(build(model), image(2, 3, 4, 4), removed=1, kept=1)
+
+
 class PreActivation(nn.Module):
     def __init__(self, gamma: float) -> None:
         super().__init__()

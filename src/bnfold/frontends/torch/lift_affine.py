@@ -381,32 +381,42 @@ def _constants_chain(
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
         return None
-    gamma = _only_factor(lifter, events)
+    gamma = _only_constant(lifter, events, _PRODUCTS)
+    beta = _only_constant(lifter, events, _SUMS)
     role = g.AffineStep(
         flat.scale,
         flat.shift,
         kind=type(module).__name__,
         channels=flat.scale.size,
         scale_editable=gamma is not None,
-        shift_editable=False,
+        shift_editable=beta is not None,
         range_limit=range_limit(source.dtype),
         growth_limit=growth_limit(source.dtype),
         tie=_tie(lifter, module),
     )
     site = _site(module, successors, source, events[-1])
-    if gamma is not None:
-        one = np.ones(gamma.numel())
-        site = replace(site, gamma=gamma, statistics=gamma, mean=0.0 * one, deviation=one)
+    constant = gamma if gamma is not None else beta
+    if constant is not None:
+        one = np.ones(constant.numel())
+        site = replace(
+            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * one, deviation=one
+        )
     return Chain(tuple(events), source, at, role, site, call.name, is_batch_norm=False)
 
 
-def _only_factor(lifter: Lifter, events: list[Event]) -> Tensor | None:
-    """The parameter that a step multiplies by, if that is all it does and all that uses it."""
+_PRODUCTS = ("mul", "multiply")
+_SUMS = ("add",)
+
+
+def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
+    """The parameter of a step that is one of these ops alone, if nothing else uses it."""
     found = [constant for event in events for constant in constants(event.args)]
     if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
         return None
-    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ("mul", "multiply"):
+    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ops:
         return None
+    if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
+        return None  # an operand is multiplied first
     origin = found[0].origin
     if _shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
         return None
