@@ -533,3 +533,24 @@ def test_a_tiny_gamma_may_not_drown_a_residual_stream(gamma, dtype, kept):
     torch.manual_seed(0)
     model = PreActivation(gamma).eval().to(dtype)
     assert_folds(model, image(2, 3, 6, 6, dtype=dtype), kept=kept, dtype=dtype)
+
+
+class ScaledAndNormalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.scale, self.conv = nn.Conv2d(3, 3, 1), Scale(3), nn.Conv2d(3, 2, 1)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.conv(self.scale(x)), torch.sigmoid(self.bn(x))
+
+
+def test_a_batch_norm_that_stays_follows_an_input_that_is_stored_much_smaller():
+    """Its mean has to move along: subtracted as it was, it would leave no digits of the input."""
+    model = build(ScaledAndNormalised())
+    with torch.no_grad():
+        model.scale.gamma.fill_(1e-9)
+        model.bn.weight[0] = 0.0  # so it stays
+    report = assert_folds(model, image(2, 3, 4, 4), removed=1, kept=1)
+    assert reasons(report) == {"bn": "zero-gamma"}

@@ -216,6 +216,7 @@ def _batch_norm_chain(
         gamma=gamma,
         beta=beta,
         statistics=spec.mean,
+        running_mean=_own(lifter, event, spec.mean),
         mean=_numpy(spec.mean),
         deviation=deviation,
     )
