@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint bench caffe-check clean
+.PHONY: demo test lint bench fuzz caffe-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -25,6 +25,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.onnx_exports
 	$(BIN)/python -m benchmarks.onnx_patterns
 	$(BIN)/python -m benchmarks.onnx_files
+
+# Random networks in every frontend: make fuzz N=10000 SEED=0
+N ?= 10000
+SEED ?= 0
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.fuzz --networks $(N) --seed $(SEED)
 
 # Needs a real Caffe: see docs/benchmarks/caffe_models.md.
 caffe-check: $(VENV)/.dev
