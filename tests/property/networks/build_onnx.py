@@ -54,11 +54,13 @@ def onnx_model(
     for node in network.nodes:
         _KINDS[node.kind](builder, node)
     tensor = helper.make_tensor_value_info
-    inputs = [
-        tensor(name, data_type, ("N", *shape[1:]) if open_batch else shape)
-        for name, shape in network.inputs.items()
-    ]
-    results = [tensor(name, data_type, None) for name in network.results]
+
+    def value(name: str) -> Any:
+        shape = builder.shapes[name]
+        return tensor(name, data_type, ("N", *shape[1:]) if open_batch else shape)
+
+    inputs = [value(name) for name in network.inputs]
+    results = [value(name) for name in network.results]
     graph = helper.make_graph(
         builder.nodes, "network", inputs, results, list(builder.initializers.values())
     )

@@ -70,7 +70,8 @@ def run_in_runtime(content: bytes, feed: dict[str, Any]) -> dict[str, Any]:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+    taken = {value.name: feed[value.name] for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, taken), strict=True))
 
 
 def _compare(expected: Any, own: Any, made: Any, dtype: torch.dtype, name: str) -> None:

@@ -3,7 +3,8 @@
 The laws are written down once more, for every element of every tensor, as three dense systems:
 log|s| (linear), the sign of s (linear over {0, 1}) and t (linear). What was removed must have a
 solution, and with any step that was kept it must have none. Elements that a law makes equal share
-one unknown. Not modelled, so not asked about: gammas of 0, one BatchNorm called twice, fixed and binary weights.
+one unknown. Not modelled, so not asked about: gammas of 0, one BatchNorm called twice, fixed and
+binary weights.
 """
 
 from __future__ import annotations
