@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: browser demo test lint bench caffe-check fuzz-parsers fuzz-folds kill-test mutation limits clean
+.PHONY: browser demo test lint bench caffe-check fuzz fuzz-parsers fuzz-folds kill-test mutation
+.PHONY: limits clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -36,6 +37,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.onnx_patterns
 	$(BIN)/python -m benchmarks.onnx_files
 
+# Random networks in every frontend: make fuzz N=10000 SEED=0
+SEED ?= 0
+fuzz: N ?= 10000
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.fuzz --networks $(N) --seed $(SEED)
+
 # Needs a real Caffe: see docs/benchmarks/caffe_models.md.
 caffe-check: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.caffe_layers
@@ -54,7 +61,8 @@ fuzz-folds: $(VENV)/.dev
 	for target in caffe onnx-fold; do \
 	    $(BIN)/python -m tests.fuzz $$target --runs $(RUNS) --seconds $(SECONDS_EACH) || exit 1; done
 
-N ?= 500
+# Kills the command while it writes.
+kill-test: N ?= 500
 kill-test: $(VENV)/.dev
 	$(BIN)/python -m tests.hard_stops --kills $(N)
 

@@ -261,3 +261,63 @@ class TestClipModes:
             number for number in range(len(net.graph.ops)) if "clip" in net.graph.ops[number].name
         }
         assert solution.plain == clips
+
+
+class TestGrowth:
+    """y = 1e-6 * x + 0.3 stored in place of x: the shift is 3e5, and x is a few units."""
+
+    STEP = {"spread": np.full((1, 3, 1, 1), 1e-6), "center": np.full((1, 3, 1, 1), 0.3)}
+    GAMMA, SHIFT = [1e-6] * 3, [0.3] * 3
+
+    def stream(self, gamma: list[float], **options) -> Network:
+        """A pre-activation block: the stream is read by the BatchNorm and by the sum."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        kernel = RNG.standard_normal((3, 3, 3, 3))
+        y = net.clip(net.affine(x, gamma, self.SHIFT, name="bn", **options))
+        y = net.conv(y, kernel, padding=1)
+        return net.output(net.conv(net.sum(x, y), K[1]))
+
+    def test_a_shift_that_drowns_what_others_read_keeps_the_step(self):
+        plan = assert_fold_is_exact(self.stream(self.GAMMA, **self.STEP))
+        assert {why.reason for why in plan.kept.values()} == {Reason.SCALE_RANGE}
+
+    def test_one_channel_is_enough(self):
+        spread = np.array([1.0, 1e-6, 1.0]).reshape(1, 3, 1, 1)
+        step = {**self.STEP, "spread": spread}
+        plan = assert_fold_is_exact(self.stream([1.0, 1e-6, 1.0], **step))
+        assert len(plan.kept) == 1
+
+    def test_the_limit_is_the_dtypes(self):
+        network = self.stream(self.GAMMA, growth_limit=2.0**30, **self.STEP)
+        assert not assert_fold_is_exact(network, tolerance=1e-8).kept
+
+    def test_a_moderate_shift_does_no_harm(self):
+        step = {**self.STEP, "spread": np.full((1, 3, 1, 1), 0.1)}
+        assert not assert_fold_is_exact(self.stream([0.1] * 3, **step)).kept
+
+    def test_what_only_the_step_reads_may_grow(self):
+        """Behind a convolution of its own, y is what is stored: the digits of y are all there."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        y = net.clip(net.affine(x, self.GAMMA, self.SHIFT, **self.STEP))
+        assert not assert_fold_is_exact(net.output(net.conv(y, K[1]))).kept
+
+    def test_a_large_mean_in_front_of_a_convolution_does_no_harm(self):
+        """x = 1e5 + noise is stored as it is: the BatchNorm had no more digits of it."""
+        net = Network()
+        step = {"spread": np.ones((1, 3, 1, 1)), "center": np.zeros((1, 3, 1, 1))}
+        y = net.affine(net.input(2, 3, 4, 4), [1.0] * 3, [-1e5] * 3, **step)
+        assert not assert_fold_is_exact(net.output(net.conv(y, K[0])), tolerance=1e-9).kept
+
+    def test_of_two_readers_the_one_that_does_it_stays(self):
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        usual = {"spread": np.ones((1, 3, 1, 1)), "center": np.zeros((1, 3, 1, 1))}
+        kernels = RNG.standard_normal((2, 3, 3, 3, 3))
+        y = net.clip(net.affine(x, [1.0] * 3, B, name="usual", **usual))
+        z = net.clip(net.affine(x, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
+        y, z = net.conv(y, kernels[0], padding=1), net.conv(z, kernels[1], padding=1)
+        network = net.output(net.conv(net.sum(x, net.sum(y, z)), K[1]))
+        plan = assert_fold_is_exact(network)
+        assert removed_names(network, plan) == ["usual"]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
@@ -79,6 +80,55 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
         if (live & (large | (scale < 1.0 / limit) | ~np.isfinite(scale))).any():
             excess.append(number)
     return excess
+
+
+def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:
+    """The removed steps that leave a value with a shift that drowns it, for others who read it.
+
+    A value of mean m and deviation d is stored with the mean m + t, and loses as many digits as
+    |m + t| + d is larger than |m| + d. That does no harm where only a removed step reads it, which
+    lost them too: y = 1e-8 * x + 1 has no more digits of x than x + 1e8 has. For y, what counts are
+    the digits that it has from x. Returned are those steps that do it by themselves, if there are.
+    """
+    read = _read(binding, removed)
+    found, alone = [], []
+    for number in removed:
+        bound, role = binding.bound[number], binding.graph.ops[number].role
+        assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
+        live = (bound.scale != 0) & (values.inverse[bound.outputs] != 0)
+        x, y, a, b = (
+            part[live] for part in (bound.inputs, bound.outputs, bound.scale, bound.shift)
+        )
+        spread, center = np.abs(a), b
+        if role.spread is not None:
+            spread = role.spread.reshape(-1)[bound.parameter][live]
+            center = b if role.center is None else role.center.reshape(-1)[bound.parameter][live]
+        deviation, mean = spread / np.abs(a), (center - b) / a
+        of_x = np.abs(mean) + deviation
+        of_y = np.maximum(np.abs(center) + spread, np.abs(a) * of_x)
+        limit = role.growth_limit
+        grown = read[x] & (np.abs(mean + values.shift[x]) + deviation > limit * of_x)
+        grown |= read[y] & (np.abs(center + values.shift[y]) + spread > limit * of_y)
+        if grown.any():
+            found.append(number)
+            if (np.abs(mean + b / a) + deviation > limit * of_x).any():
+                alone.append(number)
+    return alone or found
+
+
+_PASSES = (g.View, g.Clip, g.Max, g.Homogeneous)
+"""Their output has the digits that their input has."""
+
+
+def _read(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
+    """Which variables an op reads that computes with them, other than the removed steps."""
+    gone = set(removed)
+    read = np.zeros(binding.system.count, dtype=bool)
+    for number, op in enumerate(binding.graph.ops):
+        if number not in gone and not isinstance(op.role, _PASSES):
+            for tensor in op.inputs:
+                read[binding.labels[tensor].reshape(-1)] = True
+    return read
 
 
 def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArray:

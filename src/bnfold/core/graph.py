@@ -77,8 +77,12 @@ class AffineStep:
     """Whether the frontend can give the op, if it stays, other summands."""
     spread: FloatArray | None = None
     """Typical deviation of the output per constant (|gamma|), of `scale`'s shape; None is 1."""
+    center: FloatArray | None = None
+    """Typical mean of the output per constant (beta), of `scale`'s shape; None is `shift`."""
     range_limit: float = 2.0**40
     """Stored values may be scaled up or down by at most this (smaller for float16)."""
+    growth_limit: float = 2.0**10
+    """A shift may make what others read at most this much larger, beside its own deviation."""
     scale_known: bool = True
     """False where other runs may have other factors: then nothing is built on these."""
     shift_known: bool = True

@@ -29,6 +29,9 @@ from bnfold.core.trace import Trace
 _NEGLIGIBLE = 1e-13
 """A scale this close to 1 is 1: the rest is rounding of the solver's own arithmetic."""
 
+_MUCH_SMALLER = 2.0**-3
+"""An input that is scaled by less takes the mean of its BatchNorm along."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearEdit:
@@ -66,6 +69,21 @@ class AffineEdit:
 
     scale: FloatArray
     shift: FloatArray
+    input_scale: FloatArray
+    """s_x, of the same shape."""
+    input_shift: FloatArray
+    """t_x, of the same shape."""
+
+    def moved_mean(self, mean: FloatArray) -> FloatArray:
+        """What a BatchNorm is to subtract from its stored input, (channels,).
+
+        Any mean will do, as beta makes up for it. But an input that is stored much smaller than it
+        is would lose its digits beside the old one, so there the mean moves with the input.
+        """
+        scale = self.input_scale.reshape(-1)
+        if (np.abs(scale) >= _MUCH_SMALLER).all():
+            return mean
+        return scale * (mean + self.input_shift.reshape(-1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,9 +227,11 @@ def _plan_affine(
         shift[bound.parameter] = s_y * moved
     if (scale == role.scale.reshape(-1)).all() and (shift == role.shift.reshape(-1)).all():
         return
-    plan.affine[number] = AffineEdit(
-        scale.reshape(role.scale.shape), shift.reshape(role.shift.shape)
-    )
+    input_scale, input_shift = np.ones(len(scale)), np.zeros(len(scale))
+    input_scale[bound.parameter] = values.scale[bound.inputs]
+    input_shift[bound.parameter] = values.shift[bound.inputs]
+    parts = (scale, shift, input_scale, input_shift)
+    plan.affine[number] = AffineEdit(*(part.reshape(role.scale.shape) for part in parts))
 
 
 def _plan_clip(plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: Values) -> None:

@@ -22,7 +22,7 @@ from bnfold.core import constants
 from bnfold.core import graph as g
 from bnfold.core.binding import Binding, BoundAffine, BoundClip
 from bnfold.core.blame import Obstacle, blame
-from bnfold.core.choose import Values, choose, out_of_range
+from bnfold.core.choose import Values, choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import bind, keep_affine, plain_clip
 from bnfold.core.reasons import Reason
@@ -90,7 +90,8 @@ def solve(
         except _Restart as restart:
             options = restart.options
             continue
-        excess = out_of_range(solution.binding, solution.removed, solution.values)
+        chosen = (solution.binding, solution.removed, solution.values)
+        excess = out_of_range(*chosen) or overgrown(*chosen)
         if not excess:
             return solution
         obstacle = Obstacle(Reason.SCALE_RANGE, None)

@@ -467,3 +467,90 @@ def test_all_gammas_zero():
     assert_folds(model, image(2, 3, 6, 6))
     x = image(2, 3, 6, 6)
     assert_same(run(model, x), run(bnfold.fold(model, x)[0], x), 1e-9)
+
+
+class Shift(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Doubled(Shift):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.bias, alpha=-2.0)
+
+
+class ShiftAndConv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.shift, self.conv = nn.BatchNorm2d(3), Shift(3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.bn(x)
+        return self.shift(x), self.conv(x)
+
+
+def test_a_module_that_adds_its_parameter_can_take_in_a_shift():
+    """So it does not stand in the way of the other reader of the BatchNorm's output."""
+    report = assert_folds(build(ShiftAndConv()), image(2, 3, 4, 4), removed=1, kept=1)
+    assert reasons(report) == {"bn": "graph-output"}
+
+
+def test_one_that_multiplies_it_first_does_not():
+    model = nn.Sequential(nn.Sigmoid(), Doubled(3), nn.BatchNorm2d(3), nn.Sigmoid())
+    assert_folds(build(model), image(2, 3, 4, 4), removed=1, kept=1)
+
+
+class PreActivation(nn.Module):
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.bn, self.relu = nn.BatchNorm2d(4), nn.ReLU()
+        self.head = nn.Conv2d(4, 2, 1)
+        nn.init.constant_(self.bn.weight, gamma)
+        nn.init.constant_(self.bn.bias, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.conv(self.relu(self.bn(x))))
+
+
+@pytest.mark.parametrize(
+    "gamma, dtype, kept",
+    [
+        (1e-8, torch.float32, 1),
+        (1e-5, torch.float32, 1),
+        (1e-5, torch.float64, 1),  # as in the dtype that it will run in
+        (1e-2, torch.float16, 1),
+        (1e-2, torch.float32, 0),
+        (0.3, torch.float16, 0),
+    ],
+)
+def test_a_tiny_gamma_may_not_drown_a_residual_stream(gamma, dtype, kept):
+    torch.manual_seed(0)
+    model = PreActivation(gamma).eval().to(dtype)
+    assert_folds(model, image(2, 3, 6, 6, dtype=dtype), kept=kept, dtype=dtype)
+
+
+class ScaledAndNormalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.scale, self.conv = nn.Conv2d(3, 3, 1), Scale(3), nn.Conv2d(3, 2, 1)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.conv(self.scale(x)), torch.sigmoid(self.bn(x))
+
+
+def test_a_batch_norm_that_stays_follows_an_input_that_is_stored_much_smaller():
+    """Its mean has to move along: subtracted as it was, it would leave no digits of the input."""
+    model = build(ScaledAndNormalised())
+    with torch.no_grad():
+        model.scale.gamma.fill_(1e-9)
+        model.bn.weight[0] = 0.0  # so it stays
+    report = assert_folds(model, image(2, 3, 4, 4), removed=1, kept=1)
+    assert reasons(report) == {"bn": "zero-gamma"}

@@ -26,6 +26,7 @@ from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import canonical
 
 _HALF_RANGE, _RANGE = 2.0**8, 2.0**40
+_HALF_GROWTH, _GROWTH = 2.0**4, 2.0**10
 _CUDNN_MIN_EPS = 1e-5
 _NVIDIA_EPS = float(np.float32(1e-5))
 
@@ -45,7 +46,8 @@ def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     affine = _statistics(lifter, layer, options, channels)
     if affine is None:
         return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, _STRANGE))
-    return _add(lifter, layer, affine, (1, channels, *[1] * (len(shape) - 2)), AffineSite(layer))
+    laid = (1, channels, *[1] * (len(shape) - 2))
+    return _add(lifter, layer, affine, laid, AffineSite(layer), _of_normalised(layer, channels))
 
 
 _STRANGE = "its arrays are not those of a BatchNorm that bnfold knows"
@@ -90,6 +92,13 @@ def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -
     _check(lifter, layer, [(channels,), (channels,), (1,), (channels,), (channels,)])
     gamma, beta = (_numbers(blob) for blob in layer.blobs[3:])
     return Affine.from_batchnorm(mean, var, max(eps, _NVIDIA_EPS), gamma, beta)
+
+
+def _of_normalised(layer: Layer, channels: int) -> Affine:
+    """What the layer makes of values that it has normalised: gamma and beta, if it has them."""
+    if len(layer.blobs) == 5:
+        return Affine(*(_numbers(blob) for blob in layer.blobs[3:]))
+    return Affine(np.ones(channels), np.zeros(channels))
 
 
 def _is_nvidia(lifter: Lifter, options: Options) -> bool:
@@ -176,7 +185,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
         return _keep(lifter, layer, shape, (Reason.BATCH_STATISTICS, "phase: TRAIN"))
     gamma, beta, mean, var = (_numbers(blob) for blob in layer.blobs)
     affine = Affine.from_batchnorm(mean, var, eps, gamma, beta)
-    return _add(lifter, layer, affine, laid, AffineSite(layer))
+    return _add(lifter, layer, affine, laid, AffineSite(layer), Affine(gamma, beta))
 
 
 _SEGNET_FIELDS = {"scale_filler", "shift_filler", "bn_mode"}
@@ -213,9 +222,18 @@ def _laid_out(
 
 
 def _add(
-    lifter: Lifter, layer: Layer, affine: Affine, laid: tuple[int, ...], site: AffineSite
+    lifter: Lifter,
+    layer: Layer,
+    affine: Affine,
+    laid: tuple[int, ...],
+    site: AffineSite,
+    of_normalised: Affine | None = None,
 ) -> bool:
-    """Append the step with constants of the shape `laid`."""
+    """Append the step with constants of the shape `laid`.
+
+    `of_normalised` is what it does to values of mean 0 and deviation 1, if it normalises; other
+    steps are taken to read such values.
+    """
     refusal: Refusal | None = None
     held = placeholder(lifter.shape(layer.outputs[0]))
     if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
@@ -238,7 +256,10 @@ def _add(
         channels=affine.scale.size,
         scale_editable=site.scale is not None,
         shift_editable=site.shift is not None,
+        spread=np.abs((of_normalised or affine).scale).reshape(laid),
+        center=(of_normalised or affine).shift.reshape(laid),
         range_limit=_HALF_RANGE if is_half else _RANGE,
+        growth_limit=_HALF_GROWTH if is_half else _GROWTH,
     )
     number = lifter.add(layer, role, layer.inputs, layer.outputs)
     lifter.sites[number] = site

@@ -316,8 +316,11 @@ class _Editor:
             self._arithmetic(number, site, edit)
             return
         scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
-        gamma, beta = scale * site.deviation, shift + scale * site.mean
-        for position, content in ((1, gamma), (2, beta)):
+        mean = edit.moved_mean(site.mean)
+        contents = [(1, scale * site.deviation), (2, shift + scale * mean)]
+        if not np.array_equal(mean, site.mean):
+            contents.append((3, mean))
+        for position, content in contents:
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
 

@@ -42,6 +42,13 @@ def range_limit(data_type: int) -> float:
     return 2.0**8 if data_type == TensorProto.FLOAT16 else 2.0**40
 
 
+def growth_limit(data_type: int) -> float:
+    """How much larger a shift may make what others read: as many digits are lost."""
+    from onnx import TensorProto
+
+    return 2.0**4 if data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else 2.0**10
+
+
 # -------------------------------------------------------------------- BatchNormalization
 
 
@@ -87,7 +94,9 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         scale_editable=not per_value,
         shift_editable=not per_value,
         spread=np.abs(gamma).reshape(laid),
+        center=(affine.shift + affine.scale * mean).reshape(laid),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
+        growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )
     site = AffineSite(node, source, node.outputs[0], mean, deviation)
     return _emit(lifter, node, role, site)
@@ -201,6 +210,7 @@ def _emit_arithmetic(
         scale_editable=editable and node.op in ("Mul", "Div"),
         shift_editable=editable and node.op in ("Add", "Sub"),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
+        growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )
     site = AffineSite(node, source, node.outputs[0], position=position)
     return _emit(lifter, node, role, site, is_scalar=is_scalar)

@@ -50,6 +50,8 @@ class AffineSite:
     beta: Tensor | None = None
     statistics: Tensor | None = None
     """The running mean, for the dtype and device of new constants."""
+    running_mean: Tensor | None = None
+    """The statistics' mean, where it may be edited."""
     mean: FloatArray | None = None
     deviation: FloatArray | None = None
     """sqrt(var + eps)"""

@@ -192,7 +192,7 @@ def _batch_norm_chain(
             opaque=True,
         )
         return Chain((event,), spec.source, event.outputs[0], role, site, name)
-    assert affine is not None and spec.var is not None
+    assert affine is not None and spec.mean is not None and spec.var is not None
     deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
     rank = len(spec.source.shape)
     gamma, beta = _editable(lifter, event, spec)
@@ -205,7 +205,9 @@ def _batch_norm_chain(
         scale_editable=gamma is not None or can_gain(module) or is_node,
         shift_editable=beta is not None or can_gain(module) or is_node,
         spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
+        center=g.channel_array(affine.shift + affine.scale * to_numpy(spec.mean), 1, rank),
         range_limit=range_limit(spec.source.dtype),
+        growth_limit=growth_limit(spec.source.dtype),
         tie=tie,
         refusal=refusal,
     )
@@ -214,6 +216,7 @@ def _batch_norm_chain(
         gamma=gamma,
         beta=beta,
         statistics=spec.mean,
+        running_mean=_own(lifter, event, spec.mean),
         mean=_numpy(spec.mean),
         deviation=deviation,
     )
@@ -242,6 +245,11 @@ def _numpy(tensor: Tensor | None) -> Any:
 def range_limit(dtype: torch.dtype) -> float:
     """How far stored values may be scaled from their own size."""
     return 2.0**8 if dtype == torch.float16 else 2.0**40
+
+
+def growth_limit(dtype: torch.dtype) -> float:
+    """How much larger a shift may make what others read: as many digits are lost."""
+    return 2.0**4 if dtype in (torch.float16, torch.bfloat16) else 2.0**10
 
 
 def _channels(spec: BatchNormSpec) -> int:
@@ -305,15 +313,16 @@ def _editable(
     lifter: Lifter, event: Event, spec: BatchNormSpec
 ) -> tuple[Tensor | None, Tensor | None]:
     """gamma and beta where they are parameters that nothing but this module's calls uses."""
-    found = []
-    for tensor in (spec.gamma, spec.beta):
-        usable = (
-            tensor is not None and id(tensor) in lifter.owned and not _shared(lifter, tensor, event)
-        )
-        found.append(tensor if usable else None)
     if spec.gamma is not None and spec.gamma is spec.beta:
         return None, None
-    return found[0], found[1]
+    return _own(lifter, event, spec.gamma), _own(lifter, event, spec.beta)
+
+
+def _own(lifter: Lifter, event: Event, tensor: Tensor | None) -> Tensor | None:
+    """The tensor, if it is one of the model's that nothing but this module's calls uses."""
+    if tensor is None or id(tensor) not in lifter.owned or _shared(lifter, tensor, event):
+        return None
+    return tensor
 
 
 def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
@@ -373,31 +382,42 @@ def _constants_chain(
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
         return None
-    gamma = _only_factor(lifter, events)
+    gamma = _only_constant(lifter, events, _PRODUCTS)
+    beta = _only_constant(lifter, events, _SUMS)
     role = g.AffineStep(
         flat.scale,
         flat.shift,
         kind=type(module).__name__,
         channels=flat.scale.size,
         scale_editable=gamma is not None,
-        shift_editable=False,
+        shift_editable=beta is not None,
         range_limit=range_limit(source.dtype),
+        growth_limit=growth_limit(source.dtype),
         tie=_tie(lifter, module),
     )
     site = _site(module, successors, source, events[-1])
-    if gamma is not None:
-        one = np.ones(gamma.numel())
-        site = replace(site, gamma=gamma, statistics=gamma, mean=0.0 * one, deviation=one)
+    constant = gamma if gamma is not None else beta
+    if constant is not None:
+        one = np.ones(constant.numel())
+        site = replace(
+            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * one, deviation=one
+        )
     return Chain(tuple(events), source, at, role, site, call.name, is_batch_norm=False)
 
 
-def _only_factor(lifter: Lifter, events: list[Event]) -> Tensor | None:
-    """The parameter that a step multiplies by, if that is all it does and all that uses it."""
+_PRODUCTS = ("mul", "multiply")
+_SUMS = ("add",)
+
+
+def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
+    """The parameter of a step that is one of these ops alone, if nothing else uses it."""
     found = [constant for event in events for constant in constants(event.args)]
     if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
         return None
-    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ("mul", "multiply"):
+    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ops:
         return None
+    if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
+        return None  # an operand is multiplied first
     origin = found[0].origin
     if _shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
         return None
@@ -457,6 +477,7 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         scale_editable=False,
         shift_editable=False,
         range_limit=range_limit(source.dtype),
+        growth_limit=growth_limit(source.dtype),
     )
     site = _site(None, (), source, event)
     return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)
