@@ -250,6 +250,14 @@ class TestClipModes:
         assert not assert_fold_is_exact(self.residual(0.5)).kept
         assert not assert_fold_is_exact(self.residual(0.0)).kept
 
+    def test_auto_stops_asking_in_time(self, monkeypatch):
+        assert not assert_fold_is_exact(self.residual(0.5)).kept
+        monkeypatch.setattr(solver, "_MOST_ASKED", -1)
+        plan = assert_fold_is_exact(self.residual(0.5))
+        never = assert_fold_is_exact(self.residual(0.5), clip="never")
+        assert plan.kept == never.kept
+        assert plan.removed == never.removed
+
     def test_auto_removes_at_least_what_never_does(self):
         never = set(assert_fold_is_exact(self.residual(0.5), clip="never").removed)
         assert never <= set(assert_fold_is_exact(self.residual(0.5)).removed)

@@ -31,6 +31,10 @@ from bnfold.core.system import distinct
 
 ClipMode = Literal["auto", "always", "never"]
 
+_MOST_ASKED = 20_000
+"""How often `clip="auto"` asks an activation what it would cost, some seconds in all. Each step asks
+every activation; in a network of thousands of both, the later steps stay as `clip="never"` has it."""
+
 
 @dataclass(slots=True)
 class Solution:
@@ -387,7 +391,10 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
         if groups[number][0] == number:
             _try(solution, groups[number], options)
     spent = _clip_cost(solution, costly, options)
-    for group in open_groups:
+    for position, group in enumerate(open_groups):
+        if position * len(costly) > _MOST_ASKED:
+            _keep(solution, group, first.kept[group[0]], options)
+            continue
         mark = solution.binding.system.mark()
         dead, zeroed = solution.dead, list(solution.zeroed)
         if not _try(solution, group, options):
