@@ -32,7 +32,7 @@ NET_LAYERS_V1, NET_LAYER = 2, 100
 BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLE_DATA = 5, 7, 8
 BLOB_RAW_TYPE, BLOB_RAW_DATA = 10, 12
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
-_MAX_AXES = 32
+MAX_AXES = 32
 """As in Caffe (kMaxBlobAxes)."""
 _MAX_COUNT = 2**31 - 1
 """As in Caffe, which counts in 32 bits (Blob::Reshape)."""
@@ -292,8 +292,8 @@ class _Reader:
             while place < inner.end:
                 value, place = self.wire.varint(place, inner.end)
                 dims.append(_signed(value))
-                if len(dims) > _MAX_AXES:
-                    raise self.wire.error(one.start, f"a shape of more than {_MAX_AXES} axes")
+                if len(dims) > MAX_AXES:
+                    raise self.wire.error(one.start, f"a shape of more than {MAX_AXES} axes")
         return dims
 
     def _run(self, one: WireField, end: int) -> Run | None:

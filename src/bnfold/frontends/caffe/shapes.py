@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bnfold.frontends.caffe.caffemodel import MAX_AXES
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.options import Options
 
@@ -194,7 +195,7 @@ def _convolution(layer: Layer, inputs: Shapes) -> Shapes:
 def axes_of(layer: Layer) -> Shape | None:
     """The axes of what a convolution reads, by its weight, (out, in/group, *kernel), and `axis`."""
     axis = layer.options.part("convolution_param").integer("axis", 1)
-    if axis < 0 or not layer.blobs or len(layer.blobs[0].shape) <= 2:
+    if not 0 <= axis < MAX_AXES or not layer.blobs or len(layer.blobs[0].shape) <= 2:
         return None
     return (None,) * (axis + len(layer.blobs[0].shape) - 1)
 
