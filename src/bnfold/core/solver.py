@@ -33,7 +33,7 @@ ClipMode = Literal["auto", "always", "never"]
 
 _MOST_ASKED = 20_000
 """How often `clip="auto"` asks an activation what it would cost, some seconds in all. Each step asks
-every activation; in a network of thousands of both, the later steps stay as `clip="never"` has it."""
+every one; in a network of thousands of both, later steps stay as `clip="never"` has it."""
 
 
 @dataclass(slots=True)
