@@ -32,7 +32,7 @@ from bnfold.core.system import distinct
 ClipMode = Literal["auto", "always", "never"]
 
 _MOST_ASKED = 20_000
-"""How often `clip="auto"` asks an activation what it would cost, some seconds in all. Each step asks
+"""How often `clip="auto"` asks what an activation would cost: some seconds in all. Each step asks
 every one; in a network of thousands of both, later steps stay as `clip="never"` has it."""
 
 
