@@ -6,8 +6,9 @@ ONNX models are float32 and are given to each tool of onnx_peers.py, each model 
 own; the outcome is run by ONNX Runtime without optimisations of its own. torch.fx's fuse is given
 the PyTorch modules, in float64. bnfold goes the same way as they do.
 
-    crashed   the tool raises or dies, or its model cannot be run
-    wrong     an output is off by more than 1e-3 of its largest value
+    crashed      the tool raises or dies, or its model cannot be run
+    wrong        an output is off by more than 1e-3 of its largest value
+    not traced   torch.fx cannot read the module
 
 Networks whose own float32 run is off by more than 1e-5 of the float64 one are left out, and so are
 those with a sign, which jumps: the limit is a hundred times what rounding does to the network, and
@@ -150,12 +151,22 @@ def judge_torch(found: Usable) -> dict[str, Counter[str]]:
             try:
                 made = run_torch(run(Model(network)), network)
             except Exception as problem:
-                counts[tool]["crashed"] += 1
+                traced = tool != "torch.fx" or _can_be_traced(Model(network))
+                counts[tool]["crashed" if traced else "not traced"] += 1
                 counts[tool][f"  {type(problem).__name__}: {str(problem)[:70]}"] += 1
                 continue
             off = error(expected, {name: value.numpy() for name, value in made.items()})
             counts[tool]["wrong" if off > WRONG_IN_FLOAT64 else "right"] += 1
     return counts
+
+
+def _can_be_traced(model: torch.nn.Module) -> bool:
+    """Whether torch.fx can read the module at all: if not, the fuse had no chance."""
+    try:
+        torch.fx.symbolic_trace(model)
+    except Exception:
+        return False
+    return True
 
 
 def main(arguments: list[str]) -> int:
@@ -206,12 +217,10 @@ def main(arguments: list[str]) -> int:
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if options.docs is not None:
-        rows = [
-            [tool, *(str(counts[kind]) for kind in ("right", "wrong", "crashed"))]
-            for tool, counts in totals.items()
-        ]
+        kinds = ("right", "wrong", "crashed", "not traced")
+        rows = [[tool, *(str(counts[kind]) for kind in kinds)] for tool, counts in totals.items()]
         text = f"{looked_at:,} networks, seed {options.seed}.\n\n"
-        put(options.docs, "peers", text + table(["Tool", "right", "wrong", "crashed"], rows) + "\n")
+        put(options.docs, "peers", text + table(["Tool", *kinds], rows) + "\n")
     return 0
 
 

@@ -19,7 +19,7 @@ from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.read import read_module
 from tests.property.networks.build_torch import Model, torch_inputs
-from tests.property.networks.check import check
+from tests.property.networks.check import check, check_onnx, check_torch, differs, reference
 from tests.property.networks.check_single import check_onnx_runtime, check_torch_in
 from tests.property.networks.description import Network, Node
 from tests.property.networks.maximal import ElementEquations, is_modelled
@@ -92,6 +92,7 @@ def test_nothing_that_could_go_was_kept(network):
 
 
 IMAGE = (2, 4, 3, 3)
+HALF = (2, 2, 3, 3)
 
 
 def conv(name: str, source: str, **options) -> Node:
@@ -125,6 +126,11 @@ FOUND = {
         step("n1", "shift", "n0"),
         conv("n2", "n0", kernel=(1, 1), padding=(0, 0)),
     ),
+    "half of a BatchNorm's output is returned, as a view": (
+        step("n0", "bn", "x0", gamma=(2.4, 1.0, -0.4, 0.6)),
+        Node("n1", "split", ("n0",), {"n1": HALF, "n2": HALF}, {"at": 2}),
+        Node("n3", "bn", ("n2",), {"n3": HALF}, {"gamma": (-1.0, 0.3)}),
+    ),
 }
 
 
@@ -135,3 +141,19 @@ def test_what_was_found_stays_fixed(name, clip):
     check(network, clip)
     assert check_torch_in(network, clip, torch.float32)
     assert check_onnx_runtime(network, clip)
+
+
+def test_bounds_per_channel_are_free_in_a_module_and_not_in_a_graph():
+    """Which is why `differs` compares no decisions of clip="auto" where there is an activation."""
+    nodes = (
+        conv("n0", "x0"),
+        step("n1", "relu", "n0", how="module"),
+        step("n2", "bn", "n1", gamma=(2.4, 1.0, -0.4, 0.6)),
+    )
+    network = Network({"x0": IMAGE}, nodes, (), 1)
+    expected = reference(network)
+    for clip, removed in (("auto", (1, 0)), ("always", (1, 1)), ("never", (0, 0))):
+        found = [one(network, clip, expected) for one in (check_torch, check_onnx)]
+        assert tuple(report.removed for report in found) == removed
+    assert differs(network, "auto").keys() == {"torch", "caffe"}
+    assert differs(network, "always").keys() == {"caffe"}

@@ -363,6 +363,66 @@ def test_recorder_leaves_no_mark_on_tensors_that_outlive_the_run():
     assert not isinstance(model.saved, Tensor) or not vars(model.saved)
 
 
+# ---------------------------------------------------------------- what a returned view is one of
+
+
+class ReturnsView(nn.Module):
+    """Half of the features is returned as a view; the other half is normalised again."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(4)
+        self.bn2 = nn.BatchNorm2d(2)
+        self.how = how
+
+    def forward(self, x: Tensor):
+        features = self.bn(x)
+        left, right = features.split(2, 1)
+        if self.how == "attribute of the module":
+            self.saved = features
+        elif self.how == "attribute of the output":
+            left.whole = features
+        elif self.how == "object":
+            return left, self.bn2(right), Holder(features, features)
+        elif self.how == "attribute of an output that is kept":
+            left.whole, self.saved = features, left
+        return left, self.bn2(right)
+
+    def features(self, result: tuple) -> Tensor:
+        if self.how == "attribute of the module":
+            return self.saved
+        return result[2].features if self.how == "object" else result[0].whole
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "attribute of the module",
+        "attribute of the output",
+        "attribute of an output that is kept",
+        "object",
+    ],
+)
+def test_whole_of_a_returned_view_that_is_seen_otherwise_is_not_rescaled(how):
+    model, x = build(ReturnsView(how)), image(2, 4, 3, 3)
+    folded, report = bnfold.fold(model, x)
+    assert not report.removed
+    with torch.no_grad():
+        expected, made = model(x), folded(x)
+        assert_same([model.features(expected)], [folded.features(made)], 1e-9)
+
+
+def test_whole_of_a_returned_view_is_not_seen_by_anyone():
+    assert_folds(build(ReturnsView("")), image(2, 4, 3, 3), removed=1, kept=1)
+
+
+def test_recorder_leaves_no_mark_on_returned_views_that_are_kept():
+    model, x = build(ReturnsView("attribute of an output that is kept")), image(2, 4, 3, 3)
+    bnfold.fold(model, x)
+    saved = getattr(model, "saved", None)
+    assert saved is None or set(vars(saved)) <= {"whole"}
+
+
 # ---------------------------------------------------------------- inputs
 
 

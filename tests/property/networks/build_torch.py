@@ -183,6 +183,11 @@ def _shuffle(node: Node, x: Tensor) -> Tensor:
     return cut.transpose(1, 2).reshape(-1, c, *space)
 
 
+def _split(node: Node, x: Tensor) -> tuple[Tensor, ...]:
+    parts = x.split([shape[1] for shape in node.outputs.values()], 1)
+    return tuple(parts[at] for at in range(len(node.outputs)))  # a tracer cannot tell how many
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "relu": lambda node, x: functional.relu(x),
     "relu6": lambda node, x: functional.relu6(x),
@@ -194,7 +199,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sub": lambda node, x, y: x - y,
     "mul": lambda node, x, y: x * y,
     "concat": lambda node, x, y: torch.cat([x, y], node.get("axis")),
-    "split": lambda node, x: x.split([shape[1] for shape in node.outputs.values()], 1),
+    "split": _split,
     "flatten": lambda node, x: x.flatten(1),
     "reshape": lambda node, x: x.reshape(-1, *node.shape[1:]),
     "swap": lambda node, x: x.transpose(-1, -2),

@@ -196,16 +196,26 @@ class _Reader:
                     raise ExampleInputError(type(self.model).__name__, error) from error
             recorder.recording.roots.append(recorder.call)
             _note_outputs(recorder, result, list(tensors.values()), prefix)
-            known = [*tensors.values(), *_tensors(result)]
-            self._note_escaped(recorder, known, prefix)
+            inputs = list(tensors.values())
+            suspects = {id(t) for t in escaped(recorder, [*inputs, *_tensors(result)])}
+            if suspects:
+                forget(result)
+                result = _besides_tensors(result)
+                self._note_escaped(recorder, inputs, suspects, prefix)
         finally:
             recorder.undo_writes()
             for tensor, before in content:
                 tensor.copy_(before)
             forget((args, kwargs, result))
 
-    def _note_escaped(self, recorder: Recorder, known: Sequence[Tensor], prefix: str) -> None:
-        found = escaped(recorder, known)
+    def _note_escaped(
+        self, recorder: Recorder, inputs: Sequence[Tensor], suspects: set[int], prefix: str
+    ) -> None:
+        """Whatever lives on without the tensors that are returned may be read by somebody.
+
+        What only they hold is what they are views of: of that the user sees no more than they show.
+        """
+        found = [tensor for tensor in escaped(recorder, inputs) if id(tensor) in suspects]
         if found and recorder.is_hollow:
             raise NeedsValues
         for tensor in found:
@@ -219,6 +229,14 @@ class _Reader:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _besides_tensors(tree: Any) -> list[Any]:
+    """What else is returned: objects that may hold tensors, and tensors' own attributes."""
+    return [
+        list(vars(leaf).values()) if isinstance(leaf, Tensor) else leaf
+        for leaf in pytree.tree_leaves(tree)
+    ]
 
 
 def _look(recorder: Recorder) -> Callable[[Tensor], None]:
