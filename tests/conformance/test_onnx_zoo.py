@@ -126,4 +126,9 @@ def _draw(generator, shape, op_type, position) -> np.ndarray:
     fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1
     # Small, since a residual stream adds up and must not saturate the softmax.
     scale = np.sqrt(0.5 / fan_in) if len(shape) > 1 else 0.1
-    return (scale * generator.standard_normal(shape)).astype(np.float32)
+    values = scale * generator.standard_normal(shape)
+    if (
+        op_type == "Unsqueeze"
+    ):  # of a Mul or an Add; small factors leave the range of what is stored
+        values = np.sign(values) * generator.uniform(0.1, 0.2, shape)
+    return values.astype(np.float32)

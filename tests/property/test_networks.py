@@ -19,7 +19,7 @@ from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.read import read_module
 from tests.property.networks.build_torch import Model, torch_inputs
-from tests.property.networks.check import check, check_onnx, check_torch, differs, reference
+from tests.property.networks.check import check
 from tests.property.networks.check_single import check_onnx_runtime, check_torch_in
 from tests.property.networks.description import Network, Node
 from tests.property.networks.maximal import ElementEquations, is_modelled
@@ -141,19 +141,3 @@ def test_what_was_found_stays_fixed(name, clip):
     check(network, clip)
     assert check_torch_in(network, clip, torch.float32)
     assert check_onnx_runtime(network, clip)
-
-
-def test_bounds_per_channel_are_free_in_a_module_and_not_in_a_graph():
-    """Which is why `differs` compares no decisions of clip="auto" where there is an activation."""
-    nodes = (
-        conv("n0", "x0"),
-        step("n1", "relu", "n0", how="module"),
-        step("n2", "bn", "n1", gamma=(2.4, 1.0, -0.4, 0.6)),
-    )
-    network = Network({"x0": IMAGE}, nodes, (), 1)
-    expected = reference(network)
-    for clip, removed in (("auto", (1, 0)), ("always", (1, 1)), ("never", (0, 0))):
-        found = [one(network, clip, expected) for one in (check_torch, check_onnx)]
-        assert tuple(report.removed for report in found) == removed
-    assert differs(network, "auto").keys() == {"torch", "caffe"}
-    assert differs(network, "always").keys() == {"caffe"}

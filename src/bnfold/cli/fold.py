@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     is_refused = arguments.strict and report.kept > 0
     try:
         found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
+        for note in found.notes if isinstance(found, VerifyResult) else ():
+            say(note)
         if isinstance(found, VerifyResult) and not found.equal:
             raise _failed(arguments.source, found)
         if output is not None and not is_refused:

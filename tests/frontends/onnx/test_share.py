@@ -114,7 +114,8 @@ def test_no_room_on_the_disk(tmp_path, monkeypatch, number):
         raise OSError(number, "no room")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    with pytest.raises(OSError, match="no room"), write._complete(tmp_path / "new", 1 << 30):
+    stage = write.Staged(tmp_path, "new")
+    with pytest.raises(OSError, match="no room"), write._complete(stage.model, stage, 1 << 30):
         pytest.fail("there is no room to write")
 
 
@@ -127,7 +128,7 @@ def test_a_file_system_that_cannot_set_room_aside(tmp_path, monkeypatch, number)
         monkeypatch.delattr(os, "posix_fallocate")
     else:
         monkeypatch.setattr(os, "posix_fallocate", refuse)
-    with write._complete(tmp_path / "new", 1 << 30) as file:
+    with write._complete(tmp_path / "new", write.Staged(tmp_path, "new"), 1 << 30) as file:
         file.write(b"content")
     assert (tmp_path / "new").read_bytes() == b"content"
 
@@ -138,7 +139,7 @@ def test_a_file_is_as_long_as_what_is_in_it(tmp_path, monkeypatch, is_copied_by_
     monkeypatch.setattr(bulk, "_BLOCK", 1 << 10 if is_copied_by_the_kernel else 1 << 30)
     content = np.random.default_rng(0).bytes(1 << 16)
     (tmp_path / "old").write_bytes(b"before" + content)
-    with write._complete(tmp_path / "new", 1 << 23) as file:
+    with write._complete(tmp_path / "new", write.Staged(tmp_path, "new"), 1 << 23) as file:
         file.write(b"head")
         bulk.FileBulk(tmp_path / "old", 6, len(content)).write_to(file)
         file.write(b"tail")

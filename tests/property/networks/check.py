@@ -281,9 +281,6 @@ def differs(network: Network, clip: ClipMode) -> dict[str, str]:
         found["caffe"] = "no layer of Caffe has bounds per channel"
         if _roomless(network):
             found["torch"] = "a function, a module shared, or one in place at the end has no room"
-    if clip == "auto" and any(node.kind in CLIPS for node in network.nodes):
-        # Of a module they cost nothing for one bound, of a graph passes that runtimes do not spare.
-        found["torch"] = "bounds per channel have another price, and auto asks for it"
     if "scale" in network.kinds:
         found["caffe"] = "a Scale can be given a bias; a product, and a module that is one, cannot"
     if _zero_meets_a_batch_norm(network):

@@ -12,23 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import DTypeLike
-from torch import Tensor
 
 from bnfold.core.plan import make_plan
 from bnfold.core.stored import Storage, Stored
-from bnfold.errors import UnsupportedModelError
+from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Caffemodel, read_caffemodel
 from bnfold.frontends.caffe.fold import Folded, read_files
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.net import Net, read_net
 from bnfold.frontends.caffe.prototxt import Document, read_text
-from bnfold.frontends.caffe.run import example_inputs, run
-from bnfold.frontends.caffe.run_layers import RunLayer
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Watch
 from bnfold.verify.verdict import unit
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:
+    raise MissingExtraError("torch", "PyTorch") from error
+
+from bnfold.frontends.caffe.run import example_inputs, run
+from bnfold.frontends.caffe.run_layers import RunLayer
 
 
 @dataclass(slots=True)
