@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
+from bnfold._share import share
 from bnfold.frontends.onnx import bulk, write
 from bnfold.frontends.onnx.apply import Overflow
-from bnfold.frontends.onnx.share import share
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.frontends.onnx.share import processors, share
+from bnfold._share import processors, share
 
 _BLOCK = 1 << 23
 """Bytes copied at a time."""

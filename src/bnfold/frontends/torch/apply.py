@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnfold._share import share
 from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight
@@ -54,7 +54,15 @@ class _Job:
 
 
 def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
-    return [job.run() for job in jobs]
+    """The results, in the order of the jobs."""
+    done: dict[int, tuple[Tensor, bool]] = {}
+
+    def work(indices: Iterator[int]) -> None:
+        for index in indices:
+            done[index] = jobs[index].run()
+
+    share(range(len(jobs)), work, threads=torch.get_num_threads())
+    return [done[index] for index in range(len(jobs))]
 
 
 def compute(lifted: Lifted, plan: Plan) -> NewTensors:
@@ -71,16 +79,12 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
         assert isinstance(site, AffineSite)
         for key, job in _affine_jobs(new, number, site, change):
             jobs.setdefault(key, job)
-    # The largest first, dealt out in turn: every thread gets about the same.
+    # The largest first, so that all threads are done at about the same time.
     ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
-    threads = torch.get_num_threads()
-    shares = [ordered[first::threads] for first in range(threads)]
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for share, results in zip(shares, pool.map(_run_all, shares), strict=True):
-            for job, (tensor, fits) in zip(share, results, strict=True):
-                if not fits and _is_finite(job.like):
-                    new.overflown.append(job.number)
-                job.place(tensor)
+    for job, (tensor, fits) in zip(ordered, _run_all(ordered), strict=True):
+        if not fits and _is_finite(job.like):
+            new.overflown.append(job.number)
+        job.place(tensor)
     return new
 
 
