@@ -62,9 +62,9 @@ network is faster.
 - onnxruntime: all of its optimisations off. "Tools" is the faster of onnxsim and onnxslim.
 - onnxruntime optimised: its optimisations on, the default. It folds a BatchNorm behind a
   convolution by itself, and makes any other a depthwise convolution that takes in the ReLU behind
-  it; so the original is near the floor before anybody folds. bnfold leaves BatchNorms in ONNX files
-  whose removal would give a ReLU bounds per channel, which costs this runtime more
-  ([why](../how-to/fold-an-onnx-file.md#activations)).
+  it; so the original is near the floor before anybody folds. A ReLU with bounds per channel
+  (a Max) runs by itself there and leaves the blocked layout: fold pre-activation networks with
+  `--clip never` for this runtime ([how](../how-to/fold-an-onnx-file.md#activations)).
 
 {machines}
 Versions: {versions}. Made by `python -m benchmarks.runtimes --peers-python PATH`.
