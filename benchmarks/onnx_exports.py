@@ -63,10 +63,10 @@ _PAGE = Path("docs/benchmarks/onnx_exports.md")
 _HEAD = """# Networks exported to ONNX
 
 {count} networks with random statistics, exported by both exporters of PyTorch {torch} with their
-BatchNorms preserved, then folded. The columns say how many of the BatchNorms are gone: in the
-PyTorch module, in the exported program, and in the two ONNX files. "Rounding" is the largest
-error of the folded file's outputs, as a multiple of the error that the exporter's file has
-(ONNX Runtime {runtime}, float32, its own optimisations off, against the module in float64).
+BatchNorms preserved, then folded with `clip="always"`. The columns say how many of the BatchNorms
+are gone: in the PyTorch module, in the exported program, and in the two ONNX files. "Rounding" is
+the largest error of the folded file's outputs, as a multiple of the error that the exporter's file
+has (ONNX Runtime {runtime}, float32, its own optimisations off, against the module in float64).
 
 Made by `python -m benchmarks.onnx_exports`.
 """
@@ -151,16 +151,17 @@ def measure(network: str, exporter: str, *, image: int | None = None) -> Row:
     """Export, fold, compare; `image` is the size of the example, where the usual is too large."""
     model, example = create(network, dtype=torch.float32, image=image)
     exported = EXPORTERS[exporter](model, example)
-    folded, report = bnfold.fold(exported)
+    folded, report = bnfold.fold(exported, clip="always")
     onnx.checker.check_model(folded)
+    program = torch.export.export(model, (example,))
     norms = {n.name: n for n in exported.graph.node if n.op_type == "BatchNormalization"}
     paths = {name: module_path(node) or name for name, node in norms.items()}
     return Row(
         network=network,
         exporter=exporter,
         batch_norms=len(norms),
-        module=_of_modules(bnfold.inspect(model, example), model),
-        program=_of_modules(bnfold.inspect(torch.export.export(model, (example,))), model),
+        module=_of_modules(bnfold.inspect(model, example, clip="always"), model),
+        program=_of_modules(bnfold.inspect(program, clip="always"), model),
         exported={paths[item.name]: _reason(item) for item in report.items if item.name in paths},
         steps_left=len(affine_steps(folded)),
         rounding=_rounding(model, example, exported, folded),

@@ -63,8 +63,8 @@ network is faster.
 - onnxruntime optimised: its optimisations on, the default. It folds a BatchNorm behind a
   convolution by itself, and makes any other a depthwise convolution that takes in the ReLU behind
   it; so the original is near the floor before anybody folds. A ReLU with bounds per channel
-  (a Max) runs by itself there and leaves the blocked layout: fold pre-activation networks with
-  `--clip never` for this runtime ([how](../how-to/fold-an-onnx-file.md#activations)).
+  (a Max) runs by itself there and leaves the blocked layout, so an ONNX model keeps a BatchNorm
+  that could go only at that price ([why](../design/0003-reading-onnx.md#what-bounds-cost)).
 
 {machines}
 Versions: {versions}. Made by `python -m benchmarks.runtimes --peers-python PATH`.

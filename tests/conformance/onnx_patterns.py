@@ -39,7 +39,7 @@ class Pattern:
     """Nodes that must stay, each with the reason in the report."""
     untouched: frozenset[str] = frozenset()
     """Nodes that must stay and that the report need not mention."""
-    clip: str = "auto"
+    clip: str = "always"
     """The clip mode to fold with."""
     opset: int = 17
     ir: int = 8

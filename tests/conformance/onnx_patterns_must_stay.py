@@ -151,7 +151,7 @@ def bn_sign_conv(s: Sketch) -> None:
     s.output("conv_out")
 
 
-@pattern(kept={"bn": "padding"})
+@pattern(kept={"bn": "padding"}, clip="auto")
 def conv_relu6_bn_padded_conv(s: Sketch) -> None:
     """Two bounds per channel instead of one Clip: as many ops as before."""
     bounds = (s.tensor("low", s.round(0.0)), s.tensor("high", s.round(0.3)))

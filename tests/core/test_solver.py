@@ -258,6 +258,17 @@ class TestClipModes:
         assert plan.kept == never.kept
         assert plan.removed == never.removed
 
+    def test_auto_asks_nobody_else_where_the_clips_that_are_met_cost_enough(self, monkeypatch):
+        never = assert_fold_is_exact(self.residual(3.0), clip="never")
+        calls = []
+        lost = solver._lost
+        monkeypatch.setattr(solver, "_lost", lambda *args: calls.append(1) or lost(*args))
+        plan = assert_fold_is_exact(self.residual(3.0))
+        assert plan.kept == never.kept
+        assert len(calls) == 1  # before anything is tried
+        assert_fold_is_exact(self.residual(0.5))
+        assert len(calls) > 2
+
     def test_auto_removes_at_least_what_never_does(self):
         never = set(assert_fold_is_exact(self.residual(0.5), clip="never").removed)
         assert never <= set(assert_fold_is_exact(self.residual(0.5)).removed)

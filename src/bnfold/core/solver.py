@@ -45,6 +45,8 @@ class Solution:
     """Numbers of the removed affine steps, in the order of removal."""
     kept: dict[int, Obstacle] = field(default_factory=dict)
     """Why each other step stays, by number."""
+    met: dict[int, frozenset[int]] = field(default_factory=dict)
+    """By kept step, the clips with plain bounds that its removal ran into."""
     dead: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Variables whose value is a constant known to all readers: 1/s = 0."""
     zeroed: list[tuple[int, int]] = field(default_factory=list)
@@ -238,11 +240,17 @@ def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
         _remove(solution, group, options)
     except Conflict as conflict:
         solution.dead, solution.zeroed = dead, zeroed
+        solution.met[group[0]] = _clips_among(solution.binding, conflict.causes)
         obstacle = blame(solution.binding, group[0], conflict.causes)
         _keep(solution, group, obstacle, options)
         return False
     solution.removed.extend(group)
     return True
+
+
+def _clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
+    found = (binding.system.causes[index] for index in causes if index >= 0)
+    return frozenset(cause.op for cause in found if cause.reason is Reason.CLIP_COST)
 
 
 def _remove(solution: Solution, group: tuple[int, ...], options: _Options) -> None:
@@ -341,10 +349,11 @@ def _ask_all_plain(solution: Solution, clips: Sequence[int], options: _Options) 
 
 
 def _is_moved(solution: Solution, number: int) -> bool:
-    """Whether an element of a clip is known to be stored shifted, so that asking is no use."""
-    shift = solution.binding.system.shift
-    found = shift.find(_asked(solution, number))
-    return bool(np.count_nonzero((found.root == 0) & (found.q != 0.0)))
+    """Whether an element of a clip is known to be stored shifted or negative: asking is no use."""
+    system, variables = solution.binding.system, _asked(solution, number)
+    shift, sign = system.shift.find(variables), system.sign.find(variables)
+    moved = (shift.root == 0) & (shift.q != 0.0) | (sign.root == 0) & (sign.p < 0.0)
+    return bool(np.count_nonzero(moved))
 
 
 def _ask_plain(solution: Solution, number: int, options: _Options) -> bool:
@@ -390,20 +399,21 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     for number in first.removed:
         if groups[number][0] == number:
             _try(solution, groups[number], options)
-    spent = _clip_cost(solution, costly, options)
-    for position, group in enumerate(open_groups):
-        if position * len(costly) > _MOST_ASKED:
-            _keep(solution, group, first.kept[group[0]], options)
-            continue
+    lost = _lost(solution, costly, options)
+    asked = 0
+    for group in open_groups:
         mark = solution.binding.system.mark()
         dead, zeroed = solution.dead, list(solution.zeroed)
         if not _try(solution, group, options):
             continue
-        cost = _clip_cost(solution, costly, options)
         gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
-        if cost - spent < gain:
-            spent = cost
-            continue
+        met = [n for n in first.met.get(group[0], ()) if n not in lost and _is_moved(solution, n)]
+        if _total_cost(graph, met) < gain and asked <= _MOST_ASKED:
+            asked += len(costly)
+            now = _lost(solution, costly, options)
+            if _total_cost(graph, now) - _total_cost(graph, lost) < gain:
+                lost = now
+                continue
         solution.binding.system.rollback(mark)
         solution.dead, solution.zeroed = dead, zeroed
         del solution.removed[-len(group) :]
@@ -417,14 +427,14 @@ def _settled(graph: g.Graph, number: int, options: _Options) -> bool:
     return number in options.banned or role.refusal is not None
 
 
-def _clip_cost(solution: Solution, costly: list[int], options: _Options) -> float:
-    """What the clips that cannot stay plain now would cost."""
+def _total_cost(graph: g.Graph, clips: Iterable[int]) -> float:
+    return sum(_cost(graph, number) for number in clips)
+
+
+def _lost(solution: Solution, costly: Sequence[int], options: _Options) -> frozenset[int]:
+    """The clips that could not stay plain now."""
     system = solution.binding.system
     mark = system.mark()
-    cost = sum(
-        _cost(solution.binding.graph, number)
-        for number in costly
-        if not _ask_plain(solution, number, options)
-    )
+    lost = frozenset(number for number in costly if not _ask_plain(solution, number, options))
     system.rollback(mark)
-    return cost
+    return lost

@@ -50,7 +50,7 @@ def branches() -> onnx.ModelProto:
 
 
 def assert_folds(model: onnx.ModelProto) -> None:
-    folded, report = bnfold.fold(model)
+    folded, report = bnfold.fold(model, clip="always")
     assert report.kept == 0
     assert "BatchNormalization" not in ops(folded)
     assert_same(model, folded)
@@ -66,6 +66,17 @@ def assert_same(model: onnx.ModelProto, folded: onnx.ModelProto) -> None:
 
 def test_a_residual_stream_through_ten_thousand_nodes():
     assert_folds(branches())
+
+
+def test_what_bounds_cost_is_weighed_through_ten_thousand_nodes():
+    model = branches()
+    folded, report = bnfold.fold(model)
+    kept = [item for item in report.items if isinstance(item.outcome, bnfold.Kept)]
+    assert {item.reason for item in kept} == {bnfold.Reason.CLIP_COST}
+    # A gamma below 0 turns a ReLU over; elsewhere the stream's shift may change at every Add.
+    upright = [all(block.norm.gamma > 0) for block in deep.branches()]
+    assert report.removed == sum(upright)
+    assert_same(model, folded)
 
 
 def test_a_hundred_thousand_channels():

@@ -248,7 +248,43 @@ def test_opsets(opset):
     s.bn(4, name="bn2")
     s.conv(4, 5, name="last", pads=[1, 1, 1, 1])
     model = s.model(opset=opset)
-    folded, report = bnfold.fold(model)
+    folded, report = bnfold.fold(model, clip="always")
     # Before opset 8 Max does not broadcast, so the activation has no room for bounds.
     assert report.removed == (1 if opset == 7 else 2)
     assert_same(model, folded, (2, 3, 6, 6))
+
+
+# -------------------------------------------------------------------- what bounds cost
+
+
+def test_bounds_cost_a_runtime_more_than_the_batch_norm_in_front_of_a_relu():
+    """Runtimes run BatchNorm and Relu as one op, and neither with a Max."""
+    s = Sketch(1, 4, 6, 6)
+    stream = s.conv(4, 4, name="stem")
+    s.bn(4, name="norm")
+    s.node("Relu", name="relu")
+    branch = s.conv(4, 4, name="conv", pads=[1, 1, 1, 1])
+    s.node("Add", stream, branch)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert ops(folded) == ["Conv", "BatchNormalization", "Relu", "Conv", "Add"]
+    (item,) = report.items
+    assert (item.reason, item.blocker) == (bnfold.Reason.CLIP_COST, "relu")
+    always, report = bnfold.fold(model, clip="always")
+    assert report.removed == 1
+    assert "BatchNormalization" not in ops(always)
+    assert_same(model, always, (1, 4, 6, 6))
+
+
+def test_what_needs_no_bounds_folds_as_before():
+    s = Sketch(1, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    s.bn(4, name="bn2")
+    s.conv(4, 5, name="last")  # no padding: bn2 goes there, and the Relu stays
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 0
+    assert ops(folded) == ["Conv", "Relu", "Conv"]
+    assert_same(model, folded, (1, 3, 6, 6))

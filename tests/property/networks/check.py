@@ -281,6 +281,8 @@ def differs(network: Network, clip: ClipMode) -> dict[str, str]:
         found["caffe"] = "no layer of Caffe has bounds per channel"
         if _roomless(network):
             found["torch"] = "a function, a module shared, or one in place at the end has no room"
+    if clip == "auto" and any(node.kind in CLIPS for node in network.nodes):
+        found["onnx"] = "bounds per channel cost more there than in the others"
     if "scale" in network.kinds:
         found["caffe"] = "a Scale can be given a bias; a product, and a module that is one, cannot"
     if _zero_meets_a_batch_norm(network):

@@ -42,6 +42,12 @@ def _clip(lifter: Lifter, node: Node) -> bool:
     return _emit_clip(lifter, node, *bounds)
 
 
+# Passes over the tensor. Runtimes for ONNX run a Relu inside of the op before it, a BatchNorm too
+# (ONNX Runtime makes it a depthwise convolution), and neither a Max nor a Min with a constant. For
+# those ONNX Runtime also leaves its blocked layout (NCHWc) and comes back to it: two passes more.
+_BOUND_COST = 3.0
+
+
 def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     source = node.inputs[0]
     if not lifter.is_activation(source) or not lower <= upper:
@@ -52,7 +58,10 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     since = 13 if data_type == TensorProto.BFLOAT16 else since
     room = lifter.network.opset >= since
     tensor = lifter.tensor(source)
-    number = lifter.emit(node, g.Clip(lower, upper, room=room), [tensor], lifter.axes_of(tensor))
+    role = g.Clip(
+        lower, upper, room=room, one_sided_cost=_BOUND_COST, two_sided_cost=_BOUND_COST + 1
+    )
+    number = lifter.emit(node, role, [tensor], lifter.axes_of(tensor))
     if number is None:
         return False
     if room:
