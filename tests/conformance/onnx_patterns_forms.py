@@ -226,14 +226,6 @@ def _hard_swish_scalars(s: Sketch, *, pad: int) -> None:
     s.output("conv_out")
 
 
-@pattern("mul", kept={"bn": "fixed-weight"})
-def mul_by_0_of_the_input_bn(s: Sketch) -> None:
-    """A BatchNorm takes in a factor of 0 by a gamma of 0."""
-    factors = s.tensor("factors", s.round([1.0, -0.4, 0.0]).reshape(3, 1, 1))
-    s.bn(s.node("Mul", s.input(2, 3, 4, 4), factors, name="mul"), 3)
-    s.output("bn_out")
-
-
 @pattern("scale")
 def layer_scale(s: Sketch) -> None:
     """A factor per channel on a residual branch."""
