@@ -106,6 +106,7 @@ def step(name: str, kind: str, *sources: str, **options) -> Node:
     return Node(name, kind, sources, {name: IMAGE}, options)
 
 
+POINTS = {"kernel": (1, 1), "padding": (0, 0), "bias": False}
 TINY = (1e-7, 1e-7, 1e-7, 1e-7)
 FOUND = {
     "a shift of 1e7 on a stream that an activation reads too": (
@@ -143,6 +144,14 @@ FOUND = {
         Node("n2", "scale", ("n1",), {"n2": TALL}, {"gamma": (0.3, -0.4, 1.0, 2.4)}),
         Node("n3", "prelu", ("n2",), {"n3": TALL}, {"how": "module"}),
         Node("n4", "bn", ("n3",), {"n4": TALL}, {"gamma": (0.3, -0.4, -2.5, 1.0)}),
+    ),
+    "a shift of 1e7 on what another call of the convolution makes": (
+        conv("n0", "x0", **POINTS),
+        step("n1", "bn", "n0", gamma=(1e-7, -0.4, 1.0, 2.4)),
+        step("n2", "sigmoid", "n1"),
+        Node("n3", "conv", ("n2",), {"n3": IMAGE}, conv("n0", "x0", **POINTS).options, "n0"),
+        conv("n4", "n3", **POINTS),
+        step("n5", "sigmoid", "n4"),
     ),
     "half of a BatchNorm's output is returned, as a view": (
         step("n0", "bn", "x0", gamma=(2.4, 1.0, -0.4, 0.6)),

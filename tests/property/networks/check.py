@@ -349,6 +349,10 @@ def _families_of_results(network: Network) -> set[str]:
     return returned
 
 
+def _out_of_range(found: Decisions) -> set[str]:
+    return {name for name, (_, reason) in found.items() if reason == Reason.SCALE_RANGE}
+
+
 def compare(
     network: Network, clip: ClipMode, found: dict[str, Decisions], tally: Tally | None = None
 ) -> None:
@@ -357,6 +361,11 @@ def compare(
     alike = [name for name in found if name not in apart]
     for name in alike[1:]:
         first, second = found[alike[0]], found[name]
+        if name == "caffe" and _out_of_range(first) != _out_of_range(second):
+            # Each layer is judged by its own numbers, and a BatchNorm is two.
+            if tally is not None:
+                tally.skipped["caffe: other layers are out of range"] += 1
+            continue
         if name == "caffe" or _has_a_matmul_without_bias(network):
             # Of several obstacles the first one met is named. A BatchNorm and its Scale, tried one
             # after the other, may meet another one first; and a MatMul cannot be given a bias.
