@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def _report(total: Found, seed: int, path: Path | None) -> None:
         print(message)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seed": seed, **asdict(total)}, indent=1) + "\n")
+        path.write_text(json.dumps({"seed": seed, **vars(total)}, indent=1) + "\n")
 
 
 def _document(total: Found, seed: int, frontends: tuple[str, ...]) -> str:

@@ -223,14 +223,49 @@ class TestFixedStep:
 class TestSharedConstants:
     """One number for all channels, or for all calls."""
 
-    @pytest.mark.parametrize("options", [{}, {"shift_editable": False}, {"scale_editable": False}])
-    def test_one_number_does_not_take_in_three(self, options):
+    PRODUCT, SUM = {"shift_editable": False}, {"scale_editable": False}
+
+    @pytest.mark.parametrize("before", [scale_only, shift_only])
+    def test_one_pair_of_numbers_does_not_take_in_three(self, before):
         net = Network()
-        shift_editable = options.get("shift_editable", True)
-        x = net.input(2, 3, 4, 4)
-        x = scale_only(net, x) if options.get("scale_editable", True) else shift_only(net, x)
-        x = numbers(net, x, 2.0, 0.5 if shift_editable else 0.0, **options)
-        stays(net, net.sigmoid(x), reason=Reason.FIXED_WEIGHT)
+        x = numbers(net, before(net, net.input(2, 3, 4, 4)), 2.0, 0.5)
+        stays(net, net.sigmoid(x), reason=Reason.FIXED_WEIGHT, blocker="step")
+
+    def test_one_factor_does_not_take_in_three(self):
+        net = Network()
+        x = numbers(net, scale_only(net, net.input(2, 3, 4, 4)), 2.0, 0.0, **self.PRODUCT)
+        stays(net, net.sigmoid(x), reason=Reason.NONLINEAR)
+
+    def test_one_summand_does_not_take_in_three(self):
+        net = Network()
+        x = numbers(net, shift_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
+        stays(net, net.sigmoid(x), reason=Reason.NONLINEAR)
+
+    def test_one_summand_lets_no_scale_pass(self):
+        net = Network()
+        x = numbers(net, scale_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
+        stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="step")
+
+    @pytest.mark.parametrize("before", [bn, scale_only, shift_only])
+    def test_one_factor_lets_three_pass(self, before):
+        net = Network()
+        x = numbers(net, before(net, net.input(2, 3, 4, 4)), -2.0, 0.0, **self.PRODUCT)
+        goes(net, conv(net, x))
+
+    def test_one_summand_lets_three_shifts_pass(self):
+        net = Network()
+        x = numbers(net, shift_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
+        goes(net, conv(net, x))
+
+    def test_factors_of_one_channel_each_take_in_three(self):
+        net = Network()
+        x = step(net, scale_only(net, net.input(2, 3, 4, 4)), [2, 3, -1], [0] * 3, **self.PRODUCT)
+        goes(net, net.sigmoid(x))
+
+    def test_summands_of_one_channel_each_take_in_three(self):
+        net = Network()
+        x = step(net, shift_only(net, net.input(2, 3, 4, 4)), [1] * 3, [2, 3, -1], **self.SUM)
+        goes(net, net.sigmoid(x))
 
     def test_one_number_takes_in_one(self):
         net = Network()

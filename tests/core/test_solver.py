@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnfold.core import graph as g
 from bnfold.core import solver
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import make_plan
@@ -340,3 +341,66 @@ class TestGrowth:
         network = net.output(net.conv(net.sum(x, net.sum(y, z)), K[1]))
         plan = assert_fold_is_exact(network)
         assert removed_names(network, plan) == ["usual"]
+
+    def test_of_two_readers_the_one_that_does_it_stays_though_the_other_one_shows_it(self):
+        """Only the removed steps read the stream; the output of the usual one is what suffers."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        usual = {"spread": np.ones((1, 3, 1, 1)), "center": np.zeros((1, 3, 1, 1))}
+        y = net.conv(net.affine(x, [1.0] * 3, B, name="usual", **usual), K[1])
+        z = net.sigmoid(net.affine(x, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
+        network = net.output(y, z)
+        plan = assert_fold_is_exact(network)
+        assert removed_names(network, plan) == ["usual"]
+
+    @pytest.mark.parametrize("tie", ["one weight", None])
+    def test_what_another_call_of_the_weight_makes_is_drowned_too(self, tie):
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0], [0.0] * 3, tie=tie)
+        y = net.sigmoid(net.affine(x, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
+        z = net.conv(net.conv(net.input(2, 3, 4, 4), K[0], [0.0] * 3, tie=tie), K[1])
+        network = net.output(y, z)
+        plan = assert_fold_is_exact(network)
+        assert removed_names(network, plan) == ([] if tie else ["tiny"])
+
+    @pytest.mark.parametrize("tie", ["one module", None])
+    def test_what_another_call_of_a_step_that_stays_makes_is_drowned_too(self, tie):
+        net = Network()
+        call = {"removable": False, "tie": tie}
+        x = net.affine(net.input(2, 3, 4, 4), A, B, name="first", **call)
+        y = net.sigmoid(net.affine(x, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
+        z = net.conv(net.affine(net.input(2, 3, 4, 4), A, B, name="second", **call), K[1])
+        network = net.output(y, z)
+        plan = assert_fold_is_exact(network)
+        assert removed_names(network, plan) == ([] if tie else ["tiny"])
+
+    def test_what_meets_the_same_constant_is_drowned_too(self):
+        """A step that stays behind a concatenation in height is edited alike for both halves."""
+        net = Network()
+        x = net.concat(*(net.conv(net.input(2, 3, 2, 4), kernel) for kernel in K[:2]), axis=2)
+        x = net.affine(x, A, B, name="both", removable=False)
+        upper, lower = net.split(x, 2, axis=2)
+        tiny = net.sigmoid(net.affine(lower, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
+        plan = assert_fold_is_exact(net.output(tiny, net.conv(upper, K[2])))
+        assert not plan.removed
+
+    def test_what_is_compared_with_it_is_drowned_too(self):
+        """The largest of all channels is stored as each of them is."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        _, others = net.split(x, 1)
+        step = {key: value[:, 1:] for key, value in self.STEP.items()}
+        tiny = net.affine(others, self.GAMMA[1:], self.SHIFT[1:], name="tiny", **step)
+        largest = net.reduce(x, g.Max, (1,), keeps_rank=True)
+        largest = net.conv(largest, RNG.standard_normal((2, 1, 1, 1)))
+        plan = assert_fold_is_exact(net.output(net.sigmoid(tiny), largest))
+        assert not plan.removed
+
+    def test_what_is_not_compared_with_it_is_not(self):
+        net = Network()
+        first, others = net.split(net.conv(net.input(2, 3, 4, 4), K[0]), 1)
+        step = {key: value[:, 1:] for key, value in self.STEP.items()}
+        tiny = net.affine(others, self.GAMMA[1:], self.SHIFT[1:], name="tiny", **step)
+        largest = net.reduce(first, g.Max, (1,), keeps_rank=True)
+        largest = net.conv(largest, RNG.standard_normal((2, 1, 1, 1)))
+        assert not assert_fold_is_exact(net.output(net.sigmoid(tiny), largest)).kept

@@ -93,6 +93,7 @@ def test_nothing_that_could_go_was_kept(network):
 
 IMAGE = (2, 4, 3, 3)
 HALF = (2, 2, 3, 3)
+TALL = (2, 4, 6, 3)
 
 
 def conv(name: str, source: str, **options) -> Node:
@@ -105,6 +106,7 @@ def step(name: str, kind: str, *sources: str, **options) -> Node:
     return Node(name, kind, sources, {name: IMAGE}, options)
 
 
+POINTS = {"kernel": (1, 1), "padding": (0, 0), "bias": False}
 TINY = (1e-7, 1e-7, 1e-7, 1e-7)
 FOUND = {
     "a shift of 1e7 on a stream that an activation reads too": (
@@ -125,6 +127,31 @@ FOUND = {
         step("n0", "bn", "x0", gamma=(2.4, 1.0, -0.4, 0.6)),
         step("n1", "shift", "n0"),
         conv("n2", "n0", kernel=(1, 1), padding=(0, 0)),
+    ),
+    "a product with a factor of 0 between an input and a BatchNorm": (
+        step("n0", "scale", "x0", gamma=(1.0, -0.4, 0.0, 2.4)),
+        step("n1", "bn", "n0", gamma=None),
+    ),
+    "products of an activation of the input": (
+        step("n0", "relu", "x0", how="module"),
+        step("n1", "scale", "n0", gamma=(1.0, 0.0, -1.3, 0.0)),
+        step("n2", "scale", "n1", gamma=(-1.3, 2.4, 0.6, 2.4)),
+        step("n3", "scale", "n2", gamma=(1.0, 1.0, 1.0, 2.4)),
+    ),
+    "factors that each meet two channels, one above the other": (
+        step("n0", "shift", "x0"),
+        Node("n1", "concat", ("n0", "x0"), {"n1": TALL}, {"axis": 2}),
+        Node("n2", "scale", ("n1",), {"n2": TALL}, {"gamma": (0.3, -0.4, 1.0, 2.4)}),
+        Node("n3", "prelu", ("n2",), {"n3": TALL}, {"how": "module"}),
+        Node("n4", "bn", ("n3",), {"n4": TALL}, {"gamma": (0.3, -0.4, -2.5, 1.0)}),
+    ),
+    "a shift of 1e7 on what another call of the convolution makes": (
+        conv("n0", "x0", **POINTS),
+        step("n1", "bn", "n0", gamma=(1e-7, -0.4, 1.0, 2.4)),
+        step("n2", "sigmoid", "n1"),
+        Node("n3", "conv", ("n2",), {"n3": IMAGE}, conv("n0", "x0", **POINTS).options, "n0"),
+        conv("n4", "n3", **POINTS),
+        step("n5", "sigmoid", "n4"),
     ),
     "half of a BatchNorm's output is returned, as a view": (
         step("n0", "bn", "x0", gamma=(2.4, 1.0, -0.4, 0.6)),

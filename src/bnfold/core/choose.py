@@ -9,7 +9,7 @@ positive. Shifts: the first such output has none. A class without a removed step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
-from bnfold.core.binding import Binding, BoundAffine
-from bnfold.core.forest import IntArray
+from bnfold.core.binding import Binding, BoundAffine, BoundLinear
+from bnfold.core.forest import Forest, IntArray
+from bnfold.core.labels import merge_axes
+from bnfold.core.laws import each_constant_once, editable
 from bnfold.core.sums import solve_waiting
 
 _CANCELLED = 1e-13
@@ -88,10 +90,11 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     A value of mean m and deviation d is stored with the mean m + t, and loses as many digits as
     |m + t| + d is larger than |m| + d. That does no harm where only a removed step reads it, which
     lost them too: y = 1e-8 * x + 1 has no more digits of x than x + 1e8 has. For y, what counts are
-    the digits that it has from x. Returned are those steps that do it by themselves, if there are.
+    the digits that it has from x. Returned are the steps that have such a shift of their own and
+    are joined with a value that suffers; if there are none, those that read or make one.
     """
     read = _read(binding, removed)
-    found, alone = [], []
+    found, grown, large = [], [], []
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
@@ -99,36 +102,107 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
         x, y, a, b = (
             part[live] for part in (bound.inputs, bound.outputs, bound.scale, bound.shift)
         )
-        spread, center = np.abs(a), b
-        if role.spread is not None:
-            spread = role.spread.reshape(-1)[bound.parameter][live]
-            center = b if role.center is None else role.center.reshape(-1)[bound.parameter][live]
+        spread, center = (part[live] for part in _typical(role, bound))
         deviation, mean = spread / np.abs(a), (center - b) / a
         of_x = np.abs(mean) + deviation
         of_y = np.maximum(np.abs(center) + spread, np.abs(a) * of_x)
         limit = role.growth_limit
-        grown = read[x] & (np.abs(mean + values.shift[x]) + deviation > limit * of_x)
-        grown |= read[y] & (np.abs(center + values.shift[y]) + spread > limit * of_y)
-        if grown.any():
+        suffers = read[x] & (np.abs(mean + values.shift[x]) + deviation > limit * of_x)
+        suffers |= read[y] & (np.abs(center + values.shift[y]) + spread > limit * of_y)
+        if suffers.any():
             found.append(number)
-            if (np.abs(mean + b / a) + deviation > limit * of_x).any():
-                alone.append(number)
-    return alone or found
+            grown.append(y[suffers])
+        large.append((number, y[np.abs(mean + b / a) + deviation > limit * of_x]))
+    if not found:
+        return []
+    together = _classes(binding, [*_stored_alike(binding, removed), *_removals(binding, removed)])
+    suffering = together[np.concatenate(grown)]
+    return [n for n, own in large if np.isin(together[own], suffering).any()] or found
 
+
+def _typical(role: g.AffineStep, bound: BoundAffine) -> tuple[FloatArray, FloatArray]:
+    """The deviation and the mean of an affine step's output, per combination."""
+    if role.spread is None:
+        return np.abs(bound.scale), bound.shift
+    spread = role.spread.reshape(-1)[bound.parameter]
+    center = bound.shift if role.center is None else role.center.reshape(-1)[bound.parameter]
+    return spread, center
+
+
+Pairs = list[tuple[IntArray, IntArray]]
+"""Variables, one by one, of one class."""
 
 _PASSES = (g.View, g.Clip, g.Max, g.Homogeneous)
 """Their output has the digits that their input has."""
 
 
 def _read(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
-    """Which variables an op reads that computes with them, other than the removed steps."""
+    """Which variables an op reads that computes with them, other than the removed steps.
+
+    What is stored like another one is read where that one is.
+    """
     gone = set(removed)
     read = np.zeros(binding.system.count, dtype=bool)
     for number, op in enumerate(binding.graph.ops):
         if number not in gone and not isinstance(op.role, _PASSES):
             for tensor in op.inputs:
                 read[binding.labels[tensor].reshape(-1)] = True
-    return read
+    pairs = _stored_alike(binding, removed)
+    if not pairs:
+        return read
+    classes = _classes(binding, pairs)
+    found = np.zeros(len(read), dtype=bool)
+    found[classes[read]] = True
+    return np.asarray(found[classes])
+
+
+def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
+    """Variables that have one shift because one weight, one constant or one maximum joins them."""
+    gone = set(removed)
+    found: Pairs = []
+    first: dict[Hashable, BoundLinear] = {}
+    for number, op in enumerate(binding.graph.ops):
+        role, bound = op.role, binding.bound.get(number)
+        if isinstance(role, g.Linear) and isinstance(bound, BoundLinear) and role.tie is not None:
+            other = first.setdefault(role.tie, bound)
+            if other is not bound:
+                found += [(bound.inputs, other.inputs), (bound.outputs, other.outputs)]
+        elif isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine):
+            if number not in gone and any(editable(role, bound)):
+                found += _edited_alike(binding, number, bound)
+        elif isinstance(role, g.Max):
+            found.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
+    return [pair for pair in found if len(pair[0])]
+
+
+def _removals(binding: Binding, removed: Sequence[int]) -> Pairs:
+    bound = (binding.bound[number] for number in removed)
+    return [(one.inputs, one.outputs) for one in bound if isinstance(one, BoundAffine)]
+
+
+def _edited_alike(binding: Binding, number: int, bound: BoundAffine) -> Pairs:
+    """What meets one constant of a step that stays, in the first call of its module or here."""
+    first = binding.bound.get(binding.groups[number][0])
+    if not isinstance(first, BoundAffine) or (first is bound and each_constant_once(bound)):
+        return []
+    known, place = np.unique(first.parameter, return_index=True)
+    here = np.flatnonzero(np.isin(bound.parameter, known))
+    there = place[np.searchsorted(known, bound.parameter[here])]
+    return [
+        (bound.inputs[here], first.inputs[there]),
+        (bound.outputs[here], first.outputs[there]),
+    ]
+
+
+def _classes(binding: Binding, pairs: Pairs) -> IntArray:
+    """Per variable, one that stands for all that these pairs join it with; 0 joins nothing."""
+    classes = Forest(0.0)
+    classes.extend(binding.system.count)
+    for left, right in pairs:
+        free = (left != 0) & (right != 0)
+        ones = np.ones(int(np.count_nonzero(free)))
+        classes.relate(left[free], right[free], ones, 0.0 * ones, -1)
+    return classes.roots(np.arange(binding.system.count))
 
 
 def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArray:

@@ -157,21 +157,34 @@ def each_constant_once(bound: BoundAffine) -> bool:
     return is_increasing(parameter) or len(each_once(parameter)) == len(parameter)
 
 
+def editable(role: g.AffineStep, bound: BoundAffine) -> tuple[bool, bool]:
+    """Whether the factors and the summands of an affine step that stays are edited.
+
+    A constant that meets several variables can only be edited alike for all of them. What can edit
+    both of its constants does so; a mere product, or sum, is better left as it is there, and lets
+    through what it can.
+    """
+    if role.scale_editable != role.shift_editable and not each_constant_once(bound):
+        return False, False
+    return role.scale_editable, role.shift_editable
+
+
 def keep_affine(binding: Binding, number: int) -> None:
     """The law of an affine step that stays: a' = s_y*a/s_x, b' = s_y*(b - a*t_x + t_y)."""
     op, system, bound = binding.graph.ops[number], binding.system, binding.bound[number]
     role = op.role
     assert isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine)
     cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-    if role.scale_editable or role.shift_editable:
+    edits_scale, edits_shift = editable(role, bound)
+    if edits_scale or edits_shift:
         _one_edit_per_constant(binding, bound, cause)
     if role.tie is not None:
         _one_edit_per_call(binding, number, bound)
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
     zero = a == 0
-    if not role.scale_editable:
+    if not edits_scale:
         system.same_scale(y[~zero], x[~zero], cause)
-    if not role.shift_editable:
+    if not edits_shift:
         system.plain_scale(y[b != 0], cause)
         system.shift_map(y, x, a, np.zeros(len(a)), cause)
 

@@ -22,6 +22,7 @@ from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
 from bnfold.core.forest import IntArray, each_once
+from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
 from bnfold.core.trace import Trace
@@ -221,9 +222,10 @@ def _plan_affine(
     s_y, inverse = values.scale[bound.outputs], values.inverse[bound.inputs]
     moved = bound.shift - bound.scale * values.shift[bound.inputs] + values.shift[bound.outputs]
     # What cannot be edited does not change, by law; in floating point it nearly does not.
-    if role.scale_editable:
+    edits_scale, edits_shift = editable(role, bound)
+    if edits_scale:
         scale[bound.parameter] = s_y * bound.scale * inverse
-    if role.shift_editable:
+    if edits_shift:
         shift[bound.parameter] = s_y * moved
     if (scale == role.scale.reshape(-1)).all() and (shift == role.shift.reshape(-1)).all():
         return

@@ -161,14 +161,17 @@ class ElementEquations(Equations):
         return y[where.reshape(-1)].reshape(x.shape)
 
     def stays(self, role: g.AffineStep, pairs: Ids, y: Ids, a: NDArray, b: NDArray) -> None:
-        for place in np.unique(pairs[:, 1]):  # one constant, one edit
-            same = pairs[:, 1] == place
+        edits_scale, edits_shift = role.scale_editable, role.shift_editable
+        if edits_scale != edits_shift and len(np.unique(pairs[:, 1])) < len(pairs):
+            edits_scale = edits_shift = False  # a mere product, or sum, is left as it is
+        for place in np.unique(pairs[:, 1]) if edits_scale or edits_shift else ():
+            same = pairs[:, 1] == place  # one constant, one edit
             self.equal(pairs[same, 0], pairs[same, 0][:1])
             self.equal(y[same], y[same][:1])
         for i, o, factor, summand in zip(pairs[:, 0], y, a, b, strict=True):
-            if not role.scale_editable:
+            if not edits_scale:
                 self.scaled(int(i), int(o), 1.0)
-            if not role.shift_editable:
+            if not edits_shift:
                 self.shift.append(({int(o): 1.0, int(i): -factor}, 0.0))
                 if summand:
                     self.unscaled(np.array([o]))

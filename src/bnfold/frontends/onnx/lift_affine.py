@@ -190,14 +190,14 @@ def _emit_arithmetic(
     *,
     position: int,
 ) -> bool:
-    """Constants can be edited where each meets one channel: one for all is spread out first."""
+    """Constants per channel can be edited; one for all channels is spread out first."""
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return False
     shape = lifter.shape(source) or ()
     channel = lifter.axes_of(lifter.tensor(source))
     own = {axis for axis, length in enumerate(scale.shape) if length > 1}
     is_scalar = not own
-    editable = len(channel) == 1 and own <= channel and position >= 0
+    editable = position >= 0 and len(own or channel) == 1
     if editable and is_scalar:
         spread = [n if axis in channel else 1 for axis, n in enumerate(shape)]
         scale, shift = (np.broadcast_to(part, spread).copy() for part in (scale, shift))

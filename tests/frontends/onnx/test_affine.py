@@ -1,0 +1,62 @@
+"""Arithmetic with constants: what stays, and what takes in the step in front of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bnfold
+from tests.frontends.onnx.support import Sketch, assert_same, ops
+
+FACTORS = np.array([1.5, -0.4, 0.0]).reshape(3, 1, 1)
+"""Per channel; nothing is left of the last one."""
+
+
+def folded(s: Sketch, *shape: int):
+    """The model and its report; the fold is exact."""
+    model = s.model()
+    made, report = bnfold.fold(model)
+    assert_same(model, made, shape)
+    return made, {item.name: item for item in report.items}
+
+
+def test_a_product_of_the_input_in_front_of_a_sigmoid_stays():
+    s = Sketch(2, 3, 4, 4)
+    s.node("Mul", s.at, s.constant("factors", FACTORS), name="mul")
+    s.node("Sigmoid")
+    made, items = folded(s, 2, 3, 4, 4)
+    assert not items["mul"].is_removed
+    assert ops(made) == ["Mul", "Sigmoid"]
+
+
+def test_of_two_products_between_an_input_and_an_output_one_stays():
+    s = Sketch(2, 3, 4, 4)
+    s.node("Mul", s.at, s.constant("some", FACTORS + 0.3), name="first")
+    s.node("Mul", s.at, s.constant("others", [[[2.0]], [[-0.7]], [[0.3]]]), name="second")
+    made, items = folded(s, 2, 3, 4, 4)
+    assert items["first"].is_removed and not items["second"].is_removed
+    assert ops(made) == ["Mul"]
+
+
+def test_a_factor_that_meets_two_channels_takes_in_neither():
+    s = Sketch(2, 3, 4, 4)
+    x = s.at
+    y = s.node("Mul", x, s.constant("some", FACTORS + 0.3), name="some_rows")
+    s.node("Concat", y, x, axis=2)
+    s.node("Mul", s.at, s.constant("factors", FACTORS), name="all_rows")
+    s.node("Sigmoid")
+    made, items = folded(s, 2, 3, 4, 4)
+    assert not any(item.is_removed for item in items.values())
+    assert ops(made) == ["Mul", "Concat", "Mul", "Sigmoid"]
+
+
+@pytest.mark.parametrize("before", ["", "Relu", "Sigmoid"])
+def test_a_batch_norm_takes_in_a_product_of_what_nothing_can_rescale(before):
+    s = Sketch(2, 3, 4, 4)
+    if before:
+        s.node(before)
+    s.node("Mul", s.at, s.constant("factors", FACTORS), name="mul")
+    s.bn(3)
+    made, items = folded(s, 2, 3, 4, 4)
+    assert items["mul"].is_removed and not items["bn"].is_removed
+    assert ops(made) == [*([before] if before else []), "BatchNormalization"]
