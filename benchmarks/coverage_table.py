@@ -22,7 +22,8 @@ statistics (different in each channel, 5% of the gammas negative). Each is folde
 - **BatchNorms** are counted where they run: calls in one real forward, before and after.
 - **Error** is max|a - b| / max|a|, the largest over all outputs, of two inputs, one of them not
   known to the fold. "Rounding" is the error of the original in float32 against itself in float64.
-- **Seconds** are for the fold in float32, the copy of the model included.
+- **Seconds** are for the fold in float32, the copy of the model included. The tools were run at
+  different times, bnfold on a busy machine; side by side they are in [fold time](fold_time.md).
 - A result is called wrong when its float64 error is above {wrong:g}.
 
 Made by `python -m benchmarks.coverage`, then `python -m benchmarks.coverage --table`.

@@ -3,6 +3,7 @@
     1  both in their own dtypes, as they will be used             -> differences, own error
     2  both in float64, looking at every tensor inside            -> the truth, the layers
     3  the folded one again, weights rounded once more at random  -> how much rounding explains
+       (twice; more often where that does not explain all, or costs nothing)
 
 One model is loaded at a time. Of a float64 run, only samples of the tensors are kept.
 """
@@ -10,7 +11,7 @@ One model is loaded at a time. Of a float64 run, only samples of the tensors are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,8 +32,9 @@ from bnfold.verify.runner import (
     Runner,
 )
 
-_DRAWS, _DRAWS_SMALL = 4, 12
-"""Draws for a model with many values inside, and for a small one, where they cost nothing."""
+_DRAWS_FIRST, _DRAWS, _DRAWS_SMALL = 2, 4, 12
+"""Draws for a model with many values inside, more for one where these are not enough, and for a
+small model."""
 _SMALL = 1_000_000
 """Numbers inside of a run, up to which a model is small."""
 _SUSPICIOUS = 1e3
@@ -62,6 +64,8 @@ class _Evidence:
     or of the original, its inputs nudged."""
     runs: layers.Runs | None = None
     storages: Sequence[layers.Storage] = ()
+    compared: layers.Comparison | None = None
+    """What the runs say of the tensors inside, as soon as somebody asked."""
     truth: str = "float64"
     notes: list[str] = field(default_factory=list)
 
@@ -192,7 +196,8 @@ def _run_exact(
 ) -> None:
     evidence.storages = original.storages() if look_inside else ()
     axes = _channel_axes(evidence.storages)
-    before, after, draws = [], [], []
+    before, after = [], []
+    draws: list[layers.Run] = []
     with original.exact() as evaluation:
         for inputs in samples:
             probe = Probe(axes)
@@ -205,17 +210,29 @@ def _run_exact(
             outputs = evaluation.run(inputs, probe if look_inside else None)
             evidence.exact_after.append(outputs)
             after.append(_with_outputs(probe, outputs))
+        evidence.runs = layers.Runs([p.seen for p in before], [p.seen for p in after], draws)
         numbers = sum(int(np.prod(seen.shape)) for seen in after[0].seen.values())
-        for number in range(_DRAWS_SMALL if look_inside and numbers <= _SMALL else _DRAWS):
+        is_small = look_inside and numbers <= _SMALL
+        for number in range(_DRAWS_SMALL if is_small else _DRAWS):
+            if number >= _DRAWS_FIRST and not is_small and _is_explained(evidence):
+                break
             probe = Probe(axes)
             inputs = samples[number % len(samples)]
             outputs = evaluation.run(inputs, probe if look_inside else None, draw=number)
             evidence.drawn.append(outputs)
-            draws.append(_with_outputs(probe, outputs))
-    evidence.runs = layers.Runs(
-        [probe.seen for probe in before],
-        [probe.seen for probe in after],
-        [probe.seen for probe in draws],
+            draws.append(_with_outputs(probe, outputs).seen)
+            evidence.compared = None
+
+
+def _is_explained(evidence: _Evidence) -> bool:
+    """Whether the draws so far explain all differences: more of them can only say so again."""
+    known = evidence
+    if not evidence.own_before:  # it could not be run in its own dtype
+        known = replace(evidence, own_before=evidence.exact_before, own_after=evidence.exact_after)
+    compared = _layers(evidence)
+    inside = {layer.name: layer for layer in compared.layers}
+    return all(layer.equal for layer in compared.layers) and all(
+        output.equal for output in _outputs(known, inside)
     )
 
 
@@ -246,6 +263,7 @@ def _run_nudged(original: Runner, samples: Sequence[Sample], evidence: _Evidence
     """The original on inputs moved by their last bit."""
     evidence.truth = "nudged"
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
+    evidence.compared = None
     with original.own() as evaluation:
         evidence.drawn = [
             evaluation.run(nudged(samples[number % len(samples)], original.specs, number))
@@ -299,7 +317,9 @@ def _layers(evidence: _Evidence) -> layers.Comparison:
     """The tensors inside, and the outputs looked at like those."""
     if evidence.runs is None:
         return layers.Comparison([], fits=True)
-    return layers.best(evidence.runs, evidence.storages)
+    if evidence.compared is None:
+        evidence.compared = layers.best(evidence.runs, evidence.storages)
+    return evidence.compared
 
 
 def _doubt(

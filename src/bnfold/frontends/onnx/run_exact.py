@@ -47,6 +47,7 @@ class ExactModel:
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
         self.network: Network = read_network(model.name, model.proto)
+        self._initializers = self._constants()
         self._evaluators: dict[int, tuple[ReferenceEvaluator, list[str]]] = {}
         self._rounded = self._weights()
         self._last = self._last_readers()
@@ -132,7 +133,7 @@ class ExactModel:
     def _value(self, name: str, values: Mapping[str, Any], draw: int | None) -> Any:
         if name in values:
             return values[name]
-        tensor = self._initializers().get(name)
+        tensor = self._initializers.get(name)
         if tensor is None:
             raise NotExactError(f"nothing known makes {name!r}")
         array = to_array(tensor, self.model.bulk.get(name))
@@ -154,9 +155,12 @@ class ExactModel:
         if draw is None or kind not in FLOATS or name not in self._rounded:
             return array
         rng = np.random.default_rng((draw, zlib.crc32(name.encode())))
-        factors = rng.random(array.shape, dtype=np.float32) * 2.0 - 1.0
-        largest = unit(numpy_dtype(kind).name)
-        return np.asarray(array.astype(np.float64) * (1.0 + largest * factors.astype(np.float64)))
+        changes = np.asarray(rng.random(array.shape, dtype=np.float32))
+        changes -= np.float32(0.5)
+        changes *= np.float32(2.0 * unit(numpy_dtype(kind).name))
+        drawn = np.asarray(np.add(changes, 1.0, dtype=np.float64))
+        drawn *= array.astype(np.float64) if array.dtype.kind != "f" else array
+        return drawn
 
     def _weights(self) -> set[str]:
         """Names of the constants that are weights, not numbers to compute a shape with."""
@@ -173,7 +177,7 @@ class ExactModel:
                 weights.update(name for name in node.inputs if name in constant)
         return weights
 
-    def _initializers(self) -> dict[str, TensorProto]:
+    def _constants(self) -> dict[str, TensorProto]:
         return {**self.network.initializers, **self._defaults()}
 
     def _defaults(self) -> dict[str, TensorProto]:
