@@ -56,6 +56,9 @@ is the network with its BatchNorms deleted. All variants of a line run in turn i
 ratio is the median of the ratios of all rounds, in brackets its 95% interval. Below 1, the folded
 network is faster.
 
+The floor cannot always be reached: its ReLUs have one bound for all channels, its convolutions no
+bias to add, and where a BatchNorm has to stay it still has none.
+
 - eager: PyTorch. "Tools" is `torch.fx.experimental.optimization.fuse`.
 - compile: `torch.compile`, each variant compiled. A BatchNorm is an elementwise step there, and
   runs in the loop of the ReLU behind it, so where the two meet there is little to gain.
