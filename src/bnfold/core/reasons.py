@@ -68,7 +68,7 @@ _SENTENCES = {
     Reason.MODULE_DOES_MORE: "its module does more than normalise",
     Reason.OVERFLOW: "the folded weight of {blocker} would not fit its dtype",
     Reason.SCALE_RANGE: "a stored value would be scaled out of the safe range of its dtype",
-    Reason.CLIP_COST: "{blocker} would need bounds per channel, which cost more than they save"
-    " or are not wanted",
+    Reason.CLIP_COST: "{blocker} would need bounds per channel, which cost more than they save;"
+    ' clip="always" allows them',
     Reason.NOT_REACHED: "the run on the example inputs did not reach it",
 }

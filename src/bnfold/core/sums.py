@@ -9,6 +9,7 @@ and what is left after that, which is rare and small, is a dense linear system.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,9 +145,10 @@ class Sums:
         k_first, k_second = k[line, first], k[line, second]
         root_first, root_second = roots[line, first], roots[line, second]
         for count in (1, 2):
-            chosen = terms == count
-            for cause in each_once(self.cause[rows[chosen]]):
-                block = np.flatnonzero(chosen & (self.cause[rows] == cause))
+            chosen = np.flatnonzero(terms == count)
+            for alike in _alike(self.cause[rows[chosen]]):
+                block = chosen[alike]
+                cause = self.cause[rows[block[0]]]
                 known = constant[block] / k_first[block]
                 if count == 1:
                     self.forest.pin(root_first[block], -known, int(cause))
@@ -188,6 +190,13 @@ def _largest(rows: FloatArray) -> FloatArray:
     first, second, third = np.abs(rows).T
     largest: FloatArray = np.maximum(np.maximum(first, second), third)
     return largest
+
+
+def _alike(keys: NDArray[Any]) -> list[IntArray]:
+    """The places of each key that occurs, keys and places ascending."""
+    order = np.argsort(keys, kind="stable")
+    cuts = np.flatnonzero(np.diff(keys[order])) + 1
+    return np.split(order, cuts) if len(order) else []
 
 
 def _take(equations: Equations, rows: NDArray[np.bool_]) -> Equations:
@@ -254,8 +263,8 @@ def _solve_core(
         left, right = left[apart], right[apart]
         components.relate(left, right, np.ones(len(left)), np.zeros(len(left)), -1)
     members = components.roots(equations.roots[core].max(axis=1))
-    for component in each_once(members):
-        _solve_component(equations, core[members == component], values, sums, rows)
+    for block in _alike(members):
+        _solve_component(equations, core[block], values, sums, rows)
 
 
 def _solve_component(
