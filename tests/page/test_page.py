@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ import pytest
 from bnfold import FoldReport
 from bnfold.page.layout import HEIGHT, WIDTH, lay_out
 from bnfold.page.text import escape, json_for_script, printable
-from tests.page.support import NASTY, made_up, page
+from tests.page.support import NASTY, made_up, measured, page
 
 
 @pytest.mark.parametrize("nasty", NASTY)
@@ -93,3 +94,14 @@ def test_boxes_do_not_overlap_and_lines_end_at_their_readers(seed: int) -> None:
 
 def test_no_network_no_drawing() -> None:
     assert lay_out([]).boxes == ()
+
+
+def test_a_latency_that_may_be_chance_is_no_gain() -> None:
+    report = FoldReport((), (), (), {})
+    bench = measured()
+    first, folded = bench.rows
+    assert "<dd>7.9% less time</dd>" in report.to_html(bench=bench)
+    unsure = replace(bench, rows=(first, replace(folded, ratio=0.6, ratio_high=1.2)))
+    assert "<dd>no difference</dd>" in report.to_html(bench=unsure)
+    both = replace(bench, rows=(first, folded, replace(folded, batch=8, ratio=1.25)))
+    assert "<dd>0.92\N{EN DASH}1.25</dd>" in report.to_html(bench=both)

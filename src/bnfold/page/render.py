@@ -112,9 +112,12 @@ def _tiles(report: FoldReport, verify: VerifyResult | None, bench: BenchResult |
         tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
     if verify is not None:
         tiles.append(("computes the same", "yes" if verify.equal else "no"))
-    ratios = [] if bench is None else [r.ratio for r in bench.rows if r.variant == "folded"]
-    if ratios:
-        ends = sorted({f"{min(ratios):.2f}", f"{max(ratios):.2f}"})
+    folded = [] if bench is None else [row for row in bench.rows if row.variant == "folded"]
+    if len(folded) == 1:
+        tiles.append(("latency", folded[0].outcome))
+    elif folded:
+        ratios = [row.ratio for row in folded]
+        ends = dict.fromkeys((f"{min(ratios):.2f}", f"{max(ratios):.2f}"))
         tiles.append(("of the original's time", "\N{EN DASH}".join(ends)))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles
