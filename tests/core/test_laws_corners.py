@@ -517,3 +517,12 @@ class TestZeroGamma:
         x = net.affine(net.input(2, 3, 4, 4), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="bn")
         (x,) = net.view(lambda values: [values[0][:, ::-1]], x)
         goes(net, net.sigmoid(step(net, x, A[3], B[3])))
+
+
+def test_an_empty_tensor_goes_through_every_op():
+    """A crop to nothing, as some detection heads have it: no values, no constraints."""
+    net = Network()
+    x = bn(net, conv(net, net.input(1, 3, 4, 4)))
+    (y,) = net.view(lambda values: [values[0][:, :, :0]], x)
+    y = net.sum(net.sign(net.clip(y)), net.leaky(y))
+    goes(net, y, conv(net, x))
