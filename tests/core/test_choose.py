@@ -91,7 +91,6 @@ class TestScales:
         net.output(x)
         assert values_of(net, x)[0].tolist() == [1.0] * 3
 
-
     def test_a_constant_that_its_readers_know_is_not_scaled(self):
         """The inverse is 0, so that nobody looks; whoever asks for the scale gets 1."""
         net = Network()
