@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnfold.core import graph as g
-from bnfold.core import labels
+from bnfold.core import labels, laws
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, Weights, assert_fold_is_exact
@@ -526,3 +526,16 @@ def test_an_empty_tensor_goes_through_every_op():
     (y,) = net.view(lambda values: [values[0][:, :, :0]], x)
     y = net.sum(net.sign(net.clip(y)), net.leaky(y))
     goes(net, y, conv(net, x))
+
+
+def test_a_usual_network_gets_exactly_the_room_that_it_needs():
+    """Arrays that grow on the way are held twice, and what they have too much stays."""
+    net = Network()
+    one = conv(net, net.input(2, 3, 4, 4), 1)
+    x = conv(net, bn(net, one), 4)
+    y = net.leaky(net.sum(one, x, bn(net, conv(net, x, 4))))
+    y = net.sum(x, y)
+    net.output(conv(net, net.concat(x, net.clip(y)), 2))
+    system = laws.bind(net.graph).system
+    for forest in (system.magnitude, system.sign, system.shift):
+        assert len(forest.parent) == system.count
