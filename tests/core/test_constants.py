@@ -103,6 +103,14 @@ class TestMustStay:
         x = source(net)
         assert reasons(net, x, net.leaky(bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])))
 
+    def test_a_producer_that_is_returned_is_not_zeroed_for_a_reader(self):
+        """Which takes the constant itself."""
+        net = Network()
+        x = source(net)
+        plan = assert_fold_is_exact(net.output(x, reader(net, bn(net, x))))
+        assert list(plan.removed) == [net.number("bn")]
+        assert not plan.linear.keys() & {net.number("source")}
+
     def test_a_value_that_is_used_twice_is_not_zeroed_for_one(self):
         """Its first use needs gamma 0, its second 2: a reader takes the constant."""
         net = Network()
@@ -125,7 +133,7 @@ class TestMustStay:
         scale[channel], shift[channel] = 0.0, 0.7
         x = bn(net, net.input(2, 3, 5, 5), scale, shift)
         y = net.conv(x, np.sign(WIDE), [0.2, -0.5], weight=weight)
-        assert reasons(net, y) == {Reason.ZERO_GAMMA}
+        assert reasons(net, net.conv(y, np.ones((1, 2, 1, 1)))) == {Reason.ZERO_GAMMA}
 
     @pytest.mark.parametrize("channel", [0, 1])
     def test_a_reader_that_is_called_twice_takes_no_constant(self, channel):
@@ -155,10 +163,13 @@ class TestMustStay:
         assert removed(net, behind_a_clip_and_a_step(net, bounds), clip="always") == ["one"]
 
     def test_a_producer_behind_another_step_that_has_a_second_reader(self):
+        """The one who reads the constant takes it."""
         net = Network()
         x = source(net)
         y = bn(net, bn(net, x, [2, 2, 2], name="one"), [0.5, 0, 0.5], name="two")
-        assert "two" not in removed(net, net.leaky(x), net.leaky(y))
+        plan = assert_fold_is_exact(net.output(net.leaky(x), reader(net, y)))
+        assert removed_names(net, plan) == ["one", "two"]
+        assert not any(edit.zeroed.any() for edit in plan.linear.values())
 
     @pytest.mark.parametrize("options", [{"weight": g.Weight.FIXED}, {"bias_editable": False}])
     def test_a_producer_that_cannot_be_edited_is_not_zeroed(self, options):
