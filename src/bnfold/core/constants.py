@@ -108,7 +108,8 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
 def _takes_constants(role: g.Role, bound: Bound | None) -> bool:
     """Whether an op can have the factor 0 for an input, and its own constant for what it loses."""
     if isinstance(role, g.AffineStep):
-        free = role.scale_editable and role.tie is None
+        # The factor of a quotient cannot be 0; a step with summands is none.
+        free = role.scale_editable and role.shift_editable and role.tie is None
         return free and isinstance(bound, BoundAffine) and each_constant_once(bound)
     return isinstance(role, g.Linear)
 
