@@ -2,7 +2,8 @@
 
     chain       convolution, BatchNorm, ReLU
     residual    x + convolution(ReLU(BatchNorm(x))): one scale, shifts that add up over the depth
-    dense       each layer reads all that came before: the input itself grows with the square
+    dense       each layer (1 x 1, as a DenseNet's) reads all that came before: the input itself
+                grows with the square
 
 Every size runs in a process of its own (peak memory is the process's, less that of an empty
 network). Time is processor time of `make_plan` alone: no framework, no weights. The slope of a line
@@ -55,9 +56,9 @@ class Network:
         shift = self.rng.normal(size=(1, channels, 1, 1))
         return self._add(name, g.AffineStep(scale, shift, channels=channels), [x], channels)
 
-    def conv(self, x: int, ins: int, outs: int, name: str) -> int:
-        """A padded convolution."""
-        return self._add(name, g.Linear(ins, outs, 1, 1, crosses_zeros=True), [x], outs)
+    def conv(self, x: int, ins: int, outs: int, name: str, *, is_padded: bool = True) -> int:
+        """A convolution."""
+        return self._add(name, g.Linear(ins, outs, 1, 1, crosses_zeros=is_padded), [x], outs)
 
     def relu(self, x: int, channels: int, name: str) -> int:
         """With room for bounds per channel."""
@@ -86,7 +87,7 @@ def build(kind: str, depth: int, width: int) -> g.Graph:
             x = net.relu(x, width, f"relu{block}")
             continue
         y = net.relu(net.norm(x, channels, f"bn{block}"), channels, f"relu{block}")
-        y = net.conv(y, channels, width, f"conv{block}")
+        y = net.conv(y, channels, width, f"conv{block}", is_padded=kind != "dense")
         if kind == "residual":
             x = net.sum(x, y, width, f"sum{block}")
             continue

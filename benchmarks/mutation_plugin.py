@@ -202,7 +202,9 @@ class _Campaign:
             span = range(mutant.lines[0], mutant.lines[1] + 1)
             found = {test for line in span for test in lines.get(line, ())}
         else:
+            # What a file without functions holds, any test may use.
             found = {test for tests in lines.values() for test in tests}
+            found = found or set(range(len(self.items)))
         killed = self.killers.get(mutant.scope, Counter())
         return sorted(found, key=lambda test: (-killed[test], self.seconds[test], test))
 
@@ -353,9 +355,8 @@ def _renew_names(module: ModuleType, code: CodeType, scope: str) -> None:
 
 
 def _renew_field(old: Any, new: Any, field: str) -> None:
-    """A dataclass keeps its defaults in `__init__`."""
-    if not dataclasses.is_dataclass(old):
+    """A dataclass keeps its defaults, and what makes them, in `__init__`."""
+    if dataclasses.is_dataclass(old):
+        old.__init__ = new.__init__
+    else:
         setattr(old, field, vars(new)[field])
-        return
-    old.__init__.__defaults__ = new.__init__.__defaults__
-    old.__init__.__kwdefaults__ = new.__init__.__kwdefaults__

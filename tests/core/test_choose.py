@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bnfold.core.graph import Linear
 from bnfold.core.plan import make_plan
+from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact
 
 RNG = np.random.default_rng(3)
@@ -89,6 +91,15 @@ class TestScales:
         net.output(x)
         assert values_of(net, x)[0].tolist() == [1.0] * 3
 
+    def test_a_constant_that_its_readers_know_is_not_scaled(self):
+        """The inverse is 0, so that nobody looks; whoever asks for the scale gets 1."""
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), [1.5, 0.0, 0.25], B, name="bn")
+        net.output(net.affine(x, A, B, name="kept", refusal=(Reason.HOOK, None)))
+        edit = assert_fold_is_exact(net).affine[1]
+        assert edit.scale.reshape(-1)[1] == 0.0
+        assert edit.input_scale.reshape(-1)[1] == 1.0
+
 
 class TestShifts:
     def test_the_first_removed_step_has_no_shift(self):
@@ -111,17 +122,43 @@ class TestShifts:
         assert len(plan.removed) == 3
         assert not plan.linear
 
-    def test_shifts_that_cancel_up_to_rounding_are_exactly_zero(self):
+    @pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+    def test_shifts_that_cancel_up_to_rounding_are_exactly_zero(self, size):
         """a * (b / a) - b is not 0 in floating point, as with these numbers."""
         net = Network()
         x = net.conv(net.input(1, 3, 4, 4), K[0])
-        y = net.affine(x, [1.5, -0.6, -0.6], [0.9, 0.7, 0.9])
+        y = net.affine(x, [1.5, -0.6, -0.6], np.multiply(size, [0.9, 0.7, 0.9]))
         net.output(net.conv(net.clip(y), K[1]))
         plan = assert_fold_is_exact(net)
         assert len(plan.removed) == 1
         first, second = (n for n, op in enumerate(net.graph.ops) if isinstance(op.role, Linear))
         assert plan.linear[first].output_shift.all()
         assert second not in plan.linear
+
+    @pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+    def test_a_small_rest_is_no_rounding(self, size):
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        b = np.array([size, -size, size])
+        one = net.affine(x, [1, 1, 1], b)
+        two = net.affine(x, [1, 1, 1], b * (1 - 1e-11))
+        net.output(net.conv(one, K[1]), net.conv(two, K[2]))
+        assert values_of(net, one)[1].tolist() == [0.0] * 3
+        np.testing.assert_allclose(values_of(net, two)[1], b * 1e-11, rtol=1e-4)
+
+    def test_the_first_step_counts_even_if_it_goes_last(self):
+        """A zero gamma that its readers have to take is looked at after all others."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        one = net.affine(x, [-1.5, 0.0, 0.25], B, name="one")
+        two = net.affine(x, [0.5, -2.0, -4.0], np.roll(B, 1), name="two")
+        net.output(net.conv(one, K[1]), net.conv(two, K[2]))
+        solution = make_plan(net.graph).solution
+        assert solution is not None
+        assert solution.removed == [net.number("two"), net.number("one")]
+        scale, shift = values_of(net, one)
+        assert shift[[0, 2]].tolist() == [0.0, 0.0]
+        assert (scale > 0).all()
 
     def test_waiting_sums_are_solved(self):
         net = Network()

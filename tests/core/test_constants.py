@@ -40,6 +40,13 @@ def reasons(net: Network, *outputs: int, **how) -> set[Reason]:
     return {obstacle.reason for obstacle in plan.kept.values()}
 
 
+def behind_a_clip_and_a_step(net: Network, bounds: tuple[float, float]) -> int:
+    """Two steps that together do nothing, but for a channel of gamma 0; what comes is returned."""
+    x = net.clip(source(net), *bounds)
+    x = net.affine(x, [2, 2, 2], [0.5, 0.6, 0.7], name="one")
+    return net.sigmoid(net.affine(x, [0.5, 0, 0.5], [-0.25, 0.8, -0.35], name="two"))
+
+
 class TestMustStay:
     def test_a_constant_does_not_cross_padding(self):
         net = Network()
@@ -51,6 +58,19 @@ class TestMustStay:
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, -0.7, -0.4])
         assert reasons(net, reader(net, net.clip(x)))
+
+    def test_a_constant_above_the_clip_is_another_constant(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, 6.7, -0.4])
+        assert reasons(net, reader(net, net.clip(x, 0, 6)), clip="always")
+
+    @pytest.mark.parametrize("bounds", [[(-1, 5), (0, 8)], [(0, 8), (-1, 5)]])
+    @pytest.mark.parametrize("value", [-0.5, 6.0])
+    def test_of_several_clips_the_narrowest_counts(self, value, bounds):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, value, -0.4])
+        outputs = [reader(net, net.clip(x, *both)) for both in bounds]
+        assert reasons(net, *outputs, clip="always")
 
     def test_a_constant_that_is_returned(self):
         net = Network()
@@ -78,17 +98,78 @@ class TestMustStay:
         x = source(net)
         assert reasons(net, net.leaky(bn(net, x)), net.leaky(x))
 
+    def test_a_producer_that_is_returned_is_not_zeroed(self):
+        net = Network()
+        x = source(net)
+        assert reasons(net, x, net.leaky(bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])))
+
+    def test_a_producer_that_is_returned_is_not_zeroed_for_a_reader(self):
+        """Which takes the constant itself."""
+        net = Network()
+        x = source(net)
+        plan = assert_fold_is_exact(net.output(x, reader(net, bn(net, x))))
+        assert list(plan.removed) == [net.number("bn")]
+        assert not plan.linear.keys() & {net.number("source")}
+
+    def test_a_value_that_is_used_twice_is_not_zeroed_for_one(self):
+        """Its first use needs gamma 0, its second 2: a reader takes the constant."""
+        net = Network()
+        x = source(net)
+        x = net.affine(net.concat(x, x), [0.0, 1, 1, 2, 1, 1], [0.5] * 6, name="bn")
+        plan = assert_fold_is_exact(net.output(net.conv(x, RNG.standard_normal((2, 6, 1, 1)))))
+        assert not any(edit.zeroed.any() for edit in plan.linear.values())
+
+    def test_an_opaque_step_takes_no_constant(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        y = net.affine(x, [1.0, 2.0, 3.0], SHIFT, opaque=True, removable=False)
+        assert reasons(net, y) == {Reason.ZERO_GAMMA}
+
+    @pytest.mark.parametrize("channel", [0, 1])
+    @pytest.mark.parametrize("weight", [g.Weight.FIXED, g.Weight.SIGNS])
+    def test_a_reader_whose_weight_is_fixed_takes_no_constant(self, weight, channel):
+        net = Network()
+        scale, shift = np.ones(3), np.zeros(3)
+        scale[channel], shift[channel] = 0.0, 0.7
+        x = bn(net, net.input(2, 3, 5, 5), scale, shift)
+        y = net.conv(x, np.sign(WIDE), [0.2, -0.5], weight=weight)
+        assert reasons(net, net.conv(y, np.ones((1, 2, 1, 1)))) == {Reason.ZERO_GAMMA}
+
+    @pytest.mark.parametrize("channel", [0, 1])
+    def test_a_reader_that_is_called_twice_takes_no_constant(self, channel):
+        net = Network()
+        scale, shift = np.ones(3), np.zeros(3)
+        scale[channel], shift[channel] = 0.0, 0.7
+        x = bn(net, net.input(2, 3, 5, 5), scale, shift)
+        one, two = net.conv(x, WIDE, tie="k"), net.conv(net.input(2, 3, 5, 5), WIDE, tie="k")
+        assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
+
     def test_a_producer_that_is_tied_is_not_zeroed(self):
         net = Network()
         x = source(net, tie="k")
         y = net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, tie="k")
         assert reasons(net, net.leaky(bn(net, x)), net.conv(y, WIDE))
 
-    def test_a_clip_that_has_no_zero_makes_another_constant(self):
-        """A producer of 0 would arrive as 1."""
+    @pytest.mark.parametrize("bounds", [(0.5, 2), (-2, -0.5)])
+    def test_a_clip_that_has_no_zero_makes_another_constant(self, bounds):
+        """A producer of 0 would arrive as 0.5."""
         net = Network()
-        x = bn(net, net.clip(source(net), 1, 2), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        x = bn(net, net.clip(source(net), *bounds), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
         assert reasons(net, net.leaky(x), clip="always")
+
+    @pytest.mark.parametrize("bounds", [(0.5, 2), (-2, -0.5)])
+    def test_nor_does_it_behind_another_step(self, bounds):
+        net = Network()
+        assert removed(net, behind_a_clip_and_a_step(net, bounds), clip="always") == ["one"]
+
+    def test_a_producer_behind_another_step_that_has_a_second_reader(self):
+        """The one who reads the constant takes it."""
+        net = Network()
+        x = source(net)
+        y = bn(net, bn(net, x, [2, 2, 2], name="one"), [0.5, 0, 0.5], name="two")
+        plan = assert_fold_is_exact(net.output(net.leaky(x), reader(net, y)))
+        assert removed_names(net, plan) == ["one", "two"]
+        assert not any(edit.zeroed.any() for edit in plan.linear.values())
 
     @pytest.mark.parametrize("options", [{"weight": g.Weight.FIXED}, {"bias_editable": False}])
     def test_a_producer_that_cannot_be_edited_is_not_zeroed(self, options):
@@ -106,6 +187,15 @@ class TestMustStay:
         x = bn(net, net.input(2, 2, 3, 3), [0.0, 2.0], [0.7, 0.3], "bn")
         x = net.affine(x, [3.0, 0.0], [0.2, 0.9], name="kept", scale_editable=False)
         assert "bn" not in removed(net, x)
+
+    def test_a_constant_does_not_enter_a_step_without_summands(self):
+        """It may be a division, and there is no divisor that makes a 0."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        x = net.affine(
+            x, [2.0, -3.0, 0.5], [0] * 3, name="quotient", removable=False, shift_editable=False
+        )
+        assert reasons(net, reader(net, x)) == {Reason.ZERO_GAMMA}
 
     def test_a_constant_does_not_enter_one_of_two_calls(self):
         """The other call reads other values with the same constants."""
@@ -142,6 +232,17 @@ class TestAtProducer:
         x = net.mean_pool(net.max_pool(net.clip(source(net))))
         x = bn(net, x, [1.5, 0.0, 0.6], [0.0, 0.7, 0.0])
         assert removed(net, net.sigmoid(x)) == ["bn"]
+
+    @pytest.mark.parametrize("bounds", [(0, 2), (-2, 0), (-2, 0.5), (-0.5, 2)])
+    def test_through_a_clip_that_leaves_zero(self, bounds):
+        net = Network()
+        x = bn(net, net.clip(source(net), *bounds), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert removed(net, net.leaky(x), clip="always") == ["bn"]
+
+    @pytest.mark.parametrize("bounds", [(0, 2), (-2, 0), (-2, 0.5), (-0.5, 2)])
+    def test_through_a_clip_that_leaves_zero_and_another_step(self, bounds):
+        net = Network()
+        assert removed(net, behind_a_clip_and_a_step(net, bounds), clip="always") == ["one", "two"]
 
     def test_a_relu_and_padding_after_it(self):
         net = Network()
@@ -213,10 +314,27 @@ class TestAtConsumers:
         plan = assert_fold_is_exact(net.output(reader(net, x), y))
         assert plan.removed == {0: ("other", "reader")}
 
-    def test_through_a_clip_that_leaves_the_constant(self):
+    @pytest.mark.parametrize("value", [0.0, 0.7, 6.0])
+    def test_through_a_clip_that_leaves_the_constant(self, value):
+        """Its bounds stay: what the clip makes of the channel, nobody looks at."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, value, 0.0])
+        plan = assert_fold_is_exact(net.output(reader(net, net.clip(x, 0, 6))), clip="always")
+        assert list(plan.removed) == [0]
+        assert not plan.clip
+
+    def test_through_a_clip_that_gets_other_bounds(self):
         net = Network()
         x = net.clip(bn(net, net.input(2, 3, 5, 5)), 0, 6)
-        assert removed(net, reader(net, x), clip="always") == ["bn"]
+        plan = assert_fold_is_exact(net.output(reader(net, x)), clip="always")
+        assert list(plan.removed) == [0]
+        assert list(plan.clip) == [1]
+
+    def test_a_producer_whose_bias_cannot_be_edited(self):
+        net = Network()
+        x = bn(net, source(net, bias_editable=False), [1.0, 0.0, 1.0], [0.3, 0.7, -0.4])
+        plan = assert_fold_is_exact(net.output(reader(net, x)))
+        assert plan.removed == {net.number("bn"): ("reader",)}
 
     def test_zero_crosses_padding(self):
         net = Network()

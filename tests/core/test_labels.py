@@ -29,9 +29,13 @@ class TestFresh:
         wide = lab.expand(labels, (4, 5, 2))
         assert wide.tolist() == np.broadcast_to(labels, (4, 5, 2)).tolist()
 
-    def test_a_shape_that_does_not_fit_is_no_view(self):
+    @pytest.mark.parametrize(
+        ("given", "shape"),
+        [((1, 3), (2, 4)), ((1, 2), (1, 4)), ((3, 3), (2, 4)), ((3,), (1,)), ((2, 3), (1, 3))],
+    )
+    def test_a_shape_that_does_not_fit_is_no_view(self, given, shape):
         with pytest.raises(ValueError, match="broadcast"):
-            lab.expand(np.arange(3).reshape(1, 3), (2, 4))
+            lab.expand(np.arange(np.prod(given)).reshape(given), shape)
 
     @pytest.mark.parametrize(("axis", "shape"), [(1, (1, 3, 1)), (2, (1, 1, 3)), (-1, (1, 1, 3))])
     def test_one_variable_per_channel(self, axis, shape):
@@ -53,6 +57,7 @@ class TestCompress:
         labels = np.array([[4, 5, 6], [4, 5, 6]])
         assert lab.compress(labels).tolist() == [[4, 5, 6]]
         assert lab.compress(labels.T).tolist() == [[4], [5], [6]]
+        assert lab.compress(np.array([[[4, 4, 4], [5, 5, 5]]])).tolist() == [[[4], [5]]]
 
     @pytest.mark.parametrize("seed", range(5))
     def test_the_values_are_the_same(self, seed):
@@ -116,10 +121,30 @@ class TestCombine:
         monkeypatch.setattr(lab, "SMALL", 0)
         found = lab.combine([np.array([[1], [2]]), np.array([[5, 6, 5]])])
         assert found is not None
-        arrays, _, count = found
+        arrays, where, count = found
         assert count == 4
+        assert where.shape == (2, 3)
         pairs = {(int(a), int(b)) for a, b in zip(*arrays, strict=True)}
         assert pairs == {(1, 5), (1, 6), (2, 5), (2, 6)}
+
+    @pytest.mark.parametrize(
+        ("one", "other", "shape"),
+        [([[1], [1]], [[5, 6, 5]], (1, 3)), ([[1], [2]], [[5, 5, 5]], (2, 1))],
+    )
+    def test_what_is_made_of_coarser_arrays_repeats(self, one, other, shape):
+        """Also where the result is small; what is found is compressed."""
+        found = lab.combine([np.array(one), np.array(other)])
+        assert found is not None
+        _, where, count = found
+        assert count == 2
+        assert where.shape == shape
+
+    def test_a_large_array_is_searched_for_what_repeats(self, monkeypatch):
+        """In an array that is as fine as the result, too: it may be a whole image."""
+        monkeypatch.setattr(lab, "SMALL", 2)
+        found = lab.combine([np.array([1, 1, 2]), np.array([5, 5, 6])])
+        assert found is not None
+        assert found[2] == 2
 
     @pytest.mark.parametrize("small", [0, 4096])
     @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnfold.core import graph as g
-from bnfold.core import labels
+from bnfold.core import labels, laws
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, Weights, assert_fold_is_exact
@@ -552,3 +552,25 @@ class TestZeroGamma:
         x = net.affine(net.input(2, 3, 4, 4), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="bn")
         (x,) = net.view(lambda values: [values[0][:, ::-1]], x)
         goes(net, net.sigmoid(step(net, x, A[3], B[3])))
+
+
+def test_an_empty_tensor_goes_through_every_op():
+    """A crop to nothing, as some detection heads have it: no values, no constraints."""
+    net = Network()
+    x = bn(net, conv(net, net.input(1, 3, 4, 4)))
+    (y,) = net.view(lambda values: [values[0][:, :, :0]], x)
+    y = net.sum(net.sign(net.clip(y)), net.leaky(y))
+    goes(net, y, conv(net, x))
+
+
+def test_a_usual_network_gets_exactly_the_room_that_it_needs():
+    """Arrays that grow on the way are held twice, and what they have too much stays."""
+    net = Network()
+    one = conv(net, net.input(2, 3, 4, 4), 1)
+    x = conv(net, bn(net, one), 4)
+    y = net.leaky(net.sum(one, x, bn(net, conv(net, x, 4))))
+    y = net.sum(x, y)
+    net.output(conv(net, net.concat(x, net.clip(y)), 2))
+    system = laws.bind(net.graph).system
+    for forest in (system.magnitude, system.sign, system.shift):
+        assert len(forest.parent) == system.count

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from bnfold.core.plan import ban_overflow, make_plan
+from bnfold.core.plan import AffineEdit, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact
 
@@ -44,6 +45,43 @@ class TestNothingToDo:
             plan = assert_fold_is_exact(net.output(net.conv(net.leaky(x), K[0])))
             for edit in plan.affine.values():
                 assert edit.scale.reshape(-1).tolist() == A
+
+    def test_a_summand_that_is_not_editable_is_not_rounded_anew(self):
+        """b - a * t_x + t_y is b, and in floating point it is not always."""
+        for seed in range(20):
+            b = np.random.default_rng(seed).uniform(0.5, 2.0, 3)
+            net = Network()
+            x = net.affine(net.conv(net.input(1, 3, 4, 4), K[0]), [1, 1, 1], b, name="gone")
+            x = net.affine(x, A, B, name="kept", removable=False, shift_editable=False)
+            plan = assert_fold_is_exact(net.output(net.conv(x, K[1])))
+            for edit in plan.affine.values():
+                assert edit.shift.reshape(-1).tolist() == B
+
+    def test_scales_that_cancel_up_to_rounding_cost_no_edit(self):
+        """49 * (1 / 49) is not 1 in floating point."""
+        factors = np.array([49.0, 98.0, 103.0])
+        assert (factors * (1 / factors) != 1).all()
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), factors, [0, 0, 0])
+        x = net.affine(x, 1 / factors, [0, 0, 0])
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
+        assert len(plan.removed) == 2
+        assert not plan.linear
+
+    def test_only_a_sign_is_left_of_them(self):
+        factors = np.array([49.0, 98.0, 103.0])
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), factors, [0, 0, 0])
+        x = net.affine(x, -1 / factors, [0, 0, 0])
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
+        assert plan.linear[2].input_inverse.tolist() == [-1.0] * 3
+
+    @pytest.mark.parametrize("little", [1e-11, -1e-11])
+    def test_a_scale_near_1_is_not_1(self, little):
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), [1 + little] * 3, [0, 0, 0])
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
+        np.testing.assert_allclose(plan.linear[1].input_inverse - 1, little, rtol=1e-4)
 
     def test_an_identity_step_costs_no_edit(self):
         net = Network()
@@ -114,6 +152,58 @@ class TestOverflow:
         assert banned[net.number("second")].reason is Reason.OVERFLOW
         assert banned[net.number("second")].blocker == "two"
 
+    def test_a_step_in_front_of_an_edit_is_banned(self):
+        """The other branch has nothing to do with it."""
+        net = Network()
+        x = net.input(1, 3, 4, 4)
+        y, z = net.affine(x, A, B, name="one"), net.affine(x, B, A, name="other")
+        net.output(net.conv(y, K[0], name="reader"), net.conv(z, K[1]))
+        banned = ban_overflow(make_plan(net.graph), [net.number("reader")])
+        assert set(banned) == {net.number("one")}
+
+    def test_a_step_of_the_same_stream_is_banned(self):
+        """What the last convolution reads is no step's output, but of a class with both steps'."""
+        net = self.net()  # another stream
+        i = net.input(1, 3, 4, 4)
+        x = net.conv(i, K[0])
+        y, z = net.affine(x, B, A, name="bn1"), net.affine(x, A, B, name="bn2")
+        y = net.sum(net.split(y, 1)[0], net.conv(i, K[1][:1]))
+        net.output(net.conv(y, K[2][:, :1], name="reader"), net.conv(z, K[3]))
+        banned = ban_overflow(make_plan(net.graph), [net.number("reader")])
+        assert set(banned) == {net.number("bn1"), net.number("bn2")}
+
+    def test_a_step_behind_a_sum_with_what_is_stored_as_it_is(self):
+        """The input pins the scale of all of them: a step elsewhere may have to go with it."""
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        x = net.sum(net.affine(i, A, B, name="bn"), net.conv(i, K[0]))
+        net.output(net.conv(x, K[1], name="reader"))
+        plan = assert_fold_is_exact(net)
+        assert list(plan.removed) == [net.number("bn")]
+        assert set(ban_overflow(plan, [net.number("reader")])) == {net.number("bn")}
+
+    @pytest.mark.parametrize(
+        ("scale", "shift", "expected"),
+        [
+            (1.0, 0.0, {"one"}),
+            (1.0, 0.5, {"one", "other"}),
+            (4.0, 0.0, {"one", "other"}),
+            (0.25, 0.0, {"one", "other"}),
+            (-1.0, 0.0, {"one", "other"}),
+            (0.0, 0.0, {"one", "other"}),
+        ],
+    )
+    def test_a_step_that_changed_nothing_there_is_not_banned(self, scale, shift, expected):
+        net = Network()
+        x, y = net.split(net.input(1, 3, 4, 4), 2)
+        x = net.affine(x, [2.0, 3.0], [0.5, 0.6], name="one")
+        y = net.affine(y, [scale], [shift], name="other")
+        net.output(net.conv(net.concat(x, y), K[0], name="reader"))
+        plan = assert_fold_is_exact(net)
+        assert len(plan.removed) == 2
+        banned = ban_overflow(plan, [net.number("reader")])
+        assert {net.graph.ops[number].name for number in banned} == expected
+
     def test_a_plan_under_the_ban_leaves_the_op_alone(self):
         net = self.net()
         banned = ban_overflow(make_plan(net.graph), [net.number("one")])
@@ -163,3 +253,41 @@ class TestEdits:
             edit.shift.reshape(-1), np.add(np.multiply(B, [2.0, -1.0, 0.5]), [1.0, 0.0, -1.0])
         )
         assert edit.scale.shape == (1, 3, 1, 1)
+        np.testing.assert_allclose(edit.input_scale.reshape(-1), 1 / np.array(A))
+        np.testing.assert_allclose(edit.input_shift.reshape(-1), -np.array(B))
+
+    @pytest.mark.parametrize("bounds", [(-np.inf, 6.0), (0.0, np.inf), (0.0, 6.0)])
+    @pytest.mark.parametrize(
+        ("scale", "shift"),
+        [([1, 1, 1], [0.5, 0, 0]), ([-0.5, 1, 1], [0, 0, 0]), ([0.5, 1, 1], [0, 0, 0])],
+    )
+    def test_one_channel_is_enough_for_other_bounds(self, scale, shift, bounds):
+        net = Network()
+        x = net.clip(net.affine(net.input(1, 3, 4, 4), scale, shift, name="bn"), *bounds)
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])), clip="always")
+        assert list(plan.removed) == [0]
+        moved = not (scale[0] > 0 and shift == [0, 0, 0] and bounds == (0.0, np.inf))
+        assert bool(plan.clip) == moved
+
+
+class TestMovedMean:
+    """What a kept BatchNorm subtracts: its mean, or the mean of what is stored."""
+
+    MEAN = np.array([3.0, -2.0, 0.5])
+
+    def edit(self, *scale: float) -> AffineEdit:
+        """(1, 3, 1, 1), with the shifts 1, 2 and 4."""
+        one = np.ones((1, 3, 1, 1))
+        shift = np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
+        return AffineEdit(one, one, np.reshape(scale, (1, 3, 1, 1)), shift)
+
+    @pytest.mark.parametrize("scale", [1.0, -1.0, 1e6, 0.125, -0.125])
+    def test_it_stays_where_it_takes_no_digits(self, scale):
+        assert self.edit(1.0, scale, 2.0).moved_mean(self.MEAN).tolist() == self.MEAN.tolist()
+
+    @pytest.mark.parametrize("scale", [0.12, -0.12, 1e-3])
+    def test_it_moves_with_an_input_that_is_stored_much_smaller(self, scale):
+        moved = self.edit(1.0, scale, 2.0).moved_mean(self.MEAN)
+        assert moved.tolist() == [4.0, 0.0, 9.0]
+        moved = self.edit(scale, scale, scale).moved_mean(self.MEAN)
+        np.testing.assert_allclose(moved, [scale * 4.0, 0.0, scale * 4.5])

@@ -40,7 +40,7 @@ class Values:
 def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
     """Values that satisfy all constraints. Raises Conflict if waiting sums contradict."""
     system = binding.system
-    anchors = _anchors(binding, removed, dead)
+    anchors = _anchors(binding, removed)
     everything = np.arange(system.count)
     magnitude = system.magnitude.find(everything)
     root_magnitude = np.ones(system.count)
@@ -61,10 +61,8 @@ def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
     scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
     inverse = 1.0 / scale
     scale[dead], inverse[dead] = 1.0, 0.0
-    moved = shift.p * root_shift[shift.root]
-    t = moved + shift.q
-    terms = np.maximum(np.abs(moved), system.shift.largest_offset(everything))
-    t[np.abs(t) <= _CANCELLED * terms] = 0.0
+    t = shift.p * root_shift[shift.root] + shift.q
+    t[np.abs(t) <= _CANCELLED * system.shift.largest_offset(everything)] = 0.0
     return Values(scale, inverse, t)
 
 
@@ -76,7 +74,7 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
         scale = np.abs(values.scale[bound.outputs])
         spread = 1.0 if role.spread is None else role.spread.reshape(-1)[bound.parameter]
-        live = (bound.scale != 0) & (values.inverse[bound.outputs] != 0)
+        live = bound.scale != 0
         limit = role.range_limit
         large = scale * np.minimum(spread, 1.0) > limit
         if (live & (large | (scale < 1.0 / limit) | ~np.isfinite(scale))).any():
@@ -98,7 +96,7 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
-        live = (bound.scale != 0) & (values.inverse[bound.outputs] != 0)
+        live = bound.scale != 0
         x, y, a, b = (
             part[live] for part in (bound.inputs, bound.outputs, bound.scale, bound.shift)
         )
@@ -112,7 +110,8 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
         if suffers.any():
             found.append(number)
             grown.append(y[suffers])
-        large.append((number, y[np.abs(mean + b / a) + deviation > limit * of_x]))
+        # With y stored without a shift, t_x is b / a, and the mean of x center / a.
+        large.append((number, y[np.abs(center / a) + deviation > limit * of_x]))
     if not found:
         return []
     together = _classes(binding, [*_stored_alike(binding, removed), *_removals(binding, removed)])
@@ -205,7 +204,7 @@ def _classes(binding: Binding, pairs: Pairs) -> IntArray:
     return classes.roots(np.arange(binding.system.count))
 
 
-def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArray:
+def _anchors(binding: Binding, removed: Sequence[int]) -> IntArray:
     outputs = [np.zeros(0, dtype=np.int64)]
     goes_on = np.zeros(binding.system.count, dtype=bool)
     for number in sorted(removed):
@@ -214,14 +213,11 @@ def _anchors(binding: Binding, removed: Sequence[int], dead: IntArray) -> IntArr
         outputs.append(bound.outputs)
         goes_on[bound.inputs] = True
     anchors = np.concatenate(outputs)
-    anchors = anchors[~goes_on[anchors]]
-    return anchors if not len(dead) else anchors[~np.isin(anchors, dead)]
+    return anchors[~goes_on[anchors]]
 
 
 def _medians(roots: IntArray, values: FloatArray) -> tuple[IntArray, FloatArray]:
     """The lower median of the values of each root: one that occurs, so that 1 is met exactly."""
-    if not len(roots):
-        return roots, values
     order = np.lexsort((values, roots))
     roots, values = roots[order], values[order]
     owner, start, count = np.unique(roots, return_index=True, return_counts=True)

@@ -23,7 +23,6 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding, Bound, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray
 from bnfold.core.laws import each_constant_once
-from bnfold.core.system import distinct
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)
 
@@ -64,11 +63,9 @@ def read(binding: Binding) -> Readers:
         offset=np.zeros(count),
     )
     for number, op in enumerate(binding.graph.ops):
-        variables = distinct(
-            np.concatenate([binding.labels[tensor].reshape(-1) for tensor in op.inputs])
-            if op.inputs
-            else np.zeros(0, dtype=np.int64)
-        )
+        none = np.zeros(0, dtype=np.int64)
+        labels = [binding.labels[tensor].reshape(-1) for tensor in op.inputs]
+        variables = np.concatenate([none, *labels])
         role = op.role
         if isinstance(role, g.Clip):
             found.lower[variables] = np.maximum(found.lower[variables], role.lower)
@@ -76,7 +73,7 @@ def read(binding: Binding) -> Readers:
         if isinstance(role, _PASSES):
             found.passed_on[variables] = True
         else:
-            found.count[variables] += 1
+            found.count[variables] += 1  # once, however often it occurs
         bound = binding.bound.get(number)
         if not isinstance(role, _PASSES) and not _takes_constants(role, bound):
             found.takes_constants[variables] = False
@@ -84,7 +81,7 @@ def read(binding: Binding) -> Readers:
             found.producer[bound.outputs] = number
             found.producer_channel[bound.outputs] = np.arange(len(bound.outputs))
     for tensor, _, _ in binding.graph.outputs:
-        found.count[distinct(binding.labels[tensor])] += 1
+        found.count[binding.labels[tensor]] += 1
     return found
 
 
@@ -99,8 +96,8 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     assert isinstance(bound, BoundAffine)
     x, y = bound.inputs, bound.outputs
     uses = np.bincount(x)
-    made = (found.producer[x] >= 0) & (uses[x] == 1)
-    made &= (found.count[x] == 1) & ~found.passed_on[y] & ~np.isin(y, dead)
+    made = (uses[x] == 1) & (found.count[x] == 1)
+    made &= ~found.passed_on[y] & ~np.isin(y, dead)
     made &= (found.lower[x] <= 0.0) & (found.upper[x] >= 0.0)
     x, y = x[made], y[made]
     found.producer[y] = found.producer[x]
@@ -111,6 +108,7 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
 def _takes_constants(role: g.Role, bound: Bound | None) -> bool:
     """Whether an op can have the factor 0 for an input, and its own constant for what it loses."""
     if isinstance(role, g.AffineStep):
+        # The factor of a quotient cannot be 0; a step with summands is none.
         free = role.scale_editable and role.shift_editable and role.tie is None
         return free and isinstance(bound, BoundAffine) and each_constant_once(bound)
     return isinstance(role, g.Linear)
@@ -132,7 +130,7 @@ def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -
     alive[x[~zero]] = True
     fits = (readers.producer[x] >= 0) & (readers.count[x] == 1) & ~alive[x]
     inside = (readers.lower[x] <= 0.0) & (readers.upper[x] >= 0.0)
-    return np.asarray(zero & fits & inside)
+    return np.asarray(fits & inside)
 
 
 def at_consumers(

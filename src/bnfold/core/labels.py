@@ -37,7 +37,7 @@ def expand(labels: IntArray, shape: Sequence[int]) -> IntArray:
     shape = tuple(shape)
     if labels.shape == shape:
         return labels
-    fits = len(labels.shape) == len(shape) and labels.size and labels.flags.c_contiguous
+    fits = len(labels.shape) == len(shape) and labels.flags.c_contiguous
     if not fits or not all(a in (1, b) for a, b in zip(labels.shape, shape, strict=True)):
         return np.broadcast_to(labels, shape)
     # The same for what is almost always here, in a tenth of the time.
@@ -95,7 +95,7 @@ def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] 
     if total > MAX_PAIRS:
         return None
     flat = [expand(array, shape).reshape(-1) for array in arrays]
-    if total <= SMALL and total <= max((array.size for array in arrays), default=1):
+    if total <= SMALL and total <= max(array.size for array in arrays):
         # One of the arrays is already as fine as the result: few combinations, if any, repeat.
         return flat, np.arange(total, dtype=np.int64).reshape(shape), total
     key = flat[0]

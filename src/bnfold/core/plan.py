@@ -126,11 +126,12 @@ def make_plan(
         role = graph.ops[number].role
         if isinstance(bound, BoundLinear):
             _plan_linear(plan, number, bound, values, zeroed.get(number, []))
-        elif isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep):
+        elif isinstance(bound, BoundAffine):
+            assert isinstance(role, g.AffineStep)
             if number not in gone:
                 _plan_affine(plan, number, role, bound, values)
-        elif number not in solution.plain and isinstance(role, g.Clip):
-            assert isinstance(bound, BoundClip)
+        elif number not in solution.plain:
+            assert isinstance(role, g.Clip)
             _plan_clip(plan, number, role, bound, values)
     trace = Trace(binding, [*plan.linear, *plan.affine])
     plan.removed = {number: trace.into(number) for number in solution.removed}
@@ -175,7 +176,7 @@ def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
         own = binding.bound[step]
         assert isinstance(own, BoundAffine)
         variables = np.concatenate([own.inputs, own.outputs])
-        shared = np.isin(variables, touched[touched != 0]).any()
+        shared = np.isin(variables, touched).any()
         for forest, roots in zip(forests, classes, strict=True):
             common = roots if pinned else roots[roots != 0]
             shared |= np.isin(forest.roots(variables), common).any()
@@ -240,8 +241,6 @@ def _plan_clip(plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: 
     s, t = values.scale[bound.labels], values.shift[bound.labels]
     first, second = s * (role.lower + t), s * (role.upper + t)
     lower, upper = np.minimum(first, second), np.maximum(first, second)
-    dead = values.inverse[bound.labels] == 0
-    lower, upper = np.where(dead, role.lower, lower), np.where(dead, role.upper, upper)
     if (lower == role.lower).all() and (upper == role.upper).all():
         return
     plan.clip[number] = ClipEdit(lower, upper)

@@ -70,8 +70,7 @@ def fold_bias(
     total = np.zeros(len(edit.output_scale))
     if bias is not None:
         total += np.asarray(bias, dtype=np.float64)
-    if edit.zeroed.any():
-        total[edit.zeroed] = 0.0
+    total[edit.zeroed] = 0.0
     if edit.input_shift.any():
         assert weight is not None, "the bias depends on the weight"
         moved = _shift_seen(weight, edit.input_shift, layout, groups)

@@ -1,0 +1,224 @@
+"""Where a removal would cost digits: stored values out of range, and shifts that drown values.
+
+The values are set by hand and are powers of two where a border is met, so that the border itself
+can be asked for. Everything in range comes first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core.binding import Binding, BoundAffine
+from bnfold.core.choose import Values, out_of_range, overgrown
+from bnfold.core.laws import bind
+from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
+
+RNG = np.random.default_rng(21)
+K = RNG.standard_normal((4, 3, 3, 1, 1))
+A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
+
+
+def plain(binding: Binding) -> Values:
+    """Everything stored as it is."""
+    count = binding.system.count
+    return Values(np.ones(count), np.ones(count), np.zeros(count))
+
+
+def shaped(*values: float) -> np.ndarray:
+    """(1, C, 1, 1)"""
+    return np.array(values, dtype=np.float64).reshape(1, -1, 1, 1)
+
+
+class TestScale:
+    """Three channels, the middle one's output stored at the scale that is asked about."""
+
+    def is_out(self, scale: float, gamma: float = 2.0, beta: float = 0.5, **options) -> bool:
+        net = Network()
+        x = net.affine(net.input(1, 3, 2, 2), [1.0, gamma, 1.0], [0.0, beta, 0.0], **options)
+        net.output(net.conv(x, K[0]))
+        binding = bind(net.graph)
+        values, bound = plain(binding), binding.bound[0]
+        assert isinstance(bound, BoundAffine)
+        values.scale[bound.outputs[1]] = scale
+        return out_of_range(binding, [0], values) == [0]
+
+    @pytest.mark.parametrize("scale", [1.0, 16.0, -16.0, 1 / 16, -1 / 16])
+    def test_up_to_the_limit_in_both_directions(self, scale):
+        assert not self.is_out(scale, range_limit=16.0)
+
+    @pytest.mark.parametrize("scale", [17.0, -17.0, 1 / 17, -1 / 17])
+    def test_and_not_beyond_it(self, scale):
+        assert self.is_out(scale, range_limit=16.0)
+
+    def test_a_wide_spread_does_not_count_against_it(self):
+        assert not self.is_out(10.0, range_limit=16.0, spread=shaped(4, 4, 4))
+
+    def test_a_small_spread_counts_for_it(self):
+        assert not self.is_out(30.0, range_limit=16.0, spread=shaped(1, 0.5, 1))
+        assert self.is_out(34.0, range_limit=16.0, spread=shaped(1, 0.5, 1))
+        assert self.is_out(30.0, range_limit=16.0, spread=shaped(0.5, 1, 0.5))
+
+    @pytest.mark.parametrize("scale", [np.nan, np.inf])
+    def test_what_is_no_number_is_out_of_range(self, scale):
+        assert self.is_out(scale)
+        with np.errstate(invalid="ignore"):
+            assert self.is_out(scale, spread=shaped(1, 0, 1))
+
+    def test_a_channel_without_a_shift_is_no_constant(self):
+        assert self.is_out(17.0, beta=0.0, range_limit=16.0)
+
+    def test_a_constant_may_be_stored_at_any_scale(self):
+        assert not self.is_out(17.0, gamma=0.0, range_limit=16.0)
+        assert not self.is_out(1 / 17, gamma=0.0, range_limit=16.0)
+
+
+class TestShift:
+    """y = a * x + b of mean `center` and deviation `spread`; the limit is 16 times the value."""
+
+    def is_over(
+        self,
+        a: float,
+        b: float,
+        *,
+        x: float = 0.0,
+        y: float = 0.0,
+        reads_x: bool = False,
+        reads_y: bool = False,
+        **options,
+    ) -> bool:
+        """Whether the step drowns a value that is stored with the shift `x` or `y`."""
+        net = Network()
+        i = net.input(1, 3, 2, 2)
+        source = net.conv(i, K[0])
+        result = net.affine(source, [1, a, 1], [0, b, 0], growth_limit=16.0, **options)
+        if reads_x:
+            net.sigmoid(source)
+        if reads_y:
+            net.sigmoid(result)
+        binding = bind(net.graph)
+        values, bound = plain(binding), binding.bound[1]
+        assert isinstance(bound, BoundAffine)
+        values.shift[bound.inputs[1]] = x
+        values.shift[bound.outputs[1]] = y
+        return overgrown(binding, [1], values) == [1]
+
+    # The mean of x is (14 - 6) / 2 = 4, its deviation 4 / 2 = 2: up to 16 * (4 + 2) = 96.
+    UP = {"spread": shaped(1, 4, 1), "center": shaped(0, 14, 0)}
+    # Here the mean of x is -4, and its deviation 2.
+    DOWN = {"spread": shaped(1, 4, 1), "center": shaped(0, -2, 0)}
+
+    @pytest.mark.parametrize("shift", [0, 90, -98])
+    def test_an_input_may_grow_up_to_the_limit(self, shift):
+        assert not self.is_over(2, 6, x=shift, reads_x=True, **self.UP)
+        assert not self.is_over(-2, 6, x=-shift, reads_x=True, **self.UP)
+        assert not self.is_over(2, 6, x=-shift, reads_x=True, **self.DOWN)
+
+    @pytest.mark.parametrize("shift", [91, -99])
+    def test_an_input_may_not_grow_beyond_it(self, shift):
+        assert self.is_over(2, 6, x=shift, reads_x=True, **self.UP)
+        assert self.is_over(-2, 6, x=-shift, reads_x=True, **self.UP)
+        assert self.is_over(2, 6, x=-shift, reads_x=True, **self.DOWN)
+
+    @pytest.mark.parametrize("shift", [0, 270, -298])
+    def test_an_output_may_grow_up_to_the_limit(self, shift):
+        """16 * (14 + 4) = 288."""
+        assert not self.is_over(2, 6, y=shift, reads_y=True, **self.UP)
+
+    @pytest.mark.parametrize("shift", [271, -299])
+    def test_an_output_may_not_grow_beyond_it(self, shift):
+        assert self.is_over(2, 6, y=shift, reads_y=True, **self.UP)
+
+    @pytest.mark.parametrize("a", [2, -2])
+    def test_digits_that_the_output_never_had_cannot_be_lost(self, a):
+        """x is 4 +- 2, so that y = 2 * x - 8 has the digits of 12: 16 * 12 = 192."""
+        step = {"spread": shaped(1, 4, 1), "center": shaped(0, 0, 0)}
+        assert not self.is_over(a, -4 * a, y=188, reads_y=True, **step)
+        assert self.is_over(a, -4 * a, y=189, reads_y=True, **step)
+
+    def test_what_nobody_else_reads_may_grow(self):
+        assert not self.is_over(2, 6, x=1e6, y=2e6, **self.UP)
+        assert not self.is_over(2, 6, x=1e6, y=0, reads_y=True, **self.UP)
+        assert not self.is_over(2, 6, x=0, y=2e6, reads_x=True, **self.UP)
+
+    def test_a_constant_has_no_digits(self):
+        with np.errstate(all="raise"):
+            assert not self.is_over(0, 6, x=1e6, y=1e6, reads_x=True, reads_y=True, **self.UP)
+
+    def test_a_channel_without_a_shift_is_no_constant(self):
+        """x and y are 0 +- 1 there."""
+        assert self.is_over(1, 0, x=16, reads_x=True)
+        assert not self.is_over(1, 0, x=15, reads_x=True)
+
+    def test_without_statistics_x_is_taken_as_0_and_1(self):
+        assert not self.is_over(2, 6, x=-15, reads_x=True)
+        assert self.is_over(2, 6, x=-16, reads_x=True)
+        assert not self.is_over(2, 6, y=120, reads_y=True)  # 16 * (6 + 2)
+        assert self.is_over(2, 6, y=121, reads_y=True)
+
+    def test_without_a_center_the_mean_of_y_is_its_shift(self):
+        assert not self.is_over(2, 6, x=-30, reads_x=True, spread=shaped(1, 4, 1))
+        assert self.is_over(2, 6, x=-31, reads_x=True, spread=shaped(1, 4, 1))
+
+
+class TestWhoDidIt:
+    """Two steps of one stream: the shift of one may be what the other has to live with."""
+
+    def found(self, steps: list[dict[str, float]], shift: float) -> list[int]:
+        """Which of the steps is to stay if the stream is stored with this shift."""
+        net = Network()
+        x = net.conv(net.input(1, 3, 2, 2), K[0])
+        for step in steps:
+            net.affine(
+                x,
+                [1, step["a"], 1],
+                [0, step["b"], 0],
+                spread=shaped(1, step["spread"], 1),
+                center=shaped(0, step["center"], 0),
+                growth_limit=16.0,
+            )
+        net.sigmoid(x)
+        binding = bind(net.graph)
+        values, bound = plain(binding), binding.bound[1]
+        assert isinstance(bound, BoundAffine)
+        values.shift[bound.inputs[1]] = shift
+        return overgrown(binding, [1, 2], values)
+
+    MILD = {"a": 1, "b": 3, "spread": 1, "center": 3}
+    # x is 4 +- 2; stored without its shift, y = 2 * x + b makes x grow up to 96 where |b| is 188.
+    FITS = {"a": 2, "b": 180, "spread": 4, "center": 188}
+    OVER = {"a": 2, "b": 181, "spread": 4, "center": 189}
+    FITS_DOWN = {"a": -2, "b": -180, "spread": 4, "center": -188}
+    OVER_DOWN = {"a": 2, "b": -197, "spread": 4, "center": -189}
+
+    def test_nothing_has_grown(self):
+        assert self.found([self.MILD, self.OVER], 0.0) == []
+
+    @pytest.mark.parametrize("step", [FITS, FITS_DOWN])
+    def test_if_none_does_it_alone_all_of_them_did(self, step):
+        assert self.found([self.MILD, step], 1000.0) == [1, 2]
+
+    @pytest.mark.parametrize("step", [OVER, OVER_DOWN])
+    def test_the_one_that_does_it_alone_is_the_one(self, step):
+        assert self.found([self.MILD, step], 1000.0) == [2]
+        assert self.found([step, self.MILD], 1000.0) == [1]
+
+
+def test_an_op_that_only_passes_values_on_reads_no_digits():
+    """The first step and the pooling see the stream, and only the second step reads the pooling."""
+    net = Network()
+    x = net.conv(net.input(2, 3, 4, 4), K[0])
+    step = {"spread": np.full((1, 3, 1, 1), 1e-6), "center": np.full((1, 3, 1, 1), 0.3)}
+    one = net.affine(x, [1e-6, 2e-6, 1e-6], [0.3] * 3, name="one", **step)
+    two = net.affine(net.max_pool(x), [1e-6] * 3, [0.3] * 3, name="two", **step)
+    net.output(net.conv(one, K[1]), net.conv(two, K[2]))
+    plan = assert_fold_is_exact(net, tolerance=1e-8)
+    assert removed_names(net, plan) == ["one", "two"]
+
+
+def test_a_zero_gamma_makes_no_warning():
+    net = Network()
+    x = net.affine(net.conv(net.input(2, 3, 4, 4), K[0]), [1.5, 0.0, 0.25], B, name="bn")
+    with np.errstate(all="raise"):
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[1])))
+    assert removed_names(net, plan) == ["bn"]
