@@ -63,6 +63,8 @@ bias to add, and where a BatchNorm has to stay it still has none.
 - compile: `torch.compile`, each variant compiled. A BatchNorm is an elementwise step there, and
   runs in the loop of the ReLU behind it, so where the two meet there is little to gain.
 - onnxruntime: all of its optimisations off. "Tools" is the faster of onnxsim and onnxslim.
+  These make initializers of Constant nodes, which the runtime otherwise calls one by one: that is
+  the 1% where they are faster. bnfold leaves such nodes as they are.
 - onnxruntime optimised: its optimisations on, the default. It folds a BatchNorm behind a
   convolution by itself, and makes any other a depthwise convolution that takes in the ReLU behind
   it; so the original is near the floor before anybody folds. A ReLU with bounds per channel
