@@ -47,34 +47,32 @@ class TestNothingToDo:
                 assert edit.scale.reshape(-1).tolist() == A
 
     def test_a_summand_that_is_not_editable_is_not_rounded_anew(self):
-        """b - a * t_x + t_y is b, and in floating point it is not always."""
-        for seed in range(20):
-            b = np.random.default_rng(seed).uniform(0.5, 2.0, 3)
-            net = Network()
-            x = net.affine(net.conv(net.input(1, 3, 4, 4), K[0]), [1, 1, 1], b, name="gone")
-            x = net.affine(x, A, B, name="kept", removable=False, shift_editable=False)
-            plan = assert_fold_is_exact(net.output(net.conv(x, K[1])))
-            for edit in plan.affine.values():
-                assert edit.shift.reshape(-1).tolist() == B
+        """b - a * t_x + t_y is b, and in floating point, in the last channel, it is not."""
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), [2.6, 0.6, 2.3], [-0.7, -0.5, -0.3], name="gone")
+        step = {"removable": False, "shift_editable": False}
+        x = net.affine(x, [0.8, 2.2, 2.1], [0.4, 1.0, -0.1], name="kept", **step)
+        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
+        (edit,) = plan.affine.values()
+        assert edit.shift.reshape(-1).tolist() == [0.4, 1.0, -0.1]
+
+    def three_steps(self, last: list[float]) -> Network:
+        """Factors whose product, as the solver multiplies them, is 1 up to rounding."""
+        net = Network()
+        x = net.affine(net.input(1, 3, 4, 4), [0.1, 0.7, 3.0], [0, 0, 0])
+        x = net.affine(x, [103.0, 49.0, 98.0], [0, 0, 0])
+        return net.output(net.conv(net.affine(x, last, [0, 0, 0]), K[0]))
+
+    LAST = [1 / (0.1 * 103), 1 / (0.7 * 49), 1 / (3 * 98)]
 
     def test_scales_that_cancel_up_to_rounding_cost_no_edit(self):
-        """49 * (1 / 49) is not 1 in floating point."""
-        factors = np.array([49.0, 98.0, 103.0])
-        assert (factors * (1 / factors) != 1).all()
-        net = Network()
-        x = net.affine(net.input(1, 3, 4, 4), factors, [0, 0, 0])
-        x = net.affine(x, 1 / factors, [0, 0, 0])
-        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
-        assert len(plan.removed) == 2
+        plan = assert_fold_is_exact(self.three_steps(self.LAST))
+        assert len(plan.removed) == 3
         assert not plan.linear
 
     def test_only_a_sign_is_left_of_them(self):
-        factors = np.array([49.0, 98.0, 103.0])
-        net = Network()
-        x = net.affine(net.input(1, 3, 4, 4), factors, [0, 0, 0])
-        x = net.affine(x, -1 / factors, [0, 0, 0])
-        plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
-        assert plan.linear[2].input_inverse.tolist() == [-1.0] * 3
+        plan = assert_fold_is_exact(self.three_steps([-last for last in self.LAST]))
+        assert plan.linear[3].input_inverse.tolist() == [-1.0] * 3
 
     @pytest.mark.parametrize("little", [1e-11, -1e-11])
     def test_a_scale_near_1_is_not_1(self, little):
