@@ -44,7 +44,8 @@ _HEAD = """# ONNX patterns
 {count} small models, each a case of the laws, through bnfold and the tools that fold in ONNX files.
 A number says how many affine steps (BatchNormalization, or Mul, Div, Add, Sub by one constant per
 channel) the written file still runs; "laws" says how many have to stay, because the laws allow no
-more. *wrong*: the outputs are not those of the original. *invalid*: ONNX Runtime does not load
+more. bnfold folds with `clip="always"`, but for patterns about that.
+*wrong*: the outputs are not those of the original. *invalid*: ONNX Runtime does not load
 the file. *crash*: the tool raised or was killed, and there is no file. A number above "laws" means
 that something foldable was left. Below it are: a BatchNorm whose statistics are NaN folded to NaN,
 and onnxoptimizer on `conv_bn_overflows_float16`, which leaves the arithmetic on the weights in the
