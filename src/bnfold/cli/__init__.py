@@ -3,7 +3,8 @@
     0 done    1 the answer is no    2 usage    3 model unreadable    4 missing extra
     70 a bug in bnfold    130 interrupted    143 terminated
 
-Nothing here imports a framework: `bnfold --help` is quick, `bnfold fold` loads what it needs.
+Nothing here imports a framework or NumPy, and a subcommand's module is imported when it is called:
+`bnfold --help` is quick, `bnfold fold` loads what it needs.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 from bnfold._version import __version__
-from bnfold.cli import bench, fold, inspect, verify
 from bnfold.cli._output import say
 from bnfold.cli._signals import Stopped, signals_raise
 from bnfold.errors import BnfoldError, FoldFailedError
+
+COMMANDS = {
+    "fold": "remove every BatchNorm that can go exactly, check the result, and write it",
+    "inspect": "say what folding would remove and keep, and why; nothing is changed or written",
+    "bench": "measure how long a model takes before and after folding",
+    "verify": "run two models on the same inputs and say whether they compute the same",
+}
+"""The module of this package that each is in, and what it does."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -30,7 +39,8 @@ exit status: 0 done, 1 the answer is no (not equal, slower, something kept under
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; nothing is raised."""
     try:
-        arguments = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        arguments = _parser(words).parse_args(words)
     except SystemExit as stop:  # argparse leaves this way after --help and after a usage error
         return stop.code if isinstance(stop.code, int) else 2
     try:
@@ -53,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FoldFailedError.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Of the subcommands, those that the words name have their options, too."""
     parser = argparse.ArgumentParser(
         prog="bnfold",
         description="Remove BatchNorm from trained networks, exactly, for inference.",
@@ -62,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    fold.add_command(commands)
-    inspect.add_command(commands)
-    bench.add_command(commands)
-    verify.add_command(commands)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if name in words:
+            import_module(f"bnfold.cli.{name}").add_arguments(command)
     return parser

@@ -16,14 +16,14 @@ from bnfold.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from bnfold.report import FoldReport
-from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
     from bnfold.frontends.caffe.caffemodel import Caffemodel
     from bnfold.frontends.caffe.fold import Folded
     from bnfold.frontends.caffe.prototxt import Document
+    from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
+    from bnfold.verify.runner import InputSpec, Runner
 
 SUFFIX = ".prototxt"
 

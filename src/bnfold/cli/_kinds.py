@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from bnfold.report import FoldReport
-from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import InputSpec, Runner
+if TYPE_CHECKING:
+    from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
+    from bnfold.verify.runner import InputSpec, Runner
 
 
 class Kind(Protocol):

@@ -22,15 +22,15 @@ from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import progress, say
 from bnfold.cli._verify import verify_fold
 from bnfold.errors import ExampleInputError, UsageError
-from bnfold.report import FoldReport
-from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
     from bnfold.core.plan import Plan
     from bnfold.frontends.onnx.lift import Lifted
     from bnfold.frontends.onnx.read import OnnxModel
     from bnfold.frontends.onnx.write import Staged
+    from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
+    from bnfold.verify.runner import InputSpec, Runner
 
 SUFFIX = ".onnx"
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bnfold._places import check_place, part_beside, put_in_place, sync_file
 from bnfold.errors import UsageError
-from bnfold.report import FoldReport
+
+if TYPE_CHECKING:
+    from bnfold.report import FoldReport
 
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""

@@ -9,11 +9,13 @@ import argparse
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.cli._output import check_output, say, write_whole
 from bnfold.errors import UsageError
-from bnfold.report import FoldReport
+
+if TYPE_CHECKING:
+    from bnfold.report import FoldReport
 
 SUFFIX = ".html"
 _OPTION = "--report"

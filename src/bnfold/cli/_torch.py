@@ -15,12 +15,13 @@ from bnfold.cli._output import say, write_whole
 from bnfold.cli._torch_source import Source, is_factory
 from bnfold.cli._verify import verify_fold
 from bnfold.errors import UnsupportedModelError, UsageError
-from bnfold.report import FoldReport
-from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import InputSpec, Runner
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+    from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
+    from bnfold.verify.runner import InputSpec, Runner
 
 SUFFIX = ".pt2"
 

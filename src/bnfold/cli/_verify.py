@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bnfold.cli._output import say
 from bnfold.errors import FoldFailedError, UnsupportedModelError, UsageError
-from bnfold.verify.api import verify_runners
-from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import Runner
+
+if TYPE_CHECKING:
+    from bnfold.verify.result import VerifyResult
+    from bnfold.verify.runner import Runner
 
 
 def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
@@ -14,6 +17,8 @@ def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
 
     Raises ExampleInputError if the original raises, FoldFailedError if the two do not match.
     """
+    from bnfold.verify.api import verify_runners
+
     try:
         return verify_runners(original, folded, samples=1)
     except UnsupportedModelError as error:

@@ -22,13 +22,9 @@ round by round. Exit status 1 says that the folded one is slower: the whole 95% 
 ratio lies above 1, and the ratio is above 1.01."""
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the command."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure how long a model takes before and after folding",
-        description=_DESCRIPTION,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.description = _DESCRIPTION
     _add_models(parser)
     _add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -18,10 +18,8 @@ from bnfold.report import FoldReport
 from bnfold.verify.result import VerifyResult
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the command."""
-    text = "remove every BatchNorm that can go exactly, check the result, and write it"
-    parser = commands.add_parser("fold", help=text, description=f"{text[0].upper()}{text[1:]}.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
     add_common_options(parser)
     parser.add_argument(
         "-o",

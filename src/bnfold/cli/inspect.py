@@ -10,10 +10,8 @@ from bnfold.cli._output import answer_json, answer_table
 from bnfold.cli._report import add_report_option, check_report, write_report
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the command."""
-    text = "say what folding would remove and keep, and why; nothing is changed or written"
-    parser = commands.add_parser("inspect", help=text, description=f"{text[0].upper()}{text[1:]}.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
     add_common_options(parser)
     add_report_option(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing report")

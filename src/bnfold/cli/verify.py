@@ -9,19 +9,20 @@ import argparse
 import os
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 from bnfold.cli._kinds import Kind, kind_for
 from bnfold.cli._output import answer, answer_json
 from bnfold.errors import UsageError
-from bnfold.verify.runner import Runner
+
+if TYPE_CHECKING:
+    from bnfold.verify.runner import Runner
 
 _PIPE_WIDTH = 120
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the command."""
-    text = "run two models on the same inputs and say whether they compute the same"
-    parser = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
     for name, what in (("original", "the original"), ("folded", "what was made of it")):
         parser.add_argument(
             name,
