@@ -407,17 +407,21 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
         if not _try(solution, group, options):
             continue
         gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
-        met = [n for n in first.met.get(group[0], ()) if n not in lost and _is_moved(solution, n)]
-        if _total_cost(graph, met) < gain and asked <= _MOST_ASKED:
+        obstacle = first.kept[group[0]]
+        dear = {n for n in first.met.get(group[0], ()) if n not in lost and _is_moved(solution, n)}
+        if _total_cost(graph, dear) < gain and asked <= _MOST_ASKED:
             asked += len(costly)
             now = _lost(solution, costly, options)
+            dear = set(now - lost)
             if _total_cost(graph, now) - _total_cost(graph, lost) < gain:
                 lost = now
                 continue
+        if dear:  # it could go: what `first` ran into may be gone, but not this
+            obstacle = Obstacle(Reason.CLIP_COST, graph.ops[min(dear)].name)
         solution.binding.system.rollback(mark)
         solution.dead, solution.zeroed = dead, zeroed
         del solution.removed[-len(group) :]
-        _keep(solution, group, first.kept[group[0]], options)
+        _keep(solution, group, obstacle, options)
     return solution
 
 

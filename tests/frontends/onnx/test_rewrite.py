@@ -288,3 +288,37 @@ def test_what_needs_no_bounds_folds_as_before():
     assert report.kept == 0
     assert ops(folded) == ["Conv", "Relu", "Conv"]
     assert_same(model, folded, (1, 3, 6, 6))
+
+
+def dense_start() -> Sketch:
+    """The start of a dense block: a Concat of one tensor in front of a BatchNorm."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.node("Concat", axis=1, name="copy")
+    s.bn(4)
+    s.node("Relu")
+    return s
+
+
+def test_a_concat_of_one_tensor_goes_along():
+    model = dense_start().model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1 and ops(folded) == ["Conv", "Relu"]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_concat_of_one_tensor_stays_where_others_know_its_output():
+    s = dense_start()
+    model = s.model("copy_out", s.at)
+    folded, _ = bnfold.fold(model)
+    assert "Concat" in ops(folded)
+    assert [info.name for info in folded.graph.output] == ["copy_out", s.at]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
+def test_a_concat_of_one_tensor_stays_where_nothing_is_removed():
+    s = Sketch(2, 3, 6, 6)
+    s.node("Concat", axis=1)
+    s.node("Relu")
+    folded, _ = bnfold.fold(s.model())
+    assert ops(folded) == ["Concat", "Relu"]

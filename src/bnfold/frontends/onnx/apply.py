@@ -157,7 +157,19 @@ class _Editor:
             assert isinstance(gone, AffineSite)
             self.edits.removed.add(gone.node.index)
             self.edits.bypassed[gone.output] = gone.source
+        if plan.removed:
+            self._drop_copies()
         return self.edits
+
+    def _drop_copies(self) -> None:
+        """A Concat of one tensor copies it, which takes time: every block of a DenseNet has one."""
+        for node in self.network.nodes:
+            if node.op != "Concat" or len(node.inputs) != 1:
+                continue
+            (output,) = node.outputs
+            if output not in self.constants.nodes and not self.network.is_pinned(output):
+                self.edits.removed.add(node.index)
+                self.edits.bypassed[output] = node.inputs[0]
 
     # ---------------------------------------------------------------- linear ops
 
