@@ -283,6 +283,8 @@ def differs(network: Network, clip: ClipMode) -> dict[str, str]:
             found["torch"] = "a function, a module shared, or one in place at the end has no room"
     if clip == "auto" and any(node.kind in CLIPS for node in network.nodes):
         found["onnx"] = "bounds per channel cost more there than in the others"
+    if _a_matmul_meets_one_channel(network):
+        found["onnx"] = "one number for all elements could be a bias, which a MatMul has not"
     if "scale" in network.kinds:
         found["caffe"] = "a Scale can be given a bias; a product, and a module that is one, cannot"
     if _zero_meets_a_batch_norm(network):
@@ -299,6 +301,14 @@ def _has_a_matmul_without_bias(network: Network) -> bool:
     return any(
         node.kind == "linear" and len(node.shape) > 2 and not node.get("bias")
         for node in network.nodes
+    )
+
+
+def _a_matmul_meets_one_channel(network: Network) -> bool:
+    """Whether a shift per channel is one number where it comes to such a MatMul."""
+    shapes = network.shapes
+    return _has_a_matmul_without_bias(network) and any(
+        node.kind == "linear" and shapes[node.inputs[0]][1] == 1 for node in network.nodes
     )
 
 

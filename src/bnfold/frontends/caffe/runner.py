@@ -168,7 +168,7 @@ def _taken_twice(net: Net) -> set[str]:
 
 def _show(watch: Watch, key: str, kind: str, top: Tensor) -> None:
     def gather(places: Array) -> Array:
-        picked: Array = top.reshape(-1)[torch.from_numpy(places)].numpy()
+        picked: Array = top.reshape(-1).numpy().take(places)
         return picked
 
     watch(key, kind, tuple(top.shape), gather)
