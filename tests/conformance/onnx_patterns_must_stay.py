@@ -153,7 +153,7 @@ def bn_sign_conv(s: Sketch) -> None:
 
 @pattern(kept={"bn": "clip-cost"}, clip="auto")
 def conv_relu6_bn_padded_conv(s: Sketch) -> None:
-    """Two bounds per channel instead of one Clip: as many ops as before, which only "always" pays."""
+    """Two bounds per channel instead of one Clip are as many ops as before."""
     bounds = (s.tensor("low", s.round(0.0)), s.tensor("high", s.round(0.3)))
     x = s.node("Clip", s.conv(s.input(2, 3, 6, 6), 3, 4, name="stem"), *bounds, name="clip")
     s.conv(s.bn(x, 4), 4, 2, pad=1)
