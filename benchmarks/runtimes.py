@@ -77,11 +77,11 @@ rest up to folded / floor is biases and copies.
   it; so the original is near the floor before anybody folds. A ReLU with bounds per channel
   (a Max) runs by itself there and leaves the blocked layout, so an ONNX model keeps a BatchNorm
   that could go only at that price ([why](../design/0003-reading-onnx.md#what-bounds-cost)). Where
-  BatchNorms stay (DenseNet-121, ResNetV2-50), folded / plain is what they cost, and that depends on
-  the memory that others leave to this machine: 1.006 and 1.08 were seen of DenseNet-121 in one hour.
+  BatchNorms stay (DenseNet-121, ResNetV2-50), folded / plain is what they cost, and that depends
+  on the memory that others leave to this machine: for DenseNet-121, 1.006 and 1.08 in one hour.
 
 One file loaded twice differs by up to 1.2% in ONNX Runtime, with intervals that do not overlap: its
-memory lies elsewhere. So the intervals are those of one loading, and ratios nearer to 1 say nothing.
+memory lies elsewhere. So intervals are those of one loading, and ratios nearer to 1 say nothing.
 
 {machines}
 Versions: {versions}. Made by `python -m benchmarks.runtimes --peers-python PATH`.
