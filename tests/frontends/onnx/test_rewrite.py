@@ -322,3 +322,12 @@ def test_a_concat_of_one_tensor_stays_where_nothing_is_removed():
     s.node("Relu")
     folded, _ = bnfold.fold(s.model())
     assert ops(folded) == ["Concat", "Relu"]
+
+
+def test_a_concat_that_no_runtime_takes_is_left_alone():
+    """It has two outputs: whatever that is, it is no copy."""
+    model = dense_start().model()
+    (concat,) = (node for node in model.graph.node if node.op_type == "Concat")
+    concat.output.append("second")
+    folded, _ = bnfold.fold(model)
+    assert "Concat" in ops(folded)

@@ -198,7 +198,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": lambda node, x, y: x + y,
     "sub": lambda node, x, y: x - y,
     "mul": lambda node, x, y: x * y,
-    "concat": lambda node, x, y: torch.cat([x, y], node.get("axis")),
+    "concat": lambda node, *parts: torch.cat(parts, node.get("axis")),
     "split": _split,
     "flatten": lambda node, x: x.flatten(1),
     "reshape": lambda node, x: x.reshape(-1, *node.shape[1:]),

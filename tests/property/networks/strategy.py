@@ -293,6 +293,8 @@ class Sketch:
         kind = self.pick("add", "add", "concat", "sub", "mul")
         if kind == "concat":
             axis = 1 if len(shape) < 3 or not self.chance(5) else 2
+            if self.chance(5):  # of one tensor, as a dense block begins: a copy
+                return self.add("concat", [x], shape, axis=axis)
             y = self.value(
                 lambda s: (
                     len(s) == len(shape)

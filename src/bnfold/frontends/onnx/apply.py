@@ -164,12 +164,12 @@ class _Editor:
     def _drop_copies(self) -> None:
         """A Concat of one tensor copies it, which takes time: every block of a DenseNet has one."""
         for node in self.network.nodes:
-            if node.op != "Concat" or len(node.inputs) != 1:
+            if node.op != "Concat" or (len(node.inputs), len(node.outputs)) != (1, 1):
                 continue
-            (output,) = node.outputs
+            source, output = node.inputs[0], node.outputs[0]
             if output not in self.constants.nodes and not self.network.is_pinned(output):
                 self.edits.removed.add(node.index)
-                self.edits.bypassed[output] = node.inputs[0]
+                self.edits.bypassed[output] = source
 
     # ---------------------------------------------------------------- linear ops
 
