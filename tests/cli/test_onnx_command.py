@@ -144,3 +144,16 @@ def test_shapes_for_the_analysis(capsys, folder, shape):
     assert document["verify"]["equal"]
     dims = onnx.load("net.folded.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param for dim in dims] == ["N", "", "H", "W"]
+
+
+@pytest.mark.parametrize("letter", ["n", "ñ"])
+def test_into_a_pipe_each_batch_norm_has_one_line(capsys, folder, letter):
+    s = Sketch(2, 3, 6, 6)
+    long = "/".join([letter * 40] * 5)
+    s.conv(3, 4, name=f"{long}/conv")
+    s.bn(4, name=f"{long}/bn")
+    Path("long.onnx").write_bytes(s.model().SerializeToString())
+    assert main(["inspect", "long.onnx"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if letter * 40 in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{long}/bn ") and lines[0].endswith(f"folded into {long}/conv")

@@ -22,8 +22,8 @@ from bnfold.errors import UsageError
 if TYPE_CHECKING:
     from bnfold.report import FoldReport
 
-_PIPE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
+_PIPE_WIDTH = 10_000
+"""Columns of a table that goes to a file or a pipe: none is cut, each BatchNorm has one line."""
 
 
 def say(text: str) -> None:
