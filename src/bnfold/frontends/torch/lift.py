@@ -18,6 +18,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.recording import Call, Const, Event, Recording, Value, values
+from bnfold.frontends.torch.symbolic import open_arguments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +110,12 @@ class Lifter:
         self.sites: dict[int, Site] = {}
         self.tensors: dict[int, int] = {}
         """Graph tensor per value number."""
+        self.open: dict[int, frozenset[str]] = {
+            event.number: names
+            for event in (recording.events if recording.open_nodes else ())
+            if (names := open_arguments(event, recording.open_nodes))
+        }
+        """Per event number: the names of its open arguments; see `symbolic`."""
         self.readers: dict[int, int] = {}
         """How many events read each value number."""
         for event in recording.events:

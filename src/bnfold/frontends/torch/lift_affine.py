@@ -24,6 +24,7 @@ from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.recording import Call, Event, Value, constants
+from bnfold.frontends.torch.symbolic import EVERY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +65,7 @@ def survey(lifter: Lifter) -> Steps:
     for event in lifter.recording.events:
         if event.number in steps.chains or event.number in steps.skipped:
             continue
-        spec = batch_norm_spec(event)
+        spec = None if event.number in lifter.open else batch_norm_spec(event)
         if spec is not None:
             _register(steps, _batch_norm_chain(lifter, event, spec, None, ()))
             continue
@@ -461,8 +462,10 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     if output.shape != source.shape or not affine.is_finite:
         return None
     flat = _per_channel(affine, source)
-    own = _by_parameters(lifter, event)
-    is_node = event.call.node is not None
+    is_open = event.number in lifter.open
+    has_open_factor = bool(lifter.open.get(event.number, frozenset()) & {"alpha", EVERY})
+    own = _by_parameters(lifter, event) and not is_open
+    is_node = event.call.node is not None and not is_open
     removable = is_node and own and flat is not None and flat.scale.size > 1
     role = g.AffineStep(
         affine.scale,
@@ -471,8 +474,9 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
         channels=affine.scale.size,
         # A number in a module's code may depend on the shape or on values, and so may a tensor
         # that is not the model's own: nothing is built on what it is in this run.
-        scale_known=own or is_node or only_adds(event),
-        shift_known=is_node or all(id(c.origin) in lifter.owned for c in constants(event.args)),
+        scale_known=own or is_node or (only_adds(event) and not has_open_factor),
+        shift_known=not is_open
+        and (is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))),
         removable=removable,
         scale_editable=False,
         shift_editable=False,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from torch import fx
 
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lift import ClipSite, Lifter, first_value, is_floating
 from bnfold.frontends.torch.lift_linear import arguments
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.lift_views import VIEWS, overlay
+from bnfold.frontends.torch.lift_views import OPEN_SIZES, VIEWS, may_pad, overlay
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
 
 
@@ -21,9 +22,12 @@ def emit(lifter: Lifter, event: Event) -> None:
         return
     name = str(getattr(event.target, "_opname", ""))
     overload = str(getattr(event.target, "_overloadname", ""))
-    if name in _COMPARISONS and _comparison(lifter, event):
+    is_open = event.number in lifter.open
+    if name in _COMPARISONS and not is_open and _comparison(lifter, event):
         return
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
+    if is_open and name not in OPEN_SIZES | _OPEN_SIZES:
+        handler = _OPEN.get(name)
     if handler is None or (overload in _OTHER_FUNCTIONS and (name, overload) != _CAST):
         lifter.opaque(event)
         return
@@ -188,6 +192,47 @@ def _reduce(lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool]
     axes, keep = _reduced(event, len(source.shape))
     lifter.emit(event, role(axes, keep), [lifter.tensor(source)], outputs=event.outputs[:1])
     return True
+
+
+# -------------------------------------------------------------------- open arguments
+
+
+def _pad_of_open_size(lifter: Lifter, event: Event) -> bool:
+    source, node = first_value(event), event.call.node
+    assert node is not None
+    fixed = (*node.args[2:], *node.kwargs.values())
+    if source is None or any(isinstance(argument, fx.Node) for argument in fixed):
+        return False
+    return may_pad(lifter, event, source)
+
+
+def _cut_of_open_size(lifter: Lifter, event: Event) -> bool:
+    """What is stored alike along the axis may be cut anywhere."""
+    source = first_value(event)
+    if source is None or not lifter.open[event.number] <= {"start", "end", "length"}:
+        return False
+    axis = int(arguments(event)["dim"]) % len(source.shape)
+    lifter.emit(event, g.Mean((axis,)), [lifter.tensor(source)])
+    return True
+
+
+_OPEN_SIZES = frozenset(
+    f"{name}{rank}d"
+    for name in (
+        *("max_pool", "adaptive_max_pool", "adaptive_avg_pool", "_adaptive_avg_pool"),
+        *("upsample_nearest", "_upsample_nearest_exact", "upsample_linear", "upsample_bilinear"),
+        *("upsample_trilinear", "upsample_bicubic", "reflection_pad", "replication_pad"),
+    )
+    for rank in (1, 2, 3)
+)
+"""Ops whose numbers say how an image is resized; which law holds does not depend on them."""
+
+_OPEN: dict[str, Callable[[Lifter, Event], bool]] = {
+    "constant_pad_nd": _pad_of_open_size,
+    "slice": _cut_of_open_size,
+    "narrow": _cut_of_open_size,
+}
+"""How ops with open arguments are lifted, see `symbolic`; all others are opaque."""
 
 
 # -------------------------------------------------------------------- arithmetic of activations

@@ -62,6 +62,8 @@ def survey(lifter: Lifter) -> Linears:
     """Find all linear ops before any is lifted: what may be edited depends on all uses."""
     found = Linears()
     for event in lifter.recording.events:
+        if event.number in lifter.open:
+            continue
         spec = _module_spec(event) if isinstance(event.target, nn.Module) else _op_spec(event)
         if spec is not None and _takes_bias(event):
             spec = replace(spec, node=event.call.node)

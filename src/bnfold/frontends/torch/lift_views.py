@@ -152,15 +152,32 @@ def _pad(lifter: Lifter, event: Event) -> bool:
     source = first_value(event)
     if source is None:
         return False
+    if event.call.node is None and not any(arguments(event)["pad"]):
+        return may_pad(lifter, event, source)  # nobody writes that: it was computed from the size
+    lifter.emit(event, _padding(event, source), [lifter.tensor(source)])
+    return True
+
+
+def may_pad(lifter: Lifter, event: Event, source: Value) -> bool:
+    """Padding that other inputs may have where this one has none: no shift passes zeros."""
+    role = _padding(event, source)
+    if role.value != 0.0 and not np.isinf(role.value):
+        return False
+    unpadded = lifter.graph.add(
+        event.name, g.Homogeneous(), [lifter.tensor(source)], [source.shape]
+    )
+    lifter.emit(event, role, unpadded)
+    return True
+
+
+def _padding(event: Event, source: Value) -> g.Pad:
     a = arguments(event)
     rank = len(source.shape)
     before, after = [0] * rank, [0] * rank
     for place, amount in enumerate(a["pad"]):
         axis = rank - 1 - place // 2
         (before if place % 2 == 0 else after)[axis] = int(amount)
-    role = g.Pad(tuple(before), tuple(after), float(a["value"]))
-    lifter.emit(event, role, [lifter.tensor(source)])
-    return True
+    return g.Pad(tuple(before), tuple(after), float(a["value"]))
 
 
 def _im2col(lifter: Lifter, event: Event) -> bool:
@@ -259,6 +276,9 @@ _RESHAPES = frozenset(
     {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_as"}
 )
 """Ops that give the same values, in the same order, another shape."""
+
+OPEN_SIZES = _RESHAPES | {"expand", "expand_as", "repeat"}
+"""Ops whose sizes may be other ones in other runs: each size has the same meaning in all."""
 
 _SAME = frozenset(
     {

@@ -25,9 +25,10 @@ from bnfold.frontends.torch.fold import Decided, affine_items, decide, rewritten
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.lift_linear import is_linear
-from bnfold.frontends.torch.record import Recorder, forget
+from bnfold.frontends.torch.record import FACTORIES, Recorder, forget
 from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.frontends.torch.symbolic import open_nodes
 from bnfold.network import draw
 from bnfold.report import FoldReport
 
@@ -78,6 +79,7 @@ def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Record
     recording = Recording(owned={id(tensor): tensor for tensor in tensors.values()})
     recorder = Recorder(recording, {})
     inputs = _user_inputs(program)
+    recording.open_nodes = open_nodes(program.graph, inputs.keys(), FACTORIES)
     constants = {
         spec.arg.name: program.constants[spec.target]
         for spec in program.graph_signature.input_specs

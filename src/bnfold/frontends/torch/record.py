@@ -56,7 +56,7 @@ from bnfold.frontends.torch.recording import (
 
 _ATTRIBUTE = "_bnfold_handle"
 
-_FACTORIES = frozenset(
+FACTORIES = frozenset(
     {
         "new_empty",
         "new_empty_strided",
@@ -465,7 +465,7 @@ _DERIVATIONS = {
 
 
 def _is_factory(func: Any) -> bool:
-    return _name(func) in _FACTORIES
+    return _name(func) in FACTORIES
 
 
 _STATISTICS_WRITERS = {"native_batch_norm", "batch_norm", "cudnn_batch_norm"}

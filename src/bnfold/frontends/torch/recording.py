@@ -151,6 +151,8 @@ class Recording:
     """id() of the modules that belong to the model: no others may be changed."""
     probes: dict[int, nn.Module] = field(default_factory=dict)
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
+    open_nodes: set[fx.Node] = field(default_factory=set)
+    """In an exported program, what no run tells for all; see `symbolic`."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 

@@ -1,0 +1,80 @@
+"""What an exported program computes from the sizes of its inputs, and nothing may be built on.
+
+With dynamic shapes a number in the graph may be a node: `sym_size`, arithmetic on it, `item`. In
+the run that is analysed it has one value, in other runs it has others; so has a constant tensor
+that is made with one (`full`, `arange`). Such an argument is called open. Where it only says how
+values are arranged or resized it does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import SymBool, SymFloat, SymInt, Tensor, fx
+
+from bnfold.frontends.torch.recording import Event
+
+EVERY = "every"
+"""Stands for all arguments of an op that was taken apart."""
+
+
+def open_nodes(
+    graph: fx.Graph, inputs: Collection[str], factories: Collection[str]
+) -> set[fx.Node]:
+    """The nodes that are open numbers, or constant tensors made with one.
+
+    `inputs` are the names of the placeholders that the user fills, `factories` the ops that look at
+    the shape of their argument alone.
+    """
+    found: set[fx.Node] = set()
+    values: set[fx.Node] = set()
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        if _is_number(node):
+            found.add(node)
+        elif _is_given(node, inputs) or (
+            any(source in values for source in sources) and not _is_one_of(node, factories)
+        ):
+            values.add(node)
+        elif any(source in found for source in sources):
+            found.add(node)
+    return found
+
+
+def open_arguments(event: Event, found: Collection[fx.Node]) -> frozenset[str]:
+    """The names of the event's arguments that are open, or have something open in them."""
+    node = event.call.node
+    if node is None or not any(source in found for source in node.all_input_nodes):
+        return frozenset()
+    if event.target is not node.target or not isinstance(node.target, torch._ops.OpOverload):
+        return frozenset({EVERY})
+    names = [argument.name for argument in node.target._schema.arguments]
+    given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
+    return frozenset(name for name, argument in given if _has_open(argument, found))
+
+
+def _has_open(argument: fx.node.Argument, found: Collection[fx.Node]) -> bool:
+    seen: list[fx.Node] = []
+    fx.map_arg(argument, seen.append)
+    return any(node in found for node in seen)
+
+
+def _is_given(node: fx.Node, inputs: Collection[str]) -> bool:
+    return node.op == "placeholder" and node.name in inputs
+
+
+def _is_one_of(node: fx.Node, names: Collection[str]) -> bool:
+    return getattr(node.target, "_opname", "") in names
+
+
+def _is_number(node: fx.Node) -> bool:
+    if "val" in node.meta:
+        return isinstance(node.meta["val"], SymInt | SymFloat | SymBool)
+    # Without metadata, whatever makes no tensor: Python's operators, sym_size, item.
+    if isinstance(node.target, torch._ops.OpOverload):
+        returned = node.target._schema.returns
+        return not any("Tensor" in str(one.type) for one in returned)
+    return node.op == "call_function" and not any(
+        isinstance(source.meta.get("val"), Tensor | tuple | list) for source in node.all_input_nodes
+    )
