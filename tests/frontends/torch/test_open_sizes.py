@@ -52,7 +52,14 @@ def two_heights(net, x, n):
     return torch.cat([x, net.other(x)], dim=2)[:, :, 2 : n + 1]
 
 
+def written_to(net, x, n):
+    factor = torch.ones(3, 1, 1, dtype=x.dtype)
+    factor.mul_(n)
+    return x * factor
+
+
 HARMFUL = {
+    "written": written_to,
     "mul": lambda net, x, n: x * n,
     "rsub": lambda net, x, n: n - x,
     "add": lambda net, x, n: x + n,

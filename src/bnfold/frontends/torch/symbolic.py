@@ -39,6 +39,8 @@ def open_nodes(
             values.add(node)
         elif any(source in found for source in sources):
             found.add(node)
+            if _writes(node):
+                found.update(sources)
     return found
 
 
@@ -62,6 +64,11 @@ def _has_open(argument: fx.node.Argument, found: Collection[fx.Node]) -> bool:
 
 def _is_given(node: fx.Node, inputs: Collection[str]) -> bool:
     return node.op == "placeholder" and node.name in inputs
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether it changes what it is given."""
+    return not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable
 
 
 def _is_one_of(node: fx.Node, names: Collection[str]) -> bool:
