@@ -21,6 +21,7 @@ from bnfold.frontends.torch.read import read_module
 from tests.property.networks.build_torch import Model, torch_inputs
 from tests.property.networks.check import check
 from tests.property.networks.check_single import check_onnx_runtime, check_torch_in
+from tests.property.networks.check_sizes import check_other_sizes
 from tests.property.networks.description import Network, Node
 from tests.property.networks.maximal import ElementEquations, is_modelled
 from tests.property.networks.strategy import networks
@@ -68,6 +69,12 @@ def test_in_smaller_dtypes_only_digits_are_lost(network, clip, dtype):
 @given(networks(), MODES)
 def test_onnx_runtime_computes_the_same(network, clip):
     check_onnx_runtime(network, clip)
+
+
+@steady(40)
+@given(networks(), MODES)
+def test_an_exported_program_is_right_for_other_sizes(network, clip):
+    check_other_sizes(network, clip)
 
 
 @steady(60)

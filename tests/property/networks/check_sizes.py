@@ -1,0 +1,43 @@
+"""An exported program with open sizes, folded on inputs of one size and run on others."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils import _pytree as pytree
+
+import bnfold
+from bnfold.core.solver import ClipMode
+from tests.property.networks.build_torch import Model, torch_inputs
+from tests.property.networks.description import Network
+
+_LONGER = ((1, 0, 1, 1), (3, 0, 2, 3), (0, 0, 4, 2), (1, 0, 5, 4))
+"""By how much each axis grows; there are as many channels as before."""
+_TOLERANCE = 1e-9
+
+
+def check_other_sizes(network: Network, clip: ClipMode) -> int:
+    """Returns on how many other sizes the folded program was compared."""
+    inputs = torch_inputs(network, torch.float64)
+    open_axes = tuple(
+        {axis: torch.export.Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in inputs
+    )
+    program = torch.export.export(Model(network), inputs, dynamic_shapes=open_axes)
+    folded, report = bnfold.fold(program, clip=clip)
+    before, after = program.module(), folded.module()
+    compared = 0
+    for more in _LONGER:
+        longer = [
+            torch.randn([n + m for n, m in zip(x.shape, (*more, 0), strict=False)], dtype=x.dtype)
+            for x in inputs
+        ]
+        with torch.no_grad():
+            try:
+                wanted = pytree.tree_leaves(before(*longer))
+            except (RuntimeError, AssertionError):  # a size that the program does not take
+                continue
+            made = pytree.tree_leaves(after(*longer))
+        compared += 1
+        for a, b in zip(wanted, made, strict=True):
+            if a.numel() and a.isfinite().all():
+                assert float((a - b).abs().max()) <= _TOLERANCE * float(a.abs().max()), report
+    return compared
