@@ -13,7 +13,7 @@ import torch
 
 import bnfold
 from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
-from bnfold.errors import UnsupportedModelError, UsageError
+from bnfold.errors import ModelUnreadableError, UnsupportedModelError, UsageError
 
 
 class Strange(torch.nn.Module):
@@ -21,10 +21,10 @@ class Strange(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "thing", [3, None, "model.pt", Path("model"), ("a", "b", "c"), [], ("a", 1)]
+    "thing", [3, None, "model.bin", Path("model"), ("a", "b", "c"), [], ("a", 1)]
 )
 def test_things_that_are_no_model(thing):
-    with pytest.raises(UnsupportedModelError):
+    with pytest.raises((UnsupportedModelError, ModelUnreadableError)):
         kind_of(thing)
 
 
@@ -50,7 +50,13 @@ def test_the_two_files_of_caffe():
 
 
 def test_the_place_beside_a_file():
-    assert folded_beside(Path("a/model.v1.onnx")) == Path("a/model.v1.folded.onnx")
+    def beside(name: str, suffix: str) -> str:
+        return folded_beside(Path(name), suffix).as_posix()
+
+    assert beside("a/model.v1.onnx", ".onnx") == "a/model.v1.folded.onnx"
+    assert beside("model", ".onnx") == "model.folded.onnx"
+    assert beside("deploy.prototxt.txt", ".prototxt") == "deploy.folded.prototxt"
+    assert caffe_files("d/deploy.prototxt.txt")[1] == Path("d/deploy.caffemodel")
 
 
 def test_telling_imports_nothing():

@@ -1,34 +1,20 @@
 """Which kind of model something is, told without importing a framework.
 
 object      by the names of its classes
-path        by its suffix: .onnx, .prototxt
+path        by its content, or its suffix where there is no such file yet; see `formats`
 pair        (prototxt path, caffemodel path)
 """
 
 from __future__ import annotations
 
 import os
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from bnfold.errors import UnsupportedModelError
+from bnfold.formats import ModelKind, kind_of_file
 
-
-class ModelKind(Enum):
-    """What `fold` takes."""
-
-    MODULE = "torch.nn.Module"
-    PROGRAM = "torch.export.ExportedProgram"
-    ONNX_PROTO = "onnx.ModelProto"
-    ONNX_IR = "onnx_ir.Model"
-    ONNX_FILE = "path of an .onnx file"
-    CAFFE_FILES = "path of a .prototxt file, or the pair (prototxt, caffemodel)"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the model is read from a file, and the result written to one."""
-        return self in (ModelKind.ONNX_FILE, ModelKind.CAFFE_FILES)
+__all__ = ["ModelKind", "caffe_files", "folded_beside", "kind_of"]
 
 
 _CLASSES = {
@@ -39,21 +25,19 @@ _CLASSES = {
     "onnx_ir._core.Model": ModelKind.ONNX_IR,
 }
 
-_SUFFIXES = {".onnx": ModelKind.ONNX_FILE, ".prototxt": ModelKind.CAFFE_FILES}
-
 
 def kind_of(model: Any) -> ModelKind:
     """The kind of a model. Raises UnsupportedModelError for anything else."""
     if isinstance(model, tuple) and len(model) == 2 and all(_is_path(part) for part in model):
         return ModelKind.CAFFE_FILES
     if _is_path(model):
-        kind = _SUFFIXES.get(Path(model).suffix.lower())
-        if kind is not None:
-            return kind
-        raise UnsupportedModelError(
-            f"{os.fspath(model)!r} does not end in {' or '.join(_SUFFIXES)}",
-            "pass the path of such a file, or load the model and pass it",
-        )
+        held = kind_of_file(model)
+        if held is ModelKind.PROGRAM:
+            raise UnsupportedModelError(
+                f"{os.fspath(model)!r} is an exported program on the disk",
+                "load it with torch.export.load and pass the program",
+            )
+        return held
     for base in type(model).__mro__:
         kind = _CLASSES.get(f"{base.__module__}.{base.__qualname__}")
         if kind is not None:
@@ -69,12 +53,19 @@ def caffe_files(model: Any) -> tuple[Path, Path]:
     if isinstance(model, tuple):
         network, weights = model
         return Path(network), Path(weights)
-    return Path(model), Path(model).with_suffix(".caffemodel")
+    network = Path(model)
+    return network, network.with_name(f"{_stem(network, '.prototxt')}.caffemodel")
 
 
-def folded_beside(path: Path) -> Path:
+def folded_beside(path: Path, suffix: str) -> Path:
     """Where a folded file goes if nobody says: model.folded.onnx beside model.onnx."""
-    return path.with_name(f"{path.stem}.folded{path.suffix}")
+    return path.with_name(f"{_stem(path, suffix)}.folded{suffix}")
+
+
+def _stem(path: Path, suffix: str) -> str:
+    """The name without the suffix that it should have: deploy of deploy.prototxt.txt."""
+    name = path.name.removesuffix(".txt") if path.stem.lower().endswith(suffix) else path.name
+    return Path(name).stem
 
 
 def _is_path(value: Any) -> bool:

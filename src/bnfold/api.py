@@ -127,7 +127,7 @@ def _fold_onnx(
 
     if kind is ModelKind.ONNX_FILE:
         path = Path(model)
-        target = folded_beside(path) if output is None else Path(output)
+        target = folded_beside(path, ".onnx") if output is None else Path(output)
         report = onnx.fold_file(path, target, inputs, clip=clip, force=force)
         return FoldResult(target, report)
     return FoldResult(*onnx.fold_model(model, inputs, clip=clip))
@@ -144,7 +144,7 @@ def _fold_caffe(
     from bnfold.frontends import caffe
 
     network, weights = caffe_files(model)
-    target = folded_beside(network) if output is None else Path(output)
+    target = folded_beside(network, ".prototxt") if output is None else Path(output)
     return FoldResult(
         *caffe.fold_files(network, weights, target, clip=clip, force=force, phase=phase)
     )

@@ -64,7 +64,7 @@ FACTORY = f"{__name__}:build"
         (["net.pt2", "--input", "1x3"], "--input and --eval are for package.module:factory"),
         (["net.pt2", "net.onnx"], "name two of one kind"),
         (["deploy.prototxt"], "caffe time -model"),
-        (["net.caffemodel"], "caffe time -model"),
+        (["net.caffemodel"], "name the network first"),
         (["net.pt2", "--chart", "chart.png"], "does not end in .svg"),
         (["net.pt2", "--batch", "many"], "argument --batch"),
         ([], "the following arguments are required"),
@@ -78,6 +78,8 @@ def test_usage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(program.parent)
+    for name in ("net.onnx", "deploy.prototxt", "net.caffemodel"):
+        Path(name).write_bytes(b"\0")
     assert main(["bench", *arguments]) == 2
     out, err = capsys.readouterr()
     assert problem in err

@@ -131,7 +131,7 @@ def refused(capsys, folder: Path, arguments: list[str], code: int, *texts: str) 
     ("name", "content", "text"),
     [
         ("absent.pt2", None, "no such file"),
-        ("empty.pt2", b"", "not a .pt2 archive"),
+        ("empty.pt2", b"", "an empty file"),
         ("text.pt2", b"hello", "not a .pt2 archive"),
         ("old.pt", b"garbage", "a pickle"),
         ("net.bin", b"\x80\x02.", "a pickle"),
@@ -243,6 +243,7 @@ def test_an_error_we_did_not_foresee(capsys, folder, foldable, monkeypatch):
 
 
 def test_without_pytorch(folder):
+    (folder / "net.pt2").write_bytes(b"PK")
     script = (
         "import sys; sys.modules['torch'] = None; from bnfold.cli import main;"
         " sys.exit(main(['inspect', 'net.pt2']))"

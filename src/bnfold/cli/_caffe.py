@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold._kinds import folded_beside
+from bnfold._kinds import caffe_files, folded_beside
 from bnfold.cli._verify import verify_fold
 from bnfold.errors import (
     ExampleInputError,
@@ -37,12 +37,7 @@ class Source:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """The network comes first; no example inputs, no modes; both outputs have to be free."""
-    if Path(arguments.source).suffix.lower() != SUFFIX:
-        raise UsageError(
-            f"{arguments.source} holds weights only",
-            "name the network first: bnfold fold deploy.prototxt net.caffemodel",
-        )
+    """No example inputs, no modes; both outputs have to be free."""
     if arguments.inputs or arguments.eval_mode:
         raise UsageError(
             f"--input and --eval mean nothing for {arguments.source}",
@@ -58,7 +53,7 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 def default_output(arguments: argparse.Namespace) -> Path:
     """Beside the network."""
-    return folded_beside(Path(arguments.source))
+    return folded_beside(Path(arguments.source), SUFFIX)
 
 
 def open_source(arguments: argparse.Namespace) -> Source:
@@ -115,7 +110,5 @@ def write(folded: Folded, output: Path, arguments: argparse.Namespace) -> None:
 
 def _files(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """The network, and the weights that were named or lie beside it."""
-    network = Path(arguments.source)
-    if arguments.weights is None:
-        return network, network.with_suffix(".caffemodel")
-    return network, Path(arguments.weights)
+    network, beside = caffe_files(arguments.source)
+    return network, beside if arguments.weights is None else Path(arguments.weights)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from bnfold.formats import ModelKind, kind_of_file, refusal
 
 if TYPE_CHECKING:
     from bnfold.report import FoldReport
@@ -49,9 +53,24 @@ class Kind(Protocol):
 
 
 def kind_for(source: str) -> Kind:
-    """The handler of a SOURCE, by its suffix; what has no suffix of its own is PyTorch's."""
-    name = _BY_SUFFIX.get(Path(source).suffix.lower(), "_torch")
-    return cast(Kind, import_module(f"bnfold.cli.{name}"))
+    """The handler of a SOURCE: what the file is, or PyTorch's for `package.module:factory`.
+
+    Raises ModelUnreadableError or UsageError for what bnfold does not read.
+    """
+    if not is_factory(source) and not os.path.lexists(source):
+        raise refusal(source)
+    kind = ModelKind.MODULE if is_factory(source) else kind_of_file(source)
+    return cast(Kind, import_module(f"bnfold.cli.{_HANDLERS[kind]}"))
 
 
-_BY_SUFFIX = {".onnx": "_onnx", ".prototxt": "_caffe", ".caffemodel": "_caffe"}
+def is_factory(source: str) -> bool:
+    """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
+    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
+
+
+_HANDLERS = {
+    ModelKind.ONNX_FILE: "_onnx",
+    ModelKind.CAFFE_FILES: "_caffe",
+    ModelKind.PROGRAM: "_torch",
+    ModelKind.MODULE: "_torch",
+}

@@ -70,7 +70,7 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 def default_output(arguments: argparse.Namespace) -> Path:
     """Beside the model."""
-    return folded_beside(Path(arguments.source)).with_suffix(SUFFIX)
+    return folded_beside(Path(arguments.source), SUFFIX)
 
 
 def open_source(arguments: argparse.Namespace) -> Source:

@@ -10,9 +10,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bnfold import api
 from bnfold.cli import _torch_source
+from bnfold.cli._kinds import is_factory
 from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import say, write_whole
-from bnfold.cli._torch_source import Source, is_factory
+from bnfold.cli._torch_source import Source
 from bnfold.cli._verify import verify_fold
 from bnfold.errors import UnsupportedModelError, UsageError
 

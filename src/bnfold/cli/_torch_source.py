@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold._places import shortened
+from bnfold.cli._kinds import is_factory
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -21,6 +22,7 @@ from bnfold.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from bnfold.formats import NAME_ONE
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,6 @@ _DTYPES = (
     *("float16", "bfloat16", "float32", "float64"),
     *("int8", "int16", "int32", "int64", "uint8", "bool"),
 )
-_NAME_ONE = "name an .onnx, .prototxt or .pt2 file, or package.module:factory"
 _SEED = 0
 _BEYOND = 2
 """Integer inputs are below this: small enough to be an index into anything."""
@@ -75,11 +76,6 @@ class Source:
     """Keyword example inputs."""
 
 
-def is_factory(source: str) -> bool:
-    """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
-    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
-
-
 def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> None:
     """Raise UsageError for options that mean nothing for this source, before any work is done."""
     for text in inputs:
@@ -111,10 +107,10 @@ def _from_file(source: str) -> Source:
     try:
         file.open("rb").close()
     except FileNotFoundError as error:
-        raise ModelUnreadableError(source, "no such file", _NAME_ONE) from error
+        raise ModelUnreadableError(source, "no such file", NAME_ONE) from error
     except OSError as error:
         raise ModelUnreadableError(
-            str(shortened(file)), error.strerror or str(error), _NAME_ONE
+            str(shortened(file)), error.strerror or str(error), NAME_ONE
         ) from error
     program = load_program(file)
     if program.example_inputs is None:
@@ -127,8 +123,8 @@ def _from_file(source: str) -> Source:
 def no_file(source: str) -> ModelUnreadableError:
     """The error for a SOURCE that is a folder, or empty."""
     if source:
-        return ModelUnreadableError(source, "a folder", _NAME_ONE)
-    return ModelUnreadableError("SOURCE", "an empty name", _NAME_ONE)
+        return ModelUnreadableError(source, "a folder", NAME_ONE)
+    return ModelUnreadableError("SOURCE", "an empty name", NAME_ONE)
 
 
 def _from_factory(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Source:

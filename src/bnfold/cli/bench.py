@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, get_args
 
 from bnfold.api import ClipMode
+from bnfold.cli._kinds import is_factory, kind_for
 from bnfold.cli._output import answer, answer_json, check_output, progress, write_whole
 from bnfold.errors import UsageError
 
@@ -149,12 +150,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def _is(source: str, *suffixes: str) -> bool:
-    return Path(source).suffix.lower() in suffixes
-
-
 def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
-    is_onnx = _is(arguments.source, ".onnx")
+    is_onnx = kind_for(arguments.source).SUFFIX == ".onnx"
     for option, is_given, is_for_onnx in (
         ("--compile", arguments.compile, False),
         ("--cuda-graph", arguments.cuda_graph, False),
@@ -174,12 +171,13 @@ def _models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The original, the folded model if there is one, and the inputs, as `bnfold.bench` takes."""
     _runtimes(arguments)  # says what is wrong before anything is loaded
     source, folded = arguments.source, arguments.folded
-    if _is(source, ".onnx"):
+    suffix = kind_for(source).SUFFIX
+    if suffix == ".onnx":
         if arguments.eval_mode:
             raise UsageError("--eval is for package.module:factory", "leave it out")
         return source, folded, _shapes(arguments)
-    if _is(source, ".prototxt", ".caffemodel"):
-        return Path(source).with_suffix(".prototxt"), None, None
+    if suffix == ".prototxt":
+        return Path(source), None, None
     return _torch_models(arguments)
 
 
@@ -193,7 +191,7 @@ def _shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
 
 
 def _torch_models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    from bnfold.cli._torch_source import Source, check_options, is_factory, open_source
+    from bnfold.cli._torch_source import Source, check_options, open_source
 
     def opened(source: str) -> Source:
         inputs = arguments.inputs if is_factory(source) else []
@@ -203,7 +201,7 @@ def _torch_models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     if not any(is_factory(source) for source in sources):
         check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
     for source in sources:
-        if _is(source, ".onnx", ".prototxt", ".caffemodel"):
+        if kind_for(source).SUFFIX != ".pt2":
             raise UsageError(
                 f"{arguments.source} is for PyTorch, and {source} is not", "name two of one kind"
             )

@@ -11,7 +11,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from bnfold.cli._kinds import Kind, kind_for
+from bnfold.cli._kinds import Kind, is_factory, kind_for
 from bnfold.cli._output import answer, answer_json
 from bnfold.errors import UsageError
 
@@ -98,7 +98,7 @@ def _runners(arguments: argparse.Namespace) -> tuple[Runner, Runner]:
     weights = arguments.weights or (None, None)
     sources = (arguments.original, arguments.folded)
     kinds = [kind_for(source) for source in sources]
-    each = [_options(arguments, *pair) for pair in zip(sources, weights, strict=True)]
+    each = [_options(arguments, *one) for one in zip(sources, kinds, weights, strict=True)]
     if arguments.weights and not any(one.weights for one in each):
         raise UsageError("--weights is for .prototxt files, and there is none", "leave it out")
     original = _runner(kinds[0], each[0], None)
@@ -111,15 +111,15 @@ def _runner(kind: Kind, options: argparse.Namespace, first: Runner | None) -> Ru
     return kind.runner(kind.open_source(options), like)
 
 
-def _options(arguments: argparse.Namespace, source: str, weights: str | None) -> argparse.Namespace:
+def _options(
+    arguments: argparse.Namespace, source: str, kind: Kind, weights: str | None
+) -> argparse.Namespace:
     """The options of `fold` for one of the two, as far as they mean something for its kind."""
-    suffix = os.path.splitext(source)[1].lower()  # noqa: PTH122
-    takes_inputs = suffix not in (".pt2", ".prototxt", ".caffemodel")
     return argparse.Namespace(
         source=source,
-        weights=weights if suffix in (".prototxt", ".caffemodel") else None,
-        inputs=arguments.inputs if takes_inputs else [],
-        eval_mode=arguments.eval_mode if takes_inputs and suffix != ".onnx" else False,
+        weights=weights if kind.SUFFIX == ".prototxt" else None,
+        inputs=arguments.inputs if kind.SUFFIX == ".onnx" or is_factory(source) else [],
+        eval_mode=arguments.eval_mode and is_factory(source),
         clip="auto",
         phase=None,
     )
