@@ -6,6 +6,8 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
+from bnfold._text import printable
+
 if TYPE_CHECKING:
     from bnfold.report import FoldReport
 
@@ -23,7 +25,7 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
 
     sink = io.StringIO()
     console = Console(file=sink, width=width, force_terminal=color, no_color=not color)
-    console.print(Text(_printable(report.summary), style="bold"))
+    console.print(Text(printable(report.summary), style="bold"))
     if report.items:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in _HEADINGS:
@@ -33,7 +35,7 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
         for item in report.items:
             style = "green" if item.is_removed else "yellow"
             cells = (item.name, item.kind, str(item.channels), item.sentence)
-            *first, outcome = (_printable(cell) for cell in cells)
+            *first, outcome = (printable(cell) for cell in cells)
             table.add_row(*(Text(cell) for cell in first), Text(outcome, style=style))
         console.print(table)
     for line in _closing(report):
@@ -44,13 +46,13 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
 def _plain(report: FoldReport, width: int) -> str | None:
     """What rich would print, where nothing has to be wrapped: importing it takes its time."""
     rows = [
-        [_printable(cell) for cell in (item.name, item.kind, str(item.channels), item.sentence)]
+        [printable(cell) for cell in (item.name, item.kind, str(item.channels), item.sentence)]
         for item in report.items
     ]
     if rows:
         rows.insert(0, list(_HEADINGS))
     lengths = [max((len(row[at]) for row in rows), default=0) for at in range(len(_HEADINGS))]
-    lines = [_printable(report.summary)]
+    lines = [printable(report.summary)]
     for name, kind, channels, outcome in rows:
         padded = (name.ljust(lengths[0]), kind.ljust(lengths[1]), channels.rjust(lengths[2]))
         lines.append("  ".join((*padded, outcome)))
@@ -66,12 +68,7 @@ def _closing(report: FoldReport) -> list[str]:
         count = len(report.clips)
         activations = "1 activation" if count == 1 else f"{count} activations"
         lines.append(f"{activations} got bounds per channel")
-    return lines + [_printable(note) for note in report.notes]
-
-
-def _printable(cell: str) -> str:
-    """Names come from files: no control characters on the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
+    return lines + [printable(note) for note in report.notes]
 
 
 def html(report: FoldReport) -> str:
@@ -90,4 +87,4 @@ def html(report: FoldReport) -> str:
 
 
 def _escaped(text: str) -> str:
-    return escape(_printable(text))
+    return escape(printable(text))

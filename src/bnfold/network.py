@@ -7,7 +7,8 @@ without a kind of its own is part of the next op of its name. What `after` shows
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -78,6 +79,11 @@ class Network:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `after` follows from it."""
         return {"before": [node._asdict() for node in self.before]}
+
+
+def op_counts(nodes: Iterable[NetworkNode]) -> Counter[str]:
+    """How many ops of each kind there are; the outside does not count."""
+    return Counter(node.kind for node in nodes if node.kind not in (INPUT, OUTPUT))
 
 
 def draw(graph: g.Graph, plan: Plan, items: Collection[str]) -> Network:

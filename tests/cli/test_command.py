@@ -399,11 +399,15 @@ def test_json(capsys, padded):
     assert (document["total"], document["removed"]) == (2, 1)
     assert main(["fold", "padded.pt2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document.pop("output") == "padded.folded.pt2"
-    difference = document.pop("difference")
-    assert difference["relative"] <= 1e-5
-    assert document.pop("verify")["equal"]
     jsonschema.validate(document, schema())
+    assert document["output"] == "padded.folded.pt2"
+    assert document["difference"]["relative"] <= 1e-5
+    assert document["verify"]["equal"]
+    size = Path("padded.folded.pt2").stat().st_size
+    assert document["files"] == [{"path": "padded.folded.pt2", "bytes": size}]
+    assert document["bytes"] == Path("padded.pt2").stat().st_size
+    before, after = document["ops"]["before"], document["ops"]["after"]
+    assert sum(before.values()) - sum(after.values()) == 1
 
 
 def test_factories(capsys, factories):

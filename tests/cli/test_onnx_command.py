@@ -153,7 +153,7 @@ def test_into_a_pipe_each_batch_norm_has_one_line(capsys, folder, letter):
     s.conv(3, 4, name=f"{long}/conv")
     s.bn(4, name=f"{long}/bn")
     Path("long.onnx").write_bytes(s.model().SerializeToString())
-    assert main(["inspect", "long.onnx"]) == 0
+    assert main(["inspect", "long.onnx", "--table"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if letter * 40 in line]
     assert len(lines) == 1
     assert lines[0].startswith(f"{long}/bn ") and lines[0].endswith(f"folded into {long}/conv")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +96,27 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
     from bnfold.frontends.caffe.runner import read_runner
 
     return read_runner(source.document, source.weights)
+
+
+def ops(
+    source: Source, folded: Folded, report: FoldReport
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Layers by type."""
+    layers, removed = folded.decided.net.layers, folded.decided.new.removed
+    before = Counter(layer.type for layer in layers)
+    return before, before - Counter(layer.type for layer in removed)
+
+
+def files_read(source: Source, arguments: argparse.Namespace) -> list[Path]:
+    """The network and its weights."""
+    return list(_files(arguments))
+
+
+def files_written(folded: Folded, output: Path) -> list[Path]:
+    """The same of the folded network."""
+    from bnfold.frontends.caffe.fold import weights_beside
+
+    return [output, weights_beside(output)]
 
 
 def release(folded: object) -> None:

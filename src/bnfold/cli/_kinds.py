@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bnfold.report import FoldReport
     from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
+
+Counts = Mapping[str, int]
 
 
 class Kind(Protocol):
@@ -41,6 +43,15 @@ class Kind(Protocol):
 
     def verify(self, source: Any, folded: Any, arguments: argparse.Namespace) -> VerifyResult | str:
         """Run both; or why nothing was verified."""
+
+    def ops(self, source: Any, folded: Any, report: FoldReport) -> tuple[Counts, Counts]:
+        """How many ops of each type there are, before and after."""
+
+    def files_read(self, source: Any, arguments: argparse.Namespace) -> list[Path]:
+        """The files that the model was read from; a factory has none."""
+
+    def files_written(self, folded: Any, output: Path) -> list[Path]:
+        """The files that `write` made for an output."""
 
     def release(self, folded: Any) -> None:
         """Leave nothing of it behind that was not written."""

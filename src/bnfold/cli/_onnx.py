@@ -10,11 +10,12 @@ import argparse
 import re
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnfold._kinds import folded_beside
 from bnfold._places import is_same_file
@@ -42,6 +43,8 @@ class Source:
     path: Path
     model: OnnxModel
     pins: dict[str, tuple[int, ...]]
+    counts: Counter[str]
+    """Ops by type, as they were read: a fold works in the bodies of `model` itself."""
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -80,7 +83,7 @@ def open_source(arguments: argparse.Namespace) -> Source:
 
     path = Path(arguments.source)
     model = read_file(path)
-    return Source(path, model, input_shapes(arguments.inputs, model))
+    return Source(path, model, input_shapes(arguments.inputs, model), _counted(model))
 
 
 def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
@@ -147,6 +150,43 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
     from bnfold.frontends.onnx.runner import file_runner
 
     return file_runner(source.path, source.pins, like=like)
+
+
+def ops(
+    source: Source, folded: Folded, report: FoldReport
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Nodes by operator, those of bodies and functions too."""
+    from bnfold.frontends.onnx.read import read_file
+
+    return source.counts, _counted(read_file(folded.staged.model))
+
+
+def _counted(model: OnnxModel) -> Counter[str]:
+    graphs: list[Any] = [model.proto.graph, *model.proto.functions]
+    counts: Counter[str] = Counter()
+    while graphs:
+        for node in graphs.pop().node:
+            counts[node.op_type] += 1
+            for attribute in node.attribute:
+                graphs += [attribute.g, *attribute.graphs]
+    return counts
+
+
+def files_read(source: Source, arguments: argparse.Namespace) -> list[Path]:
+    """The message, and where its external data lies."""
+    from bnfold.frontends.onnx.bulk import FileBulk
+
+    bulk = source.model.bulk.values()
+    paths = {part.path for part in bulk if isinstance(part, FileBulk)} - {source.path}
+    return [source.path, *sorted(paths)]
+
+
+def files_written(folded: Folded, output: Path) -> list[Path]:
+    """The message, and the external data, if there is any."""
+    from bnfold.frontends.onnx.write import data_name
+
+    data = [output.with_name(data_name(output.name))] if folded.staged.has_data else []
+    return [output, *data]
 
 
 def release(folded: Folded) -> None:

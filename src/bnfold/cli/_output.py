@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bnfold._places import check_place, part_beside, put_in_place, sync_file
+from bnfold._text import printable, shortened
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
-    from bnfold.report import FoldReport
+    from bnfold.cli._summary import Ending
 
+_BREAKS = "\n\t"
 _PIPE_WIDTH = 10_000
 """Columns of a table that goes to a file or a pipe: none is cut, each BatchNorm has one line."""
 
@@ -30,7 +33,7 @@ def say(text: str) -> None:
     """One remark for people, on stderr. Nobody may be there to read it, and that is no error."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(f"bnfold: {_printable(text)}", file=sys.stderr, flush=True)
+            print(f"bnfold: {printable(text, keep=_BREAKS)}", file=sys.stderr, flush=True)
 
 
 def answer(text: str) -> None:
@@ -70,44 +73,100 @@ def _can_say(text: str, encoding: str) -> bool:
     return True
 
 
-def answer_table(report: FoldReport) -> None:
-    """The answer as a table, in colour and as wide as the terminal, if there is one."""
+def answer_summary(ending: Ending, *, table: bool) -> None:
+    """The answer as one screen, in colour and as wide as the terminal, if there is one."""
+    from bnfold.cli._summary import summary
+
+    answer(summary(ending, width=columns(), color=is_coloured(), table=table))
+
+
+def columns() -> int:
+    """Of the terminal; where there is none, no line is cut."""
     if sys.stdout is None or not sys.stdout.isatty():
-        answer(report.table(width=_PIPE_WIDTH))
-        return
+        return _PIPE_WIDTH
+    return max(shutil.get_terminal_size().columns, 40)
+
+
+def is_coloured() -> bool:
+    """Whether stdout is a terminal that shows colours and may."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return False
     # https://no-color.org: set and not empty means no colour, whatever the value.
-    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    answer(report.table(color=color, width=shutil.get_terminal_size().columns))
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class _Line:
+    """One line on stderr that says what goes on; a thread writes it anew a few times a second."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.part: float | None = None
+        self._start = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        if self._ended.wait(_PATIENCE):
+            return
+        while not self._ended.wait(_REFRESH):
+            self._write(f"\r\x1b[Kbnfold: {self._text()}")
+        self._write("\r\x1b[K")
+
+    def _text(self) -> str:
+        done = f"{time.monotonic() - self._start:.0f} s"
+        if self.part is not None:
+            done = f"[{('#' * int(self.part * _BAR)).ljust(_BAR)}] {self.part:4.0%}"
+        room = shutil.get_terminal_size().columns - len(done) - len("bnfold:  ") - 1
+        return f"{shortened(self.what, room)} {done}"
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Nothing is left of it on the screen."""
+        self._ended.set()
+        self._thread.join()
+
+
+_lines: list[_Line] = []
+"""The line that is shown, if there is one: what begins inside of something shows there."""
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[float], None]]:
-    """Show how far long work has come, on a terminal; it is called with parts of 1."""
+    """Show on a terminal what goes on, after half a second.
+
+    The seconds are shown, or how far it has come, if that is told with parts of 1.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda part: None
         return
-    start = time.monotonic()
-    shown = False
+    line, before = (_lines[-1], _lines[-1].what) if _lines else (_Line(what), None)
+    if before is None:
+        _lines.append(line)
+    line.what = what
 
     def step(part: float) -> None:
-        nonlocal shown
-        if time.monotonic() - start < _PATIENCE:
-            return
-        shown = True
-        bar = ("#" * int(part * _BAR)).ljust(_BAR)
-        sys.stderr.write(f"\rbnfold: {_printable(what)} [{bar}] {part:4.0%}")
-        sys.stderr.flush()
+        line.part = part
 
     try:
         yield step
     finally:
-        if shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        line.part = None
+        if before is None:
+            _lines.remove(line)
+            line.end()
+        else:
+            line.what = before
 
 
-_PATIENCE = 1.0
-"""Seconds before a bar appears."""
+_PATIENCE = 0.5
+"""Seconds before a line appears."""
+_REFRESH = 0.2
+"""Seconds until it is written again."""
 _BAR = 30
 """Characters of a full bar."""
 
@@ -137,10 +196,3 @@ def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: s
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _printable(text: str) -> str:
-    """Names come from files: no control characters on the terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )

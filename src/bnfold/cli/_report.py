@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bnfold.cli._output import check_output, say, write_whole
 from bnfold.errors import UsageError
@@ -40,19 +40,17 @@ def check_report(arguments: argparse.Namespace) -> None:
 def write_report(
     arguments: argparse.Namespace,
     report: FoldReport,
-    source: Any,
     *,
+    read: Sequence[Path] = (),
+    written: Sequence[Path] = (),
     verified: object = None,
-    folded: Any = None,
-    output: Path | None = None,
-) -> None:
-    """Write the page, if one is asked for. Raises UsageError."""
+) -> Path | None:
+    """Write the page, if one is asked for, with hashes of files. Raises UsageError."""
     target: Path | None = arguments.report
     if target is None:
-        return
+        return None
     from bnfold.verify.result import VerifyResult
 
-    read, written = list(_read(arguments, source)), list(_written(output, folded))
     for path in (*read, *written):
         if path.resolve() == target.resolve():  # external data may be called anything
             raise UsageError(f"{target} is a file of the model", f"choose another with {_OPTION}")
@@ -65,37 +63,7 @@ def write_report(
     )
     write_whole(target, lambda file: file.write(page.encode()), option=_OPTION)
     say(f"report: {target}")
-
-
-def _read(arguments: argparse.Namespace, source: Any) -> Iterator[Path]:
-    """The files that the model was read from; a factory has none."""
-    path = Path(arguments.source)
-    if not path.is_file():
-        return
-    yield path
-    if path.suffix.lower() == ".prototxt":
-        yield (
-            path.with_suffix(".caffemodel")
-            if arguments.weights is None
-            else Path(arguments.weights)
-        )
-    if path.suffix.lower() == ".onnx":
-        from bnfold.frontends.onnx.bulk import FileBulk
-
-        bulk = source.model.bulk.values()
-        yield from sorted({part.path for part in bulk if isinstance(part, FileBulk)} - {path})
-
-
-def _written(output: Path | None, folded: Any) -> Iterator[Path]:
-    if output is None:
-        return
-    yield output
-    if output.suffix == ".prototxt":
-        yield output.with_suffix(".caffemodel")
-    if getattr(getattr(folded, "staged", None), "has_data", False):
-        from bnfold.frontends.onnx.write import data_name
-
-        yield output.with_name(data_name(output.name))
+    return target
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from bnfold.cli._output import say, write_whole
 from bnfold.cli._torch_source import Source
 from bnfold.cli._verify import verify_fold
 from bnfold.errors import UnsupportedModelError, UsageError
+from bnfold.network import op_counts
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -92,6 +93,26 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
     if isinstance(model, torch.nn.Module):
         return module_runner(model, None, source.name, like)
     return program_runner(model, None, source.name)
+
+
+def ops(
+    source: Source, folded: ExportedProgram, report: FoldReport
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Ops as bnfold follows them: calls of modules, and of functions elsewhere."""
+    if report.network is None:
+        return {}, {}
+    before, after = report.network.before, report.network.after
+    return op_counts(before), op_counts(after)
+
+
+def files_read(source: Source, arguments: argparse.Namespace) -> list[Path]:
+    """The .pt2 file; a factory has none."""
+    return [] if is_factory(arguments.source) else [Path(arguments.source)]
+
+
+def files_written(folded: ExportedProgram, output: Path) -> list[Path]:
+    """One .pt2 file."""
+    return [output]
 
 
 def release(folded: object) -> None:

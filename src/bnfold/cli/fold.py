@@ -6,15 +6,17 @@ What depends on the kind of model is in one file per kind; see `_kinds`.
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
-from bnfold.cli._output import answer, answer_json, answer_table, check_output, say
+from bnfold.cli._output import answer_json, answer_summary, check_output, progress, say
 from bnfold.cli._report import add_report_option, check_report, write_report
+from bnfold.cli._summary import Ending
 from bnfold.errors import FoldFailedError
-from bnfold.report import FoldReport
 from bnfold.verify.result import VerifyResult
 
 
@@ -29,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write (default: model.folded.onnx beside model.onnx)",
     )
     add_report_option(parser)
+    parser.add_argument("--table", action="store_true", help="list every step, not just the kept")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--force", action="store_true", help="overwrite an existing output")
     parser.add_argument("--dry-run", action="store_true", help="fold and verify, write nothing")
     parser.add_argument(
@@ -43,36 +47,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fold, verify, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
+    done = fold_one(arguments)
+    if arguments.json:
+        answer_json(done.document)
+    elif not arguments.quiet:
+        answer_summary(done.ending, table=arguments.table)
+    if done.is_refused:
+        say(f"{done.ending.report.kept} kept, so nothing was written (--strict)")
+    return int(done.is_refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one model."""
+
+    ending: Ending
+    document: dict[str, Any]
+    """The same as JSON."""
+    is_refused: bool
+    """Whether nothing was written, because something was kept under --strict."""
+
+
+def fold_one(arguments: argparse.Namespace) -> Done:
+    """Fold, verify and write one model; nothing is printed but remarks and progress."""
+    start = time.monotonic()
     kind = kind_for(arguments.source)
     kind.check_options(arguments)
     output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
     if output is not None:
         check_output(output, suffix=kind.SUFFIX, force=arguments.force)
     check_report(arguments)
-    source = kind.open_source(arguments)
-    folded, report = kind.fold(source, arguments)
+    with progress(f"folding {arguments.source}"):
+        source = kind.open_source(arguments)
+        folded, report = kind.fold(source, arguments)
     is_refused = arguments.strict and report.kept > 0
+    read = kind.files_read(source, arguments)
     try:
-        found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
+        with progress(f"verifying {arguments.source}"):
+            found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
         for note in found.notes if isinstance(found, VerifyResult) else ():
             say(note)
         if isinstance(found, VerifyResult) and not found.equal:
             raise _failed(arguments.source, found)
+        before, after = kind.ops(source, folded, report)
+        held = sum(path.stat().st_size for path in read) if read else None
         if output is not None and not is_refused:
             kind.write(folded, output, arguments)
         else:
             output = None
-        write_report(arguments, report, source, verified=found, folded=folded, output=output)
+        written = [] if output is None else kind.files_written(folded, output)
+        write_report(arguments, report, read=read, written=written, verified=found)
     finally:
         kind.release(folded)
-    if arguments.json:
-        answer_json(_document(report, output, found))
-    else:
-        answer_table(report)
-        answer(_closing(output, found))
-    if is_refused:
-        say(f"{report.kept} kept, so nothing was written (--strict)")
-    return int(is_refused)
+    ending = Ending(
+        report,
+        before,
+        after,
+        held,
+        tuple((path, path.stat().st_size) for path in written),
+        _verdict(found),
+        time.monotonic() - start,
+    )
+    return Done(ending, _document(ending, output, found), is_refused)
 
 
 def _failed(source: str, found: VerifyResult) -> FoldFailedError:
@@ -85,10 +121,14 @@ def _failed(source: str, found: VerifyResult) -> FoldFailedError:
     )
 
 
-def _document(report: FoldReport, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
+def _document(ending: Ending, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
     document: dict[str, Any] = {
-        **report.to_dict(),
+        **ending.report.to_dict(),
         "output": None if output is None else str(output),
+        "files": [{"path": str(path), "bytes": count} for path, count in ending.files],
+        "bytes": ending.read,
+        "ops": {"before": dict(ending.before), "after": dict(ending.after)},
+        "seconds": round(ending.seconds or 0.0, 3),
         "difference": None,
         "verify": None,
     }
@@ -102,11 +142,9 @@ def _document(report: FoldReport, output: Path | None, found: VerifyResult | str
     return document
 
 
-def _closing(output: Path | None, found: VerifyResult | str) -> str:
+def _verdict(found: VerifyResult | str) -> str:
     if isinstance(found, VerifyResult):
-        verified = found.summary
-    elif found.startswith("--"):
-        verified = f"nothing was verified ({found})"
-    else:
-        verified = f"nothing was verified: {found}"
-    return f"{verified}\n{'nothing written' if output is None else f'written: {output}'}"
+        return found.summary
+    return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
+        f"({found})" if found.startswith("--") else found
+    )

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bnfold.cli._kinds import Kind, is_factory, kind_for
-from bnfold.cli._output import answer, answer_json
+from bnfold.cli._output import answer, answer_json, progress
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,17 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify and print. Returns 1 if the two are not equal."""
     from bnfold.verify.api import verify_runners
 
-    original, folded = _runners(arguments)
-    result = verify_runners(
-        original,
-        folded,
-        data=arguments.data,
-        mean=arguments.mean,
-        std=arguments.std,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        layers=arguments.layers,
-    )
+    with progress(f"verifying {arguments.folded}"):
+        original, folded = _runners(arguments)
+        result = verify_runners(
+            original,
+            folded,
+            data=arguments.data,
+            mean=arguments.mean,
+            std=arguments.std,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            layers=arguments.layers,
+        )
     if arguments.json:
         answer_json(result.to_dict())
     elif sys.stdout.isatty():

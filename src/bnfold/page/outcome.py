@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnfold.network import INPUT, OUTPUT
+from bnfold.network import op_counts
 from bnfold.page.html import Cell, Column, count, paragraphs, row, section, table
 from bnfold.page.text import escape
 
 if TYPE_CHECKING:
-    from bnfold.network import Network, NetworkNode
+    from bnfold.network import Network
     from bnfold.report import FoldReport, Item
 
 _ITEMS = (
@@ -129,7 +129,7 @@ def reasons_section(report: FoldReport) -> str:
 
 def ops_section(network: Network) -> str:
     """How many ops of each kind there are before and after."""
-    before, after = _counted(network.before), _counted(network.after)
+    before, after = op_counts(network.before), op_counts(network.after)
     kinds = sorted(before, key=lambda kind: (-before[kind], kind))
     rows = [_ops_row(kind, before[kind], after[kind]) for kind in kinds]
     rows.append(_ops_row("all", before.total(), after.total()))
@@ -145,10 +145,6 @@ def _ops_row(kind: str, before: int, after: int) -> str:
     return row(_OPS, [kind, str(before), str(after), change])
 
 
-def _counted(nodes: Sequence[NetworkNode]) -> Counter[str]:
-    return Counter(node.kind for node in nodes if node.kind not in (INPUT, OUTPUT))
-
-
 def op_totals(network: Network) -> tuple[int, int]:
     """Ops before and after."""
-    return _counted(network.before).total(), _counted(network.after).total()
+    return op_counts(network.before).total(), op_counts(network.after).total()

@@ -1,0 +1,17 @@
+"""Text for people: names that come from files, and lines that have to fit."""
+
+from __future__ import annotations
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Without control characters, which a terminal would obey; `keep` names those that may stay."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name with its middle left out, if it is longer than `width`."""
+    name = printable(name)
+    if len(name) <= width:
+        return name
+    room = max(width - 3, 2)
+    return f"{name[: (room + 1) // 2]}...{name[len(name) - room // 2 :]}"

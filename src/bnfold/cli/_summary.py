@@ -1,0 +1,205 @@
+"""What a fold says at its end: one screen, in as many columns as there are.
+
+what went and what stayed, by reason with the next step
+ops by type, before and after; the size of the files
+the steps that stayed, or all of them (--table)
+the verdict, the files that were written, the time
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnfold._text import printable, shortened
+from bnfold.core.reasons import Reason
+from bnfold.report import FoldReport, Item
+
+MOST_OPS = 12
+"""Lines of types of ops; those that did not change are summed up first."""
+MOST_KEPT = 8
+"""Steps that stayed, before the rest is left to --table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Everything that is said at the end of a fold."""
+
+    report: FoldReport
+    before: Mapping[str, int] = field(default_factory=dict)
+    """Ops by type."""
+    after: Mapping[str, int] = field(default_factory=dict)
+    """The same of the folded model."""
+    read: int | None = None
+    """Bytes of the files that were read; None if there is none."""
+    files: tuple[tuple[Path, int], ...] = ()
+    """What was written, with its bytes."""
+    verdict: str = ""
+    """One line."""
+    seconds: float | None = None
+    """From the first byte read to the last one written; None if nothing was to be written."""
+
+    @property
+    def written(self) -> int:
+        """Bytes of the files that were written."""
+        return sum(size for _, size in self.files)
+
+
+def summary(ending: Ending, *, width: int, color: bool = False, table: bool = False) -> str:
+    """The screen. `table` lists every step, not just those that stayed."""
+    report = ending.report
+    parts = [[_paint(report.summary, "1", color)], _reasons(report, width)]
+    parts.append(_ops(ending, width))
+    parts.append(_steps(report, width, color, table=table))
+    parts.append([*_clips(report, width), *_wrapped(report.notes, width)])
+    parts.append(_closing(ending, width))
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 97.5 MB."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"
+
+
+def _paint(text: str, code: str, color: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if color else text
+
+
+def _wrapped(texts: Sequence[str], width: int, indent: str = "") -> list[str]:
+    return [
+        line
+        for text in texts
+        for line in textwrap.wrap(
+            printable(text),
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+# -------------------------------------------------------------------- what stayed
+
+
+def _reasons(report: FoldReport, width: int) -> list[str]:
+    counted = Counter(item.reason for item in report.items if item.reason is not None)
+    lines = []
+    for reason, count in counted.most_common():
+        step = NEXT_STEPS.get(reason, f"see docs/reasons.md#{reason}")
+        text = f"{count} {'stays' if count == 1 else 'stay'} ({reason}): {step}"
+        lines += _wrapped([text], width, indent="   ")
+    return lines
+
+
+NEXT_STEPS = {
+    Reason.CLIP_COST: "without them ONNX Runtime would be slower; --clip always removes them",
+    Reason.ACTIVATION: "the ReLU behind has no room for bounds; an exported program or ONNX has",
+    Reason.FUNCTIONAL: "called as functions; export the program and fold that",
+    Reason.BATCH_STATISTICS: "in training mode; export the model in eval mode",
+    Reason.NOT_REACHED: "not run on the example inputs; give inputs that reach them",
+    Reason.SHARED: "used several times; give each use weights of its own",
+    Reason.FIXED_WEIGHT: "the weights beside are computed, not stored",
+    Reason.HOOK: "remove the hook before the fold",
+    Reason.PADDING: "their shift would cross zero padding",
+    Reason.BRANCHES: "branches need different rescalings",
+    Reason.NONLINEAR: "no rescaling passes the op behind or before them",
+    Reason.OVERFLOW: "the folded weights do not fit their dtype; fold in float32",
+}
+"""What the user can do about it, or why nothing can be done; in a line."""
+
+
+def _steps(report: FoldReport, width: int, color: bool, *, table: bool) -> list[str]:
+    """A line for each step: its name, and what became of it."""
+    items = [item for item in report.items if table or not item.is_removed]
+    if not items:
+        return []
+    shown = items if table else items[:MOST_KEPT]
+    longest = max(len(printable(item.name)) for item in shown)
+    room = min(longest, max(12, (width - 2) * 3 // 5))
+    lines = [_step(item, room, width, color) for item in shown]
+    if len(items) > len(shown):
+        lines.append(f"... and {len(items) - len(shown)} more: --table lists every step")
+    return lines
+
+
+def _step(item: Item, room: int, width: int, color: bool) -> str:
+    # ONNX's exporters end a node's name in its type: the first thing that nobody misses.
+    name = item.name if len(item.name) <= room else item.name.removesuffix(f"/{item.kind}")
+    name, beside = shortened(name, room).ljust(room), width - room - 2
+    outcome = printable(item.sentence)
+    if len(outcome) > beside:  # the sentence is above, once for all
+        word = "into" if item.is_removed else str(item.reason)
+        others = ", ".join(item.into) if item.is_removed else item.blocker or ""
+        outcome = shortened(f"{word} {shortened(others, max(beside - len(word) - 1, 5))}", beside)
+    return f"{name}  {_paint(outcome, '32' if item.is_removed else '33', color)}"
+
+
+def _clips(report: FoldReport, width: int) -> list[str]:
+    if not report.clips:
+        return []
+    count = len(report.clips)
+    what = "1 activation" if count == 1 else f"{count} activations"
+    return _wrapped([f"{what} became max(x, c) or min(x, c), one constant per channel"], width)
+
+
+# -------------------------------------------------------------------- ops and files
+
+
+def _ops(ending: Ending, width: int) -> list[str]:
+    """Ops by type, before and after, those that changed first to be shown."""
+    kinds = sorted(ending.before.keys() | ending.after.keys())
+    if not kinds:
+        return []
+    changed = [kind for kind in kinds if _of(ending.before, kind) != _of(ending.after, kind)]
+    steady = sorted(
+        (kind for kind in kinds if kind not in changed),
+        key=lambda kind: (-_of(ending.before, kind), kind),
+    )
+    shown = steady[: max(0, MOST_OPS - len(changed))]
+    rest = steady[len(shown) :]
+    rows = [
+        (kind, _of(ending.before, kind), _of(ending.after, kind))
+        for kind in sorted([*changed, *shown])
+    ]
+    if rest:
+        count = sum(_of(ending.before, kind) for kind in rest)
+        rows.append((f"{len(rest)} other types", count, count))
+    rows.append(("all", sum(ending.before.values()), sum(ending.after.values())))
+    cells = [("op", "before", "after", ""), *map(_row, rows)]
+    if ending.read is not None:
+        after = size(ending.written) if ending.files else ""
+        cells.append(("file", size(ending.read), after, ""))
+    room = min(max(len(row[0]) for row in cells), width - 24)
+    return [
+        f"{shortened(name, room).ljust(room)}  {first:>9}  {second:>9}  {change}".rstrip()
+        for name, first, second, change in cells
+    ]
+
+
+def _row(row: tuple[str, int, int]) -> tuple[str, str, str, str]:
+    name, first, second = row
+    return name, str(first), str(second), f"{second - first:+d}" if first != second else ""
+
+
+def _of(counts: Mapping[str, int], kind: str) -> int:
+    return counts.get(kind, 0)
+
+
+def _closing(ending: Ending, width: int) -> list[str]:
+    lines = _wrapped([ending.verdict], width) if ending.verdict else []
+    if ending.seconds is None:
+        return lines
+    if not ending.files:
+        return [*lines, f"nothing written ({ending.seconds:.1f} s)"]
+    lines += [f"written: {printable(str(path))}" for path, _ in ending.files]
+    lines[-1] += f" ({ending.seconds:.1f} s)"
+    return lines
