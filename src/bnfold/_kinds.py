@@ -14,7 +14,7 @@ from typing import Any
 from bnfold.errors import UnsupportedModelError
 from bnfold.formats import ModelKind, kind_of_file
 
-__all__ = ["ModelKind", "caffe_files", "folded_beside", "kind_of"]
+__all__ = ["ModelKind", "caffe_files", "folded_beside", "kind_of", "renamed"]
 
 
 _CLASSES = {
@@ -55,6 +55,11 @@ def caffe_files(model: Any) -> tuple[Path, Path]:
         return Path(network), Path(weights)
     network = Path(model)
     return network, network.with_name(f"{_stem(network, '.prototxt')}.caffemodel")
+
+
+def renamed(path: Path, suffix: str) -> Path:
+    """The path with the suffix that it should have: deploy.prototxt of deploy.prototxt.txt."""
+    return path.with_name(f"{_stem(path, suffix)}{suffix}")
 
 
 def folded_beside(path: Path, suffix: str) -> Path:

@@ -41,7 +41,7 @@ def listing(folder: Path) -> set[str]:
     ("arguments", "code", "text"),
     [
         (["net.onnx", "--eval"], 2, "--eval is for package.module:factory"),
-        (["net.onnx", "net.caffemodel"], 2, "WEIGHTS"),
+        (["net.onnx", "net.caffemodel", "-o", "o.onnx"], 2, "-o names one file"),
         (["net.onnx", "-o", "net.pt2"], 2, "does not end in .onnx"),
         (["net.onnx", "-o", "net.onnx"], 2, "is the model itself"),
         (["net.onnx", "-o", "net.onnx", "--force"], 2, "is the model itself"),

@@ -17,6 +17,7 @@ from bnfold.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from bnfold.network import op_counts
 
 if TYPE_CHECKING:
     from bnfold.frontends.caffe.caffemodel import Caffemodel
@@ -99,9 +100,12 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
 
 
 def ops(
-    source: Source, folded: Folded, report: FoldReport
+    source: Source, folded: Folded | None, report: FoldReport
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Layers by type."""
+    if folded is None:
+        counts = op_counts(report.network.before) if report.network else {}
+        return counts, counts
     layers, removed = folded.decided.net.layers, folded.decided.new.removed
     before = Counter(layer.type for layer in layers)
     return before, before - Counter(layer.type for layer in removed)

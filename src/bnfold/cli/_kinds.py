@@ -45,7 +45,7 @@ class Kind(Protocol):
         """Run both; or why nothing was verified."""
 
     def ops(self, source: Any, folded: Any, report: FoldReport) -> tuple[Counts, Counts]:
-        """How many ops of each type there are, before and after."""
+        """How many ops of each type there are, before and after; `folded` None: before alone."""
 
     def files_read(self, source: Any, arguments: argparse.Namespace) -> list[Path]:
         """The files that the model was read from; a factory has none."""

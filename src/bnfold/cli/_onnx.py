@@ -153,12 +153,13 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
 
 
 def ops(
-    source: Source, folded: Folded, report: FoldReport
+    source: Source, folded: Folded | None, report: FoldReport
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Nodes by operator, those of bodies and functions too."""
     from bnfold.frontends.onnx.read import read_file
 
-    return source.counts, _counted(read_file(folded.staged.model))
+    after = source.counts if folded is None else _counted(read_file(folded.staged.model))
+    return source.counts, after
 
 
 def _counted(model: OnnxModel) -> Counter[str]:

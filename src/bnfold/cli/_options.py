@@ -9,20 +9,20 @@ from bnfold.api import ClipMode
 from bnfold.errors import UsageError
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """SOURCE and the options of every command."""
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """What to work on; see `_sources`."""
     parser.add_argument(
-        "source",
+        "sources",
         metavar="SOURCE",
+        nargs="+",
         help="a .onnx file; a .pt2 file written by torch.export.save, or package.module:factory;"
-        " a .prototxt file",
+        " a .prototxt file, and its .caffemodel (default: the one beside it with the same stem);"
+        " a folder of such files; several of these",
     )
-    parser.add_argument(
-        "weights",
-        metavar="WEIGHTS",
-        nargs="?",
-        help="the .caffemodel of a .prototxt (default: the one beside it with the same stem)",
-    )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options of fold and inspect."""
     parser.add_argument(
         "--input",
         action="append",

@@ -203,3 +203,41 @@ def _closing(ending: Ending, width: int) -> list[str]:
     lines += [f"written: {printable(str(path))}" for path, _ in ending.files]
     lines[-1] += f" ({ending.seconds:.1f} s)"
     return lines
+
+
+# -------------------------------------------------------------------- several models
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What `inspect` says of one of several models."""
+
+    name: str
+    report: FoldReport
+    ops: Mapping[str, int]
+    """By type, as they are."""
+
+
+def side_by_side(looks: Sequence[Look], width: int) -> str:
+    """A column for each model: what would go and stay, why, and its ops by type."""
+    reasons = sorted({item.reason for look in looks for item in look.report.items if item.reason})
+    kinds = sorted({kind for look in looks for kind in look.ops})
+    rows = [("", [look.name for look in looks])]
+    rows.append(("would go", [str(look.report.removed) for look in looks]))
+    rows.append(("would stay", [str(look.report.kept) for look in looks]))
+    for reason in reasons:
+        counts = [sum(i.reason is reason for i in look.report.items) for look in looks]
+        rows.append((f"  {reason}", list(map(str, counts))))
+    rows += [(kind, [str(_of(look.ops, kind)) for look in looks]) for kind in kinds]
+    first = min(max(len(name) for name, _ in rows), max(12, width // 3))
+    room = max(8, (width - first) // len(looks) - 2)
+    column = [min(room, max(len(cells[at]) for _, cells in rows)) for at in range(len(looks))]
+    return "\n".join(
+        "  ".join(
+            [
+                shortened(name, first).ljust(first),
+                *(shortened(cell, n).rjust(n) for cell, n in zip(cells, column, strict=True)),
+            ]
+        ).rstrip()
+        for name, cells in rows
+    )

@@ -96,7 +96,7 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
 
 
 def ops(
-    source: Source, folded: ExportedProgram, report: FoldReport
+    source: Source, folded: ExportedProgram | None, report: FoldReport
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Ops as bnfold follows them: calls of modules, and of functions elsewhere."""
     if report.network is None:

@@ -1,4 +1,4 @@
-"""`bnfold fold`: fold a model, verify that it computes the same, and write the folded one.
+"""`bnfold fold`: fold models, verify that they compute the same, and write the folded ones.
 
 What depends on the kind of model is in one file per kind; see `_kinds`.
 """
@@ -6,22 +6,24 @@ What depends on the kind of model is in one file per kind; see `_kinds`.
 from __future__ import annotations
 
 import argparse
-import time
-from dataclasses import dataclass
+import shutil
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
+from bnfold._kinds import renamed
+from bnfold.cli._fold import Done, fold_one
 from bnfold.cli._kinds import kind_for
-from bnfold.cli._options import add_common_options
-from bnfold.cli._output import answer_json, answer_summary, check_output, progress, say
-from bnfold.cli._report import add_report_option, check_report, write_report
-from bnfold.cli._summary import Ending
-from bnfold.errors import FoldFailedError
-from bnfold.verify.result import VerifyResult
+from bnfold.cli._options import add_common_options, add_sources
+from bnfold.cli._output import answer_json, answer_summary, say
+from bnfold.cli._report import add_report_option
+from bnfold.cli._sources import STREAM, check_many, models
+from bnfold.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
+    add_sources(parser)
     add_common_options(parser)
     parser.add_argument(
         "-o",
@@ -31,6 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write (default: model.folded.onnx beside model.onnx)",
     )
     add_report_option(parser)
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write, under the same names (default: beside each model)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="how many of several models to fold at once, each in a process (default: 1)",
+    )
     parser.add_argument("--table", action="store_true", help="list every step, not just the kept")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--force", action="store_true", help="overwrite an existing output")
@@ -47,104 +62,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fold, verify, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
+    found = models(arguments.sources)
+    if len(found) > 1:
+        check_many(found, output=arguments.output, folder=arguments.output_dir)
+        if arguments.report is not None:
+            raise UsageError("--report is a page about one model", "fold them one by one")
+        from bnfold.cli._many import fold_many  # brings processes, which one model needs not
+
+        return fold_many(arguments, found)
+    [model] = found
+    arguments.source, arguments.weights = model.source, model.weights
+    if STREAM in (model.source, str(arguments.output)):
+        return _stream(arguments)
+    if arguments.output_dir is not None:
+        if arguments.output is not None:
+            raise UsageError("-o and --output-dir both say where to write", "leave one out")
+        suffix = kind_for(model.source).SUFFIX
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        arguments.output = renamed(arguments.output_dir / model.place, suffix)
     done = fold_one(arguments)
     if arguments.json:
         answer_json(done.document)
     elif not arguments.quiet:
         answer_summary(done.ending, table=arguments.table)
+    return _status(done)
+
+
+def _status(done: Done) -> int:
     if done.is_refused:
         say(f"{done.ending.report.kept} kept, so nothing was written (--strict)")
     return int(done.is_refused)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of one model."""
-
-    ending: Ending
-    document: dict[str, Any]
-    """The same as JSON."""
-    is_refused: bool
-    """Whether nothing was written, because something was kept under --strict."""
-
-
-def fold_one(arguments: argparse.Namespace) -> Done:
-    """Fold, verify and write one model; nothing is printed but remarks and progress."""
-    start = time.monotonic()
-    kind = kind_for(arguments.source)
-    kind.check_options(arguments)
-    output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
-    if output is not None:
-        check_output(output, suffix=kind.SUFFIX, force=arguments.force)
-    check_report(arguments)
-    with progress(f"folding {arguments.source}"):
-        source = kind.open_source(arguments)
-        folded, report = kind.fold(source, arguments)
-    is_refused = arguments.strict and report.kept > 0
-    read = kind.files_read(source, arguments)
-    try:
-        with progress(f"verifying {arguments.source}"):
-            found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
-        for note in found.notes if isinstance(found, VerifyResult) else ():
-            say(note)
-        if isinstance(found, VerifyResult) and not found.equal:
-            raise _failed(arguments.source, found)
-        before, after = kind.ops(source, folded, report)
-        held = sum(path.stat().st_size for path in read) if read else None
-        if output is not None and not is_refused:
-            kind.write(folded, output, arguments)
-        else:
-            output = None
-        written = [] if output is None else kind.files_written(folded, output)
-        write_report(arguments, report, read=read, written=written, verified=found)
-    finally:
-        kind.release(folded)
-    ending = Ending(
-        report,
-        before,
-        after,
-        held,
-        tuple((path, path.stat().st_size) for path in written),
-        _verdict(found),
-        time.monotonic() - start,
-    )
-    return Done(ending, _document(ending, output, found), is_refused)
+def _stream(arguments: argparse.Namespace) -> int:
+    """Read the model from stdin, or write it to stdout, or both; nothing else goes to stdout."""
+    to_stdout = str(arguments.output or STREAM) == STREAM
+    if to_stdout and arguments.json:
+        raise UsageError("stdout holds the model, so that --json has no place", "use -o FILE")
+    if to_stdout and sys.stdout.isatty() and not arguments.dry_run:
+        raise UsageError("stdout is a terminal, which shows no model", "use -o FILE, or a pipe")
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.source == STREAM:
+            arguments.source = str(Path(folder) / "stdin")
+            with Path(arguments.source).open("xb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        suffix = kind_for(arguments.source).SUFFIX
+        if suffix == ".prototxt":
+            raise UsageError("a Caffe network is two files, which no pipe holds", "name both")
+        if to_stdout:
+            arguments.output = Path(folder) / f"folded{suffix}"
+        done = fold_one(arguments)
+        if arguments.json:
+            answer_json(done.document)
+        elif not to_stdout and not arguments.quiet:
+            answer_summary(done.ending, table=arguments.table)
+        elif not arguments.quiet:
+            say(f"{done.ending.report.summary}; {done.ending.verdict}")
+        if to_stdout and done.ending.files:
+            if len(done.ending.files) > 1:
+                raise UsageError("the model has external data, which no pipe holds", "use -o FILE")
+            with done.ending.files[0][0].open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    return _status(done)
 
 
-def _failed(source: str, found: VerifyResult) -> FoldFailedError:
-    """What to say of a fold that went wrong."""
-    details = [output.detail for output in found.outputs if output.detail]
-    why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
-    return FoldFailedError(
-        f"the folded {source} does not compute the same: {why}".rstrip(".")
-        + "; nothing was written"
-    )
-
-
-def _document(ending: Ending, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        **ending.report.to_dict(),
-        "output": None if output is None else str(output),
-        "files": [{"path": str(path), "bytes": count} for path, count in ending.files],
-        "bytes": ending.read,
-        "ops": {"before": dict(ending.before), "after": dict(ending.after)},
-        "seconds": round(ending.seconds or 0.0, 3),
-        "difference": None,
-        "verify": None,
-    }
-    if isinstance(found, VerifyResult):
-        result = found.to_dict()
-        document["verify"] = result
-        document["difference"] = {
-            "absolute": max((o["max_absolute"] for o in result["outputs"]), default=0.0),
-            "relative": max((o["max_relative"] for o in result["outputs"]), default=0.0),
-        }
-    return document
-
-
-def _verdict(found: VerifyResult | str) -> str:
-    if isinstance(found, VerifyResult):
-        return found.summary
-    return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
-        f"({found})" if found.startswith("--") else found
-    )
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
+    return number

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 
 from bnfold.cli._kinds import kind_for
-from bnfold.cli._options import add_common_options
-from bnfold.cli._output import answer_json, answer_summary, progress
+from bnfold.cli._options import add_common_options, add_sources
+from bnfold.cli._output import answer, answer_json, answer_summary, columns, progress
 from bnfold.cli._report import add_report_option, check_report, write_report
-from bnfold.cli._summary import Ending
+from bnfold.cli._sources import Model, models
+from bnfold.cli._summary import Ending, Look, side_by_side
+from bnfold.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
+    add_sources(parser)
     add_common_options(parser)
     add_report_option(parser)
     parser.add_argument("--table", action="store_true", help="list every step, not just the kept")
@@ -22,15 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Returns 1 under --strict if anything would be kept."""
-    kind = kind_for(arguments.source)
-    kind.check_options(arguments)
     check_report(arguments)
-    with progress(f"inspecting {arguments.source}"):
-        source = kind.open_source(arguments)
-        report = kind.inspect(source, arguments)
-    write_report(arguments, report, read=kind.files_read(source, arguments))
-    if arguments.json:
-        answer_json(report.to_dict())
+    found = models(arguments.sources)
+    if len(found) > 1 and arguments.report is not None:
+        raise UsageError("--report is a page about one model", "inspect them one by one")
+    looks = [_look(arguments, model) for model in found]
+    if arguments.json and len(looks) == 1:
+        answer_json(looks[0].report.to_dict())
+    elif arguments.json:
+        models_ = [{"source": look.name, **look.report.to_dict()} for look in looks]
+        answer_json({"schema": "bnfold.reports/1", "models": models_})
+    elif len(looks) == 1:
+        answer_summary(Ending(looks[0].report), table=arguments.table)
     else:
-        answer_summary(Ending(report), table=arguments.table)
-    return int(arguments.strict and report.kept > 0)
+        answer(side_by_side(looks, columns()))
+    return int(arguments.strict and any(look.report.kept for look in looks))
+
+
+def _look(arguments: argparse.Namespace, model: Model) -> Look:
+    own = {"source": model.source, "weights": model.weights}
+    options = argparse.Namespace(**{**vars(arguments), **own})
+    kind = kind_for(model.source)
+    kind.check_options(options)
+    with progress(f"inspecting {model.source}"):
+        source = kind.open_source(options)
+        report = kind.inspect(source, options)
+    write_report(options, report, read=kind.files_read(source, options))
+    return Look(model.source, report, kind.ops(source, None, report)[0])

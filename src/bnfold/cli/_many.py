@@ -1,0 +1,139 @@
+"""Fold many models: one line for each as it is done, one exit status, one JSON document.
+
+A model that fails does not stop the others. With --jobs N, N processes work at once; each takes
+one model after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from bnfold._kinds import renamed
+from bnfold._text import printable, shortened
+from bnfold.cli._fold import fold_one
+from bnfold.cli._kinds import kind_for
+from bnfold.cli._output import answer, answer_json, columns, progress
+from bnfold.cli._sources import Model
+from bnfold.cli._summary import size
+from bnfold.errors import BnfoldError, FoldFailedError
+
+SCHEMA = "bnfold.batch/1"
+"""Name and version of the JSON document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What became of one model."""
+
+    source: str
+    exit_code: int
+    text: str
+    """In one line."""
+    document: dict[str, Any]
+    """What `bnfold fold --json` prints of it; empty if it failed."""
+
+
+def fold_many(arguments: argparse.Namespace, found: Sequence[Model]) -> int:
+    """Fold all of them, print, and return the gravest exit status."""
+    each = [_options(arguments, model) for model in found]
+    lines: list[Line] = []
+    with progress(f"folding {len(each)} models") as step:
+        for line in _fold(each, arguments.jobs):
+            lines.append(line)
+            step(len(lines) / len(each))
+            if not arguments.json and not (arguments.quiet and line.exit_code == 0):
+                answer(_row(line, max(len(printable(model.source)) for model in found)))
+    order = {model.source: at for at, model in enumerate(found)}
+    lines.sort(key=lambda line: order[line.source])
+    failed = sum(line.exit_code != 0 for line in lines)
+    if arguments.json:
+        answer_json(_document(lines))
+    elif not arguments.quiet:
+        answer(f"{len(lines)} models: {len(lines) - failed} folded, {failed} not")
+    return max(line.exit_code for line in lines)
+
+
+def _options(arguments: argparse.Namespace, model: Model) -> argparse.Namespace:
+    """Those of one model; its output lies in the folder as the model lies in the one given."""
+    output = None
+    if arguments.output_dir is not None:
+        try:
+            suffix = kind_for(model.source).SUFFIX
+        except BnfoldError:  # said again, and caught, where it is folded
+            suffix = model.place.suffix
+        output = renamed(arguments.output_dir / model.place, suffix)
+    own = {"source": model.source, "weights": model.weights, "output": output}
+    return argparse.Namespace(**{**vars(arguments), **own, "run": None})
+
+
+def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
+    if jobs == 1:
+        yield from map(_line, each)
+        return
+    spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
+    with ProcessPoolExecutor(min(jobs, len(each)), mp_context=spawn) as pool:
+        waiting = [pool.submit(_line, arguments) for arguments in each]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _line(arguments: argparse.Namespace) -> Line:
+    """Fold one; whatever it raises is its line."""
+    try:
+        if arguments.output is not None:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        done = fold_one(arguments)
+    except BnfoldError as error:
+        return _failed(arguments.source, error.exit_code, str(error))
+    except Exception as error:  # what we did not foresee must not stop the others
+        text = f"this is a bug in bnfold: {type(error).__name__}: {error}"
+        return _failed(arguments.source, FoldFailedError.exit_code, text)
+    ending, report = done.ending, done.ending.report
+    parts = [f"{report.removed} of {report.total} removed"]
+    if done.is_refused:
+        parts.append("nothing written (--strict)")
+    elif ending.files and ending.read is not None:
+        parts.append(f"{size(ending.read)} -> {size(ending.written)}")
+    parts.append(ending.verdict.split(":")[0])
+    parts.append(f"{ending.seconds or 0.0:.1f} s")
+    if ending.files:
+        parts.append(str(ending.files[0][0]))
+    return Line(arguments.source, int(done.is_refused), ", ".join(parts), done.document)
+
+
+def _failed(source: str, exit_code: int, text: str) -> Line:
+    return Line(source, exit_code, f"failed: {' '.join(text.split())}", {})
+
+
+def _row(line: Line, longest: int) -> str:
+    width = columns()
+    room = min(longest, width * 2 // 5)
+    text = printable(line.text)
+    if line.exit_code == 0:
+        text = shortened(text, width - room - 2)
+    return f"{shortened(line.source, room).ljust(room)}  {text}"
+
+
+def _document(lines: Sequence[Line]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "models": [
+            {
+                "source": line.source,
+                "exit_status": line.exit_code,
+                "error": line.text.removeprefix("failed: ") if not line.document else None,
+                "fold": line.document or None,
+            }
+            for line in lines
+        ],
+        "exit_status": max(line.exit_code for line in lines),
+    }

@@ -1,0 +1,100 @@
+"""Which models the words after `bnfold fold` name: files, pairs of files, folders, a stream.
+
+net.onnx                        one model
+deploy.prototxt w.caffemodel    one model, the weights being the second word
+a.onnx b.onnx models/           many models, those of a folder being found by their suffixes
+-                               what comes on stdin
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnfold._kinds import caffe_files
+from bnfold.cli._kinds import is_factory
+from bnfold.errors import BnfoldError, UsageError
+from bnfold.formats import ModelKind, kind_of_file
+
+STREAM = "-"
+"""stdin as a SOURCE, stdout as an output."""
+
+_SUFFIXES = (".onnx", ".prototxt", ".pt2")
+"""What is looked for in a folder; our own outputs (model.folded.onnx) are left out there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model to work on."""
+
+    source: str
+    """As it was named, or found."""
+    weights: str | None = None
+    """The .caffemodel, where it was named."""
+    place: Path = Path()
+    """Where it lies in the folder that was named: the same place in --output-dir."""
+
+
+def models(words: Sequence[str]) -> list[Model]:
+    """What the words name. Raises UsageError for a folder without a model."""
+    found: list[Model] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word != STREAM and not is_factory(word) and Path(word).is_dir():
+            inside = list(_in_folder(Path(word)))
+            found += inside or [Model(word, place=Path(Path(word).name))]
+        elif rest and _takes_weights(word, rest[0]):
+            found.append(Model(word, rest.pop(0), Path(Path(word).name)))
+        else:
+            found.append(Model(word, place=Path(Path(word).name)))
+    return found
+
+
+def _takes_weights(word: str, following: str) -> bool:
+    """Whether the word behind a network names its weights, not another model."""
+    if word == STREAM or is_factory(word) or _kind(word) is not ModelKind.CAFFE_FILES:
+        return False
+    if Path(following).suffix.lower() == ".caffemodel":  # damaged ones, too
+        return True
+    return following != STREAM and not is_factory(following) and _kind(following) is None
+
+
+def _kind(word: str) -> ModelKind | None:
+    try:
+        return kind_of_file(word)
+    except BnfoldError:
+        return None
+
+
+def _in_folder(folder: Path) -> Iterator[Model]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in _SUFFIXES or path.stem.endswith(".folded"):
+            continue
+        if not path.is_file():
+            continue
+        if path.suffix.lower() == ".prototxt" and not caffe_files(path)[1].exists():
+            continue  # a solver, or a network for training
+        yield Model(str(path), place=path.relative_to(folder))
+
+
+def check_many(found: Sequence[Model], *, output: Path | None, folder: Path | None) -> None:
+    """Raise UsageError, before any work, for what does not go with several models."""
+    if output is not None:
+        raise UsageError(
+            f"-o names one file, and there are {len(found)} models", "use --output-dir"
+        )
+    if any(model.source == STREAM for model in found):
+        raise UsageError("stdin holds one model", "leave the others out")
+    if folder is None:
+        return
+    places: dict[str, str] = {}
+    for model in found:
+        other = places.setdefault(os.fspath(model.place).lower(), model.source)
+        if other != model.source:
+            raise UsageError(
+                f"{model.source} and {other} would both become {folder / model.place}",
+                "name the folder that holds both, or fold them one by one",
+            )

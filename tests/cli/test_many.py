@@ -1,0 +1,243 @@
+"""Several models at once, folders, streams: one line each, one status, one document."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from bnfold.cli import main
+from tests.frontends.onnx.support import Sketch
+
+
+def write(path: Path, channels: int = 4) -> Path:
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, channels, name="conv")
+    s.bn(channels, name="bn")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(s.model().SerializeToString())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("a.onnx"))
+    write(Path("b.onnx"), channels=6)
+    return tmp_path
+
+
+def operators(path: str | Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+# -------------------------------------------------------------------- what is refused
+
+
+def test_one_output_for_two_models(folder, capsys):
+    assert main(["fold", "a.onnx", "b.onnx", "-o", "c.onnx"]) == 2
+    assert "--output-dir" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_two_models_that_would_become_one_file(folder, capsys):
+    write(Path("x/a.onnx"))
+    assert main(["fold", "a.onnx", "x/a.onnx", "--output-dir", "out"]) == 2
+    assert "would both become" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-", "a.onnx"], "stdin holds one model"),
+        (["a.onnx", "b.onnx", "--report", "page.html"], "a page about one model"),
+        (["a.onnx", "-o", "b.onnx", "--output-dir", "out"], "leave one out"),
+        (["a.onnx", "--jobs", "0"], "no number of processes"),
+        (["a.onnx", "-o", "-", "--json"], "--json has no place"),
+    ],
+)
+def test_usage(folder, capsys, words, text):
+    assert main(["fold", *words]) == 2
+    assert text in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_weights_behind_an_onnx_model_are_no_weights(folder, capsys):
+    Path("w.caffemodel").write_bytes(b"\x0a\x03net\xa2\x06\x02\x0a\x00")
+    assert main(["fold", "a.onnx", "w.caffemodel"]) == 2
+    out, _ = capsys.readouterr()
+    assert "w.caffemodel  failed: w.caffemodel holds weights only" in out
+
+
+# -------------------------------------------------------------------- several models
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
+    Path("bad.onnx").write_bytes(b"\x08\x08garbage")
+    code = main(["fold", "a.onnx", "bad.onnx", "b.onnx", "--jobs", jobs])
+    out, _ = capsys.readouterr()
+    assert code == 3
+    assert re.search(r"^a.onnx .* 1 of 1 removed, .* equal, .* a.folded.onnx$", out, re.M)
+    assert re.search(r"^bad.onnx +failed: bad.onnx: ", out, re.M)
+    assert re.search(r"^b.onnx .* b.folded.onnx$", out, re.M)
+    assert out.endswith("3 models: 2 folded, 1 not\n")
+    assert operators("a.folded.onnx") == operators("b.folded.onnx") == {"Conv"}
+
+
+def test_quiet_prints_failures_only(folder, capsys):
+    assert main(["fold", "a.onnx", "b.onnx", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["fold", "a.onnx", "absent.onnx", "-q", "--force"]) == 3
+    out, _ = capsys.readouterr()
+    assert out.startswith("absent.onnx  failed: ") and out.count("\n") == 1
+    assert main(["fold", "b.onnx", "-q", "--force"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_document(folder, capsys):
+    Path("bad.onnx").write_bytes(b"")
+    assert main(["fold", "a.onnx", "bad.onnx", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    first, second = document["models"]
+    assert (first["source"], first["exit_status"], first["error"]) == ("a.onnx", 0, None)
+    assert first["fold"]["removed"] == 1 and first["fold"]["output"] == "a.folded.onnx"
+    assert second["fold"] is None and "empty file" in second["error"]
+    assert document["exit_status"] == 3
+
+
+def test_strict_is_the_status_of_all(folder, capsys):
+    s = Sketch(2, 3, 6, 6)
+    s.node("Sigmoid")
+    s.bn(3, name="stays")
+    s.node("Sigmoid")
+    Path("kept.onnx").write_bytes(s.model().SerializeToString())
+    assert main(["fold", "a.onnx", "kept.onnx", "--strict"]) == 1
+    assert Path("a.folded.onnx").exists() and not Path("kept.folded.onnx").exists()
+    assert "nothing written (--strict)" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------- folders
+
+
+def test_a_folder_keeps_its_layout(folder, capsys):
+    write(Path("models/one.onnx"))
+    write(Path("models/deep/two.onnx"))
+    write(Path("models/old.folded.onnx"))
+    Path("models/readme.txt").write_text("no model")
+    assert main(["fold", "models", "--output-dir", "out"]) == 0
+    written = sorted(str(path) for path in Path("out").rglob("*.onnx"))
+    assert written == ["out/deep/two.onnx", "out/one.onnx"]
+    assert all(operators(path) == {"Conv"} for path in written)
+
+
+def test_one_model_in_output_dir(folder, capsys):
+    assert main(["fold", "a.onnx", "--output-dir", "new/place"]) == 0
+    assert operators("new/place/a.onnx") == {"Conv"}
+
+
+def test_an_output_dir_that_is_the_models_own(folder, capsys):
+    before = Path("a.onnx").read_bytes()
+    assert main(["fold", "a.onnx", "b.onnx", "--output-dir", ".", "--force"]) == 2
+    assert "is the model itself" in capsys.readouterr().out
+    assert Path("a.onnx").read_bytes() == before
+
+
+# -------------------------------------------------------------------- streams
+
+
+def command(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "bnfold", *words], input=stdin, capture_output=True
+    )
+
+
+def test_from_stdin_to_stdout(folder):
+    done = command("fold", "-", stdin=Path("a.onnx").read_bytes())
+    assert done.returncode == 0
+    folded = onnx.load_model_from_string(done.stdout)
+    assert {node.op_type for node in folded.graph.node} == {"Conv"}
+    assert b"1 of 1 BatchNormalization removed; equal" in done.stderr
+    x = {"x": np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)}
+    sessions = [
+        onnxruntime.InferenceSession(content) for content in ("a.onnx", folded.SerializeToString())
+    ]
+    feeds = [dict(zip([i.name for i in s.get_inputs()], x.values(), strict=True)) for s in sessions]
+    before, after = (s.run(None, f)[0] for s, f in zip(sessions, feeds, strict=True))
+    assert np.abs(before - after).max() < 1e-5 * np.abs(before).max()
+
+
+def test_from_a_file_to_stdout_and_back(folder):
+    done = command("fold", "a.onnx", "-o", "-", "-q")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert command("fold", "-", "-o", "c.onnx", stdin=done.stdout).returncode == 0
+    assert operators("c.onnx") == {"Conv"}
+
+
+def test_a_stream_that_is_no_model(folder):
+    done = command("fold", "-", stdin=b"\x1c\0\0\0TFL3")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"TensorFlow Lite" in done.stderr
+
+
+# -------------------------------------------------------------------- inspect and terminals
+
+
+def test_two_models_side_by_side(folder, capsys):
+    write(Path("a.folded.onnx"))
+    assert main(["inspect", "a.onnx", "b.onnx"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["a.onnx", "b.onnx"]
+    assert ["would", "go", "1", "1"] in [line.split() for line in lines]
+    assert ["BatchNormalization", "1", "1"] in [line.split() for line in lines]
+    assert main(["inspect", "a.onnx", "b.onnx", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [model["source"] for model in document["models"]] == ["a.onnx", "b.onnx"]
+
+
+def on_terminal(columns: int, *words: str) -> str:
+    """What the command writes to a terminal of so many columns."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bnfold", *words], stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(master)
+    assert process.wait() == 0
+    return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+@pytest.mark.parametrize("table", [False, True])
+def test_every_line_fits(folder, columns, table):
+    s = Sketch(2, 3, 6, 6)
+    for block in range(12):
+        s.node("Sigmoid")
+        s.bn(3, name=f"/features/denseblock{block}/denselayer{block}/norm1/BatchNormalization")
+    s.node("Sigmoid")
+    Path("long.onnx").write_bytes(s.model().SerializeToString())
+    text = on_terminal(columns, "inspect", "long.onnx", *(["--table"] if table else []))
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if "\x1b[K" not in line]
+    assert max(map(len, lines)) <= columns
+    assert all("..." in line for line in lines if "denselayer" in line and columns < 60)
+    assert any("more: --table" in line for line in lines) == (not table)
