@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +18,15 @@ from bnfold.core.solver import ClipMode
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
+from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.read import read_module, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
+
+if TYPE_CHECKING:
+    from bnfold.frontends.torch.prove import Found
 
 
 @dataclass(slots=True)
@@ -36,31 +40,98 @@ class Decided:
     care: Precautions
 
 
+Bans = Mapping[int, Obstacle]
+"""Steps that must not be removed, with the reason."""
+
+
 def fold_module(
-    model: nn.Module, inputs: Any, *, also: Sequence[Any], inplace: bool, clip: ClipMode
+    model: nn.Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any],
+    inplace: bool,
+    clip: ClipMode,
+    verify: bool = True,
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
-    decided = _decide(model, inputs, also, clip)
-    report = _report(model, decided)
-    folded = apply(model, decided.lifted, decided.plan, decided.new, decided.care, inplace=inplace)
-    return folded, report
+    recording, lifted = _read(model, inputs, also)
+    decided = decide_on(recording, lifted, clip)
+
+    def write() -> nn.Module:
+        return apply(model, lifted, decided.plan, decided.new, decided.care, inplace=inplace)
+
+    if not verify or not decided.plan.removed:
+        folded = write()
+        return folded, replace(_report(model, decided), unverified=unverified(decided, verify))
+    from bnfold.frontends.torch import prove
+
+    before = Snapshot(model.modules()) if inplace else None
+    calls = [prove.Call(*split_inputs(run)) for run in (inputs, *also)]
+    proof = prove.start(type(model).__name__, model, calls, depth(recording))
+
+    def attempt(bans: Bans) -> nn.Module:
+        nonlocal decided
+        if before is not None:
+            before.restore()
+        if bans:
+            decided = decide_on(recording, lifted, clip, bans)
+        return write()
+
+    try:
+        folded, found = prove.proven(proof, decided.plan, lifted.graph.affine_groups(), attempt)
+    except BaseException:
+        if before is not None:
+            before.restore()
+        raise
+    return folded, proven_report(_report(model, decided), found)
 
 
 def inspect_module(
     model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
 ) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(model, _decide(model, inputs, also, clip))
+    return _report(model, decide_on(*_read(model, inputs, also), clip))
 
 
-def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) -> Decided:
+def _read(model: nn.Module, inputs: Any, also: Sequence[Any]) -> tuple[Recording, Lifted]:
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    recording = read_module(model, [inputs, *also])
-    lifted = lift(recording)
-    plan, new = decide(lifted, clip)
+    with Snapshot(model.modules()).restoring(), same_randomness(model):
+        recording = read_module(model, [inputs, *also])
+        return recording, lift(recording)
+
+
+def decide_on(
+    recording: Recording, lifted: Lifted, clip: ClipMode, bans: Bans | None = None
+) -> Decided:
+    """What to do, without removing what is banned."""
+    plan, new = decide(lifted, clip, bans)
     care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)
+
+
+def depth(recording: Recording) -> int:
+    """How many ops a run takes, each of which rounds its result."""
+    return len(recording.events) // max(1, len(recording.roots))
+
+
+def unverified(decided: Decided, verify: bool) -> str | None:
+    """Why nothing was run to prove the fold, where that was asked for."""
+    return "nothing was removed" if verify and not decided.plan.removed else None
+
+
+def proven_report(report: FoldReport, found: Found) -> FoldReport:
+    """The report with its verdict, and with what was seen before something had to stay."""
+    if not found.parted:
+        return replace(report, verdict=found.verdict)
+    note = f"{_PARTED} With them gone as well: {found.parted}."
+    return replace(report, verdict=found.verdict, notes=(*report.notes, note))
+
+
+_PARTED = (
+    "Some steps were kept because the model computed something else without them: its code does"
+    " what the analysis does not see."
+)
 
 
 def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
@@ -74,9 +145,9 @@ def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
     ]
 
 
-def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
+def decide(lifted: Lifted, clip: ClipMode, bans: Bans | None = None) -> tuple[Plan, NewTensors]:
     """Plan, compute, and plan again without the removals whose weights do not fit their dtype."""
-    banned: dict[int, Obstacle] = {}
+    banned: dict[int, Obstacle] = dict(bans or {})
     while True:
         plan = make_plan(lifted.graph, clip=clip, banned=banned)
         new = compute(lifted, plan)
