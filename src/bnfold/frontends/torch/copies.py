@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,9 +40,10 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in plain:
         memo[id(module)] = type(module).__new__(type(module))
     for module in plain:
-        own = memo[id(module)].__dict__
-        for name, value in module.__dict__.items():
-            own[name] = _copied(value, memo)
+        state = module.__getstate__()
+        assert isinstance(state, dict)
+        own = {name: _copied(value, memo) for name, value in state.items()}
+        memo[id(module)].__setstate__(own)
     memo.setdefault(id(memo), []).extend(plain)  # kept alive, as copy.deepcopy does
     found = memo.get(id(model))
     return found if found is not None else copy.deepcopy(model, memo)
@@ -67,27 +69,33 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 def _is_plain(module: nn.Module) -> bool:
     """Whether it is copied by copying its dictionary, like most."""
     kind = type(module)
-    return (
-        kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and getattr(kind, "__getstate__", None) is object.__getstate__
-        and getattr(kind, "__setstate__", None) is nn.Module.__setstate__
-        and kind.__new__ is object.__new__
-        and not hasattr(kind, "__deepcopy__")
-        and not any(base.__dict__.get("__slots__") for base in kind.__mro__)
-    )
+    plain = _plain_kinds.get(kind)
+    if plain is None:
+        own = [base for base in kind.__mro__[:-1] if not base.__module__.startswith("torch.nn.")]
+        defined = {name for base in own for name in base.__dict__}
+        slots = any(base.__dict__.get("__slots__") for base in own)
+        plain = _plain_kinds[kind] = not slots and not defined & _OWN_WAYS
+        plain &= not hasattr(kind, "__deepcopy__")
+    return plain
+
+
+_OWN_WAYS = {"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__"}
+
+
+_plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """Something that computes what the module computes, and may be run.
 
-    It is a copy, or where none can be had the module itself. Either way the module is put back: a
-    closure, a hook or a global may hold it, and then a copy runs it, too.
+    It is a copy, or where none can be had the module itself, which is put back afterwards. What a
+    closure, a hook or a global holds is no copy: see `Snapshot` for that.
     """
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
     own = None if isinstance(model, fx.GraphModule) else _throwaway(model)
-    with Snapshot(model.modules()).restoring(), same_randomness(model):
+    kept = Snapshot(model.modules() if own is None else ())
+    with kept.restoring(), same_randomness(model):
         yield model if own is None else own
 
 
@@ -154,7 +162,7 @@ class Snapshot:
             (part, part.get_state())
             for module in self._modules
             for part in module.__dict__.values()
-            if isinstance(part, torch.Generator)
+            if type(part) not in _EXACT_ATOMS and isinstance(part, torch.Generator)
         ]
 
     def restore(self) -> None:
@@ -206,6 +214,8 @@ def _entries(table: Any) -> Any:
 
 def _refill(table: Any, before: Any) -> None:
     if isinstance(table, dict):
+        if not table and not before:
+            return
         same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
         if not same or list(table) != list(before):
             table.clear()

@@ -1,7 +1,7 @@
 """What the original and the folded model are both run on, one call after the other.
 
     the example inputs                 as the user gave them
-    other values of the same shapes    in another memory layout, where the model takes that; of an
+    other values of the same shapes    in the usual memory layout, where the model takes that; of an
                                        exported program with open sizes, of other sizes
     the same for each of `also`, and for each method that is an entry
 
@@ -181,16 +181,10 @@ def _with_others(given: Sequence[Call], vary: Any) -> list[Call]:
 
 
 def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Other numbers, whole ones too, in another layout."""
+    """Other numbers, whole ones too, in the usual layout."""
     if not tensor.is_floating_point():
         return tensor.flip(0) if tensor.ndim else tensor
-    drawn = _redrawn(tensor, generator)
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
-    if last is None:
-        return drawn
-    is_last = tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
-    layout = torch.contiguous_format if is_last else last
-    return drawn.contiguous(memory_format=layout)
+    return _redrawn(tensor, generator).contiguous()
 
 
 def _redrawn(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -54,50 +54,87 @@ def fold_module(
     verify: bool = True,
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
-    recording, lifted = _read(model, inputs, also)
-    decided = decide_on(recording, lifted, clip)
-
-    def write() -> nn.Module:
-        return apply(model, lifted, decided.plan, decided.new, decided.care, inplace=inplace)
-
-    if not verify or not decided.plan.removed:
-        folded = write()
-        return folded, replace(_report(model, decided), unverified=unverified(decided, verify))
-    from bnfold.frontends.torch import prove
-
-    before = Snapshot(model.modules()) if inplace else None
-    calls = [prove.Call(*split_inputs(run)) for run in (inputs, *also)]
-    proof = prove.start(type(model).__name__, model, calls, depth(recording))
-
-    def attempt(bans: Bans) -> nn.Module:
-        nonlocal decided
-        if before is not None:
-            before.restore()
-        if bans:
-            decided = decide_on(recording, lifted, clip, bans)
-        return write()
-
+    if inputs is None:
+        raise ExampleInputError(type(model).__name__, None)
+    before = Snapshot(model.modules())
     try:
-        folded, found = prove.proven(proof, decided.plan, lifted.graph.affine_groups(), attempt)
+        folding = Folding(model, (inputs, *also), clip, before, inplace=inplace)
+        folded, report = folding.proven() if verify else folding.unproven()
     except BaseException:
-        if before is not None:
-            before.restore()
+        before.restore()
         raise
-    return folded, proven_report(_report(model, decided), found)
+    if not inplace:  # a closure, a hook or a global may have led a run to it
+        before.restore()
+    return folded, report
+
+
+class Folding:
+    """A module on its way to be folded."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        runs: Sequence[Any],
+        clip: ClipMode,
+        before: Snapshot,
+        *,
+        inplace: bool,
+    ) -> None:
+        self.model = model
+        self.runs = runs
+        self.clip = clip
+        self.before = before
+        """The module as it was given."""
+        self.inplace = inplace
+        self.recording, self.lifted = _read(model, runs)
+        before.restore()
+        self.decided = decide_on(self.recording, self.lifted, clip)
+
+    def unproven(self) -> tuple[nn.Module, FoldReport]:
+        """The fold as it was decided."""
+        return self._write(), _report(self.model, self.decided)
+
+    def proven(self) -> tuple[nn.Module, FoldReport]:
+        """The largest fold that computes the same."""
+        if not self.decided.plan.removed:
+            folded, report = self.unproven()
+            return folded, replace(report, unverified=UNCHANGED)
+        from bnfold.frontends.torch import prove
+
+        name = type(self.model).__name__
+        calls = [prove.Call(*split_inputs(run)) for run in self.runs]
+        layers = depth(self.recording)
+        proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+        groups = self.lifted.graph.affine_groups()
+        folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
+        return folded, proven_report(_report(self.model, self.decided), found)
+
+    def _attempt(self, bans: Bans) -> nn.Module:
+        self.before.restore()
+        if bans:
+            self.decided = decide_on(self.recording, self.lifted, self.clip, bans)
+        return self._write()
+
+    def _write(self) -> nn.Module:
+        decided = self.decided
+        return apply(
+            self.model, self.lifted, decided.plan, decided.new, decided.care, inplace=self.inplace
+        )
 
 
 def inspect_module(
     model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
 ) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(model, decide_on(*_read(model, inputs, also), clip))
-
-
-def _read(model: nn.Module, inputs: Any, also: Sequence[Any]) -> tuple[Recording, Lifted]:
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    with Snapshot(model.modules()).restoring(), same_randomness(model):
-        recording = read_module(model, [inputs, *also])
+    with Snapshot(model.modules()).restoring():
+        return _report(model, decide_on(*_read(model, (inputs, *also)), clip))
+
+
+def _read(model: nn.Module, runs: Sequence[Any]) -> tuple[Recording, Lifted]:
+    with same_randomness(model):
+        recording = read_module(model, runs)
         return recording, lift(recording)
 
 
@@ -115,9 +152,8 @@ def depth(recording: Recording) -> int:
     return len(recording.events) // max(1, len(recording.roots))
 
 
-def unverified(decided: Decided, verify: bool) -> str | None:
-    """Why nothing was run to prove the fold, where that was asked for."""
-    return "nothing was removed" if verify and not decided.plan.removed else None
+UNCHANGED = "nothing was removed"
+"""Why a model that did not change was not run."""
 
 
 def proven_report(report: FoldReport, found: Found) -> FoldReport:

@@ -23,6 +23,7 @@ from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import runner
+from bnfold.frontends.torch.copies import Snapshot
 from bnfold.frontends.torch.course import Call, CallFailedError, Course, first_course
 from bnfold.verify import course as verification
 from bnfold.verify import sight
@@ -43,10 +44,17 @@ class Proof:
     outputs: list[Output]
     layers: int
     """How many ops round in one call."""
+    inplace: bool = False
+    """Whether the folded model is the user's own, which others may hold and run."""
 
     def check(self, folded: nn.Module | ExportedProgram) -> VerifyResult:
         """Whether the folded model computes the same. It is left as it was."""
-        other = Course(runnable(folded), self.course.calls)
+        module = runnable(folded)
+        with Snapshot(module.modules() if self.inplace else ()).restoring():
+            return self._check(module)
+
+    def _check(self, folded: nn.Module) -> VerifyResult:
+        other = Course(folded, self.course.calls)
         try:
             outputs = other.run()
         except CallFailedError as error:
@@ -71,11 +79,16 @@ def runnable(model: nn.Module | ExportedProgram) -> nn.Module:
 
 
 def start(
-    name: str, model: nn.Module | ExportedProgram, calls: Sequence[Call], layers: int
+    name: str,
+    model: nn.Module | ExportedProgram,
+    calls: Sequence[Call],
+    layers: int,
+    *,
+    inplace: bool = False,
 ) -> Proof:
     """Run the original. Raises ExampleInputError."""
     course, outputs = first_course(runnable(model), calls)
-    return Proof(name, course, outputs, layers)
+    return Proof(name, course, outputs, layers, inplace)
 
 
 def proven(
