@@ -84,7 +84,7 @@ def fold(
                 model, inputs, also=also, inplace=inplace, clip=clip, verify=verify
             )
         )
-    return FoldResult(*frontend.fold_program(model, clip=clip))
+    return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
 
 
 def inspect(

@@ -40,7 +40,7 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in plain:
         memo[id(module)] = type(module).__new__(type(module))
     for module in plain:
-        state = module.__getstate__()
+        state = module.__getstate__()  # type: ignore[no-untyped-call]
         assert isinstance(state, dict)
         own = {name: _copied(value, memo) for name, value in state.items()}
         memo[id(module)].__setstate__(own)
@@ -56,7 +56,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if (known := memo.get(id(value))) is not None:
         return known
     if kind is dict or kind is OrderedDict:
-        made = kind()
+        made: dict[Any, Any] = kind()
         memo[id(value)] = made
         for key, part in value.items():
             made[key if type(key) in _EXACT_ATOMS else copy.deepcopy(key, memo)] = _copied(

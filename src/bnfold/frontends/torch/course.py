@@ -12,8 +12,11 @@ written to the inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import borrowed
+from bnfold.frontends.torch.copies import borrowed, deep_copy
 from bnfold.frontends.torch.runner import to_array
 from bnfold.verify.runner import Output
 
@@ -73,6 +76,11 @@ class Course(nn.Module):
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all calls."""
         return tuple(tensor for call in self.calls for tensor in call.tensors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Course:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of a program's trees
+            return Course(deep_copy(self.model, memo), self.calls)
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
@@ -153,52 +161,73 @@ def _as_tensor(leaf: Any) -> Tensor:
 # ------------------------------------------------------------------- other values
 
 
-def first_course(model: nn.Module, given: Sequence[Call]) -> tuple[Course, list[Output]]:
-    """The first choice of other values that the model takes.
+def first_course(
+    model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = ()
+) -> tuple[Course, list[Output]]:
+    """The calls, each followed by one on other values, with what the model makes of them.
 
-    Raises ExampleInputError if it raises on the example inputs.
+    Of other values it gets the first that it takes: `shapes` come first, new ones for tensors by
+    their position. Raises ExampleInputError if it raises on the example inputs themselves.
     """
-    failed: CallFailedError | None = None
-    for vary in (_varied, _redrawn, _kept):
+    resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
+    for vary in chain(resized, (_varied, _redrawn, _kept)):
         course = Course(model, _with_others(given, vary))
         try:
             return course, course.run()
         except CallFailedError as error:
-            failed = error
             if error.number == 0:
-                break
-    assert failed is not None
-    raise ExampleInputError(type(model).__name__, failed.cause) from failed.cause
+                raise ExampleInputError(type(model).__name__, error.cause) from error.cause
+    course = Course(model, given)  # what it keeps of one call lets it take no other
+    try:
+        return course, course.run()
+    except CallFailedError as error:
+        raise ExampleInputError(type(model).__name__, error.cause) from error.cause
 
 
-def _with_others(given: Sequence[Call], vary: Any) -> list[Call]:
+Shapes = Mapping[int, tuple[int, ...]]
+Vary = Callable[[Tensor, int, torch.Generator], Tensor]
+"""Other values for a tensor, given its position."""
+
+
+def _with_others(given: Sequence[Call], vary: Vary) -> list[Call]:
     calls = []
     for number, call in enumerate(given):
         generator = torch.Generator().manual_seed(number)
-        others = [vary(tensor, generator) for tensor in call.tensors]
+        others = [vary(tensor, at, generator) for at, tensor in enumerate(call.tensors)]
         calls += [call, call.with_tensors(others)]
     return calls
 
 
-def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _resized(shapes: Shapes, tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
+    """Other numbers in another shape: the given ones over and over, or as many of them."""
+    shape = shapes.get(position)
+    if shape is None or shape == tensor.shape:
+        return _redrawn(tensor, position, draw)
+    grown = tensor
+    for axis, length in enumerate(shape):
+        grown = grown.index_select(axis, torch.arange(length) % tensor.shape[axis])
+    return _redrawn(grown, position, draw)
+
+
+def _varied(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     """Other numbers, whole ones too, in the usual layout."""
     if not tensor.is_floating_point():
         return tensor.flip(0) if tensor.ndim else tensor
-    return _redrawn(tensor, generator).contiguous()
+    return _redrawn(tensor, position, draw).contiguous()
 
 
-def _redrawn(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _redrawn(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     """Normal numbers of the size of the given ones; whole numbers may be indices and stay."""
     if not tensor.is_floating_point() or tensor.layout is not torch.strided:
         return tensor
     values = to_array(tensor).astype(np.float64)
     finite = values[np.isfinite(values)]
     size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * (size or 1.0)
+    drawn = torch.randn(tensor.shape, generator=draw, dtype=torch.float64) * (size or 1.0)
     if finite.size and finite.min() >= 0 and size:
         drawn = drawn.abs()
     return torch.empty_like(tensor).copy_(drawn)
 
 
-def _kept(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _kept(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     return tensor

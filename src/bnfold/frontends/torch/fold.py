@@ -100,11 +100,16 @@ class Folding:
             folded, report = self.unproven()
             return folded, replace(report, unverified=UNCHANGED)
         from bnfold.frontends.torch import prove
+        from bnfold.frontends.torch.course import Call
 
         name = type(self.model).__name__
-        calls = [prove.Call(*split_inputs(run)) for run in self.runs]
+        calls = [Call(*split_inputs(run)) for run in self.runs]
         layers = depth(self.recording)
-        proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+        try:
+            proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+        except ExampleInputError as error:  # it could be analysed, but not be run
+            folded, report = self.unproven()
+            return folded, replace(report, unverified=cannot_run(error))
         groups = self.lifted.graph.affine_groups()
         folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
         return folded, proven_report(_report(self.model, self.decided), found)
@@ -154,6 +159,12 @@ def depth(recording: Recording) -> int:
 
 UNCHANGED = "nothing was removed"
 """Why a model that did not change was not run."""
+
+
+def cannot_run(error: ExampleInputError) -> str:
+    """Why the original was not run, in words."""
+    lines = str(error.cause).strip().splitlines()
+    return f"the original cannot be run here ({lines[0] if lines else type(error.cause).__name__})"
 
 
 def proven_report(report: FoldReport, found: Found) -> FoldReport:

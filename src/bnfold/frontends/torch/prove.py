@@ -11,7 +11,7 @@ A model that differs from itself cannot be compared with anything. That is found
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import runner
 from bnfold.frontends.torch.copies import Snapshot
-from bnfold.frontends.torch.course import Call, CallFailedError, Course, first_course
+from bnfold.frontends.torch.course import Call, CallFailedError, Course, Shapes, first_course
 from bnfold.verify import course as verification
 from bnfold.verify import sight
 from bnfold.verify.result import VerifyResult
@@ -84,10 +84,11 @@ def start(
     calls: Sequence[Call],
     layers: int,
     *,
+    shapes: Iterable[Shapes] = (),
     inplace: bool = False,
 ) -> Proof:
-    """Run the original. Raises ExampleInputError."""
-    course, outputs = first_course(runnable(model), calls)
+    """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError."""
+    course, outputs = first_course(runnable(model), calls, shapes)
     return Proof(name, course, outputs, layers, inplace)
 
 
