@@ -68,6 +68,10 @@ def _closing(report: FoldReport) -> list[str]:
         count = len(report.clips)
         activations = "1 activation" if count == 1 else f"{count} activations"
         lines.append(f"{activations} got bounds per channel")
+    if report.verdict is not None:
+        lines.append(printable(report.verdict.summary))
+    elif report.unverified is not None:
+        lines.append(printable(f"nothing was verified: {report.unverified}"))
     return lines + [printable(note) for note in report.notes]
 
 
@@ -79,7 +83,7 @@ def html(report: FoldReport) -> str:
         f"<td>{item.channels}</td><td>{_escaped(item.sentence)}</td></tr>"
         for item in report.items
     )
-    notes = "".join(f"<p>{_escaped(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{_escaped(note)}</p>" for note in _closing(report))
     return (
         f"<div><p><b>{_escaped(report.summary)}</b></p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}</div>"

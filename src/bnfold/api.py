@@ -29,6 +29,7 @@ def fold(
     also: Sequence[Any] = (),
     inplace: bool = False,
     clip: ClipMode = "auto",
+    verify: bool = True,
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
@@ -79,9 +80,11 @@ def fold(
 
     if kind is ModelKind.MODULE:
         return FoldResult(
-            *frontend.fold_module(model, inputs, also=also, inplace=inplace, clip=clip)
+            *frontend.fold_module(
+                model, inputs, also=also, inplace=inplace, clip=clip, verify=verify
+            )
         )
-    return FoldResult(*frontend.fold_program(model, clip=clip))
+    return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
 
 
 def inspect(

@@ -7,6 +7,7 @@
     |-- UnsupportedModelError  unsupported       exit 3   not a model bnfold can edit
     |-- ModelUnreadableError   unreadable        exit 3   a file that is not what it says
     |-- MissingExtraError      missing-extra     exit 4   an optional dependency is not installed
+    |-- NotProvenError         not-proven        exit 1   the model differs from itself
     `-- FoldFailedError        internal          exit 70  a bug in bnfold
 
 Not folding a BatchNorm is no error: it is a `Kept` item of the report, with a reason.
@@ -108,6 +109,23 @@ class MissingExtraError(BnfoldError):
         )
         self.extra = extra
         self.package = package
+
+
+class NotProvenError(BnfoldError):
+    """The model computes something else each time, so nothing can be compared with it."""
+
+    code = "not-proven"
+    exit_code = 1
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(
+            f"{model} was run twice from the same state, on the same inputs and with the same"
+            f" random numbers, and differs from itself ({detail}), so no fold of it can be proven",
+            "make it compute the same each time: what it counts, caches or draws belongs into its"
+            " buffers or attributes; or fold it unproven with verify=False",
+        )
+        self.model = model
+        self.detail = detail
 
 
 class FoldFailedError(BnfoldError):

@@ -126,6 +126,10 @@ class FoldReport:
     """Versions of what took part."""
     network: Network | None = field(default=None, compare=False, repr=False)
     """The network, to be drawn; not part of the JSON document."""
+    verdict: VerifyResult | None = None
+    """What running the original and the folded model showed; None if they were not run."""
+    unverified: str | None = None
+    """Why they were not run; None if they were, or nobody asked."""
 
     @property
     def total(self) -> int:
@@ -164,6 +168,8 @@ class FoldReport:
             "clips": list(self.clips),
             "notes": list(self.notes),
             "versions": dict(self.versions),
+            "verify": None if self.verdict is None else self.verdict.to_dict(),
+            "unverified": self.unverified,
         }
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -184,6 +190,8 @@ class FoldReport:
             tuple(data["clips"]),
             tuple(data["notes"]),
             dict(data["versions"]),
+            verdict=_verdict(data.get("verify")),
+            unverified=data.get("unverified"),
         )
 
     def table(self, *, color: bool = False, width: int = 100) -> str:
@@ -195,22 +203,23 @@ class FoldReport:
     def to_html(
         self,
         *,
-        verify: VerifyResult | None = None,
         bench: BenchResult | None = None,
         hashes: Mapping[str, str] | None = None,
         title: str = "",
     ) -> str:
         """The report as a page: one HTML document that loads nothing, the network drawn in it.
 
+        The verdict of the fold is shown, or any other that the report is given:
+        `dataclasses.replace(report, verdict=bnfold.verify(...))`.
+
         Args:
-            verify: What `bnfold.verify` found: errors per output and per layer.
             bench: What `bnfold.bench` measured.
             hashes: SHA-256 of the files that took part, by name.
             title: What the page is about: the model's name.
         """
         from bnfold.page.render import render
 
-        return render(self, title=title, verify=verify, bench=bench, hashes=hashes or {})
+        return render(self, title=title, bench=bench, hashes=hashes or {})
 
     def __str__(self) -> str:
         return self.table()
@@ -219,3 +228,11 @@ class FoldReport:
         from bnfold import _render
 
         return _render.html(self)
+
+
+def _verdict(data: Mapping[str, Any] | None) -> VerifyResult | None:
+    if data is None:
+        return None
+    from bnfold.verify.result import VerifyResult
+
+    return VerifyResult.from_dict(data)

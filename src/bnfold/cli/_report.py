@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,9 @@ def write_report(
             raise UsageError(f"{target} is a file of the model", f"choose another with {_OPTION}")
     hashes = {f"read: {path.name}": _sha256(path) for path in read}
     hashes |= {f"written: {path.name}": _sha256(path) for path in written}
-    page = report.to_html(
-        title=Path(arguments.source).name,
-        verify=verified if isinstance(verified, VerifyResult) else None,
-        hashes=hashes,
-    )
+    if isinstance(verified, VerifyResult):
+        report = replace(report, verdict=verified)
+    page = report.to_html(title=Path(arguments.source).name, hashes=hashes)
     write_whole(target, lambda file: file.write(page.encode()), option=_OPTION)
     say(f"report: {target}")
     return target

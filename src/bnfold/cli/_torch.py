@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,16 +59,40 @@ def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
     return api.inspect(source.model, source.args, clip=arguments.clip)
 
 
-def fold(source: Source, arguments: argparse.Namespace) -> tuple[ExportedProgram, FoldReport]:
-    """The folded program as it will be written, and the report."""
-    model, report = api.fold(source.model, source.args, clip=arguments.clip)
-    return _as_program(source, model), report
+@dataclass(slots=True)
+class Folded:
+    """A folded program as it will be written."""
+
+    program: ExportedProgram
+    found: VerifyResult | str = "not yet"
+    """What comparing it with the source showed; or why it could not be compared."""
 
 
-def verify(
-    source: Source, folded: ExportedProgram, arguments: argparse.Namespace
-) -> VerifyResult | str:
-    """Compare what came in with what will be written, on the example inputs."""
+def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldReport]:
+    """The folded program and the report; steps that the verification blames are kept."""
+    folded, report = _fold(source, arguments, prove=False)
+    if arguments.verify:
+        folded.found = _verify(source, folded.program)
+        if not isinstance(folded.found, str) and not folded.found.equal:
+            folded, report = _fold(source, arguments, prove=True)
+            folded.found = _verify(source, folded.program)
+    return folded, report
+
+
+def _fold(
+    source: Source, arguments: argparse.Namespace, *, prove: bool
+) -> tuple[Folded, FoldReport]:
+    model, report = api.fold(source.model, source.args, clip=arguments.clip, verify=prove)
+    # The verdict is that on what will be written.
+    return Folded(_as_program(source, model)), replace(report, verdict=None, unverified=None)
+
+
+def verify(source: Source, folded: Folded, arguments: argparse.Namespace) -> VerifyResult | str:
+    """What comparing the source with what will be written showed, on the example inputs."""
+    return folded.found
+
+
+def _verify(source: Source, folded: ExportedProgram) -> VerifyResult | str:
     from bnfold.frontends.torch.runner import call_runner, program_runner
 
     name = f"the folded {source.name}"
@@ -96,7 +121,7 @@ def runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
 
 
 def ops(
-    source: Source, folded: ExportedProgram | None, report: FoldReport
+    source: Source, folded: Folded | None, report: FoldReport
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Ops as bnfold follows them: calls of modules, and of functions elsewhere."""
     if report.network is None:
@@ -110,7 +135,7 @@ def files_read(source: Source, arguments: argparse.Namespace) -> list[Path]:
     return [] if is_factory(arguments.source) else [Path(arguments.source)]
 
 
-def files_written(folded: ExportedProgram, output: Path) -> list[Path]:
+def files_written(folded: Folded, output: Path) -> list[Path]:
     """One .pt2 file."""
     return [output]
 
@@ -119,13 +144,13 @@ def release(folded: object) -> None:
     """There is nothing outside of memory."""
 
 
-def write(folded: ExportedProgram, output: Path, arguments: argparse.Namespace) -> None:
+def write(folded: Folded, output: Path, arguments: argparse.Namespace) -> None:
     """One .pt2 file."""
     import torch
 
     def save(file: IO[bytes]) -> None:
         patient = _Patient(file)
-        torch.export.save(folded, patient)  # type: ignore[arg-type]  # all it does is write
+        torch.export.save(folded.program, patient)  # type: ignore[arg-type]  # all it does is write
         if patient.failure is not None:
             raise patient.failure
 

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult
     from bnfold.report import FoldReport
-    from bnfold.verify.result import VerifyResult
 
 SCHEMA = "bnfold.page/1"
-"""Name and version of the document; `report`, `verify` and `bench` name their own."""
+"""Name and version of the document; `report` and `bench` name their own."""
 
 
 def page_data(
     report: FoldReport,
     *,
-    verify: VerifyResult | None,
     bench: BenchResult | None,
     hashes: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -29,7 +27,6 @@ def page_data(
     return {
         "schema": SCHEMA,
         "report": report.to_dict(),
-        "verify": None if verify is None else verify.to_dict(),
         "bench": None if bench is None else bench.to_dict(),
         "sha256": dict(hashes),
     }

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult
     from bnfold.network import Network
     from bnfold.report import FoldReport
-    from bnfold.verify.result import VerifyResult
 
 _FILES = (Column("file", css="code"), Column("sha256", css="code"))
 _VERSIONS = (Column("what"), Column("version"))
@@ -42,17 +41,17 @@ def render(
     report: FoldReport,
     *,
     title: str,
-    verify: VerifyResult | None,
     bench: BenchResult | None,
     hashes: Mapping[str, str],
 ) -> str:
     """See `FoldReport.to_html`."""
+    verdict = report.verdict
     parts = {
         "Drawing": _network_section(report),
         "Why the rest stayed": reasons_section(report),
         "Table": items_section(report),
         "Ops": "" if report.network is None else ops_section(report.network),
-        "Errors": "" if verify is None else verify_section(verify),
+        "Errors": "" if verdict is None else verify_section(verdict),
         "Latency": "" if bench is None else bench_section(bench),
         "Files and versions": _origin_section(report, hashes),
     }
@@ -73,10 +72,10 @@ def render(
         early=early,
         heading=escape(title or "A folded network"),
         summary=escape(report.summary),
-        tiles=_tiles(report, verify, bench),
+        tiles=_tiles(report, bench),
         navigation="".join(links),
         sections="\n".join(shown.values()),
-        data=json_for_script(page_data(report, verify=verify, bench=bench, hashes=hashes)),
+        data=json_for_script(page_data(report, bench=bench, hashes=hashes)),
         script=script,
     )
 
@@ -103,15 +102,15 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _tiles(report: FoldReport, verify: VerifyResult | None, bench: BenchResult | None) -> str:
+def _tiles(report: FoldReport, bench: BenchResult | None) -> str:
     tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
     if report.clips:
         tiles.append(("activations with bounds", str(len(report.clips))))
     if report.network is not None:
         before, after = op_totals(report.network)
         tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
-    if verify is not None:
-        tiles.append(("computes the same", "yes" if verify.equal else "no"))
+    if report.verdict is not None:
+        tiles.append(("computes the same", "yes" if report.verdict.equal else "no"))
     folded = [] if bench is None else [row for row in bench.rows if row.variant == "folded"]
     if len(folded) == 1:
         tiles.append(("latency", folded[0].outcome))

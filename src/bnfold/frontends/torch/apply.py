@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +18,7 @@ from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontends.torch.aliasing import Precautions
+from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, LinearSite
 from bnfold.frontends.torch.lift_affine import can_gain
 from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
@@ -187,31 +188,69 @@ def apply(
     *,
     inplace: bool,
 ) -> nn.Module:
-    """The folded module: the given one, or a copy that shares no parameter with it."""
-    if inplace:
+    """The folded module: the given one, or a copy that shares no parameter with it.
+
+    Raises UnsupportedModelError: a layer cannot be changed. The model is as it was then, also with
+    `inplace`.
+    """
+    if not inplace:
+        folded, find = _copy(model, new, _vanishing(lifted, plan, care))
+        _edit(model, find, lifted, plan, new, care)
+        return folded
+    before = Snapshot(model.modules())
+    try:
         for parameter, content in new.parameters.values():
             parameter.data = content
-        folded: nn.Module = model
-        find: Find = _itself
-    else:
-        folded, find = _copy(model, new, _vanishing(lifted, plan, care))
-    for module, name, content in new.born:
-        assert isinstance(module, nn.Module)
-        _give(find(module), name, content)
+        _edit(model, _itself, lifted, plan, new, care)
+    except BaseException:
+        before.restore()
+        raise
+    return model
+
+
+def _edit(
+    model: nn.Module,
+    find: Find,
+    lifted: Lifted,
+    plan: Plan,
+    new: NewTensors,
+    care: Precautions,
+) -> None:
+    """Everything besides new content of parameters: what is born, bounds, what vanishes."""
+    for owner, name, content in new.born:
+        assert isinstance(owner, nn.Module)
+        with _changing(model, owner):
+            _give(find(owner), name, content)
     for event in care.out_of_place:
-        find(event.target).inplace = False  # type: ignore[assignment]
+        with _changing(model, event.target):
+            find(event.target).inplace = False  # type: ignore[assignment]
     for number, edit in plan.clip.items():
         site = lifted.sites[number]
         assert isinstance(site, ClipSite) and site.module is not None
         module = find(site.module)
-        inplace_ = bool(getattr(module, "inplace", False))
-        _become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace_))
-    for site, copied in _removed_modules(lifted, plan, care):
-        assert site.module is not None
-        if inplace or site.successors:
-            rest = [find(module) for module in site.successors]
-            _become(find(site.module), _remainder(rest, copied=copied))
-    return folded
+        inplace = bool(getattr(module, "inplace", False))
+        with _changing(model, site.module):
+            _become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
+    for removed, copied in _removed_modules(lifted, plan, care):
+        assert removed.module is not None
+        if find is _itself or removed.successors:
+            rest = [find(module) for module in removed.successors]
+            with _changing(model, removed.module):
+                _become(find(removed.module), _remainder(rest, copied=copied))
+
+
+@contextmanager
+def _changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
+    """What a class says that does not want to be changed comes with the layer's name."""
+    try:
+        yield
+    except Exception as error:
+        name = next((name for name, one in model.named_modules() if one is module), "")
+        raise UnsupportedModelError(
+            f"{name or type(model).__name__}, a {type(module).__name__}, cannot be changed"
+            f" ({type(error).__name__}: {error})".rstrip("."),
+            "leave it as it is with keep=[its name], or fold a copy (inplace=False)",
+        ) from error
 
 
 Find = Callable[[nn.Module], nn.Module]
@@ -245,7 +284,7 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
         else:
             memo[key] = content
     try:
-        folded = copy.deepcopy(model, memo)
+        folded = deep_copy(model, memo)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be copied ({error})",
@@ -253,9 +292,9 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
         ) from error
 
     def find(module: nn.Module) -> nn.Module:
-        copied = memo[id(module)]
-        assert isinstance(copied, nn.Module)
-        return copied
+        found = memo[id(module)]
+        assert isinstance(found, nn.Module)
+        return found
 
     return folded, find
 

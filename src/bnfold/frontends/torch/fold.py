@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +18,15 @@ from bnfold.core.solver import ClipMode
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
+from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.read import read_module, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
+
+if TYPE_CHECKING:
+    from bnfold.frontends.torch.prove import Found
 
 
 @dataclass(slots=True)
@@ -36,31 +40,145 @@ class Decided:
     care: Precautions
 
 
+Bans = Mapping[int, Obstacle]
+"""Steps that must not be removed, with the reason."""
+
+
 def fold_module(
-    model: nn.Module, inputs: Any, *, also: Sequence[Any], inplace: bool, clip: ClipMode
+    model: nn.Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any],
+    inplace: bool,
+    clip: ClipMode,
+    verify: bool = True,
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
-    decided = _decide(model, inputs, also, clip)
-    report = _report(model, decided)
-    folded = apply(model, decided.lifted, decided.plan, decided.new, decided.care, inplace=inplace)
+    if inputs is None:
+        raise ExampleInputError(type(model).__name__, None)
+    before = Snapshot(model.modules())
+    try:
+        folding = Folding(model, (inputs, *also), clip, before, inplace=inplace)
+        folded, report = folding.proven() if verify else folding.unproven()
+    except BaseException:
+        before.restore()
+        raise
+    if not inplace:  # a closure, a hook or a global may have led a run to it
+        before.restore()
     return folded, report
+
+
+class Folding:
+    """A module on its way to be folded."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        runs: Sequence[Any],
+        clip: ClipMode,
+        before: Snapshot,
+        *,
+        inplace: bool,
+    ) -> None:
+        self.model = model
+        self.runs = runs
+        self.clip = clip
+        self.before = before
+        """The module as it was given."""
+        self.inplace = inplace
+        self.recording, self.lifted = _read(model, runs)
+        before.restore()
+        self.decided = decide_on(self.recording, self.lifted, clip)
+
+    def unproven(self) -> tuple[nn.Module, FoldReport]:
+        """The fold as it was decided."""
+        return self._write(), _report(self.model, self.decided)
+
+    def proven(self) -> tuple[nn.Module, FoldReport]:
+        """The largest fold that computes the same."""
+        if not self.decided.plan.removed:
+            folded, report = self.unproven()
+            return folded, replace(report, unverified=UNCHANGED)
+        from bnfold.frontends.torch import prove
+        from bnfold.frontends.torch.course import Call
+
+        name = type(self.model).__name__
+        calls = [Call(*split_inputs(run)) for run in self.runs]
+        layers = depth(self.recording)
+        try:
+            proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+        except ExampleInputError as error:  # it could be analysed, but not be run
+            folded, report = self.unproven()
+            return folded, replace(report, unverified=cannot_run(error))
+        groups = self.lifted.graph.affine_groups()
+        folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
+        return folded, proven_report(_report(self.model, self.decided), found)
+
+    def _attempt(self, bans: Bans) -> nn.Module:
+        self.before.restore()
+        if bans:
+            self.decided = decide_on(self.recording, self.lifted, self.clip, bans)
+        return self._write()
+
+    def _write(self) -> nn.Module:
+        decided = self.decided
+        return apply(
+            self.model, self.lifted, decided.plan, decided.new, decided.care, inplace=self.inplace
+        )
 
 
 def inspect_module(
     model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
 ) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(model, _decide(model, inputs, also, clip))
-
-
-def _decide(model: nn.Module, inputs: Any, also: Sequence[Any], clip: ClipMode) -> Decided:
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    recording = read_module(model, [inputs, *also])
-    lifted = lift(recording)
-    plan, new = decide(lifted, clip)
+    with Snapshot(model.modules()).restoring():
+        return _report(model, decide_on(*_read(model, (inputs, *also)), clip))
+
+
+def _read(model: nn.Module, runs: Sequence[Any]) -> tuple[Recording, Lifted]:
+    with same_randomness(model):
+        recording = read_module(model, runs)
+        return recording, lift(recording)
+
+
+def decide_on(
+    recording: Recording, lifted: Lifted, clip: ClipMode, bans: Bans | None = None
+) -> Decided:
+    """What to do, without removing what is banned."""
+    plan, new = decide(lifted, clip, bans)
     care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
     return Decided(recording, lifted, plan, new, care)
+
+
+def depth(recording: Recording) -> int:
+    """How many ops a run takes, each of which rounds its result."""
+    return len(recording.events) // max(1, len(recording.roots))
+
+
+UNCHANGED = "nothing was removed"
+"""Why a model that did not change was not run."""
+
+
+def cannot_run(error: ExampleInputError) -> str:
+    """Why the original was not run, in words."""
+    lines = str(error.cause).strip().splitlines()
+    return f"the original cannot be run here ({lines[0] if lines else type(error.cause).__name__})"
+
+
+def proven_report(report: FoldReport, found: Found) -> FoldReport:
+    """The report with its verdict, and with what was seen before something had to stay."""
+    if not found.parted:
+        return replace(report, verdict=found.verdict)
+    note = f"{_PARTED} With them gone as well: {found.parted}."
+    return replace(report, verdict=found.verdict, notes=(*report.notes, note))
+
+
+_PARTED = (
+    "Some steps were kept because the model computed something else without them: its code does"
+    " what the analysis does not see."
+)
 
 
 def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
@@ -74,9 +192,9 @@ def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
     ]
 
 
-def decide(lifted: Lifted, clip: ClipMode) -> tuple[Plan, NewTensors]:
+def decide(lifted: Lifted, clip: ClipMode, bans: Bans | None = None) -> tuple[Plan, NewTensors]:
     """Plan, compute, and plan again without the removals whose weights do not fit their dtype."""
-    banned: dict[int, Obstacle] = {}
+    banned: dict[int, Obstacle] = dict(bans or {})
     while True:
         plan = make_plan(lifted.graph, clip=clip, banned=banned)
         new = compute(lifted, plan)

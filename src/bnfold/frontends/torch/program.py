@@ -9,6 +9,7 @@ zeros of the shapes that it declares.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,25 +19,72 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from bnfold.core.solver import ClipMode
-from bnfold.errors import UnsupportedModelError
-from bnfold.frontends.torch.aliasing import precautions
+from bnfold.errors import ExampleInputError, UnsupportedModelError
 from bnfold.frontends.torch.batch_norms import is_batch_norm
-from bnfold.frontends.torch.fold import Decided, affine_items, decide, rewritten_events
+from bnfold.frontends.torch.fold import (
+    UNCHANGED,
+    Bans,
+    Decided,
+    affine_items,
+    cannot_run,
+    decide_on,
+    depth,
+    proven_report,
+)
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.lift_linear import is_linear
 from bnfold.frontends.torch.record import FACTORIES, Recorder, forget
 from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.frontends.torch.symbolic import open_nodes
 from bnfold.network import draw
 from bnfold.report import FoldReport
 
 
-def fold_program(program: ExportedProgram, *, clip: ClipMode) -> tuple[ExportedProgram, FoldReport]:
+def fold_program(
+    program: ExportedProgram, *, clip: ClipMode, verify: bool = True
+) -> tuple[ExportedProgram, FoldReport]:
     """See `bnfold.fold`."""
     decided = _decide(program, clip)
-    return rewrite(program, decided), _report(decided)
+    if not verify:
+        return rewrite(program, decided), _report(decided)
+    if not decided.plan.removed:
+        return rewrite(program, decided), replace(_report(decided), unverified=UNCHANGED)
+    from bnfold.frontends.torch import prove
+    from bnfold.frontends.torch.course import Call
+
+    args, kwargs = _example(program)
+    leaves = pytree.tree_leaves((args, kwargs))
+    layers = depth(decided.recording)
+    try:
+        proof = prove.start(
+            "the program",
+            program,
+            [Call(args, kwargs)],
+            layers,
+            shapes=other_sizes(program, leaves),
+        )
+    except ExampleInputError as error:
+        return rewrite(program, decided), replace(_report(decided), unverified=cannot_run(error))
+
+    def attempt(bans: Bans) -> ExportedProgram:
+        nonlocal decided
+        if bans:
+            decided = decide_on(decided.recording, decided.lifted, clip, bans)
+        return rewrite(program, decided)
+
+    groups = decided.lifted.graph.affine_groups()
+    folded, found = prove.proven(proof, decided.plan, groups, attempt)
+    return folded, proven_report(_report(decided), found)
+
+
+def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the program is called with them."""
+    leaves = list(_user_inputs(program).values())
+    args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+    return tuple(args), dict(kwargs)
 
 
 def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
@@ -55,9 +103,7 @@ def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:
     tensors = lifted_tensors(program)
     recording = read_program(program, tensors)
     lifted = lift(recording)
-    plan, new = decide(lifted, clip)
-    care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
-    return Decided(recording, lifted, plan, new, care)
+    return decide_on(recording, lifted, clip)
 
 
 def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:

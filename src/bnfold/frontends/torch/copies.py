@@ -1,0 +1,225 @@
+"""Copies of modules, and what a module holds, to be put back bit for bit.
+
+    deep_copy what copy.deepcopy gives, in a quarter of its time
+    borrowed  a module to be run and forgotten: whatever the run does to it, the given one is left
+              as it was
+    Snapshot  everything that modules hold, by reference; tensors that a run may write to by value
+
+Most of a deep copy's time goes into asking each module, table and number how it wants to be copied.
+A module that does not say how is a class and a dictionary, and that can be copied as such.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import types
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+_SMALL = 1 << 24
+"""Bytes of weights up to which a run gets weights of its own: whoever writes to them, writes there.
+Larger ones are shared; a program that writes to them is noticed, see `Snapshot`."""
+
+_ATOMS = (int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
+_ATOMS += (types.FunctionType, types.BuiltinFunctionType, torch.Size)  # type: ignore[assignment]
+_EXACT_ATOMS = frozenset({*_ATOMS, bool})
+
+
+def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; `memo` as for copy.deepcopy, with what is to stand in place of what."""
+    plain = [module for module in model.modules() if id(module) not in memo and _is_plain(module)]
+    for module in plain:
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in plain:
+        state = module.__getstate__()  # type: ignore[no-untyped-call]
+        assert isinstance(state, dict)
+        own = {name: _copied(value, memo) for name, value in state.items()}
+        memo[id(module)].__setstate__(own)
+    memo.setdefault(id(memo), []).extend(plain)  # kept alive, as copy.deepcopy does
+    found = memo.get(id(model))
+    return found if found is not None else copy.deepcopy(model, memo)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _EXACT_ATOMS:
+        return value
+    if (known := memo.get(id(value))) is not None:
+        return known
+    if kind is dict or kind is OrderedDict:
+        made: dict[Any, Any] = kind()
+        memo[id(value)] = made
+        for key, part in value.items():
+            made[key if type(key) in _EXACT_ATOMS else copy.deepcopy(key, memo)] = _copied(
+                part, memo
+            )
+        return made
+    return copy.deepcopy(value, memo)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is copied by copying its dictionary, like most."""
+    kind = type(module)
+    plain = _plain_kinds.get(kind)
+    if plain is None:
+        own = [base for base in kind.__mro__[:-1] if not base.__module__.startswith("torch.nn.")]
+        defined = {name for base in own for name in base.__dict__}
+        slots = any(base.__dict__.get("__slots__") for base in own)
+        plain = _plain_kinds[kind] = not slots and not defined & _OWN_WAYS
+        plain &= not hasattr(kind, "__deepcopy__")
+    return plain
+
+
+_OWN_WAYS = {"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__"}
+
+
+_plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """Something that computes what the module computes, and may be run.
+
+    It is a copy, or where none can be had the module itself, which is put back afterwards. What a
+    closure, a hook or a global holds is no copy: see `Snapshot` for that.
+    """
+    # A program's module holds tables of tensors and nothing else, and takes long to be copied.
+    own = None if isinstance(model, fx.GraphModule) else _throwaway(model)
+    kept = Snapshot(model.modules() if own is None else ())
+    with kept.restoring(), same_randomness(model):
+        yield model if own is None else own
+
+
+def _throwaway(model: nn.Module) -> nn.Module | None:
+    parameters = list(model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    memo: dict[int, Any] = {}
+    try:
+        for parameter in parameters:
+            content = parameter.data.clone() if size <= _SMALL else parameter.data
+            memo[id(parameter)] = alike = nn.Parameter(content, parameter.requires_grad)
+            alike.__dict__.update(parameter.__dict__)
+        return deep_copy(model, memo)
+    except Exception:  # whatever copying the user's objects raises
+        return None
+
+
+@contextmanager
+def same_randomness(model: nn.Module) -> Iterator[None]:
+    """What is drawn inside is drawn again outside: PyTorch's, NumPy's and Python's randomness."""
+    devices = {p.device for p in (*model.parameters(), *model.buffers())}
+    cuda = [device for device in devices if device.type == "cuda"]
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+class Snapshot:
+    """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
+
+    The content of parameters is not kept, only the memory that they are in: nobody who runs a
+    module writes to that, or it has memory of its own for the time of the run.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+        self._owns = [(module, type(module), module.__dict__) for module in self._modules]
+        self._tables = [
+            (table, _entries(table))
+            for own in (module.__dict__ for module in self._modules)
+            for table in (own, *(part for part in own.values() if type(part) in _TABLES))
+        ]
+        tensors = {
+            id(tensor): tensor
+            for module in self._modules
+            for table in (module._parameters, module._buffers)
+            for tensor in table.values()
+            if tensor is not None
+        }
+        self._tensors = [
+            (tensor, tensor.data, tensor.requires_grad, tensor.grad if tensor.is_leaf else None)
+            for tensor in tensors.values()
+        ]
+        self._contents = [
+            (tensor, tensor.detach().clone())
+            for tensor in tensors.values()
+            if not isinstance(tensor, nn.Parameter)
+        ]
+        self._generators = [
+            (part, part.get_state())
+            for module in self._modules
+            for part in module.__dict__.values()
+            if type(part) not in _EXACT_ATOMS and isinstance(part, torch.Generator)
+        ]
+
+    def restore(self) -> None:
+        """Put everything back; what did not change is not touched."""
+        for module, kind, own in self._owns:
+            if type(module) is not kind:
+                object.__setattr__(module, "__class__", kind)
+            if module.__dict__ is not own:
+                object.__setattr__(module, "__dict__", own)
+        for table, entries in self._tables:
+            _refill(table, entries)
+        for tensor, data, requires_grad, grad in self._tensors:
+            if _memory(tensor) != _memory(data) or tensor.shape != data.shape:
+                tensor.data = data
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad = requires_grad
+            if tensor.is_leaf and tensor.grad is not grad:
+                tensor.grad = grad
+        with torch.no_grad():
+            for tensor, content in self._contents:
+                if not torch.equal(tensor, content):
+                    tensor.copy_(content)
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Whatever happens inside, everything is put back."""
+        try:
+            yield
+        finally:
+            self.restore()
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where the content begins; None for a tensor that has no memory of this kind."""
+    try:
+        return tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+_TABLES = (dict, OrderedDict, list, set)
+
+
+def _entries(table: Any) -> Any:
+    return dict(table) if isinstance(table, dict) else list(table)
+
+
+def _refill(table: Any, before: Any) -> None:
+    if isinstance(table, dict):
+        if not table and not before:
+            return
+        same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
+        if not same or list(table) != list(before):
+            table.clear()
+            table.update(before)
+    elif len(table) != len(before) or not all(map(is_, table, before)):
+        table.clear()
+        table.extend(before) if isinstance(table, list) else table.update(before)

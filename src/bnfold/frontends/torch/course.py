@@ -1,0 +1,233 @@
+"""What the original and the folded model are both run on, one call after the other.
+
+    the example inputs                 as the user gave them
+    other values of the same shapes    in the usual memory layout, where the model takes that; of an
+                                       exported program with open sizes, of other sizes
+    the same for each of `also`, and for each method that is an entry
+
+The calls follow each other on one copy of the model, so what a call leaves behind shows in the
+next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
+written to the inputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.copies import borrowed, deep_copy
+from bnfold.frontends.torch.runner import to_array
+from bnfold.verify.runner import Output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of the model, or of a method."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    entry: str = ""
+    """Dotted name of the method; '' for the model itself."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if _is_tensor(leaf)]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
+        """The same call on other tensors."""
+        leaves, tree = pytree.tree_flatten((self.args, self.kwargs))
+        given = iter(tensors)
+        args, kwargs = pytree.tree_unflatten(
+            [next(given) if _is_tensor(leaf) else leaf for leaf in leaves], tree
+        )
+        return Call(args, kwargs, self.entry)
+
+
+class CallFailedError(Exception):
+    """The model raised in one of the calls."""
+
+    def __init__(self, number: int, cause: Exception) -> None:
+        super().__init__(number, cause)
+        self.number = number
+        self.cause = cause
+
+
+class Course(nn.Module):
+    """A model and its calls, as one module: it takes the tensors of all calls."""
+
+    def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
+        super().__init__()
+        self.model = model
+        self.calls = list(calls)
+        self.training = model.training
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of all calls."""
+        return tuple(tensor for call in self.calls for tensor in call.tensors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Course:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of a program's trees
+            return Course(deep_copy(self.model, memo), self.calls)
+
+    def forward(self, *tensors: Tensor) -> dict[str, Any]:
+        """What comes out, by name. The model is left as it was. Raises CallFailedError."""
+        given = iter(tensors)
+        found: dict[str, Any] = {}
+        with torch.no_grad(), borrowed(self.model) as model:
+            for number, call in enumerate(self.calls):
+                own = [next(given).detach().clone() for _ in call.tensors]
+                fresh = call.with_tensors(own)
+                try:
+                    result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
+                    found |= _named(number, result, own)
+                except Exception as error:
+                    raise CallFailedError(number, error) from error
+        return found
+
+    def run(self) -> list[Output]:
+        """What comes out, in NumPy's arrays."""
+        return [
+            Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
+            for name, leaf in self(*self.tensors).items()
+        ]
+
+
+def method(model: nn.Module, entry: str) -> Any:
+    """The model itself, or `encoder.forward` of it."""
+    found: Any = model
+    for part in entry.split(".") if entry else ():
+        found = getattr(found, part)
+    return found
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor)
+
+
+# ------------------------------------------------------------------- what comes out
+
+
+def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    run = f"run {number + 1}: " if number else ""
+    found = {}
+    for path, leaf in _leaves(result):
+        name = pytree.keystr(path).strip("[]'\"") or "output"
+        found[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
+    for position, tensor in enumerate(inputs):
+        found[f"{run}input {position} afterwards"] = tensor
+    return found
+
+
+def _leaves(result: Any) -> Iterator[tuple[Any, Any]]:
+    """The leaves; of an object that PyTorch's trees do not know, what it holds."""
+    for path, leaf in pytree.tree_leaves_with_path(result):
+        if isinstance(leaf, Tensor | int | float | complex | str | type(None)):
+            yield path, leaf
+        elif isinstance(getattr(leaf, "__dict__", None), dict):
+            held = {key: part for key, part in vars(leaf).items() if _is_tensor(part)}
+            for further, part in pytree.tree_leaves_with_path(held):
+                yield (*path, *further), part
+
+
+def _as_tensor(leaf: Any) -> Tensor:
+    """A tensor of its own memory; a text as the numbers of its letters."""
+    if isinstance(leaf, Tensor):
+        dense = leaf.detach()
+        dense = dense.to_dense() if dense.layout is not torch.strided else dense
+        dense = dense.dequantize() if dense.is_quantized else dense
+        return dense.clone()
+    if isinstance(leaf, str | type(None)):
+        return torch.tensor(list((leaf or "").encode(errors="replace")), dtype=torch.uint8)
+    if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
+        return torch.tensor(float(leaf), dtype=torch.float64)
+    # Most numbers in floating point were taken out of a tensor, and are as exact as that.
+    kind = torch.float32 if isinstance(leaf, float) else None
+    return torch.tensor(leaf, dtype=kind)
+
+
+# ------------------------------------------------------------------- other values
+
+
+def first_course(
+    model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = ()
+) -> tuple[Course, list[Output]]:
+    """The calls, each followed by one on other values, with what the model makes of them.
+
+    Of other values it gets the first that it takes: `shapes` come first, new ones for tensors by
+    their position. Raises ExampleInputError if it raises on the example inputs themselves.
+    """
+    resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
+    for vary in chain(resized, (_varied, _redrawn, _kept)):
+        course = Course(model, _with_others(given, vary))
+        try:
+            return course, course.run()
+        except CallFailedError as error:
+            if error.number == 0:
+                raise ExampleInputError(type(model).__name__, error.cause) from error.cause
+    course = Course(model, given)  # what it keeps of one call lets it take no other
+    try:
+        return course, course.run()
+    except CallFailedError as error:
+        raise ExampleInputError(type(model).__name__, error.cause) from error.cause
+
+
+Shapes = Mapping[int, tuple[int, ...]]
+Vary = Callable[[Tensor, int, torch.Generator], Tensor]
+"""Other values for a tensor, given its position."""
+
+
+def _with_others(given: Sequence[Call], vary: Vary) -> list[Call]:
+    calls = []
+    for number, call in enumerate(given):
+        generator = torch.Generator().manual_seed(number)
+        others = [vary(tensor, at, generator) for at, tensor in enumerate(call.tensors)]
+        calls += [call, call.with_tensors(others)]
+    return calls
+
+
+def _resized(shapes: Shapes, tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
+    """Other numbers in another shape: the given ones over and over, or as many of them."""
+    shape = shapes.get(position)
+    if shape is None or shape == tensor.shape:
+        return _redrawn(tensor, position, draw)
+    grown = tensor
+    for axis, length in enumerate(shape):
+        grown = grown.index_select(axis, torch.arange(length) % tensor.shape[axis])
+    return _redrawn(grown, position, draw)
+
+
+def _varied(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
+    """Other numbers, whole ones too, in the usual layout."""
+    if not tensor.is_floating_point():
+        return tensor.flip(0) if tensor.ndim else tensor
+    return _redrawn(tensor, position, draw).contiguous()
+
+
+def _redrawn(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
+    """Normal numbers of the size of the given ones; whole numbers may be indices and stay."""
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return tensor
+    values = to_array(tensor).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    size = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+    drawn = torch.randn(tensor.shape, generator=draw, dtype=torch.float64) * (size or 1.0)
+    if finite.size and finite.min() >= 0 and size:
+        drawn = drawn.abs()
+    return torch.empty_like(tensor).copy_(drawn)
+
+
+def _kept(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
+    return tensor

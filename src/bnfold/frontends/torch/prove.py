@@ -1,0 +1,182 @@
+"""Prove a fold before it is returned: run both, and fold less where they part.
+
+    1  the original runs its course once (see `course`)
+    2  each attempt at a fold runs the same; small differences are accepted on sight, others are
+       judged by `bnfold.verify` on that course
+    3  if they part, the removals to blame are searched for: halves are tried until what is left
+       parts alone. These steps stay, for the reason `not-proven`
+
+A model that differs from itself cannot be compared with anything. That is found by folding nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import Plan
+from bnfold.core.reasons import Reason
+from bnfold.errors import BnfoldError, NotProvenError
+from bnfold.frontends.torch import runner
+from bnfold.frontends.torch.copies import Snapshot
+from bnfold.frontends.torch.course import Call, CallFailedError, Course, Shapes, first_course
+from bnfold.verify import course as verification
+from bnfold.verify import sight
+from bnfold.verify.result import VerifyResult
+from bnfold.verify.runner import Output
+
+Model = TypeVar("Model", nn.Module, ExportedProgram)
+Bans = Mapping[int, Obstacle]
+"""The steps that an attempt may not remove."""
+
+
+@dataclass(slots=True)
+class Proof:
+    """The original's side, run once, and what every fold of it is held against."""
+
+    name: str
+    course: Course
+    outputs: list[Output]
+    layers: int
+    """How many ops round in one call."""
+    inplace: bool = False
+    """Whether the folded model is the user's own, which others may hold and run."""
+
+    def check(self, folded: nn.Module | ExportedProgram) -> VerifyResult:
+        """Whether the folded model computes the same. It is left as it was."""
+        module = runnable(folded)
+        with Snapshot(module.modules() if self.inplace else ()).restoring():
+            return self._check(module)
+
+    def _check(self, folded: nn.Module) -> VerifyResult:
+        other = Course(folded, self.course.calls)
+        try:
+            outputs = other.run()
+        except CallFailedError as error:
+            return _raised(error, len(self.course.calls))
+        seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.course.calls))
+        return seen if seen is not None else self._measure(other)
+
+    def _measure(self, other: Course) -> VerifyResult:
+        """The full verdict, for what rounding may or may not explain."""
+        one = runner.call_runner(self.course, self.course.tensors, {}, self.name)
+        two = runner.call_runner(other, self.course.tensors, {}, f"the folded {self.name}")
+        samples = verification.choose_samples(one.specs, 1, 0)
+        try:
+            return verification.verify(one, two, samples, seed=None, look_inside=False)
+        except BnfoldError as error:  # outputs of other shapes, another number of them
+            return VerifyResult(False, samples=1, truth="original", notes=(error.problem,))
+
+
+def runnable(model: nn.Module | ExportedProgram) -> nn.Module:
+    """A module that computes what the model computes."""
+    return model if isinstance(model, nn.Module) else model.module()
+
+
+def start(
+    name: str,
+    model: nn.Module | ExportedProgram,
+    calls: Sequence[Call],
+    layers: int,
+    *,
+    shapes: Iterable[Shapes] = (),
+    inplace: bool = False,
+) -> Proof:
+    """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError."""
+    course, outputs = first_course(runnable(model), calls, shapes)
+    return Proof(name, course, outputs, layers, inplace)
+
+
+def proven(
+    proof: Proof,
+    plan: Plan,
+    groups: Mapping[int, Collection[int]],
+    fold: Callable[[Bans], Model],
+) -> tuple[Model, Found]:
+    """The fold that removes the most of what the plan removes, and computes the same.
+
+    Args:
+        proof: The original's side.
+        plan: The whole fold, as it would be without a proof.
+        groups: The calls that go or stay together, by each of them.
+        fold: Folds with these steps banned.
+
+    Raises NotProvenError: not even a fold that removes nothing computes the same.
+    """
+    folded = fold({})
+    verdict = proof.check(folded)
+    if verdict.equal:
+        return folded, Found({}, verdict)
+    del folded  # its weights are not needed any more
+    search = _Search(proof, fold, plan, verdict)
+    steps = list(dict.fromkeys(tuple(groups[number]) for number in plan.removed))
+    if not search.is_right([]):
+        raise NotProvenError(proof.name, saying(search.last))
+    search.split(steps, [])
+    assert search.best is not None
+    return fold(search.best.bans), search.best
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a proof ended with."""
+
+    bans: Bans
+    """What the fold must not remove to be right."""
+    verdict: VerifyResult
+    """On the fold that keeps these."""
+    parted: str = ""
+    """How the whole fold parted from the original; '' if it did not."""
+
+
+Step = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Search:
+    """Which of the removed steps are to blame."""
+
+    proof: Proof
+    fold: Callable[[Bans], Any]
+    plan: Plan
+    first: VerifyResult
+    """On the whole fold."""
+    last: VerifyResult = field(init=False)
+    best: Found | None = None
+
+    def is_right(self, steps: Sequence[Step]) -> bool:
+        """Whether a fold that removes these alone is right; the best so far, if it is."""
+        gone = {number for step in steps for number in step}
+        blamed = Obstacle(Reason.NOT_PROVEN, None)
+        # What stays in the whole fold stays for its own reason; else it might go now.
+        bans = {**self.plan.kept, **{n: blamed for n in self.plan.removed if n not in gone}}
+        self.last = self.proof.check(self.fold(bans))
+        if self.last.equal:
+            self.best = Found(bans, self.last, saying(self.first))
+        return self.last.equal
+
+    def split(self, suspects: list[Step], cleared: list[Step]) -> list[Step]:
+        """The steps that may go together: those cleared before, and more of the suspects."""
+        together = [*cleared, *suspects]
+        if self.is_right(together):
+            return together
+        if len(suspects) == 1:
+            return cleared
+        half = len(suspects) // 2
+        return self.split(suspects[half:], self.split(suspects[:half], cleared))
+
+
+def _raised(error: CallFailedError, samples: int) -> VerifyResult:
+    text = f"the folded model raised {type(error.cause).__name__}: {error.cause}"
+    return VerifyResult(False, samples=samples, truth="original", notes=(text.rstrip(".") + ".",))
+
+
+def saying(verdict: VerifyResult) -> str:
+    """What parted, in one line."""
+    details = [output.detail for output in verdict.outputs if not output.equal and output.detail]
+    return "; ".join([*details[:1], *(verdict.notes if not details else ())]).rstrip(".")
