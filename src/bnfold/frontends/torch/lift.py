@@ -163,6 +163,15 @@ class Lifter:
         inputs = [self.tensor(value) for value in values(event.args, event.kwargs)]
         self.emit(event, g.Opaque(reason), inputs)
 
+    def is_known(self, constant: Const) -> bool:
+        """Whether the constant is the same in every run.
+
+        What a module's code makes may depend on the shape, or on what earlier runs left; in a
+        program that is said (`symbolic`).
+        """
+        own = id(constant.origin) in self.owned and constant.how != "?"
+        return own or self.is_program
+
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""
         return self.readers.get(value.number, 0) == 1

@@ -13,6 +13,7 @@ from collections.abc import Collection
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor, fx
 
+from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import Event
 
 EVERY = "every"
@@ -72,7 +73,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _is_one_of(node: fx.Node, names: Collection[str]) -> bool:
-    return getattr(node.target, "_opname", "") in names
+    return aten_name(node.target) in names
 
 
 def _is_number(node: fx.Node) -> bool:
