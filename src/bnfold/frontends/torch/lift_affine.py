@@ -180,6 +180,8 @@ def _batch_norm_chain(
     is_node = node_of(event) is not None
     affine = _affine_of(spec)
     refusal = _refusal(spec, affine, module, successors, is_node=is_node)
+    if refusal is None and is_node and _has_other_readers(lifter, event):
+        refusal = Reason.MODULE_DOES_MORE, "its other results are read"
     if refusal is not None and refusal[0] is Reason.FUNCTIONAL and lifter.is_program:
         refusal = Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}"
     if refusal is None and module is not None and not _can_be_replaced(lifter, module):
@@ -298,6 +300,11 @@ def _why_not_constant(spec: BatchNormSpec) -> str:
     return "in training mode" if spec.training else "it has no running statistics"
 
 
+def _has_other_readers(lifter: Lifter, event: Event) -> bool:
+    """Whether somebody reads what a BatchNorm op returns besides the normalised values."""
+    return any(value and lifter.readers.get(value.number) for value in event.outputs[1:])
+
+
 def _can_be_replaced(lifter: Lifter, module: nn.Module) -> bool:
     if id(module) not in lifter.recording.members:
         return False
@@ -347,12 +354,21 @@ def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
 
 
 def _is_read_elsewhere(lifter: Lifter, module: nn.Module) -> bool:
-    """Whether somebody else reads the parameters or statistics of a module that would vanish."""
+    """Whether somebody else reads the parameters or statistics of a module that would vanish.
+
+    A module with a name of its own for the tensor still has it then: two BatchNorms with one gamma.
+    """
     return any(
-        use.call.module is not module
+        use.call.module is not module and not _has_its_own_name(use.call.module, tensor, module)
         for tensor in (*module._parameters.values(), *module._buffers.values())
         for use in lifter.recording.parameter_uses.get(id(tensor), ())
     )
+
+
+def _has_its_own_name(reader: nn.Module | None, tensor: Tensor | None, module: nn.Module) -> bool:
+    if reader is None or not _owns(reader, tensor):
+        return False
+    return all(part is not module for part in reader.modules())  # it reads its own, not ours
 
 
 # -------------------------------------------------------------------- arithmetic

@@ -10,10 +10,10 @@ from torch import fx
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lift import ClipSite, Lifter, first_value, is_floating
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.lift_views import OPEN_SIZES, VIEWS, may_pad, overlay
+from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
-
+from bnfold.frontends.torch.symbolic import is_part_of_open_size
 
 Handler = Callable[[Lifter, Event], bool]
 """Adds an event's op, or answers False where it does not know the form."""
@@ -36,6 +36,8 @@ def _is_lifted(lifter: Lifter, event: Event) -> bool:
     if handler is None and _floats(event):
         known = not is_open or name in OPEN_SIZES | _OPEN_SIZES
         handler = _TABLE.get(functional(name)) if known else _OPEN.get(name)
+    if functional(name) in MIXING and is_part_of_open_size(event):
+        return False
     try:
         return handler is not None and handler(lifter, event)
     except UnfitError:

@@ -277,6 +277,12 @@ _RESHAPES = frozenset(
 OPEN_SIZES = _RESHAPES | {"expand", "expand_as", "repeat"}
 """Ops whose sizes may be other ones in other runs: each size has the same meaning in all."""
 
+MIXING = _RESHAPES | {
+    *("cat", "concat", "concatenate", "hstack", "vstack", "im2col", "unfold"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+}
+"""Ops after which channels may lie along another axis."""
+
 _SAME = frozenset(
     {
         "clone",
