@@ -17,6 +17,7 @@ from torch import nn
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.lift import AffineSite, Lifted
 from bnfold.frontends.torch.lift_modules import old_name_is_read
+from bnfold.frontends.torch.ops import node_of
 from bnfold.frontends.torch.recording import Event, Recording
 
 
@@ -96,6 +97,8 @@ def _joined(links: list[_Link], event: Event, storage: int) -> list[_Link]:
 
 
 def _can_stop(recording: Recording, event: Event) -> bool:
+    if event.call.node is not None and node_of(event) is None:
+        return False  # one of several ops that a node is made of
     if event.call.node is not None:
         free = not old_name_is_read(recording, event)
         return free and functional_twin(event.target) is not None

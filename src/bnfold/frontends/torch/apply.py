@@ -109,7 +109,8 @@ def _linear_jobs(
         yield id(site.bias), _Job(number, shifted, site.bias, partial(_put, new, site.bias))
         return
     owner = site.module if site.module is not None else site.node
-    assert owner is not None
+    if owner is None:  # shifts that a bias which stays as it is lets through
+        return
     born = partial(_bear, new, owner, "bias")
     yield (id(owner), "bias"), _Job(number, shifted, site.weight, born)
 

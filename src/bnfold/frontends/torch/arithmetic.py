@@ -8,15 +8,19 @@ import numpy as np
 
 from bnfold.core.affine import Affine
 from bnfold.frontends.torch.lift import is_floating, to_numpy
+from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 
 
 def arithmetic(event: Event) -> tuple[Value, Affine] | None:
     """x * c, x + c, c - x, x / c, -x, c + d * x * e as (x, affine)."""
-    reader = _ARITHMETIC.get(getattr(event.target, "_opname", "").removesuffix("_"))
+    reader = _ARITHMETIC.get(functional(op_name(event.target)))
     if reader is None:
         return None
-    found: tuple[Value, Affine] | None = reader(event)
+    try:
+        found: tuple[Value, Affine] | None = reader(Arguments(event))
+    except UnfitError:
+        return None
     if found is None or not is_floating(found[0]):
         return None
     if event.outputs and event.outputs[0] is not None and event.outputs[0].dtype != found[0].dtype:
@@ -26,8 +30,8 @@ def arithmetic(event: Event) -> tuple[Value, Affine] | None:
 
 def only_adds(event: Event) -> bool:
     """Whether the factor is 1 or -1 whatever the constants are."""
-    name = str(getattr(event.target, "_opname", "")).removesuffix("_")
-    return name == "neg" or (name in _SUMS and abs(_alpha(event)) == 1.0)
+    name = functional(op_name(event.target))
+    return name == "neg" or (name in _SUMS and abs(Arguments(event).number("alpha")) == 1.0)
 
 
 _SUMS = {"add", "sub", "subtract", "rsub"}
@@ -49,13 +53,9 @@ def _affine(scale: Any, shift: Any) -> Affine:
     return Affine(scale.copy(), shift.copy())
 
 
-def _alpha(event: Event) -> float:
-    return float(event.kwargs.get("alpha", event.args[2] if len(event.args) > 2 else 1))
-
-
-def _sum(event: Event, sign: float) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    alpha = sign * _alpha(event)
+def _sum(a: Arguments, sign: float) -> tuple[Value, Affine] | None:
+    x, y = a["self"], a["other"]
+    alpha = sign * a.number("alpha")
     if isinstance(x, Value) and (constant := _number(y)) is not None:
         return x, _affine(1.0, alpha * constant)
     if isinstance(y, Value) and (constant := _number(x)) is not None:
@@ -63,47 +63,43 @@ def _sum(event: Event, sign: float) -> tuple[Value, Affine] | None:
     return None
 
 
-def _add(event: Event) -> tuple[Value, Affine] | None:
-    return _sum(event, 1.0)
+def _add(a: Arguments) -> tuple[Value, Affine] | None:
+    return _sum(a, 1.0)
 
 
-def _sub(event: Event) -> tuple[Value, Affine] | None:
-    return _sum(event, -1.0)
+def _sub(a: Arguments) -> tuple[Value, Affine] | None:
+    return _sum(a, -1.0)
 
 
-def _rsub(event: Event) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    constant = _number(y)
+def _rsub(a: Arguments) -> tuple[Value, Affine] | None:
+    x, constant = a["self"], _number(a["other"])
     if not isinstance(x, Value) or constant is None:
         return None
-    return x, _affine(-_alpha(event), constant)
+    return x, _affine(-a.number("alpha"), constant)
 
 
-def _mul(event: Event) -> tuple[Value, Affine] | None:
-    for x, y in (event.args[:2], event.args[1::-1]):
+def _mul(a: Arguments) -> tuple[Value, Affine] | None:
+    for x, y in ((a["self"], a["other"]), (a["other"], a["self"])):
         if isinstance(x, Value) and (constant := _number(y)) is not None:
             return x, _affine(constant, 0.0)
     return None
 
 
-def _div(event: Event) -> tuple[Value, Affine] | None:
-    x, y = event.args[:2]
-    constant = _number(y)
-    if not isinstance(x, Value) or constant is None or event.kwargs.get("rounding_mode"):
+def _div(a: Arguments) -> tuple[Value, Affine] | None:
+    x, constant = a["self"], _number(a["other"])
+    if not isinstance(x, Value) or constant is None or a.get("rounding_mode"):
         return None
     with np.errstate(divide="ignore"):
         return x, _affine(1.0 / constant, 0.0)
 
 
-def _neg(event: Event) -> tuple[Value, Affine] | None:
-    return event.args[0], _affine(-1.0, 0.0)
+def _neg(a: Arguments) -> tuple[Value, Affine] | None:
+    return (a.first, _affine(-1.0, 0.0)) if isinstance(a.first, Value) else None
 
 
-def _addcmul(event: Event) -> tuple[Value, Affine] | None:
-    base, left, right = event.args[:3]
-    value = float(event.kwargs.get("value", 1))
-    shift = _number(base)
-    for x, y in ((left, right), (right, left)):
+def _addcmul(a: Arguments) -> tuple[Value, Affine] | None:
+    value, shift = a.number("value"), _number(a["self"])
+    for x, y in ((a["tensor1"], a["tensor2"]), (a["tensor2"], a["tensor1"])):
         factor = _number(y)
         if isinstance(x, Value) and factor is not None and shift is not None:
             return x, _affine(value * factor, shift)

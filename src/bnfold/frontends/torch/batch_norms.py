@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from bnfold.frontends.torch.leaves import BATCH_NORMS
-from bnfold.frontends.torch.recording import Event, Value
+from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
+from bnfold.frontends.torch.recording import Const, Event, Value
 
 _BATCH_NORM_OPS = {
     "batch_norm",
@@ -18,6 +21,7 @@ _BATCH_NORM_OPS = {
     "_batch_norm_no_update",
     "cudnn_batch_norm",
     "miopen_batch_norm",
+    "instance_norm",
 }
 
 
@@ -31,6 +35,8 @@ class BatchNormSpec:
     mean: Tensor | None
     var: Tensor | None
     training: bool
+    changing: bool
+    """Whether the running statistics are not the same in every run."""
     eps: float
 
 
@@ -43,44 +49,46 @@ def batch_norm_spec(event: Event) -> BatchNormSpec | None:
     """A BatchNorm event, whatever its spelling."""
     if isinstance(event.target, nn.Module):
         return _leaf_spec(event) if isinstance(event.target, BATCH_NORMS) else None
-    if getattr(event.target, "_opname", "") not in _BATCH_NORM_OPS:
+    name = op_name(event.target)
+    if name not in _BATCH_NORM_OPS:
         return None
-    named = dict(zip((a.name for a in event.target._schema.arguments), event.args, strict=False))
-    named |= event.kwargs
-    source = named["input"]
-    rest = {key: named.get(key) for key in ("weight", "bias", "running_mean", "running_var")}
-    if not isinstance(source, Value) or any(isinstance(part, Value) for part in rest.values()):
+    try:
+        return _op_spec(name, Arguments(event))
+    except UnfitError:
         return None
-    tensors = {key: None if part is None else part.tensor for key, part in rest.items()}
-    training = bool(named.get("training", named.get("train", False)))
-    if event.target._opname == "_batch_norm_with_update":
-        training = True
-    return BatchNormSpec(
-        source,
-        tensors["weight"],
-        tensors["bias"],
-        tensors["running_mean"],
-        tensors["running_var"],
-        training or tensors["running_mean"] is None,
-        float(named["eps"] if "eps" in named else named["epsilon"]),
+
+
+def _op_spec(name: str, a: Arguments) -> BatchNormSpec | None:
+    source, eps = a["input"], a.get("eps", "epsilon")
+    parts = {key: a.get(key) for key in _TENSORS}
+    if not isinstance(source, Value) or not isinstance(eps, int | float):
+        return None
+    if a.get("use_input_stats"):  # an instance norm; with running statistics it is a BatchNorm
+        return None
+    training = bool(a.get("training")) or name == "_batch_norm_with_update"
+    return _spec(source, parts, training=training, eps=float(eps))
+
+
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+"""What the tensors of a BatchNorm are called in schemas and modules."""
+
+
+def _spec(
+    source: Value, parts: Mapping[str, Any], *, training: bool, eps: float
+) -> BatchNormSpec | None:
+    """None where gamma or beta are computed from the input: that is no BatchNorm."""
+    if isinstance(parts["weight"], Value) or isinstance(parts["bias"], Value):
+        return None
+    gamma, beta, mean, var = (
+        part.tensor if isinstance(part, Const) else None for part in map(parts.get, _TENSORS)
     )
+    changing = any(isinstance(parts[name], Value) for name in _TENSORS)
+    if changing or mean is None or var is None:
+        return BatchNormSpec(source, gamma, beta, None, None, training, changing, eps)
+    return BatchNormSpec(source, gamma, beta, mean, var, training, changing, eps)
 
 
 def _leaf_spec(event: Event) -> BatchNormSpec | None:
     module = event.target
-    found = {}
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        constant = event.kwargs.get(name)
-        if isinstance(constant, Value):
-            return None
-        found[name] = None if constant is None else constant.tensor
-    missing = found["running_mean"] is None or found["running_var"] is None
-    return BatchNormSpec(
-        event.args[0],
-        found["weight"],
-        found["bias"],
-        found["running_mean"],
-        found["running_var"],
-        bool(module.training or missing),
-        module.eps,
-    )
+    parts = {name: event.kwargs.get(name) for name in _TENSORS}
+    return _spec(event.args[0], parts, training=bool(module.training), eps=module.eps)

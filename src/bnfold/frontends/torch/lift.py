@@ -18,7 +18,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.recording import Call, Const, Event, Recording, Value, values
-from bnfold.frontends.torch.symbolic import open_arguments
+from bnfold.frontends.torch.symbolic import open_arguments, open_axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,17 +151,31 @@ class Lifter:
     ) -> int:
         """Add an op that makes the event's outputs (those that are tensors); returns its number."""
         made = [value for value in (event.outputs if outputs is None else outputs) if value]
+        places = {id(value): place for place, value in enumerate(event.outputs)}
         shapes = [value.shape for value in made]
         kind = kind_of(event)
         numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
+        added = len(self.graph.ops) - 1
         for value, number in zip(made, numbers, strict=True):
+            axes = open_axes(event, places.get(id(value), 0)) if isinstance(role, g.View) else ()
+            if axes:  # what is stored along an axis of any length is stored alike
+                (number,) = self.graph.add(event.name, g.Mean(axes), [number], [value.shape])
             self.tensors[value.number] = number
-        return len(self.graph.ops) - 1
+        return added
 
     def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
         """Nothing is known about the event."""
         inputs = [self.tensor(value) for value in values(event.args, event.kwargs)]
         self.emit(event, g.Opaque(reason), inputs)
+
+    def is_known(self, constant: Const) -> bool:
+        """Whether the constant is the same in every run.
+
+        What a module's code makes may depend on the shape, or on what earlier runs left; in a
+        program that is said (`symbolic`).
+        """
+        own = id(constant.origin) in self.owned and constant.how != "?"
+        return own or self.is_program
 
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""

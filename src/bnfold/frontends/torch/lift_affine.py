@@ -23,7 +23,8 @@ from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
-from bnfold.frontends.torch.recording import Call, Event, Value, constants
+from bnfold.frontends.torch.ops import functional, node_of, op_name
+from bnfold.frontends.torch.recording import Call, Event, Value, constants, values
 from bnfold.frontends.torch.symbolic import EVERY
 
 
@@ -87,6 +88,8 @@ def emit(lifter: Lifter, chain: Chain) -> None:
     """Add the op."""
     last = chain.events[-1]
     inputs = [lifter.tensor(chain.source)]
+    if chain.role.opaque:  # it may read more that depends on the input: its statistics
+        inputs = [lifter.tensor(value) for value in values(last.args, last.kwargs)]
     number = lifter.emit(last, chain.role, inputs, outputs=[chain.output], name=chain.name)
     lifter.sites[number] = chain.site
 
@@ -167,16 +170,20 @@ def _batch_norm_chain(
     if not event.outputs or event.outputs[0] is None:
         return None
     module = call.module if call else None
-    if spec.mean is None and not isinstance(module, _BatchNorm):
+    if spec.mean is None and not (isinstance(module, _BatchNorm) or spec.changing):
         return None  # instance norm and weight standardisation are spelled this way: opaque
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
     tie = _tie(lifter, module)
     name = call.name if call else event.name
     site = _site(module, successors or (), spec.source, event)
-    is_node = event.call.node is not None
+    is_node = node_of(event) is not None
     affine = _affine_of(spec)
     refusal = _refusal(spec, affine, module, successors, is_node=is_node)
+    if refusal is None and is_node and _has_other_readers(lifter, event):
+        refusal = Reason.MODULE_DOES_MORE, "its other results are read"
+    if refusal is not None and refusal[0] is Reason.FUNCTIONAL and lifter.is_program:
+        refusal = Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}"
     if refusal is None and module is not None and not _can_be_replaced(lifter, module):
         refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
@@ -228,7 +235,7 @@ def _site(
     module: nn.Module | None, successors: tuple[nn.Module, ...], source: Value, last: Event
 ) -> AffineSite:
     output = last.outputs[0]
-    node = last.call.node
+    node = node_of(last)
     return AffineSite(
         module,
         successors,
@@ -273,8 +280,7 @@ def _refusal(
 ) -> tuple[Reason, str | None] | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
-        detail = "in training mode" if module is not None and module.training else None
-        return Reason.BATCH_STATISTICS, detail or "it has no running statistics"
+        return Reason.BATCH_STATISTICS, _why_not_constant(spec)
     if not affine.is_finite:
         return Reason.BAD_STATISTICS, None
     if is_node:
@@ -286,6 +292,17 @@ def _refusal(
     if successors is None:
         return Reason.MODULE_DOES_MORE, type(module).__name__
     return None
+
+
+def _why_not_constant(spec: BatchNormSpec) -> str:
+    if spec.changing:
+        return "the run writes to its statistics"
+    return "in training mode" if spec.training else "it has no running statistics"
+
+
+def _has_other_readers(lifter: Lifter, event: Event) -> bool:
+    """Whether somebody reads what a BatchNorm op returns besides the normalised values."""
+    return any(value and lifter.readers.get(value.number) for value in event.outputs[1:])
 
 
 def _can_be_replaced(lifter: Lifter, module: nn.Module) -> bool:
@@ -337,12 +354,21 @@ def _shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
 
 
 def _is_read_elsewhere(lifter: Lifter, module: nn.Module) -> bool:
-    """Whether somebody else reads the parameters or statistics of a module that would vanish."""
+    """Whether somebody else reads the parameters or statistics of a module that would vanish.
+
+    A module with a name of its own for the tensor still has it then: two BatchNorms with one gamma.
+    """
     return any(
-        use.call.module is not module
+        use.call.module is not module and not _has_its_own_name(use.call.module, tensor, module)
         for tensor in (*module._parameters.values(), *module._buffers.values())
         for use in lifter.recording.parameter_uses.get(id(tensor), ())
     )
+
+
+def _has_its_own_name(reader: nn.Module | None, tensor: Tensor | None, module: nn.Module) -> bool:
+    if reader is None or not _owns(reader, tensor):
+        return False
+    return all(part is not module for part in reader.modules())  # it reads its own, not ours
 
 
 # -------------------------------------------------------------------- arithmetic
@@ -415,7 +441,7 @@ def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) ->
     found = [constant for event in events for constant in constants(event.args)]
     if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
         return None
-    if getattr(events[0].target, "_opname", "").removesuffix("_") not in ops:
+    if functional(op_name(events[0].target)) not in ops:
         return None
     if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
         return None  # an operand is multiplied first
@@ -465,8 +491,9 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     is_open = event.number in lifter.open
     has_open_factor = bool(lifter.open.get(event.number, frozenset()) & {"alpha", EVERY})
     own = _by_parameters(lifter, event) and not is_open
-    is_node = event.call.node is not None and not is_open
-    removable = is_node and own and flat is not None and flat.scale.size > 1
+    is_node = lifter.is_program and not is_open
+    per_channel = flat is not None and flat.scale.size > 1
+    removable = node_of(event) is not None and is_node and own and per_channel
     role = g.AffineStep(
         affine.scale,
         affine.shift,

@@ -9,10 +9,14 @@ from torch import fx
 
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lift import ClipSite, Lifter, first_value, is_floating
-from bnfold.frontends.torch.lift_linear import arguments
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.lift_views import OPEN_SIZES, VIEWS, may_pad, overlay
+from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
+from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
+from bnfold.frontends.torch.symbolic import is_part_of_open_size
+
+Handler = Callable[[Lifter, Event], bool]
+"""Adds an event's op, or answers False where it does not know the form."""
 
 
 def emit(lifter: Lifter, event: Event) -> None:
@@ -20,29 +24,29 @@ def emit(lifter: Lifter, event: Event) -> None:
     if event.target == OVERLAY:
         overlay(lifter, event)
         return
-    name = str(getattr(event.target, "_opname", ""))
-    overload = str(getattr(event.target, "_overloadname", ""))
+    if not _is_lifted(lifter, event):
+        lifter.opaque(event)
+
+
+def _is_lifted(lifter: Lifter, event: Event) -> bool:
+    """Whether a handler was found for the op, and added it."""
+    name = op_name(event.target)
     is_open = event.number in lifter.open
-    if name in _COMPARISONS and not is_open and _comparison(lifter, event):
-        return
-    handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
-    if is_open and name not in OPEN_SIZES | _OPEN_SIZES:
-        handler = _OPEN.get(name)
-    if handler is None or (overload in _OTHER_FUNCTIONS and (name, overload) != _CAST):
-        lifter.opaque(event)
-        return
-    if not _floats(event) or not handler(lifter, event):
-        lifter.opaque(event)
-
-
-_CAST = ("to", "dtype")
-_OTHER_FUNCTIONS = {"dtype", "out"}
-"""Overloads that do something else than their op's name says."""
+    handler: Handler | None = None if is_open else _COMPARISONS.get(name)
+    if handler is None and _floats(event):
+        known = not is_open or name in OPEN_SIZES | _OPEN_SIZES
+        handler = _TABLE.get(functional(name)) if known else _OPEN.get(name)
+    if functional(name) in MIXING and is_part_of_open_size(event):
+        return False
+    try:
+        return handler is not None and handler(lifter, event)
+    except UnfitError:
+        return False
 
 
 def is_known(name: str) -> bool:
     """Whether the table has an op of this name."""
-    return name in _TABLE or name.removesuffix("_") in _TABLE or name in _COMPARISONS
+    return functional(name) in _TABLE or name in _COMPARISONS
 
 
 def _floats(event: Event) -> bool:
@@ -55,7 +59,7 @@ def _floats(event: Event) -> bool:
 # -------------------------------------------------------------------- activations
 
 
-def _clip(lower: float, upper: float) -> Callable[[Lifter, Event], bool]:
+def _clip(lower: float, upper: float) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
         return _emit_clip(lifter, event, lower, upper)
 
@@ -64,9 +68,9 @@ def _clip(lower: float, upper: float) -> Callable[[Lifter, Event], bool]:
 
 def _emit_clip(lifter: Lifter, event: Event, lower: float, upper: float) -> bool:
     source = first_value(event)
-    if source is None:
+    if source is None or not lower <= upper:  # NaN, or bounds of which the upper one wins
         return False
-    node = event.call.node
+    node = node_of(event)
     room = node is not None and not old_name_is_read(lifter.recording, event)
     number = lifter.emit(event, g.Clip(lower, upper, room=room), [lifter.tensor(source)])
     if room:
@@ -75,26 +79,19 @@ def _emit_clip(lifter: Lifter, event: Event, lower: float, upper: float) -> bool
 
 
 def _hardtanh(lifter: Lifter, event: Event) -> bool:
-    a = arguments(event)
-    return _emit_clip(lifter, event, float(a["min_val"]), float(a["max_val"]))
+    a = Arguments(event)
+    return _emit_clip(lifter, event, a.number("min_val"), a.number("max_val"))
 
 
 def _clamp(lifter: Lifter, event: Event) -> bool:
-    a = arguments(event)
-    low, high = a.get("min"), a.get("max")
-    if isinstance(low, Value | Const) or isinstance(high, Value | Const):
-        return False
-    return _emit_clip(
-        lifter,
-        event,
-        -np.inf if low is None else float(low),
-        np.inf if high is None else float(high),
-    )
+    a = Arguments(event)
+    low, high = a.optional_number("min", -np.inf), a.optional_number("max", np.inf)
+    return _emit_clip(lifter, event, low, high)
 
 
 def _threshold(lifter: Lifter, event: Event) -> bool:
-    a = arguments(event)
-    if float(a["threshold"]) != 0.0 or float(a["value"]) != 0.0:
+    a = Arguments(event)
+    if a.number("threshold") != 0.0 or a.number("value") != 0.0:
         return False
     return _emit_clip(lifter, event, 0.0, np.inf)
 
@@ -123,7 +120,7 @@ def _last_axes(value: Value, count: int) -> tuple[int, ...]:
     return tuple(range(rank - count, rank))
 
 
-def _max_pool(rank: int) -> Callable[[Lifter, Event], bool]:
+def _max_pool(rank: int) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
         source = first_value(event)
         if source is None:
@@ -135,7 +132,7 @@ def _max_pool(rank: int) -> Callable[[Lifter, Event], bool]:
     return handler
 
 
-def _mean_pool(rank: int) -> Callable[[Lifter, Event], bool]:
+def _mean_pool(rank: int) -> Handler:
     """Adaptive pooling, resizing, reflecting: weights that sum to 1, borders left alone."""
 
     def handler(lifter: Lifter, event: Event) -> bool:
@@ -148,14 +145,14 @@ def _mean_pool(rank: int) -> Callable[[Lifter, Event], bool]:
     return handler
 
 
-def _avg_pool(rank: int) -> Callable[[Lifter, Event], bool]:
+def _avg_pool(rank: int) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
         source = first_value(event)
         if source is None:
             return False
-        a = arguments(event)
-        padded = bool(np.any(np.asarray(a["padding"]) != 0)) and a["count_include_pad"]
-        zeros = bool(padded) or a.get("divisor_override") is not None
+        a = Arguments(event)
+        padded = any(a.wholes("padding")) and bool(a["count_include_pad"])
+        zeros = padded or a.get("divisor_override") is not None
         role = g.Mean(_last_axes(source, rank), counts_zeros=zeros)
         lifter.emit(event, role, [lifter.tensor(source)])
         return True
@@ -164,13 +161,10 @@ def _avg_pool(rank: int) -> Callable[[Lifter, Event], bool]:
 
 
 def _reduced(event: Event, rank: int) -> tuple[tuple[int, ...], bool]:
-    a = arguments(event)
-    axes = a.get("dim")
-    if axes is None or axes == []:
-        listed = list(range(rank))
-    else:
-        listed = list(axes) if isinstance(axes, list | tuple) else [axes]
-    return tuple(sorted(axis % rank for axis in listed)), bool(a.get("keepdim", False))
+    a = Arguments(event)
+    listed = [] if a.get("dim") is None else a.wholes("dim")
+    axes = {axis % rank for axis in listed} if listed else range(rank)
+    return tuple(sorted(axes)), bool(a.get("keepdim"))
 
 
 def _reduce_mean(lifter: Lifter, event: Event) -> bool:
@@ -187,7 +181,7 @@ def _reduce_max(lifter: Lifter, event: Event) -> bool:
 
 def _reduce(lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool], g.Role]) -> bool:
     source = first_value(event)
-    if source is None or not source.shape or event.target._overloadname in ("other", "names_dim"):
+    if source is None or not source.shape:
         return False
     axes, keep = _reduced(event, len(source.shape))
     lifter.emit(event, role(axes, keep), [lifter.tensor(source)], outputs=event.outputs[:1])
@@ -211,7 +205,7 @@ def _cut_of_open_size(lifter: Lifter, event: Event) -> bool:
     source = first_value(event)
     if source is None or not lifter.open[event.number] <= {"start", "end", "length"}:
         return False
-    axis = int(arguments(event)["dim"]) % len(source.shape)
+    axis = Arguments(event).whole("dim") % len(source.shape)
     lifter.emit(event, g.Mean((axis,)), [lifter.tensor(source)])
     return True
 
@@ -227,7 +221,7 @@ _OPEN_SIZES = frozenset(
 )
 """Ops whose numbers say how an image is resized; which law holds does not depend on them."""
 
-_OPEN: dict[str, Callable[[Lifter, Event], bool]] = {
+_OPEN: dict[str, Handler] = {
     "constant_pad_nd": _pad_of_open_size,
     "slice": _cut_of_open_size,
     "narrow": _cut_of_open_size,
@@ -238,23 +232,24 @@ _OPEN: dict[str, Callable[[Lifter, Event], bool]] = {
 # -------------------------------------------------------------------- arithmetic of activations
 
 
-def _add(sign: float) -> Callable[[Lifter, Event], bool]:
+def _add(sign: float) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
-        x, y = event.args[:2]
-        alpha = event.kwargs.get("alpha", event.args[2] if len(event.args) > 2 else 1)
+        a = Arguments(event)
+        x, y, alpha = a["self"], a["other"], a.number("alpha")
         if not isinstance(x, Value | Const) or not isinstance(y, Value | Const):
             return False
         if any(isinstance(part, Value) and not is_floating(part) for part in (x, y)):
             return False
         inputs = [lifter.operand(x, event.name), lifter.operand(y, event.name)]
-        lifter.emit(event, g.Sum((1.0, sign * float(alpha))), inputs)
+        lifter.emit(event, g.Sum((1.0, sign * alpha)), inputs)
         return True
 
     return handler
 
 
 def _mul(lifter: Lifter, event: Event) -> bool:
-    x, y = event.args[:2]
+    a = Arguments(event)
+    x, y = a["self"], a["other"]
     if not (isinstance(x, Value) and isinstance(y, Value)):
         return False
     if not (is_floating(x) and is_floating(y)):
@@ -272,8 +267,9 @@ def _masked(lifter: Lifter, event: Event, x: Value, y: Value) -> bool:
 
 
 def _div(lifter: Lifter, event: Event) -> bool:
-    x, y = event.args[:2]
-    if not (isinstance(x, Value) and isinstance(y, Value)) or event.kwargs.get("rounding_mode"):
+    a = Arguments(event)
+    x, y = a["self"], a["other"]
+    if not (isinstance(x, Value) and isinstance(y, Value)) or a.get("rounding_mode"):
         return False
     if not is_floating(x):
         return False
@@ -283,14 +279,14 @@ def _div(lifter: Lifter, event: Event) -> bool:
 
 
 def _comparison(lifter: Lifter, event: Event) -> bool:
-    source = first_value(event)
-    if source is None or event.args[1] != 0:
+    source, limit = first_value(event), Arguments(event)["other"]
+    if source is None or not isinstance(limit, int | float) or limit != 0:
         return False
     lifter.emit(event, g.Sign(odd=False), [lifter.tensor(source)])
     return True
 
 
-_TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
+_TABLE: dict[str, Handler] = {
     **VIEWS,
     "relu": _clip(0.0, np.inf),
     "relu6": _clip(0.0, 6.0),
@@ -352,4 +348,4 @@ _TABLE: dict[str, Callable[[Lifter, Event], bool]] = {
     "divide": _div,
     "true_divide": _div,
 }
-_COMPARISONS = {"ge", "gt", "le", "lt"}
+_COMPARISONS: dict[str, Handler] = dict.fromkeys(("ge", "gt", "le", "lt"), _comparison)

@@ -14,9 +14,11 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lift import Lifter, LinearSite, channel_axis, is_floating, to_numpy
+from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 
 
@@ -65,22 +67,19 @@ def survey(lifter: Lifter) -> Linears:
         if event.number in lifter.open:
             continue
         spec = _module_spec(event) if isinstance(event.target, nn.Module) else _op_spec(event)
-        if spec is not None and _takes_bias(event):
-            spec = replace(spec, node=event.call.node)
+        if spec is not None and (node := node_of(event)) is not None and _names_bias(node):
+            spec = replace(spec, node=node)
         if spec is not None and (is_floating(spec.source) or not spec.in_channels):
             found.specs[event.number] = spec
             found.by_weight.setdefault(id(spec.weight.origin), []).append(event)
-        name = getattr(event.target, "_opname", "")
-        found.binary_network |= name in _SIGNS
+        found.binary_network |= op_name(event.target) in _SIGNS
     return found
 
 
-def _takes_bias(event: Event) -> bool:
-    """Whether the event is a node with an argument for a bias."""
-    node = event.call.node
-    return node is not None and any(
-        argument.name == "bias" for argument in event.target._schema.arguments
-    )
+def _names_bias(node: fx.Node) -> bool:
+    """Whether the node has an argument for a bias."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    return any(argument.name == "bias" for argument in schema.arguments)
 
 
 _SIGNS = {"sign", "sign_", "sgn", "ge", "gt", "le", "lt"}
@@ -104,8 +103,8 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         spec.crosses_zeros,
         weight,
         bias_editable,
-        None if spec.bias is None or bias_editable else to_numpy(spec.bias.tensor),
-        _depthwise_sum(spec) if weight is g.Weight.FIXED else None,
+        None if spec.bias is None or bias_editable else _fixed_bias(lifter, spec),
+        _depthwise_sum(lifter, spec) if weight is g.Weight.FIXED else None,
         tie,
     )
     inputs = [lifter.tensor(spec.source)]
@@ -118,7 +117,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         spec.layout,
         spec.groups,
         _bias_taker(lifter, spec) if bias_editable else None,
-        event.call.node,
+        spec.node if bias_editable else None,
     )
 
 
@@ -181,13 +180,21 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     return True, origin
 
 
-def _depthwise_sum(spec: LinearSpec) -> Any:
+def _fixed_bias(lifter: Lifter, spec: LinearSpec) -> FloatArray:
+    """Which outputs a bias that stays keeps in scale: those where it is not 0 in every run."""
+    assert spec.bias is not None
+    known = lifter.is_known(spec.bias)
+    return to_numpy(spec.bias.tensor) if known else np.ones(spec.out_channels)
+
+
+def _depthwise_sum(lifter: Lifter, spec: LinearSpec) -> FloatArray | None:
     if spec.groups == 1 or spec.groups != spec.in_channels or spec.crosses_zeros:
         return None
-    if spec.layout is not Layout.OUT_IN:
+    if spec.layout is not Layout.OUT_IN or not lifter.is_known(spec.weight):
         return None
     taps = to_numpy(spec.weight.tensor)
-    return taps.reshape(taps.shape[0], -1).sum(axis=1)
+    total: FloatArray = taps.reshape(taps.shape[0], -1).sum(axis=1)
+    return total
 
 
 def is_linear(name: str) -> bool:
@@ -205,11 +212,11 @@ def _module_spec(event: Event) -> LinearSpec | None:
         return None
     assert isinstance(weight, Const)
     if isinstance(module, nn.Embedding):
-        return _embedding(source, weight, event)
+        return _embedding(source, weight)
     if not isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
         return None
     if isinstance(module, nn.Linear):
-        return _matrix(source, weight, bias, event, module)
+        return _matrix(source, weight, bias, module)
     transposed = isinstance(module, TRANSPOSED)
     padded = module.padding_mode == "zeros" and _pads(
         module.padding, module.kernel_size, module.dilation
@@ -259,17 +266,21 @@ def _convolution(
 
 
 def _matrix(
-    source: Value, weight: Const, bias: Const | None, event: Event, module: nn.Module | None
-) -> LinearSpec:
-    """x @ W.T + b with W (out, in)."""
+    source: Value, weight: Const, bias: Const | None, module: nn.Module | None
+) -> LinearSpec | None:
+    """x @ W.T + b with W (out, in); a vector W is a linear op whose output has no channels."""
+    if weight.tensor.ndim != 2:
+        return None
     outs, ins = weight.tensor.shape if weight.how != "t" else weight.tensor.shape[::-1]
+    if not _is_bias(bias, outs):
+        return None
     rank = len(source.shape)
     return LinearSpec(
         source, weight, bias, Layout.OUT_IN, 1, rank - 1, rank - 1, ins, outs, False, module
     )
 
 
-def _embedding(source: Value, weight: Const, event: Event) -> LinearSpec:
+def _embedding(source: Value, weight: Const) -> LinearSpec:
     rank = len(source.shape)
     return LinearSpec(
         source, weight, None, Layout.ROWS_OUT, 1, 0, rank, 0, weight.tensor.shape[1], False, None
@@ -280,43 +291,39 @@ def _embedding(source: Value, weight: Const, event: Event) -> LinearSpec:
 
 
 def _op_spec(event: Event) -> LinearSpec | None:
-    reader = _READERS.get(getattr(event.target, "_opname", ""))
-    return reader(event) if reader else None
-
-
-def arguments(event: Event) -> dict[str, Any]:
-    """All arguments of an op by name, defaults included."""
-    schema = event.target._schema
-    bound: dict[str, Any] = {}
-    for index, argument in enumerate(schema.arguments):
-        if index < len(event.args):
-            bound[argument.name] = event.args[index]
-        elif argument.name in event.kwargs:
-            bound[argument.name] = event.kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
+    reader = _READERS.get(op_name(event.target))
+    try:
+        return reader(Arguments(event)) if reader else None
+    except UnfitError:
+        return None
 
 
 def _is_linear_use(source: Any, weight: Any, bias: Any) -> bool:
     return isinstance(source, Value) and isinstance(weight, Const) and not isinstance(bias, Value)
 
 
-def _convolution_op(event: Event) -> LinearSpec | None:
-    a = arguments(event)
+def _convolution_op(a: Arguments) -> LinearSpec | None:
+    return _convolution_of(a, transposed=bool(a.get("transposed")))
+
+
+def _conv_transpose_op(a: Arguments) -> LinearSpec | None:
+    return _convolution_of(a, transposed=True)
+
+
+def _convolution_of(a: Arguments, *, transposed: bool) -> LinearSpec | None:
     source, weight, bias = a["input"], a["weight"], a.get("bias")
     if not _is_linear_use(source, weight, bias):
         return None
-    name = event.target._opname
-    transposed = bool(a.get("transposed", name.startswith("conv_transpose")))
     kernel = tuple(weight.tensor.shape[2:])
-    rank = len(kernel)
+    padding = a["padding"] if isinstance(a["padding"], str) else a.wholes("padding")
     if transposed:
-        crosses = _misses_taps(kernel, a["stride"], a["padding"], a["output_padding"])
+        output_padding = a.wholes("output_padding")
+        crosses = _misses_taps(kernel, a.wholes("stride"), padding, output_padding)
     else:
-        crosses = _pads(a["padding"], kernel, _spread(a["dilation"], rank))
+        crosses = _pads(padding, kernel, _spread(a["dilation"], len(kernel)))
+    groups = a.whole("groups")
     return _convolution(
-        source, weight, bias, a["groups"], transposed=transposed, crosses=crosses, module=None
+        source, weight, bias, groups, transposed=transposed, crosses=crosses, module=None
     )
 
 
@@ -325,45 +332,46 @@ def _spread(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(listed if len(listed) == rank else listed * rank)
 
 
-def _linear_op(event: Event) -> LinearSpec | None:
-    a = arguments(event)
+def _linear_op(a: Arguments) -> LinearSpec | None:
     if not _is_linear_use(a["input"], a["weight"], a["bias"]):
         return None
-    return _matrix(a["input"], a["weight"], a["bias"], event, None)
+    return _matrix(a["input"], a["weight"], a["bias"], None)
 
 
-def _mm_op(event: Event) -> LinearSpec | None:
-    a = arguments(event)
-    return _product(a["self"], a.get("mat2", a.get("other")), None, event)
+def _mm_op(a: Arguments) -> LinearSpec | None:
+    return _product(a["self"], a.get("mat2", "other"), None)
 
 
-def _addmm_op(event: Event) -> LinearSpec | None:
-    a = arguments(event)
+def _addmm_op(a: Arguments) -> LinearSpec | None:
     if a["beta"] != 1 or a["alpha"] != 1:
         return None
-    if isinstance(a["self"], Const) and a["self"].tensor.ndim != 1:
-        return None
-    return _product(a["mat1"], a["mat2"], a["self"], event)
+    return _product(a["mat1"], a["mat2"], a["self"])
 
 
-def _product(source: Any, weight: Any, bias: Any, event: Event) -> LinearSpec | None:
+def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
     """x @ M: M is a transposed Linear weight, or a matrix (in, out) of its own."""
     if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
         return None
     if weight.how == "t":
-        return _matrix(source, weight, bias, event, None)
+        return _matrix(source, weight, bias, None)
     ins, outs = weight.tensor.shape
+    if not _is_bias(bias, outs):
+        return None
     rank = len(source.shape)
     return LinearSpec(
         source, weight, bias, Layout.IN_OUT, 1, rank - 1, rank - 1, ins, outs, False, None
     )
 
 
-def _embedding_op(event: Event) -> LinearSpec | None:
-    a = arguments(event)
+def _is_bias(bias: Any, outs: int) -> bool:
+    """Whether there is one summand per output, or none: others broadcast."""
+    return bias is None or (isinstance(bias, Const) and tuple(bias.tensor.shape) == (outs,))
+
+
+def _embedding_op(a: Arguments) -> LinearSpec | None:
     if not isinstance(a["weight"], Const) or not isinstance(a["indices"], Value):
         return None
-    return _embedding(a["indices"], a["weight"], event)
+    return _embedding(a["indices"], a["weight"])
 
 
 _READERS = {
@@ -372,9 +380,9 @@ _READERS = {
     "conv1d": _convolution_op,
     "conv2d": _convolution_op,
     "conv3d": _convolution_op,
-    "conv_transpose1d": _convolution_op,
-    "conv_transpose2d": _convolution_op,
-    "conv_transpose3d": _convolution_op,
+    "conv_transpose1d": _conv_transpose_op,
+    "conv_transpose2d": _conv_transpose_op,
+    "conv_transpose3d": _conv_transpose_op,
     "linear": _linear_op,
     "mm": _mm_op,
     "matmul": _mm_op,

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.frontends.torch.lift import Lifter, first_value, is_floating
-from bnfold.frontends.torch.lift_linear import arguments
+from bnfold.frontends.torch.ops import Arguments
 from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
 
 
@@ -65,16 +65,14 @@ def _reshape(lifter: Lifter, event: Event) -> bool:
 
 def _cat(lifter: Lifter, event: Event) -> bool:
     """Concatenation, without spreading labels over axes along which none of them changes."""
-    a = arguments(event)
-    parts = a["tensors"]
-    if not all(isinstance(part, Value | Const) for part in parts):
-        return False
+    a = Arguments(event)
+    parts = a.tensors("tensors")
     if any(not part_dtype(part).is_floating_point for part in parts):
         return False
     made = event.outputs[0]
     assert made is not None
     parts = [part for part in parts if len(part_shape(part)) == len(made.shape)]
-    axis = int(a["dim"]) % len(made.shape)
+    axis = a.whole("dim") % len(made.shape)
 
     def apply(labels: Sequence[IntArray]) -> list[IntArray]:
         flat = [
@@ -120,12 +118,12 @@ def _same(lifter: Lifter, event: Event) -> bool:
 
 def _dropout(lifter: Lifter, event: Event) -> bool:
     """Nothing at inference, random in training."""
-    return not arguments(event).get("train", True) and _same(lifter, event)
+    return Arguments(event)["train"] is False and _same(lifter, event)
 
 
 def _copy(lifter: Lifter, event: Event) -> bool:
     """dst.copy_(src): the values of src at the shape of dst."""
-    source = event.args[1]
+    source = Arguments(event)["src"]
     made = event.outputs[0]
     assert made is not None
     if isinstance(source, Value) and not is_floating(source):
@@ -152,7 +150,7 @@ def _pad(lifter: Lifter, event: Event) -> bool:
     source = first_value(event)
     if source is None:
         return False
-    if event.call.node is None and not any(arguments(event)["pad"]):
+    if event.call.node is None and not any(Arguments(event).wholes("pad")):
         return may_pad(lifter, event, source)  # nobody writes that: it was computed from the size
     lifter.emit(event, _padding(event, source), [lifter.tensor(source)])
     return True
@@ -171,18 +169,17 @@ def may_pad(lifter: Lifter, event: Event, source: Value) -> bool:
 
 
 def _padding(event: Event, source: Value) -> g.Pad:
-    a = arguments(event)
+    a = Arguments(event)
     rank = len(source.shape)
     before, after = [0] * rank, [0] * rank
-    for place, amount in enumerate(a["pad"]):
+    for place, amount in enumerate(a.wholes("pad")):
         axis = rank - 1 - place // 2
-        (before if place % 2 == 0 else after)[axis] = int(amount)
-    return g.Pad(tuple(before), tuple(after), float(a["value"]))
+        (before if place % 2 == 0 else after)[axis] = amount
+    return g.Pad(tuple(before), tuple(after), a.number("value"))
 
 
 def _im2col(lifter: Lifter, event: Event) -> bool:
-    a = arguments(event)
-    if np.any(np.asarray(a["padding"]) != 0):
+    if any(Arguments(event).wholes("padding")):
         return False
     source = first_value(event)
     if source is None:
@@ -279,6 +276,12 @@ _RESHAPES = frozenset(
 
 OPEN_SIZES = _RESHAPES | {"expand", "expand_as", "repeat"}
 """Ops whose sizes may be other ones in other runs: each size has the same meaning in all."""
+
+MIXING = _RESHAPES | {
+    *("cat", "concat", "concatenate", "hstack", "vstack", "im2col", "unfold"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+}
+"""Ops after which channels may lie along another axis."""
 
 _SAME = frozenset(
     {

@@ -8,7 +8,7 @@ zeros of the shapes that it declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +34,9 @@ from bnfold.frontends.torch.fold import (
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.lift_linear import is_linear
+from bnfold.frontends.torch.ops import aten_name, op_name
 from bnfold.frontends.torch.record import FACTORIES, Recorder, forget
-from bnfold.frontends.torch.recording import Call, Recording, Value
+from bnfold.frontends.torch.recording import Call, Recording, Value, leaves_of
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.frontends.torch.symbolic import open_nodes
@@ -107,10 +108,14 @@ def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:
 
 
 def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
-    """The parameters and buffers by the name of their placeholder."""
+    """The program's parameters and buffers, by the name of their placeholder."""
+    return _tensors_of(program, (InputKind.PARAMETER, InputKind.BUFFER))
+
+
+def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[str, Tensor]:
     found = {}
     for spec in program.graph_signature.input_specs:
-        if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER) or spec.target is None:
+        if spec.kind not in kinds or spec.target is None:
             continue
         tensor = program.state_dict.get(spec.target)
         if tensor is None:
@@ -121,35 +126,74 @@ def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Recording:
-    """Run the graph once and record it, node by node."""
+    """Run the graph and record it, node by node.
+
+    What a program writes to, itself or as its signature says, holds something else in each run. If
+    a run shows more of that, the graph is run again with its content taken for unknown.
+    """
+    state = _mutated(program)
+    while True:
+        recording = _record(program, tensors, state)
+        if recording.written <= state:
+            return recording
+        state |= recording.written
+
+
+def _mutated(program: ExportedProgram) -> frozenset[str]:
+    """The names of the placeholders that the signature says are written to after each run."""
+    targets = {
+        spec.target
+        for spec in program.graph_signature.output_specs
+        if spec.target is not None and "MUTATION" in spec.kind.name
+    }
+    return frozenset(
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.target in targets and spec.kind is not InputKind.USER_INPUT
+    )
+
+
+def _record(
+    program: ExportedProgram, tensors: dict[str, Tensor], state: frozenset[str]
+) -> Recording:
     recording = Recording(owned={id(tensor): tensor for tensor in tensors.values()})
     recorder = Recorder(recording, {})
     inputs = _user_inputs(program)
     recording.open_nodes = open_nodes(program.graph, inputs.keys(), FACTORIES)
-    constants = {
-        spec.arg.name: program.constants[spec.target]
-        for spec in program.graph_signature.input_specs
-        if spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None
-    }
+    constants = _tensors_of(program, (InputKind.CONSTANT_TENSOR,))
+    held = {**tensors, **{name: tensor.clone() for name, tensor in constants.items()}}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            interpreter = _Interpreter(program, recorder, {**tensors, **constants}, inputs)
+            interpreter = _Interpreter(program, recorder, held, inputs, state)
             result = interpreter.run()
             recording.roots.append(recorder.call)
-            _note_outputs(recorder, result)
+            _note_outputs(recorder, result, [*inputs.values()])
+            recording.written = frozenset(
+                name for name, tensor in held.items() if recorder.handle_of(tensor) is not None
+            )
     finally:
         recorder.undo_writes()
-        forget(list(inputs.values()))
+        forget([*inputs.values(), *held.values()])
     return recording
 
 
-def _note_outputs(recorder: Recorder, result: Iterable[Any]) -> None:
+def _note_outputs(recorder: Recorder, result: Any, inputs: Iterable[Any]) -> None:
+    """What is returned is read by the user, and so is memory that outlives the run."""
+    recording = recorder.recording
     for position, leaf in enumerate(pytree.tree_leaves(result)):
-        if isinstance(leaf, Tensor):
-            value = recorder.read(leaf)
-            if isinstance(value, Value):
-                recorder.recording.outputs.append((value, f"output {position}"))
-                recorder.recording.persistent.add(value.storage)
+        if not isinstance(leaf, Tensor):
+            continue
+        value = recorder.read(leaf)
+        if isinstance(value, Value):
+            recording.outputs.append((value, f"output {position}"))
+            recording.persistent.add(value.storage)
+        else:
+            recorder.note_returned(value)
+    kept = [tensor for tensor, _ in recorder.tainted.values()]
+    for leaf in (*inputs, *kept):
+        held = recorder.read(leaf) if isinstance(leaf, Tensor) else None
+        if isinstance(held, Value) and held.storage in recording.persistent:
+            recording.outputs.append((held, "memory that outlives the run"))
 
 
 def _user_inputs(program: ExportedProgram) -> dict[str, Any]:
@@ -191,17 +235,21 @@ class _Interpreter(fx.Interpreter):
         recorder: Recorder,
         tensors: dict[str, Any],
         inputs: dict[str, Any],
+        state: Collection[str],
     ) -> None:
         super().__init__(program.graph_module)
+        self.state = state
         self.recorder = recorder
         self.tensors = tensors
         self.inputs = inputs
         self.names = node_names(program.graph)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The model's own tensor, or a tracked example input."""
+        """The model's own tensor, tracked if it is written to, or a tracked example input."""
         name = str(target)
         if name in self.tensors:
+            if name in self.state:
+                self.recorder.track_state(self.tensors[name])
             return self.tensors[name]
         value = self.inputs.get(name)
         if isinstance(value, Tensor):
@@ -225,17 +273,30 @@ class _Interpreter(fx.Interpreter):
         """Record ops of the tables as they are, and others by what they are made of."""
         if not isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
             return target(*args, **kwargs)  # arithmetic with sizes, getitem
-        name = str(getattr(target, "_opname", ""))
-        if name == "_assert_tensor_metadata":  # about dtype and device, which no fold changes
+        if not isinstance(target, torch._ops.OpOverload):
+            return self._higher_order(target, tuple(args), dict(kwargs))
+        if aten_name(target) == "_assert_tensor_metadata":  # about dtype: no fold changes it
             return target(*args, **kwargs)
-        whole = is_known(name) or is_linear(name) or is_batch_norm(name)
-        if not whole and isinstance(target, torch._ops.OpOverload):
+        name = op_name(target)
+        if not (is_known(name) or is_linear(name) or is_batch_norm(name)):
             with self.recorder:
                 return target(*args, **kwargs)
         result = self.recorder.run(target, tuple(args), dict(kwargs), name=self.recorder.call.name)
         written = isinstance(result, Tensor) and any(result is argument for argument in args)
         if written and self.recorder.handle_of(result) is not None:
             return self.recorder.renamed(result)
+        return result
+
+    def _higher_order(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Control flow and the like: one op of which nothing is known but that it only reads."""
+        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [tensor._version for tensor in tensors]
+        result = self.recorder.run(target, args, kwargs, name=self.recorder.call.name)
+        if before != [tensor._version for tensor in tensors]:
+            raise UnsupportedModelError(
+                f"{target} in the program writes to what it is given",
+                "fold program.run_decompositions(), in which such writes are spelled out",
+            )
         return result
 
 

@@ -152,6 +152,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording.inputs.append((value, name))
         return value
 
+    def track_state(self, tensor: Tensor) -> None:
+        """Declare memory that the program writes to in each run: what it holds is not constant."""
+        self._prepare_write(tensor)
+        handle = self.handle_of(tensor)
+        assert handle is not None
+        self.recording.persistent.add(handle.storage.number)
+
+    def note_returned(self, constant: Const) -> None:
+        """A constant leaves the program: it is to stay what it is."""
+        self._note_use(Const(constant.tensor, constant.origin, "?"), None)
+
     def read(self, tensor: Tensor) -> Value | Const:
         """What a tensor holds now."""
         handle = self.handle_of(tensor)

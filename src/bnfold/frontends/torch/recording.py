@@ -153,6 +153,8 @@ class Recording:
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     open_nodes: set[fx.Node] = field(default_factory=set)
     """In an exported program, what no run tells for all; see `symbolic`."""
+    written: frozenset[str] = frozenset()
+    """In an exported program, the names of the placeholders that a run writes to."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 

@@ -7,6 +7,7 @@ to; nodes keep their names, so tools that follow them still find their way.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ aten = torch.ops.aten
 
 def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
     """The folded program."""
-    editor = _Editor(program)
+    editor = _Editor(program, decided.recording.written)
     for old, content in decided.new.parameters.values():
         editor.replace_tensor(old, content)
     for owner, name, content in decided.new.born:
@@ -52,8 +53,10 @@ def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
 class _Editor:
     """A program under construction."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, written: Collection[str]) -> None:
         self.program = program
+        self.written = written
+        """The names of the placeholders that a run writes to."""
         self.module = copy.copy(program.graph_module)
         nodes: dict[fx.Node, fx.Node] = {}
         graph = fx.Graph()
@@ -65,8 +68,26 @@ class _Editor:
         _keep_names(graph, nodes)
         self.graph = graph
         self.nodes = nodes
-        self.state: dict[str, Any] = dict(program.state_dict)
         self.inputs: list[InputSpec] = list(program.graph_signature.input_specs)
+        self.state, self.constants = self._tables()
+
+    def _tables(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The program's tensors: shared with it, but for the memory that a run writes to."""
+        tables = (self.program.state_dict, self.program.constants)
+        targets = {spec.target for spec in self.inputs if spec.arg.name in self.written}
+        memory = {
+            _memory(table[target]) for table in tables for target in targets if target in table
+        }
+        memory.discard(None)
+        memo: dict[int, Any] = {}  # what shares memory goes on sharing it
+        state, constants = (
+            {
+                name: copy.deepcopy(content, memo) if _memory(content) in memory else content
+                for name, content in table.items()
+            }
+            for table in tables
+        )
+        return state, constants
 
     def find(self, node: fx.Node) -> fx.Node:
         """The node of the new graph."""
@@ -74,9 +95,13 @@ class _Editor:
 
     def replace_tensor(self, old: Tensor, content: Tensor) -> None:
         """Give every name of a parameter new content."""
-        for name, tensor in self.program.state_dict.items():
-            if tensor is old:
-                self.state[name] = _like(old, content)
+        for before, now in (
+            (self.program.state_dict, self.state),
+            (self.program.constants, self.constants),
+        ):
+            for name, tensor in before.items():
+                if tensor is old:
+                    now[name] = _like(old, content)
 
     def give(self, node: fx.Node, name: str, content: Tensor) -> None:
         """Set an argument that was None (or may not be edited where it is) to a new parameter."""
@@ -152,13 +177,17 @@ class _Editor:
             range_constraints=dict(self.program.range_constraints),
             module_call_graph=list(self.program.module_call_graph),
             example_inputs=self.program.example_inputs,
-            constants=self.program.constants,
+            constants=self.constants,
             verifiers=self.program.verifiers,
         )
 
     def _is_activation(self, argument: fx.Node, node: fx.Node) -> bool:
         """The input whose shape the output has; constants come from placeholders of the model."""
-        lifted = {spec.arg.name for spec in self.inputs if spec.kind is not InputKind.USER_INPUT}
+        lifted = {
+            spec.arg.name
+            for spec in self.inputs
+            if spec.kind is not InputKind.USER_INPUT and spec.arg.name not in self.written
+        }
         return argument.name not in lifted and _depends_on_input(argument, lifted)
 
     def _target(self, beside: Any, name: str, node: fx.Node) -> str:
@@ -236,6 +265,16 @@ def _depends_on_input(node: fx.Node, lifted: set[str]) -> bool:
             return True
         queue.extend(current.all_input_nodes)
     return False
+
+
+def _memory(content: Any) -> int | None:
+    """A number for the memory that a tensor lives in; None for all else."""
+    if not isinstance(content, Tensor):
+        return None
+    try:
+        return int(content.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse
+        return id(content)
 
 
 def _like(old: Tensor, content: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 With dynamic shapes a number in the graph may be a node: `sym_size`, arithmetic on it, `item`. In
 the run that is analysed it has one value, in other runs it has others; so has a constant tensor
-that is made with one (`full`, `arange`). Such an argument is called open. Where it only says how
-values are arranged or resized it does no harm.
+that is made with one (`full`, `arange`), or drawn at random. Such an argument is called open. Where
+it only says how values are arranged or resized it does no harm.
+
+The sizes themselves are open, too: an axis of which the program says that it may have any length.
+Where a view mixes channels with such an axis, which channel an element belongs to depends on the
+length, so the channels along it are all stored alike (`Lifter.emit`).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Collection
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor, fx
 
+from bnfold.frontends.torch.ops import aten_name, node_of
 from bnfold.frontends.torch.recording import Event
 
 EVERY = "every"
@@ -37,7 +42,7 @@ def open_nodes(
             any(source in values for source in sources) and not _is_one_of(node, factories)
         ):
             values.add(node)
-        elif any(source in found for source in sources):
+        elif _is_random(node) or any(source in found for source in sources):
             found.add(node)
             if _writes(node):
                 found.update(sources)
@@ -56,6 +61,33 @@ def open_arguments(event: Event, found: Collection[fx.Node]) -> frozenset[str]:
     return frozenset(name for name, argument in given if _has_open(argument, found))
 
 
+def open_axes(event: Event, output: int) -> tuple[int, ...]:
+    """The axes of one of the event's outputs that have other lengths in other runs."""
+    node = node_of(event)
+    if node is None:
+        return ()
+    declared = node.meta.get("val")
+    made = list(declared) if isinstance(declared, tuple | list) else [declared]
+    shapes = [tensor.shape for tensor in made if isinstance(tensor, Tensor)]
+    if output >= len(shapes):
+        return ()
+    return tuple(axis for axis, size in enumerate(shapes[output]) if isinstance(size, SymInt))
+
+
+def is_part_of_open_size(event: Event) -> bool:
+    """Whether the event is a part of a node whose tensors have open axes: nothing says which."""
+    node = event.call.node
+    if node is None or node_of(event) is not None:
+        return False
+    declared = (part.meta.get("val") for part in (node, *node.all_input_nodes))
+    return any(
+        isinstance(size, SymInt)
+        for tensor in declared
+        if isinstance(tensor, Tensor)
+        for size in tensor.shape
+    )
+
+
 def _has_open(argument: fx.node.Argument, found: Collection[fx.Node]) -> bool:
     seen: list[fx.Node] = []
     fx.map_arg(argument, seen.append)
@@ -66,13 +98,18 @@ def _is_given(node: fx.Node, inputs: Collection[str]) -> bool:
     return node.op == "placeholder" and node.name in inputs
 
 
+def _is_random(node: fx.Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
+
+
 def _writes(node: fx.Node) -> bool:
     """Whether it changes what it is given."""
     return not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable
 
 
 def _is_one_of(node: fx.Node, names: Collection[str]) -> bool:
-    return getattr(node.target, "_opname", "") in names
+    return aten_name(node.target) in names
 
 
 def _is_number(node: fx.Node) -> bool:
