@@ -7,6 +7,9 @@ the order in which it runs, is tried for removal,
 
 and a conflict rolls back and is recorded. Then every activation is asked to keep its bounds.
 Last, `choose` gives values to what is still free.
+
+If steps stay that are part of a sum which sees one tensor twice, all of it is done again with the
+law of `shortcut_law` for such sums, and the better of the two solutions counts.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from typing import Literal
 
 import numpy as np
 
-from bnfold.core import constants
+from bnfold.core import constants, shortcuts
 from bnfold.core import graph as g
 from bnfold.core.binding import Binding, BoundAffine, BoundClip
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values, choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict, IntArray
-from bnfold.core.laws import bind, keep_affine, plain_clip
+from bnfold.core.laws import bind, keep_affine, lay_sum, plain_clip
 from bnfold.core.reasons import Reason
+from bnfold.core.shortcut_law import BoundShortcut, is_overgrown, lay
+from bnfold.core.shortcuts import Shortcut
 from bnfold.core.sums import solve_waiting
 from bnfold.core.system import distinct
 
@@ -34,6 +39,10 @@ ClipMode = Literal["auto", "always", "never"]
 _MOST_ASKED = 20_000
 """How often `clip="auto"` asks what an activation would cost: some seconds in all. Each step asks
 every one; in a network of thousands of both, later steps stay as `clip="never"` has it."""
+
+
+_MOST_TRIED = 16
+"""So many shortcuts are tried one by one where not all of them go together."""
 
 
 @dataclass(slots=True)
@@ -59,6 +68,20 @@ class Solution:
     """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
     seen_through: list[int] = field(default_factory=list)
     """The removed steps that `readers` takes into account."""
+    shortcuts: list[BoundShortcut] = field(default_factory=list)
+    """The sums whose steps went together, in the order of removal."""
+
+    def alone(self) -> list[int]:
+        """The removed steps whose own law holds: not those that went with a shortcut."""
+        if not self.shortcuts:
+            return self.removed
+        others = {
+            step
+            for bound in self.shortcuts
+            for step in bound.shortcut.steps
+            if step not in bound.shortcut.bound
+        }
+        return [number for number in self.removed if number not in others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +91,17 @@ class _Options:
     kept_from_start: frozenset[int] = frozenset()
     careful: bool = False
     """Check after each removal that the waiting sums still have a solution."""
+    shortcuts: tuple[Shortcut, ...] = ()
+    """Sums to try as a whole, outer ones before those inside."""
+
+    def open_sums(self) -> frozenset[int]:
+        """The sums whose law depends on what is tried."""
+        return frozenset(number for shortcut in self.shortcuts for number in shortcut.sums)
+
+    def without(self, *sums: int) -> _Options:
+        """The same, but these sums keep to their plain law."""
+        left = tuple(one for one in self.shortcuts if one.sums.isdisjoint(sums))
+        return replace(self, shortcuts=left)
 
 
 class _Restart(Exception):  # noqa: N818  # control flow, not an error
@@ -91,19 +125,66 @@ def solve(
     """
     options = _Options(clip, dict(banned or {}))
     while True:
-        try:
-            solution = _attempt(graph, options)
-        except _Restart as restart:
-            options = restart.options
-            continue
-        chosen = (solution.binding, solution.removed, solution.values)
-        excess = out_of_range(*chosen) or overgrown(*chosen)
+        solution = _settled(graph, options)
+        excess = _excess(solution)
         if not excess:
-            return solution
+            return _with_shortcuts(graph, options, solution)
         obstacle = Obstacle(Reason.SCALE_RANGE, None)
         groups = solution.binding.groups
         more = {number: obstacle for step in excess for number in groups[step]}
         options = replace(options, banned={**options.banned, **more})
+
+
+def _settled(graph: g.Graph, options: _Options) -> Solution:
+    """Attempt until nothing is found out late."""
+    while True:
+        try:
+            return _attempt(graph, options)
+        except _Restart as restart:
+            options = restart.options
+
+
+def _excess(solution: Solution) -> list[int]:
+    """The removed steps that store something out of its range."""
+    binding, values = solution.binding, solution.values
+    return out_of_range(binding, solution.alone(), values) or overgrown(
+        binding, solution.alone(), values
+    )
+
+
+def _with_shortcuts(graph: g.Graph, options: _Options, plain: Solution) -> Solution:
+    """A solution that removes more by taking shortcuts as a whole, if there is one."""
+    found = tuple(shortcuts.find(plain.binding, plain.kept, options.banned))
+    best, taken = plain, list[Shortcut]()
+    if not found:
+        return plain
+    together = _better(graph, replace(options, shortcuts=found), plain)
+    if together is not None:
+        return together
+    for one in found[:_MOST_TRIED]:
+        if any(not one.sums.isdisjoint(other.sums) for other in taken):
+            continue
+        better = _better(graph, replace(options, shortcuts=(*taken, one)), best)
+        if better is not None:
+            best, taken = better, [*taken, one]
+    return best
+
+
+def _better(graph: g.Graph, options: _Options, than: Solution) -> Solution | None:
+    """A solution with these shortcuts, if it removes more and stores nothing out of range."""
+    while options.shortcuts:
+        solution = _settled(graph, options)
+        if len(solution.removed) <= len(than.removed):
+            return None
+        roots = [
+            bound.shortcut.root
+            for bound in solution.shortcuts
+            if is_overgrown(solution.binding, bound, solution.values)
+        ]
+        if not roots:
+            return None if _excess(solution) else solution
+        options = options.without(*roots)
+    return None
 
 
 def _attempt(graph: g.Graph, options: _Options) -> Solution:
@@ -115,7 +196,7 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
         solution = _remove_more(graph, options, solution, costly)
     solution.plain = _ask_all_plain(solution, clips, options)
     try:
-        solution.values = choose(solution.binding, solution.removed, solution.dead)
+        solution.values = choose(solution.binding, solution.alone(), solution.dead)
     except Conflict:
         # The waiting sums contradict each other: find out which removal made them do so.
         assert not options.careful
@@ -136,12 +217,20 @@ def _cost(graph: g.Graph, number: int) -> float:
 
 def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solution:
     """Try every affine step in order; those that need constants at their readers come last."""
-    binding = bind(graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start)
+    binding = bind(
+        graph,
+        plain_clips=frozenset(plain),
+        kept_from_start=options.kept_from_start,
+        open_sums=options.open_sums(),
+    )
     solution = Solution(binding)
+    for shortcut in options.shortcuts:
+        _try_shortcut(solution, shortcut, options)
+    _close_sums(solution, options)
     later: list[tuple[int, ...]] = []
     if _remove_together(solution, options):
         return solution
-    for group in _groups(binding):
+    for group in _left(solution):
         refusal = _refusal(binding, group, options)
         if refusal is not None:
             _keep(solution, group, refusal, options)
@@ -160,7 +249,7 @@ def _remove_together(solution: Solution, options: _Options) -> bool:
     All of them hold together exactly if each, tried after the others, can go.
     """
     binding, system = solution.binding, solution.binding.system
-    groups = list(_groups(binding))
+    groups = list(_left(solution))
     steps = [number for group in groups for number in group]
     bound = [binding.bound.get(number) for number in steps]
     affine = [one for one in bound if isinstance(one, BoundAffine)]
@@ -195,6 +284,12 @@ def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
         assert isinstance(role, g.AffineStep)
         if group[0] == number and _counts(role):
             yield group
+
+
+def _left(solution: Solution) -> list[tuple[int, ...]]:
+    """The groups that no shortcut took along."""
+    gone = set(solution.removed)
+    return [group for group in _groups(solution.binding) if group[0] not in gone]
 
 
 def _counts(role: g.AffineStep) -> bool:
@@ -246,6 +341,54 @@ def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
         return False
     solution.removed.extend(group)
     return True
+
+
+def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> bool:
+    """Remove all steps of a sum together, or leave it as it was."""
+    binding = solution.binding
+    system, gone = binding.system, set(solution.removed)
+    if any(number not in binding.open_sums for number in shortcut.sums):
+        return False
+    steps = _steps_with(binding, shortcut)
+    if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
+        return False
+    rows = system.sums.rows()
+    dead, zeroed = solution.dead, list(solution.zeroed)
+    own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
+    try:
+        with _trial(solution, options):
+            for number in own:
+                _remove_step(solution, number)
+            bound = lay(binding, shortcut)
+            if any(np.isin(one.variables, solution.dead).any() for one in bound.terms):
+                raise Conflict([])
+    except Conflict as conflict:
+        solution.dead, solution.zeroed = dead, zeroed
+        solution.met[shortcut.root] = _clips_among(binding, conflict.causes)
+        system.sums.withdraw(rows)
+        return False
+    for number in shortcut.sums:
+        del binding.open_sums[number]
+    solution.removed.extend(steps)
+    solution.shortcuts.append(bound)
+    return True
+
+
+def _steps_with(binding: Binding, shortcut: Shortcut) -> list[int]:
+    """The steps that go if a shortcut does: also other calls, and those behind a tap."""
+    taps = (term.tap for term in shortcut.terms)
+    steps = {*shortcut.steps, *(step for tap in taps if tap for step in tap.steps)}
+    return sorted({number for step in steps for number in binding.groups[step]})
+
+
+def _close_sums(solution: Solution, options: _Options) -> None:
+    """Let the plain law hold for each sum that no shortcut took along."""
+    for number in sorted(solution.binding.open_sums):
+        try:
+            with _trial(solution, options):
+                lay_sum(solution.binding, number)
+        except Conflict:
+            raise _Restart(options.without(number)) from None
 
 
 def _clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
@@ -386,18 +529,22 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     What `first` removed is removed again; then each remaining step goes if the clips that lose
     their plain bounds by it cost less than the step.
     """
-    solution = Solution(bind(graph, kept_from_start=options.kept_from_start))
-    stay = {number: why for number, why in first.kept.items() if _settled(graph, number, options)}
-    groups = solution.binding.groups
+    binding = bind(graph, kept_from_start=options.kept_from_start, open_sums=options.open_sums())
+    solution = Solution(binding)
+    for bound in first.shortcuts:
+        _try_shortcut(solution, bound.shortcut, options)
+    _close_sums(solution, options)
+    stay = {
+        number: why for number, why in first.kept.items() if _is_settled(graph, number, options)
+    }
+    groups, gone = binding.groups, set(solution.removed)
     open_groups = [
-        group
-        for group in _groups(solution.binding)
-        if group[0] in first.kept and group[0] not in stay
+        group for group in _left(solution) if group[0] in first.kept and group[0] not in stay
     ]
     for number, obstacle in stay.items():
         _keep(solution, (number,), obstacle, options)
     for number in first.removed:
-        if groups[number][0] == number:
+        if groups[number][0] == number and number not in gone:
             _try(solution, groups[number], options)
     lost = _lost(solution, costly, options)
     asked = 0
@@ -425,7 +572,7 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     return solution
 
 
-def _settled(graph: g.Graph, number: int, options: _Options) -> bool:
+def _is_settled(graph: g.Graph, number: int, options: _Options) -> bool:
     role = graph.ops[number].role
     assert isinstance(role, g.AffineStep)
     return number in options.banned or role.refusal is not None

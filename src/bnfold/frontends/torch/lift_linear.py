@@ -38,6 +38,8 @@ class LinearSpec:
     """The module that takes a bias if it is given one."""
     node: fx.Node | None = None
     """The node that takes a bias if it is given one."""
+    centre: tuple[int, ...] | None = None
+    """The tap that reads the place it writes to; see `graph.centre_tap`."""
 
     @property
     def use(self) -> tuple[Any, ...]:
@@ -107,6 +109,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         None if spec.bias is None or bias_editable else to_numpy(spec.bias.tensor),
         _depthwise_sum(spec) if weight is g.Weight.FIXED else None,
         tie,
+        spec.centre,
     )
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(event, role, inputs)
@@ -218,9 +221,29 @@ def _module_spec(event: Event) -> LinearSpec | None:
         padded = _misses_taps(
             module.kernel_size, module.stride, module.padding, module.output_padding
         )
-    return _convolution(
+    spec = _convolution(
         source, weight, bias, module.groups, transposed=transposed, crosses=padded, module=module
     )
+    extra = module.output_padding if transposed else 0
+    window = (module.stride, module.padding, module.dilation)
+    return replace(spec, centre=_centre(module.kernel_size, *window, extra))
+
+
+def _centre(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any
+) -> tuple[int, ...] | None:
+    """The tap at offset 0; all but the kernel may be one number for all axes."""
+    if np.any(np.asarray(output_padding) != 0):
+        return None
+    rank = len(kernel)
+    spread = _spread(dilation, rank)
+    if padding == "same":  # what is left over goes behind
+        total = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
+        before = tuple(one // 2 for one in total)
+        after = tuple(one - half for one, half in zip(total, before, strict=True))
+    else:
+        before = after = (0,) * rank if padding == "valid" else _spread(padding, rank)
+    return g.centre_tap(kernel, _spread(stride, rank), spread, before, after)
 
 
 def _pads(padding: Any, kernel: Any, dilation: Any) -> bool:
@@ -265,7 +288,18 @@ def _matrix(
     outs, ins = weight.tensor.shape if weight.how != "t" else weight.tensor.shape[::-1]
     rank = len(source.shape)
     return LinearSpec(
-        source, weight, bias, Layout.OUT_IN, 1, rank - 1, rank - 1, ins, outs, False, module
+        source,
+        weight,
+        bias,
+        Layout.OUT_IN,
+        1,
+        rank - 1,
+        rank - 1,
+        ins,
+        outs,
+        False,
+        module,
+        centre=(),
     )
 
 
@@ -315,9 +349,11 @@ def _convolution_op(event: Event) -> LinearSpec | None:
         crosses = _misses_taps(kernel, a["stride"], a["padding"], a["output_padding"])
     else:
         crosses = _pads(a["padding"], kernel, _spread(a["dilation"], rank))
-    return _convolution(
+    spec = _convolution(
         source, weight, bias, a["groups"], transposed=transposed, crosses=crosses, module=None
     )
+    window = (a["stride"], a["padding"], a["dilation"])
+    return replace(spec, centre=_centre(kernel, *window, a.get("output_padding", 0)))
 
 
 def _spread(value: Any, rank: int) -> tuple[int, ...]:
@@ -355,7 +391,18 @@ def _product(source: Any, weight: Any, bias: Any, event: Event) -> LinearSpec | 
     ins, outs = weight.tensor.shape
     rank = len(source.shape)
     return LinearSpec(
-        source, weight, bias, Layout.IN_OUT, 1, rank - 1, rank - 1, ins, outs, False, None
+        source,
+        weight,
+        bias,
+        Layout.IN_OUT,
+        1,
+        rank - 1,
+        rank - 1,
+        ins,
+        outs,
+        False,
+        None,
+        centre=(),
     )
 
 
