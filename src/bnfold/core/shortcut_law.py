@@ -27,7 +27,7 @@ from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding
 from bnfold.core.choose import Values
-from bnfold.core.forest import Conflict, IntArray
+from bnfold.core.forest import Conflict, Forest, IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.shortcuts import Shortcut, Tap, Term
 
@@ -171,6 +171,41 @@ def _varies_only_along(graph: g.Graph, tap: Tap, shape: tuple[int, ...]) -> bool
     assert isinstance(op.role, g.Linear)
     behind = len(graph.shapes[op.outputs[0]]) - op.role.out_axis
     return math.prod(shape) == (shape[-behind] if len(shape) >= behind else 1)
+
+
+def prefer_no_additions(binding: Binding, bound: BoundShortcut) -> None:
+    """Use what freedom is left to make d = 0, channel by channel: less to add, less to cancel."""
+    system = binding.system
+    cause = system.cause(bound.shortcut.root, "", Reason.BRANCHES)
+    for one in bound.terms:
+        if one.term.tap is None:
+            continue
+        there = (one.true != 0) & (one.stored != 0)
+        x, z = one.variables[there], bound.outputs[there]
+        ratio = one.true[there] / one.stored[there]
+        for forest, factor in ((system.magnitude, np.abs(ratio)), (system.sign, np.sign(ratio))):
+            _relate_where_free(forest, x, z, factor, cause)
+
+
+def _relate_where_free(
+    forest: Forest, left: IntArray, right: IntArray, factor: FloatArray, cause: int
+) -> None:
+    """value[left] = factor * value[right], for those pairs that nothing relates yet."""
+    while True:
+        pairs = np.stack([forest.roots(left), forest.roots(right)])
+        apart = np.flatnonzero(pairs[0] != pairs[1])
+        if not len(apart):
+            return
+        low, high = np.sort(pairs[:, apart], axis=0)
+        # Each class once in a call: a second pair of it may be related by the first.
+        chosen = np.unique(high, return_index=True)[1]
+        low, high = low[chosen], high[chosen]
+        kept = np.zeros(len(low), dtype=bool)
+        kept[np.unique(low, return_index=True)[1]] = True
+        kept = (kept & ~np.isin(low, high)) | (low == 0)
+        kept[: not kept.any()] = True
+        apart = apart[chosen][kept]
+        forest.relate(left[apart], right[apart], factor[apart], np.zeros(len(apart)), cause)
 
 
 def additions(

@@ -213,12 +213,15 @@ class _Finder:
     def _is_factor(self, number: int) -> bool:
         """Whether a step multiplies by constants that stay as they are."""
         role, bound = self.graph.ops[number].role, self.binding.bound.get(number)
-        if not isinstance(role, g.AffineStep) or not isinstance(bound, BoundAffine):
+        assert isinstance(role, g.AffineStep)
+        if role.tie is not None or role.refusal is not None or role.removable or role.opaque:
             return False
-        plain = role.tie is None and role.refusal is None and not role.removable
-        known = role.scale_known and role.shift_known and not role.opaque
-        fixed = plain and known and not any(editable(role, bound))
-        return fixed and not role.shift.any() and bool((role.scale != 0).all())
+        if not role.scale_known or not role.shift_known or role.shift.any():
+            return False
+        if bound is None:  # a sum with 0, say, which has no variables of its own
+            return not (role.scale_editable or role.shift_editable) and (role.scale == 1).all()
+        assert isinstance(bound, BoundAffine)
+        return not any(editable(role, bound)) and bool((role.scale != 0).all())
 
     def _moves_nothing(self, op: g.Op) -> bool:
         assert isinstance(op.role, g.View)

@@ -29,7 +29,7 @@ from bnfold.core.choose import Values, choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import bind, keep_affine, lay_sum, plain_clip
 from bnfold.core.reasons import Reason
-from bnfold.core.shortcut_law import BoundShortcut, is_overgrown, lay
+from bnfold.core.shortcut_law import BoundShortcut, is_overgrown, lay, prefer_no_additions
 from bnfold.core.shortcuts import Shortcut
 from bnfold.core.sums import solve_waiting
 from bnfold.core.system import distinct
@@ -123,16 +123,20 @@ def solve(
     `clip` says whether an activation may get bounds per channel: always, never, or where that
     costs less than it saves. `banned` steps stay, for the reason given.
     """
-    options = _Options(clip, dict(banned or {}))
+    given = options = _Options(clip, dict(banned or {}))
     while True:
         solution = _settled(graph, options)
         excess = _excess(solution)
         if not excess:
-            return _with_shortcuts(graph, options, solution)
-        obstacle = Obstacle(Reason.SCALE_RANGE, None)
-        groups = solution.binding.groups
-        more = {number: obstacle for step in excess for number in groups[step]}
-        options = replace(options, banned={**options.banned, **more})
+            return _with_shortcuts(graph, given, solution)
+        options = _ban(options, solution, excess)
+
+
+def _ban(options: _Options, solution: Solution, steps: Iterable[int]) -> _Options:
+    obstacle = Obstacle(Reason.SCALE_RANGE, None)
+    groups = solution.binding.groups
+    more = {number: obstacle for step in steps for number in groups[step]}
+    return replace(options, banned={**options.banned, **more})
 
 
 def _settled(graph: g.Graph, options: _Options) -> Solution:
@@ -181,9 +185,10 @@ def _better(graph: g.Graph, options: _Options, than: Solution) -> Solution | Non
             for bound in solution.shortcuts
             if is_overgrown(solution.binding, bound, solution.values)
         ]
-        if not roots:
-            return None if _excess(solution) else solution
-        options = options.without(*roots)
+        excess = _excess(solution)
+        if not roots and not excess:
+            return solution
+        options = _ban(options.without(*roots), solution, excess)
     return None
 
 
@@ -195,6 +200,8 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
     solution.plain = _ask_all_plain(solution, clips, options)
+    for shortcut in solution.shortcuts:
+        prefer_no_additions(solution.binding, shortcut)
     try:
         solution.values = choose(solution.binding, solution.alone(), solution.dead)
     except Conflict:
@@ -350,6 +357,8 @@ def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> 
     if any(number not in binding.open_sums for number in shortcut.sums):
         return False
     steps = _steps_with(binding, shortcut)
+    if not options.banned.keys().isdisjoint(steps):
+        return False
     if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
         return False
     rows = system.sums.rows()
