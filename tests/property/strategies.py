@@ -194,7 +194,7 @@ class Sketch:
         seen.append(x if self.flag() else self.branch(x))
         if self.flag():
             seen.append(self.tensor())
-        seen = [t for t in seen if self.channels(t) in (1, self.channels(x))]
+        seen = [t for t in seen if self.channels(t) in self.addable(self.channels(x))]
         inner = seen[: self.pick(0, 0, 2)]
         if len(inner) > 1:
             y = self.weighed(inner)
@@ -206,6 +206,10 @@ class Sketch:
             self.push(self.weighed(seen))
         if self.flag():  # someone else reads what is inside
             self.push(seen[0])
+
+    def addable(self, count: int) -> tuple[int, ...]:
+        """How many channels may be added to so many; one is broadcast."""
+        return (1, count)
 
     def branch(self, x: int) -> int:
         """Something that keeps the shape of a tensor."""
@@ -225,7 +229,9 @@ class Sketch:
             x = self.network.view(list, self.network.affine(x, *self.norm(count)))[0]
         if kind == "factor":
             stays = dict.fromkeys(("removable", "scale_editable", "shift_editable"), False)
-            x = self.network.affine(self.network.affine(x, *self.norm(count)), [0.5], [0.0], **stays)
+            x = self.network.affine(
+                self.network.affine(x, *self.norm(count)), [0.5], [0.0], **stays
+            )
         return x
 
     def weighed(self, operands: list[int]) -> int:

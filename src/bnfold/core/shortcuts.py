@@ -115,17 +115,12 @@ class _Found:
     """By the tensor that they read."""
 
 
-def find(binding: Binding, kept: Collection[int], banned: Collection[int]) -> list[Shortcut]:
-    """Sums in which a step of `kept` may go after all, outer ones before those inside."""
+def find(binding: Binding, banned: Collection[int]) -> list[Shortcut]:
+    """The sums whose steps may go together, outer ones before those inside."""
     finder = _Finder(binding, frozenset(banned))
-    found = []
-    if any(finder.may_go(number) for number in kept):
-        for number in reversed(range(len(binding.graph.ops))):
-            if isinstance(binding.graph.ops[number].role, g.Sum):
-                shortcut = finder.shortcut(number)
-                if shortcut is not None and not set(kept).isdisjoint(shortcut.steps):
-                    found.append(shortcut)
-    return found
+    sums = (number for number, op in enumerate(binding.graph.ops) if isinstance(op.role, g.Sum))
+    found = (finder.shortcut(number) for number in reversed(list(sums)))
+    return [shortcut for shortcut in found if shortcut is not None]
 
 
 class _Finder:

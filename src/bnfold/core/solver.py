@@ -23,7 +23,7 @@ import numpy as np
 
 from bnfold.core import constants, shortcuts
 from bnfold.core import graph as g
-from bnfold.core.binding import Binding, BoundAffine, BoundClip
+from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values, choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict, IntArray
@@ -41,7 +41,7 @@ _MOST_ASKED = 20_000
 every one; in a network of thousands of both, later steps stay as `clip="never"` has it."""
 
 
-_MOST_TRIED = 16
+_MOST_TRIED = 8
 """So many shortcuts are tried one by one where not all of them go together."""
 
 
@@ -70,6 +70,8 @@ class Solution:
     """The removed steps that `readers` takes into account."""
     shortcuts: list[BoundShortcut] = field(default_factory=list)
     """The sums whose steps went together, in the order of removal."""
+    refused: dict[int, Obstacle] = field(default_factory=dict)
+    """By step, what stood in the way of the sum that it is part of."""
 
     def alone(self) -> list[int]:
         """The removed steps whose own law holds: not those that went with a shortcut."""
@@ -158,37 +160,57 @@ def _excess(solution: Solution) -> list[int]:
 
 def _with_shortcuts(graph: g.Graph, options: _Options, plain: Solution) -> Solution:
     """A solution that removes more by taking shortcuts as a whole, if there is one."""
-    found = tuple(shortcuts.find(plain.binding, plain.kept, options.banned))
-    best, taken = plain, list[Shortcut]()
-    if not found:
+    if not plain.kept:
         return plain
-    together = _better(graph, replace(options, shortcuts=found), plain)
-    if together is not None:
-        return together
-    for one in found[:_MOST_TRIED]:
+    found = tuple(shortcuts.find(plain.binding, options.banned))
+    refused: dict[int, Obstacle] = {}
+    best = _better(graph, replace(options, shortcuts=found), plain, refused)
+    if best is None:
+        best = _one_by_one(graph, options, plain, found)
+    for number, obstacle in refused.items():
+        if number in best.kept and best.kept[number].reason is Reason.BRANCHES:
+            best.kept[number] = obstacle
+    return best
+
+
+def _one_by_one(
+    graph: g.Graph, options: _Options, plain: Solution, found: Sequence[Shortcut]
+) -> Solution:
+    """Where the shortcuts are in each other's way, those that help."""
+    best, taken = plain, list[Shortcut]()
+    helpful = [one for one in found if not plain.kept.keys().isdisjoint(one.steps)]
+    for one in helpful[:_MOST_TRIED] if len(found) > 1 else ():
         if any(not one.sums.isdisjoint(other.sums) for other in taken):
             continue
-        better = _better(graph, replace(options, shortcuts=(*taken, one)), best)
+        better = _better(graph, replace(options, shortcuts=(*taken, one)), best, {})
         if better is not None:
             best, taken = better, [*taken, one]
     return best
 
 
-def _better(graph: g.Graph, options: _Options, than: Solution) -> Solution | None:
-    """A solution with these shortcuts, if it removes more and stores nothing out of range."""
+def _better(
+    graph: g.Graph, options: _Options, than: Solution, refused: dict[int, Obstacle]
+) -> Solution | None:
+    """A solution with these shortcuts, if it removes more and stores nothing out of range.
+
+    What stands in the way of a step's shortcut is noted in `refused`.
+    """
     while options.shortcuts:
         solution = _settled(graph, options)
+        refused.update(solution.refused)
         if len(solution.removed) <= len(than.removed):
             return None
-        roots = [
-            bound.shortcut.root
+        grown = [
+            bound.shortcut
             for bound in solution.shortcuts
             if is_overgrown(solution.binding, bound, solution.values)
         ]
         excess = _excess(solution)
-        if not roots and not excess:
+        if not grown and not excess:
             return solution
-        options = _ban(options.without(*roots), solution, excess)
+        for shortcut in grown:
+            refused.update(dict.fromkeys(shortcut.steps, Obstacle(Reason.SCALE_RANGE, None)))
+        options = _ban(options.without(*(one.root for one in grown)), solution, excess)
     return None
 
 
@@ -352,8 +374,7 @@ def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
 
 def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> bool:
     """Remove all steps of a sum together, or leave it as it was."""
-    binding = solution.binding
-    system, gone = binding.system, set(solution.removed)
+    binding, gone = solution.binding, set(solution.removed)
     if any(number not in binding.open_sums for number in shortcut.sums):
         return False
     steps = _steps_with(binding, shortcut)
@@ -361,8 +382,7 @@ def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> 
         return False
     if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
         return False
-    rows = system.sums.rows()
-    dead, zeroed = solution.dead, list(solution.zeroed)
+    before = _save(solution)
     own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
     try:
         with _trial(solution, options):
@@ -372,9 +392,10 @@ def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> 
             if any(np.isin(one.variables, solution.dead).any() for one in bound.terms):
                 raise Conflict([])
     except Conflict as conflict:
-        solution.dead, solution.zeroed = dead, zeroed
+        _restore(solution, before)
         solution.met[shortcut.root] = _clips_among(binding, conflict.causes)
-        system.sums.withdraw(rows)
+        for number in shortcut.steps:
+            solution.refused[number] = blame(binding, number, conflict.causes)
         return False
     for number in shortcut.sums:
         del binding.open_sums[number]
@@ -542,43 +563,111 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     solution = Solution(binding)
     for bound in first.shortcuts:
         _try_shortcut(solution, bound.shortcut, options)
-    _close_sums(solution, options)
     stay = {
         number: why for number, why in first.kept.items() if _is_settled(graph, number, options)
     }
-    groups, gone = binding.groups, set(solution.removed)
-    open_groups = [
-        group for group in _left(solution) if group[0] in first.kept and group[0] not in stay
-    ]
     for number, obstacle in stay.items():
         _keep(solution, (number,), obstacle, options)
+    groups, gone = binding.groups, set(solution.removed)
     for number in first.removed:
         if groups[number][0] == number and number not in gone:
             _try(solution, groups[number], options)
-    lost = _lost(solution, costly, options)
-    asked = 0
-    for group in open_groups:
-        mark = solution.binding.system.mark()
-        dead, zeroed = solution.dead, list(solution.zeroed)
+    market = _Market(solution, options, costly, _lost(solution, costly, options))
+    for shortcut in options.shortcuts:
+        before = _save(solution)
+        gain = _elements(graph, [n for n in shortcut.steps if n in first.kept])
+        if _try_shortcut(solution, shortcut, options):
+            dear = market.price(gain, first.met.get(shortcut.root, frozenset()))
+            if dear is not None:
+                _restore(solution, before)
+                if dear:
+                    cost = Obstacle(Reason.CLIP_COST, graph.ops[min(dear)].name)
+                    solution.refused.update(dict.fromkeys(shortcut.steps, cost))
+    _close_sums(solution, options)
+    for group in _left(solution):
+        if group[0] not in first.kept or group[0] in stay:
+            continue
+        before = _save(solution)
         if not _try(solution, group, options):
             continue
-        gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
+        dear = market.price(_elements(graph, group), first.met.get(group[0], frozenset()))
+        if dear is None:
+            continue
         obstacle = first.kept[group[0]]
-        dear = {n for n in first.met.get(group[0], ()) if n not in lost and _is_moved(solution, n)}
-        if _total_cost(graph, dear) < gain and asked <= _MOST_ASKED:
-            asked += len(costly)
-            now = _lost(solution, costly, options)
-            dear = set(now - lost)
-            if _total_cost(graph, now) - _total_cost(graph, lost) < gain:
-                lost = now
-                continue
         if dear:  # it could go: what `first` ran into may be gone, but not this
             obstacle = Obstacle(Reason.CLIP_COST, graph.ops[min(dear)].name)
-        solution.binding.system.rollback(mark)
-        solution.dead, solution.zeroed = dead, zeroed
-        del solution.removed[-len(group) :]
+        _restore(solution, before)
         _keep(solution, group, obstacle, options)
     return solution
+
+
+@dataclass(slots=True)
+class _Market:
+    """What activations cost that lose their plain bounds, and what that buys."""
+
+    solution: Solution
+    options: _Options
+    costly: Sequence[int]
+    lost: frozenset[int]
+    """The clips that are paid for."""
+    asked: int = 0
+
+    def price(self, gain: int, met: frozenset[int]) -> set[int] | None:
+        """Pay for what was just removed; if that is too much, the clips that it would cost.
+
+        `met` are the clips that are known to stand in its way.
+        """
+        solution, graph = self.solution, self.solution.binding.graph
+        dear = {n for n in met if n not in self.lost and _is_moved(solution, n)}
+        if _total_cost(graph, dear) < gain and self.asked <= _MOST_ASKED:
+            self.asked += len(self.costly)
+            now = _lost(solution, self.costly, self.options)
+            dear = set(now - self.lost)
+            if _total_cost(graph, now) - _total_cost(graph, self.lost) < gain:
+                self.lost = now
+                return None
+        return dear
+
+
+def _elements(graph: g.Graph, steps: Iterable[int]) -> int:
+    """How many elements affine steps compute."""
+    return sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A solution to go back to."""
+
+    mark: tuple[int, ...]
+    rows: int
+    dead: IntArray
+    zeroed: list[tuple[int, int]]
+    removed: int
+    shortcuts: int
+    open_sums: dict[int, BoundSum]
+
+
+def _save(solution: Solution) -> _Saved:
+    system = solution.binding.system
+    return _Saved(
+        system.mark(),
+        system.sums.rows(),
+        solution.dead,
+        list(solution.zeroed),
+        len(solution.removed),
+        len(solution.shortcuts),
+        dict(solution.binding.open_sums),
+    )
+
+
+def _restore(solution: Solution, saved: _Saved) -> None:
+    system = solution.binding.system
+    system.rollback(saved.mark)
+    system.sums.withdraw(saved.rows)
+    solution.dead, solution.zeroed = saved.dead, saved.zeroed
+    del solution.removed[saved.removed :]
+    del solution.shortcuts[saved.shortcuts :]
+    solution.binding.open_sums = saved.open_sums
 
 
 def _is_settled(graph: g.Graph, number: int, options: _Options) -> bool:
