@@ -140,7 +140,7 @@ class Network:
             groups=groups,
             crosses_zeros=padding > 0 and padding_mode == "zeros",
             bias=_vector(bias),
-            **role,
+            **{"centre": centre_tap(w, stride, padding, dilation), **role},
         )
         weights = Weights(w, _vector(bias), Layout.OUT_IN, groups, run)
         return self.linear(x, law, weights, shape, name)
@@ -174,7 +174,7 @@ class Network:
             groups=groups,
             crosses_zeros=not pointwise,
             bias=_vector(bias),
-            **role,
+            **{"centre": centre_tap(w, stride, padding, dilation), **role},
         )
         weights = Weights(w, _vector(bias), Layout.IN_OUT, groups, run)
         return self.linear(x, law, weights, shape, name)
@@ -197,7 +197,7 @@ class Network:
 
         outs, ins = w.shape if layout is Layout.OUT_IN else w.shape[::-1]
         last = len(self.shape(x)) - 1
-        law = g.Linear(ins, outs, last, last, bias=_vector(bias), **role)
+        law = g.Linear(ins, outs, last, last, bias=_vector(bias), **{"centre": (), **role})
         weights = Weights(w, _vector(bias), layout, 1, run)
         return self.linear(x, law, weights, (*self.shape(x)[:-1], outs), name)
 
@@ -475,6 +475,7 @@ def _clipper(lower: Array, upper: Array) -> Function:
 
 def _fold_linear(role: g.Linear, old: Weights, edit: LinearEdit) -> Weights:
     weight = fold_weight(old.weight, edit, old.layout, old.groups)
+    assert edit.added is None or (role.weight is g.Weight.FREE and role.tie is None)
     if old.layout is Layout.ROWS_OUT:
         assert role.weight is g.Weight.FREE or close(weight, old.weight)
         return replace(old, weight=weight)
@@ -630,6 +631,13 @@ def pad_or_crop(x: Array, role: g.Pad) -> Array:
     )
     amounts = [(max(0, b), max(0, a)) for b, a in zip(role.before, role.after, strict=True)]
     return np.pad(x[crop], amounts, constant_values=role.value)
+
+
+def centre_tap(kernel: Array, stride: int, padding: int, dilation: int) -> tuple[int, ...] | None:
+    """The same numbers for all axes, in the core's own function."""
+    rank = kernel.ndim - 2
+    window = ((number,) * rank for number in (stride, dilation, padding, padding))
+    return g.centre_tap(kernel.shape[2:], *window)
 
 
 def _vector(values: ArrayLike | None) -> Array | None:

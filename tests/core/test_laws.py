@@ -526,8 +526,7 @@ class TestMean:
 class TestSum:
     def test_branches_with_different_scales_keep_one(self):
         net = Network()
-        x = net.input(2, 3, 4, 4)
-        y = net.sum(x, bn(net, x), name="sum")
+        y = net.sum(net.input(2, 3, 4, 4), bn(net, net.input(2, 3, 4, 4)), name="sum")
         stays(net, conv(net, y), reason=Reason.BRANCHES, blocker="sum")
 
     def test_a_broadcast_channel_has_one_scale(self):

@@ -110,10 +110,10 @@ class TestOrder:
         assert make_plan(chain().graph).removed == make_plan(chain().graph).removed
 
     def test_what_one_removal_blocks_stays_and_the_next_is_tried(self):
-        """Two parallel norms of the input meet in a sum; a third step after it is free."""
+        """Two parallel norms of two inputs meet in a sum; a third step after it is free."""
         net = Network()
-        i = net.input(2, 3, 4, 4)
-        x = net.sum(net.affine(i, A, B, name="a"), net.affine(i, B, A, name="b"))
+        i, j = net.input(2, 3, 4, 4), net.input(2, 3, 4, 4)
+        x = net.sum(net.affine(i, A, B, name="a"), net.affine(j, B, A, name="b"))
         x = net.conv(net.affine(x, A, B, name="c"), K[0])
         assert removed_names(net, assert_fold_is_exact(net.output(x))) == ["a", "c"]
 

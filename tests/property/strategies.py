@@ -187,6 +187,58 @@ class Sketch:
         factors = [self.pick(1.0, 1.0, -1.0, 0.5, 0.0) for _ in range(1 + len(others))]
         self.push(self.network.sum(x, *others, coefficients=factors))
 
+    def shortcut(self) -> None:
+        """A sum that sees one tensor twice, in steps, in a convolution, in a sum inside."""
+        x = self.tensor()
+        seen = [self.branch(x) for _ in range(self.pick(1, 2, 2))]
+        seen.append(x if self.flag() else self.branch(x))
+        if self.flag():
+            seen.append(self.tensor())
+        seen = [t for t in seen if self.channels(t) in self.addable(self.channels(x))]
+        inner = seen[: self.pick(0, 0, 2)]
+        if len(inner) > 1:
+            y = self.weighed(inner)
+            if self.flag():
+                y = self.network.affine(y, *self.norm(self.channels(x)))
+            seen = [y, *seen[2:]]
+        if len(seen) > 1:
+            seen = self.draw(st.permutations(seen))
+            self.push(self.weighed(seen))
+        if self.flag():  # someone else reads what is inside
+            self.push(seen[0])
+
+    def addable(self, count: int) -> tuple[int, ...]:
+        """How many channels may be added to so many; one is broadcast."""
+        return (1, count)
+
+    def branch(self, x: int) -> int:
+        """Something that keeps the shape of a tensor."""
+        count = self.channels(x)
+        kind = self.pick("norm", "norm", "norms", "conv", "conv and norm", "copy", "factor")
+        if "conv" in kind:
+            groups = self.pick(1, count)
+            taps = self.pick(1, 3)
+            kernel = self.random(count, count // groups, taps, taps)
+            bias = self.random(count) if self.flag() else None
+            x = self.network.conv(x, kernel, bias, padding=taps // 2, groups=groups)
+        if "norm" in kind:
+            x = self.network.affine(x, *self.norm(count))
+        if kind == "norms":
+            x = self.network.affine(x, *self.norm(count), removable=self.flag())
+        if kind == "copy":
+            x = self.network.view(list, self.network.affine(x, *self.norm(count)))[0]
+        if kind == "factor":
+            stays = dict.fromkeys(("removable", "scale_editable", "shift_editable"), False)
+            x = self.network.affine(
+                self.network.affine(x, *self.norm(count)), [0.5], [0.0], **stays
+            )
+        return x
+
+    def weighed(self, operands: list[int]) -> int:
+        """Their sum, mostly plain."""
+        factors = [self.pick(1.0, 1.0, -1.0, 0.5) for _ in operands]
+        return self.network.sum(*operands, coefficients=factors)
+
     def gate(self) -> None:
         x = self.tensor()
         fitting = [t for t in self.pool if self.channels(t) in (1, self.channels(x))]
@@ -264,6 +316,8 @@ KINDS: tuple[Callable[[Sketch], None], ...] = (
     Sketch.conv,
     Sketch.clip,
     Sketch.sum,
+    Sketch.shortcut,
+    Sketch.shortcut,
     Sketch.conv_transposed,
     Sketch.embedding,
     Sketch.blur,

@@ -3,12 +3,14 @@
 The laws are written down a second time, for each tensor and channel on its own, as three dense
 systems: log|s| (linear), the sign of s (linear over {0, 1}) and t (linear). A set of removals is
 possible if all three have a solution. What the solver removed must be possible, and no further
-step may be.
+step may be. Of sums that the solver takes as a whole only the sum itself and its terms have laws;
+how much the sum holds of each term is found by walking back through the ops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections import Counter
+from collections.abc import Sequence, Set
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from bnfold.core import graph as g
 from bnfold.core.plan import make_plan
+from bnfold.core.shortcuts import Shortcut
 from tests.core.interpreter import Network
 from tests.property.strategies import Sketch
 
@@ -24,8 +27,14 @@ from tests.property.strategies import Sketch
 class Equations:
     """All laws of a network under a set of removals, as rows over (tensor, channel)."""
 
-    def __init__(self, network: Network, removed: Set[int]) -> None:
+    def __init__(
+        self, network: Network, removed: Set[int], shortcuts: Sequence[Shortcut] = ()
+    ) -> None:
         self.graph = network.graph
+        self.makers = {tensor: op for op in self.graph.ops for tensor in op.outputs}
+        inside = {
+            number for one in shortcuts for number in (one.sums | set(one.steps)) - set(one.bound)
+        }
         counts = [shape[1] for shape in self.graph.shapes]
         self.first = np.concatenate([[0], np.cumsum(counts)])
         self.magnitude: list[tuple[dict[int, float], float]] = []
@@ -36,7 +45,10 @@ class Equations:
         for tensor, _, _ in self.graph.outputs:
             self.plain(tensor)
         for number, op in enumerate(self.graph.ops):
-            self.law(op, number in removed)
+            if number not in inside:
+                self.law(op, number in removed)
+        for one in shortcuts:
+            self.shortcut(one)
 
     def channels(self, tensor: int) -> range:
         return range(self.first[tensor], self.first[tensor + 1])
@@ -81,6 +93,41 @@ class Equations:
             for tensor, moved in zip(op.outputs, role.apply(ids), strict=True):
                 for i, o in zip(moved[0, :, 0, 0].tolist(), self.channels(tensor), strict=True):
                     self.same(i, o)
+
+    def shortcut(self, shortcut: Shortcut) -> None:
+        """C * s_x = A * s_z, unless a tap makes up for it; t_z = sum of A * t_x, less B."""
+        output = self.graph.ops[shortcut.root].outputs[0]
+        terms = {term.tensor for term in shortcut.terms}
+        free = {term.tensor for term in shortcut.terms if term.tap is not None}
+        for channel, z in enumerate(self.channels(output)):
+            true, constant = self.holds(output, channel, terms, stored=False)
+            stored, _ = self.holds(output, channel, terms, stored=True)
+            for tensor in terms - free:
+                if true[tensor] or stored[tensor]:
+                    x = self.channels(tensor)[channel]
+                    self.same_scale(x, z, true[tensor] / stored[tensor])
+            row = {self.channels(tensor)[channel]: factor for tensor, factor in true.items()}
+            self.shift.append(({**row, z: -1.0}, constant))
+
+    def holds(
+        self, tensor: int, channel: int, terms: Set[int], *, stored: bool
+    ) -> tuple[Counter[int], float]:
+        """How much a tensor holds of each term, and a constant, with or without its steps."""
+        if tensor in terms:
+            return Counter({tensor: 1.0}), 0.0
+        op = self.makers[tensor]
+        factors, shift = [1.0] * len(op.inputs), 0.0
+        if isinstance(op.role, g.Sum):
+            factors = list(op.role.coefficients)
+        elif isinstance(op.role, g.AffineStep) and not stored:
+            factors = [float(op.role.scale.reshape(-1)[channel])]
+            shift = float(op.role.shift.reshape(-1)[channel])
+        found: Counter[int] = Counter()
+        for source, factor in zip(op.inputs, factors, strict=True):
+            parts, constant = self.holds(source, channel, terms, stored=stored)
+            found.update({name: factor * amount for name, amount in parts.items()})
+            shift += factor * constant
+        return found, shift
 
     def same_scale(self, left: int, right: int, factor: float) -> None:
         """s_left = factor * s_right"""
@@ -168,6 +215,18 @@ class Small(Sketch):
         factors = [self.pick(1.0, 1.0, -1.0, 2.0) for _ in range(1 + len(others))]
         self.push(self.network.sum(x, *others, coefficients=factors))
 
+    def addable(self, count):
+        return (count,)
+
+    def branch(self, x):
+        for _ in range(self.pick(1, 1, 2)):
+            if self.flag():
+                count = self.channels(x)
+                x = self.network.conv(x, self.random(count, count, 1, 1))
+            else:
+                x = self.network.affine(x, *self.norm(self.channels(x)))
+        return x
+
     def concat(self):
         x, y = self.tensor(), self.tensor()
         if self.channels(x) + self.channels(y) <= 2:
@@ -182,6 +241,7 @@ SMALL_KINDS = (
     Small.conv,
     Small.sum,
     Small.sum,
+    Small.shortcut,
     Small.clip,
     Small.leaky,
     Small.max_pool,
@@ -219,9 +279,11 @@ STEADY = settings(
 def test_what_was_removed_is_possible_and_nothing_more_is(network):
     plan = make_plan(network.graph, clip="always")
     removed = set(plan.removed)
-    assert Equations(network, removed).solvable()
+    whole = [bound.shortcut for bound in plan.solution.shortcuts]
+    assert Equations(network, removed, whole).solvable()
     for number in plan.kept:
-        assert not Equations(network, removed | {number}).solvable(), network.graph.ops[number].name
+        more = Equations(network, removed | {number}, whole)
+        assert not more.solvable(), network.graph.ops[number].name
 
 
 def test_the_brute_force_finds_the_largest_set_of_a_chain():

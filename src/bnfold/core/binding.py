@@ -40,6 +40,15 @@ class BoundClip:
     labels: IntArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundSum:
+    """A sum whose law is not laid yet: z = c1 * x1 + c2 * x2 + ..., per combination."""
+
+    operands: tuple[IntArray, ...]
+    factors: tuple[float, ...]
+    outputs: IntArray
+
+
 Bound = BoundLinear | BoundAffine | BoundClip
 
 
@@ -58,5 +67,9 @@ class Binding:
     """Numbers of clips that have room for bounds per channel but must not use it."""
     kept_from_start: frozenset[int] = frozenset()
     """Numbers of affine steps whose law of staying holds from the start."""
+    left_open: frozenset[int] = frozenset()
+    """Numbers of sums whose law the solver lays."""
+    open_sums: dict[int, BoundSum] = field(default_factory=dict)
+    """Those of them whose law is still to be laid, by number."""
     groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Per affine step, the calls of its module (itself included), in order."""

@@ -55,6 +55,9 @@ class Linear:
     """For a fixed depthwise weight, the sum of each output's taps, (out_channels,)."""
     tie: Hashable = None
     """Ops with one (not None) tie share weight and bias: one edit must serve all of them."""
+    centre: tuple[int, ...] | None = None
+    """The tap that reads the place it writes to, an index per kernel axis; None if there is none,
+    or if single elements of the weight cannot be edited."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,3 +288,26 @@ def channel_array(values: FloatArray, axis: int, rank: int) -> FloatArray:
     shape = [1] * rank
     shape[axis] = len(values)
     return np.asarray(values, dtype=np.float64).reshape(shape)
+
+
+def centre_tap(
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
+) -> tuple[int, ...] | None:
+    """The tap of a convolution that reads the place it writes to, in an output of its input's size.
+
+    The taps of output q read q * stride + tap * dilation - before; for a transposed convolution
+    with stride 1 the tap is the same one. `before` and `after` are what is padded. None if there is
+    no such tap.
+    """
+    found = []
+    for taps, step, spread, left, right in zip(
+        kernel, stride, dilation, before, after, strict=True
+    ):
+        if step != 1 or left < 0 or left % spread or left + right != spread * (taps - 1):
+            return None
+        found.append(left // spread)
+    return tuple(found)

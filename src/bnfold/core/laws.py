@@ -16,7 +16,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
-from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear
+from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear, BoundSum
 from bnfold.core.forest import IntArray, each_once, is_increasing
 from bnfold.core.reasons import Reason
 from bnfold.core.system import System, distinct
@@ -29,8 +29,9 @@ def bind(
     *,
     plain_clips: frozenset[int] = frozenset(),
     kept_from_start: frozenset[int] = frozenset(),
+    open_sums: frozenset[int] = frozenset(),
 ) -> Binding:
-    """Lay the laws of all ops over fresh variables."""
+    """Lay the laws of all ops over fresh variables, but for those of the open sums."""
     system = System()
     system.reserve(sum(_fresh_variables(graph, op) for op in graph.ops))
     binding = Binding(
@@ -39,6 +40,7 @@ def bind(
         plain_clips=plain_clips,
         kept_from_start=kept_from_start,
         groups=graph.affine_groups(),
+        left_open=open_sums,
     )
     binding.labels = [lab.pinned(len(shape)) for shape in graph.shapes]
     for number, op in enumerate(graph.ops):
@@ -295,11 +297,22 @@ def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     if combined is None:
         return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
     operands, where, count = combined
-    cause = system.cause(number, op.name, Reason.BRANCHES)
     z = system.fresh(count)
+    factors = tuple(factor for _, factor in terms)
+    binding.open_sums[number] = BoundSum(tuple(operands), factors, z)
+    if number not in binding.left_open:
+        lay_sum(binding, number)
+    return [z[where]]
+
+
+def lay_sum(binding: Binding, number: int) -> None:
+    """The law of a sum that was left open."""
+    bound, system = binding.open_sums.pop(number), binding.system
+    operands, factors, z = bound.operands, bound.factors, bound.outputs
+    count = len(z)
+    cause = system.cause(number, binding.graph.ops[number].name, Reason.BRANCHES)
     for operand in operands:
         system.same_scale(z, operand, cause)
-    factors = [factor for _, factor in terms]
     running, running_factor = operands[0], factors[0]
     for position, (operand, factor) in enumerate(zip(operands[1:], factors[1:], strict=True)):
         last = position == len(operands) - 2
@@ -309,7 +322,6 @@ def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
         running, running_factor = into, 1.0
     if len(operands) == 1:
         system.shift_map(z, running, np.full(count, running_factor), np.zeros(count), cause)
-    return [z[where]]
 
 
 def gate(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:

@@ -2,6 +2,7 @@
 
     linear        W'[o, i] = s_y[o] * W[o, i] / s_x[i]
                   B'[o]    = s_y[o] * (B[o] - sum_i W[o, i, ...] * t_x[i] + t_y[o])
+    its centre    W'[o, o] += d[o]                  where a sum of op and input lost its step
     kept affine   a' = s_y * a / s_x                b' = s_y * (b - a * t_x + t_y)
     clip          bounds s * (lower + t), s * (upper + t), exchanged where s < 0
 
@@ -11,7 +12,7 @@ An op that is not in the plan stays as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from bnfold.core.choose import Values
 from bnfold.core.forest import IntArray, each_once
 from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
+from bnfold.core.shortcut_law import BoundShortcut, additions
 from bnfold.core.solver import ClipMode, Solution, solve
 from bnfold.core.trace import Trace
 
@@ -48,6 +50,10 @@ class LinearEdit:
     """t_y, (out_channels,)"""
     zeroed: NDArray[np.bool_]
     """Output channels whose weights and bias are taken as 0, (out_channels,)"""
+    centre: tuple[int, ...] | None = None
+    """The tap, an index per kernel axis, that takes `added`."""
+    added: FloatArray | None = None
+    """What each output holds besides of the stored input at its own place, (out_channels,)."""
 
     @property
     def rescales(self) -> bool:
@@ -56,6 +62,7 @@ class LinearEdit:
             (self.output_scale != 1.0).any()
             or (self.input_inverse != 1.0).any()
             or self.zeroed.any()
+            or self.added is not None
         )
 
     @property
@@ -122,10 +129,18 @@ def make_plan(
     binding, values = solution.binding, _snap(solution.values)
     zeroed = _zeroed_channels(solution.zeroed)
     gone = set(solution.removed)
+    added: dict[int, FloatArray] = {}
+    for shortcut in solution.shortcuts:
+        added |= additions(binding, shortcut, values, gone)
     for number, bound in binding.bound.items():
         role = graph.ops[number].role
         if isinstance(bound, BoundLinear):
-            _plan_linear(plan, number, bound, values, zeroed.get(number, []))
+            assert isinstance(role, g.Linear)
+            edit = _linear_edit(bound, values, zeroed.get(number, []))
+            if number in added:
+                edit = replace(edit, centre=role.centre, added=added[number])
+            if edit.rescales or edit.needs_bias:
+                plan.linear[number] = edit
         elif isinstance(bound, BoundAffine):
             assert isinstance(role, g.AffineStep)
             if number not in gone:
@@ -135,7 +150,16 @@ def make_plan(
             _plan_clip(plan, number, role, bound, values)
     trace = Trace(binding, [*plan.linear, *plan.affine])
     plan.removed = {number: trace.into(number) for number in solution.removed}
+    for shortcut in solution.shortcuts:
+        into = tuple(graph.ops[number].name for number in added if number in _taps(shortcut))
+        into = into or trace.beside(shortcut.outputs, graph.ops[shortcut.shortcut.root])
+        plan.removed |= dict.fromkeys(shortcut.shortcut.steps, into)
     return plan
+
+
+def _taps(bound: BoundShortcut) -> set[int]:
+    """The linear ops whose taps may make up for what a shortcut lost."""
+    return {term.tap.linear for term in bound.shortcut.terms if term.tap is not None}
 
 
 def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
@@ -149,12 +173,24 @@ def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
         obstacle = Obstacle(Reason.OVERFLOW, binding.graph.ops[number].name)
         touched = np.concatenate([bound.inputs, bound.outputs])
         touched = touched[_is_rescaled(plan.solution.values, touched)]
-        steps = _steps_behind(plan, touched, pinned=False) or _steps_behind(
-            plan, touched, pinned=True
+        steps = (
+            _steps_beside(plan, number, touched)
+            or _steps_behind(plan, touched, pinned=False)
+            or _steps_behind(plan, touched, pinned=True)
         )
         for step in steps:
             banned.update(dict.fromkeys(binding.groups[step], obstacle))
     return banned
+
+
+def _steps_beside(plan: Plan, number: int, touched: IntArray) -> list[int]:
+    """The steps of the shortcuts that a linear op makes up for, or whose sum it reads."""
+    assert plan.solution is not None
+    found: list[int] = []
+    for bound in plan.solution.shortcuts:
+        if number in _taps(bound) or np.isin(bound.outputs, touched).any():
+            found += bound.shortcut.steps
+    return found
 
 
 def _is_rescaled(values: Values, variables: IntArray) -> NDArray[np.bool_]:
@@ -199,20 +235,16 @@ def _zeroed_channels(pairs: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
     return channels
 
 
-def _plan_linear(
-    plan: Plan, number: int, bound: BoundLinear, values: Values, zeroed: list[int]
-) -> None:
+def _linear_edit(bound: BoundLinear, values: Values, zeroed: list[int]) -> LinearEdit:
     mask = np.zeros(len(bound.outputs), dtype=bool)
     mask[zeroed] = True
-    edit = LinearEdit(
+    return LinearEdit(
         values.inverse[bound.inputs],
         values.shift[bound.inputs],
         values.scale[bound.outputs],
         values.shift[bound.outputs],
         mask,
     )
-    if edit.rescales or edit.needs_bias:
-        plan.linear[number] = edit
 
 
 def _plan_affine(

@@ -7,6 +7,9 @@ the order in which it runs, is tried for removal,
 
 and a conflict rolls back and is recorded. Then every activation is asked to keep its bounds.
 Last, `choose` gives values to what is still free.
+
+If steps stay that are part of a sum which sees one tensor twice, all of it is done again with the
+law of `shortcut_law` for such sums, and the better of the two solutions counts.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from typing import Literal
 
 import numpy as np
 
-from bnfold.core import constants
+from bnfold.core import constants, shortcuts
 from bnfold.core import graph as g
-from bnfold.core.binding import Binding, BoundAffine, BoundClip
+from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values, choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict, IntArray
-from bnfold.core.laws import bind, keep_affine, plain_clip
+from bnfold.core.laws import bind, keep_affine, lay_sum, plain_clip
 from bnfold.core.reasons import Reason
+from bnfold.core.shortcut_law import BoundShortcut, is_overgrown, lay, prefer_no_additions
+from bnfold.core.shortcuts import Shortcut
 from bnfold.core.sums import solve_waiting
 from bnfold.core.system import distinct
 
@@ -34,6 +39,10 @@ ClipMode = Literal["auto", "always", "never"]
 _MOST_ASKED = 20_000
 """How often `clip="auto"` asks what an activation would cost: some seconds in all. Each step asks
 every one; in a network of thousands of both, later steps stay as `clip="never"` has it."""
+
+
+_MOST_TRIED = 8
+"""So many shortcuts are tried one by one where not all of them go together."""
 
 
 @dataclass(slots=True)
@@ -59,6 +68,22 @@ class Solution:
     """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
     seen_through: list[int] = field(default_factory=list)
     """The removed steps that `readers` takes into account."""
+    shortcuts: list[BoundShortcut] = field(default_factory=list)
+    """The sums whose steps went together, in the order of removal."""
+    refused: dict[int, Obstacle] = field(default_factory=dict)
+    """By step, what stood in the way of the sum that it is part of."""
+
+    def alone(self) -> list[int]:
+        """The removed steps whose own law holds: not those that went with a shortcut."""
+        if not self.shortcuts:
+            return self.removed
+        others = {
+            step
+            for bound in self.shortcuts
+            for step in bound.shortcut.steps
+            if step not in bound.shortcut.bound
+        }
+        return [number for number in self.removed if number not in others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +93,17 @@ class _Options:
     kept_from_start: frozenset[int] = frozenset()
     careful: bool = False
     """Check after each removal that the waiting sums still have a solution."""
+    shortcuts: tuple[Shortcut, ...] = ()
+    """Sums to try as a whole, outer ones before those inside."""
+
+    def open_sums(self) -> frozenset[int]:
+        """The sums whose law depends on what is tried."""
+        return frozenset(number for shortcut in self.shortcuts for number in shortcut.sums)
+
+    def without(self, *sums: int) -> _Options:
+        """The same, but these sums keep to their plain law."""
+        left = tuple(one for one in self.shortcuts if one.sums.isdisjoint(sums))
+        return replace(self, shortcuts=left)
 
 
 class _Restart(Exception):  # noqa: N818  # control flow, not an error
@@ -89,21 +125,93 @@ def solve(
     `clip` says whether an activation may get bounds per channel: always, never, or where that
     costs less than it saves. `banned` steps stay, for the reason given.
     """
-    options = _Options(clip, dict(banned or {}))
+    given = options = _Options(clip, dict(banned or {}))
+    while True:
+        solution = _settled(graph, options)
+        excess = _excess(solution)
+        if not excess:
+            return _with_shortcuts(graph, given, solution)
+        options = _ban(options, solution, excess)
+
+
+def _ban(options: _Options, solution: Solution, steps: Iterable[int]) -> _Options:
+    obstacle = Obstacle(Reason.SCALE_RANGE, None)
+    groups = solution.binding.groups
+    more = {number: obstacle for step in steps for number in groups[step]}
+    return replace(options, banned={**options.banned, **more})
+
+
+def _settled(graph: g.Graph, options: _Options) -> Solution:
+    """Attempt until nothing is found out late."""
     while True:
         try:
-            solution = _attempt(graph, options)
+            return _attempt(graph, options)
         except _Restart as restart:
             options = restart.options
+
+
+def _excess(solution: Solution) -> list[int]:
+    """The removed steps that store something out of its range."""
+    binding, values = solution.binding, solution.values
+    return out_of_range(binding, solution.alone(), values) or overgrown(
+        binding, solution.alone(), values
+    )
+
+
+def _with_shortcuts(graph: g.Graph, options: _Options, plain: Solution) -> Solution:
+    """A solution that removes more by taking shortcuts as a whole, if there is one."""
+    if not plain.kept:
+        return plain
+    found = tuple(shortcuts.find(plain.binding, options.banned))
+    refused: dict[int, Obstacle] = {}
+    best = _better(graph, replace(options, shortcuts=found), plain, refused)
+    if best is None:
+        best = _one_by_one(graph, options, plain, found)
+    for number, obstacle in refused.items():
+        if number in best.kept and best.kept[number].reason is Reason.BRANCHES:
+            best.kept[number] = obstacle
+    return best
+
+
+def _one_by_one(
+    graph: g.Graph, options: _Options, plain: Solution, found: Sequence[Shortcut]
+) -> Solution:
+    """Where the shortcuts are in each other's way, those that help."""
+    best, taken = plain, list[Shortcut]()
+    helpful = [one for one in found if not plain.kept.keys().isdisjoint(one.steps)]
+    for one in helpful[:_MOST_TRIED] if len(found) > 1 else ():
+        if any(not one.sums.isdisjoint(other.sums) for other in taken):
             continue
-        chosen = (solution.binding, solution.removed, solution.values)
-        excess = out_of_range(*chosen) or overgrown(*chosen)
-        if not excess:
+        better = _better(graph, replace(options, shortcuts=(*taken, one)), best, {})
+        if better is not None:
+            best, taken = better, [*taken, one]
+    return best
+
+
+def _better(
+    graph: g.Graph, options: _Options, than: Solution, refused: dict[int, Obstacle]
+) -> Solution | None:
+    """A solution with these shortcuts, if it removes more and stores nothing out of range.
+
+    What stands in the way of a step's shortcut is noted in `refused`.
+    """
+    while options.shortcuts:
+        solution = _settled(graph, options)
+        refused.update(solution.refused)
+        if len(solution.removed) <= len(than.removed):
+            return None
+        grown = [
+            bound.shortcut
+            for bound in solution.shortcuts
+            if is_overgrown(solution.binding, bound, solution.values)
+        ]
+        excess = _excess(solution)
+        if not grown and not excess:
             return solution
-        obstacle = Obstacle(Reason.SCALE_RANGE, None)
-        groups = solution.binding.groups
-        more = {number: obstacle for step in excess for number in groups[step]}
-        options = replace(options, banned={**options.banned, **more})
+        for shortcut in grown:
+            refused.update(dict.fromkeys(shortcut.steps, Obstacle(Reason.SCALE_RANGE, None)))
+        options = _ban(options.without(*(one.root for one in grown)), solution, excess)
+    return None
 
 
 def _attempt(graph: g.Graph, options: _Options) -> Solution:
@@ -114,8 +222,10 @@ def _attempt(graph: g.Graph, options: _Options) -> Solution:
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
     solution.plain = _ask_all_plain(solution, clips, options)
+    for shortcut in solution.shortcuts:
+        prefer_no_additions(solution.binding, shortcut)
     try:
-        solution.values = choose(solution.binding, solution.removed, solution.dead)
+        solution.values = choose(solution.binding, solution.alone(), solution.dead)
     except Conflict:
         # The waiting sums contradict each other: find out which removal made them do so.
         assert not options.careful
@@ -136,12 +246,20 @@ def _cost(graph: g.Graph, number: int) -> float:
 
 def _remove_all(graph: g.Graph, options: _Options, plain: Iterable[int]) -> Solution:
     """Try every affine step in order; those that need constants at their readers come last."""
-    binding = bind(graph, plain_clips=frozenset(plain), kept_from_start=options.kept_from_start)
+    binding = bind(
+        graph,
+        plain_clips=frozenset(plain),
+        kept_from_start=options.kept_from_start,
+        open_sums=options.open_sums(),
+    )
     solution = Solution(binding)
+    for shortcut in options.shortcuts:
+        _try_shortcut(solution, shortcut, options)
+    _close_sums(solution, options)
     later: list[tuple[int, ...]] = []
     if _remove_together(solution, options):
         return solution
-    for group in _groups(binding):
+    for group in _left(solution):
         refusal = _refusal(binding, group, options)
         if refusal is not None:
             _keep(solution, group, refusal, options)
@@ -160,7 +278,7 @@ def _remove_together(solution: Solution, options: _Options) -> bool:
     All of them hold together exactly if each, tried after the others, can go.
     """
     binding, system = solution.binding, solution.binding.system
-    groups = list(_groups(binding))
+    groups = list(_left(solution))
     steps = [number for group in groups for number in group]
     bound = [binding.bound.get(number) for number in steps]
     affine = [one for one in bound if isinstance(one, BoundAffine)]
@@ -195,6 +313,12 @@ def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
         assert isinstance(role, g.AffineStep)
         if group[0] == number and _counts(role):
             yield group
+
+
+def _left(solution: Solution) -> list[tuple[int, ...]]:
+    """The groups that no shortcut took along."""
+    gone = set(solution.removed)
+    return [group for group in _groups(solution.binding) if group[0] not in gone]
 
 
 def _counts(role: g.AffineStep) -> bool:
@@ -246,6 +370,55 @@ def _try(solution: Solution, group: tuple[int, ...], options: _Options) -> bool:
         return False
     solution.removed.extend(group)
     return True
+
+
+def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> bool:
+    """Remove all steps of a sum together, or leave it as it was."""
+    binding, gone = solution.binding, set(solution.removed)
+    if any(number not in binding.open_sums for number in shortcut.sums):
+        return False
+    steps = _steps_with(binding, shortcut)
+    if not options.banned.keys().isdisjoint(steps):
+        return False
+    if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
+        return False
+    before = _save(solution)
+    own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
+    try:
+        with _trial(solution, options):
+            for number in own:
+                _remove_step(solution, number)
+            bound = lay(binding, shortcut)
+            if any(np.isin(one.variables, solution.dead).any() for one in bound.terms):
+                raise Conflict([])
+    except Conflict as conflict:
+        _restore(solution, before)
+        solution.met[shortcut.root] = _clips_among(binding, conflict.causes)
+        for number in shortcut.steps:
+            solution.refused[number] = blame(binding, number, conflict.causes)
+        return False
+    for number in shortcut.sums:
+        del binding.open_sums[number]
+    solution.removed.extend(steps)
+    solution.shortcuts.append(bound)
+    return True
+
+
+def _steps_with(binding: Binding, shortcut: Shortcut) -> list[int]:
+    """The steps that go if a shortcut does: also other calls, and those behind a tap."""
+    taps = (term.tap for term in shortcut.terms)
+    steps = {*shortcut.steps, *(step for tap in taps if tap for step in tap.steps)}
+    return sorted({number for step in steps for number in binding.groups[step]})
+
+
+def _close_sums(solution: Solution, options: _Options) -> None:
+    """Let the plain law hold for each sum that no shortcut took along."""
+    for number in sorted(solution.binding.open_sums):
+        try:
+            with _trial(solution, options):
+                lay_sum(solution.binding, number)
+        except Conflict:
+            raise _Restart(options.without(number)) from None
 
 
 def _clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
@@ -386,46 +559,118 @@ def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: lis
     What `first` removed is removed again; then each remaining step goes if the clips that lose
     their plain bounds by it cost less than the step.
     """
-    solution = Solution(bind(graph, kept_from_start=options.kept_from_start))
-    stay = {number: why for number, why in first.kept.items() if _settled(graph, number, options)}
-    groups = solution.binding.groups
-    open_groups = [
-        group
-        for group in _groups(solution.binding)
-        if group[0] in first.kept and group[0] not in stay
-    ]
+    binding = bind(graph, kept_from_start=options.kept_from_start, open_sums=options.open_sums())
+    solution = Solution(binding)
+    for bound in first.shortcuts:
+        _try_shortcut(solution, bound.shortcut, options)
+    stay = {
+        number: why for number, why in first.kept.items() if _is_settled(graph, number, options)
+    }
     for number, obstacle in stay.items():
         _keep(solution, (number,), obstacle, options)
+    groups, gone = binding.groups, set(solution.removed)
     for number in first.removed:
-        if groups[number][0] == number:
+        if groups[number][0] == number and number not in gone:
             _try(solution, groups[number], options)
-    lost = _lost(solution, costly, options)
-    asked = 0
-    for group in open_groups:
-        mark = solution.binding.system.mark()
-        dead, zeroed = solution.dead, list(solution.zeroed)
+    market = _Market(solution, options, costly, _lost(solution, costly, options))
+    for shortcut in options.shortcuts:
+        before = _save(solution)
+        gain = _elements(graph, [n for n in shortcut.steps if n in first.kept])
+        if _try_shortcut(solution, shortcut, options):
+            dear = market.price(gain, first.met.get(shortcut.root, frozenset()))
+            if dear is not None:
+                _restore(solution, before)
+                if dear:
+                    cost = Obstacle(Reason.CLIP_COST, graph.ops[min(dear)].name)
+                    solution.refused.update(dict.fromkeys(shortcut.steps, cost))
+    _close_sums(solution, options)
+    for group in _left(solution):
+        if group[0] not in first.kept or group[0] in stay:
+            continue
+        before = _save(solution)
         if not _try(solution, group, options):
             continue
-        gain = sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in group)
+        dear = market.price(_elements(graph, group), first.met.get(group[0], frozenset()))
+        if dear is None:
+            continue
         obstacle = first.kept[group[0]]
-        dear = {n for n in first.met.get(group[0], ()) if n not in lost and _is_moved(solution, n)}
-        if _total_cost(graph, dear) < gain and asked <= _MOST_ASKED:
-            asked += len(costly)
-            now = _lost(solution, costly, options)
-            dear = set(now - lost)
-            if _total_cost(graph, now) - _total_cost(graph, lost) < gain:
-                lost = now
-                continue
         if dear:  # it could go: what `first` ran into may be gone, but not this
             obstacle = Obstacle(Reason.CLIP_COST, graph.ops[min(dear)].name)
-        solution.binding.system.rollback(mark)
-        solution.dead, solution.zeroed = dead, zeroed
-        del solution.removed[-len(group) :]
+        _restore(solution, before)
         _keep(solution, group, obstacle, options)
     return solution
 
 
-def _settled(graph: g.Graph, number: int, options: _Options) -> bool:
+@dataclass(slots=True)
+class _Market:
+    """What activations cost that lose their plain bounds, and what that buys."""
+
+    solution: Solution
+    options: _Options
+    costly: Sequence[int]
+    lost: frozenset[int]
+    """The clips that are paid for."""
+    asked: int = 0
+
+    def price(self, gain: int, met: frozenset[int]) -> set[int] | None:
+        """Pay for what was just removed; if that is too much, the clips that it would cost.
+
+        `met` are the clips that are known to stand in its way.
+        """
+        solution, graph = self.solution, self.solution.binding.graph
+        dear = {n for n in met if n not in self.lost and _is_moved(solution, n)}
+        if _total_cost(graph, dear) < gain and self.asked <= _MOST_ASKED:
+            self.asked += len(self.costly)
+            now = _lost(solution, self.costly, self.options)
+            dear = set(now - self.lost)
+            if _total_cost(graph, now) - _total_cost(graph, self.lost) < gain:
+                self.lost = now
+                return None
+        return dear
+
+
+def _elements(graph: g.Graph, steps: Iterable[int]) -> int:
+    """How many elements affine steps compute."""
+    return sum(int(np.prod(graph.shapes[graph.ops[n].outputs[0]])) for n in steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A solution to go back to."""
+
+    mark: tuple[int, ...]
+    rows: int
+    dead: IntArray
+    zeroed: list[tuple[int, int]]
+    removed: int
+    shortcuts: int
+    open_sums: dict[int, BoundSum]
+
+
+def _save(solution: Solution) -> _Saved:
+    system = solution.binding.system
+    return _Saved(
+        system.mark(),
+        system.sums.rows(),
+        solution.dead,
+        list(solution.zeroed),
+        len(solution.removed),
+        len(solution.shortcuts),
+        dict(solution.binding.open_sums),
+    )
+
+
+def _restore(solution: Solution, saved: _Saved) -> None:
+    system = solution.binding.system
+    system.rollback(saved.mark)
+    system.sums.withdraw(saved.rows)
+    solution.dead, solution.zeroed = saved.dead, saved.zeroed
+    del solution.removed[saved.removed :]
+    del solution.shortcuts[saved.shortcuts :]
+    solution.binding.open_sums = saved.open_sums
+
+
+def _is_settled(graph: g.Graph, number: int, options: _Options) -> bool:
     role = graph.ops[number].role
     assert isinstance(role, g.AffineStep)
     return number in options.banned or role.refusal is not None

@@ -5,6 +5,7 @@ Where nothing can be said, the element is not `known`:
     1/s = 0        a constant that its readers hold themselves; nobody looks at what is stored there
     gamma = 0      the producer's weights became 0: what is stored is the BatchNorm's constant, and
                    so is everything between that producer and the BatchNorm
+    a shortcut     what is inside a sum whose steps went together; only the sum counts
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ def _hidden(solution: Solution) -> NDArray[np.bool_]:
         bound = binding.bound[number]
         assert isinstance(bound, BoundLinear)
         hidden[bound.outputs[channel]] = True
+    for bound_sum in solution.shortcuts:
+        for tensor in bound_sum.shortcut.inside:
+            hidden[binding.labels[tensor]] = True
     # From the back: what a removed step makes of a hidden value says nothing about its input.
-    for number in sorted(solution.removed, reverse=True):
+    for number in sorted(solution.alone(), reverse=True):
         bound = binding.bound[number]
         assert isinstance(bound, BoundAffine)
         hidden[bound.inputs[(bound.scale == 0) | hidden[bound.outputs]]] = True

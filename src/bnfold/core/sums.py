@@ -69,8 +69,18 @@ class Sums:
         self.roots = np.concatenate([self.roots, np.full((count, 3), -1)])
         self._unseen.append(np.arange(first, first + count))
 
+    def rows(self) -> int:
+        """How many there are."""
+        self.gather()
+        return len(self.waiting)
+
+    def withdraw(self, first: int) -> None:
+        """Forget the rows from `first` on, after a rollback to before they were added."""
+        self.gather()
+        self.waiting[first:] = False
+
     def mark(self) -> int:
-        """A point to roll back to; `add` is not rolled back."""
+        """A point to roll back to; `add` is not rolled back, but see `withdraw`."""
         return len(self._log)
 
     def rollback(self, mark: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from bnfold.core.binding import Binding, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray, each_once
+from bnfold.core.graph import Op
 
 
 class Trace:
@@ -46,7 +47,14 @@ class Trace:
         if len(readers):
             return self._names(readers)
         makers = each_once(made[made >= 0])
-        return self._names(makers if len(makers) else self._upstream(number))
+        return self._names(
+            makers if len(makers) else self._upstream(self.binding.graph.ops[number])
+        )
+
+    def beside(self, outputs: IntArray, op: Op) -> tuple[str, ...]:
+        """The names for steps that went with a sum: who reads the sum, or else who made it."""
+        readers = self._readers(outputs)
+        return self._names(readers if len(readers) else self._upstream(op))
 
     def _names(self, numbers: IntArray) -> tuple[str, ...]:
         names = (self.binding.graph.ops[number].name for number in numbers.tolist())
@@ -57,13 +65,13 @@ class Trace:
         before = np.cumsum(count) - count
         return each_once(self.reader[np.arange(count.sum()) + np.repeat(start - before, count)])
 
-    def _upstream(self, number: int) -> IntArray:
-        """The nearest edited ops whose values reach the step, through sums and the like."""
+    def _upstream(self, op: Op) -> IntArray:
+        """The nearest edited ops whose values reach an op, through sums and the like."""
         ops = self.binding.graph.ops
-        makers = {tensor: index for index in range(number) for tensor in ops[index].outputs}
+        makers = {tensor: index for index, one in enumerate(ops) for tensor in one.outputs}
         found: set[int] = set()
         seen: set[int] = set()
-        queue = list(ops[number].inputs)
+        queue = list(op.inputs)
         while queue:
             tensor = queue.pop()
             index = makers.get(tensor)

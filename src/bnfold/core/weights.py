@@ -3,6 +3,7 @@
     W'[o, i] = s_y[o] * W[o, i] / s_x[i]
     B'[o]    = s_y[o] * (B[o] - sum_i W[o, i, ...] * t_x[i] + t_y[o])
 
+Where an edit adds to the input at an output's own place, W'[o, o] holds d[o] more at the centre.
 An embedding has no bias and needs none: W'[row, o] = s_y[o] * (W[row, o] + t_y[o]).
 Products are float64 and rounded once, to the dtype of the weight.
 """
@@ -53,6 +54,8 @@ def fold_weight(
             folded[...] = (rows + edit.output_shift) * edit.output_scale
             return folded
         _multiply(weight, *_factors(edit, layout, groups), folded)
+        if edit.added is not None:
+            _add_to_centre(weight, edit, folded)
     return folded
 
 
@@ -83,8 +86,10 @@ def fold_bias(
 def weight_factors(edit: LinearEdit, layout: Layout, groups: int, rank: int) -> FloatArray:
     """s_y[o] / s_x[i], shaped to multiply the weight; an axis without effect has length 1.
 
-    Not for rows of an embedding whose output is shifted: there a summand comes first.
+    Not for rows of an embedding whose output is shifted, where a summand comes first, and not
+    where an edit adds to the centre.
     """
+    assert edit.added is None, "a factor cannot add"
     if layout is Layout.ROWS_OUT:
         return np.where(edit.zeroed, 0.0, edit.output_scale).reshape(1, -1)
     rows, columns = _factors(edit, layout, groups)
@@ -126,6 +131,19 @@ def _multiply(
         factor = rows[block, None] * columns[group[block]]
         factor = factor.reshape(*factor.shape, *(1,) * (weight.ndim - 2))
         np.multiply(weight[block], factor, out=out[block], casting="same_kind")
+
+
+def _add_to_centre(weight: NDArray[Any], edit: LinearEdit, folded: NDArray[Any]) -> None:
+    """W'[o, o] = s_y[o] * W[o, o] / s_x[o] + d[o] at the centre, in float64, rounded once.
+
+    There are as many inputs as outputs, so o is number o % (channels per group) in its group, and
+    stands at [o, o % width] whichever of the two comes first.
+    """
+    assert edit.centre is not None
+    channels = np.arange(len(edit.output_scale))
+    places = (channels, channels % weight.shape[1], *edit.centre)
+    factor = np.where(edit.zeroed, 0.0, edit.output_scale) * edit.input_inverse
+    folded[places] = weight[places] * factor + edit.added
 
 
 def _shift_seen(weight: NDArray[Any], shift: FloatArray, layout: Layout, groups: int) -> FloatArray:

@@ -133,7 +133,9 @@ def _as_it_is(content: FloatArray) -> FloatArray:
 
 
 def _growth(edit: LinearEdit) -> float:
-    """An upper bound of what a weight is multiplied by."""
+    """An upper bound of what a weight is multiplied by; infinite where something is added."""
+    if edit.added is not None:
+        return np.inf
     out = float(np.abs(edit.output_scale).max(initial=0))
     return out * float(np.abs(edit.input_inverse).max(initial=0))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,6 +68,8 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     role = _role(lifter, site, channels, out, axis, crosses)
     if role is None:
         return False
+    centre = g.centre_tap(kernel.kernel, kernel.stride, kernel.dilation, kernel.pad, kernel.pad)
+    role = replace(role, centre=centre)
     for source, result in zip(layer.inputs, layer.outputs, strict=True):
         lifter.sites[lifter.add(layer, role, [source], [result])] = site
     return True
@@ -108,6 +111,7 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     role = _role(lifter, site, elements, out, axis, crosses=False)
     if role is None:
         return False
+    role = replace(role, centre=())
     tensor = lifter.tensors[layer.inputs[0]]
     if len(shape) - axis != 1 or placeholder(shape)[axis] != elements:
         flat = (*placeholder(shape)[:axis], elements)

@@ -178,7 +178,8 @@ class _Editor:
         if edit.rescales or in_rows:
             content = partial(self._weight, site, edit)
             factor = None
-            if not in_rows and site.weight in self.network.initializers:
+            is_factor = not in_rows and edit.added is None
+            if is_factor and site.weight in self.network.initializers:
                 shape = self.constants.shape(site.weight)
                 factor = weight_factors(edit, site.layout, site.groups, len(shape or ()))
             self._put(number, site.node, site.position, site.weight, None, content, factor=factor)

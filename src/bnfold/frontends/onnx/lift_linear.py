@@ -99,6 +99,7 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
         bias_editable,
         bias,
         tie=tie,
+        centre=spec.centre,
     )
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(node, role, inputs, frozenset((spec.out_axis,)), outputs=[spec.output])

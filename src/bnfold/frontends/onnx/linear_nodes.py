@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bnfold.core import graph as g
 from bnfold.core.weights import Layout
 from bnfold.frontends.onnx.lift import BiasSite, Lifter
 from bnfold.frontends.onnx.nodes import Node, aligned
@@ -36,6 +37,8 @@ class LinearSpec:
     factor: float = 1.0
     bias: BiasSite | None = None
     output: str = ""
+    centre: tuple[int, ...] | None = None
+    """The tap that reads the place it writes to; see `graph.centre_tap`."""
 
     @property
     def out_weight_axis(self) -> int:
@@ -129,7 +132,31 @@ def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | Non
         _misses_taps(node, shape[2:]) if transposed else _pads(node, shape[2:]),
         bias=BiasSite(node, 2, bias, (outs,)),
         output=node.outputs[0],
+        centre=_centre(node, shape[2:]),
     )
+
+
+def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The tap at offset 0 of a convolution, transposed or not."""
+    rank = len(kernel)
+    mode = node.text("auto_pad", "NOTSET")
+    strides = node.integers("strides") or (1,) * rank
+    dilations = node.integers("dilations") or (1,) * rank
+    if node.integers("output_shape") or any(node.integers("output_padding")):
+        return None
+    if any(len(one) != rank for one in (strides, dilations)):
+        return None
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        half = tuple(one // 2 for one in total)
+        rest = tuple(one - small for one, small in zip(total, half, strict=True))
+        before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
+    else:
+        pads = () if mode == "VALID" else node.integers("pads")
+        before, after = (pads[:rank], pads[rank:]) if pads else ((0,) * rank, (0,) * rank)
+    if any(len(one) != rank for one in (before, after)):
+        return None
+    return g.centre_tap(kernel, strides, dilations, before, after)
 
 
 def _bias_name(lifter: Lifter, weight: Weight) -> str | None:
@@ -184,6 +211,7 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         factor=node.number("alpha", 1.0),
         bias=BiasSite(node, 2, bias, stored, node.number("beta", 1.0)),
         output=node.outputs[0],
+        centre=() if node.number("alpha", 1.0) == 1.0 else None,
     )
 
 
@@ -219,6 +247,7 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         outs,
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
+        centre=(),
     )
 
 

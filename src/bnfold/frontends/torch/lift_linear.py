@@ -40,6 +40,8 @@ class LinearSpec:
     """The module that takes a bias if it is given one."""
     node: fx.Node | None = None
     """The node that takes a bias if it is given one."""
+    centre: tuple[int, ...] | None = None
+    """The tap that reads the place it writes to; see `graph.centre_tap`."""
 
     @property
     def use(self) -> tuple[Any, ...]:
@@ -106,6 +108,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         None if spec.bias is None or bias_editable else _fixed_bias(lifter, spec),
         _depthwise_sum(lifter, spec) if weight is g.Weight.FIXED else None,
         tie,
+        spec.centre,
     )
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(event, role, inputs)
@@ -225,9 +228,29 @@ def _module_spec(event: Event) -> LinearSpec | None:
         padded = _misses_taps(
             module.kernel_size, module.stride, module.padding, module.output_padding
         )
-    return _convolution(
+    spec = _convolution(
         source, weight, bias, module.groups, transposed=transposed, crosses=padded, module=module
     )
+    extra = module.output_padding if transposed else 0
+    window = (module.stride, module.padding, module.dilation)
+    return replace(spec, centre=_centre(module.kernel_size, *window, extra))
+
+
+def _centre(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any
+) -> tuple[int, ...] | None:
+    """The tap at offset 0; all but the kernel may be one number for all axes."""
+    if np.any(np.asarray(output_padding) != 0):
+        return None
+    rank = len(kernel)
+    spread = _spread(dilation, rank)
+    if padding == "same":  # what is left over goes behind
+        total = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
+        before = tuple(one // 2 for one in total)
+        after = tuple(one - half for one, half in zip(total, before, strict=True))
+    else:
+        before = after = (0,) * rank if padding == "valid" else _spread(padding, rank)
+    return g.centre_tap(kernel, _spread(stride, rank), spread, before, after)
 
 
 def _pads(padding: Any, kernel: Any, dilation: Any) -> bool:
@@ -276,7 +299,18 @@ def _matrix(
         return None
     rank = len(source.shape)
     return LinearSpec(
-        source, weight, bias, Layout.OUT_IN, 1, rank - 1, rank - 1, ins, outs, False, module
+        source,
+        weight,
+        bias,
+        Layout.OUT_IN,
+        1,
+        rank - 1,
+        rank - 1,
+        ins,
+        outs,
+        False,
+        module,
+        centre=(),
     )
 
 
@@ -322,9 +356,11 @@ def _convolution_of(a: Arguments, *, transposed: bool) -> LinearSpec | None:
     else:
         crosses = _pads(padding, kernel, _spread(a["dilation"], len(kernel)))
     groups = a.whole("groups")
-    return _convolution(
+    spec = _convolution(
         source, weight, bias, groups, transposed=transposed, crosses=crosses, module=None
     )
+    window = (a["stride"], padding, a["dilation"])
+    return replace(spec, centre=_centre(kernel, *window, a.get("output_padding") or 0))
 
 
 def _spread(value: Any, rank: int) -> tuple[int, ...]:
@@ -359,7 +395,18 @@ def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
         return None
     rank = len(source.shape)
     return LinearSpec(
-        source, weight, bias, Layout.IN_OUT, 1, rank - 1, rank - 1, ins, outs, False, None
+        source,
+        weight,
+        bias,
+        Layout.IN_OUT,
+        1,
+        rank - 1,
+        rank - 1,
+        ins,
+        outs,
+        False,
+        None,
+        centre=(),
     )
 
 

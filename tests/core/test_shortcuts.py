@@ -1,0 +1,515 @@
+"""Sums that see one tensor several times: x + bn(x), conv(x) + bn(x), and what is made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle
+from bnfold.core.plan import ban_overflow, make_plan
+from bnfold.core.reasons import Reason
+from bnfold.core.stored import Storage
+from bnfold.core.weights import Layout
+from tests.core.interpreter import Network, apply_plan, assert_fold_is_exact, removed_names
+from tests.core.test_laws import A, B, bn, conv, goes, image, random, stays
+
+FIXED = {"removable": False, "scale_editable": False, "shift_editable": False}
+
+
+def pinned(net: Network, channels: int = 3) -> int:
+    """A tensor that has to be stored as it is."""
+    return net.sigmoid(net.input(2, channels, 5, 5))
+
+
+def same(net: Network, x: int, *, name: str = "same", taps: int = 3, **options) -> int:
+    """A convolution of x that keeps its shape."""
+    dilation = options.get("dilation", 1)
+    options = {"padding": dilation * (taps // 2), **options}
+    return conv(net, x, net.shape(x)[1], taps, name, **options)
+
+
+class TestAffineOfOneTensor:
+    """x + bn(x) and its kind: all terms are affine steps of x."""
+
+    def test_the_difference_keeps_nothing_of_the_input(self):
+        """x - bn(x) would become x - x."""
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), coefficients=(1.0, -1.0), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    def test_a_difference_that_nearly_cancels_keeps_too_little(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), coefficients=(1.0, -0.99), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    @pytest.mark.parametrize("factor", [-1.0, -1.0 + 1e-9])
+    def test_what_the_network_itself_cancels_cannot_be_recovered(self, factor):
+        """In one channel x + bn(x) is a constant, or what is left of it is rounding."""
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, net.affine(x, [1.5, factor, 0.3], B[3], name="bn"), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    def test_both_are_pinned(self):
+        net = Network()
+        x = pinned(net)
+        stays(net, net.sum(x, bn(net, x)), reason=Reason.GRAPH_OUTPUT)
+
+    def test_the_sum_goes_through_a_function(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sigmoid(net.sum(x, bn(net, x)), name="act")
+        stays(net, conv(net, z), reason=Reason.NONLINEAR, blocker="act")
+
+    def test_two_tensors_are_not_one(self):
+        net = Network()
+        z = net.sum(pinned(net), bn(net, pinned(net)), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    @pytest.mark.parametrize("function", ["flip", "clip", "pool"])
+    def test_a_tensor_that_shares_its_variables_is_another_one(self, function):
+        net = Network()
+        x = pinned(net)
+        other = {
+            "flip": lambda: net.transpose(x, 0, 1, 3, 2),
+            "clip": lambda: net.clip(x, 0.0, 0.4),
+            "pool": lambda: net.max_pool(x, 3, padding=1),
+        }[function]()
+        z = net.sum(other, bn(net, x), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    def test_a_shift_would_cross_zero_padding(self):
+        net = Network()
+        x = pinned(net)
+        z = conv(net, net.sum(x, bn(net, x)), taps=3, padding=1, name="padded")
+        stays(net, z, reason=Reason.PADDING, blocker="padded")
+
+    def test_statistics_of_the_batch_are_not_constant(self):
+        net = Network()
+        x = pinned(net)
+        why = (Reason.BATCH_STATISTICS, None)
+        z = net.sum(x, bn(net, x, refusal=why), name="sum")
+        stays(net, conv(net, z), reason=Reason.BATCH_STATISTICS)
+
+    @pytest.mark.parametrize("known", [{"scale_known": False}, {"shift_known": False}])
+    def test_constants_that_may_change_are_not_built_on(self, known):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(bn(net, x), [1.0] * 3, [0.0] * 3, **FIXED, **known)
+        plan = assert_fold_is_exact(net.output(conv(net, net.sum(x, y))))
+        assert not plan.removed
+
+    def test_a_banned_step_stays(self):
+        net = Network()
+        x = pinned(net)
+        net.output(conv(net, net.sum(x, bn(net, x))))
+        why = Obstacle(Reason.SHARED, "other")
+        plan = assert_fold_is_exact(net, banned={net.number("bn"): why})
+        assert plan.kept == {net.number("bn"): why}
+        assert not plan.removed
+
+    def test_one_module_at_two_sums_of_which_one_cannot_do_without(self):
+        net = Network()
+        x = pinned(net)
+        y = net.sum(x, bn(net, x, tie="bn"))
+        z = net.sum(y, bn(net, y, tie="bn"))
+        plan = assert_fold_is_exact(net.output(conv(net, net.sigmoid(z))))
+        assert not plan.removed
+
+    def test_a_hook_inside_sees_its_value(self):
+        net = Network()
+        x = pinned(net)
+        y = bn(net, x)
+        net.output(y, reason=Reason.HOOK)
+        stays(net, conv(net, net.sum(x, y)), reason=Reason.HOOK)
+
+    # What must fold.
+
+    @pytest.mark.parametrize("coefficients", [(1, 1), (0.5, 2.0), (1, -0.3), (-1, -1), (3, -1)])
+    def test_a_sum_with_coefficients(self, coefficients):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), coefficients=coefficients)
+        goes(net, conv(net, z))
+
+    @pytest.mark.parametrize(
+        "gammas", [[1.0] * 3, [0.0, 1.0, -2.0], [1e-12, 1.0, 1e6], [-0.999] * 3]
+    )
+    def test_corners_of_gamma(self, gammas):
+        net = Network()
+        x = pinned(net)
+        goes(net, conv(net, net.sum(x, net.affine(x, gammas, B[3]))))
+
+    def test_the_reader_takes_it_in(self):
+        net = Network()
+        x = pinned(net)
+        plan = goes(net, conv(net, net.sum(x, bn(net, x)), name="head"))
+        assert plan.removed == {net.number("bn"): ("head",)}
+        assert list(plan.linear) == [net.number("head")]
+        np.testing.assert_allclose(
+            plan.linear[net.number("head")].input_inverse, (1 + np.array(A[3])) / 2
+        )
+
+    def test_two_batch_norms(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(x, [0.2, 1.7, -3.0], [1.0, 0.0, -2.0])
+        goes(net, conv(net, net.sum(bn(net, x), y)))
+
+    def test_steps_in_a_row(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(bn(net, x), [0.2, 1.7, -3.0], [1.0, 0.0, -2.0])
+        goes(net, conv(net, net.sum(y, x)))
+
+    def test_steps_that_stay_multiply(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(bn(net, x), [0.5], [0.0], **FIXED)
+        half = net.affine(x, [2.0], [0.0], **FIXED)
+        goes(net, conv(net, net.sum(half, y)))
+
+    def test_a_step_that_does_nothing_is_seen_through(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(bn(net, x), [1.0], [0.0], **FIXED)
+        goes(net, conv(net, net.sum(x, y)))
+
+    def test_a_copy_is_the_tensor(self):
+        net = Network()
+        x = pinned(net)
+        (copied,) = net.view(list, x)
+        goes(net, conv(net, net.sum(copied, bn(net, x))))
+
+    @pytest.mark.parametrize("again", [False, True])
+    def test_sums_inside_sums(self, again):
+        net = Network()
+        x = pinned(net)
+        inner = net.sum(x, bn(net, x))
+        if again:
+            inner = net.affine(inner, [0.4, 3.0, -1.0], [0.2, 0.0, 1.0])
+        goes(net, conv(net, net.sum(bn(net, x), inner)))
+
+    def test_sums_of_sums_in_a_row(self):
+        net = Network()
+        x = pinned(net)
+        for _ in range(4):
+            x = net.sum(x, bn(net, x))
+        goes(net, conv(net, x))
+
+    def test_a_third_operand_that_is_free(self):
+        net = Network()
+        x = pinned(net)
+        goes(net, conv(net, net.sum(x, bn(net, x), image(net))))
+
+    def test_a_third_operand_that_is_pinned(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), pinned(net), name="sum")
+        stays(net, conv(net, z), reason=Reason.BRANCHES, blocker="sum")
+
+    def test_somebody_reads_the_batch_norm_too(self):
+        net = Network()
+        x = image(net)
+        y = bn(net, x)
+        goes(net, conv(net, net.sum(x, y)), conv(net, y))
+
+    def test_a_tensor_that_others_read_is_stored_as_it_is(self):
+        net = Network()
+        x = image(net)
+        plan = goes(net, conv(net, net.sum(x, bn(net, x))), net.sigmoid(x))
+        assert net.number("source") not in plan.linear
+
+    def test_other_calls_of_the_module_go_along(self):
+        net = Network()
+        x = pinned(net)
+        y = bn(net, image(net), tie="bn")
+        goes(net, conv(net, net.sum(x, bn(net, x, tie="bn"))), conv(net, y))
+
+    def test_one_channel_is_broadcast(self):
+        net = Network()
+        x = net.sigmoid(net.input(2, 1, 5, 5))
+        y = net.affine(x, [0.7], [0.3])
+        goes(net, conv(net, net.sum(x, y, image(net))))
+
+    def test_on_the_last_axis(self):
+        net = Network()
+        x = net.sigmoid(net.input(2, 7, 4))
+        goes(net, net.matrix(net.sum(x, bn(net, x, axis=2)), random(3, 4)))
+
+    @pytest.mark.parametrize("clip", ["auto", "always", "never"])
+    def test_a_relu_behind_it(self, clip):
+        net = Network()
+        x = pinned(net)
+        z = net.clip(net.sum(x, bn(net, x)), name="relu")
+        net.output(conv(net, z))
+        plan = assert_fold_is_exact(net, clip=clip)
+        assert len(plan.removed) == (clip != "never")
+
+    def test_a_relu_with_bounds_that_cost_more_than_they_save(self):
+        net = Network()
+        x = pinned(net)
+        z = net.clip(net.sum(x, bn(net, x)), name="relu", one_sided_cost=2.0)
+        stays(net, conv(net, z), reason=Reason.CLIP_COST, blocker="relu")
+
+    def test_a_relu_with_bounds_that_cost_less_than_they_save(self):
+        net = Network()
+        x = pinned(net)
+        z = net.clip(net.sum(x, bn(net, x)), name="relu", one_sided_cost=0.5)
+        goes(net, conv(net, z))
+
+
+class TestCentreTap:
+    """conv(x) + bn(x): the kernel's centre takes the difference."""
+
+    def must_not(self, net: Network, x: int, beside: int) -> None:
+        z = net.sigmoid(net.sum(beside, bn(net, x), name="sum"))
+        plan = assert_fold_is_exact(net.output(conv(net, z)))
+        assert not plan.removed
+        assert all(edit.added is None for edit in plan.linear.values())
+
+    def test_another_tensor_is_read(self):
+        net = Network()
+        x = pinned(net)
+        self.must_not(net, x, same(net, pinned(net)))
+
+    @pytest.mark.parametrize("outs", [1, 3])
+    def test_other_channels_are_read(self, outs):
+        net = Network()
+        x = pinned(net)
+        kernel = random(3, 3, 1, 1)
+        y = net.conv(x, kernel[:outs], random(outs))
+        (turned,) = net.view(lambda values: [np.roll(values[0], 1, axis=1)], x)
+        self.must_not(net, x, y if outs == 1 else net.conv(turned, kernel, random(3)))
+
+    def test_an_even_kernel_has_no_centre(self):
+        net = Network()
+        x = pinned(net)
+        y = conv(net, x, 3, 2, padding=1)
+        (cropped,) = net.view(lambda values: [values[0][:, :, 1:, 1:]], y)
+        self.must_not(net, x, cropped)
+
+    def test_a_stride_reads_other_places(self):
+        net = Network()
+        x = net.sigmoid(net.input(2, 3, 1, 1))
+        self.must_not(net, x, same(net, x, stride=2))
+
+    @pytest.mark.parametrize("weight", [g.Weight.FIXED, g.Weight.SIGNS])
+    def test_a_weight_that_cannot_be_edited(self, weight):
+        net = Network()
+        x = pinned(net)
+        kernel = np.sign(random(3, 3, 3, 3))
+        self.must_not(net, x, net.conv(x, kernel, random(3), padding=1, weight=weight))
+
+    def test_single_elements_that_cannot_be_edited(self):
+        net = Network()
+        x = pinned(net)
+        self.must_not(net, x, same(net, x, centre=None))
+
+    def test_a_weight_with_two_uses(self):
+        net = Network()
+        x = pinned(net)
+        other = same(net, pinned(net), tie="kernel")
+        net.output(net.sigmoid(other))
+        self.must_not(net, x, same(net, x, tie="kernel"))
+
+    def test_somebody_reads_the_convolution_too(self):
+        net = Network()
+        x = pinned(net)
+        y = same(net, x)
+        net.output(net.sigmoid(y))
+        self.must_not(net, x, y)
+
+    def test_a_function_in_between(self):
+        net = Network()
+        x = pinned(net)
+        self.must_not(net, x, net.sigmoid(same(net, x)))
+
+    def test_a_bias_that_cannot_take_the_shift(self):
+        net = Network()
+        x = pinned(net)
+        self.must_not(net, x, same(net, x, bias_editable=False))
+
+    def test_a_gamma_so_small_that_the_rest_would_drown(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(x, [1e-5, -2e-5, 1e-5], B[3], name="bn")
+        z = net.sigmoid(net.sum(same(net, x), y))
+        plan = assert_fold_is_exact(net.output(conv(net, z)))
+        assert not plan.removed
+
+    # What must fold.
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"groups": 3},
+            {"taps": 1},
+            {"taps": 5},
+            {"dilation": 2},
+            {"padding_mode": "wrap"},
+            {"padding_mode": "reflect"},
+        ],
+    )
+    def test_kinds_of_convolutions(self, options):
+        if options.get("padding_mode") == "wrap":
+            options = {"padding_mode": "circular"}
+        net = Network()
+        x = pinned(net)
+        plan = goes(net, conv(net, net.sigmoid(net.sum(same(net, x, **options), bn(net, x)))))
+        edit = plan.linear[net.number("same")]
+        np.testing.assert_allclose(edit.added, np.array(A[3]) - 1)
+        assert plan.removed == {net.number("bn"): ("same",)}
+
+    def test_groups_of_several_channels(self):
+        net = Network()
+        x = pinned(net, 4)
+        goes(net, conv(net, net.sigmoid(net.sum(same(net, x, groups=2), bn(net, x)))))
+
+    @pytest.mark.parametrize("space", [(5,), (4, 5), (3, 4, 5)])
+    def test_any_number_of_axes(self, space):
+        net = Network()
+        x = net.sigmoid(net.input(2, 3, *space))
+        goes(net, net.sigmoid(net.sum(same(net, x), bn(net, x))))
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_a_transposed_convolution(self, groups):
+        net = Network()
+        x = pinned(net, 4)
+        kernel = random(4, 4 // groups, 3, 3)
+        y = net.conv_transpose(x, kernel, random(4), padding=1, groups=groups)
+        goes(net, net.sigmoid(net.sum(y, bn(net, x))))
+
+    @pytest.mark.parametrize("layout", [Layout.OUT_IN, Layout.IN_OUT])
+    def test_a_matrix_product(self, layout):
+        net = Network()
+        x = net.sigmoid(net.input(2, 7, 3))
+        y = net.matrix(x, random(3, 3), random(3), layout=layout)
+        goes(net, net.sigmoid(net.sum(y, bn(net, x, axis=2))))
+
+    @pytest.mark.parametrize("coefficients", [(1, 1), (2, -1), (-0.5, 3), (1, -1)])
+    def test_coefficients(self, coefficients):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(same(net, x), bn(net, x), coefficients=coefficients)
+        goes(net, conv(net, net.sigmoid(z)))
+
+    @pytest.mark.parametrize("gammas", [[1.0] * 3, [0.0, 1.0, -2.0], [-1.0, 1e-2, 50.0]])
+    def test_corners_of_gamma(self, gammas):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(x, gammas, B[3])
+        goes(net, conv(net, net.sigmoid(net.sum(same(net, x), y))))
+
+    def test_an_input_whose_own_scale_is_free_needs_no_addition(self):
+        """The identity branch of RepVGG: nothing is added to the kernel."""
+        net = Network()
+        x = image(net)
+        plan = goes(net, net.sigmoid(net.sum(same(net, x), bn(net, x))))
+        assert plan.linear[net.number("same")].added is None
+
+    def test_x_and_its_batch_norm_and_a_convolution(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), same(net, x), coefficients=(1, -1, 1))
+        goes(net, conv(net, net.sigmoid(z)))
+
+    def test_two_convolutions(self):
+        net = Network()
+        x = pinned(net)
+        y, z = same(net, x), same(net, x, taps=1, name="pointwise")
+        plan = goes(net, net.sigmoid(net.sum(net.sum(bn(net, x), y), z)))
+        assert sum(edit.added is not None for edit in plan.linear.values()) == 1
+
+    @pytest.mark.parametrize("gammas", [[0.3, -1.2, 2.0], [0.3, 0.0, 2.0]])
+    def test_a_batch_norm_behind_the_convolution(self, gammas):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(same(net, x), gammas, [0.1, 0.2, -0.3])
+        goes(net, conv(net, net.sigmoid(net.sum(y, bn(net, x)))))
+
+    def test_a_step_behind_the_convolution_that_stays(self):
+        net = Network()
+        x = pinned(net)
+        y = net.affine(same(net, x), [0.3, -1.2, 2.0], [0.1, 0.2, -0.3], removable=False)
+        goes(net, conv(net, net.sigmoid(net.sum(y, bn(net, x)))))
+
+    def test_a_repmixer(self):
+        """x + g * (mixer(x) - norm(x)) of FastViT, the mixer with an identity branch of its own."""
+        net = Network()
+        x = pinned(net)
+        branches = [bn(net, same(net, x)), bn(net, same(net, x, taps=1, name="one")), bn(net, x)]
+        mixed = net.sum(net.sum(*branches[:2]), branches[2])
+        norm = net.affine(bn(net, x, name="norm"), [1.0], [0.0], **FIXED)
+        inner = net.sum(mixed, norm, coefficients=(1, -1))
+        scaled = net.affine(inner, [1e-2, -0.3, 0.2], np.zeros(3), name="scale")
+        goes(net, conv(net, net.sum(x, scaled)), net.sigmoid(x))
+
+    def test_a_step_behind_the_sum_goes_too(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(same(net, x), bn(net, x))
+        goes(net, net.sigmoid(net.affine(z, [0.3, -1.2, 2.0], [0.1, 0.2, -0.3])))
+
+    def test_a_step_behind_a_sum_goes_into_all_of_its_parts(self):
+        """A BatchNorm that cannot be taken out can still take in its share."""
+        net = Network()
+        x = pinned(net)
+        z = net.sum(same(net, x, centre=None), bn(net, x, removable=False))
+        z = net.affine(z, [0.3, -1.2, 2.0], [0.1, 0.2, -0.3], name="lab")
+        net.output(net.sigmoid(z))
+        assert removed_names(net, assert_fold_is_exact(net)) == ["lab"]
+
+    def test_what_is_inside_holds_nothing_of_its_own(self):
+        net = Network()
+        x = pinned(net)
+        y, step = same(net, x), bn(net, x)
+        z = net.sum(y, step)
+        net.output(net.sigmoid(z))
+        storage = Storage(make_plan(net.graph))
+        assert not storage.of(y).known.any()
+        assert not storage.of(step).known.any()
+        assert storage.of(z).known.all()
+        assert storage.of(x).known.all()
+
+
+class TestWhole:
+    def test_nothing_that_goes_today_is_given_up_for_it(self):
+        """Together the two steps in the sum could go, but then not the three behind it."""
+        net = Network()
+        x = pinned(net)
+        z = net.sum(x, bn(net, x), name="sum")
+        for name in ("b", "c"):
+            z = net.affine(z, A[3], B[3], name=name)
+        net.output(z)
+        plan = assert_fold_is_exact(net)
+        assert len(plan.removed) == 2
+
+    def test_a_second_fold_changes_nothing(self):
+        net = Network()
+        x = pinned(net)
+        z = net.sum(same(net, x), bn(net, x), x)
+        folded = net.output(net.sigmoid(z))
+        folded = apply_plan(net, make_plan(net.graph))
+        again = make_plan(folded.graph)
+        assert not (again.removed or again.linear or again.affine or again.clip)
+
+    def test_an_overflow_at_the_centre_keeps_the_step(self):
+        net = Network()
+        x = pinned(net)
+        net.output(net.sigmoid(net.sum(same(net, x), bn(net, x))))
+        banned = ban_overflow(make_plan(net.graph), [net.number("same")])
+        assert banned == {net.number("bn"): Obstacle(Reason.OVERFLOW, "same")}
+        plan = assert_fold_is_exact(net, banned=banned)
+        assert not plan.removed
+
+    def test_an_overflow_at_the_reader_keeps_the_step(self):
+        net = Network()
+        x = pinned(net)
+        net.output(conv(net, net.sum(x, bn(net, x)), name="head"))
+        banned = ban_overflow(make_plan(net.graph), [net.number("head")])
+        assert list(banned) == [net.number("bn")]
