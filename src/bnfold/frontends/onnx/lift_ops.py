@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter
+from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter, as_float64
 from bnfold.frontends.onnx.lift_views import VIEWS
 from bnfold.frontends.onnx.nodes import Node
 
@@ -69,8 +69,12 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     return True
 
 
-def _homogeneous(lifter: Lifter, node: Node) -> bool:
-    return _elementwise(lifter, node, g.Homogeneous())
+def _leaky_relu(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Homogeneous(np.array(node.number("alpha", 0.01))))
+
+
+def _abs(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Homogeneous(np.array(-1.0)))
 
 
 def _prelu(lifter: Lifter, node: Node) -> bool:
@@ -80,9 +84,10 @@ def _prelu(lifter: Lifter, node: Node) -> bool:
         return False
     if not lifter.constants.is_constant(slope):
         lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(slope)], [])
-    return lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0]) and _elementwise(
-        lifter, node, g.Homogeneous()
-    )
+    slopes = lifter.constants.array(slope) if lifter.constants.is_constant(slope) else None
+    role = g.Homogeneous(None if slopes is None else as_float64(slopes))
+    same_shape = lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0])
+    return same_shape and _elementwise(lifter, node, role)
 
 
 def _sign(lifter: Lifter, node: Node) -> bool:
@@ -238,8 +243,8 @@ def _div(lifter: Lifter, node: Node) -> bool:
 _TABLE: dict[str, Handler] = {
     "Relu": _relu,
     "Clip": _clip,
-    "LeakyRelu": _homogeneous,
-    "Abs": _homogeneous,
+    "LeakyRelu": _leaky_relu,
+    "Abs": _abs,
     "PRelu": _prelu,
     "Sign": _sign,
     "MaxPool": _max_pool,
