@@ -55,8 +55,8 @@ def growth_limit(data_type: int) -> float:
 def _batch_norm(lifter: Lifter, node: Node) -> bool:
     source = node.inputs[0]
     shape = lifter.shape(source)
-    if lifter.network.opset < 7:
-        return _refused(lifter, node, Reason.BATCH_STATISTICS, "opset below 7")
+    if lifter.network.opset < 7 and not node.integer("is_test"):
+        return _refused(lifter, node, Reason.BATCH_STATISTICS, "is_test is not set")
     if node.integer("training_mode") or _returns_statistics(lifter, node):
         return _refused(lifter, node, Reason.BATCH_STATISTICS, "in training mode")
     names = [node.input(position) for position in (1, 2, 3, 4)]
@@ -64,7 +64,7 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     if any(array is None for array in arrays):
         if any(name in lifter.network.sparse for name in names):
             return _refused(lifter, node, Reason.FIXED_WEIGHT, "its parameters are sparse")
-        return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
+        return _refused(lifter, node, *_not_constant(lifter, names))
     open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
     is_known = shape is not None and len(shape) > 1 and not open_channels
     if shape is None or not is_known or not lifter.is_activation(source):
@@ -100,6 +100,14 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     )
     site = AffineSite(node, source, node.outputs[0], mean, deviation)
     return _emit(lifter, node, role, site)
+
+
+def _not_constant(lifter: Lifter, names: list[str]) -> tuple[Reason, str | None]:
+    """Why the parameters are not known."""
+    unknown = [name for name in names if lifter.constants.array(name) is None]
+    if lifter.network.overridable.issuperset(unknown):
+        return Reason.OVERRIDABLE, f"drop {', '.join(unknown)} from the inputs of the graph"
+    return Reason.NOT_CONSTANT, ", ".join(unknown)
 
 
 def _returns_statistics(lifter: Lifter, node: Node) -> bool:

@@ -125,7 +125,9 @@ def emit_fixed(lifter: Lifter, node: Node) -> bool:
     name = node.input(1)
     shape = lifter.shape(name)
     known = _WITH_WEIGHT if name in lifter.network.sparse else _CONVOLUTIONS
-    if node.op not in known or shape is None or not lifter.is_activation(name):
+    if node.op not in known or shape is None or not lifter.is_float(name):
+        return False
+    if lifter.constants.is_constant(name) and name not in lifter.constants.quantized:
         return False
     spec = read_linear(lifter, node, Weight(name, shape, 1, bias=node.input(2)))
     if spec is None or not _fits(lifter, spec):

@@ -99,8 +99,10 @@ def _weight_of(lifter: Lifter, node: Node, position: int) -> Weight | None:
 
 
 def is_constant(lifter: Lifter, name: str) -> bool:
-    """Whether the value is a number to compute with, and not only a shape."""
-    return lifter.constants.is_constant(name) and name not in lifter.constants.open
+    """Whether the value is a float of its own: not only a shape, nor integers dequantised."""
+    constants = lifter.constants
+    is_own = name not in constants.open and name not in constants.quantized
+    return is_own and constants.is_constant(name)
 
 
 def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
