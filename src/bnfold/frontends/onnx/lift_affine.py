@@ -21,6 +21,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.lift import AffineSite, Lifter, as_float64, constant_at_rank
+from bnfold.frontends.onnx.lift_constants import table
 from bnfold.frontends.onnx.nodes import Node
 
 _LARGEST = 1 << 22
@@ -67,7 +68,8 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         return _refused(lifter, node, *_not_constant(lifter, names))
     open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
     is_known = shape is not None and len(shape) > 1 and not open_channels
-    if shape is None or not is_known or not lifter.is_activation(source):
+    of_constant = table(lifter, node, 0, 1, shape) if is_known and shape is not None else None
+    if shape is None or not is_known or not (of_constant or lifter.is_activation(source)):
         return _refused(
             lifter,
             node,
@@ -99,7 +101,7 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )
     site = AffineSite(node, source, node.outputs[0], mean, deviation)
-    return _emit(lifter, node, role, site)
+    return _emit(lifter, node, role, site, tensor=of_constant)
 
 
 def _not_constant(lifter: Lifter, names: list[str]) -> tuple[Reason, str | None]:
@@ -141,8 +143,9 @@ def _emit(
     *,
     outputs: list[str] | None = None,
     is_scalar: bool = False,
+    tensor: int | None = None,
 ) -> bool:
-    inputs = [lifter.tensor(site.source)]
+    inputs = [lifter.tensor(site.source) if tensor is None else tensor]
     rank = len(lifter.shape(site.output) or ())
     varying: frozenset[int] = frozenset()
     if not role.opaque:
@@ -177,6 +180,8 @@ def _binary(
         constant = lifter.constants.shape(name)
         if constant is None or int(np.prod(constant)) > _LARGEST or shape != output:
             return False
+        if node.op in ("Add", "Sub") and sum(length > 1 for length in constant) > 1:
+            return False  # a value like others, which can be stored rescaled
         array = lifter.constants.array(name)
         if array is None or shape is None or array.ndim > len(shape):
             return False

@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from bnfold.core import graph as g
 from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter, as_float64
+from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lift_views import VIEWS
 from bnfold.frontends.onnx.nodes import Node
 
@@ -209,11 +210,10 @@ def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
     def handler(lifter: Lifter, node: Node) -> bool:
         if lifter.network.opset < 7 or not all(lifter.is_float(n) for n in node.inputs):
             return False
-        inputs = [lifter.operand(name, node.name) for name in node.inputs]
-        tensors = [number for number in inputs if number is not None]
-        if len(tensors) < len(inputs):
+        tensors = operands(lifter, node)
+        if tensors is None:
             return False
-        return _emit_joint(lifter, node, g.Sum(coefficients(len(inputs))), tensors)
+        return _emit_joint(lifter, node, g.Sum(coefficients(len(tensors))), tensors)
 
     return handler
 
