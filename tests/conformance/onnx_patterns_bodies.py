@@ -74,7 +74,7 @@ def bn_on_an_outer_value_before_padding(s: Sketch) -> None:
     finish(s, branch(s, 2, "conv_out", SHAPE), x)
 
 
-@pattern(kept={"bn": "batch-statistics"})
+@pattern(kept={"bn": "not-constant"})
 def loop_carries_the_statistics(s: Sketch) -> None:
     """The mean is what the Loop carries: it is no constant."""
     x = s.conv(s.input(2, 3, 6, 6), 3, 4)
@@ -86,7 +86,7 @@ def loop_carries_the_statistics(s: Sketch) -> None:
     loop(s, loop_body(s, 2, "mean_out", [4]), start)
 
 
-@pattern(kept={"bn": "batch-statistics"})
+@pattern(kept={"bn": "not-constant"})
 def branch_with_a_gamma_that_the_user_sets(s: Sketch) -> None:
     """An initializer that is an input too can be overridden, in a branch as outside."""
     x = s.input(2, 3, 6, 6)

@@ -270,11 +270,17 @@ class Network:
     ) -> int:
         return self.add(g.Clip(lower, upper, **role), [x], [self.shape(x)], name=name)[0]
 
-    def leaky(self, x: int, slope: float = 0.2, *, name: str | None = None) -> int:
+    def leaky(
+        self, x: int, slope: float = 0.2, *, known: bool = False, name: str | None = None
+    ) -> int:
+        """`known` tells the core the slope."""
+
         def function(values: Sequence[Array]) -> list[Array]:
             return [np.where(values[0] > 0, values[0], slope * values[0])]
 
-        return self.add(g.Homogeneous(), [x], [self.shape(x)], name=name, function=function)[0]
+        negative = np.full((1,) * len(self.shape(x)), slope) if known else None
+        role = g.Homogeneous(negative)
+        return self.add(role, [x], [self.shape(x)], name=name, function=function)[0]
 
     def sigmoid(self, x: int, *, name: str | None = None) -> int:
         def function(values: Sequence[Array]) -> list[Array]:

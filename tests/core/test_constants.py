@@ -7,6 +7,7 @@ import pytest
 
 from bnfold.core import constants
 from bnfold.core import graph as g
+from bnfold.core.blame import Obstacle
 from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
 
@@ -53,20 +54,66 @@ class TestMustStay:
         x = bn(net, net.input(2, 3, 5, 5))
         assert reasons(net, reader(net, x, padding=1)) == {Reason.PADDING}
 
-    def test_a_constant_below_the_clip_is_another_constant(self):
-        """relu(-0.7) is 0 and not -0.7."""
+    @pytest.mark.parametrize("value", [0.7, 6.7])
+    def test_a_constant_above_zero_does_not_cross_padding_behind_a_clip(self, value):
         net = Network()
-        x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, -0.7, -0.4])
-        assert reasons(net, reader(net, net.clip(x)))
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, value, 0.0])
+        x = reader(net, net.clip(x, 0, 6), padding=1)
+        assert reasons(net, x, clip="always") == {Reason.PADDING}
 
-    def test_a_constant_above_the_clip_is_another_constant(self):
+    def test_a_negative_constant_does_not_cross_padding_without_a_clip(self):
         net = Network()
-        x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, 6.7, -0.4])
-        assert reasons(net, reader(net, net.clip(x, 0, 6)), clip="always")
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, -0.7, 0.0])
+        assert reasons(net, reader(net, x, padding=1)) == {Reason.PADDING}
+
+    def test_one_reader_in_front_of_the_clip_and_one_behind(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, -0.7, 0.0])
+        assert reasons(net, reader(net, x), reader(net, net.clip(x)))
+
+    def test_one_tensor_with_the_constant_in_two_forms(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, -0.7, 0.0])
+        x = net.concat(x, net.clip(x))
+        assert reasons(net, net.conv(x, RNG.standard_normal((2, 6, 1, 1))))
+
+    def test_a_sum_needs_the_zero_itself(self):
+        """What is stored in its place is anything."""
+        net = Network()
+        x = net.input(2, 3, 5, 5)
+        y = net.clip(bn(net, x, [1.0, 0.0, 1.0], [0.0, -0.7, 0.0]))
+        assert reasons(net, reader(net, net.sum(x, y)), net.sigmoid(x))
+
+    def test_a_gate_that_is_zero(self):
+        """It is the factor of another value, which has to become 0."""
+        net = Network()
+        x, y = net.input(2, 3, 5, 5), net.input(2, 3, 5, 5)
+        x = net.clip(bn(net, x, [1.0, 0.0, 1.0], [0.0, -0.7, 0.0]))
+        y = net.clip(bn(net, y, [1.0, 1.0, 0.0], [0.0, 0.0, -0.7], name="other"))
+        assert removed(net, reader(net, net.gate(x, y))) != ["bn", "other"]
+
+    def test_the_blocker_is_named(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        plan = assert_fold_is_exact(net.output(reader(net, net.leaky(x, name="unknown"))))
+        assert plan.kept[0] == Obstacle(Reason.ZERO_GAMMA, "unknown")
+
+    def test_two_slopes_for_one_constant(self):
+        """A factor of its own for each column."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, -0.7, 0.0])
+        slopes = np.linspace(0.1, 0.5, 5).reshape(1, 1, 1, 5)
+        x = net.add(
+            g.Homogeneous(slopes),
+            [x],
+            [net.shape(x)],
+            function=lambda values: [np.where(values[0] > 0, values[0], slopes * values[0])],
+        )[0]
+        assert reasons(net, reader(net, x))
 
     @pytest.mark.parametrize("bounds", [[(-1, 5), (0, 8)], [(0, 8), (-1, 5)]])
     @pytest.mark.parametrize("value", [-0.5, 6.0])
-    def test_of_several_clips_the_narrowest_counts(self, value, bounds):
+    def test_two_clips_that_make_two_constants_of_it(self, value, bounds):
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), shift=[0.3, value, -0.4])
         outputs = [reader(net, net.clip(x, *both)) for both in bounds]
@@ -392,3 +439,97 @@ def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
         x = net.conv(bn(net, x, name=f"bn{number}"), KERNEL, BIAS, name=f"conv{number}")
     assert len(removed(net, x)) == 4
     assert len(walks) == 1
+
+    @pytest.mark.parametrize("room", [True, False])
+    @pytest.mark.parametrize("value", [-0.7, 0.0, 0.7])
+    def test_through_a_relu(self, value, room):
+        """relu(-0.7) is 0; a relu without room asks nothing of a channel that nobody reads."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, value, 0.0])
+        plan = assert_fold_is_exact(net.output(reader(net, net.clip(x, room=room))))
+        assert list(plan.removed) == [0]
+        assert plan.linear[2].input_inverse[1] == 0.0
+        assert plan.linear[2].input_shift[1] == min(0.0, -value)
+
+    @pytest.mark.parametrize("padding", [0, 1])
+    @pytest.mark.parametrize("room", [True, False])
+    def test_a_relu_that_makes_a_zero_and_padding(self, room, padding):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, -0.7, 0.0])
+        assert removed(net, reader(net, net.clip(x, room=room), padding=padding)) == ["bn"]
+
+    @pytest.mark.parametrize(("bounds", "value"), [((-0.5, 2), -3), ((-2, -0.5), 1), ((0, 6), 9)])
+    def test_the_bound_of_a_clip_is_the_constant(self, bounds, value):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, value, 0.0])
+        assert removed(net, reader(net, net.clip(x, *bounds)), clip="always") == ["bn"]
+
+    @pytest.mark.parametrize("value", [-0.7, 0.7])
+    def test_through_a_slope(self, value):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, value, 0.0])
+        plan = assert_fold_is_exact(net.output(reader(net, net.leaky(x, known=True))))
+        assert list(plan.removed) == [0]
+        assert plan.linear[2].input_shift[1] == (-0.7 if value > 0 else 0.2 * 0.7)
+
+    def test_a_zero_passes_an_unknown_slope(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, 0.0, 0.0])
+        assert removed(net, reader(net, net.leaky(x), padding=1)) == ["bn"]
+
+    def test_a_factor_and_a_summand_as_two_steps(self):
+        """And a relu and padding behind them; the summand alone could go at any time."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0, 0, 0], name="factor")
+        x = bn(net, x, [1, 1, 1], [0.0, -0.7, 0.0], name="summand")
+        x = reader(net, net.clip(x), padding=1)
+        assert removed(net, x) == ["summand", "factor"]
+
+    def test_two_zeros_in_a_row(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.0], [0.1, 0.2, 0.3], name="one")
+        x = bn(net, x, [0.0, 0.0, 0.6], [0.4, 0.5, 0.6], name="two")
+        assert removed(net, reader(net, x)) == ["one", "two"]
+
+    def test_a_step_behind_a_clip_behind_a_zero(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.1, -0.2, 0.3], name="one"))
+        x = bn(net, x, [0.7, 0.9, -0.6], [0.4, 0.5, 0.6], name="two")
+        assert sorted(removed(net, reader(net, x), clip="always")) == ["one", "two"]
+
+    def test_behind_a_concat_and_pooling(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.1, -0.2, 0.3]))
+        x = net.mean_pool(net.max_pool(net.concat(x, net.input(2, 1, 4, 4))))
+        x = net.conv(x, RNG.standard_normal((2, 4, 1, 1)))
+        assert removed(net, x, clip="always") == ["bn"]
+
+    def test_a_zero_and_padding_of_its_own(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0]))
+        x = net.pad(x, (0, 0, 1, 2), (0, 0, 2, 1))
+        assert removed(net, reader(net, x)) == ["bn"]
+
+    def test_a_zero_in_a_pool_that_counts_padding(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0]))
+        assert removed(net, reader(net, net.mean_pool(x, 3, padding=1))) == ["bn"]
+
+    def test_a_zero_behind_a_gate(self):
+        """Squeeze and excite: 0 times anything."""
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0]))
+        gate = net.sigmoid(net.conv(net.reduce(x, g.Mean, (2, 3), keeps_rank=True), KERNEL))
+        assert removed(net, reader(net, net.gate(x, gate), padding=1)) == ["bn"]
+
+    def test_a_bias_that_cannot_be_edited(self):
+        """It need not be for a 0."""
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0]))
+        assert removed(net, reader(net, x, bias_editable=False)) == ["bn"]
+
+    def test_readers_in_branches(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0])
+        outputs = [reader(net, net.clip(x), padding=1), net.conv(net.clip(x, 0, 6), KERNEL)]
+        assert removed(net, *outputs, clip="always") == ["bn"]

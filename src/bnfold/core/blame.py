@@ -35,19 +35,21 @@ def blame(binding: Binding, number: int, causes: Sequence[int]) -> Obstacle:
     """The most telling of the constraints that a removal ran into."""
     best: Obstacle | None = None
     rank = len(_MOST_TELLING_FIRST)
-    zero_gamma = False
+    zero_gamma: str | None = None
     for index in causes:
         if index < 0:
             continue
         cause = binding.system.causes[index]
-        zero_gamma |= cause.reason is Reason.ZERO_GAMMA and cause.op == number
+        if cause.reason is Reason.ZERO_GAMMA and cause.op == number:
+            zero_gamma = cause.name
         if cause.op == number or cause.reason not in _MOST_TELLING_FIRST:
             continue
         here = _MOST_TELLING_FIRST.index(cause.reason)
         if here < rank:
             best, rank = Obstacle(cause.reason, cause.name), here
-    if best is None and zero_gamma:
-        return Obstacle(Reason.ZERO_GAMMA, None)
+    if best is None and zero_gamma is not None:
+        own = binding.graph.ops[number].name
+        return Obstacle(Reason.ZERO_GAMMA, None if zero_gamma == own else zero_gamma)
     return best or _upstream(binding, number)
 
 

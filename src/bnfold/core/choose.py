@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding, BoundAffine, BoundLinear
+from bnfold.core.constants import Constants
 from bnfold.core.forest import Forest, IntArray
 from bnfold.core.labels import merge_axes
 from bnfold.core.laws import each_constant_once, editable
@@ -37,8 +38,11 @@ class Values:
     shift: FloatArray = field(default_factory=lambda: np.zeros(1))
 
 
-def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
-    """Values that satisfy all constraints. Raises Conflict if waiting sums contradict."""
+def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
+    """Values that satisfy all constraints. Raises Conflict if waiting sums contradict.
+
+    `dead` constants have the shift of their value; the laws of what passes them on do not count.
+    """
     system = binding.system
     anchors = _anchors(binding, removed)
     everything = np.arange(system.count)
@@ -60,9 +64,10 @@ def choose(binding: Binding, removed: Sequence[int], dead: IntArray) -> Values:
     root_shift = solve_waiting(system.sums, preferred)
     scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
     inverse = 1.0 / scale
-    scale[dead], inverse[dead] = 1.0, 0.0
+    scale[dead.variables], inverse[dead.variables] = 1.0, 0.0
     t = shift.p * root_shift[shift.root] + shift.q
     t[np.abs(t) <= _CANCELLED * system.shift.largest_offset(everything)] = 0.0
+    t[dead.variables] = -dead.values
     return Values(scale, inverse, t)
 
 

@@ -8,21 +8,28 @@ Such a channel goes in one of two ways.
     at the consumers  y^ = x^ is stored, whatever x is, and every reader of y takes the value b from
                       its bias and gives the stored value the factor 1/s_y = 0
 
-The second way needs readers with such a bias, and activations in between that leave b as it is.
+In the second way b moves on to its readers: through activations, which may make another constant
+of it (relu(b) is 0 for a negative b), and through removed steps. All readers have to see one value
+v. Each needs a bias that takes W * v, or a v of 0. The activations in between ask nothing: what
+they make of the channel, nobody looks at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import heapq
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core import graph as g
+from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding, Bound, BoundAffine, BoundLinear
 from bnfold.core.forest import IntArray
 from bnfold.core.laws import each_constant_once
+from bnfold.core.reasons import Reason
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)
 
@@ -37,8 +44,6 @@ class Readers:
     """Which of the producer's output channels it is."""
     count: IntArray
     """How many ops read it, not counting those that only pass it on."""
-    takes_constants: NDArray[np.bool_]
-    """Whether all its readers could use a constant in its place."""
     lower: FloatArray
     """The largest lower bound of the clips that it passes."""
     upper: FloatArray
@@ -47,6 +52,8 @@ class Readers:
     """Whether a clip, a pooling or a view reads it."""
     offset: FloatArray
     """What it is if its producer makes 0 of it: not 0 behind removed affine steps."""
+    readers: dict[int, list[int]] = field(default_factory=dict)
+    """Numbers of the ops that read each tensor."""
 
 
 def read(binding: Binding) -> Readers:
@@ -56,7 +63,6 @@ def read(binding: Binding) -> Readers:
         producer=np.full(count, -1, dtype=np.int64),
         producer_channel=np.zeros(count, dtype=np.int64),
         count=np.zeros(count, dtype=np.int64),
-        takes_constants=np.ones(count, dtype=bool),
         lower=np.full(count, -np.inf),
         upper=np.full(count, np.inf),
         passed_on=np.zeros(count, dtype=bool),
@@ -75,8 +81,8 @@ def read(binding: Binding) -> Readers:
         else:
             found.count[variables] += 1  # once, however often it occurs
         bound = binding.bound.get(number)
-        if not isinstance(role, _PASSES) and not _takes_constants(role, bound):
-            found.takes_constants[variables] = False
+        for tensor in op.inputs:
+            found.readers.setdefault(tensor, []).append(number)
         if isinstance(bound, BoundLinear) and _makes_zeros(role):
             found.producer[bound.outputs] = number
             found.producer_channel[bound.outputs] = np.arange(len(bound.outputs))
@@ -105,13 +111,15 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     found.offset[y] = bound.scale[made] * found.offset[x] + bound.shift[made]
 
 
-def _takes_constants(role: g.Role, bound: Bound | None) -> bool:
-    """Whether an op can have the factor 0 for an input, and its own constant for what it loses."""
+def _takes_constants(role: g.Role, bound: Bound | None, values: FloatArray) -> bool:
+    """Whether an op can have the factor 0 for inputs, and its own constant for what it loses."""
     if isinstance(role, g.AffineStep):
         # The factor of a quotient cannot be 0; a step with summands is none.
         free = role.scale_editable and role.shift_editable and role.tie is None
         return free and isinstance(bound, BoundAffine) and each_constant_once(bound)
-    return isinstance(role, g.Linear)
+    if not isinstance(role, g.Linear) or role.weight is not g.Weight.FREE or role.tie is not None:
+        return False
+    return not values.any() or (role.bias_editable and not role.crosses_zeros)
 
 
 def _makes_zeros(role: g.Role) -> bool:
@@ -133,11 +141,172 @@ def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -
     return np.asarray(fits & inside)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Constants:
+    """Some variables and the constant that each one is."""
+
+    variables: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """In increasing order."""
+    values: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    def of(self, variables: IntArray) -> tuple[NDArray[np.bool_], FloatArray]:
+        """Which of these are among them, and the values of those."""
+        if not len(self.variables):
+            return np.zeros(len(variables), dtype=bool), np.zeros(0)
+        place = np.searchsorted(self.variables, variables)
+        place = np.minimum(place, len(self.variables) - 1)
+        among = self.variables[place] == variables
+        return among, self.values[place[among]]
+
+    def joined(self, others: Constants) -> Constants:
+        """These and others, whose values count where both know one."""
+        variables = np.concatenate([others.variables, self.variables])
+        values = np.concatenate([others.values, self.values])
+        found, first = np.unique(variables, return_index=True)
+        return Constants(found, values[first])
+
+
+def some_constants(variables: IntArray, values: FloatArray) -> Constants | None:
+    """One value for each variable that occurs; None if one of them has several."""
+    order = np.argsort(variables, kind="stable")
+    variables, values = variables[order], values[order]
+    again = variables[1:] == variables[:-1]
+    if (values[1:][again] != values[:-1][again]).any():
+        return None
+    first = np.concatenate([np.ones(min(1, len(order)), dtype=bool), ~again])
+    return Constants(variables[first], values[first])
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The readers cannot take constants in."""
+
+    op: int
+    """The number of the op that stands in the way; -1 where it is none alone."""
+    reason: Reason = Reason.ZERO_GAMMA
+
+
 def at_consumers(
-    binding: Binding, readers: Readers, outputs: IntArray, shift: FloatArray
-) -> NDArray[np.bool_]:
-    """Which constant outputs every reader can take into its bias."""
+    binding: Binding,
+    readers: Readers,
+    tensor: int,
+    constants: Constants,
+    removed: Collection[int],
+) -> Constants | Stop:
+    """What the readers see of constants in a tensor, and what removed steps make of it.
+
+    No answer if a reader cannot take its constant, if two see different ones, or if a variable is
+    stored like others that are no constants.
+    """
+    waiting: list[int] = []
+    at: dict[int, Constants] = {}
+    seen: list[Constants] = []
+
+    def reach(tensor: int, constants: Constants) -> None:
+        if len(constants.variables):
+            at[tensor] = constants
+            for number in readers.readers.get(tensor, ()):
+                heapq.heappush(waiting, number)
+
+    reach(tensor, constants)
+    done = -1
+    while waiting:
+        number = heapq.heappop(waiting)
+        if number == done:
+            continue
+        done = number
+        op = binding.graph.ops[number]
+        parts = [at[tensor] for tensor in op.inputs if tensor in at]
+        given = some_constants(
+            np.concatenate([part.variables for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+        if given is None:
+            return Stop(number)
+        bound = binding.bound.get(number)
+        if number in removed:
+            assert isinstance(bound, BoundAffine)
+            seen.append(given)
+            reach(op.outputs[0], _stepped(bound, given))
+            continue
+        passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
+        if passed is None and isinstance(op.role, g.Homogeneous):
+            return Stop(number)
+        if passed is None:
+            if not _takes_constants(op.role, bound, given.values):
+                zeros = _takes_constants(op.role, bound, np.zeros(0))
+                is_padded = isinstance(op.role, g.Linear) and op.role.crosses_zeros
+                return Stop(number, Reason.PADDING if zeros and is_padded else Reason.ZERO_GAMMA)
+            seen.append(given)
+            continue
+        for output in op.outputs:
+            reach(output, _within(passed, binding.labels[output]))
+    if any(tensor in at for tensor, _, _ in binding.graph.outputs):
+        return Stop(-1)
+    return _alone(binding, constants, seen) or Stop(-1)
+
+
+def _stepped(bound: BoundAffine, given: Constants) -> Constants:
+    """What a removed step makes of constants."""
+    among, values = given.of(bound.inputs)
+    made = bound.scale[among] * values + bound.shift[among]
+    outputs = bound.outputs[among]
+    order = np.argsort(outputs)
+    return Constants(outputs[order], made[order])
+
+
+def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | None:
+    """What an op that has no constants of its own makes of them; None for any other op.
+
+    Zeros pass whatever keeps zeros. A padding of another value than 0 has a scale of its own.
+    """
+    role = op.role
+    if isinstance(role, g.Clip):
+        return Constants(given.variables, np.clip(given.values, role.lower, role.upper))
+    if isinstance(role, g.Homogeneous) and role.negative is not None:
+        return _sloped(role.negative, given, labels[0])
+    counts_zeros = isinstance(role, g.Mean) and role.counts_zeros
+    if isinstance(role, _PASSES) and not counts_zeros:
+        return given
+    keeps_zero = isinstance(role, g.Homogeneous | g.Gate | g.Mean) or (
+        isinstance(role, g.Pad) and np.isfinite(role.value)
+    )
+    return given if keeps_zero and not given.values.any() else None
+
+
+def _sloped(negative: FloatArray, given: Constants, labels: IntArray) -> Constants | None:
+    """Negative constants times the slope of each; None if one meets several slopes."""
+    shape = (1,) * (labels.ndim - negative.ndim) + negative.shape
+    parameter = np.arange(negative.size, dtype=np.int64).reshape(shape)
+    combined = lab.combine([labels, parameter])
+    if combined is None:
+        return None
+    (variables, which), _, _ = combined
+    among, values = given.of(variables)
+    slopes = np.where(values < 0, negative.reshape(-1)[which[among]], 1.0)
+    return some_constants(variables[among], slopes * values)
+
+
+def _within(constants: Constants, labels: IntArray) -> Constants:
+    """Those that a tensor holds."""
+    held = np.isin(constants.variables, labels)
+    return Constants(constants.variables[held], constants.values[held])
+
+
+def _alone(binding: Binding, constants: Constants, seen: list[Constants]) -> Constants | None:
+    """The constants as they are seen, if no other variable is stored like one of them."""
+    found = some_constants(
+        np.concatenate([part.variables for part in (Constants(), *seen)]),
+        np.concatenate([part.values for part in (Constants(), *seen)]),
+    )
+    if found is None:
+        return None
+    unread = ~np.isin(constants.variables, found.variables)
+    variables = np.concatenate([found.variables, constants.variables[unread]])
+    values = np.concatenate([found.values, constants.values[unread]])
     magnitude = binding.system.magnitude
-    alone = (magnitude.parent[outputs] == outputs) & (magnitude.size[outputs] == 1)
-    inside = (readers.lower[outputs] <= shift) & (shift <= readers.upper[outputs])
-    return np.asarray(alone & inside & readers.takes_constants[outputs])
+    roots, count = np.unique(magnitude.roots(variables), return_counts=True)
+    if (roots == 0).any() or (magnitude.size[roots] != count).any():
+        return None
+    order = np.argsort(variables)
+    return Constants(variables[order], values[order])

@@ -118,9 +118,13 @@ class Clip:
         return self.one_sided_cost if one_sided else self.two_sided_cost
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Homogeneous:
     """f(s * x) = s * f(x) for s > 0: LeakyReLU, PReLU, Abs."""
+
+    negative: FloatArray | None = None
+    """f(x) / x for x < 0, broadcastable to the input, where f(x) = x for the other ones; None if
+    that is not known, or not so."""
 
 
 @dataclass(frozen=True, slots=True)

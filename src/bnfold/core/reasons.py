@@ -26,6 +26,10 @@ class Reason(StrEnum):
     """The blocker's weight or bias cannot be edited (computed, not a parameter, used elsewhere)."""
     BATCH_STATISTICS = "batch-statistics"
     """It normalises with the statistics of the batch, so it is not constant."""
+    OVERRIDABLE = "overridable"
+    """Its parameters are inputs of the network, with a default: the caller may pass others."""
+    NOT_CONSTANT = "not-constant"
+    """Its parameters are computed in each run, or passed in."""
     BAD_STATISTICS = "bad-statistics"
     """Its statistics are NaN or infinite, or var + eps is not positive."""
     ZERO_GAMMA = "zero-gamma"
@@ -63,6 +67,8 @@ _SENTENCES = {
     Reason.SHARED: "{blocker} is used several times and would need a different edit for each use",
     Reason.FIXED_WEIGHT: "the weight or bias of {blocker} cannot be edited",
     Reason.BATCH_STATISTICS: "it normalises with the statistics of the batch",
+    Reason.OVERRIDABLE: "its parameters are inputs of the network, which the caller may override",
+    Reason.NOT_CONSTANT: "its parameters are computed in each run, or passed in",
     Reason.BAD_STATISTICS: "its statistics are not usable (NaN, infinite, or var + eps <= 0)",
     Reason.ZERO_GAMMA: "a channel with gamma 0 has a constant that cannot move past {blocker}",
     Reason.HOOK: "a hook on {blocker} reads or changes the value",

@@ -56,8 +56,8 @@ class Solution:
     """Why each other step stays, by number."""
     met: dict[int, frozenset[int]] = field(default_factory=dict)
     """By kept step, the clips with plain bounds that its removal ran into."""
-    dead: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Variables whose value is a constant known to all readers: 1/s = 0."""
+    dead: constants.Constants = field(default_factory=constants.Constants)
+    """Variables whose value is a constant known to all readers: 1/s = 0, t = -value."""
     zeroed: list[tuple[int, int]] = field(default_factory=list)
     """(linear op, output channel) pairs whose weights become 0."""
     plain: set[int] = field(default_factory=set)
@@ -452,20 +452,23 @@ def _remove_step(solution: Solution, number: int) -> None:
     name = binding.graph.ops[number].name
     cause = system.cause(number, name, Reason.BRANCHES)
     zero = a == 0
-    if zero.any():
+    is_dead, known = solution.dead.of(x)
+    constant = y[:0]
+    if zero.any() or is_dead.any():
         readers = _readers(solution)
-        made = constants.at_producer(readers, bound, zero)
+        made = constants.at_producer(readers, bound, zero) & ~is_dead
         producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
         solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
         a, b = np.where(made, 1.0, a), np.where(made, b - readers.offset[x], b)
-        zero &= ~made
-        constant = system.cause(number, name, Reason.ZERO_GAMMA)
-        _constant_outputs(solution, readers, y[zero], b[zero], constant)
+        zero = (zero & ~made) | is_dead
+        value = b.copy()
+        value[is_dead] += a[is_dead] * known
+        constant, value = y[zero], value[zero]
         x, y, a, b = (part[~zero] for part in (x, y, a, b))
-    if len(solution.dead) and np.isin(np.concatenate([x, y]), solution.dead).any():
-        raise Conflict([system.cause(number, name, Reason.ZERO_GAMMA)])
     system.scale_by(x, y, a, cause)
     system.shift_map(y, x, a, -b, cause)
+    if len(constant):
+        _constant_outputs(solution, number, constant, value)
 
 
 def _readers(solution: Solution) -> constants.Readers:
@@ -475,25 +478,31 @@ def _readers(solution: Solution) -> constants.Readers:
         solution.readers = constants.read(solution.binding)
         seen.clear()
     for number in solution.removed[len(seen) :]:
-        constants.see_through(solution.binding, solution.readers, number, solution.dead)
+        constants.see_through(solution.binding, solution.readers, number, solution.dead.variables)
         seen.append(number)
     return solution.readers
 
 
 def _constant_outputs(
-    solution: Solution,
-    readers: constants.Readers,
-    outputs: IntArray,
-    value: np.ndarray,
-    cause: int,
+    solution: Solution, number: int, outputs: IntArray, values: np.ndarray
 ) -> None:
-    if not len(outputs):
-        return
-    fits = constants.at_consumers(solution.binding, readers, outputs, value)
-    if not fits.all():
-        raise Conflict([cause])
-    solution.binding.system.shift.pin(outputs, -value, cause)
-    solution.dead = np.concatenate([solution.dead, outputs])
+    """Let the readers of a step's constant outputs take these in."""
+    op = solution.binding.graph.ops[number]
+    given = constants.some_constants(outputs, values)
+    readers, removed = _readers(solution), set(solution.removed)
+    assert given is not None, "each combination has an output of its own"
+    found = constants.at_consumers(solution.binding, readers, op.outputs[0], given, removed)
+    if isinstance(found, constants.Stop):
+        raise Conflict([_cause_of(solution, number, found)])
+    solution.dead = solution.dead.joined(found)
+
+
+def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:
+    """The constraint to blame for constants of a step that its readers cannot take in."""
+    ops = solution.binding.graph.ops
+    name = ops[stop.op if stop.op >= 0 else number].name
+    owner = number if stop.reason is Reason.ZERO_GAMMA else stop.op
+    return solution.binding.system.cause(owner, name, stop.reason)
 
 
 def _needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
@@ -550,7 +559,8 @@ def _asked(solution: Solution, number: int) -> IntArray:
     bound = solution.binding.bound[number]
     assert isinstance(bound, BoundClip)
     variables = distinct(bound.labels)
-    return np.setdiff1d(variables, solution.dead) if len(solution.dead) else variables
+    dead = solution.dead.variables
+    return np.setdiff1d(variables, dead) if len(dead) else variables
 
 
 def _remove_more(graph: g.Graph, options: _Options, first: Solution, costly: list[int]) -> Solution:

@@ -86,7 +86,7 @@ def test_two_calls_with_different_weights():
 
     folded, report = check(draw)
     (item,) = report.items
-    assert (item.name, item.reason) == ("Block/bn", Reason.BATCH_STATISTICS)
+    assert (item.name, item.reason) == ("Block/bn", Reason.NOT_CONSTANT)
     assert len(folded.graph.initializer) == 12
 
 
@@ -112,7 +112,7 @@ def test_statistics_that_the_user_passes_in():
         return finish(s, s.node("Block", x, *names, name="one", domain="local"))
 
     _, report = check(draw)
-    assert report.items[0].reason is Reason.BATCH_STATISTICS
+    assert report.items[0].reason is Reason.NOT_CONSTANT
 
 
 def test_an_epsilon_that_comes_from_the_call():

@@ -33,10 +33,9 @@ def relu(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("relu_param")
     if not {one.name for one in options.message.fields} <= {"negative_slope", "engine"}:
         return False
-    is_leaky = options.number("negative_slope", 0.0) != 0
-    return _one_to_one(
-        lifter, layer, g.Homogeneous() if is_leaky else g.Clip(0.0, math.inf, room=ROOM)
-    )
+    slope = options.number("negative_slope", 0.0)
+    role = g.Homogeneous(np.full((), slope)) if slope else g.Clip(0.0, math.inf, room=ROOM)
+    return _one_to_one(lifter, layer, role)
 
 
 def relu6(lifter: Lifter, layer: Layer) -> bool:
@@ -48,7 +47,8 @@ def relu6(lifter: Lifter, layer: Layer) -> bool:
 
 def homogeneous(lifter: Lifter, layer: Layer) -> bool:
     """PReLU, AbsVal."""
-    return _one_to_one(lifter, layer, g.Homogeneous())
+    slope = np.full((), -1.0) if layer.type == "AbsVal" else None
+    return _one_to_one(lifter, layer, g.Homogeneous(slope))
 
 
 def clip(lifter: Lifter, layer: Layer) -> bool:

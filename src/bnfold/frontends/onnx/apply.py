@@ -29,9 +29,11 @@ from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lift import (
     AffineSite,
     ClipSite,
+    ConstantSite,
     Lifted,
     LinearSite,
     QuantizedSite,
+    RecurrentSite,
     as_float64,
 )
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -139,8 +141,13 @@ class _Editor:
             site = self.lifted.sites.get(number)
             if site is None:  # a fixed weight: what comes in and goes out is rescaled alike
                 continue
-            assert isinstance(site, LinearSite)
-            self._linear(number, site, edit)
+            if isinstance(site, ConstantSite):
+                self._constant(number, site, edit)
+            elif isinstance(site, RecurrentSite):
+                self._recurrent(number, site, edit)
+            else:
+                assert isinstance(site, LinearSite)
+                self._linear(number, site, edit)
         for number, change in plan.affine.items():
             affine = self.lifted.sites[number]
             if isinstance(affine, QuantizedSite):
@@ -156,7 +163,9 @@ class _Editor:
             gone = self.lifted.sites[number]
             assert isinstance(gone, AffineSite)
             self.edits.removed.add(gone.node.index)
-            self.edits.bypassed[gone.output] = gone.source
+            # A constant that got a copy for this step alone is what its readers read now.
+            source = self.edits.inputs.pop((gone.node.index, 0), gone.source)
+            self.edits.bypassed[gone.output] = source
         if plan.removed:
             self._drop_copies()
         return self.edits
@@ -207,6 +216,12 @@ class _Editor:
                     weight = as_float64(weight) * site.factor
             outs = len(edit.output_scale)
             old = None
+            if bias.axis is not None:
+                moved = fold_bias(weight, None, edit, site.layout, site.groups)
+                laid = (outs, *(1,) * (-1 - bias.axis))
+                kept = np.where(edit.zeroed, 0.0, edit.output_scale).reshape(laid)
+                added = as_float64(self._array(bias.name)) * bias.factor
+                return np.asarray(added * kept + moved.reshape(laid))
             if bias.name:
                 old = np.broadcast_to(
                     as_float64(self._array(bias.name)).reshape(-1) * bias.factor, (outs,)
@@ -234,6 +249,49 @@ class _Editor:
             "Add", [inner, name], [output], name=self.namer.fresh(f"{site.node.name}_add")
         )
         self.edits.behind[site.node.index] = (inner, add)
+
+    # ---------------------------------------------------------------- other linear ops
+
+    def _constant(self, number: int, site: ConstantSite, edit: LinearEdit) -> None:
+        """c' = s * (c + t) along the axis of the channels."""
+        shape = list(site.shape)
+        old = self.constants.shape(site.name) or ()
+        laid = tuple(n if at == site.axis else 1 for at, n in enumerate(shape))
+        while len(shape) > len(old) and shape[0] == 1:  # as short as it was, if it can be
+            shape.pop(0)
+
+        def content() -> Array:
+            array = as_float64(self._array(site.name))
+            kept = np.where(edit.zeroed.reshape(laid), 0.0, array)
+            moved = kept + edit.output_shift.reshape(laid)
+            return np.asarray(moved * edit.output_scale.reshape(laid))
+
+        self._put(number, site.node, site.position, site.name, tuple(shape), content)
+
+    def _recurrent(self, number: int, site: RecurrentSite, edit: LinearEdit) -> None:
+        """W' = W / s_x, Wb' = Wb - W @ t_x; Rb, behind Wb, stays."""
+
+        def matrix() -> Array:
+            array = self._array(site.weight)
+            return array.reshape(site.directions * site.rows, -1)
+
+        def weight() -> Array:
+            return fold_weight(as_float64(matrix()), edit, Layout.OUT_IN, 1)
+
+        def bias() -> Array:
+            moved = fold_bias(matrix(), None, edit, Layout.OUT_IN, 1)
+            new = np.zeros((site.directions, 2 * site.rows))
+            if site.bias:
+                new += as_float64(self._array(site.bias))
+            new[:, : site.rows] += moved.reshape(site.directions, site.rows)
+            return new
+
+        if edit.rescales:
+            factor = edit.input_inverse.reshape(1, 1, -1)
+            self._put(number, site.node, 1, site.weight, None, weight, factor=factor)
+        if edit.input_shift.any():
+            shape = (site.directions, 2 * site.rows)
+            self._put(number, site.node, 3, site.bias, shape, bias, like=site.weight)
 
     # ---------------------------------------------------------------- tensors
 

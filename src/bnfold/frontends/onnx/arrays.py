@@ -66,6 +66,61 @@ def _reciprocal(a: Array) -> Array:
     return np.asarray(np.ones((), a.dtype) / a)
 
 
+def _dequantize_linear(node: Node, opset: int, operands: Operands) -> list[Array]:
+    """(x - zero_point) * scale, in the dtype of the scale; blocks are left to the runtime."""
+    x, scale, zero = _quantization(node, operands)
+    if x.dtype.kind not in "iu" or x.dtype.itemsize > 4:
+        raise Unknown
+    shifted = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
+    return [shifted.astype(scale.dtype) * scale]
+
+
+def _quantize_linear(node: Node, opset: int, operands: Operands) -> list[Array]:
+    """round(x / scale) + zero_point, to the nearest even and within the range of 8 or 16 bits."""
+    x, scale, zero = _quantization(node, operands)
+    zero = np.zeros((), np.uint8) if zero is None else zero
+    if x.dtype != np.float32 or zero.dtype.kind not in "iu" or zero.dtype.itemsize > 2:
+        raise Unknown
+    if node.integer("output_dtype") or not np.isfinite(x).all() or not np.all(scale):
+        raise Unknown
+    range_ = np.iinfo(zero.dtype)
+    rounded = np.rint(x / scale.astype(np.float32)) + zero.astype(np.float32)
+    return [np.clip(rounded, range_.min, range_.max).astype(zero.dtype)]
+
+
+def _quantization(node: Node, operands: Operands) -> tuple[Array, Array, Array | None]:
+    """The operands, those per channel laid along their axis."""
+    x, scale = _need(operands[0]), _need(operands[1])
+    zero = operands[2] if len(operands) > 2 else None
+    if node.integer("block_size") or scale.ndim > 1 or scale.dtype.kind != "f":
+        raise Unknown
+    if scale.ndim and scale.size > 1:
+        axis = node.integer("axis", 1) % x.ndim
+        laid = [-1 if at == axis else 1 for at in range(x.ndim)]
+        if len(scale) != x.shape[axis]:
+            raise Unknown
+        return x, scale.reshape(laid), None if zero is None else zero.reshape(laid)
+    return x, scale.reshape(()), None if zero is None else zero.reshape(())
+
+
+def _clip(node: Node, opset: int, operands: Operands) -> list[Array]:
+    array = _need(operands[0])
+    if opset < 11:
+        low, high = node.attribute("min"), node.attribute("max")
+    else:
+        low, high = (operands[at] if len(operands) > at else None for at in (1, 2))
+    array = array if low is None else np.maximum(array, np.asarray(low).astype(array.dtype))
+    return [array if high is None else np.minimum(array, np.asarray(high).astype(array.dtype))]
+
+
+def _added(*arrays: Array) -> Array:
+    return np.asarray(sum(arrays[1:], arrays[0]))
+
+
+def _mean(*arrays: Array) -> Array:
+    return _added(*arrays) / np.asarray(len(arrays), arrays[0].dtype)
+
+
 def _where(node: Node, opset: int, operands: Operands) -> list[Array]:
     condition, a, b = (_need(operand) for operand in operands)
     _check_broadcast((condition, a, b))
@@ -267,6 +322,10 @@ def _reduce(function: Callable[..., Any]) -> Callable[[Node, int, Operands], lis
     return evaluate
 
 
+def _length(array: Array, **how: Any) -> Array:
+    return np.asarray(np.sqrt(np.sum(array * array, **how)))
+
+
 def _identity(node: Node, opset: int, operands: Operands) -> list[Array]:
     return [_need(operands[0])]
 
@@ -307,8 +366,18 @@ TABLE: dict[str, Callable[[Node, int, Operands], list[Array]]] = {
     "Not": _elementwise(np.logical_not),
     "And": _elementwise(np.logical_and),
     "Or": _elementwise(np.logical_or),
+    "Log": _elementwise(np.log),
+    "Sign": _elementwise(np.sign),
+    "Relu": _elementwise(lambda array: np.maximum(array, 0)),
+    "Clip": _clip,
+    "Sum": _elementwise(_added),
+    "Mean": _elementwise(_mean),
+    "QuantizeLinear": _quantize_linear,
+    "DequantizeLinear": _dequantize_linear,
     "Min": _elementwise(lambda *arrays: np.minimum.reduce(np.broadcast_arrays(*arrays))),
     "Max": _elementwise(lambda *arrays: np.maximum.reduce(np.broadcast_arrays(*arrays))),
+    "ReduceMean": _reduce(np.mean),
+    "ReduceL2": _reduce(_length),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),

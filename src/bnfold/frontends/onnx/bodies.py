@@ -175,6 +175,8 @@ def constant(analysis: Analysis, name: str) -> TensorProto | None:
     shape = constants.shape(name)
     if not constants.is_constant(name) or shape is None or name in constants.open:
         return None
+    if name in constants.quantized:  # as an initializer it would be a float like any other
+        return None
     array = constants.array(name)
     if array is None or array.nbytes > _LARGEST or array.dtype.kind not in "fiubV":
         return None

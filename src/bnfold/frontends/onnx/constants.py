@@ -42,6 +42,9 @@ class Constants:
     """What makes each computed constant."""
     open: set[str] = field(default_factory=set)
     """Constants that come from the shape of an activation."""
+    quantized: set[str] = field(default_factory=set)
+    """Constants that come out of a DequantizeLinear, in any shape: as weights they are no floats
+    to be edited, as the integers behind them are what the user wants to keep."""
     cache: dict[tuple[str, int], Array] = field(default_factory=dict)
     large: list[tuple[str, int]] = field(default_factory=list)
     """What is in the cache for the moment only."""
@@ -190,9 +193,14 @@ def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> C
             is_fixed = not any(n in found.open for n in node.inputs)
         else:
             continue
+        is_quantized = node.op == "DequantizeLinear" or any(
+            name in found.quantized for name in node.inputs
+        )
         for output in node.outputs:
             if output:
                 found.nodes[output] = node
+                if is_quantized:
+                    found.quantized.add(output)
                 if not is_fixed:
                     found.open.add(output)
     return found

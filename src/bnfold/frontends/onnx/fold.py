@@ -87,6 +87,15 @@ class Folding:
                 f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
                 " went too."
             )
+        open_names = sorted(self.lifted.network.overridable)
+        if open_names and self.plan.kept:
+            shown = ", ".join(open_names[:3])
+            more = f" and {len(open_names) - 3} more" if len(open_names) > 3 else ""
+            notes.append(
+                f"{shown}{more} are initializers and inputs of the graph: a caller may override"
+                " them, so they are no constants. If nobody does, drop them from the inputs and"
+                " fold again."
+            )
         if malformed:
             shown = ", ".join(node.name for node in malformed[:3])
             more = f" and {len(malformed) - 3} more" if len(malformed) > 3 else ""

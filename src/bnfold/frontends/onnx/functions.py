@@ -71,7 +71,9 @@ def _why_not(
     """Why a function is left alone; "" if it is not."""
     same_name = [f for f in model.proto.functions if (f.domain, f.name) == _key(function)]
     everywhere = sum(_is_call(node, function) for node in _all_nodes(model.proto))
-    if everywhere != len(calls) or len(same_name) > 1:
+    if len(same_name) > 1:
+        return "another function has its name"
+    if everywhere != len(calls):
         return "it is called from another function or a subgraph"
     if not calls:
         return "nothing calls it"

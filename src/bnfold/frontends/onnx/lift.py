@@ -44,6 +44,8 @@ class BiasSite:
     """How it is stored: (N,), or (1, N) as some Gemms have it."""
     factor: float = 1.0
     """What the op multiplies it by: Gemm's beta."""
+    axis: int | None = None
+    """Set where it is not one number per channel: the axis of the channels, from the back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,9 +99,35 @@ class QuantizedSite:
     bias: BiasSite
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ConstantSite:
+    """A constant that meets activations, as an input of a node."""
+
+    node: Node
+    position: int
+    name: str
+    axis: int
+    """Along which its channels lie."""
+    shape: Shape
+    """What it has if there is a number for each channel, at the rank of what it meets."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecurrentSite:
+    """The part of an LSTM, GRU or RNN that its input is multiplied by."""
+
+    node: Node
+    weight: str
+    """(directions, rows, inputs)"""
+    bias: str
+    """(directions, 2 * rows); "" if there is none."""
+    directions: int
+    rows: int
+
+
 _MOST_AXES, _LONGEST_AXIS, _MOST_ELEMENTS = 16, 1 << 24, 1 << 48
 
-Site = LinearSite | AffineSite | ClipSite | QuantizedSite
+Site = LinearSite | AffineSite | ClipSite | QuantizedSite | ConstantSite | RecurrentSite
 
 
 @dataclass(slots=True)
@@ -139,6 +167,8 @@ class Lifter:
         """Axes along which the labels of a graph tensor may vary."""
         self.ties = ties
         """Whether ops that share a weight get one edit, or weights of their own."""
+        self.claimed: set[int] = set()
+        """Indices of the steps that each pay for the Add that a MatMul may be given."""
         self.takes_signs = any(node.op == "Sign" for node in network.nodes)
 
     # ---------------------------------------------------------------- what is known
@@ -176,21 +206,6 @@ class Lifter:
     def _is(self, name: str, number: int) -> None:
         self.tensors[name] = number
         self.names[number] = name
-
-    def operand(self, name: str, owner: str) -> int | None:
-        """The graph tensor of an activation, or of a constant that meets activations."""
-        if not self.constants.is_constant(name):
-            return self.tensor(name)
-        array = self.constants.array(name)
-        shape = self.constants.shape(name)
-        if array is None or shape is None or not self.is_float(name):
-            return None
-        role = g.Constant(np.asarray(array, dtype=np.float64))
-        axis = 1 if len(shape) > 1 else 0
-        number = self.graph.add(owner, role, (), [shape])[0]
-        is_free = not role.value.any() and bool(shape)
-        self.varying[number] = frozenset((axis,)) if is_free else frozenset()
-        return number
 
     def emit(
         self,
@@ -286,7 +301,13 @@ class Lifter:
 
 def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool = True) -> Lifted:
     """The graph of a model. Without `ties`, ops that share a weight may get one each."""
-    from bnfold.frontends.onnx import lift_affine, lift_linear, lift_ops, lift_quantized
+    from bnfold.frontends.onnx import (
+        lift_affine,
+        lift_linear,
+        lift_ops,
+        lift_quantized,
+        lift_recurrent,
+    )
 
     lifter = Lifter(network, constants, shapes, ties=ties)
     for name in network.inputs:
@@ -299,7 +320,7 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
             continue
         if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):
             continue
-        if lift_linear.emit_fixed(lifter, node):
+        if lift_linear.emit_fixed(lifter, node) or lift_recurrent.emit(lifter, node):
             continue
         lift_ops.emit(lifter, node)
     for name in sorted(network.captured):

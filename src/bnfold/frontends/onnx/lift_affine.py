@@ -21,6 +21,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.lift import AffineSite, Lifter, as_float64, constant_at_rank
+from bnfold.frontends.onnx.lift_constants import table
 from bnfold.frontends.onnx.nodes import Node
 
 _LARGEST = 1 << 22
@@ -55,8 +56,8 @@ def growth_limit(data_type: int) -> float:
 def _batch_norm(lifter: Lifter, node: Node) -> bool:
     source = node.inputs[0]
     shape = lifter.shape(source)
-    if lifter.network.opset < 7:
-        return _refused(lifter, node, Reason.BATCH_STATISTICS, "opset below 7")
+    if lifter.network.opset < 7 and not node.integer("is_test"):
+        return _refused(lifter, node, Reason.BATCH_STATISTICS, "is_test is not set")
     if node.integer("training_mode") or _returns_statistics(lifter, node):
         return _refused(lifter, node, Reason.BATCH_STATISTICS, "in training mode")
     names = [node.input(position) for position in (1, 2, 3, 4)]
@@ -64,10 +65,11 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     if any(array is None for array in arrays):
         if any(name in lifter.network.sparse for name in names):
             return _refused(lifter, node, Reason.FIXED_WEIGHT, "its parameters are sparse")
-        return _refused(lifter, node, Reason.BATCH_STATISTICS, "its parameters are not constant")
+        return _refused(lifter, node, *_not_constant(lifter, names))
     open_channels = shape is not None and 1 in lifter.shapes.open_axes(source)
     is_known = shape is not None and len(shape) > 1 and not open_channels
-    if shape is None or not is_known or not lifter.is_activation(source):
+    of_constant = table(lifter, node, 0, 1, shape) if is_known and shape is not None else None
+    if shape is None or not is_known or not (of_constant or lifter.is_activation(source)):
         return _refused(
             lifter,
             node,
@@ -99,7 +101,15 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )
     site = AffineSite(node, source, node.outputs[0], mean, deviation)
-    return _emit(lifter, node, role, site)
+    return _emit(lifter, node, role, site, tensor=of_constant)
+
+
+def _not_constant(lifter: Lifter, names: list[str]) -> tuple[Reason, str | None]:
+    """Why the parameters are not known."""
+    unknown = [name for name in names if lifter.constants.array(name) is None]
+    if lifter.network.overridable.issuperset(unknown):
+        return Reason.OVERRIDABLE, f"drop {', '.join(unknown)} from the inputs of the graph"
+    return Reason.NOT_CONSTANT, ", ".join(unknown)
 
 
 def _returns_statistics(lifter: Lifter, node: Node) -> bool:
@@ -133,8 +143,9 @@ def _emit(
     *,
     outputs: list[str] | None = None,
     is_scalar: bool = False,
+    tensor: int | None = None,
 ) -> bool:
-    inputs = [lifter.tensor(site.source)]
+    inputs = [lifter.tensor(site.source) if tensor is None else tensor]
     rank = len(lifter.shape(site.output) or ())
     varying: frozenset[int] = frozenset()
     if not role.opaque:
@@ -169,6 +180,8 @@ def _binary(
         constant = lifter.constants.shape(name)
         if constant is None or int(np.prod(constant)) > _LARGEST or shape != output:
             return False
+        if node.op in ("Add", "Sub") and sum(length > 1 for length in constant) > 1:
+            return False  # a value like others, which can be stored rescaled
         array = lifter.constants.array(name)
         if array is None or shape is None or array.ndim > len(shape):
             return False

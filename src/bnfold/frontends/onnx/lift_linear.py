@@ -55,7 +55,8 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     bias = "" if spec.bias is None else spec.bias.name
     if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
         return False
-    if bias and not has_bias_size(lifter, bias, spec.out_channels):
+    is_full = spec.bias is not None and spec.bias.axis is not None
+    if bias and not is_full and not has_bias_size(lifter, bias, spec.out_channels):
         return False
     for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
@@ -126,10 +127,14 @@ def emit_fixed(lifter: Lifter, node: Node) -> bool:
     name = node.input(1)
     shape = lifter.shape(name)
     known = _WITH_WEIGHT if name in lifter.network.sparse else _CONVOLUTIONS
-    if node.op not in known or shape is None or not lifter.is_activation(name):
+    if node.op not in known or shape is None or not lifter.is_float(name):
+        return False
+    if lifter.constants.is_constant(name) and name not in lifter.constants.quantized:
         return False
     spec = read_linear(lifter, node, Weight(name, shape, 1, bias=node.input(2)))
     if spec is None or not _fits(lifter, spec):
+        return False
+    if spec.bias is not None and spec.bias.axis is not None:
         return False
     bias = lifter.constants.array(node.input(2)) if node.input(2) else None
     if node.input(2) and bias is None:

@@ -8,7 +8,8 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter
+from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter, as_float64
+from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lift_views import VIEWS
 from bnfold.frontends.onnx.nodes import Node
 
@@ -69,8 +70,12 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     return True
 
 
-def _homogeneous(lifter: Lifter, node: Node) -> bool:
-    return _elementwise(lifter, node, g.Homogeneous())
+def _leaky_relu(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Homogeneous(np.array(node.number("alpha", 0.01))))
+
+
+def _abs(lifter: Lifter, node: Node) -> bool:
+    return _elementwise(lifter, node, g.Homogeneous(np.array(-1.0)))
 
 
 def _prelu(lifter: Lifter, node: Node) -> bool:
@@ -80,9 +85,10 @@ def _prelu(lifter: Lifter, node: Node) -> bool:
         return False
     if not lifter.constants.is_constant(slope):
         lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(slope)], [])
-    return lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0]) and _elementwise(
-        lifter, node, g.Homogeneous()
-    )
+    slopes = lifter.constants.array(slope) if lifter.constants.is_constant(slope) else None
+    role = g.Homogeneous(None if slopes is None else as_float64(slopes))
+    same_shape = lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0])
+    return same_shape and _elementwise(lifter, node, role)
 
 
 def _sign(lifter: Lifter, node: Node) -> bool:
@@ -204,11 +210,10 @@ def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
     def handler(lifter: Lifter, node: Node) -> bool:
         if lifter.network.opset < 7 or not all(lifter.is_float(n) for n in node.inputs):
             return False
-        inputs = [lifter.operand(name, node.name) for name in node.inputs]
-        tensors = [number for number in inputs if number is not None]
-        if len(tensors) < len(inputs):
+        tensors = operands(lifter, node)
+        if tensors is None:
             return False
-        return _emit_joint(lifter, node, g.Sum(coefficients(len(inputs))), tensors)
+        return _emit_joint(lifter, node, g.Sum(coefficients(len(tensors))), tensors)
 
     return handler
 
@@ -238,8 +243,8 @@ def _div(lifter: Lifter, node: Node) -> bool:
 _TABLE: dict[str, Handler] = {
     "Relu": _relu,
     "Clip": _clip,
-    "LeakyRelu": _homogeneous,
-    "Abs": _homogeneous,
+    "LeakyRelu": _leaky_relu,
+    "Abs": _abs,
     "PRelu": _prelu,
     "Sign": _sign,
     "MaxPool": _max_pool,

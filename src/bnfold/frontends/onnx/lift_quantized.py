@@ -44,6 +44,8 @@ def emit(lifter: Lifter, node: Node) -> bool:
         return False
     if lifter.shapes.dtypes.get(dequantize.input(1)) not in FLOATS:
         return False
+    if spec.bias is not None and spec.bias.axis is not None:
+        return False
     name = "" if spec.bias is None else spec.bias.name
     if name and not has_bias_size(lifter, name, spec.out_channels):
         return False

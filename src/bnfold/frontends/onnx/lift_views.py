@@ -17,6 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.frontends.onnx.arrays import slice_index, split_sizes
 from bnfold.frontends.onnx.lift import Apply, Handler, Lifter
+from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.shapes import Shape
 
@@ -227,9 +228,8 @@ def _concat(lifter: Lifter, node: Node) -> bool:
         return False
     rank = len(lifter.shape(output) or ())
     axis = node.integer("axis", 1) % rank
-    inputs = [lifter.operand(name, node.name) for name in node.inputs]
-    tensors = [number for number in inputs if number is not None]
-    if len(tensors) < len(inputs):
+    tensors = operands(lifter, node, min(1, rank - 1))
+    if tensors is None:
         return False
     for number in tensors:  # a constant is the same under both choices, an activation is known
         if len(lifter.graph.shapes[number]) != rank:

@@ -8,8 +8,11 @@ Gather                rows of a table, by indices that the user chooses
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
@@ -102,8 +105,10 @@ def _weight_of(lifter: Lifter, node: Node, position: int) -> Weight | None:
 
 
 def is_constant(lifter: Lifter, name: str) -> bool:
-    """Whether the value is a number to compute with, and not only a shape."""
-    return lifter.constants.is_constant(name) and name not in lifter.constants.open
+    """Whether the value is a float of its own: not only a shape, nor integers dequantised."""
+    constants = lifter.constants
+    is_own = name not in constants.open and name not in constants.quantized
+    return is_own and constants.is_constant(name)
 
 
 def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
@@ -192,11 +197,11 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
     is_out_in = bool(node.integer("transB")) != weight.is_flipped
     outs, ins = weight.shape if is_out_in else weight.shape[::-1]
     stored: tuple[int, ...] = (outs,)
+    is_full = bool(bias) and not _is_per_column(lifter, bias, outs)
     if bias:
-        if not _is_per_column(lifter, bias, outs):
-            return None
+        rows = (1, *(lifter.constants.shape(bias) or ()))[-2]
         if len(lifter.constants.shape(bias) or ()) == 2:
-            stored = (1, outs)
+            stored = (rows, outs)
     return LinearSpec(
         node,
         node.input(0),
@@ -209,7 +214,9 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         ins,
         outs,
         factor=node.number("alpha", 1.0),
-        bias=BiasSite(node, 2, bias, stored, node.number("beta", 1.0)),
+        bias=BiasSite(
+            node, 2, bias, stored, node.number("beta", 1.0), axis=-1 if is_full else None
+        ),
         output=node.outputs[0],
         centre=() if node.number("alpha", 1.0) == 1.0 else None,
     )
@@ -261,18 +268,48 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
         assert shape is not None
         if len(shape) <= rank and aligned(shape, rank) == aligned(stored, rank):
             return BiasSite(reader, list(reader.inputs).index(name), name, shape)
+        spread = np.broadcast_shapes(shape, stored) if _keeps_shape(lifter, reader, node) else ()
+        if math.prod(shape) > 1 and 0 < math.prod(spread) <= _LARGEST:
+            position = list(reader.inputs).index(name)
+            return BiasSite(reader, position, name, spread, axis=axis - rank)
     while reader is not None and reader.op in _MOVERS:
         reader = lifter.only_reader(reader.outputs[0])
-    if reader is None:
-        return None
     # An Add costs what the step that it may take the place of costs.
-    takes = reader.op == "BatchNormalization" or any(
-        _added(lifter, reader, name) for name in reader.inputs
-    )
+    takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
     return BiasSite(node, -1, "", stored) if takes else None
 
 
+def _has_summands(lifter: Lifter, node: Node) -> bool:
+    """Whether it is a step that an Add may take the place of."""
+    return node.op == "BatchNormalization" or any(
+        _added(lifter, node, name) for name in node.inputs
+    )
+
+
+def _paid_in_front(lifter: Lifter, node: Node) -> bool:
+    """Whether a step in front may go for the Add; each pays for one."""
+    position = 1 if lifter.constants.is_constant(node.input(0)) else 0
+    maker = lifter.network.makers.get(node.input(position))
+    while maker is not None and maker.op in (*_MOVERS, *_ELEMENTWISE):
+        maker = lifter.network.makers.get(maker.inputs[0])
+    if maker is None or not _has_summands(lifter, maker) or maker.index in lifter.claimed:
+        return False
+    lifter.claimed.add(maker.index)
+    return True
+
+
+def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
+    """Whether the constant of an Add fits into what it is added to, for all sizes."""
+    return lifter.shape(add.outputs[0]) is not None and all(
+        lifter.shapes.of(add.outputs[0], choice) == lifter.shapes.of(node.outputs[0], choice)
+        for choice in range(lifter.shapes.count)
+    )
+
+
+_LARGEST = 1 << 22
+"""Elements of the largest constant that takes in a bias per channel."""
 _MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
+_ELEMENTWISE = ("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div")
 
 
 def _added(lifter: Lifter, node: Node | None, source: str) -> str:

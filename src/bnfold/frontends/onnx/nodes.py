@@ -78,6 +78,8 @@ class Network:
     """Those that are constant."""
     inputs: dict[str, Any]
     """What the user passes in: names and their types. Overridable initializers are among them."""
+    overridable: frozenset[str] = frozenset()
+    """Initializers that are inputs too: what the user passes in takes their place."""
     makers: dict[str, Node] = field(default_factory=dict)
     readers: dict[str, list[tuple[Node, int]]] = field(default_factory=dict)
     """Nodes and positions of the inputs where each value is read in the main graph."""
@@ -119,6 +121,9 @@ def read_network(file: str, proto: ModelProto) -> Network:
     network.inputs = {
         info.name: info.type for info in graph.input if info.name not in network.initializers
     }
+    network.overridable = frozenset(
+        tensor.name for tensor in graph.initializer if tensor.name in overridable
+    )
     nodes = _nodes(proto, network.opset)
     for node in nodes:
         for name in node.outputs:
@@ -155,11 +160,11 @@ def described(proto: ModelProto) -> set[str]:
 
 
 def _nodes(proto: ModelProto, opset: int) -> list[Node]:
-    functions = {(f.domain, f.name) for f in proto.functions}
+    functions = {(_domain(f.domain), f.name) for f in proto.functions}
     nodes = []
     for index, node in enumerate(proto.graph.node):
-        is_own = node.domain in ("", "ai.onnx")
-        is_function = (node.domain, node.op_type) in functions
+        is_own = not _domain(node.domain)
+        is_function = (_domain(node.domain), node.op_type) in functions
         op = node.op_type if is_own and not is_function else f"{node.domain}::{node.op_type}"
         if op == node.op_type and not is_well_formed(node, opset):
             op = f"{MALFORMED}::{op}"
@@ -167,6 +172,11 @@ def _nodes(proto: ModelProto, opset: int) -> list[Node]:
         name = node.name or next((o for o in outputs if o), f"{node.op_type}_{index}")
         nodes.append(Node(index, node, name, op, tuple(node.input), outputs))
     return nodes
+
+
+def _domain(domain: str) -> str:
+    """ONNX's own domain has two names."""
+    return "" if domain == "ai.onnx" else domain
 
 
 def _sorted(file: str, nodes: list[Node], known: set[str], network: Network) -> list[Node]:

@@ -28,7 +28,8 @@ def is_well_formed(node: NodeProto, opset: int) -> bool:
     if len(set(names)) != len(names) or not schema.required.issubset(names):
         return False
     return all(
-        schema.attributes.get(attribute.name, attribute.type) == attribute.type
+        attribute.name.startswith("__")  # a private one: no operator looks at it
+        or schema.attributes.get(attribute.name) == attribute.type
         for attribute in node.attribute
     )
 
