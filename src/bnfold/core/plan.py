@@ -25,7 +25,7 @@ from bnfold.core.forest import IntArray, each_once
 from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode, Solution, solve
-from bnfold.core.trace import Trace
+from bnfold.core.trace import taken_in
 
 _NEGLIGIBLE = 1e-13
 """A scale this close to 1 is 1: the rest is rounding of the solver's own arithmetic."""
@@ -133,8 +133,8 @@ def make_plan(
         elif number not in solution.plain:
             assert isinstance(role, g.Clip)
             _plan_clip(plan, number, role, bound, values)
-    trace = Trace(binding, [*plan.linear, *plan.affine])
-    plan.removed = {number: trace.into(number) for number in solution.removed}
+    if solution.removed:
+        plan.removed = taken_in(solution, values, [*plan.linear, *plan.affine])
     return plan
 
 
