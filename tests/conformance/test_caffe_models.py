@@ -15,8 +15,14 @@ import numpy as np
 import pytest
 
 import bnfold
+from bnfold.core.plan import make_plan
+from bnfold.frontends.caffe.fold import read_files
+from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.net import read_net
 from bnfold.frontends.caffe.run import run_net
+from bnfold.frontends.caffe.shapes import infer
 from tests.conformance.caffe_models import MODELS, CaffeModel
+from tests.core.moving import changed
 from tests.frontends.caffe.plain_text import Message, parse
 from tests.frontends.caffe.wire import read_caffemodel
 
@@ -121,3 +127,16 @@ def test_a_second_fold_finds_nothing_to_do(folded: Folded, tmp_path: Path) -> No
     assert report.total == 0
     assert again.read_bytes() == folded.network.read_bytes()
     assert again.with_suffix(".caffemodel").read_bytes() == folded.weights.read_bytes()
+
+
+@folded_models
+def test_each_step_names_the_layers_that_it_moves(folded: Folded) -> None:
+    """One in nine of them, as each costs a plan."""
+    net = read_net(*read_files(folded.model.network, folded.model.weights))
+    infer(net)
+    graph = lift(net).graph
+    plan = make_plan(graph)
+    named = {item.name: item.into for item in folded.report.items}
+    for number in list(plan.removed)[::9]:
+        name = graph.ops[number].name
+        assert set(named[name]) == changed(graph, plan, number, "auto"), name

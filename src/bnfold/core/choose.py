@@ -44,23 +44,23 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
     `dead` constants have the shift of their value; the laws of what passes them on do not count.
     """
     system = binding.system
-    anchors = _anchors(binding, removed)
+    outputs = anchors(binding, removed)
     everything = np.arange(system.count)
     magnitude = system.magnitude.find(everything)
     root_magnitude = np.ones(system.count)
-    roots, values = magnitude.root[anchors], magnitude.p[anchors]
+    roots, values = magnitude.root[outputs], magnitude.p[outputs]
     owner, median = _medians(roots, values)
     root_magnitude[owner] = 1.0 / median
     root_magnitude[0] = 1.0
     sign = system.sign.find(everything)
     root_sign = np.ones(system.count)
-    owner, first = np.unique(sign.root[anchors], return_index=True)
-    root_sign[owner] = sign.p[anchors[first]]
+    owner, first = np.unique(sign.root[outputs], return_index=True)
+    root_sign[owner] = sign.p[outputs[first]]
     root_sign[0] = 1.0
     shift = system.shift.find(everything)
     preferred = np.zeros(system.count)
-    owner, first = np.unique(shift.root[anchors], return_index=True)
-    preferred[owner] = -shift.q[anchors[first]] / shift.p[anchors[first]]
+    owner, first = np.unique(shift.root[outputs], return_index=True)
+    preferred[owner] = -shift.q[outputs[first]] / shift.p[outputs[first]]
     root_shift = solve_waiting(system.sums, preferred)
     scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
     inverse = 1.0 / scale
@@ -209,7 +209,8 @@ def _classes(binding: Binding, pairs: Pairs) -> IntArray:
     return classes.roots(np.arange(binding.system.count))
 
 
-def _anchors(binding: Binding, removed: Sequence[int]) -> IntArray:
+def anchors(binding: Binding, removed: Sequence[int]) -> IntArray:
+    """The outputs of the removed steps that no removed step reads: see the module's head."""
     outputs = [np.zeros(0, dtype=np.int64)]
     goes_on = np.zeros(binding.system.count, dtype=bool)
     for number in sorted(removed):
@@ -217,8 +218,8 @@ def _anchors(binding: Binding, removed: Sequence[int]) -> IntArray:
         assert isinstance(bound, BoundAffine)
         outputs.append(bound.outputs)
         goes_on[bound.inputs] = True
-    anchors = np.concatenate(outputs)
-    return anchors[~goes_on[anchors]]
+    last = np.concatenate(outputs)
+    return last[~goes_on[last]]
 
 
 def _medians(roots: IntArray, values: FloatArray) -> tuple[IntArray, FloatArray]:

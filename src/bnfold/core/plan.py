@@ -27,7 +27,7 @@ from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
 from bnfold.core.shortcut_law import BoundShortcut, additions
 from bnfold.core.solver import ClipMode, Solution, solve
-from bnfold.core.trace import Trace
+from bnfold.core.trace import beside, taken_in
 
 _NEGLIGIBLE = 1e-13
 """A scale this close to 1 is 1: the rest is rounding of the solver's own arithmetic."""
@@ -148,11 +148,12 @@ def make_plan(
         elif number not in solution.plain:
             assert isinstance(role, g.Clip)
             _plan_clip(plan, number, role, bound, values)
-    trace = Trace(binding, [*plan.linear, *plan.affine])
-    plan.removed = {number: trace.into(number) for number in solution.removed}
+    edited = [*plan.linear, *plan.affine]
+    if solution.removed:
+        plan.removed = taken_in(solution, values, edited)
     for shortcut in solution.shortcuts:
         into = tuple(graph.ops[number].name for number in added if number in _taps(shortcut))
-        into = into or trace.beside(shortcut.outputs, graph.ops[shortcut.shortcut.root])
+        into = into or beside(binding, edited, shortcut.outputs, graph.ops[shortcut.shortcut.root])
         plan.removed |= dict.fromkeys(shortcut.shortcut.steps, into)
     return plan
 
