@@ -13,7 +13,7 @@ from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options
 from bnfold.cli._output import answer, answer_json, answer_table, check_output, say
 from bnfold.cli._report import add_report_option, check_report, write_report
-from bnfold.errors import FoldFailedError
+from bnfold.cli._verify import is_doubtful
 from bnfold.report import FoldReport
 from bnfold.verify.result import VerifyResult
 
@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fold, verify, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
+    """Fold, verify, write, print.
+
+    With --strict it returns 1 and writes nothing if any is kept, or the two are not proven equal.
+    """
     kind = kind_for(arguments.source)
     kind.check_options(arguments)
     output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
@@ -54,10 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     is_refused = arguments.strict and report.kept > 0
     try:
         found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
-        for note in found.notes if isinstance(found, VerifyResult) else ():
-            say(note)
-        if isinstance(found, VerifyResult) and not found.equal:
-            raise _failed(arguments.source, found)
+        in_doubt = is_doubtful(arguments.source, found)
+        is_refused = is_refused or (arguments.strict and in_doubt)
         if output is not None and not is_refused:
             kind.write(folded, output, arguments)
         else:
@@ -71,18 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         answer_table(report)
         answer(_closing(output, found))
     if is_refused:
-        say(f"{report.kept} kept, so nothing was written (--strict)")
+        why = f"{report.kept} kept" if report.kept else "not proven equal"
+        say(f"{why}, so nothing was written (--strict)")
     return int(is_refused)
-
-
-def _failed(source: str, found: VerifyResult) -> FoldFailedError:
-    """What to say of a fold that went wrong."""
-    details = [output.detail for output in found.outputs if output.detail]
-    why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
-    return FoldFailedError(
-        f"the folded {source} does not compute the same: {why}".rstrip(".")
-        + "; nothing was written"
-    )
 
 
 def _document(report: FoldReport, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bnfold.errors import MissingExtraError, ModelUnreadableError, UsageError
 from bnfold.verify.runner import Array, InputSpec
 
 _BEYOND = 2
+_LARGE = 64
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 Data = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Array
 
@@ -29,12 +30,12 @@ def draw(specs: Sequence[InputSpec], seed: int, sample: int) -> list[Array]:
 
 def _draw(spec: InputSpec, rng: np.random.Generator) -> Array:
     if spec.dtype == "bool":
-        return rng.integers(0, 2, spec.shape).astype(bool)
+        return np.asarray(rng.integers(0, 2, spec.shape), dtype=bool)
     if spec.dtype == "uint8":
-        return rng.integers(0, 256, spec.shape, dtype=np.uint8)
+        return np.asarray(rng.integers(0, 256, spec.shape), dtype=np.uint8)
     if spec.dtype.startswith(("int", "uint")):
-        return rng.integers(0, _BEYOND, spec.shape).astype(spec.dtype)
-    return fitted(rng.standard_normal(spec.shape), spec.dtype)
+        return np.asarray(rng.integers(0, _BEYOND, spec.shape), dtype=spec.dtype)
+    return fitted(np.asarray(rng.standard_normal(spec.shape)), spec.dtype)
 
 
 def fitted(values: Array, dtype: str) -> Array:
@@ -47,6 +48,13 @@ def fitted(values: Array, dtype: str) -> Array:
     return rounded.astype(np.uint32).view(np.float32)
 
 
+def other_size(size: int, axis: int) -> int:
+    """Another length of an open axis: one sample more, or an image of half the size."""
+    if axis == 0:
+        return size + 1
+    return size // 2 if size >= _LARGE and size % 2 == 0 else 2 * size
+
+
 def nudged(inputs: Sequence[Array], specs: Sequence[InputSpec], draw: int) -> list[Array]:
     """Every number moved to one of its neighbours in its dtype, at random."""
     rng = np.random.default_rng((draw, 1))
@@ -56,11 +64,11 @@ def nudged(inputs: Sequence[Array], specs: Sequence[InputSpec], draw: int) -> li
 def _nudge(array: Array, spec: InputSpec, rng: np.random.Generator) -> Array:
     if array.dtype.kind != "f":
         return array
-    up = rng.integers(0, 2, array.shape).astype(bool)
+    up = np.asarray(rng.integers(0, 2, array.shape), dtype=bool)
     if spec.dtype == "bfloat16":
         return fitted(array * np.where(up, 1 + 2.0**-7, 1 - 2.0**-7), spec.dtype)
-    moved: Array = np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
-    return moved
+    ends = np.where(up, np.inf, -np.inf).astype(array.dtype)
+    return np.asarray(np.nextafter(array, ends))  # of a scalar NumPy makes no array
 
 
 # ------------------------------------------------------------------- the user's own

@@ -1,7 +1,8 @@
 """Run modules and exported programs for a verification, in their own dtypes and in float64.
 
-In float64 everything is: the model is copied to float64, and where its code asks for another
-floating-point dtype by name (`.float()`, `torch.zeros(..., dtype=torch.half)`, autocast), it gets
+What is run is a copy, so that a run leaves nothing in the model itself. In float64 everything is:
+the model is copied to float64, and where its code asks for another floating-point dtype by name
+(`.float()`, `torch.zeros(..., dtype=torch.half)`, autocast) or makes a tensor of one, it gets
 float64 as well. Tensors inside are known by the module and its call ("layer1.0.conv1", "relu#1"
 for the second call), in programs by the node.
 """
@@ -9,6 +10,8 @@ for the second call), in programs by the node.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +32,16 @@ from bnfold.frontends.torch import fold, program
 from bnfold.frontends.torch.lift import Lifted, lift
 from bnfold.frontends.torch.read import read_module, split_inputs
 from bnfold.frontends.torch.recording import Recording
-from bnfold.verify.runner import Array, Evaluation, InputSpec, NotExactError, Output, Watch
+from bnfold.verify.inputs import other_size
+from bnfold.verify.runner import (
+    Array,
+    Evaluation,
+    InputSpec,
+    NotExactError,
+    NotRunnableError,
+    Output,
+    Watch,
+)
 from bnfold.verify.verdict import unit
 
 _CLIPS = ("auto", "always", "never")
@@ -46,27 +58,56 @@ class TorchRunner:
     specs: Sequence[InputSpec] = ()
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"torch": torch.__version__})
     notes: Sequence[str] = ()
+    other_shapes: Sequence[tuple[int, ...]] | None = None
+    may_have_state: bool = True
+    storage_dtype: str = ""
 
     @property
     def kind(self) -> str:
         """See `Runner`."""
         return "module" if isinstance(self.model, nn.Module) else "program"
 
+    def is_same_as(self, other: object) -> bool:
+        """Whether two programs are the same code with the same tensors."""
+        if not isinstance(other, TorchRunner):
+            return False
+        one, two = self.model, other.model
+        if isinstance(one, nn.Module) or isinstance(two, nn.Module):
+            return False
+        if str(one.graph) != str(two.graph) or one.state_dict.keys() != two.state_dict.keys():
+            return False
+        pairs = [(tensor, two.state_dict[name]) for name, tensor in one.state_dict.items()]
+        pairs += [(c, two.constants.get(name)) for name, c in one.constants.items()]
+        return all(a is b or _is_same(a, b) for a, b in pairs)
+
     @contextmanager
     def own(self) -> Iterator[Evaluation]:
-        """As it is."""
-        model = self.model
-        call: Callable[..., Any] = model if isinstance(model, nn.Module) else model.module()
-        yield _Own(call, self)
+        """A copy as it is."""
+        yield _Own(self)
+
+    @contextmanager
+    def reordered(self) -> Iterator[Evaluation]:
+        """PyTorch is not told another order. Raises NotRunnableError."""
+        raise NotRunnableError("PyTorch sums in one order")
+        yield
 
     @contextmanager
     def exact(self) -> Iterator[Evaluation]:
         """A copy in float64. Raises NotExactError."""
-        with _float64_by_default():
-            if isinstance(self.model, nn.Module):
-                yield _ExactModule(self.model, self)
-            else:
-                yield _ExactProgram(self.model, self)
+        if isinstance(self.model, nn.Module):
+            yield _ExactModule(self.model, self)
+        else:
+            yield _ExactProgram(self.model, self)
+
+    def callable_copy(self) -> nn.Module:
+        """What can be called, apart from the model; the model itself where it cannot be copied."""
+        model = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own trees
+                return copy.deepcopy(model)
+        except Exception:  # whatever the model's own copying raises
+            return model
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
@@ -114,9 +155,48 @@ def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunne
         return _runner(model, split_inputs(inputs), name)
     if model.example_inputs is not None:
         args, kwargs = model.example_inputs
-        return _runner(model, (tuple(args), dict(kwargs)), name)
-    made = program._user_inputs(model)
-    return _runner(model, (tuple(made.values()), {}), name, given=False)
+        made = _runner(model, (tuple(args), dict(kwargs)), name)
+    else:
+        drawn = program._user_inputs(model)
+        made = _runner(model, (tuple(drawn.values()), {}), name, given=False)
+    made.other_shapes = _other_shapes(model, [spec.shape for spec in made.specs])
+    return made
+
+
+def _other_shapes(
+    model: ExportedProgram, shapes: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]] | None:
+    """Shapes with other sizes where the program leaves them open; None where it leaves none."""
+    names = {s.arg.name for s in model.graph_signature.input_specs if s.kind is _USER}
+    values = [n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"]
+    wanted = [n.name in names for n in model.graph.nodes if n.op == "placeholder"]
+    tensors = [v for v, w in zip(values, wanted, strict=True) if w and isinstance(v, Tensor)]
+    if len(tensors) != len(shapes):
+        return None
+    sizes: dict[Any, int] = {}
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        for axis, (size, own) in enumerate(zip(tensor.shape, shape, strict=True)):
+            expression = _expression(size)
+            if getattr(expression, "is_symbol", False):
+                within = model.range_constraints.get(expression)
+                other = other_size(own, axis)
+                fits = within is None or within.lower <= other <= within.upper
+                sizes.setdefault(expression, other if fits else own)
+    others = []
+    for tensor in tensors:
+        expressions = [_expression(size) for size in tensor.shape]
+        if any(not e.free_symbols <= sizes.keys() for e in expressions if not isinstance(e, int)):
+            return None
+        others.append(tuple(e if isinstance(e, int) else int(e.subs(sizes)) for e in expressions))
+    return others if others != list(shapes) else None
+
+
+def _expression(size: Any) -> Any:
+    """A number, or what it is computed from."""
+    return size.node.expr if isinstance(size, torch.SymInt) else int(size)
+
+
+_USER = InputKind.USER_INPUT
 
 
 def call_runner(
@@ -151,20 +231,37 @@ def _runner(
 # ------------------------------------------------------------------- runs
 
 
-@dataclass(frozen=True, slots=True)
 class _Own:
-    """The model as it is."""
+    """A copy of the model as it is."""
 
-    call: Callable[..., Any]
-    runner: TorchRunner
+    def __init__(self, runner: TorchRunner) -> None:
+        self.runner = runner
+        self.model = runner.callable_copy()
+        self.pristine: list[Tensor] | None = None
+        """The weights as they were before a draw moved them."""
+        self.draw: int | None = None
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
     ) -> list[Output]:
         """See `Evaluation`."""
         args, kwargs = self.runner.arguments(inputs)
+        self._set_draw(draw)
         with _seeded():
-            return _outputs(self.call(*args, **kwargs))
+            return _outputs(self.model(*args, **kwargs))
+
+    @torch.no_grad()
+    def _set_draw(self, draw: int | None) -> None:
+        if draw == self.draw:
+            return
+        if self.pristine is None:
+            self.model = copy.deepcopy(self.model)
+            self.pristine = [tensor.clone() for tensor in _tensors(self.model)]
+        for own, tensor in zip(self.pristine, _tensors(self.model), strict=True):
+            tensor.copy_(own)
+            if draw is not None:
+                _move(tensor, torch.Generator().manual_seed(draw))
+        self.draw = draw
 
 
 class _ExactModule:
@@ -173,6 +270,7 @@ class _ExactModule:
     def __init__(self, model: nn.Module, runner: TorchRunner) -> None:
         self.runner = runner
         self.original = model
+        self.draw: int | None = None
         try:
             self.model = copy.deepcopy(model).double()
         except Exception as error:
@@ -184,25 +282,23 @@ class _ExactModule:
         """See `Evaluation`."""
         args, kwargs = self.runner.arguments(inputs, torch.float64)
         try:
-            with _seeded(), self._rounded(draw), _hooked(self.model, watch), _wide():
+            self._set_draw(draw)
+            with _seeded(), _hooked(self.model, watch), _wide():
                 return _outputs(self.model(*args, **kwargs))
         except Exception as error:
             raise NotExactError(f"{self.runner.name} does not run in float64 ({error})") from error
 
-    @contextmanager
-    def _rounded(self, draw: int | None) -> Iterator[None]:
-        if draw is None:
-            yield
+    @torch.no_grad()
+    def _set_draw(self, draw: int | None) -> None:
+        if draw == self.draw:
             return
-        pairs = list(zip(_tensors(self.original), _tensors(self.model), strict=True))
-        generator = torch.Generator().manual_seed(draw)
-        try:
-            for own, wide in pairs:
-                _round_again(own, wide, generator)
-            yield
-        finally:
-            for own, wide in pairs:
+        generator = None if draw is None else torch.Generator().manual_seed(draw)
+        for own, wide in zip(_tensors(self.original), _tensors(self.model), strict=True):
+            if generator is None:
                 wide.copy_(own)
+            else:
+                _round_again(own, wide, generator)
+        self.draw = draw
 
 
 class _ExactProgram:
@@ -216,6 +312,7 @@ class _ExactProgram:
             if spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
                 self.own[spec.arg.name] = model.constants[spec.target]
         self.tensors = {name: _widened(tensor) for name, tensor in self.own.items()}
+        self.written: set[str] = set()
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
@@ -225,7 +322,7 @@ class _ExactProgram:
         if draw is not None:
             generator = torch.Generator().manual_seed(draw)
             for name, own in self.own.items():
-                if own.is_floating_point():
+                if own.is_floating_point() and name not in self.written:
                     tensors[name] = tensors[name].clone()
                     _round_again(own, tensors[name], generator)
         leaves = pytree.tree_leaves(self.runner.arguments(inputs, torch.float64))
@@ -237,10 +334,21 @@ class _ExactProgram:
                 result = _Nodes(self.program, tensors, watch).run()
         except Exception as error:
             raise NotExactError(f"{self.runner.name} does not run in float64 ({error})") from error
-        kept = zip(
-            pytree.tree_leaves(result), self.program.graph_signature.output_specs, strict=True
+        made = list(
+            zip(pytree.tree_leaves(result), self.program.graph_signature.output_specs, strict=True)
         )
-        return _outputs([leaf for leaf, spec in kept if spec.kind is OutputKind.USER_OUTPUT])
+        self._keep({spec.target: leaf for leaf, spec in made if spec.kind in _WRITTEN})
+        return _outputs([leaf for leaf, spec in made if spec.kind is OutputKind.USER_OUTPUT])
+
+    def _keep(self, written: dict[str | None, Any]) -> None:
+        """What the program writes to its buffers shows in the next run."""
+        for spec in self.program.graph_signature.input_specs:
+            if spec.target is not None and spec.target in written:
+                self.tensors[spec.arg.name] = written[spec.target]
+                self.written.add(spec.arg.name)
+
+
+_WRITTEN = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
 class _Nodes(fx.Interpreter):
@@ -266,7 +374,7 @@ class _Nodes(fx.Interpreter):
 
 
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Whoever asks for a floating-point dtype by name gets float64."""
+    """Whoever asks for a floating-point dtype by name, or makes a tensor of one, gets float64."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -275,7 +383,14 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         args = tuple(_wide_dtype(argument) for argument in args)
         kwargs = {key: _wide_dtype(value) for key, value in (kwargs or {}).items()}
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if _is_narrow(result) and not any(_is_narrow(leaf) for leaf in pytree.tree_leaves(args)):
+            return result.double()
+        return result
+
+
+def _is_narrow(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
 
 
 def _wide() -> Any:
@@ -285,16 +400,6 @@ def _wide() -> Any:
 def _wide_dtype(argument: Any) -> Any:
     is_dtype = isinstance(argument, torch.dtype) and argument.is_floating_point
     return torch.float64 if is_dtype else argument
-
-
-@contextmanager
-def _float64_by_default() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager
@@ -381,6 +486,14 @@ def _round_again(own: Tensor, wide: Tensor, generator: torch.Generator) -> None:
     wide.mul_(factors.to(wide.device))
 
 
+def _move(tensor: Tensor, generator: torch.Generator) -> None:
+    """Half of the numbers become one of their neighbours; 0 stays, as rounding leaves it."""
+    step = torch.randint(-1, 3, tensor.shape, generator=generator).to(tensor.device)
+    ends = torch.where(step == 1, torch.inf, -torch.inf).to(tensor.dtype)
+    moves = (step.abs() == 1) & (tensor != 0)  # down, stay, up, stay
+    tensor.copy_(torch.where(moves, torch.nextafter(tensor, ends), tensor))
+
+
 def to_array(tensor: Tensor) -> Array:
     """The content on the CPU; bfloat16 as float32."""
     plain = tensor.detach().cpu()
@@ -395,18 +508,47 @@ def _tensor(array: Array, leaf: Tensor, like: torch.dtype | None) -> Tensor:
     return torch.from_numpy(np.array(array)).to(device=leaf.device, dtype=dtype)
 
 
+def _is_same(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b)
+
+
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def _outputs(result: Any) -> list[Output]:
-    found = []
-    for path, leaf in pytree.tree_leaves_with_path(result):
-        if isinstance(leaf, Tensor):
-            name = pytree.keystr(path).strip("[]'\"") or "output"
-            name = f"output {name}" if name.isdigit() else name
-            found.append(Output(name, to_array(leaf), _dtype(leaf)))
-    return found
+    """Every tensor, number, text and None that a model returns, however they are nested."""
+    return [
+        Output(name or "output", *_content(leaf))
+        for name, leaf in _leaves("", result)
+        if isinstance(leaf, Tensor | np.ndarray | np.generic | bool | int | float | complex | str)
+        or leaf is None
+    ]
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in pytree.tree_leaves_with_path(value):
+        key = pytree.keystr(path).strip("[]'\"")
+        key = f"{name}{'.' if name and key else ''}{key}"
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            for entry in dataclasses.fields(leaf):
+                inner = f"{key}.{entry.name}" if key else entry.name
+                yield from _leaves(inner, getattr(leaf, entry.name, None))
+        else:
+            yield (f"output {key}" if key.isdigit() else key), leaf
+
+
+def _content(leaf: Any) -> tuple[Array, str]:
+    """As an array, and the name of its dtype."""
+    if isinstance(leaf, Tensor):
+        plain = leaf.to_dense() if leaf.layout != torch.strided else leaf
+        return to_array(plain), _dtype(leaf)
+    if leaf is None or isinstance(leaf, str):
+        return np.asarray(leaf, dtype=object), type(leaf).__name__
+    array = np.asarray(leaf)
+    return array, "float32" if isinstance(leaf, float) else str(array.dtype)
 
 
 # ------------------------------------------------------------------- storage
