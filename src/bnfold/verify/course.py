@@ -26,6 +26,7 @@ from bnfold.verify.evidence import (
     FoldedRaisedError,
     Sample,
     check_all,
+    differs_from_itself,
     moved,
     run_exact,
     run_moved,
@@ -171,12 +172,12 @@ def _conclude(
         parting = _where_digits_go(judged, inside)
     is_equal = is_equal and parting is None
     is_proven = True
-    if not is_equal:
+    if _is_random(original, evidence, in_doubt=not is_equal):
+        is_equal = is_proven = False
+    elif not is_equal:
         is_proven = parting is not None or any(
             one.is_proven for one in judged if not one.difference.equal
         )
-        if _is_random(original, evidence):
-            is_proven = False
     elif evidence.storage_dtype:
         _remark_on_storage(evidence, judged)
     result = VerifyResult(
@@ -276,20 +277,18 @@ def _remark_on_storage(evidence: Evidence, judged: Sequence[Judged]) -> None:
     )
 
 
-def _is_random(original: Runner, evidence: Evidence) -> bool:
+def _is_random(original: Runner, evidence: Evidence, *, in_doubt: bool) -> bool:
     """Whether the original differs from itself when it starts afresh."""
-    if evidence.own_before is evidence.exact_before:
+    if evidence.own_before is evidence.exact_before or not (in_doubt or evidence.is_random):
         return False
-    with original.own() as evaluation:
-        again = evaluation.run(evidence.samples[0])
-    for one, other in zip(evidence.own_before[0], again, strict=True):
-        if not compare.is_same(one.values, other.values):
-            evidence.notes.append(
-                f"{original.name} differs from itself in a second run (output {one.name}): it draws"
-                " random numbers, so nothing is proven."
-            )
-            return True
-    return False
+    name = differs_from_itself(original, evidence)
+    if name is None:
+        return False
+    evidence.notes.append(
+        f"{original.name} differs from itself in a second run (output {name}): it draws random"
+        " numbers, so nothing is proven."
+    )
+    return True
 
 
 # ------------------------------------------------------------------- another size

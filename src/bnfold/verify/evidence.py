@@ -56,6 +56,8 @@ class Evidence:
     """Whether one runtime ran both."""
     has_state: bool = False
     """Whether a run of either leaves something that shows in the next."""
+    is_random: bool = False
+    """Whether the original differs from itself when it starts afresh."""
     own_before: list[Outputs] = field(default_factory=list)
     own_after: list[Outputs] = field(default_factory=list)
     exact_before: list[Outputs] = field(default_factory=list)
@@ -108,13 +110,26 @@ def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnable
     except Exception as error:
         raise ExampleInputError(original.name, error) from error
     evidence.own_before, evidence.own_after = before, after
+    check_all(original, folded, evidence)
     if again is not None and again_after is not None:
+        if not _same(before[0], again) and differs_from_itself(original, evidence) is not None:
+            evidence.is_random = True
+            return None
         evidence.has_state = not (_same(before[0], again) and _same(after[0], again_after))
         if evidence.has_state:
             evidence.samples = [*evidence.samples, evidence.samples[0]]
             before.append(again)
             after.append(again_after)
-    check_all(original, folded, evidence)
+    return None
+
+
+def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
+    """The first output that is another when the original starts afresh: it draws at random."""
+    with original.own() as evaluation:
+        again = evaluation.run(evidence.samples[0])
+    for one, other in zip(evidence.own_before[0], again, strict=True):
+        if not compare.is_same(one.values, other.values):
+            return one.name
     return None
 
 

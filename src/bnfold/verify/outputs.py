@@ -128,7 +128,9 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     unit = verdict.unit(first.dtype)
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
     stored = max(unit, verdict.unit(evidence.storage_dtype)) * size
-    kept = verdict.DIGITS * float(np.hypot(own_error, stored))
+    kept = max(verdict.DIGITS * float(np.hypot(own_error, stored)), verdict.ENOUGH * size)
+    if evidence.own_before is evidence.exact_before:  # it was run in float64 alone
+        kept = np.inf
     return _Errors(_rms(far, tame), own_error, noise, size, most, kept)
 
 

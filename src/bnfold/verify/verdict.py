@@ -41,7 +41,7 @@ How much of that may be the fold's own doing
     with a mean of 1e6 and a deviation of 1) has a large D, which would explain anything. A fold
     is there to be used instead of the original: RMS(F_own - A) may be at most
 
-        DIGITS * sqrt(E^2 + (u * RMS(A))^2)
+        DIGITS * sqrt(E^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
 
     where u is that of the dtype which weights are stored in. Beyond that the fold loses digits.
 
@@ -86,8 +86,10 @@ _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
 _ARITHMETIC = 8.0 * 2.0**-53
 """What the arithmetic of a layer in float64 costs, relative to what is stored."""
-DIGITS = 64.0
-"""So many times the original's own error a fold may have: six bits."""
+DIGITS = 8.0
+"""So many times the original's own error a fold may have: three bits. Of right folds it is 1.5."""
+ENOUGH = 2.0**-14
+"""An output that is so near to the truth has kept digits enough."""
 BEYOND = 4.0
 """So many times what rounding explains is wrong, where rounding is known from few runs only."""
 NEAR_TIES = 16.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -405,9 +406,16 @@ def _wide_dtype(argument: Any) -> Any:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """The same randomness for every run, if there is any."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 @contextmanager
