@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -536,9 +537,13 @@ def _outputs(result: Any) -> list[Output]:
     ]
 
 
+_KEYS = re.compile(r"[^\[\]'\".]+")
+"""The parts of "['logits'][0]": how PyTorch writes the way to a leaf."""
+
+
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in pytree.tree_leaves_with_path(value):
-        key = pytree.keystr(path).strip("[]'\"")
+        key = ".".join(_KEYS.findall(pytree.keystr(path)))
         key = f"{name}{'.' if name and key else ''}{key}"
         if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             for entry in dataclasses.fields(leaf):
