@@ -9,11 +9,8 @@ operators that only ONNX Runtime knows, and plain ones. Then a weight of the fol
 
 from __future__ import annotations
 
-import sys
-
-sys.modules["torch"] = None  # type: ignore[assignment]  # it is not installed, as far as we know
-
 import argparse
+import sys
 from collections import Counter
 from typing import get_args
 
@@ -33,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--faults", type=float, default=0.01, help="how far a weight is off")
     options = parser.parse_args(arguments)
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for seed in range(options.first, options.first + options.models):

@@ -3,6 +3,7 @@
     evidence    what the runs give
     outputs     what that says of the outputs
     layers      what it says of the tensors inside
+    trust       what is not to be relied on
 
 What the two say together is the verdict: equal, not equal, or not proven either way. A model that
 leaves sizes open is run on others, too: that costs a run of each, and all of the above only where
@@ -14,9 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from bnfold.errors import ExampleInputError, UnsupportedModelError, UsageError
+from bnfold.errors import ExampleInputError, UnsupportedModelError
 from bnfold.verify import compare, layers, outputs, verdict
 from bnfold.verify.evidence import (
     DRAWS,
@@ -26,21 +25,19 @@ from bnfold.verify.evidence import (
     FoldedRaisedError,
     Sample,
     check_all,
-    differs_from_itself,
-    moved,
     run_exact,
     run_moved,
     run_own,
 )
+from bnfold.verify.inputs import check_inputs, choose_samples
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import LayerDifference, VerifyResult
-from bnfold.verify.runner import InputSpec, NotExactError, Runner
+from bnfold.verify.runner import NotExactError, Runner
+from bnfold.verify.trust import distrust, is_random
 
-_SUSPICIOUS = 1e3
-"""An original so many roundings of its output from the truth is looked at more closely."""
-_STEPS = 20.0
-"""So many times what moving everything by its last bit does, it is not rounding."""
+__all__ = ["check_inputs", "choose_samples", "verify"]
+
 _HOPELESS = 30.0
 """A difference so many times what draws explain is not explained by more of them."""
 
@@ -120,7 +117,7 @@ def _gather(original: Runner, folded: Runner, evidence: Evidence, *, look_inside
         evidence.own_before = evidence.exact_before
         evidence.own_after = evidence.exact_after
         check_all(original, folded, evidence)
-    _distrust(original, folded, evidence)
+    distrust(original, folded, evidence)
 
 
 def _coarsest(original: Runner, evidence: Evidence) -> str:
@@ -172,7 +169,7 @@ def _conclude(
         parting = _where_digits_go(judged, inside)
     is_equal = is_equal and parting is None
     is_proven = True
-    if _is_random(original, evidence, in_doubt=not is_equal):
+    if is_random(original, evidence, in_doubt=not is_equal):
         is_equal = is_proven = False
     elif not is_equal:
         is_proven = parting is not None or any(
@@ -192,46 +189,6 @@ def _conclude(
         proven=is_proven,
     )
     return result, judged
-
-
-def _distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
-    """Where rounding cannot explain how far the original is from float64, that is not the truth.
-
-    An operator that is computed wrongly there, a model that draws random numbers: then the
-    original's own error is no error of rounding, and would excuse anything.
-    """
-    if evidence.truth != "float64" or evidence.own_before is evidence.exact_before:
-        return
-    suspicious = {
-        number: error
-        for number in range(len(evidence.own_before[0]))
-        if (error := _excess(evidence, number)) is not None
-    }
-    if not suspicious:
-        return
-    trial = Evidence(evidence.samples, has_state=evidence.has_state)
-    trial.own_before, trial.own_after = evidence.own_before, evidence.own_after
-    trial.drawn = moved(original, trial, DRAWS)
-    for number, error in suspicious.items():
-        noise = outputs.noise(trial, number)
-        if error > _STEPS * noise:
-            evidence.notes.append(
-                "The original in its own dtype is farther from the original in float64 than"
-                " rounding explains: outputs are compared in their own dtype instead."
-            )
-            keep = evidence.runs, evidence.storages
-            run_moved(original, folded, evidence)
-            evidence.runs, evidence.storages = keep
-            return
-
-
-def _excess(evidence: Evidence, number: int) -> float | None:
-    """How far the original is from the truth, if that is more than rounding usually does."""
-    first = evidence.own_before[0][number]
-    if not compare.is_number(first.values):
-        return None
-    error, size = outputs.own_error(evidence, number)
-    return error if error > _SUSPICIOUS * verdict.unit(first.dtype) * size else None
 
 
 def _doubt(
@@ -275,20 +232,6 @@ def _remark_on_storage(evidence: Evidence, judged: Sequence[Judged]) -> None:
         f" that once more: {worst.difference.name} is off by {worst.relative:.1e} of its size,"
         " which weights stored in float32 would avoid."
     )
-
-
-def _is_random(original: Runner, evidence: Evidence, *, in_doubt: bool) -> bool:
-    """Whether the original differs from itself when it starts afresh."""
-    if evidence.own_before is evidence.exact_before or not (in_doubt or evidence.is_random):
-        return False
-    name = differs_from_itself(original, evidence)
-    if name is None:
-        return False
-    evidence.notes.append(
-        f"{original.name} differs from itself in a second run (output {name}): it draws random"
-        " numbers, so nothing is proven."
-    )
-    return True
 
 
 # ------------------------------------------------------------------- another size
@@ -339,40 +282,3 @@ def _is_as_near(evidence: Evidence, judged: Sequence[Judged]) -> bool:
         if not gap * known.size <= known.difference.allowed * size:
             return False
     return True
-
-
-# ------------------------------------------------------------------- inputs
-
-
-def check_inputs(original: Runner, folded: Runner) -> None:
-    """Raise UsageError where the two take different inputs."""
-    step = "compare models with the same inputs and outputs"
-    if len(original.specs) != len(folded.specs):
-        names = [", ".join(spec.name for spec in runner.specs) for runner in (original, folded)]
-        raise UsageError(
-            f"{original.name} has {len(original.specs)} inputs ({names[0]}),"
-            f" {folded.name} {len(folded.specs)} ({names[1]})",
-            step,
-        )
-    for a, b in zip(original.specs, folded.specs, strict=True):
-        if a.declared is None or b.declared is None:
-            continue
-        same = len(a.declared) == len(b.declared) and all(
-            m is None or n is None or m == n for m, n in zip(a.declared, b.declared, strict=True)
-        )
-        if not same:
-            raise UsageError(
-                f"input {a.name} of {original.name} is {a.declared},"
-                f" input {b.name} of {folded.name} {b.declared}",
-                step,
-            )
-
-
-def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[Sample]:
-    """What the model came with, then random inputs."""
-    samples = []
-    if specs and all(spec.given is not None for spec in specs):
-        samples.append([np.asarray(spec.given) for spec in specs])
-    while len(samples) < max(1, count):
-        samples.append(draw_inputs(specs, seed, len(samples)))
-    return samples[: max(1, count)]

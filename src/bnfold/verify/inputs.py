@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import MissingExtraError, ModelUnreadableError, UsageError
-from bnfold.verify.runner import Array, InputSpec
+from bnfold.verify.runner import Array, InputSpec, Runner
 
 _BEYOND = 2
 _LARGE = 64
@@ -69,6 +69,40 @@ def _nudge(array: Array, spec: InputSpec, rng: np.random.Generator) -> Array:
         return fitted(array * np.where(up, 1 + 2.0**-7, 1 - 2.0**-7), spec.dtype)
     ends = np.where(up, np.inf, -np.inf).astype(array.dtype)
     return np.asarray(np.nextafter(array, ends))  # of a scalar NumPy makes no array
+
+
+def check_inputs(original: Runner, folded: Runner) -> None:
+    """Raise UsageError where the two take different inputs."""
+    step = "compare models with the same inputs and outputs"
+    if len(original.specs) != len(folded.specs):
+        names = [", ".join(spec.name for spec in runner.specs) for runner in (original, folded)]
+        raise UsageError(
+            f"{original.name} has {len(original.specs)} inputs ({names[0]}),"
+            f" {folded.name} {len(folded.specs)} ({names[1]})",
+            step,
+        )
+    for a, b in zip(original.specs, folded.specs, strict=True):
+        if a.declared is None or b.declared is None:
+            continue
+        same = len(a.declared) == len(b.declared) and all(
+            m is None or n is None or m == n for m, n in zip(a.declared, b.declared, strict=True)
+        )
+        if not same:
+            raise UsageError(
+                f"input {a.name} of {original.name} is {a.declared},"
+                f" input {b.name} of {folded.name} {b.declared}",
+                step,
+            )
+
+
+def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[list[Array]]:
+    """What the model came with, then random inputs."""
+    samples = []
+    if specs and all(spec.given is not None for spec in specs):
+        samples.append([np.asarray(spec.given) for spec in specs])
+    while len(samples) < max(1, count):
+        samples.append(draw(specs, seed, len(samples)))
+    return samples[: max(1, count)]
 
 
 # ------------------------------------------------------------------- the user's own
