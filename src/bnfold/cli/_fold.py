@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.cli._kinds import kind_for
-from bnfold.cli._output import check_output, progress, say
+from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
 from bnfold.cli._summary import Ending
-from bnfold.errors import FoldFailedError
+from bnfold.cli._verify import is_doubtful
 from bnfold.verify.result import VerifyResult
 
 
@@ -44,10 +44,8 @@ def fold_one(arguments: argparse.Namespace) -> Done:
     try:
         with progress(f"verifying {arguments.source}"):
             found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
-        for note in found.notes if isinstance(found, VerifyResult) else ():
-            say(note)
-        if isinstance(found, VerifyResult) and not found.equal:
-            raise _failed(arguments.source, found)
+        in_doubt = is_doubtful(arguments.source, found)
+        is_refused = is_refused or (arguments.strict and in_doubt)
         before, after = kind.ops(source, folded, report)
         held = sum(path.stat().st_size for path in read) if read else None
         if output is not None and not is_refused:
@@ -68,16 +66,6 @@ def fold_one(arguments: argparse.Namespace) -> Done:
         time.monotonic() - start,
     )
     return Done(ending, _document(ending, output, found), is_refused)
-
-
-def _failed(source: str, found: VerifyResult) -> FoldFailedError:
-    """What to say of a fold that went wrong."""
-    details = [output.detail for output in found.outputs if output.detail]
-    why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
-    return FoldFailedError(
-        f"the folded {source} does not compute the same: {why}".rstrip(".")
-        + "; nothing was written"
-    )
 
 
 def _document(ending: Ending, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:

@@ -61,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fold, verify, write, print. Returns 1, and writes nothing, if --strict and any is kept."""
+    """Fold, verify, write, print.
+
+    With --strict it returns 1 and writes nothing if any is kept, or the two are not proven equal.
+    """
     found = models(arguments.sources)
     if len(found) > 1:
         check_many(found, output=arguments.output, folder=arguments.output_dir)
@@ -90,7 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _status(done: Done) -> int:
     if done.is_refused:
-        say(f"{done.ending.report.kept} kept, so nothing was written (--strict)")
+        kept = done.ending.report.kept
+        why = f"{kept} kept" if kept else "not proven equal"
+        say(f"{why}, so nothing was written (--strict)")
     return int(done.is_refused)
 
 

@@ -1,6 +1,6 @@
 """`bnfold verify A B`: run both on the same inputs and say whether they compute the same.
 
-0 equal    1 not equal    2 inputs or outputs do not match    3 a model cannot be read
+0 equal    1 not equal, or not proven    2 inputs or outputs do not match    3 not readable
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify and print. Returns 1 if the two are not equal."""
+    """Verify and print. Returns 1 if the two are not equal, or not proven to be."""
     from bnfold.verify.api import verify_runners
 
     with progress(f"verifying {arguments.folded}"):

@@ -34,7 +34,7 @@ def flat(array: Array) -> FloatArray:
     if array.dtype.kind == "c":
         return np.ascontiguousarray(array, dtype=np.complex128).reshape(-1).view(np.float64)
     if array.dtype.kind in "OSU":  # texts: equal or not, so a number each
-        texts = [hash(text) % 2**52 for text in array.reshape(-1).tolist()]
+        texts = [hash(repr(text)) % 2**52 for text in array.reshape(-1).tolist()]
         return np.array(texts, dtype=np.float64)
     return np.asarray(array, dtype=np.float64).reshape(-1)
 
@@ -47,6 +47,11 @@ def gaps(a: FloatArray, b: FloatArray) -> FloatArray:
     gap[same] = 0.0
     gap[np.isnan(gap)] = np.inf
     return gap
+
+
+def is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays hold the very same."""
+    return a.shape == b.shape and bool(np.all(gaps(flat(a), flat(b)) == 0.0))
 
 
 def distance(before: Sequence[Array], after: Sequence[Array]) -> float:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import MissingExtraError, ModelUnreadableError, UsageError
-from bnfold.verify.runner import Array, InputSpec
+from bnfold.verify.runner import Array, InputSpec, Runner
 
 _BEYOND = 2
+_LARGE = 64
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 Data = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Array
 
@@ -29,12 +30,12 @@ def draw(specs: Sequence[InputSpec], seed: int, sample: int) -> list[Array]:
 
 def _draw(spec: InputSpec, rng: np.random.Generator) -> Array:
     if spec.dtype == "bool":
-        return rng.integers(0, 2, spec.shape).astype(bool)
+        return np.asarray(rng.integers(0, 2, spec.shape), dtype=bool)
     if spec.dtype == "uint8":
-        return rng.integers(0, 256, spec.shape, dtype=np.uint8)
+        return np.asarray(rng.integers(0, 256, spec.shape), dtype=np.uint8)
     if spec.dtype.startswith(("int", "uint")):
-        return rng.integers(0, _BEYOND, spec.shape).astype(spec.dtype)
-    return fitted(rng.standard_normal(spec.shape), spec.dtype)
+        return np.asarray(rng.integers(0, _BEYOND, spec.shape), dtype=spec.dtype)
+    return fitted(np.asarray(rng.standard_normal(spec.shape)), spec.dtype)
 
 
 def fitted(values: Array, dtype: str) -> Array:
@@ -47,6 +48,13 @@ def fitted(values: Array, dtype: str) -> Array:
     return rounded.astype(np.uint32).view(np.float32)
 
 
+def other_size(size: int, axis: int) -> int:
+    """Another length of an open axis: one sample more, or an image of half the size."""
+    if axis == 0:
+        return size + 1
+    return size // 2 if size >= _LARGE and size % 2 == 0 else 2 * size
+
+
 def nudged(inputs: Sequence[Array], specs: Sequence[InputSpec], draw: int) -> list[Array]:
     """Every number moved to one of its neighbours in its dtype, at random."""
     rng = np.random.default_rng((draw, 1))
@@ -56,11 +64,45 @@ def nudged(inputs: Sequence[Array], specs: Sequence[InputSpec], draw: int) -> li
 def _nudge(array: Array, spec: InputSpec, rng: np.random.Generator) -> Array:
     if array.dtype.kind != "f":
         return array
-    up = rng.integers(0, 2, array.shape).astype(bool)
+    up = np.asarray(rng.integers(0, 2, array.shape), dtype=bool)
     if spec.dtype == "bfloat16":
         return fitted(array * np.where(up, 1 + 2.0**-7, 1 - 2.0**-7), spec.dtype)
-    moved: Array = np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
-    return moved
+    ends = np.where(up, np.inf, -np.inf).astype(array.dtype)
+    return np.asarray(np.nextafter(array, ends))  # of a scalar NumPy makes no array
+
+
+def check_inputs(original: Runner, folded: Runner) -> None:
+    """Raise UsageError where the two take different inputs."""
+    step = "compare models with the same inputs and outputs"
+    if len(original.specs) != len(folded.specs):
+        names = [", ".join(spec.name for spec in runner.specs) for runner in (original, folded)]
+        raise UsageError(
+            f"{original.name} has {len(original.specs)} inputs ({names[0]}),"
+            f" {folded.name} {len(folded.specs)} ({names[1]})",
+            step,
+        )
+    for a, b in zip(original.specs, folded.specs, strict=True):
+        if a.declared is None or b.declared is None:
+            continue
+        same = len(a.declared) == len(b.declared) and all(
+            m is None or n is None or m == n for m, n in zip(a.declared, b.declared, strict=True)
+        )
+        if not same:
+            raise UsageError(
+                f"input {a.name} of {original.name} is {a.declared},"
+                f" input {b.name} of {folded.name} {b.declared}",
+                step,
+            )
+
+
+def choose_samples(specs: Sequence[InputSpec], count: int, seed: int) -> list[list[Array]]:
+    """What the model came with, then random inputs."""
+    samples = []
+    if specs and all(spec.given is not None for spec in specs):
+        samples.append([np.asarray(spec.given) for spec in specs])
+    while len(samples) < max(1, count):
+        samples.append(draw(specs, seed, len(samples)))
+    return samples[: max(1, count)]
 
 
 # ------------------------------------------------------------------- the user's own

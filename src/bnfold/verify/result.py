@@ -65,13 +65,16 @@ class LayerDifference:
     relative: float
     """RMS difference, the folded tensor rescaled back by the plan, relative to the tensor's RMS."""
     own: float | None
-    """The original's own rounding error there, in the same units; None where it is not known."""
+    """What rounding the folded model's weights does there, in the same units; None where it is not
+    known."""
     equal: bool
     """Whether rounding explains the difference, in each channel."""
     allowed: float | None = None
     """What the worst channel's difference may be, relative to its size; None where it is equal."""
     channel: int | None = None
     """The channel where the difference is the least explained; None where all are equal."""
+    excess: float = 0.0
+    """The worst channel's difference, in units of what rounding explains: more than 1 is wrong."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -96,12 +99,23 @@ class VerifyResult:
     """Of the random inputs; None where the inputs were given."""
     truth: str = "float64"
     """What the distances are measured from: "float64", the original in float64; "nudged", the
-    original itself, its rounding error seen by moving its inputs by their last bit; "original",
-    the original itself, which has no rounding error to speak of."""
+    original itself, its rounding error seen by moving its inputs and weights by their last bit;
+    "original", the original itself, which has no rounding error to speak of."""
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """What ran the two, with versions."""
     notes: tuple[str, ...] = ()
     """What could not be looked at, and what else the reader should know."""
+    proven: bool = True
+    """Whether the verdict is certain. If not, the two are farther apart than rounding is known to
+    move them, but rounding could not be measured well enough to call that a fault; `equal` is
+    False then."""
+
+    @property
+    def verdict(self) -> str:
+        """equal, not equal, or not proven."""
+        if self.equal:
+            return "equal"
+        return "not equal" if self.proven else "not proven"
 
     @property
     def summary(self) -> str:
@@ -110,7 +124,9 @@ class VerifyResult:
             wrong = [output.name for output in self.outputs if not output.equal]
             where = f" in {', '.join(wrong[:3])}" if wrong else ""
             parted = f"; they part at {self.parting}" if self.parting else ""
-            return f"not equal{where}{parted}"
+            if not self.proven:
+                where = f": rounding may or may not explain the difference{where}"
+            return f"{self.verdict}{where}{parted}"
         if not self.outputs:
             return "equal: nothing to compare"
         worst = max(self.outputs, key=lambda output: output.max_relative)
@@ -124,6 +140,7 @@ class VerifyResult:
         return {
             "schema": SCHEMA,
             "equal": self.equal,
+            "verdict": self.verdict,
             "parting": self.parting,
             "truth": self.truth,
             "samples": self.samples,
@@ -158,6 +175,7 @@ class VerifyResult:
             data["truth"],
             dict(data["runtimes"]),
             tuple(data["notes"]),
+            data.get("verdict") != "not proven",
         )
 
     def table(self, *, color: bool = False, width: int = 100) -> str:
@@ -194,6 +212,8 @@ def _number(value: Any) -> Any:
 def _read(cls: Any, data: Mapping[str, Any]) -> Any:
     found = {}
     for entry in fields(cls):
+        if entry.name not in data and entry.name == "excess":  # younger than the schema
+            continue
         value = data[entry.name]
         if isinstance(value, list):
             value = tuple(value)

@@ -55,7 +55,11 @@ class Evaluation(Protocol):
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
     ) -> list[Output]:
-        """One run. With `draw`, every weight is rounded once more, at random: see `verdict`."""
+        """One run. With `draw`, every weight is rounded once more, at random: see `verdict`.
+
+        In float64 by up to half a unit in the last place of its own dtype; in its own dtype it
+        is one of its neighbours, or what it is.
+        """
 
 
 class Runner(Protocol):
@@ -74,14 +78,32 @@ class Runner(Protocol):
     def kind(self) -> str:
         """module, program, onnx, caffe: two of one kind name their tensors alike."""
 
+    @property
+    def may_have_state(self) -> bool:
+        """Whether a run may leave something that shows in the next one."""
+
+    @property
+    def storage_dtype(self) -> str:
+        """The dtype that weights are stored in, if it is coarser than that of the arithmetic."""
+
+    @property
+    def other_shapes(self) -> Sequence[tuple[int, ...]] | None:
+        """Other shapes of all inputs; None where none are open."""
+
+    def is_same_as(self, other: Any) -> bool:
+        """Whether the other is the same model, bit for bit, as far as that is seen at no cost."""
+
     def own(self) -> AbstractContextManager[Evaluation]:
-        """In its own dtypes, the runtime's own optimisations off. It knows no watch and no draw.
+        """A fresh copy in its own dtypes, the runtime's own optimisations off. It knows no watch.
 
         Raises NotRunnableError where the runtime is missing, or has no kernels for the model.
         """
 
+    def reordered(self) -> AbstractContextManager[Evaluation]:
+        """The same with its sums in another order. Raises NotRunnableError where there is none."""
+
     def exact(self) -> AbstractContextManager[Evaluation]:
-        """In float64. Raises NotExactError where that cannot be."""
+        """A fresh copy in float64. Raises NotExactError where that cannot be."""
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""

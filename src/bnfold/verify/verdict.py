@@ -36,33 +36,67 @@ In the model's own dtype
     the last term for outputs that the original happens to hit exactly. Where two runtimes take
     part (ONNX against PyTorch), each has an error of its own, and E is both together.
 
-Without float64
-    the truth is not known, only how the original moves when its inputs are moved to neighbouring
-    numbers, which makes all roundings behind them anew: D is the RMS of that. The difference of
-    two runs is that of two such errors: k * sqrt(2 D^2 + (u * RMS(A))^2).
+How much of that may be the fold's own doing
+    D is measured in the folded model, so a fold that stores large numbers which cancel (an input
+    with a mean of 1e6 and a deviation of 1) has a large D, which would explain anything. A fold
+    is there to be used instead of the original: RMS(F_own - A) may be at most
 
-Integers (an argmax, an index)
+        DIGITS * sqrt(E^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
+
+    where u is that of the dtype which weights are stored in. Beyond that the fold loses digits.
+
+Without float64
+    the truth is not known, only how each model moves when its inputs and weights are moved to
+    neighbouring numbers, which makes all roundings behind them anew, in every layer: D_A and D_F
+    are the RMS of that, R that of the original's sums in another order (the runtime's own
+    optimisations). The difference of two runs is that of two such errors:
+    k * sqrt(D_A^2 + D_F^2 + R^2 + (u * RMS(A))^2). The noise is that of arithmetic as well as
+    weights, and is known from few runs, so only what is more than BEYOND times that far apart is
+    proven wrong; what lies between is not proven either way.
+
+Ill-conditioned places
+    A division by what comes near 0 makes a number of which rounding may do anything. Where a
+    place moves by more than a hundredth of itself, and a hundred times more than others of its
+    channel, it is left out, as long as few are.
+
+Integers (an argmax, an index), texts
     flip where two values are nearly tied. If draws flip a share f of n numbers, up to
-    f * n + k * sqrt(f * n + 1) may be flipped.
+    f * n + k * sqrt(f * n + 1) may be flipped. If none flips, each is nearly tied with a
+    probability of about NEAR_TIES * u, and as many may be flipped as chance allows then.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 
 _FALSE_ALARM = 1e-6
 """Probability that a right fold is called wrong, as far as the model of rounding goes."""
+_FLIP = 1e-5
+"""The same for numbers that flip though no draw flips any."""
 _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
 _ARITHMETIC = 8.0 * 2.0**-53
 """What the arithmetic of a layer in float64 costs, relative to what is stored."""
+DIGITS = 8.0
+"""So many times the original's own error a fold may have: three bits. Of right folds it is 1.5."""
+ENOUGH = 2.0**-14
+"""An output that is so near to the truth has kept digits enough."""
+BEYOND = 4.0
+"""So many times what rounding explains is wrong, where rounding is known from few runs only."""
+NEAR_TIES = 16.0
+"""So many roundings two values may be apart to be nearly tied."""
+_WILD, _WILD_ITSELF, _WILD_MOST = 100.0, 0.01, 0.125
+"""How far an ill-conditioned place moves, next to the others of its channel and next to its own
+value; and the largest share of a channel that may be like that."""
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -100,9 +134,45 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
     return max(_ARITHMETIC, spread if spread > _STEPS * median else median)
 
 
-def allowed_flips(share: float, count: int, k: float) -> float:
+def spread(differences: FloatArray) -> FloatArray:
+    """Root of the mean square along the first axis."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result: FloatArray = np.sqrt(np.mean(np.square(differences), axis=0))
+    return result
+
+
+def wild(noise: FloatArray, values: FloatArray) -> NDArray[np.bool_]:
+    """The ill-conditioned places, of (channels, places)."""
+    live = np.where(noise > 0.0, noise, np.nan)
+    count = np.sum(noise > 0.0, axis=1, keepdims=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a channel where nothing moves
+        usual = np.nanmedian(live, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        found = (noise > _WILD * usual) & ~(noise <= _WILD_ITSELF * np.abs(values))
+    few = np.sum(found, axis=1, keepdims=True) <= _WILD_MOST * count
+    result: NDArray[np.bool_] = found & few
+    return result
+
+
+def allowed_flips(share: float, count: int, k: float, near_tie: float = 0.0) -> float:
     """The share of `count` integers that may differ where draws flip `share`."""
     if not count:
         return 0.0
+    if share == 0.0:
+        return min(1.0, _by_chance(count * near_tie) / count)
     expected = share * count
     return min(1.0, (expected + k * math.sqrt(expected + 1.0)) / count)
+
+
+def _by_chance(mean: float) -> int:
+    """The largest number of events that are not too improbable to come by chance (Poisson)."""
+    if mean > 100.0:
+        return math.ceil(mean + factor(1) * math.sqrt(mean))
+    number, probability = 0, math.exp(-mean)
+    beyond = 1.0 - probability
+    while beyond > _FLIP:
+        number += 1
+        probability *= mean / number
+        beyond -= probability
+    return number

@@ -23,7 +23,7 @@ from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.net import Net, read_net
 from bnfold.frontends.caffe.prototxt import Document, read_text
 from bnfold.frontends.caffe.shapes import infer
-from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Watch
+from bnfold.verify.runner import Array, Evaluation, InputSpec, NotRunnableError, Output, Watch
 from bnfold.verify.verdict import unit
 
 try:
@@ -48,6 +48,29 @@ class CaffeRunner:
     )
     notes: Sequence[str] = ()
     kind: str = "caffe"
+    may_have_state: bool = False
+    other_shapes: Sequence[tuple[int, ...]] | None = None
+
+    @property
+    def storage_dtype(self) -> str:
+        """float16 where weights are stored in that; Caffe computes in float32."""
+        kinds = {str(blob.dtype) for layer in self.net.layers for blob in layer.blobs}
+        return "float16" if "float16" in kinds else ""
+
+    def is_same_as(self, other: object) -> bool:
+        """Whether text and weights are the same."""
+        if not isinstance(other, CaffeRunner) or self.net.document.text != other.net.document.text:
+            return False
+        one, two = self.net.weights, other.net.weights
+        return one.size == two.size and bool(
+            memoryview(one.wire.content) == memoryview(two.wire.content)
+        )
+
+    @contextmanager
+    def reordered(self) -> Iterator[Evaluation]:
+        """There is one order only. Raises NotRunnableError."""
+        raise NotRunnableError("Caffe's layers are run in one order")
+        yield
 
     @contextmanager
     def own(self) -> Iterator[Evaluation]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-
 from bnfold.core import graph as g
 from bnfold.frontends.onnx.lift import ConstantSite, Lifter, as_float64
 from bnfold.frontends.onnx.linear_nodes import is_constant

@@ -7,7 +7,6 @@ last reader, so a run takes the memory of its largest layers.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,19 +25,10 @@ except ImportError as error:
 from bnfold.frontends.onnx.nodes import Network, Node, free_names, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE, NotHereError
-from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
+from bnfold.frontends.onnx.run_weights import rounded_again, weight_names
+from bnfold.frontends.onnx.runner import to_outputs
+from bnfold.frontends.onnx.tensors import FLOATS, to_array
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
-from bnfold.verify.verdict import unit
-
-_WEIGHTED = frozenset(
-    (
-        *("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu"),
-        *("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Clip"),
-        *("Identity", "Transpose", "Unsqueeze", "DequantizeLinear", "InstanceNormalization"),
-    )
-)
-"""Operators whose constants are weights: those a fold may have rounded once more."""
-_SHAPES = frozenset(("Shape", "Size"))
 
 
 class ExactModel:
@@ -49,7 +39,7 @@ class ExactModel:
         self.network: Network = read_network(model.name, model.proto)
         self._initializers = self._constants()
         self._evaluators: dict[int, tuple[ReferenceEvaluator, list[str]]] = {}
-        self._rounded = self._weights()
+        self._rounded = weight_names(self.network)
         self._last = self._last_readers()
         self._live = self._depending()
 
@@ -76,7 +66,8 @@ class ExactModel:
                         _show(watch, name, node.op, result)
             for name in self._last.get(node.index, ()):
                 values.pop(name, None)
-        return [self._output(name, values) for name in self.network.outputs]
+        found = [(name, self._value(name, values, None)) for name in self.network.outputs]
+        return [output for name, value in found for output in to_outputs(name, _plain(value))]
 
     # ---------------------------------------------------------------- one node
 
@@ -154,28 +145,7 @@ class ExactModel:
         """The array, rounded once more at random if it is a weight."""
         if draw is None or kind not in FLOATS or name not in self._rounded:
             return array
-        rng = np.random.default_rng((draw, zlib.crc32(name.encode())))
-        changes = np.asarray(rng.random(array.shape, dtype=np.float32))
-        changes -= np.float32(0.5)
-        changes *= np.float32(2.0 * unit(numpy_dtype(kind).name))
-        drawn = np.asarray(np.add(changes, 1.0, dtype=np.float64))
-        drawn *= array.astype(np.float64) if array.dtype.kind != "f" else array
-        return drawn
-
-    def _weights(self) -> set[str]:
-        """Names of the constants that are weights, not numbers to compute a shape with."""
-        made_of_shapes: set[str] = set()
-        constant = {n.outputs[0] for n in self.network.nodes if n.op == "Constant"}
-        constant |= self.network.initializers.keys()
-        weights: set[str] = set()
-        for node in self.network.nodes:
-            read = [name for name in node.inputs if name and name not in constant]
-            shapely = bool(read) and all(name in made_of_shapes for name in read)
-            if node.op in _SHAPES or shapely:
-                made_of_shapes.update(node.outputs)
-            elif node.op in _WEIGHTED:
-                weights.update(name for name in node.inputs if name in constant)
-        return weights
+        return rounded_again(name, array, kind, draw)
 
     def _constants(self) -> dict[str, TensorProto]:
         return {**self.network.initializers, **self._defaults()}
@@ -211,10 +181,6 @@ class ExactModel:
                 live.update(node.outputs)
         return live
 
-    def _output(self, name: str, values: Mapping[str, Any]) -> Output:
-        array = _array(self._value(name, values, None))
-        return Output(name, array, str(array.dtype))
-
 
 def _given(operand: Any) -> Any:
     return operand
@@ -238,6 +204,13 @@ def _widened(value: Any) -> Any:
 
 def _array(value: Any) -> Any:
     return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _plain(value: Any) -> Any:
+    """The same without PyTorch."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return _array(value)
 
 
 def _show(watch: Watch | None, name: str, op: str, result: Any) -> None:

@@ -7,6 +7,7 @@ external data stays there.
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,9 +25,11 @@ from bnfold.frontends.onnx.fold import Pins, prepare
 from bnfold.frontends.onnx.lift import Lifted
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
-from bnfold.frontends.onnx.shapes import choose_inputs
-from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
+from bnfold.frontends.onnx.run_weights import moved, stored_dtype, weight_names
+from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
+from bnfold.verify.inputs import other_size
 from bnfold.verify.runner import (
     Array,
     Evaluation,
@@ -38,6 +41,7 @@ from bnfold.verify.runner import (
 )
 
 _CLIPS = ("auto", "always", "never")
+_MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
 _HALF = frozenset((onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
 
 
@@ -56,17 +60,48 @@ class OnnxRunner:
     known: Sequence[Mapping[str, Stored]] | None = None
     """How folds of it store its tensors, where the caller knows."""
 
+    other_shapes: Sequence[tuple[int, ...]] | None = None
+    may_have_state: bool = False
+
+    @property
+    def storage_dtype(self) -> str:
+        """float16 where weights are only stored in that: each is cast as soon as it is read."""
+        return stored_dtype(self.model.proto)
+
+    def is_same_as(self, other: object) -> bool:
+        """Whether two files have the same content, and none outside of them."""
+        if not isinstance(other, OnnxRunner) or self.path is None or other.path is None:
+            return False
+        if self.model.external or other.model.external:
+            return False
+        return filecmp.cmp(self.path, other.path, shallow=False)
+
     @contextmanager
     def own(self) -> Iterator[Evaluation]:
         """In ONNX Runtime. Raises NotRunnableError."""
+        yield self._session()
+
+    @contextmanager
+    def reordered(self) -> Iterator[Evaluation]:
+        """As ONNX Runtime optimises it, which fuses and reorders. Raises NotRunnableError."""
+        yield self._session(optimised=True)
+
+    def _session(self, *, optimised: bool = False, draw: int | None = None) -> _Session:
+        """The model loaded, for a draw with its weights moved. Raises NotRunnableError."""
         try:
             import onnxruntime
         except ImportError as error:
             raise NotRunnableError("onnxruntime is not installed") from error
         self.runtimes = {**self.runtimes, "onnxruntime": onnxruntime.__version__}
+        levels = onnxruntime.GraphOptimizationLevel
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        )
         options.log_severity_level = 4
+        weights = {} if draw is None else self._moved(draw)
+        for name, weight in weights.items():
+            options.add_initializer(name, weight)
         source = str(self.path) if self.path is not None else self._serialized()
         try:
             session = onnxruntime.InferenceSession(
@@ -74,7 +109,21 @@ class OnnxRunner:
             )
         except Exception as error:  # whatever the runtime raises: it has no kernels for this model
             raise NotRunnableError(f"ONNX Runtime cannot load it ({_first_line(error)})") from error
-        yield _Session(session, self.specs)
+        return _Session(session, self, weights)
+
+    def _moved(self, draw: int) -> dict[str, Any]:
+        """ONNX Runtime's values of the weights, by name."""
+        from onnxruntime import OrtValue
+
+        names = weight_names(read_network(self.model.name, self.model.proto))
+        given = {info.name for info in self.model.proto.graph.input}
+        return {
+            tensor.name: OrtValue.ortvalue_from_numpy(
+                moved(tensor.name, to_array(tensor, self.model.bulk.get(tensor.name)), draw)
+            )
+            for tensor in self.model.proto.graph.initializer
+            if tensor.name in names - given and tensor.data_type in _MOVED
+        }
 
     @contextmanager
     def exact(self) -> Iterator[Evaluation]:
@@ -112,20 +161,34 @@ class _Session:
     """ONNX Runtime with a model loaded."""
 
     session: Any
-    specs: Sequence[InputSpec]
+    runner: OnnxRunner
+    weights: Mapping[str, Any]
+    """What the session reads where it lies, and so has to live as long."""
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
     ) -> list[Output]:
         """See `Evaluation`."""
-        feeds = {spec.name: array for spec, array in zip(self.specs, inputs, strict=True)}
+        if draw is not None:
+            return self.runner._session(draw=draw).run(inputs)
+        feeds = {spec.name: array for spec, array in zip(self.runner.specs, inputs, strict=True)}
         results = self.session.run(None, feeds)
         names = [output.name for output in self.session.get_outputs()]
-        return [
-            Output(name, array, str(array.dtype))
-            for name, array in zip(names, results, strict=True)
-            if isinstance(array, np.ndarray)
-        ]
+        found = zip(names, results, strict=True)
+        return [output for name, result in found for output in to_outputs(name, result)]
+
+
+def to_outputs(name: str, result: Any) -> list[Output]:
+    """A tensor is one output; of a sequence or a map, each of its parts is."""
+    if isinstance(result, list | tuple):
+        parts = [(f"{name}[{at}]", part) for at, part in enumerate(result)]
+    elif isinstance(result, Mapping):
+        parts = [(f"{name}[{key!r}]", result[key]) for key in sorted(result, key=repr)]
+    else:
+        array = np.asarray(result)
+        return [Output(name, array, "string" if array.dtype.kind in "OSU" else str(array.dtype))]
+    count = Output(f"{name} (number of parts)", np.asarray(len(parts)), "int64")
+    return [count, *(output for key, part in parts for output in to_outputs(key, part))]
 
 
 def file_runner(
@@ -171,7 +234,8 @@ def _runner(
         }
     shapes = choose_inputs(network, pins).choices[0]
     specs = [_spec(network, input_name, shapes.get(input_name)) for input_name in names]
-    return OnnxRunner(model, path, name, pins, tuple(specs))
+    others = _other_shapes(network, specs)
+    return OnnxRunner(model, path, name, pins, tuple(specs), other_shapes=others)
 
 
 def _fits(network: Network, name: str, spec: InputSpec) -> bool:
@@ -202,6 +266,25 @@ def _spec(network: Network, name: str, shape: tuple[int, ...] | None) -> InputSp
     if tensor.HasField("shape"):
         declared = tuple(dim.dim_value or None for dim in tensor.shape.dim)
     return InputSpec(name, tuple(shape), dtype.name, None, declared)
+
+
+def _other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[int, ...]] | None:
+    """Another size wherever the model leaves one open, the same for all that have one name."""
+    symbols: dict[str, int] = {}
+    shapes = []
+    for spec in specs:
+        known = known_channels(network, spec.name)
+        dims = network.inputs[spec.name].tensor_type.shape.dim if spec.declared else ()
+        shape = list(spec.shape)
+        for axis, dim in enumerate(dims):
+            if dim.dim_value > 0 or (axis == 1 and known):
+                continue
+            size = symbols.setdefault(
+                dim.dim_param or f"{spec.name} {axis}", other_size(shape[axis], axis)
+            )
+            shape[axis] = size
+        shapes.append(tuple(shape))
+    return shapes if shapes != [spec.shape for spec in specs] else None
 
 
 def storage(lifted: Lifted, plan: Plan) -> dict[str, Stored]:

@@ -114,7 +114,7 @@ def _lengths(
         if dim.HasField("dim_value") and dim.dim_value > 0:
             lengths.append((dim.dim_value, dim.dim_value))
             continue
-        known = _known_channels(network, name) if axis == 1 else None
+        known = known_channels(network, name) if axis == 1 else None
         guess = _BATCH if axis == 0 else _OTHER
         if given is not None:
             guess = (given[axis], 2 * given[axis])
@@ -126,7 +126,7 @@ def _lengths(
     return lengths
 
 
-def _known_channels(network: Network, name: str) -> int | None:
+def known_channels(network: Network, name: str) -> int | None:
     """The channels that a convolution of the input asks for."""
     for node, position in network.readers.get(name, ()):
         weight = network.initializers.get(node.input(1)) if node.op == "Conv" else None

@@ -1,0 +1,290 @@
+"""Run two models, and keep what the verdict rests on.
+
+    1  both in their own dtypes, as they will be used             -> differences, own error
+    2  both in float64, looking at every tensor inside            -> the truth, the layers
+    3  the folded one again, weights rounded once more at random  -> how much rounding explains
+       (twice; more often where that does not explain all, or costs nothing)
+
+Where there is no float64, both are run in their own dtypes with weights and inputs moved to
+neighbouring numbers, and the original with its sums in another order: that makes all roundings
+anew, in every layer.
+
+A model may keep something from one run to the next. One that does not repeat itself is run on its
+samples in a row, the first one twice, and each such row starts from a fresh copy.
+
+One model is loaded at a time. Of a float64 run, only samples of the tensors are kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.verify import compare, layers
+from bnfold.verify.inputs import nudged
+from bnfold.verify.probe import Probe
+from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Runner
+
+DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
+"""Draws for a model with many values inside, more for one where these are not enough, and for a
+small model, or where a difference is not much larger than what draws explain."""
+_SMALL = 1_000_000
+"""Numbers inside of a run, up to which a model is small."""
+_SMALL_OUTPUT = 10_000
+"""Numbers that come out of a run, up to which few draws say little about them."""
+Sample = list[Array]
+Outputs = list[Output]
+Open = Callable[[], AbstractContextManager[Evaluation]]
+
+
+class FoldedRaisedError(Exception):
+    """The folded model raised on inputs that the original accepts; the text says what."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the runs gave."""
+
+    samples: list[Sample]
+    """What both are run on, in this order."""
+    one_kind: bool = True
+    """Whether one runtime ran both."""
+    has_state: bool = False
+    """Whether a run of either leaves something that shows in the next."""
+    is_random: bool = False
+    """Whether the original differs from itself when it starts afresh."""
+    own_before: list[Outputs] = field(default_factory=list)
+    own_after: list[Outputs] = field(default_factory=list)
+    exact_before: list[Outputs] = field(default_factory=list)
+    exact_after: list[Outputs] = field(default_factory=list)
+    drawn: list[Outputs] = field(default_factory=list)
+    """On one sample after the other: of the folded model in float64, weights rounded once more;
+    or of the original in its own dtype, everything moved by its last bit."""
+    drawn_after: list[Outputs] = field(default_factory=list)
+    """Without float64: of the folded model, everything moved by its last bit."""
+    reordered: list[Outputs] = field(default_factory=list)
+    """Without float64: of the original, its sums in another order."""
+    runs: layers.Runs | None = None
+    storages: Sequence[layers.Storage] = ()
+    compared: layers.Comparison | None = None
+    """What the runs say of the tensors inside, as soon as somebody asked."""
+    truth: str = "float64"
+    coarsest: str = ""
+    """The coarsest floating-point dtype that goes in or comes out."""
+    storage_dtype: str = ""
+    """The dtype that the folded model's weights are stored in, if it is coarser than that of its
+    arithmetic."""
+    notes: list[str] = field(default_factory=list)
+
+    def inside(self) -> layers.Comparison:
+        """The tensors inside, and the outputs looked at like those."""
+        if self.runs is None:
+            return layers.Comparison([], fits=True)
+        if self.compared is None:
+            self.compared = layers.best(self.runs, self.storages)
+        return self.compared
+
+
+# ------------------------------------------------------------------- in their own dtypes
+
+
+def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnableError | None:
+    """Both in their own dtypes; or why they cannot be run."""
+    try:
+        with original.own() as evaluation:
+            before, again = _in_a_row(original, evaluation, evidence.samples)
+        with folded.own() as evaluation:
+            try:
+                after, again_after = _in_a_row(folded, evaluation, evidence.samples)
+            except Exception as error:
+                raise FoldedRaisedError(_raised(original, folded, error)) from error
+    except NotRunnableError as error:
+        return error
+    except (FoldedRaisedError, BnfoldError):
+        raise
+    except Exception as error:
+        raise ExampleInputError(original.name, error) from error
+    evidence.own_before, evidence.own_after = before, after
+    check_all(original, folded, evidence)
+    if again is not None and again_after is not None:
+        if not _same(before[0], again) and differs_from_itself(original, evidence) is not None:
+            evidence.is_random = True
+            return None
+        evidence.has_state = not (_same(before[0], again) and _same(after[0], again_after))
+        if evidence.has_state:
+            evidence.samples = [*evidence.samples, evidence.samples[0]]
+            before.append(again)
+            after.append(again_after)
+    return None
+
+
+def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
+    """The first output that is another when the original starts afresh: it draws at random."""
+    with original.own() as evaluation:
+        again = evaluation.run(evidence.samples[0])
+    for one, other in zip(evidence.own_before[0], again, strict=True):
+        if not compare.is_same(one.values, other.values):
+            return one.name
+    return None
+
+
+def _in_a_row(
+    runner: Runner, evaluation: Evaluation, samples: Sequence[Sample]
+) -> tuple[list[Outputs], Outputs | None]:
+    """One run per sample, and the first once more where a run may leave something."""
+    outputs = [evaluation.run(inputs) for inputs in samples]
+    return outputs, evaluation.run(samples[0]) if runner.may_have_state else None
+
+
+def _same(first: Outputs, second: Outputs) -> bool:
+    return len(first) == len(second) and all(
+        compare.is_same(a.values, b.values) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _raised(original: Runner, folded: Runner, error: Exception) -> str:
+    text = (
+        f"{folded.name} raised {type(error).__name__} on inputs that {original.name} accepts:"
+        f" {error}"
+    )
+    return f"{text.rstrip('.')}."
+
+
+def check_all(original: Runner, folded: Runner, evidence: Evidence) -> None:
+    """Raise UsageError where outputs do not match."""
+    for before, after in zip(evidence.own_before, evidence.own_after, strict=True):
+        _check_match(original, folded, before, after)
+
+
+def _check_match(original: Runner, folded: Runner, before: Outputs, after: Outputs) -> None:
+    step = "compare models with the same inputs and outputs"
+    if len(before) != len(after):
+        raise UsageError(
+            f"{original.name} has {len(before)} outputs, {folded.name} {len(after)}", step
+        )
+    for a, b in zip(before, after, strict=True):
+        if (a.values.shape, a.dtype) != (b.values.shape, b.dtype):
+            raise UsageError(
+                f"output {a.name} of {original.name} is {a.values.shape} {a.dtype},"
+                f" output {b.name} of {folded.name} {b.values.shape} {b.dtype}",
+                step,
+            )
+
+
+# ------------------------------------------------------------------- in float64
+
+
+def run_exact(
+    original: Runner,
+    folded: Runner,
+    evidence: Evidence,
+    is_enough: Callable[[int], bool],
+    *,
+    look_inside: bool,
+) -> None:
+    """Both in float64, and draws of the folded one until they are enough. Raises NotExactError."""
+    evidence.storages = original.storages() if look_inside else ()
+    axes = _channel_axes(evidence.storages)
+    draws: list[layers.Run] = []
+
+    def seen(
+        evaluation: Evaluation, inputs: Sample, draw: int | None = None
+    ) -> tuple[Outputs, Probe]:
+        probe = Probe(axes)
+        outputs = evaluation.run(inputs, probe if look_inside else None, draw=draw)
+        return outputs, _with_outputs(probe, outputs)
+
+    with original.exact() as evaluation:
+        before = [seen(evaluation, inputs) for inputs in evidence.samples]
+    with folded.exact() as evaluation:
+        after = [seen(evaluation, inputs) for inputs in evidence.samples]
+        evidence.exact_before = [outputs for outputs, _ in before]
+        evidence.exact_after = [outputs for outputs, _ in after]
+        evidence.runs = layers.Runs(
+            [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
+        )
+        numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
+        most = DRAWS_SMALL if look_inside and numbers <= _SMALL else DRAWS_FIRST
+        drawing = _draws(folded.exact, evidence, evaluation)
+        number = 0
+        while number < most or not is_enough(number):
+            outputs, probe = seen(*next(drawing))
+            evidence.drawn.append(outputs)
+            draws.append(probe.seen)
+            evidence.compared = None
+            number += 1
+
+
+def _draws(
+    opened: Open, evidence: Evidence, evaluation: Evaluation
+) -> Iterator[tuple[Evaluation, Sample, int]]:
+    """What to run with which draw, on one sample after the other.
+
+    Where a run leaves something, all samples have one draw, and the next draw begins afresh.
+    """
+    for number in itertools.count():
+        if not evidence.has_state:
+            yield evaluation, evidence.samples[number % len(evidence.samples)], number
+            continue
+        with opened() as fresh:
+            for inputs in evidence.samples:
+                yield fresh, inputs, number
+
+
+def _channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
+    """Where rescalings vary along one axis alone, that is the channel axis."""
+    axes: dict[str, int] = {}
+    for storage in storages:
+        for key, stored in storage.items():
+            varying = [axis for axis, length in enumerate(stored.scale.shape) if length > 1]
+            if len(varying) == 1:
+                axes.setdefault(key, varying[0])
+    return axes
+
+
+def output_key(number: int) -> str:
+    """How an output is called among the tensors inside."""
+    return f"output {number}"
+
+
+def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
+    """Outputs are looked at like any tensor, too: channel by channel."""
+    for number, output in enumerate(outputs):
+        if output.values.dtype.kind == "f":
+            flat = output.values.reshape(-1)
+            probe(output_key(number), layers.OUTPUT, output.values.shape, flat.take)
+    return probe
+
+
+# ------------------------------------------------------------------- without float64
+
+
+def run_moved(original: Runner, folded: Runner, evidence: Evidence) -> None:
+    """Both with weights and inputs moved to neighbouring numbers; the original reordered."""
+    evidence.truth = "nudged"
+    evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
+    evidence.compared = None
+    numbers = sum(output.values.size for output in evidence.own_before[0])
+    count = DRAWS_SMALL if numbers <= _SMALL_OUTPUT else DRAWS
+    evidence.drawn = moved(original, evidence, count)
+    evidence.drawn_after = moved(folded, evidence, count)
+    try:
+        with original.reordered() as evaluation:
+            evidence.reordered = [evaluation.run(inputs) for inputs in evidence.samples]
+    except Exception:  # whatever a runtime raises: there is no such form of this model
+        evidence.reordered = []
+
+
+def moved(runner: Runner, evidence: Evidence, count: int) -> list[Outputs]:
+    """Runs in its own dtypes, everything moved by its last bit."""
+    with runner.own() as evaluation:
+        drawing = itertools.islice(_draws(runner.own, evidence, evaluation), count)
+        return [
+            fresh.run(nudged(inputs, runner.specs, number), draw=draw)
+            for number, (fresh, inputs, draw) in enumerate(drawing)
+        ]

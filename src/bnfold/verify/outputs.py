@@ -1,0 +1,221 @@
+"""Judge the outputs: are they as near to the original's as rounding explains? See `verdict`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.core.affine import FloatArray
+from bnfold.verify import compare, verdict
+from bnfold.verify.evidence import Evidence, Outputs, output_key
+from bnfold.verify.result import LayerDifference, OutputDifference
+
+Gap = tuple[int, FloatArray]
+"""The number of a sample, and a difference of two of its outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One output, and what may be said of it."""
+
+    difference: OutputDifference
+    is_proven: bool
+    """Whether it is proven wrong, where it is not equal."""
+    loses_digits: bool
+    """Whether the fold is right, but its own roundings are far larger than the original's."""
+    size: float
+    """Root of the mean square of the output."""
+
+    @property
+    def relative(self) -> float:
+        """The error in units of the output's size."""
+        return self.difference.error / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """Distances of one output, root of the mean square; of what is no number, shares."""
+
+    error: float
+    """Of the folded model from the truth."""
+    own: float
+    """Of the original from the truth."""
+    noise: float
+    """What draws do."""
+    size: float
+    """Of the truth."""
+    most: float
+    """What `error` may be."""
+    kept: float
+    """What `error` may be if the fold keeps its digits."""
+
+
+def judge(evidence: Evidence, inside: Mapping[str, LayerDifference]) -> list[Judged]:
+    """All outputs, in order."""
+    first = evidence.own_before[0]
+    k = verdict.factor(sum(output.values.size for output in first))
+    return [
+        _judge(evidence, number, k, inside.get(output_key(number))) for number in range(len(first))
+    ]
+
+
+def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | None) -> Judged:
+    first = evidence.own_before[0][number]
+    own = [outputs[number].values for outputs in evidence.own_before]
+    after = [outputs[number].values for outputs in evidence.own_after]
+    errors = _errors(evidence, number, k, wild=True)
+    if errors.error > min(errors.most, errors.kept):
+        errors = _errors(evidence, number, k, wild=False)
+    found = compare.measure(own, after)
+    explained = bool(errors.error <= errors.most or np.isinf(errors.own))
+    loses = explained and errors.error > errors.kept and not np.isinf(errors.own)
+    agrees = layer is None or layer.equal
+    difference = OutputDifference(
+        first.name,
+        first.dtype,
+        first.values.shape,
+        found.max_absolute,
+        found.mean_absolute,
+        found.max_relative,
+        found.mean_relative,
+        found.cosine,
+        found.top1,
+        errors.error,
+        errors.own,
+        min(errors.most, errors.kept),
+        explained and agrees and not loses,
+        _detail(first.name, errors, layer, explained=explained, loses=loses),
+    )
+    is_proven = explained or _is_proven(evidence, errors)
+    return Judged(difference, is_proven, loses, errors.size)
+
+
+def _is_proven(evidence: Evidence, errors: _Errors) -> bool:
+    """Whether a difference that is not explained shows a fault.
+
+    Without float64 rounding is measured in few runs, with that of the arithmetic in it: what is
+    not far beyond it, or beyond what nothing that was moved has moved, may be rounding yet.
+    """
+    if evidence.truth == "float64":
+        return True
+    return errors.noise > 0.0 and errors.error > verdict.BEYOND * errors.most
+
+
+def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors:
+    """The distances; without `wild`, those places are left out."""
+    first = evidence.own_before[0][number]
+    is_exact = evidence.truth == "float64"
+    own, after = _flat(evidence.own_before, number), _flat(evidence.own_after, number)
+    truth = _flat(evidence.exact_before, number) if is_exact else own
+    starts = _flat(evidence.exact_after, number) if is_exact else own
+    draws = _gaps(starts, _flat(evidence.drawn, number))
+    more = _gaps(after, _flat(evidence.drawn_after, number))
+    reordered = _gaps(own, _flat(evidence.reordered, number))
+    far, off = _gaps(truth, after), _gaps(truth, own)
+    if not compare.is_number(first.values):
+        return _flips(evidence, far, off, [*draws, *more, *reordered], k)
+    tame = None if wild else _tame(truth, [*draws, *more, *reordered, *off])
+    before = float(np.hypot(_rms(draws, tame), _rms(reordered, tame)))
+    noise = float(np.hypot(before, _rms(more, tame)))
+    own_error = _rms(off, tame) if is_exact else before
+    usual = own_error if is_exact else 0.0
+    if is_exact and not evidence.one_kind:  # the other runtime rounds in its own way
+        usual = float(np.hypot(usual, _rms(_gaps(starts, after), tame)))
+    size = verdict.rms(_finite(truth))
+    unit = verdict.unit(first.dtype)
+    most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
+    stored = max(unit, verdict.unit(evidence.storage_dtype)) * size
+    kept = max(verdict.DIGITS * float(np.hypot(own_error, stored)), verdict.ENOUGH * size)
+    if evidence.own_before is evidence.exact_before:  # it was run in float64 alone
+        kept = np.inf
+    return _Errors(_rms(far, tame), own_error, noise, size, most, kept)
+
+
+def _flips(
+    evidence: Evidence, far: Sequence[Gap], off: Sequence[Gap], draws: Sequence[Gap], k: float
+) -> _Errors:
+    """Integers, texts and the like: the share that differs."""
+    error, own = _share(far), _share(off)
+    noise = max((_share([gap]) for gap in draws), default=0.0)
+    total = sum(gap.size for _, gap in far)
+    near = verdict.NEAR_TIES * verdict.unit(evidence.coarsest)
+    most = verdict.allowed_flips(max(own, noise), total, k, near)
+    return _Errors(error, own, noise, 0.0, most, np.inf)
+
+
+# ------------------------------------------------------------------- differences
+
+
+def noise(evidence: Evidence, number: int) -> float:
+    """What draws do to an output of the original."""
+    return _rms(_gaps(_flat(evidence.own_before, number), _flat(evidence.drawn, number)), None)
+
+
+def own_error(evidence: Evidence, number: int) -> tuple[float, float]:
+    """How far the original is from float64 in an output, and the size of that."""
+    truth = _flat(evidence.exact_before, number)
+    error = _rms(_gaps(truth, _flat(evidence.own_before, number)), None)
+    return error, verdict.rms(_finite(truth))
+
+
+def _flat(runs: Sequence[Outputs], number: int) -> list[FloatArray]:
+    return [compare.flat(outputs[number].values) for outputs in runs]
+
+
+def _gaps(starts: Sequence[FloatArray], others: Sequence[FloatArray]) -> list[Gap]:
+    """Differences from one sample after the other."""
+    pairs = [(at % len(starts), other) for at, other in enumerate(others)]
+    return [
+        (at, compare.gaps(starts[at], other))
+        for at, other in pairs
+        if starts[at].size == other.size
+    ]
+
+
+def _rms(gaps: Sequence[Gap], tame: Sequence[NDArray[np.bool_]] | None) -> float:
+    parts = [gap if tame is None else gap[tame[at]] for at, gap in gaps]
+    return verdict.rms(np.concatenate(parts)) if parts else 0.0
+
+
+def _share(gaps: Sequence[Gap]) -> float:
+    parts = [gap != 0.0 for _, gap in gaps]
+    together = np.concatenate(parts) if parts else np.zeros(0)
+    return float(np.mean(together)) if together.size else 0.0
+
+
+def _tame(truth: Sequence[FloatArray], gaps: Sequence[Gap]) -> list[NDArray[np.bool_]]:
+    """Per sample, the places where the network itself is not ill-conditioned."""
+    found = []
+    for sample, values in enumerate(truth):
+        own = [gap for at, gap in gaps if at == sample]
+        moved = verdict.spread(np.stack(own)) if own else np.zeros_like(values)
+        found.append(~verdict.wild(moved[None], values[None])[0])
+    return found
+
+
+def _finite(arrays: Sequence[FloatArray]) -> FloatArray:
+    values: FloatArray = np.concatenate(arrays)
+    finite: FloatArray = values[np.isfinite(values)]
+    return finite
+
+
+def _detail(
+    name: str, errors: _Errors, layer: LayerDifference | None, *, explained: bool, loses: bool
+) -> str:
+    if not explained:
+        return f"{name}: off by {errors.error:.2g}, and rounding explains {errors.most:.2g}"
+    if loses:
+        return (
+            f"{name}: off by {errors.error:.2g} of {errors.size:.2g}, where the original is off by"
+            f" {errors.own:.2g}: the folded model loses digits, as what it stores is too large for"
+            " its dtype"
+        )
+    if layer is not None and not layer.equal and layer.allowed is not None:
+        return (
+            f"{name}: in float64, channel {layer.channel} is off by more than the"
+            f" {layer.allowed:.2g} (relative) that rounding explains"
+        )
+    return ""
