@@ -14,15 +14,16 @@ import inspect
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bnfold
+from tests.property.programs.block import SEVERAL_PATHS
 from tests.property.programs.build import Built, build
 from tests.property.programs.description import Program
 from tests.property.programs.draw import draw
@@ -38,6 +39,7 @@ SHAKEN = 1e-13, 1e-10
 LEAST = 1e-3
 """Values are not asked to be more exact than if the largest were this."""
 FAILURES = ("wrong", "crash", "changed")
+_CAN_VERIFY = "verify" in inspect.signature(bnfold.fold).parameters
 KINDS = ("folded", "partly", "nothing", "refused", "stopped", *FAILURES)
 """All, some, no steps removed; refused before, or stopped by its own check; and failures."""
 
@@ -63,14 +65,11 @@ class NoJudgeError(Exception):
     """Nothing can be said about this program."""
 
 
-def check_seed(seed: int, only: Sequence[str] = (), verify: bool | None = None) -> Outcome:
-    """Draw programs until one can be judged, and check it. `verify` overrides the drawn option."""
-    from dataclasses import replace
-
+def check_seed(seed: int, only: Sequence[str] = (), *, verify: bool = True) -> Outcome:
+    """Draw programs until one can be judged, and check it. `verify` is that of `bnfold.fold`."""
     for attempt in range(100):
         program = draw(seed, attempt, only)
-        if verify is not None:
-            program = replace(program, options=replace(program.options, verify=verify))
+        program = replace(program, options=replace(program.options, verify=verify))
         try:
             return check(program)
         except NoJudgeError:
@@ -82,7 +81,7 @@ def check(program: Program) -> Outcome:
     """Raises NoJudgeError where nothing can be said."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        inputs, wanted = _judged(program)
+        inputs, wanted = judge(program)
         return _fold(program, inputs, wanted)
 
 
@@ -90,25 +89,35 @@ def _fold(program: Program, inputs: list[Tensor], wanted: list[Any]) -> Outcome:
     options, given = program.options, build(program)
     seed_all(0)
     before = snapshot(given.model)
-    keywords: dict[str, Any] = {"clip": options.clip, "inplace": options.inplace}
-    if not options.verify and "verify" in inspect.signature(bnfold.fold).parameters:
-        keywords["verify"] = False
+    keywords: dict[str, Any] = {"clip": options.clip}
+    if options.also or SEVERAL_PATHS.intersection(program.habits):
+        keywords["also"] = [_example(program, x) for x in inputs[1:]]
+    checks = {"verify": False} if not options.verify and _CAN_VERIFY else {}
     try:
         if options.inspect:
-            bnfold.inspect(given.model, _example(program, inputs[0]), clip=options.clip)
+            bnfold.inspect(given.model, _example(program, inputs[0]), **keywords)
             if part := difference(before, snapshot(given.model)):
                 return Outcome("changed", program, f"by inspect: {part}")
-        folded, report = bnfold.fold(given.model, _example(program, inputs[0]), **keywords)
+        folded, report = bnfold.fold(
+            given.model,
+            _example(program, inputs[0]),
+            inplace=options.inplace,
+            **keywords,
+            **checks,
+        )
     except bnfold.BnfoldError as error:
         outcome = Outcome("stopped" if error.code == "internal" else "refused", program, str(error))
         return _unchanged(given, before, inputs, wanted, outcome)
-    except Exception as error:
+    except (KeyboardInterrupt, TimeoutError):
+        raise
+    except BaseException as error:
         return Outcome("crash", program, _told(error))
     kind = "folded" if not report.kept else "partly" if report.removed else "nothing"
     counts = {"removed": report.removed, "kept": report.kept, "compared": len(inputs)}
     outcome = Outcome(kind, program, report.summary, **counts)
+    if (folded is given.model) != options.inplace or type(folded) is not type(given.model):
+        return Outcome("wrong", program, f"another object: {type(folded).__name__}", **counts)
     if options.inplace:
-        given.model = folded
         return _right(given, inputs, wanted, outcome)
     if part := difference(before, snapshot(given.model)):
         return Outcome("changed", program, part, **counts)
@@ -158,7 +167,7 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__} ({file}:{line}): {error}"
 
 
-def _judged(program: Program) -> tuple[list[Tensor], list[Any]]:
+def judge(program: Program) -> tuple[list[Tensor], list[Any]]:
     """The inputs that the original takes, and what it makes of them."""
     inputs = inputs_of(program)
     try:
@@ -250,11 +259,6 @@ def _apart(a: Any, b: Any) -> float:
 
 
 def seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # quicker than torch.manual_seed
     random.seed(seed)
     np.random.seed(seed)
-
-
-def fresh(program: Program) -> nn.Module:
-    """A new original, to look at."""
-    return build(program).model

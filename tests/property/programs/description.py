@@ -39,6 +39,8 @@ class Options:
     """How the example is passed: a tensor, a tuple, or a dict of keywords."""
     clip: str = "auto"
     inplace: bool = False
+    also: bool = False
+    """Whether the fold is given further examples of other sizes."""
     inspect: bool = False
     """Whether `bnfold.inspect` is called before the fold."""
     verify: bool = True

@@ -39,8 +39,8 @@ def _options(rand: random.Random) -> Options:
         call=rand.choice(("tensor", "tensor", "tuple", "dict")),
         clip=rand.choice(("auto", "auto", "always", "never")),
         inplace=rand.random() < 0.2,
+        also=rand.random() < 0.1,
         inspect=rand.random() < 0.2,
-        verify=rand.random() < 0.5,
     )
 
 

@@ -10,6 +10,7 @@ from tests.property.programs.block import Room, habit
 from tests.property.programs.layers import any_batch_norm, any_linear
 
 sizes = habit("sizes")
+by_size = habit("sizes", several_paths=True)
 
 
 @sizes
@@ -128,7 +129,7 @@ def scaled_by_the_number(room: Room):
     return room.block(lambda self, x: self.bn(self.conv(x) / x[0].numel() ** 0.5), "conv", "bn")
 
 
-@sizes
+@by_size
 def batch_decides(room: Room):
     def run(self, x):
         y = self.conv(x)
@@ -137,7 +138,7 @@ def batch_decides(room: Room):
     return room.block(run, "conv", "bn")
 
 
-@sizes
+@by_size
 def size_decides(room: Room):
     def run(self, x):
         y = self.bn(self.conv(x))

@@ -143,11 +143,11 @@ def counter_as_factor(room: Room):
 
 @state
 def counter_turns_off(room: Room):
-    """The first runs only take the one path."""
+    """The first run only takes the one path."""
 
     def run(self, x):
         self.step += 1
-        return self.body(x) if self.step <= 2 else torch.sigmoid(self.body(x) + 1)
+        return self.body(x) if self.step <= 1 else torch.sigmoid(self.body(x) + 1)
 
     return room.block(run, "body", step=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,16 +13,39 @@ import torch
 from torch import Tensor, nn
 
 Snapshot = dict[str, Any]
+_SHARED_BY_ALL = (
+    torch,
+    torch.Tensor,
+    torch.nn.functional,
+    torch.nn.modules.module,
+    nn.Module,
+    nn.BatchNorm2d,
+    nn.Conv2d,
+    threading.Thread,
+    np.random,
+    random,
+)
+"""What a fold could leave patched."""
 
 
 def snapshot(model: nn.Module) -> Snapshot:
     """Every tensor, attribute, hook and flag by its path; and the random state."""
     seen: set[int] = set()
     found = dict(_walk("model", model, seen))
+    for place in _SHARED_BY_ALL:
+        for name, value in vars(place).items():
+            if not name.startswith("_abc_"):
+                found[f"{place.__name__}.{name}"] = id(value)
+    found["modes of torch"] = _modes()
     found["random state of torch"] = _digest(torch.get_rng_state().numpy())
     found["random state of Python"] = random.getstate()
     found["random state of NumPy"] = _digest(np.random.get_state()[1])
     return found
+
+
+def _modes() -> tuple[Any, ...]:
+    modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+    return *modes, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
 def difference(before: Snapshot, after: Snapshot) -> str | None:
@@ -50,6 +74,12 @@ def _walk(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield f"{path}.state", _digest(value.get_state().numpy())
     elif isinstance(value, random.Random):
         yield f"{path}.state", value.getstate()
+    elif isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+        own = dict(value.__dict__)
+        children = own.pop("_modules", {})
+        yield f"{path}.children", list(children)
+        for name, part in [*sorted(own.items()), *children.items()]:
+            yield from _walk(f"{path}.{name}", part, seen)
     elif isinstance(value, Mapping):
         yield f"{path}.keys", [_key(key) for key in value]
         for key, part in value.items():
@@ -58,18 +88,13 @@ def _walk(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield f"{path}.length", len(value)
         for number, part in enumerate(value):
             yield from _walk(f"{path}[{number}]", part, seen)
-    elif not isinstance(value, torch.jit.ScriptModule) and not callable(value) or _is_plain(value):
+    elif type(value).__module__.startswith("tests."):
         for name, part in sorted(getattr(value, "__dict__", {}).items()):
             yield from _walk(f"{path}.{name}", part, seen)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is an object that holds things: a module, or one that can be called."""
-    return isinstance(value, nn.Module) or type(value).__module__.startswith("tests.")
-
-
 def _key(key: Any) -> str:
-    return repr(key) if isinstance(key, str | int | tuple) else type(key).__name__
+    return str(key) if isinstance(key, str | int | tuple) else type(key).__name__
 
 
 def _tensor(tensor: Tensor) -> tuple[Any, ...]:
