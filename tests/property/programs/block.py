@@ -154,5 +154,3 @@ class Cell:
     """Something that a closure holds."""
 
     value: Any
-
-

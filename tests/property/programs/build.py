@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo  # patches torch where it is first needed, which a fold is not to blame for
 from torch import Tensor, nn
 
 from tests.property.programs import (  # noqa: F401  (each registers its habits)

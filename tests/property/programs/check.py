@@ -167,6 +167,7 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__} ({file}:{line}): {error}"
 
 
+@torch.no_grad()
 def judge(program: Program) -> tuple[list[Tensor], list[Any]]:
     """The inputs that the original takes, and what it makes of them."""
     inputs = inputs_of(program)

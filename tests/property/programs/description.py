@@ -98,4 +98,4 @@ def _smaller(pieces: tuple[Piece, ...]) -> Iterator[tuple[Piece, ...]]:
             yield pieces[:at] + piece.inner + pieces[at + 1 :]
     for at, piece in enumerate(pieces):
         for inner in _smaller(piece.inner):
-            yield pieces[:at] + (replace(piece, inner=inner),) + pieces[at + 1 :]
+            yield (*pieces[:at], replace(piece, inner=inner), *pieces[at + 1 :])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from tests.property.programs.block import Block, Room, habit
 
@@ -81,7 +81,9 @@ def partial_with_a_module(room: Room):
 def partial_held(room: Room):
     """A partial is copied with the module, but not what is in it."""
     layer = room.conv(padding_mode="zeros")
-    call = functools.partial(F.conv2d, weight=layer.weight, padding=layer.padding, groups=layer.groups)
+    call = functools.partial(
+        functional.conv2d, weight=layer.weight, padding=layer.padding, groups=layer.groups
+    )
     return room.block(lambda self, x: self.bn(self.call(x)), "bn", conv=layer, call=call)
 
 
@@ -121,7 +123,9 @@ def global_module_outside(room: Room):
 @held
 def bound_method(room: Room):
     norm = room.bn()
-    return room.block(lambda self, x: self.normed(self.conv(x)), "conv", bn=norm, normed=norm.forward)
+    return room.block(
+        lambda self, x: self.normed(self.conv(x)), "conv", bn=norm, normed=norm.forward
+    )
 
 
 @held

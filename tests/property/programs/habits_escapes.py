@@ -20,7 +20,9 @@ escape = habit("escapes")
 
 @escape
 def becomes_a_parameter(room: Room):
-    return room.block(lambda self, x: self.conv(torch.sigmoid(nn.Parameter(self.bn(x)))), "conv", "bn")
+    return room.block(
+        lambda self, x: self.conv(torch.sigmoid(nn.Parameter(self.bn(x)))), "conv", "bn"
+    )
 
 
 @escape
@@ -168,7 +170,9 @@ def strided_view(room: Room):
 
 @escape
 def deep_copied(room: Room):
-    return room.block(lambda self, x: torch.relu(copy.deepcopy(self.bn(self.conv(x)))), "conv", "bn")
+    return room.block(
+        lambda self, x: torch.relu(copy.deepcopy(self.bn(self.conv(x)))), "conv", "bn"
+    )
 
 
 @escape
@@ -368,7 +372,9 @@ def over_the_batch(room: Room):
 @escape
 def over_the_channels(room: Room):
     def run(self, x):
-        return torch.func.vmap(lambda one: one * 2 + 1, in_dims=1, out_dims=1)(self.bn(self.conv(x)))
+        return torch.func.vmap(lambda one: one * 2 + 1, in_dims=1, out_dims=1)(
+            self.bn(self.conv(x))
+        )
 
     return room.block(run, "conv", "bn")
 
@@ -430,13 +436,13 @@ def _(x):
 
 
 @torch.library.custom_op("bnfold_programs::linear", mutates_args=())
-def own_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.nn.functional.linear(input.clamp(-1, 1), weight, bias)
+def own_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.nn.functional.linear(x.clamp(-1, 1), weight, bias)
 
 
 @own_linear.register_fake
-def _(input, weight, bias=None):
-    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+def _(x, weight, bias=None):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 @torch.library.custom_op("bnfold_programs::add_", mutates_args=("x",))

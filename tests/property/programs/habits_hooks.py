@@ -150,7 +150,9 @@ def features_kept_by_the_module(room: Room):
     def keep(module, args, output):
         module.seen = output
 
-    block = room.block(lambda self, x: self.body(self.bn(x)) + torch.tanh(self.bn.seen), "bn", "body")
+    block = room.block(
+        lambda self, x: self.body(self.bn(x)) + torch.tanh(self.bn.seen), "bn", "body"
+    )
     block.bn.register_forward_hook(keep)
     return block
 
@@ -221,7 +223,9 @@ def called_even_on_errors(room: Room):
 @hooked
 def on_the_block(room: Room):
     block = room.block(through, "conv", "bn")
-    block.register_forward_hook(lambda module, args, output: output + module.bn.running_mean[:, None, None])
+    block.register_forward_hook(
+        lambda module, args, output: output + module.bn.running_mean[:, None, None]
+    )
     return block
 
 

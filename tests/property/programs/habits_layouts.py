@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from tests.property.programs.block import Room, habit
 
@@ -39,7 +39,7 @@ def channels_last_of_x(room: Room):
     def run(self, x):
         y = x.contiguous(memory_format=torch.channels_last)
         z = self.bn(y)
-        F.relu(z, inplace=True)
+        functional.relu(z, inplace=True)
         return self.conv(z) + y
 
     return room.block(run, "conv", "bn")
@@ -126,7 +126,7 @@ def padded_if_needed(room: Room):
     def run(self, x):
         y = self.bn(x)
         pad = y.shape[3] % 2
-        z = F.pad(y, (0, pad))
+        z = functional.pad(y, (0, pad))
         z.relu_()
         return self.conv(z[..., : y.shape[3]] + y)
 
@@ -138,7 +138,7 @@ def padded_by_condition(room: Room):
     def run(self, x):
         y = self.bn(x)
         if y.shape[2] % 4:
-            y = F.pad(y, (0, 0, 0, 4 - y.shape[2] % 4))
+            y = functional.pad(y, (0, 0, 0, 4 - y.shape[2] % 4))
         return self.conv(y)[:, :, : x.shape[2]]
 
     return room.block(run, "conv", "bn")
@@ -193,7 +193,7 @@ def norm_of_a_view(room: Room):
         y = self.conv(x)
         rows = y[:, :, 1:]
         z = torch.relu_(self.bn(rows))
-        return self.bn(y) + F.pad(z, (0, 0, 1, 0)) + y.sum()
+        return self.bn(y) + functional.pad(z, (0, 0, 1, 0)) + y.sum()
 
     return room.block(run, "conv", "bn")
 
@@ -261,7 +261,7 @@ def asks_for_the_stride(room: Room):
 def unfolded(room: Room):
     def run(self, x):
         y = self.bn(self.conv(x))
-        return F.fold(F.unfold(y, 3, padding=1), y.shape[2:], 3, padding=1)
+        return functional.fold(functional.unfold(y, 3, padding=1), y.shape[2:], 3, padding=1)
 
     return room.block(run, "conv", "bn")
 

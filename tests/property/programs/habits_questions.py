@@ -254,7 +254,9 @@ def activation_behind_norms(room: Room):
 def weight_is_scaled(room: Room):
     def run(self, x):
         weight = self.conv.weight * self.conv.weight.detach().abs().amax()
-        return self.bn(nn.functional.conv2d(x, weight, padding=self.conv.padding, groups=self.conv.groups))
+        return self.bn(
+            nn.functional.conv2d(x, weight, padding=self.conv.padding, groups=self.conv.groups)
+        )
 
     return room.block(run, "bn", conv=room.conv(padding_mode="zeros"))
 
@@ -264,7 +266,9 @@ def weight_standardised(room: Room):
     def run(self, x):
         w = self.conv.weight
         weight = (w - w.mean((1, 2, 3), keepdim=True)) / (w.std() + 0.1)
-        return self.bn(nn.functional.conv2d(x, weight, padding=self.conv.padding, groups=self.conv.groups))
+        return self.bn(
+            nn.functional.conv2d(x, weight, padding=self.conv.padding, groups=self.conv.groups)
+        )
 
     return room.block(run, "bn", conv=room.conv(padding_mode="zeros"))
 
@@ -311,7 +315,11 @@ def penalty_of_gammas(room: Room):
     """As in network slimming."""
 
     def run(self, x):
-        gammas = [m.weight.abs().sum() for m in self.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]
+        gammas = [
+            m.weight.abs().sum()
+            for m in self.modules()
+            if isinstance(m, nn.BatchNorm2d) and m.affine
+        ]
         return self.bn(self.conv(x)) + (sum(gammas) if gammas else 0)
 
     return room.block(run, "conv", "bn")

@@ -6,8 +6,8 @@ import random
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from tests.property.programs.block import Draw, Room, habit
 
@@ -93,7 +93,9 @@ def dropout_in_training(room: Room):
 
 @by_chance
 def dropout_as_function(room: Room):
-    return room.block(lambda self, x: F.dropout(self.bn(self.conv(x)), 0.3, True), "conv", "bn")
+    return room.block(
+        lambda self, x: functional.dropout(self.bn(self.conv(x)), 0.3, True), "conv", "bn"
+    )
 
 
 @by_chance
@@ -173,4 +175,6 @@ def list_shuffled(room: Room):
 
 @by_chance
 def leaky_by_chance(room: Room):
-    return room.block(lambda self, x: F.rrelu(self.bn(self.conv(x)), training=True), "conv", "bn")
+    return room.block(
+        lambda self, x: functional.rrelu(self.bn(self.conv(x)), training=True), "conv", "bn"
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from tests.property.programs.block import Room, habit
 from tests.property.programs.layers import any_batch_norm, any_linear
@@ -142,7 +142,7 @@ def batch_decides(room: Room):
 def size_decides(room: Room):
     def run(self, x):
         y = self.bn(self.conv(x))
-        return F.relu(y) if x.shape[-1] > 8 else y
+        return functional.relu(y) if x.shape[-1] > 8 else y
 
     return room.block(run, "conv", "bn")
 
@@ -150,17 +150,19 @@ def size_decides(room: Room):
 @sizes
 def interpolated(room: Room):
     def run(self, x):
-        y = self.bn(F.avg_pool2d(self.conv(x), 2))
-        return F.interpolate(y, x.shape[2:], mode=self.mode)
+        y = self.bn(functional.avg_pool2d(self.conv(x), 2))
+        return functional.interpolate(y, x.shape[2:], mode=self.mode)
 
-    return room.block(run, "conv", "bn", mode=room.random.choice(("nearest", "bilinear", "bicubic")))
+    return room.block(
+        run, "conv", "bn", mode=room.random.choice(("nearest", "bilinear", "bicubic"))
+    )
 
 
 @sizes
 def pooled_to_a_grid(room: Room):
     def run(self, x):
-        y = F.adaptive_avg_pool2d(self.bn(self.conv(x)), (3, 2))
-        return x + y.mean((2, 3), keepdim=True) + F.adaptive_max_pool2d(y, 1)
+        y = functional.adaptive_avg_pool2d(self.bn(self.conv(x)), (3, 2))
+        return x + y.mean((2, 3), keepdim=True) + functional.adaptive_max_pool2d(y, 1)
 
     return room.block(run, "conv", "bn")
 
@@ -168,7 +170,7 @@ def pooled_to_a_grid(room: Room):
 @sizes
 def pixels_shuffled(room: Room):
     def run(self, x):
-        y = F.pixel_shuffle(self.norm(self.wide(x)), 2)
+        y = functional.pixel_shuffle(self.norm(self.wide(x)), 2)
         return torch.relu(self.bn(y))[:, :, ::2, ::2] + x
 
     wide = nn.Conv2d(room.channels, 4 * room.channels, 1, dtype=torch.float64)
@@ -178,7 +180,9 @@ def pixels_shuffled(room: Room):
 @sizes
 def pixels_gathered(room: Room):
     def run(self, x):
-        y = F.pixel_unshuffle(self.bn(x)[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2], 2)
+        y = functional.pixel_unshuffle(
+            self.bn(x)[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2], 2
+        )
         return x + self.back(torch.relu(self.norm(y))).mean((2, 3), keepdim=True)
 
     back = nn.Conv2d(4 * room.channels, room.channels, 1, dtype=torch.float64)
@@ -191,7 +195,7 @@ def windows(room: Room):
 
     def run(self, x):
         n, c, h, w = x.shape
-        y = F.pad(self.bn(x), (0, -w % 4, 0, -h % 4))
+        y = functional.pad(self.bn(x), (0, -w % 4, 0, -h % 4))
         y = y.view(n, c, y.shape[2] // 4, 4, y.shape[3] // 4, 4).amax((3, 5), keepdim=True)
         y = y.expand(-1, -1, -1, 4, -1, 4).reshape(n, c, h + -h % 4, w + -w % 4)
         return self.conv(y[:, :, :h, :w])
@@ -223,15 +227,19 @@ def channels_of_the_batch(room: Room):
     def run(self, x):
         y = self.bn(self.conv(x))
         z = y.reshape(1, -1, *y.shape[2:])
-        return F.instance_norm(z).reshape(y.shape) + y
+        return functional.instance_norm(z).reshape(y.shape) + y
 
     return room.block(run, "conv", "bn")
 
 
 @sizes
 def instance_norm_in_front(room: Room):
-    norm = nn.InstanceNorm2d(room.channels, affine=True, track_running_stats=True, dtype=torch.float64)
-    return room.block(lambda self, x: torch.relu(self.bn(self.norm(self.conv(x)))), "conv", "bn", norm=norm.eval())
+    norm = nn.InstanceNorm2d(
+        room.channels, affine=True, track_running_stats=True, dtype=torch.float64
+    )
+    return room.block(
+        lambda self, x: torch.relu(self.bn(self.norm(self.conv(x)))), "conv", "bn", norm=norm.eval()
+    )
 
 
 @sizes
@@ -257,7 +265,7 @@ def groups_of_channels(room: Room):
 def constant_blur(room: Room):
     def run(self, x):
         kernel = torch.full((x.shape[1], 1, 3, 3), 1 / 9, dtype=x.dtype)
-        return self.conv(F.conv2d(self.bn(x), kernel, padding=1, groups=x.shape[1]))
+        return self.conv(functional.conv2d(self.bn(x), kernel, padding=1, groups=x.shape[1]))
 
     return room.block(run, "conv", "bn")
 
@@ -274,7 +282,12 @@ def einsum_with_a_weight(room: Room):
 @sizes
 def linear_with_a_vector(room: Room):
     def run(self, x):
-        return x + F.linear(self.bn(self.conv(x)).mean((2, 3)), self.weight)[:, None, None, None]
+        return (
+            x
+            + functional.linear(self.bn(self.conv(x)).mean((2, 3)), self.weight)[
+                :, None, None, None
+            ]
+        )
 
     return room.block(run, "conv", "bn", weight=nn.Parameter(room.values(room.channels)))
 

@@ -216,7 +216,7 @@ def cell_of_closure(room: Room):
 
 def _counts(self, x):
     global _step
-    y = self.bn(self.conv(x) + _step)  # noqa: F821
+    y = self.bn(self.conv(x) + _step)
     _step += 1
     return y
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 from tests.property.programs.block import Block, Room, habit
@@ -54,7 +54,10 @@ def two_names_for_one(room: Room):
 
 @structure
 def convolutions_tied(room: Room):
-    conv, conv2 = room.conv(kernel_size=1, padding=0, groups=1), room.conv(kernel_size=1, padding=0, groups=1)
+    conv, conv2 = (
+        room.conv(kernel_size=1, padding=0, groups=1),
+        room.conv(kernel_size=1, padding=0, groups=1),
+    )
     conv2.weight = conv.weight
     return room.block(
         lambda self, x: self.conv2(torch.relu(self.bn(self.conv(x)))), "bn", conv=conv, conv2=conv2
@@ -80,7 +83,10 @@ def statistics_tied(room: Room):
 
 @structure
 def weight_of_a_view(room: Room):
-    conv, conv2 = room.conv(kernel_size=1, padding=0, groups=1), room.conv(kernel_size=1, padding=0, groups=1)
+    conv, conv2 = (
+        room.conv(kernel_size=1, padding=0, groups=1),
+        room.conv(kernel_size=1, padding=0, groups=1),
+    )
     conv2.weight = nn.Parameter(conv.weight.data.transpose(0, 1))
     return room.block(
         lambda self, x: self.conv2(self.bn(self.conv(x))), "bn", conv=conv, conv2=conv2
@@ -110,7 +116,9 @@ def module_list_by_index(room: Room):
 
 @structure
 def nested_sequences(room: Room):
-    return nn.Sequential(nn.Sequential(nn.Sequential(room.conv()), room.bn()), nn.Sequential(room.act(), room.bn()))
+    return nn.Sequential(
+        nn.Sequential(nn.Sequential(room.conv()), room.bn()), nn.Sequential(room.act(), room.bn())
+    )
 
 
 @structure
@@ -125,7 +133,7 @@ class NormAct(nn.BatchNorm2d):
     """As timm's BatchNormAct2d."""
 
     def forward(self, x):
-        return F.relu(super().forward(x))
+        return functional.relu(super().forward(x))
 
 
 class NormScaled(nn.BatchNorm2d):
@@ -151,27 +159,43 @@ class NormWithState(nn.BatchNorm2d):
 
 @structure
 def norm_and_activation(room: Room):
-    return room.block(lambda self, x: self.bn(self.conv(x)), "conv", bn=filled(room.random, NormAct(room.channels).double().eval()))
+    return room.block(
+        lambda self, x: self.bn(self.conv(x)),
+        "conv",
+        bn=filled(room.random, NormAct(room.channels).double().eval()),
+    )
 
 
 @structure
 def norm_and_factor(room: Room):
-    return room.block(lambda self, x: self.bn(self.conv(x)), "conv", bn=filled(room.random, NormScaled(room.channels).double().eval()))
+    return room.block(
+        lambda self, x: self.bn(self.conv(x)),
+        "conv",
+        bn=filled(room.random, NormScaled(room.channels).double().eval()),
+    )
 
 
 @structure
 def norm_of_its_own(room: Room):
-    return room.block(lambda self, x: self.bn(self.conv(x)), "conv", bn=filled(room.random, NormOfItsOwn(room.channels).double().eval()))
+    return room.block(
+        lambda self, x: self.bn(self.conv(x)),
+        "conv",
+        bn=filled(room.random, NormOfItsOwn(room.channels).double().eval()),
+    )
 
 
 @structure
 def norm_with_state(room: Room):
-    return room.block(lambda self, x: self.bn(self.conv(x)), "conv", bn=filled(room.random, NormWithState(room.channels).double().eval()))
+    return room.block(
+        lambda self, x: self.bn(self.conv(x)),
+        "conv",
+        bn=filled(room.random, NormWithState(room.channels).double().eval()),
+    )
 
 
 class OwnConv(nn.Conv2d):
     def forward(self, x):
-        return super().forward(F.relu(x)) + 1
+        return super().forward(functional.relu(x)) + 1
 
 
 @structure
@@ -190,7 +214,9 @@ def weight_norm(room: Room):
 @structure
 def spectral_norm(room: Room):
     return room.block(
-        lambda self, x: self.bn(self.conv(x)), "bn", conv=parametrizations.spectral_norm(room.conv()).eval()
+        lambda self, x: self.bn(self.conv(x)),
+        "bn",
+        conv=parametrizations.spectral_norm(room.conv()).eval(),
     )
 
 
@@ -253,7 +279,9 @@ class WithProperty(Block):
         return self.conv.weight
 
     def forward(self, x):
-        return F.conv2d(self.norm(x), self.kernel, padding=self.conv.padding, groups=self.conv.groups)
+        return functional.conv2d(
+            self.norm(x), self.kernel, padding=self.conv.padding, groups=self.conv.groups
+        )
 
 
 @structure
@@ -273,7 +301,9 @@ def call_overridden(room: Room):
 
 @structure
 def forward_called(room: Room):
-    return room.block(lambda self, x: torch.relu(self.bn.forward(self.conv.forward(x))), "conv", "bn")
+    return room.block(
+        lambda self, x: torch.relu(self.bn.forward(self.conv.forward(x))), "conv", "bn"
+    )
 
 
 @structure
@@ -294,7 +324,7 @@ def functional_norm(room: Room):
     def run(self, x):
         norm = self.bn
         y = self.conv(x)
-        return F.batch_norm(
+        return functional.batch_norm(
             y, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, norm.eps
         )
 
@@ -306,7 +336,7 @@ def functional_norm_of_swapped(room: Room):
     """The statistics of one with the parameters of another."""
 
     def run(self, x):
-        return F.batch_norm(
+        return functional.batch_norm(
             self.conv(x), self.bn.running_mean, self.bn.running_var, self.bn2.weight, self.bn2.bias
         )
 
@@ -342,7 +372,9 @@ def layers_in_a_loop(room: Room):
         return sum(found)
 
     return room.block(
-        run, convs=nn.ModuleList([room.conv() for _ in range(3)]), norms=nn.ModuleList([room.bn() for _ in range(3)])
+        run,
+        convs=nn.ModuleList([room.conv() for _ in range(3)]),
+        norms=nn.ModuleList([room.bn() for _ in range(3)]),
     )
 
 
@@ -359,7 +391,7 @@ def one_norm_per_branch(room: Room):
 @structure
 def weights_as_parameters(room: Room):
     def run(self, x):
-        return self.bn(F.conv2d(x, self.weight, self.bias))
+        return self.bn(functional.conv2d(x, self.weight, self.bias))
 
     weight = nn.Parameter(room.values(room.channels, room.channels, 1, 1))
     return room.block(run, "bn", weight=weight, bias=nn.Parameter(room.values(room.channels)))
@@ -371,10 +403,13 @@ def weight_of_two_parts(room: Room):
 
     def run(self, x):
         weight = self.conv.weight + (self.b @ self.a)[:, :, None, None]
-        return self.bn2(F.conv2d(self.bn(x), weight, self.conv.bias))
+        return self.bn2(functional.conv2d(self.bn(x), weight, self.conv.bias))
 
     conv = room.conv(kernel_size=1, padding=0, groups=1)
-    parts = {"a": nn.Parameter(room.values(1, room.channels)), "b": nn.Parameter(room.values(room.channels, 1))}
+    parts = {
+        "a": nn.Parameter(room.values(1, room.channels)),
+        "b": nn.Parameter(room.values(room.channels, 1)),
+    }
     return room.block(run, "bn", "bn2", conv=conv, **parts)
 
 
@@ -386,7 +421,7 @@ def experts(room: Room):
         y = self.bn(x)
         mix = torch.softmax(y.mean((0, 2, 3))[:2], 0)
         weight = mix[0] * self.one.weight + mix[1] * self.two.weight
-        return self.bn2(F.conv2d(y, weight))
+        return self.bn2(functional.conv2d(y, weight))
 
     options = {"kernel_size": 1, "padding": 0, "groups": 1, "bias": False}
     return room.block(run, "bn", "bn2", one=room.conv(**options), two=room.conv(**options))
@@ -394,7 +429,12 @@ def experts(room: Room):
 
 @structure
 def scripted(room: Room):
-    return room.block(lambda self, x: self.bn(self.act(self.conv(x))), "conv", "bn", act=torch.jit.script(nn.ReLU()))
+    return room.block(
+        lambda self, x: self.bn(self.act(self.conv(x))),
+        "conv",
+        "bn",
+        act=torch.jit.script(nn.ReLU()),
+    )
 
 
 class ClosedNorm(nn.BatchNorm2d):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from tests.property.programs.block import Room
 from tests.property.programs.layers import any_batch_norm, any_linear
@@ -53,7 +53,9 @@ def relu(room: Room) -> nn.Module:
 
 @part
 def relu_function(room: Room) -> nn.Module:
-    function = room.random.choice((torch.relu, F.relu, F.relu6, lambda x: x.clamp(min=0)))
+    function = room.random.choice(
+        (torch.relu, functional.relu, functional.relu6, lambda x: x.clamp(min=0))
+    )
     return room.block(lambda self, x: function(x))
 
 
@@ -98,7 +100,9 @@ def gate(room: Room) -> nn.Module:
 
 @part
 def affine_sum(room: Room) -> nn.Module:
-    return room.block(lambda self, x: self.body(x) * self.a + self.b, "body", a=room.values(), b=room.values())
+    return room.block(
+        lambda self, x: self.body(x) * self.a + self.b, "body", a=room.values(), b=room.values()
+    )
 
 
 @part
@@ -159,7 +163,7 @@ def head_mean(room: Room) -> nn.Module:
 @head
 def head_flat(room: Room) -> nn.Module:
     def run(self, x):
-        return self.linear(self.norm(torch.flatten(F.adaptive_avg_pool2d(x, 2), 1)))
+        return self.linear(self.norm(torch.flatten(functional.adaptive_avg_pool2d(x, 2), 1)))
 
     return room.block(
         run,
