@@ -8,7 +8,9 @@ A habit is a function from a room to a module. It is registered as KIND.NAME:
             y = self.bn(x * self.gain)
             self.gain.add_(0.5)
             return y
-        return room.block(run, "bn", gain=room.buffer(1.0))
+        return room.block(run, "bn", gain=room.tensor(1.0))
+
+The files of habits are flat lists, one habit as good as the next: some are long for that reason.
 """
 
 from __future__ import annotations
