@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: browser demo test lint bench caffe-check fuzz fuzz-parsers fuzz-folds kill-test mutation
+.PHONY: browser demo test lint bench caffe-check fuzz fuzz-programs fuzz-parsers fuzz-folds kill-test mutation
 .PHONY: limits clean
 
 demo: $(VENV)/.demo
@@ -42,6 +42,11 @@ SEED ?= 0
 fuzz: N ?= 10000
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.fuzz --networks $(N) --seed $(SEED)
+
+# Random Python around random networks, in eager mode: make fuzz-programs N=5000 SEED=0
+fuzz-programs: N ?= 5000
+fuzz-programs: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.programs --programs $(N) --seed $(SEED)
 
 # Needs a real Caffe: see docs/benchmarks/caffe_models.md.
 caffe-check: $(VENV)/.dev

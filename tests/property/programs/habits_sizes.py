@@ -1,0 +1,302 @@
+"""Sizes: what depends on how large the input is, and how many there are."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.property.programs.block import Room, habit
+from tests.property.programs.layers import any_batch_norm, any_linear
+
+sizes = habit("sizes")
+by_size = habit("sizes", several_paths=True)
+
+
+@sizes
+def folded_by_height(room: Room):
+    """Which channel is where depends on the size."""
+
+    def run(self, x):
+        y = self.bn(x).reshape(x.shape[0], -1, x.shape[3], 1)[:, : self.count]
+        return x + self.last(y).mean((1, 2, 3), keepdim=True)
+
+    count = 2 * room.channels
+    last = nn.Conv2d(count, 3, 1, dtype=torch.float64)
+    return room.block(run, "bn", last=last, count=count)
+
+
+@sizes
+def flat_slice(room: Room):
+    def run(self, x):
+        y = self.bn(x).flatten(1)[:, :24]
+        return x + self.linear(y)[:, :, None, None]
+
+    return room.block(run, "bn", linear=any_linear(room.random, 24, room.channels))
+
+
+@sizes
+def flat_slice_by_step(room: Room):
+    def run(self, x):
+        y = self.bn(x).reshape(x.shape[0], -1)[:, ::7][:, :8]
+        return x * torch.sigmoid(self.linear(y))[:, :, None, None]
+
+    return room.block(run, "bn", linear=any_linear(room.random, 8, room.channels))
+
+
+@sizes
+def norm_of_a_flat_slice(room: Room):
+    def run(self, x):
+        y = self.norm(self.conv(x).flatten(1)[:, :20])
+        return x + self.linear(y)[:, :, None, None]
+
+    return room.block(
+        run,
+        "conv",
+        norm=any_batch_norm(room.random, 20, nn.BatchNorm1d),
+        linear=any_linear(room.random, 20, room.channels),
+    )
+
+
+@sizes
+def zeros_on_top(room: Room):
+    def run(self, x):
+        y = torch.cat([torch.zeros_like(x[:, :, :1]), self.conv(x)[:, :, 1:]], 2)
+        return torch.relu(self.bn(y))
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def rolled_with_zeros(room: Room):
+    def run(self, x):
+        y = torch.cat([torch.zeros_like(x[:, :, :1]), x.roll(1, 2)], 2)
+        return self.conv(torch.relu(self.bn(y)))[:, :, 1:]
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def two_along_the_height(room: Room):
+    def run(self, x):
+        y = torch.cat([self.conv(x), self.bn(x)], 2)
+        return self.act(self.bn2(y))[:, :, : x.shape[2]]
+
+    return room.block(run, "conv", "bn", "bn2", "act")
+
+
+@sizes
+def two_along_the_batch(room: Room):
+    def run(self, x):
+        y = torch.cat([self.body(x), x.flip(3)])
+        one, two = self.bn(y).relu().chunk(2)
+        return one + two
+
+    return room.block(run, "body", "bn")
+
+
+@sizes
+def first_of_the_batch(room: Room):
+    def run(self, x):
+        y = self.bn(self.conv(x))
+        return torch.relu(y - y[:1])
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def halves_of_the_batch(room: Room):
+    def run(self, x):
+        count = x.shape[0] // 2
+        y = torch.cat([self.conv(x[:count]), x[count:]])
+        return self.bn(y).relu()
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def factor_of_the_height(room: Room):
+    return room.block(lambda self, x: self.bn(self.conv(x) * x.shape[2] / 8), "conv", "bn")
+
+
+@sizes
+def shift_of_the_width(room: Room):
+    return room.block(lambda self, x: self.bn(self.conv(x)) + x.size(3), "conv", "bn")
+
+
+@sizes
+def scaled_by_the_number(room: Room):
+    return room.block(lambda self, x: self.bn(self.conv(x) / x[0].numel() ** 0.5), "conv", "bn")
+
+
+@by_size
+def batch_decides(room: Room):
+    def run(self, x):
+        y = self.conv(x)
+        return self.bn(y) if x.shape[0] > 1 else torch.tanh(y)
+
+    return room.block(run, "conv", "bn")
+
+
+@by_size
+def size_decides(room: Room):
+    def run(self, x):
+        y = self.bn(self.conv(x))
+        return functional.relu(y) if x.shape[-1] > 8 else y
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def interpolated(room: Room):
+    def run(self, x):
+        y = self.bn(functional.avg_pool2d(self.conv(x), 2))
+        return functional.interpolate(y, x.shape[2:], mode=self.mode)
+
+    return room.block(
+        run, "conv", "bn", mode=room.random.choice(("nearest", "bilinear", "bicubic"))
+    )
+
+
+@sizes
+def pooled_to_a_grid(room: Room):
+    def run(self, x):
+        y = functional.adaptive_avg_pool2d(self.bn(self.conv(x)), (3, 2))
+        return x + y.mean((2, 3), keepdim=True) + functional.adaptive_max_pool2d(y, 1)
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def pixels_shuffled(room: Room):
+    def run(self, x):
+        y = functional.pixel_shuffle(self.norm(self.wide(x)), 2)
+        return torch.relu(self.bn(y))[:, :, ::2, ::2] + x
+
+    wide = nn.Conv2d(room.channels, 4 * room.channels, 1, dtype=torch.float64)
+    return room.block(run, "bn", wide=wide, norm=any_batch_norm(room.random, 4 * room.channels))
+
+
+@sizes
+def pixels_gathered(room: Room):
+    def run(self, x):
+        y = functional.pixel_unshuffle(
+            self.bn(x)[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2], 2
+        )
+        return x + self.back(torch.relu(self.norm(y))).mean((2, 3), keepdim=True)
+
+    back = nn.Conv2d(4 * room.channels, room.channels, 1, dtype=torch.float64)
+    return room.block(run, "bn", back=back, norm=any_batch_norm(room.random, 4 * room.channels))
+
+
+@sizes
+def windows(room: Room):
+    """As in window attention."""
+
+    def run(self, x):
+        n, c, h, w = x.shape
+        y = functional.pad(self.bn(x), (0, -w % 4, 0, -h % 4))
+        y = y.view(n, c, y.shape[2] // 4, 4, y.shape[3] // 4, 4).amax((3, 5), keepdim=True)
+        y = y.expand(-1, -1, -1, 4, -1, 4).reshape(n, c, h + -h % 4, w + -w % 4)
+        return self.conv(y[:, :, :h, :w])
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def positions_added(room: Room):
+    def run(self, x):
+        rows = torch.arange(x.shape[2], dtype=x.dtype)[:, None] / 10
+        return self.bn(self.conv(x) + rows)
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def position_table_cut(room: Room):
+    def run(self, x):
+        return self.bn(self.conv(x)) + self.table[:, :, : x.shape[2], : x.shape[3]]
+
+    return room.block(run, "conv", "bn", table=room.values(1, room.channels, 12, 12))
+
+
+@sizes
+def channels_of_the_batch(room: Room):
+    """Batch and channels are one axis for a while."""
+
+    def run(self, x):
+        y = self.bn(self.conv(x))
+        z = y.reshape(1, -1, *y.shape[2:])
+        return functional.instance_norm(z).reshape(y.shape) + y
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def instance_norm_in_front(room: Room):
+    norm = nn.InstanceNorm2d(
+        room.channels, affine=True, track_running_stats=True, dtype=torch.float64
+    )
+    return room.block(
+        lambda self, x: torch.relu(self.bn(self.norm(self.conv(x)))), "conv", "bn", norm=norm.eval()
+    )
+
+
+@sizes
+def width_becomes_channels(room: Room):
+    def run(self, x):
+        y = self.bn(x).transpose(1, 3)[:, :4]
+        return x + self.last(y).mean((1, 2, 3), keepdim=True)
+
+    return room.block(run, "bn", last=nn.Conv2d(4, 3, 1, dtype=torch.float64))
+
+
+@sizes
+def groups_of_channels(room: Room):
+    def run(self, x):
+        n, c, h, w = x.shape
+        y = self.bn(self.conv(x)).view(n, 1, c, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.conv2(y)
+
+    return room.block(run, "conv", "bn", "conv2")
+
+
+@sizes
+def constant_blur(room: Room):
+    def run(self, x):
+        kernel = torch.full((x.shape[1], 1, 3, 3), 1 / 9, dtype=x.dtype)
+        return self.conv(functional.conv2d(self.bn(x), kernel, padding=1, groups=x.shape[1]))
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def einsum_with_a_weight(room: Room):
+    def run(self, x):
+        return torch.einsum("nchw,oc->nohw", self.bn(x), self.weight)
+
+    weight = nn.Parameter(room.values(room.channels, room.channels))
+    return room.block(run, "bn", weight=weight)
+
+
+@sizes
+def linear_with_a_vector(room: Room):
+    def run(self, x):
+        return (
+            x
+            + functional.linear(self.bn(self.conv(x)).mean((2, 3)), self.weight)[
+                :, None, None, None
+            ]
+        )
+
+    return room.block(run, "conv", "bn", weight=nn.Parameter(room.values(room.channels)))
+
+
+@sizes
+def attention(room: Room):
+    def run(self, x):
+        q, k = self.bn(self.conv(x)).flatten(2), self.bn2(x).flatten(2)
+        weights = torch.softmax(q @ k.transpose(1, 2) / x.shape[2], -1)
+        return (weights @ k).view(x.shape)
+
+    return room.block(run, "conv", "bn", "bn2")
