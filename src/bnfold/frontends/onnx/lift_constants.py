@@ -33,7 +33,7 @@ def operands(lifter: Lifter, node: Node, axis: int | None = None) -> list[int] |
             varying |= lifter.axes_of(tensors[position], rank)
     if axis is None:
         axis = min(varying) if len(varying) == 1 else min(1, rank - 1)
-    for position, name in enumerate(node.inputs):
+    for position in range(len(node.inputs)):
         if position not in tensors:
             number = _operand(lifter, node, position, axis, rank)
             if number is None:

@@ -20,7 +20,8 @@ from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import read_module, split_inputs
+from bnfold.frontends.torch.read import split_inputs
+from bnfold.frontends.torch.readings import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
@@ -139,7 +140,7 @@ def inspect_module(
 
 def _read(model: nn.Module, runs: Sequence[Any]) -> tuple[Recording, Lifted]:
     with same_randomness(model):
-        recording = read_module(model, runs)
+        recording = read_as_needed(model, runs)
         return recording, lift(recording)
 
 

@@ -114,7 +114,7 @@ class Lifter:
             event.number: names
             for event in (recording.events if recording.open_nodes else ())
             if (names := open_arguments(event, recording.open_nodes))
-        }
+        } | recording.open_arguments
         """Per event number: the names of its open arguments; see `symbolic`."""
         self.readers: dict[int, int] = {}
         """How many events read each value number."""
@@ -156,12 +156,17 @@ class Lifter:
         kind = kind_of(event)
         numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         added = len(self.graph.ops) - 1
+        is_view = isinstance(role, g.View)
         for value, number in zip(made, numbers, strict=True):
-            axes = open_axes(event, places.get(id(value), 0)) if isinstance(role, g.View) else ()
+            axes = self._open_axes(event, places.get(id(value), 0)) if is_view else ()
             if axes:  # what is stored along an axis of any length is stored alike
                 (number,) = self.graph.add(event.name, g.Mean(axes), [number], [value.shape])
             self.tensors[value.number] = number
         return added
+
+    def _open_axes(self, event: Event, output: int) -> tuple[int, ...]:
+        known = self.recording.open_axes
+        return known.get((event.number, output), ()) if known else open_axes(event, output)
 
     def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
         """Nothing is known about the event."""

@@ -66,7 +66,7 @@ def survey(lifter: Lifter) -> Steps:
     for event in lifter.recording.events:
         if event.number in steps.chains or event.number in steps.skipped:
             continue
-        spec = None if event.number in lifter.open else batch_norm_spec(event)
+        spec = _spec_of(lifter, event)
         if spec is not None:
             _register(steps, _batch_norm_chain(lifter, event, spec, None, ()))
             continue
@@ -116,13 +116,23 @@ def _module_chain(lifter: Lifter, call: Call) -> Chain | None:
     if not leading:
         return None
     successors = _successors(call, leading[-1])
-    spec = batch_norm_spec(leading[0])
+    spec = _spec_of(lifter, leading[0])
     if spec is not None and len(leading) == 1:
         owner = _owns(module, spec.mean) or (spec.mean is None and isinstance(module, _BatchNorm))
         return _batch_norm_chain(lifter, leading[0], spec, call, successors) if owner else None
     if spec is not None or successors is None or not call.single:
         return None
+    if any(event.number in lifter.open for event in leading):
+        return None
     return _constants_chain(lifter, call, leading, successors)
+
+
+def _spec_of(lifter: Lifter, event: Event) -> BatchNormSpec | None:
+    """A BatchNorm, one that is not the same in every run included."""
+    spec = batch_norm_spec(event)
+    if spec is None or event.number not in lifter.open:
+        return spec
+    return replace(spec, mean=None, var=None, changing=True)
 
 
 def _leading_events(call: Call) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -90,8 +91,11 @@ def _check(model: nn.Module) -> None:
 
 
 @contextmanager
-def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
-    """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
+def _state_restored(members: Sequence[nn.Module], recording: Recording) -> Iterator[None]:
+    """Whatever the run changes in the modules is put back: attributes, buffers, statistics.
+
+    Whether there was anything to put back is noted in the recording.
+    """
     modules = [m for m in members if not isinstance(m, torch.jit.ScriptModule)]
     # The attributes first: they hold the tables.
     before = [
@@ -107,11 +111,13 @@ def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
         if module.training and isinstance(module, _NormBase)
         for buffer in module.buffers(recurse=False)
     ]
+    draws = _draws(modules)
     try:
         yield
+        recording.leaves_traces |= draws != _draws(modules)
     finally:
         for now, content in before:
-            _restore(now, content)
+            recording.leaves_traces |= _restore(now, content)
         for buffer, values in statistics:
             buffer.copy_(values)
 
@@ -119,11 +125,25 @@ def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
-def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Put a table back; whether it had changed."""
     same = len(now) == len(before) and all(map(is_, now.values(), before.values()))
-    if not same or list(now) != list(before):
-        now.clear()
-        now.update(before)
+    if same and list(now) == list(before):
+        return False
+    now.clear()
+    now.update(before)
+    return True
+
+
+def _draws(modules: Sequence[nn.Module]) -> list[Any]:
+    """Where the random numbers stand that a run may draw from."""
+    own = [
+        part.get_state().numpy().tobytes()
+        for module in modules
+        for part in module.__dict__.values()
+        if isinstance(part, torch.Generator)
+    ]
+    return [*own, torch.get_rng_state().numpy().tobytes(), random.getstate()]
 
 
 @contextmanager
@@ -167,7 +187,7 @@ class _Reader:
         """Record all runs."""
         members = frozenset(self.names)
         recording = Recording(owned=_own_tensors(self.modules), members=members)
-        with _state_restored(self.modules), _biases_lent(self.modules, recording):
+        with _state_restored(self.modules, recording), _biases_lent(self.modules, recording):
             for number, run in enumerate(runs):
                 recorder = Recorder(recording, self.names, hollow=hollow)
                 prefix = "" if len(runs) == 1 else f"run {number}: "

@@ -303,6 +303,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def undo_writes(self) -> None:
         """Give the model's own tensors the content that they had before the run."""
         for owner, content in self.saved:
+            self.recording.rewritten.add(id(owner))
             owner.copy_(content)
         forget(list(self.owned.values()) if self.saved else [])
 

@@ -155,6 +155,14 @@ class Recording:
     """In an exported program, what no run tells for all; see `symbolic`."""
     written: frozenset[str] = frozenset()
     """In an exported program, the names of the placeholders that a run writes to."""
+    open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Per event number, the arguments that are others in other runs; see `readings`."""
+    open_axes: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
+    rewritten: set[int] = field(default_factory=set)
+    """id() of the parameters and buffers that the run wrote to."""
+    leaves_traces: bool = False
+    """Whether the run left the model, or what is random, other than it was."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 

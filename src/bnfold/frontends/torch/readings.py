@@ -1,0 +1,233 @@
+"""Read a module more than once where one run does not tell: what differs is nothing to build on.
+
+In a module, a number, a constant or the length of an axis is what it is in the run at hand. Two
+more readings show what it is in others; what comes of that is what an exported program says of
+itself (see `symbolic`).
+
+    in a row    if the run leaves anything behind (a buffer, an attribute, a random state), the
+                module is read twice in a row: a counter, a cache, a moving average, an index that
+                is drawn have moved by then
+    elsewhere   if channels may come to lie along another axis (a reshape, a concatenation along
+                the height), the module is read on other sizes, as many as it takes: axes that have
+                other lengths there are open, and so are numbers that are computed from them
+
+Where another reading takes another path through the code, both paths are read as one, as for
+`also`: what is decided then holds on both. Nothing here computes more than the first reading did;
+a plain network is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.lift_views import MIXING
+from bnfold.frontends.torch.ops import functional, op_name
+from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.recording import Const, Event, Recording, Value
+
+Read = Callable[[Sequence[Any]], Recording]
+
+
+def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
+    """What the module does, on the example inputs and as far as they do not tell elsewhere.
+
+    Raises what `read_module` raises for the example inputs.
+    """
+    recording = read_module(model, runs)
+    _note_rewritten(recording)
+    if recording.leaves_traces:
+        twice = read_module(model, [*runs, *runs])
+        half = len(twice.events) // 2
+        if _is_alike(recording.events, twice.events[:half], twice.events[half:]):
+            _note_differences(recording, twice.events[:half], twice.events[half:], lengths=False)
+        else:
+            _note_rewritten(twice)
+            return twice
+    if not _may_mix(recording):
+        return recording
+    paths = list(runs)
+    for other_runs, other in _elsewhere(model, runs):
+        if _is_alike(recording.events, other.events):
+            _note_differences(recording, recording.events, other.events, lengths=True)
+        else:
+            paths += other_runs
+    return recording if len(paths) == len(runs) else read_module(model, paths)
+
+
+# -------------------------------------------------------------------- other sizes
+
+
+def _may_mix(recording: Recording) -> bool:
+    """Whether an axis may hold channels beside something that has other lengths elsewhere."""
+    return any(_mixes(recording, event) for event in recording.events)
+
+
+def _mixes(recording: Recording, event: Event) -> bool:
+    if isinstance(event.target, nn.Module):
+        return False
+    name = functional(op_name(event.target))
+    if name not in MIXING:
+        return False
+    output = event.outputs[0] if event.outputs else None
+    if output is None:
+        return False
+    if name in ("cat", "concat", "concatenate"):
+        # Images, concatenated along their channels.
+        axis = event.args[1] if len(event.args) > 1 else 0
+        return len(output.shape) < 4 or axis % len(output.shape) != 1
+    return not _is_read_by_layers_alone(recording, output)
+
+
+def _is_read_by_layers_alone(recording: Recording, value: Value) -> bool:
+    """Whether nothing reads it but Linears, whose weights have but one size."""
+    if any(value.number == output.number for output, _ in recording.outputs):
+        return False
+    readers = [
+        event
+        for event in recording.events
+        if any(isinstance(a, Value) and a.number == value.number for a in _leaves(event))
+    ]
+    return len(value.shape) == 2 and all(isinstance(e.target, nn.Linear) for e in readers)
+
+
+def _elsewhere(model: nn.Module, runs: Sequence[Any]) -> Iterator[tuple[list[Any], Recording]]:
+    """Readings on other sizes that the module takes: on all axes at once, or else one by one."""
+    axes = _axes(runs)
+    for chosen in ([axes] if len(axes) > 1 else []) + [[axis] for axis in axes]:
+        other = [_resized(run, chosen) for run in runs]
+        with suppress(ExampleInputError):
+            yield other, read_module(model, other)
+            if chosen is axes:
+                return
+
+
+def _axes(runs: Sequence[Any]) -> list[int]:
+    """The axes whose length may be another one: not the channels of images."""
+    tensors = [leaf for leaf in pytree.tree_leaves(list(runs)) if _is_resizable(leaf)]
+    most = max((tensor.ndim for tensor in tensors), default=0)
+    return [axis for axis in range(most) if not (axis == 1 and most > 3)]
+
+
+def _is_resizable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
+
+
+def _resized(run: Any, axes: Sequence[int]) -> Any:
+    """The same inputs, one longer along the batch and twice as long along the other axes."""
+
+    def resized(leaf: Any) -> Any:
+        if not _is_resizable(leaf):
+            return leaf
+        for axis in axes:
+            if axis < leaf.ndim:
+                more = leaf[:1] if axis == 0 else leaf
+                leaf = torch.cat([leaf, more], dim=axis)
+        return leaf
+
+    return pytree.tree_map(resized, run)
+
+
+# -------------------------------------------------------------------- in a row
+
+
+def _note_rewritten(recording: Recording) -> None:
+    """What a run writes to holds something else in the next, where that reads it first."""
+    if not recording.rewritten:
+        return
+    for event in recording.events:
+        leaves = ((name, pytree.tree_leaves(a)) for name, a, _ in _arguments(event, event))
+        names = frozenset(
+            name
+            for name, parts in leaves
+            if any(isinstance(p, Const) and id(p.origin) in recording.rewritten for p in parts)
+        )
+        if names:
+            known = recording.open_arguments.get(event.number, frozenset())
+            recording.open_arguments[event.number] = known | names
+
+
+# -------------------------------------------------------------------- comparing
+
+
+def _is_alike(first: Sequence[Event], *others: Sequence[Event]) -> bool:
+    """Whether all are the same ops in the same order."""
+    return all(
+        len(first) == len(other)
+        and all(
+            a.target == b.target and a.call.name == b.call.name and _fits(a, b)
+            for a, b in zip(first, other, strict=True)
+        )
+        for other in others
+    )
+
+
+def _fits(one: Event, other: Event) -> bool:
+    return len(one.outputs) == len(other.outputs) and one.kwargs.keys() == other.kwargs.keys()
+
+
+def _note_differences(
+    recording: Recording, first: Sequence[Event], second: Sequence[Event], *, lengths: bool
+) -> None:
+    """Call open what differs between two readings of the same ops."""
+    for event, one, other in zip(recording.events, first, second, strict=True):
+        names = frozenset(
+            name for name, a, b in _arguments(one, other) if _differs(a, b
+        )
+        if names:
+            known = recording.open_arguments.get(event.number, frozenset())
+            recording.open_arguments[event.number] = known | names
+        if not lengths:
+            continue
+        for place, (a, b) in enumerate(zip(one.outputs, other.outputs, strict=True)):
+            if a is None or b is None or len(a.shape) != len(b.shape):
+                continue
+            pairs = enumerate(zip(a.shape, b.shape, strict=True))
+            axes = {axis for axis, (length, there) in pairs if length != there}
+            if axes:
+                key = event.number, place
+                axes |= set(recording.open_axes.get(key, ()))
+                recording.open_axes[key] = tuple(sorted(axes))
+
+
+def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:
+    """The arguments of two events of one op, side by side, by their names."""
+    schema = getattr(one.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    for place in range(max(len(one.args), len(other.args))):
+        name = names[place] if place < len(names) else str(place)
+        yield (
+            name,
+            *(event.args[place] if place < len(event.args) else None for event in (one, other)),
+        )
+    for name in one.kwargs:
+        yield name, one.kwargs[name], other.kwargs[name]
+
+
+def _differs(one: Any, other: Any) -> bool:
+    """Whether an argument is another one; of values, which differ always, only what they are."""
+    left, right = pytree.tree_leaves(one), pytree.tree_leaves(other)
+    return len(left) != len(right) or any(
+        _leaf_differs(a, b) for a, b in zip(left, right, strict=True)
+    )
+
+
+def _leaf_differs(one: Any, other: Any) -> bool:
+    if isinstance(one, Value) or isinstance(other, Value):
+        return type(one) is not type(other)
+    if isinstance(one, Const) and isinstance(other, Const):
+        a, b = one.tensor, other.tensor
+        if a is b:
+            return False
+        return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
+    return type(one) is not type(other) or one != other
+
+
+def _leaves(event: Event) -> list[Any]:
+    return pytree.tree_leaves((event.args, event.kwargs))
