@@ -389,7 +389,7 @@ def _try_shortcut(solution: Solution, shortcut: Shortcut, options: _Options) -> 
             for number in own:
                 _remove_step(solution, number)
             bound = lay(binding, shortcut)
-            if any(np.isin(one.variables, solution.dead).any() for one in bound.terms):
+            if any(np.isin(one.variables, solution.dead.variables).any() for one in bound.terms):
                 raise Conflict([])
     except Conflict as conflict:
         _restore(solution, before)
@@ -650,7 +650,7 @@ class _Saved:
 
     mark: tuple[int, ...]
     rows: int
-    dead: IntArray
+    dead: constants.Constants
     zeroed: list[tuple[int, int]]
     removed: int
     shortcuts: int

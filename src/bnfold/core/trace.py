@@ -210,7 +210,7 @@ def _with_constants(solution: Solution, sets: _Sets, deciding: IntArray) -> IntA
     for number in solution.removed:
         bound = solution.binding.bound[number]
         assert isinstance(bound, BoundAffine)
-        constant = bound.outputs[np.isin(bound.outputs, solution.dead)]
+        constant = bound.outputs[np.isin(bound.outputs, solution.dead.variables)]
         deciding[constant] = sets.number(frozenset(solution.binding.groups[number]))
     return deciding
 

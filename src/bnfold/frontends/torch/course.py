@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy
-from bnfold.frontends.torch.runner import to_array
+from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 
 

@@ -177,9 +177,7 @@ def _note_differences(
 ) -> None:
     """Call open what differs between two readings of the same ops."""
     for event, one, other in zip(recording.events, first, second, strict=True):
-        names = frozenset(
-            name for name, a, b in _arguments(one, other) if _differs(a, b
-        )
+        names = frozenset(name for name, a, b in _arguments(one, other) if _differs(a, b))
         if names:
             known = recording.open_arguments.get(event.number, frozenset())
             recording.open_arguments[event.number] = known | names
