@@ -23,13 +23,14 @@ from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import runner
-from bnfold.frontends.torch.copies import Snapshot
+from bnfold.frontends.torch.copies import Snapshot, throwaway
 from bnfold.frontends.torch.course import Call, CallFailedError, Course, Shapes, first_course
 from bnfold.verify import course as verification
 from bnfold.verify import sight
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Output
 
+_LOST = "The outputs differ, and the module cannot be copied, so its rounding cannot be measured."
 Model = TypeVar("Model", nn.Module, ExportedProgram)
 Bans = Mapping[int, Obstacle]
 """The steps that an attempt may not remove."""
@@ -60,7 +61,9 @@ class Proof:
         except CallFailedError as error:
             return _raised(error, len(self.course.calls))
         seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.course.calls))
-        return seen if seen is not None else self._measure(other)
+        if seen is not None or self.course.model is folded:  # changed, and not to be had as it was
+            return seen or VerifyResult(False, samples=1, truth="original", notes=(_LOST,))
+        return self._measure(other)
 
     def _measure(self, other: Course) -> VerifyResult:
         """The full verdict, for what rounding may or may not explain."""
@@ -88,7 +91,10 @@ def start(
     inplace: bool = False,
 ) -> Proof:
     """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError."""
-    course, outputs = first_course(runnable(model), calls, shapes)
+    module = runnable(model)
+    if inplace:  # what it was, for when it is something else
+        module = throwaway(module) or module
+    course, outputs = first_course(module, calls, shapes)
     return Proof(name, course, outputs, layers, inplace)
 
 
