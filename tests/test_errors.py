@@ -13,6 +13,7 @@ from bnfold import (
     FoldFailedError,
     MissingExtraError,
     ModelUnreadableError,
+    NotProvenError,
     TrainingModeError,
     UnsupportedModelError,
     UsageError,
@@ -26,6 +27,7 @@ EXAMPLES = [
     (UnsupportedModelError("int is not a model", "pass a Module"), "unsupported", 3),
     (ModelUnreadableError("a.pt2", "cut off", "write it anew"), "unreadable", 3),
     (MissingExtraError("torch", "PyTorch"), "missing-extra", 4),
+    (NotProvenError("Net", "output: off by 0.1"), "not-proven", 1),
     (FoldFailedError("outputs differ"), "internal", 70),
 ]
 IDS = [f"{type(error).__name__}-{number}" for number, (error, _, _) in enumerate(EXAMPLES)]

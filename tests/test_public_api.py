@@ -24,6 +24,7 @@ NAMES = [
     "LayerDifference",
     "MissingExtraError",
     "ModelUnreadableError",
+    "NotProvenError",
     "OutputDifference",
     "Reason",
     "Removed",

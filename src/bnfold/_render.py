@@ -69,8 +69,10 @@ def _closing(report: FoldReport) -> list[str]:
         activations = "1 activation" if count == 1 else f"{count} activations"
         lines.append(f"{activations} got bounds per channel")
     if report.verdict is not None:
-        lines.append(printable(report.verdict.summary))
-    elif report.unverified is not None:
+        runs = "1 run" if report.verdict.samples == 1 else f"{report.verdict.samples} runs"
+        outcome = "equal" if report.verdict.equal else printable(report.verdict.summary)
+        lines.append(f"original and folded, compared in {runs}: {outcome}")
+    elif report.unverified is not None and report.removed:
         lines.append(printable(f"nothing was verified: {report.unverified}"))
     return lines + [printable(note) for note in report.notes]
 

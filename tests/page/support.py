@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 from bnfold import FoldReport, Item, Kept, Reason, Removed
@@ -93,9 +94,8 @@ def measured(name: str = "eager") -> BenchResult:
 
 def page(report: FoldReport, *, title: str = "made up") -> str:
     """Everything that a page can show."""
-    return report.to_html(
+    return dataclasses.replace(report, verdict=verified(report)).to_html(
         title=title,
-        verify=verified(report),
         bench=measured(),
         hashes={"read: net.onnx": "0" * 64, "written: net.folded.onnx": "ab" * 32},
     )

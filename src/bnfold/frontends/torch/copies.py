@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 _SMALL = 1 << 24
 """Bytes of weights up to which a run gets weights of its own: whoever writes to them, writes there.
@@ -36,17 +37,18 @@ _EXACT_ATOMS = frozenset({*_ATOMS, bool})
 
 def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; `memo` as for copy.deepcopy, with what is to stand in place of what."""
-    plain = [module for module in model.modules() if id(module) not in memo and _is_plain(module)]
-    for module in plain:
+    modules = [module for module in model.modules() if id(module) not in memo]
+    # An object with a way of its own may look into modules that are not filled yet.
+    if id(model) in memo or not all(map(_is_plain, modules)):
+        return copy.deepcopy(model, memo)
+    for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
-    for module in plain:
+    for module in modules:
         state = module.__getstate__()  # type: ignore[no-untyped-call]
-        assert isinstance(state, dict)
         own = {name: _copied(value, memo) for name, value in state.items()}
         memo[id(module)].__setstate__(own)
-    memo.setdefault(id(memo), []).extend(plain)  # kept alive, as copy.deepcopy does
-    found = memo.get(id(model))
-    return found if found is not None else copy.deepcopy(model, memo)
+    made: nn.Module = memo[id(model)]
+    return made
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -71,11 +73,13 @@ def _is_plain(module: nn.Module) -> bool:
     kind = type(module)
     plain = _plain_kinds.get(kind)
     if plain is None:
-        own = [base for base in kind.__mro__[:-1] if not base.__module__.startswith("torch.nn.")]
+        ours = "torch.nn.modules."
+        own = [base for base in kind.__mro__[:-1] if not base.__module__.startswith(ours)]
         defined = {name for base in own for name in base.__dict__}
         slots = any(base.__dict__.get("__slots__") for base in own)
-        plain = _plain_kinds[kind] = not slots and not defined & _OWN_WAYS
-        plain &= not hasattr(kind, "__deepcopy__")
+        plain = not slots and not defined & _OWN_WAYS
+        plain &= not hasattr(kind, "__deepcopy__") and not issubclass(kind, torch.jit.ScriptModule)
+        _plain_kinds[kind] = plain
     return plain
 
 
@@ -93,13 +97,14 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     closure, a hook or a global holds is no copy: see `Snapshot` for that.
     """
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
-    own = None if isinstance(model, fx.GraphModule) else _throwaway(model)
+    own = None if isinstance(model, fx.GraphModule) else throwaway(model)
     kept = Snapshot(model.modules() if own is None else ())
     with kept.restoring(), same_randomness(model):
         yield model if own is None else own
 
 
-def _throwaway(model: nn.Module) -> nn.Module | None:
+def throwaway(model: nn.Module) -> nn.Module | None:
+    """A copy, large weights shared; None where none can be had."""
     parameters = list(model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     memo: dict[int, Any] = {}
@@ -147,7 +152,7 @@ class Snapshot:
             for module in self._modules
             for table in (module._parameters, module._buffers)
             for tensor in table.values()
-            if tensor is not None
+            if tensor is not None and not is_lazy(tensor)
         }
         self._tensors = [
             (tensor, tensor.data, tensor.requires_grad, tensor.grad if tensor.is_leaf else None)
@@ -156,7 +161,7 @@ class Snapshot:
         self._contents = [
             (tensor, tensor.detach().clone())
             for tensor in tensors.values()
-            if not isinstance(tensor, nn.Parameter)
+            if not isinstance(tensor, nn.Parameter) and not tensor.is_meta
         ]
         self._generators = [
             (part, part.get_state())

@@ -89,6 +89,7 @@ class Folding:
         self.inplace = inplace
         self.recording, self.lifted = _read(model, runs)
         before.restore()
+        self.bans: Bans = {}
         self.decided = decide_on(self.recording, self.lifted, clip)
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
@@ -117,7 +118,8 @@ class Folding:
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()
-        if bans:
+        if bans != self.bans:
+            self.bans = bans
             self.decided = decide_on(self.recording, self.lifted, self.clip, bans)
         return self._write()
 

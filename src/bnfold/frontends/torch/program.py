@@ -70,9 +70,11 @@ def fold_program(
     except ExampleInputError as error:
         return rewrite(program, decided), replace(_report(decided), unverified=cannot_run(error))
 
+    whole = decided
+
     def attempt(bans: Bans) -> ExportedProgram:
         nonlocal decided
-        if bans:
+        if bans or decided is not whole:
             decided = decide_on(decided.recording, decided.lifted, clip, bans)
         return rewrite(program, decided)
 

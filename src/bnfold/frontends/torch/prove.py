@@ -12,7 +12,7 @@ A model that differs from itself cannot be compared with anything. That is found
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -23,13 +23,14 @@ from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import runner
-from bnfold.frontends.torch.copies import Snapshot
+from bnfold.frontends.torch.copies import Snapshot, throwaway
 from bnfold.frontends.torch.course import Call, CallFailedError, Course, Shapes, first_course
+from bnfold.verify import compare, sight
 from bnfold.verify import course as verification
-from bnfold.verify import sight
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Output
 
+_LOST = "The outputs differ, and the module cannot be copied, so its rounding cannot be measured."
 Model = TypeVar("Model", nn.Module, ExportedProgram)
 Bans = Mapping[int, Obstacle]
 """The steps that an attempt may not remove."""
@@ -46,6 +47,8 @@ class Proof:
     """How many ops round in one call."""
     inplace: bool = False
     """Whether the folded model is the user's own, which others may hold and run."""
+    repeats: bool = False
+    """Whether the original is known to compute the same a second time."""
 
     def check(self, folded: nn.Module | ExportedProgram) -> VerifyResult:
         """Whether the folded model computes the same. It is left as it was."""
@@ -60,7 +63,23 @@ class Proof:
         except CallFailedError as error:
             return _raised(error, len(self.course.calls))
         seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.course.calls))
-        return seen if seen is not None else self._measure(other)
+        if seen is not None or self.course.model is folded:  # changed, and not to be had as it was
+            return seen or VerifyResult(False, samples=1, truth="original", notes=(_LOST,))
+        self._check_itself()
+        return self._measure(other)
+
+    def _check_itself(self) -> None:
+        """Raise NotProvenError if the original does not compute twice the same."""
+        if self.repeats:
+            return
+        again = self.course.run()
+        for before, after in zip(self.outputs, again, strict=False):
+            if before.values.shape != after.values.shape:
+                raise NotProvenError(self.name, f"{before.name}: another shape")
+            gap = compare.measure([before.values], [after.values]).max_absolute
+            if gap and sight.accept([before], [after], self.layers, samples=1) is None:
+                raise NotProvenError(self.name, f"{before.name}: off by {gap:.2g}")
+        self.repeats = True
 
     def _measure(self, other: Course) -> VerifyResult:
         """The full verdict, for what rounding may or may not explain."""
@@ -68,7 +87,8 @@ class Proof:
         two = runner.call_runner(other, self.course.tensors, {}, f"the folded {self.name}")
         samples = verification.choose_samples(one.specs, 1, 0)
         try:
-            return verification.verify(one, two, samples, seed=None, look_inside=False)
+            found = verification.verify(one, two, samples, seed=None, look_inside=False)
+            return replace(found, samples=len(self.course.calls))
         except BnfoldError as error:  # outputs of other shapes, another number of them
             return VerifyResult(False, samples=1, truth="original", notes=(error.problem,))
 
@@ -88,7 +108,10 @@ def start(
     inplace: bool = False,
 ) -> Proof:
     """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError."""
-    course, outputs = first_course(runnable(model), calls, shapes)
+    module = runnable(model)
+    if inplace:  # what it was, for when it is something else
+        module = throwaway(module) or module
+    course, outputs = first_course(module, calls, shapes)
     return Proof(name, course, outputs, layers, inplace)
 
 
@@ -117,7 +140,7 @@ def proven(
     steps = list(dict.fromkeys(tuple(groups[number]) for number in plan.removed))
     if not search.is_right([]):
         raise NotProvenError(proof.name, saying(search.last))
-    search.split(steps, [])
+    search.halve(steps, [])
     assert search.best is not None
     return fold(search.best.bans), search.best
 
@@ -160,15 +183,18 @@ class _Search:
             self.best = Found(bans, self.last, saying(self.first))
         return self.last.equal
 
-    def split(self, suspects: list[Step], cleared: list[Step]) -> list[Step]:
-        """The steps that may go together: those cleared before, and more of the suspects."""
-        together = [*cleared, *suspects]
-        if self.is_right(together):
-            return together
+    def halve(self, suspects: list[Step], cleared: list[Step]) -> list[Step]:
+        """The steps that may go together: those cleared before, and more of these suspects.
+
+        All of the suspects cannot, so at least one is to blame.
+        """
         if len(suspects) == 1:
             return cleared
-        half = len(suspects) // 2
-        return self.split(suspects[half:], self.split(suspects[:half], cleared))
+        middle = len(suspects) // 2
+        for half in (suspects[:middle], suspects[middle:]):
+            together = [*cleared, *half]
+            cleared = together if self.is_right(together) else self.halve(half, cleared)
+        return cleared
 
 
 def _raised(error: CallFailedError, samples: int) -> VerifyResult:
