@@ -118,7 +118,7 @@ def _added(*arrays: Array) -> Array:
 
 
 def _mean(*arrays: Array) -> Array:
-    return _added(*arrays) / np.asarray(len(arrays), arrays[0].dtype)
+    return np.asarray(_added(*arrays) / np.asarray(len(arrays), arrays[0].dtype))
 
 
 def _where(node: Node, opset: int, operands: Operands) -> list[Array]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-
 from bnfold.core import graph as g
 from bnfold.frontends.onnx.lift import ConstantSite, Lifter, as_float64
 from bnfold.frontends.onnx.linear_nodes import is_constant
@@ -34,7 +33,7 @@ def operands(lifter: Lifter, node: Node, axis: int | None = None) -> list[int] |
             varying |= lifter.axes_of(tensors[position], rank)
     if axis is None:
         axis = min(varying) if len(varying) == 1 else min(1, rank - 1)
-    for position, name in enumerate(node.inputs):
+    for position in range(len(node.inputs)):
         if position not in tensors:
             number = _operand(lifter, node, position, axis, rank)
             if number is None:
@@ -81,5 +80,3 @@ def table(lifter: Lifter, node: Node, position: int, axis: int, shape: Shape) ->
     lifter.lifted.sites[len(lifter.graph.ops) - 1] = site
     lifter.varying[number] = frozenset((axis,)) if shape[axis] > 1 else frozenset()
     return number
-
-
