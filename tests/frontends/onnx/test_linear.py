@@ -57,17 +57,30 @@ def test_a_gemm_with_a_bias_per_row():
     s = Sketch(2, 3)
     s.node("Gemm", s.at, s.weight("w", 3, 4), s.weight("c", 2, 1), name="fc")
     s.bn(4)
-    assert bnfold.inspect(s.model()).removed == 0
+    folded, report = bnfold.fold(s.model())
+    assert report.removed == 1
+    assert_same(s.model(), folded, (2, 3))
 
 
-def test_a_matrix_product_without_room_for_a_bias():
+def test_two_matrix_products_without_a_bias_behind_one_step():
+    """One step pays for one Add, not for two."""
+    s = Sketch(2, 3)
+    x = s.bn(3)
+    products = [s.node("MatMul", x, s.weight(f"w{k}", 3, 4), name=f"product{k}") for k in "ab"]
+    report = bnfold.inspect(s.model(*products))
+    assert (report.items[0].reason, report.items[0].blocker) == (Reason.FIXED_WEIGHT, "productb")
+
+
+def test_a_matrix_product_gets_an_add_in_place_of_a_step_in_front():
     s = Sketch(2, 5, 3)
     s.node("Transpose", perm=[0, 2, 1])
     s.bn(3)
     s.node("Transpose", perm=[0, 2, 1])
     s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
-    report = bnfold.inspect(s.model())
-    assert (report.items[0].reason, report.items[0].blocker) == (Reason.FIXED_WEIGHT, "product")
+    folded, report = bnfold.fold(s.model())
+    assert ops(folded) == ["Transpose", "Transpose", "MatMul", "Add"]
+    assert report.items[0].into == ("product",)
+    assert_same(s.model(), folded, (2, 5, 3))
 
 
 def test_batch_norm_over_the_sequence_behind_a_matrix():

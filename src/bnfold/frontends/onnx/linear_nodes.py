@@ -199,9 +199,10 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
     stored: tuple[int, ...] = (outs,)
     is_full = bool(bias) and not _is_per_column(lifter, bias, outs)
     if bias:
-        rows = (1, *(lifter.constants.shape(bias) or ()))[-2]
-        if len(lifter.constants.shape(bias) or ()) == 2:
-            stored = (rows, outs)
+        shape = lifter.constants.shape(bias)
+        if shape is None or len(shape) > 2:
+            return None
+        stored = (shape[0], outs) if len(shape) == 2 else stored
     return LinearSpec(
         node,
         node.input(0),
@@ -223,9 +224,7 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
 
 
 def _is_per_column(lifter: Lifter, name: str, outs: int) -> bool:
-    shape = lifter.constants.shape(name)
-    if shape is None or len(shape) > 2:
-        return False
+    shape = lifter.constants.shape(name) or ()
     return shape[-1:] in ((), (1,), (outs,)) and (len(shape) < 2 or shape[0] == 1)
 
 

@@ -21,6 +21,8 @@ _WEIGHTED = frozenset(
         *("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu"),
         *("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Clip"),
         *("Identity", "Transpose", "Unsqueeze", "DequantizeLinear", "InstanceNormalization"),
+        *("LSTM", "GRU", "RNN", "Concat", "Mean", "Gather", "Relu", "Sigmoid", "Tanh", "Softmax"),
+        *("Reshape", "Flatten", "Squeeze", "Expand", "Tile", "LeakyRelu", "Einsum"),
     )
 )
 """Operators whose constants are weights: those a fold may have rounded once more."""

@@ -200,10 +200,8 @@ def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:
     names = [argument.name for argument in schema.arguments] if schema is not None else []
     for place in range(max(len(one.args), len(other.args))):
         name = names[place] if place < len(names) else str(place)
-        yield (
-            name,
-            *(event.args[place] if place < len(event.args) else None for event in (one, other)),
-        )
+        a, b = (event.args[place] if place < len(event.args) else None for event in (one, other))
+        yield name, a, b
     for name in one.kwargs:
         yield name, one.kwargs[name], other.kwargs[name]
 
