@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bnfold.errors import ExampleInputError, UnsupportedModelError
+from bnfold.errors import ExampleInputError, UnsupportedModelError, UsageError
 from bnfold.verify import compare, layers, outputs, verdict
 from bnfold.verify.evidence import (
     DRAWS,
@@ -259,7 +259,7 @@ def _other_size(
             return replace(result, samples=result.samples + 1)
     except ExampleInputError:  # a size that the model does not take after all
         return result
-    except FoldedRaisedError as error:
+    except (FoldedRaisedError, UsageError) as error:
         return replace(result, equal=False, notes=(*result.notes, str(error)))
     other, _ = _compare(original, folded, samples, seed=result.seed, look_inside=look_inside)
     if other.equal:

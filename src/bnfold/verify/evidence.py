@@ -124,12 +124,18 @@ def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnable
 
 
 def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
-    """The first output that is another when the original starts afresh: it draws at random."""
+    """The first output that is another when the original starts afresh: it draws at random.
+
+    What keeps nothing from one run to the next draws at random if it does not repeat itself.
+    """
     with original.own() as evaluation:
-        again = evaluation.run(evidence.samples[0])
-    for one, other in zip(evidence.own_before[0], again, strict=True):
-        if not compare.is_same(one.values, other.values):
-            return one.name
+        runs = [evaluation.run(evidence.samples[0])]
+        if not original.may_have_state:
+            runs.append(evaluation.run(evidence.samples[0]))
+    for again in runs:
+        for one, other in zip(evidence.own_before[0], again, strict=True):
+            if not compare.is_same(one.values, other.values):
+                return one.name
     return None
 
 

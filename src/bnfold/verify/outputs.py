@@ -49,8 +49,8 @@ class _Errors:
     """Of the truth."""
     most: float
     """What `error` may be."""
-    kept: float
-    """What `error` may be if the fold keeps its digits."""
+    loss: float
+    """The error, in units of what it may be if the fold keeps its digits."""
 
 
 def judge(evidence: Evidence, inside: Mapping[str, LayerDifference]) -> list[Judged]:
@@ -67,11 +67,11 @@ def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | N
     own = [outputs[number].values for outputs in evidence.own_before]
     after = [outputs[number].values for outputs in evidence.own_after]
     errors = _errors(evidence, number, k, wild=True)
-    if errors.error > min(errors.most, errors.kept):
+    if errors.error > errors.most:
         errors = _errors(evidence, number, k, wild=False)
     found = compare.measure(own, after)
     explained = bool(errors.error <= errors.most or np.isinf(errors.own))
-    loses = explained and errors.error > errors.kept and not np.isinf(errors.own)
+    loses = explained and errors.loss > 1.0 and not np.isinf(errors.own)
     agrees = layer is None or layer.equal
     difference = OutputDifference(
         first.name,
@@ -85,7 +85,7 @@ def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | N
         found.top1,
         errors.error,
         errors.own,
-        min(errors.most, errors.kept),
+        errors.error / errors.loss if loses else errors.most,
         explained and agrees and not loses,
         _detail(first.name, errors, layer, explained=explained, loses=loses),
     )
@@ -117,7 +117,8 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     far, off = _gaps(truth, after), _gaps(truth, own)
     if not compare.is_number(first.values):
         return _flips(evidence, far, off, [*draws, *more, *reordered], k)
-    tame = None if wild else _tame(truth, [*draws, *more, *reordered, *off])
+    noisy = [*draws, *more, *reordered, *off]
+    tame = None if wild else _tame(truth, noisy)
     before = float(np.hypot(_rms(draws, tame), _rms(reordered, tame)))
     noise = float(np.hypot(before, _rms(more, tame)))
     own_error = _rms(off, tame) if is_exact else before
@@ -127,11 +128,27 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     size = verdict.rms(_finite(truth))
     unit = verdict.unit(first.dtype)
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
-    stored = max(unit, verdict.unit(evidence.storage_dtype)) * size
-    kept = max(verdict.DIGITS * float(np.hypot(own_error, stored)), verdict.ENOUGH * size)
+    loss = _loss(evidence, number, far, off, noisy) if is_exact else 0.0
+    return _Errors(_rms(far, tame), own_error, noise, size, most, loss)
+
+
+def _loss(
+    evidence: Evidence, number: int, far: Sequence[Gap], off: Sequence[Gap], noisy: Sequence[Gap]
+) -> float:
+    """How far the fold is off, in units of what it may be if it keeps its digits."""
     if evidence.own_before is evidence.exact_before:  # it was run in float64 alone
-        kept = np.inf
-    return _Errors(_rms(far, tame), own_error, noise, size, most, kept)
+        return 0.0
+    dtype = evidence.own_before[0][number].dtype
+    truth = _flat(evidence.exact_before, number)
+    unit = max(verdict.unit(dtype), verdict.unit(evidence.storage_dtype))
+    size = verdict.rms(_finite(truth))
+    tame = None
+    if _rms(far, None) > verdict.ENOUGH * size:
+        tame = _tame(truth, noisy, by_value=False)
+    own = float(np.hypot(_rms(off, tame), unit * size))
+    count = sum(values.size for values in truth)
+    most = max(verdict.digits(count) * own, verdict.ENOUGH * size)
+    return _rms(far, tame) / most if most > 0.0 else 0.0
 
 
 def _flips(
@@ -143,7 +160,7 @@ def _flips(
     total = sum(gap.size for _, gap in far)
     near = verdict.NEAR_TIES * verdict.unit(evidence.coarsest)
     most = verdict.allowed_flips(max(own, noise), total, k, near)
-    return _Errors(error, own, noise, 0.0, most, np.inf)
+    return _Errors(error, own, noise, 0.0, most, 0.0)
 
 
 # ------------------------------------------------------------------- differences
@@ -186,13 +203,15 @@ def _share(gaps: Sequence[Gap]) -> float:
     return float(np.mean(together)) if together.size else 0.0
 
 
-def _tame(truth: Sequence[FloatArray], gaps: Sequence[Gap]) -> list[NDArray[np.bool_]]:
+def _tame(
+    truth: Sequence[FloatArray], gaps: Sequence[Gap], *, by_value: bool = True
+) -> list[NDArray[np.bool_]]:
     """Per sample, the places where the network itself is not ill-conditioned."""
     found = []
     for sample, values in enumerate(truth):
         own = [gap for at, gap in gaps if at == sample]
         moved = verdict.spread(np.stack(own)) if own else np.zeros_like(values)
-        found.append(~verdict.wild(moved[None], values[None])[0])
+        found.append(~verdict.wild(moved[None], values[None] if by_value else None)[0])
     return found
 
 

@@ -42,7 +42,9 @@ def _painted(line: str, color: bool, code: str) -> str:
 def _closing(result: VerifyResult) -> list[str]:
     truths = {
         "float64": "errors are distances from the original in float64",
-        "nudged": "the original's own error is what moving its inputs by their last bit does",
+        "nudged": (
+            "the original's own error is what moving its inputs and weights by their last bit does"
+        ),
         "original": "errors are distances from the original",
     }
     drawn = "given" if result.seed is None else f"random, seed {result.seed}"

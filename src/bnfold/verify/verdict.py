@@ -43,7 +43,9 @@ How much of that may be the fold's own doing
 
         DIGITS * sqrt(E^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
 
-    where u is that of the dtype which weights are stored in. Beyond that the fold loses digits.
+    where u is that of the dtype which weights are stored in. Beyond that the fold loses digits. E
+    is one draw only, so places that move far more than others are left out here, and outputs of
+    few numbers are allowed more.
 
 Without float64
     the truth is not known, only how each model moves when its inputs and weights are moved to
@@ -88,6 +90,7 @@ _ARITHMETIC = 8.0 * 2.0**-53
 """What the arithmetic of a layer in float64 costs, relative to what is stored."""
 DIGITS = 8.0
 """So many times the original's own error a fold may have: three bits. Of right folds it is 1.5."""
+_FEW_PLACES = 8.0
 ENOUGH = 2.0**-14
 """An output that is so near to the truth has kept digits enough."""
 BEYOND = 4.0
@@ -141,18 +144,25 @@ def spread(differences: FloatArray) -> FloatArray:
     return result
 
 
-def wild(noise: FloatArray, values: FloatArray) -> NDArray[np.bool_]:
-    """The ill-conditioned places, of (channels, places)."""
+def wild(noise: FloatArray, values: FloatArray | None) -> NDArray[np.bool_]:
+    """The ill-conditioned places, of (channels, places); without values all that move far more."""
     live = np.where(noise > 0.0, noise, np.nan)
     count = np.sum(noise > 0.0, axis=1, keepdims=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a channel where nothing moves
         usual = np.nanmedian(live, axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        found = (noise > _WILD * usual) & ~(noise <= _WILD_ITSELF * np.abs(values))
+        found = noise > _WILD * usual
+        if values is not None:
+            found &= ~(noise <= _WILD_ITSELF * np.abs(values))
     few = np.sum(found, axis=1, keepdims=True) <= _WILD_MOST * count
     result: NDArray[np.bool_] = found & few
     return result
+
+
+def digits(count: int) -> float:
+    """How many times the original's own error, known from so many places, a fold may have."""
+    return DIGITS * (1.0 + _FEW_PLACES / max(count, 1))
 
 
 def allowed_flips(share: float, count: int, k: float, near_tie: float = 0.0) -> float:

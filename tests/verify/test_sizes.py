@@ -1,0 +1,100 @@
+"""What leaves sizes open is run on two of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+import bnfold
+from bnfold.verify.inputs import other_size
+
+
+def pooled(head: list[onnx.NodeProto], size: int | str, batch: int | str = 1) -> onnx.ModelProto:
+    """Conv and what follows, on images of that size."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "axes": np.array([2, 3]),
+        "count": np.float32(6 * 6),
+        "last": np.array([-1]),
+        "fifth": np.array([5]),
+        "one": np.array([1]),
+    }
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), *head]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+MEAN = [helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+SAME = {
+    "a sum by a number": [
+        helper.make_node("ReduceSum", ["c", "axes"], ["s"]),
+        helper.make_node("Div", ["s", "count"], ["y"]),
+    ],
+    "a window of that size": [
+        helper.make_node("AveragePool", ["c"], ["p"], kernel_shape=[6, 6]),
+        helper.make_node("Identity", ["p"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_onnx_models_that_are_equal_for_one_size_only(what):
+    shapes = {"x": (1, 3, 6, 6)}
+    fixed = pooled(MEAN, 6), pooled(SAME[what], 6)
+    assert bnfold.verify(*fixed).equal
+    result = bnfold.verify(pooled(MEAN, "S"), pooled(SAME[what], "S"), shapes)
+    assert not result.equal, str(result)
+    again = bnfold.verify(pooled(MEAN, "S"), pooled(MEAN, "S"), shapes)
+    assert again.equal and again.samples == 3
+
+
+def test_a_size_that_the_original_does_not_take():
+    cut = [helper.make_node("Reshape", ["c", "shape"], ["y"])]
+    model = pooled(cut, "S")
+    shape = numpy_helper.from_array(np.array([1, 4 * 6 * 6]), "shape")
+    model.graph.initializer.append(shape)
+    result = bnfold.verify(model, model, {"x": (1, 3, 6, 6)})
+    assert result.equal and result.samples == 2, str(result)
+
+
+class Picks(nn.Module):
+    """A channel more or less, which is the same for one batch only."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.conv, self.fixed = nn.Conv2d(3, 4, 3), fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y.sum(0) / (4.0 if self.fixed else y.shape[0])
+
+
+def test_exported_programs():
+    x = torch.randn(4, 3, 6, 6)
+    shapes = {"x": {0: Dim("batch", min=2, max=64)}}
+    torch.manual_seed(0)
+    model, other = Picks(fixed=False).eval(), Picks(fixed=True).eval()
+    other.load_state_dict(model.state_dict())
+    for dynamic, equal, samples in ((None, True, 2), (shapes, False, 2)):
+        one = torch.export.export(model, (x,), dynamic_shapes=dynamic)
+        two = torch.export.export(other, (x,), dynamic_shapes=dynamic)
+        assert bnfold.verify(one, two).equal is equal
+        result = bnfold.verify(one, one)
+        assert result.equal and result.samples == samples + (dynamic is not None)
+
+
+def test_another_size():
+    assert [other_size(n, 0) for n in (1, 2, 64)] == [2, 3, 65]
+    assert [other_size(n, 2) for n in (1, 7, 32, 224, 65)] == [2, 14, 64, 112, 130]
