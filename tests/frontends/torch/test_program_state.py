@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import bnfold
-from bnfold import BnfoldError, FoldReport, Reason
-from tests.frontends.torch.support import assert_same, build, image, reasons
+from bnfold import FoldReport, Reason
+from tests.frontends.torch.support import assert_same, build, image
 
 
 class Net(nn.Module):
@@ -54,9 +54,7 @@ def fold_alike(model: nn.Module, *, decomposed: bool = False, **options) -> Fold
         assert_same(one, other, 0.0)
     program = fresh()
     folded, report = bnfold.fold(program)
-    for candidate, relative in ((folded, 1e-9), (program, 0.0), (folded, None)):
-        if relative is None:  # its state has moved on: it is compared above
-            break
+    for candidate, relative in ((folded, 1e-9), (program, 0.0)):
         for one, other in zip(expected, runs(candidate), strict=True):
             assert_same(one, other, relative)
     return report
@@ -117,7 +115,8 @@ def bias_that_moves(net, x):
 
 def weight_that_moves(net, x):
     y = net.head(net.bn(net.conv(x)))
-    net.head.weight.data.mul_(1.5)
+    with torch.no_grad():
+        net.head.weight.mul_(1.5)
     return y
 
 
@@ -156,19 +155,6 @@ def test_memory_that_is_written_to_is_not_shared():
     assert torch.equal(program.state_dict["state"], before)
     # What nobody writes to needs no second copy.
     assert folded.state_dict["head.weight"] is program.state_dict["head.weight"]
-
-
-def test_two_buffers_of_one_memory_stay_of_one_memory():
-    def body(net, x):
-        y = net.bn(net.conv(x) * net.state)
-        net.state.add_(0.5)
-        return net.head(y) + net.part
-
-    net = Net(body)
-    net.register_buffer("part", net.state[:, :2].sum(1, keepdim=True))
-    net = build(net)
-    net.part = net.state[:, 1:2]
-    fold_alike(net)
 
 
 @pytest.mark.parametrize("decomposed", [False, True])
@@ -292,17 +278,11 @@ def test_parts_that_nothing_is_known_of(name, strict):
     assert report.removed == 1  # the convolution before it takes it in
 
 
-def test_a_part_that_writes_to_its_operands_is_refused():
+def test_a_part_that_writes_to_what_it_is_given():
     def body(net, x):
         y = net.bn(net.conv(x))
         with torch.autocast("cpu", torch.bfloat16, enabled=False):
             y.relu_()
         return net.head(y)
 
-    program = torch.export.export(build(Net(body)), (image(2, 3, 6, 6),))
-    with pytest.raises(BnfoldError, match="run_decompositions"):
-        bnfold.fold(program)
-    folded, report = bnfold.fold(program.run_decompositions())
-    assert reasons(report) == {}
-    x = image(2, 3, 6, 6, seed=4)
-    assert_same([program.module()(x)], [folded.module()(x)], 1e-9)
+    assert fold_alike(build(Net(body))).removed == 1

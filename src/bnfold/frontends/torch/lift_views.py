@@ -227,7 +227,6 @@ _VIEWS = frozenset(
         "permute",
         "transpose",
         "t",
-        "T",
         "mT",
         "numpy_T",
         "adjoint",

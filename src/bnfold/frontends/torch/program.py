@@ -36,7 +36,7 @@ from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.lift_linear import is_linear
 from bnfold.frontends.torch.ops import aten_name, op_name
 from bnfold.frontends.torch.record import FACTORIES, Recorder, forget
-from bnfold.frontends.torch.recording import Call, Recording, Value, leaves_of
+from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.frontends.torch.symbolic import open_nodes
@@ -290,16 +290,38 @@ class _Interpreter(fx.Interpreter):
         return result
 
     def _higher_order(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Control flow and the like: one op of which nothing is known but that it only reads."""
-        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
-        before = [tensor._version for tensor in tensors]
-        result = self.recorder.run(target, args, kwargs, name=self.recorder.call.name)
-        if before != [tensor._version for tensor in tensors]:
-            raise UnsupportedModelError(
-                f"{target} in the program writes to what it is given",
-                "fold program.run_decompositions(), in which such writes are spelled out",
-            )
-        return result
+        """Control flow and the like: one op, of which only what it writes to is found out."""
+        written = _written_inside(target, args, kwargs)
+        return self.recorder.run(
+            target, args, kwargs, name=self.recorder.call.name, written=written
+        )
+
+
+def _written_inside(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an op made of graphs writes to: a run on copies shows it."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    graphs = (leaf for leaf in leaves if isinstance(leaf, fx.GraphModule))
+    if not any(_has_writes(graph) for graph in graphs):
+        return []
+    copied = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    before = [leaf._version if isinstance(leaf, Tensor) else None for leaf in copied]
+    copied_args, copied_kwargs = pytree.tree_unflatten(copied, spec)
+    target(*copied_args, **copied_kwargs)
+    return [
+        leaf
+        for leaf, other, version in zip(leaves, copied, before, strict=True)
+        if isinstance(leaf, Tensor) and other._version != version
+    ]
+
+
+def _has_writes(module: fx.GraphModule) -> bool:
+    """Whether an op in it, or in a graph inside it, works in place."""
+    return any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for part in module.modules()
+        if isinstance(part, fx.GraphModule)
+        for node in part.graph.nodes
+    )
 
 
 def node_names(graph: fx.Graph) -> dict[fx.Node, str]:

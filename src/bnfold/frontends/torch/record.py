@@ -36,6 +36,7 @@ from bnfold.frontends.torch.hollow import (
     looks_at_values,
 )
 from bnfold.frontends.torch.leaves import is_leaf
+from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
     LOOK,
     OVERLAY,
@@ -242,10 +243,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = self.named[what, where] = self.named.get((what, where), 0) + 1
         return f"{what} in {where}" if count == 1 else f"{what} #{count} in {where}"
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str) -> Any:
-        """Execute an op and record it."""
+    def run(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        name: str,
+        written: Sequence[Tensor] | None = None,
+    ) -> Any:
+        """Execute an op and record it; `written` is what it writes to where no schema says so."""
         tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
-        written = _written(func, args, kwargs)
+        written = _written(func, args, kwargs) if written is None else written
         if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
             return self._run_constant(func, args, kwargs, tensors, written)
         make = self.placeholders
@@ -287,7 +296,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 # A counter or cache: from now on it is not the same in every run.
                 self._prepare_write(tensor)
         result = func(*args, **kwargs)
-        how = _DERIVATIONS.get(_name(func), "?")
+        how = _DERIVATIONS.get(aten_name(func), "?")
         for tensor in tensors:
             constant = self._constant(tensor)
             if id(constant.origin) not in self.owned:
@@ -441,7 +450,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) -> bool:
     """x[indices] where the indices are constants, whose values are real in any run."""
-    return _name(func) == "index" and not any(
+    return aten_name(func) == "index" and not any(
         recorder.handle_of(leaf) is not None
         for leaf in leaves_of(args[1:])
         if isinstance(leaf, Tensor)
@@ -477,7 +486,7 @@ _DERIVATIONS = {
 
 
 def _is_factory(func: Any) -> bool:
-    return _name(func) in FACTORIES
+    return aten_name(func) in FACTORIES
 
 
 _STATISTICS_WRITERS = {"native_batch_norm", "batch_norm", "cudnn_batch_norm"}
@@ -487,7 +496,7 @@ _WRITES: dict[Any, tuple[int, ...] | None] = {}
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that an op writes to."""
-    if _name(func) in _STATISTICS_WRITERS and args[5]:
+    if aten_name(func) in _STATISTICS_WRITERS and args[5]:
         return [tensor for tensor in args[3:5] if tensor is not None]
     positions = _WRITES.get(func)
     schema = getattr(func, "_schema", None)
