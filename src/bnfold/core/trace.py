@@ -163,16 +163,19 @@ def _decided(solution: Solution, values: Values, edited: Collection[int]) -> dic
         binding.graph,
         plain_clips=frozenset(solution.plain),
         kept_from_start=frozenset(solution.kept),
+        open_sums=binding.left_open,
     ).system
     resting.sums.gather()
+    own = _all(resting.count)
+    laid = np.arange(resting.count, binding.system.count)  # by the laws of shortcuts
     edges = _edges(solution, values, sets)
     anchored = np.zeros(binding.system.count, dtype=bool)
     anchored[anchors(binding, solution.removed)] = True
     ends = (edges.left, edges.right)
     no_sums = np.zeros((0, 3), dtype=np.int64)
-    of_scale = _Walk(sets, resting.magnitude.roots(_all(resting.count)))
+    of_scale = _Walk(sets, np.concatenate([resting.magnitude.roots(own), laid]))
     of_scale.run(*ends, edges.of_scale, no_sums, anchored, np.abs(values.scale) == 1.0)
-    of_shift = _Walk(sets, resting.shift.roots(_all(resting.count)))
+    of_shift = _Walk(sets, np.concatenate([resting.shift.roots(own), laid]))
     of_shift.run(*ends, edges.of_shift, resting.sums.variables, anchored, values.shift == 0.0)
     deciding = sets.join(of_scale.found(), _with_constants(solution, sets, of_shift.found()))
     into: dict[int, list[int]] = {number: [] for number in solution.removed}
