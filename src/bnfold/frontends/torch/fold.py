@@ -20,6 +20,7 @@ from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
+from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import read_module, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
@@ -52,13 +53,14 @@ def fold_module(
     inplace: bool,
     clip: ClipMode,
     verify: bool = True,
+    keep: Sequence[str] = (),
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     before = Snapshot(model.modules())
     try:
-        folding = Folding(model, (inputs, *also), clip, before, inplace=inplace)
+        folding = Folding(model, (inputs, *also), clip, before, inplace=inplace, keep=keep)
         folded, report = folding.proven() if verify else folding.unproven()
     except BaseException:
         before.restore()
@@ -79,6 +81,7 @@ class Folding:
         before: Snapshot,
         *,
         inplace: bool,
+        keep: Sequence[str],
     ) -> None:
         self.model = model
         self.runs = runs
@@ -86,7 +89,7 @@ class Folding:
         self.before = before
         """The module as it was given."""
         self.inplace = inplace
-        self.recording, self.lifted = _read(model, runs)
+        self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
         self.bans: Bans = {}
         self.decided = decide_on(self.recording, self.lifted, clip)
@@ -130,18 +133,24 @@ class Folding:
 
 
 def inspect_module(
-    model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
+    model: nn.Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any],
+    clip: ClipMode,
+    keep: Sequence[str] = (),
 ) -> FoldReport:
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     with Snapshot(model.modules()).restoring():
-        return _report(model, decide_on(*_read(model, (inputs, *also)), clip))
+        return _report(model, decide_on(*_read(model, (inputs, *also), keep), clip))
 
 
-def _read(model: nn.Module, runs: Sequence[Any]) -> tuple[Recording, Lifted]:
+def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
     with same_randomness(model):
         recording = read_module(model, runs)
+        pin(model, recording, keep)
         return recording, lift(recording)
 
 
