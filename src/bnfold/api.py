@@ -31,6 +31,7 @@ def fold(
     clip: ClipMode = "auto",
     verify: bool = True,
     keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
@@ -58,6 +59,8 @@ def fold(
             `bnfold.verify`.
         keep: For a module, names of submodules ("encoder", "layer1.0.bn2") that stay as they are
             and whose outputs keep their values, because somebody else calls or reads them.
+        entry: For a module, other methods that are called on the folded one ("forward_features",
+            "encoder.forward"): run on the same inputs, and their outputs keep their values, too.
         output: For a path, where the folded file goes; model.folded.onnx beside it by default.
         force: For a path, overwrite the output if it exists.
         phase: For Caffe, "test" folds what the TEST phase computes of a file that has layers for
@@ -83,6 +86,7 @@ def fold(
         inputs,
         also=also,
         keep=keep,
+        entry=entry,
         inplace=inplace,
         output=output,
         force=force,
@@ -97,7 +101,14 @@ def fold(
     if kind is ModelKind.MODULE:
         return FoldResult(
             *frontend.fold_module(
-                model, inputs, also=also, inplace=inplace, clip=clip, verify=verify, keep=keep
+                model,
+                inputs,
+                also=also,
+                inplace=inplace,
+                clip=clip,
+                verify=verify,
+                keep=keep,
+                entry=entry,
             )
         )
     return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
@@ -110,12 +121,13 @@ def inspect(
     also: Sequence[Any] = (),
     clip: ClipMode = "auto",
     keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     phase: Literal["test"] | None = None,
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
     _check_clip(clip)
     kind = kind_of(model)
-    _check_options(kind, inputs, also=also, keep=keep, phase=phase)
+    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase)
     if kind is ModelKind.CAFFE_FILES:
         from bnfold.frontends import caffe
 
@@ -127,7 +139,7 @@ def inspect(
     from bnfold.frontends import torch as frontend
 
     if kind is ModelKind.MODULE:
-        return frontend.inspect_module(model, inputs, also=also, clip=clip, keep=keep)
+        return frontend.inspect_module(model, inputs, also=also, clip=clip, keep=keep, entry=entry)
     return frontend.inspect_program(model, clip=clip)
 
 
@@ -181,6 +193,7 @@ def _check_options(
     *,
     also: Sequence[Any],
     keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     inplace: bool = False,
     output: object = None,
     force: bool = False,
@@ -190,6 +203,7 @@ def _check_options(
     is_module = kind is ModelKind.MODULE
     meaningless = {
         "also": bool(also) and not is_module,
+        "entry": bool(entry) and not is_module,
         "keep": bool(keep) and not is_module,
         "inplace": inplace and not is_module,
         "output": output is not None and not kind.is_file,
