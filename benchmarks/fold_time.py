@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+import bnfold
 from benchmarks.markdown import table
 from benchmarks.measure import machine
 from benchmarks.memory import FORWARD
@@ -36,7 +37,8 @@ against `torch.fx.experimental.optimization.fuse` (the copy, symbolic tracing), 
 Times are medians of {rounds} rounds in turn in one process, the ratio with its 95% interval
 (bootstrap over rounds). Memory is how far the resident memory of a fresh process rises during the
 fold, as a multiple of the weights: 1 is the copy itself. "Forward" is the same for one forward
-pass alone; bnfold runs the network, without its convolutions, torch.fx does not.
+pass alone; bnfold runs the network, without its convolutions, torch.fx does not. "Check" is what
+proving the fold takes on top (`verify=True`, the default), in forward passes of the original.
 
 Machine: {machine}. Made by `python -m benchmarks.fold_time`.
 """
@@ -51,6 +53,8 @@ class Row:
     """Median of each tool."""
     ratio: Ratio
     """bnfold / torch.fx"""
+    check: float
+    """What the proof takes on top of the fold, in forward passes."""
     memory: dict[str, float | None]
     """Peak extra memory of each tool, and of a forward, / weights; None if not measurable."""
 
@@ -81,13 +85,25 @@ def measure(name: str, rounds: int) -> Row:
     """Time in this process, memory in one more for each tool."""
     model, example = create(name, dtype=torch.float32, image=224, batch=1)
     actions = {tool: partial(fold, model, example) for tool, fold in FOLDERS.items()}
-    times = interleave(actions, rounds)
+    alone = interleave(actions, rounds)
+    checked = {
+        "fold": actions["bnfold"],
+        "proven": partial(bnfold.fold, model, example),
+        FORWARD: partial(_forward, model, example),
+    }
+    check = {name: median(seconds) for name, seconds in interleave(checked, rounds).items()}
     return Row(
         network=name,
-        seconds={tool: median(seconds) for tool, seconds in times.items()},
-        ratio=ratio(times, "bnfold", "torch_fx"),
+        seconds={tool: median(seconds) for tool, seconds in alone.items()},
+        ratio=ratio(alone, "bnfold", "torch_fx"),
+        check=(check["proven"] - check["fold"]) / check[FORWARD],
         memory={tool: _extra_memory(name, tool) for tool in (*FOLDERS, FORWARD)},
     )
+
+
+@torch.no_grad()
+def _forward(model: torch.nn.Module, example: torch.Tensor) -> None:
+    model(example)
 
 
 def _extra_memory(name: str, tool: str) -> float | None:
@@ -101,7 +117,7 @@ def _extra_memory(name: str, tool: str) -> float | None:
 
 def render(rows: list[Row]) -> str:
     """The table."""
-    header = ["network", "bnfold, s", "torch.fx, s", "bnfold / torch.fx"]
+    header = ["network", "bnfold, s", "torch.fx, s", "bnfold / torch.fx", "check, forward passes"]
     header += ["memory bnfold", "memory torch.fx", "memory forward"]
     body = [
         [
@@ -109,6 +125,7 @@ def render(rows: list[Row]) -> str:
             f"{row.seconds['bnfold']:.3f}",
             f"{row.seconds['torch_fx']:.3f}",
             str(row.ratio),
+            f"{row.check:.1f}",
             *("" if row.memory[t] is None else f"{row.memory[t]:.2f}x" for t in row.memory),
         ]
         for row in rows

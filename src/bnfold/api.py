@@ -30,6 +30,8 @@ def fold(
     inplace: bool = False,
     clip: ClipMode = "auto",
     verify: bool = True,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
@@ -50,6 +52,15 @@ def fold(
         inplace: Change the given module instead of a copy.
         clip: Whether an activation may get bounds per channel (a ReLU becomes a Max or Min):
             "always", "never", or "auto" where that costs less than it saves.
+        verify: For a module or program, whether to run original and folded model and compare them
+            before returning: on the example inputs, then on other values of their shapes; a
+            program with open sizes on a second size. Where they part, the steps to blame are found
+            and kept. About four forward passes. Files are verified by the command, or with
+            `bnfold.verify`.
+        keep: For a module, names of submodules ("encoder", "layer1.0.bn2") that stay as they are
+            and whose outputs keep their values, because somebody else calls or reads them.
+        entry: For a module, other methods that are called on the folded one ("forward_features",
+            "encoder.forward"): run on the same inputs, and their outputs keep their values, too.
         output: For a path, where the folded file goes; model.folded.onnx beside it by default.
         force: For a path, overwrite the output if it exists.
         phase: For Caffe, "test" folds what the TEST phase computes of a file that has layers for
@@ -63,6 +74,7 @@ def fold(
         ExampleInputError: Inputs are missing, or the module raised on them.
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
         ModelUnreadableError: The file is missing or damaged, or not what its name says.
+        NotProvenError: The model differs from itself, so no fold of it can be proven.
         UsageError: `clip` is not one of its three values, an option means nothing for this kind
             of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
@@ -70,7 +82,15 @@ def fold(
     _check_clip(clip)
     kind = kind_of(model)
     _check_options(
-        kind, inputs, also=also, inplace=inplace, output=output, force=force, phase=phase
+        kind,
+        inputs,
+        also=also,
+        keep=keep,
+        entry=entry,
+        inplace=inplace,
+        output=output,
+        force=force,
+        phase=phase,
     )
     if kind is ModelKind.CAFFE_FILES:
         return _fold_caffe(model, clip, output, force=force, phase=phase)
@@ -81,7 +101,14 @@ def fold(
     if kind is ModelKind.MODULE:
         return FoldResult(
             *frontend.fold_module(
-                model, inputs, also=also, inplace=inplace, clip=clip, verify=verify
+                model,
+                inputs,
+                also=also,
+                inplace=inplace,
+                clip=clip,
+                verify=verify,
+                keep=keep,
+                entry=entry,
             )
         )
     return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
@@ -93,12 +120,14 @@ def inspect(
     *,
     also: Sequence[Any] = (),
     clip: ClipMode = "auto",
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     phase: Literal["test"] | None = None,
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
     _check_clip(clip)
     kind = kind_of(model)
-    _check_options(kind, inputs, also=also, phase=phase)
+    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase)
     if kind is ModelKind.CAFFE_FILES:
         from bnfold.frontends import caffe
 
@@ -110,7 +139,7 @@ def inspect(
     from bnfold.frontends import torch as frontend
 
     if kind is ModelKind.MODULE:
-        return frontend.inspect_module(model, inputs, also=also, clip=clip)
+        return frontend.inspect_module(model, inputs, also=also, clip=clip, keep=keep, entry=entry)
     return frontend.inspect_program(model, clip=clip)
 
 
@@ -163,6 +192,8 @@ def _check_options(
     inputs: Any,
     *,
     also: Sequence[Any],
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
     inplace: bool = False,
     output: object = None,
     force: bool = False,
@@ -172,6 +203,8 @@ def _check_options(
     is_module = kind is ModelKind.MODULE
     meaningless = {
         "also": bool(also) and not is_module,
+        "entry": bool(entry) and not is_module,
+        "keep": bool(keep) and not is_module,
         "inplace": inplace and not is_module,
         "output": output is not None and not kind.is_file,
         "force": force and not kind.is_file,

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy
+from bnfold.frontends.torch.read import method
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 
@@ -103,14 +104,6 @@ class Course(nn.Module):
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
             for name, leaf in self(*self.tensors).items()
         ]
-
-
-def method(model: nn.Module, entry: str) -> Any:
-    """The model itself, or `encoder.forward` of it."""
-    found: Any = model
-    for part in entry.split(".") if entry else ():
-        found = getattr(found, part)
-    return found
 
 
 def _is_tensor(leaf: Any) -> bool:

@@ -15,12 +15,13 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode
-from bnfold.errors import ExampleInputError
+from bnfold.errors import ExampleInputError, UsageError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
-from bnfold.frontends.torch.read import split_inputs
+from bnfold.frontends.torch.pinned import pin
+from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.readings import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
@@ -53,13 +54,16 @@ def fold_module(
     inplace: bool,
     clip: ClipMode,
     verify: bool = True,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     before = Snapshot(model.modules())
     try:
-        folding = Folding(model, (inputs, *also), clip, before, inplace=inplace)
+        runs = runs_of(model, inputs, also, entry)
+        folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
         folded, report = folding.proven() if verify else folding.unproven()
     except BaseException:
         before.restore()
@@ -80,6 +84,7 @@ class Folding:
         before: Snapshot,
         *,
         inplace: bool,
+        keep: Sequence[str],
     ) -> None:
         self.model = model
         self.runs = runs
@@ -87,7 +92,7 @@ class Folding:
         self.before = before
         """The module as it was given."""
         self.inplace = inplace
-        self.recording, self.lifted = _read(model, runs)
+        self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
         self.bans: Bans = {}
         self.decided = decide_on(self.recording, self.lifted, clip)
@@ -105,7 +110,12 @@ class Folding:
         from bnfold.frontends.torch.course import Call
 
         name = type(self.model).__name__
-        calls = [Call(*split_inputs(run)) for run in self.runs]
+        calls = [
+            Call(*split_inputs(run.inputs), run.entry)
+            if isinstance(run, Entry)
+            else Call(*split_inputs(run))
+            for run in self.runs
+        ]
         layers = depth(self.recording)
         try:
             proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
@@ -131,18 +141,41 @@ class Folding:
 
 
 def inspect_module(
-    model: nn.Module, inputs: Any, *, also: Sequence[Any], clip: ClipMode
+    model: nn.Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any],
+    clip: ClipMode,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
 ) -> FoldReport:
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     with Snapshot(model.modules()).restoring():
-        return _report(model, decide_on(*_read(model, (inputs, *also)), clip))
+        return _report(
+            model, decide_on(*_read(model, runs_of(model, inputs, also, entry), keep), clip)
+        )
 
 
-def _read(model: nn.Module, runs: Sequence[Any]) -> tuple[Recording, Lifted]:
+def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[str]) -> list[Any]:
+    """Everything that is run: the model on its inputs, and each entry on the same. UsageError."""
+    for name in entry:
+        try:
+            method(model, name)
+        except AttributeError as error:
+            raise UsageError(
+                f"entry: {type(model).__name__} has no method {name!r}",
+                "name one like 'forward_features', or 'encoder.forward' of a submodule",
+            ) from error
+    runs = [inputs, *also]
+    return [*runs, *(Entry(name, run) for name in entry for run in runs)]
+
+
+def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
     with same_randomness(model):
         recording = read_as_needed(model, runs)
+        pin(model, recording, keep)
         return recording, lift(recording)
 
 

@@ -59,6 +59,24 @@ def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run that enters by another method than forward."""
+
+    entry: str
+    """Its dotted name: `forward_features`, `encoder.forward`."""
+    inputs: Any
+
+
+def method(model: nn.Module, entry: str) -> Callable[..., Any]:
+    """The method of this dotted name; the model itself for ''."""
+    found: Any = model
+    for part in entry.split(".") if entry else ():
+        found = getattr(found, part)
+    called: Callable[..., Any] = found
+    return called
+
+
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Example inputs as the user gives them: a tensor, a tuple or list, or a dict of keywords."""
     if isinstance(inputs, dict):
@@ -191,11 +209,18 @@ class _Reader:
             for number, run in enumerate(runs):
                 recorder = Recorder(recording, self.names, hollow=hollow)
                 prefix = "" if len(runs) == 1 else f"run {number}: "
-                self._run(recorder, *split_inputs(run), prefix)
+                entry = run.entry if isinstance(run, Entry) else ""
+                given = run.inputs if isinstance(run, Entry) else run
+                self._run(recorder, entry, *split_inputs(given), prefix)
         return recording
 
     def _run(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], prefix: str
+        self,
+        recorder: Recorder,
+        entry: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        prefix: str,
     ) -> None:
         tensors: dict[int, Tensor] = {}
         for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
@@ -211,7 +236,7 @@ class _Reader:
         try:
             with recorder, module_calls(recorder), values_guarded(_look(recorder)):
                 try:
-                    result = self.model(*args, **kwargs)
+                    result = method(self.model, entry)(*args, **kwargs)
                 except Exception as error:
                     raise ExampleInputError(type(self.model).__name__, error) from error
             recorder.recording.roots.append(recorder.call)
