@@ -158,3 +158,28 @@ def test_a_module_that_pads_by_nothing_may_pad_other_inputs():
     folded, report = bnfold.fold(model, torch.randn(2, 3, SIZES[0], 5, dtype=torch.float64))
     assert report.kept == 1
     assert_same_for_all_sizes(model, folded)
+
+
+MIXED = {
+    "slice of rows": lambda net, x, n: x.reshape(x.shape[0], -1, 4, 1)[:, :3],
+    "flat slice": lambda net, x, n: x.flatten(1)[:, :3, None, None],
+    "rows first": lambda net, x, n: x.transpose(1, 2).flatten(1, 2)[:, :3, None],
+    "strided": lambda net, x, n: x.flatten(1, 2)[:, 1:6:2, None],
+    "last rows": lambda net, x, n: x.flatten(1, 2)[:, -3:, None],
+    "two heights": lambda net, x, n: torch.cat([torch.zeros_like(x), torch.relu(x)], 2)[:, :, 3:],
+}
+
+
+@pytest.mark.parametrize("clip", ["auto", "always"])
+@pytest.mark.parametrize("name", MIXED)
+def test_channels_that_are_mixed_with_the_size(name, clip):
+    """Which channel an element belongs to depends on the height."""
+    torch.manual_seed(0)
+    net = randomize(Net(MIXED[name])).double()
+    height = torch.export.Dim("height", min=4, max=64)
+    example = torch.randn(2, 3, 6, 4, dtype=torch.float64)
+    program = torch.export.export(net, (example,), dynamic_shapes=({2: height},))
+    folded, _ = bnfold.fold(program, clip=clip)
+    for size in SIZES:
+        x = torch.randn(2, 3, size, 4, dtype=torch.float64)
+        torch.testing.assert_close(folded.module()(x), net(x), rtol=1e-9, atol=1e-9)

@@ -32,6 +32,7 @@ class Net(nn.Module):
         return self.body(self, x)
 
 
+@torch.no_grad()
 def runs(program: ExportedProgram, count: int = 3) -> list[list[Tensor]]:
     """The results of several runs in a row."""
     module = program.module()

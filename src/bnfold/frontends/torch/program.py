@@ -174,7 +174,8 @@ def _record(
                 name for name, tensor in held.items() if recorder.handle_of(tensor) is not None
             )
     finally:
-        recorder.undo_writes()
+        with torch.no_grad():
+            recorder.undo_writes()
         forget([*inputs.values(), *held.values()])
     return recording
 

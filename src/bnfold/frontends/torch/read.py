@@ -104,6 +104,11 @@ def _check(model: nn.Module) -> None:
         raise UnsupportedModelError(
             "the module has parameters on the meta device, without content", "load its weights"
         )
+    if isinstance(model, torch.fx.GraphModule) and "eval" in model.__dict__:
+        raise UnsupportedModelError(
+            "the module was made of an exported program, whose ops are no modules",
+            "fold the program itself, then call module() on the result",
+        )
     if model.training:
         raise TrainingModeError(type(model).__name__)
 
