@@ -103,6 +103,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
+_ANSWERS = {"equal": "yes", "not equal": "no", "not proven": "not proven"}
+
+
 def _tiles(report: FoldReport, verify: VerifyResult | None, bench: BenchResult | None) -> str:
     tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
     if report.clips:
@@ -111,7 +114,7 @@ def _tiles(report: FoldReport, verify: VerifyResult | None, bench: BenchResult |
         before, after = op_totals(report.network)
         tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
     if verify is not None:
-        tiles.append(("computes the same", "yes" if verify.equal else "no"))
+        tiles.append(("computes the same", _ANSWERS[verify.verdict]))
     folded = [] if bench is None else [row for row in bench.rows if row.variant == "folded"]
     if len(folded) == 1:
         tiles.append(("latency", folded[0].outcome))
