@@ -41,7 +41,9 @@ _TIMES = (
 )
 _TRUTHS = {
     "float64": "Errors are RMS distances from the original computed in float64.",
-    "nudged": "The original's own error is what moving its inputs by their last bit does.",
+    "nudged": (
+        "The original's own error is what moving its inputs and weights by their last bit does."
+    ),
     "original": "Errors are RMS distances from the original.",
 }
 

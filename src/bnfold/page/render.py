@@ -102,6 +102,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
+_ANSWERS = {"equal": "yes", "not equal": "no", "not proven": "not proven"}
+
+
 def _tiles(report: FoldReport, bench: BenchResult | None) -> str:
     tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
     if report.clips:
@@ -110,7 +113,7 @@ def _tiles(report: FoldReport, bench: BenchResult | None) -> str:
         before, after = op_totals(report.network)
         tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
     if report.verdict is not None:
-        tiles.append(("computes the same", "yes" if report.verdict.equal else "no"))
+        tiles.append(("computes the same", _ANSWERS[report.verdict.verdict]))
     folded = [] if bench is None else [row for row in bench.rows if row.variant == "folded"]
     if len(folded) == 1:
         tiles.append(("latency", folded[0].outcome))

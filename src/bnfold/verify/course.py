@@ -38,9 +38,6 @@ from bnfold.verify.trust import distrust, is_random
 
 __all__ = ["check_inputs", "choose_samples", "verify"]
 
-_HOPELESS = 30.0
-"""A difference so many times what draws explain is not explained by more of them."""
-
 
 def verify(
     original: Runner,
@@ -111,7 +108,7 @@ def _gather(original: Runner, folded: Runner, evidence: Evidence, *, look_inside
                 'install what runs a model: python -m pip install "bnfold[torch,onnx]"',
             ) from error
         evidence.notes.append(f"Not run in float64: {error}.")
-        run_moved(original, folded, evidence)
+        run_moved(original, folded, evidence, outputs.is_settled)
     if unrunnable is not None:
         evidence.notes.append(f"Run in float64 alone: {unrunnable}.")
         evidence.own_before = evidence.exact_before
@@ -145,8 +142,8 @@ def _is_enough(evidence: Evidence, number: int) -> bool:
         return True
     if number < DRAWS:
         return False
-    hopeless = any(layer.excess > _HOPELESS for layer in apart) or any(
-        one.error > _HOPELESS * one.allowed for one in wrong
+    hopeless = any(layer.excess > outputs.HOPELESS for layer in apart) or any(
+        one.error > outputs.HOPELESS * one.allowed for one in wrong
     )
     return hopeless or not compared.fits or number >= DRAWS_SMALL
 

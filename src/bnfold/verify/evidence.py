@@ -35,8 +35,6 @@ DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
 small model, or where a difference is not much larger than what draws explain."""
 _SMALL = 1_000_000
 """Numbers inside of a run, up to which a model is small."""
-_SMALL_OUTPUT = 10_000
-"""Numbers that come out of a run, up to which few draws say little about them."""
 Sample = list[Array]
 Outputs = list[Output]
 Open = Callable[[], AbstractContextManager[Evaluation]]
@@ -270,20 +268,23 @@ def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
 # ------------------------------------------------------------------- without float64
 
 
-def run_moved(original: Runner, folded: Runner, evidence: Evidence) -> None:
+def run_moved(
+    original: Runner, folded: Runner, evidence: Evidence, is_settled: Callable[[Evidence], bool]
+) -> None:
     """Both with weights and inputs moved to neighbouring numbers; the original reordered."""
     evidence.truth = "nudged"
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     evidence.compared = None
-    numbers = sum(output.values.size for output in evidence.own_before[0])
-    count = DRAWS_SMALL if numbers <= _SMALL_OUTPUT else DRAWS
-    evidence.drawn = moved(original, evidence, count)
-    evidence.drawn_after = moved(folded, evidence, count)
     try:
         with original.reordered() as evaluation:
             evidence.reordered = [evaluation.run(inputs) for inputs in evidence.samples]
     except Exception:  # whatever a runtime raises: there is no such form of this model
         evidence.reordered = []
+    for count in (DRAWS, DRAWS_SMALL):
+        evidence.drawn = moved(original, evidence, count)
+        evidence.drawn_after = moved(folded, evidence, count)
+        if is_settled(evidence):
+            return
 
 
 def moved(runner: Runner, evidence: Evidence, count: int) -> list[Outputs]:

@@ -13,6 +13,8 @@ from bnfold.verify import compare, verdict
 from bnfold.verify.evidence import Evidence, Outputs, output_key
 from bnfold.verify.result import LayerDifference, OutputDifference
 
+HOPELESS = 30.0
+"""A difference so many times what draws explain is not explained by more of them."""
 Gap = tuple[int, FloatArray]
 """The number of a sample, and a difference of two of its outputs."""
 
@@ -60,6 +62,12 @@ def judge(evidence: Evidence, inside: Mapping[str, LayerDifference]) -> list[Jud
     return [
         _judge(evidence, number, k, inside.get(output_key(number))) for number in range(len(first))
     ]
+
+
+def is_settled(evidence: Evidence) -> bool:
+    """Whether the draws explain all differences of the outputs, or no number of them will."""
+    wrong = [one.difference for one in judge(evidence, {}) if not one.difference.equal]
+    return not wrong or any(one.error > HOPELESS * one.allowed for one in wrong)
 
 
 def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | None) -> Judged:

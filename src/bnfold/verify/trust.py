@@ -27,6 +27,9 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
     }
     if not suspicious:
         return
+    if differs_from_itself(original, evidence) is not None:
+        evidence.is_random = True
+        return
     trial = Evidence(evidence.samples, has_state=evidence.has_state)
     trial.own_before, trial.own_after = evidence.own_before, evidence.own_after
     trial.drawn = moved(original, trial, DRAWS)
@@ -38,7 +41,7 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
                 " rounding explains: outputs are compared in their own dtype instead."
             )
             keep = evidence.runs, evidence.storages
-            run_moved(original, folded, evidence)
+            run_moved(original, folded, evidence, outputs.is_settled)
             evidence.runs, evidence.storages = keep
             return
 
