@@ -80,7 +80,8 @@ def test_names() -> None:
 def test_fold_signature() -> None:
     assert str(inspect.signature(bnfold.fold)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto',"
+        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto', verify: 'bool' = True,"
+        " keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
         " phase: \"Literal['test'] | None\" = None) -> 'FoldResult'"
     )
@@ -89,7 +90,7 @@ def test_fold_signature() -> None:
 def test_inspect_signature() -> None:
     assert str(inspect.signature(bnfold.inspect)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " clip: 'ClipMode' = 'auto',"
+        " clip: 'ClipMode' = 'auto', keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
     )
 
