@@ -153,6 +153,10 @@ class Recording:
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     open_nodes: set[fx.Node] = field(default_factory=set)
     """In an exported program, what no run tells for all; see `symbolic`."""
+    varying: set[int] = field(default_factory=set)
+    """Numbers of events whose numbers or constants are other ones in other runs."""
+    changed: set[int] = field(default_factory=set)
+    """id() of parameters and buffers that a run changes."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 
@@ -204,6 +208,22 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, _LEAVES):
         return tree
     return pytree.tree_map_only(Tensor, function, tree)
+
+
+def map_constants(function: Callable[[Const], Const], tree: Any) -> Any:
+    """The tree with `function` applied to its constants."""
+    kind = type(tree)
+    if kind is Const:
+        return function(tree)
+    if kind is tuple:
+        return tuple([map_constants(function, part) for part in tree])
+    if kind is list:
+        return [map_constants(function, part) for part in tree]
+    if kind is dict:
+        return {key: map_constants(function, part) for key, part in tree.items()}
+    if isinstance(tree, _LEAVES):
+        return tree
+    return pytree.tree_map_only(Const, function, tree)
 
 
 def constants(*trees: Any) -> Iterator[Const]:
