@@ -20,7 +20,7 @@ from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.recording import Recording, Value
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
 
@@ -91,6 +91,7 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan)
     unreached = _unreached(model, decided.recording)
     items += unreached
+    items += _written_to(model, decided.recording)
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     notes = tuple(
         note
@@ -153,6 +154,22 @@ def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
         Item(name or type(model).__name__, type(module).__name__, module.num_features, 0, outcome)
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not _is_used(module, recording)
+    ]
+
+
+def _written_to(model: nn.Module, recording: Recording) -> list[Item]:
+    """BatchNorms whose statistics or parameters the program writes to: no constants."""
+    targets = {
+        id(event.target)
+        for event in recording.events
+        if isinstance(event.target, nn.Module)
+        and any(isinstance(value, Value) for value in event.kwargs.values())
+    }
+    outcome = Kept(Reason.BATCH_STATISTICS, None, "the program writes to them")
+    return [
+        Item(name or type(model).__name__, type(module).__name__, module.num_features, 1, outcome)
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and id(module) in targets
     ]
 
 

@@ -177,6 +177,8 @@ def _batch_norm_chain(
     is_node = event.call.node is not None
     affine = _affine_of(spec)
     refusal = _refusal(spec, affine, module, successors, is_node=is_node)
+    if event.number in lifter.recording.varying:
+        refusal = Reason.BATCH_STATISTICS, "they are other ones in the next run"
     if refusal is None and module is not None and not _can_be_replaced(lifter, module):
         refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, back, shadow_of
 from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
 
 _COMPILED = "torch._dynamo.eval_frame"
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
@@ -34,7 +36,8 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     _check(model)
     modules = list(model.modules())
     names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    # The run patches nn.Module and Tensor: one thread at a time.
+    with _ONE_AT_A_TIME, torch.no_grad(), torch.random.fork_rng(devices=[]):
         # A hook is the user's code and must see real values.
         if not any(is_observed(module) for module in modules):
             with suppress(Exception, NeedsValues):
@@ -202,8 +205,10 @@ class _Reader:
             return recording
         changed = self.shadow.changed()
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
-        again, _ = self._record(runs, hollow=hollow, other=any(r.strange for r in recorders))
-        mark_varying(recording, again, {id(tensor) for tensor in changed}, self.shadow)
+        moved = any(recorder.strange for recorder in recorders)
+        again, _ = self._record(runs, hollow=hollow, other=moved)
+        ids = {id(tensor) for tensor in changed}
+        mark_varying(recording, again, ids, self.shadow, moved=moved)
         return recording
 
     def _record(
@@ -316,6 +321,8 @@ def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix:
             name = f"{prefix}output {pytree.keystr(path)}".strip()
             recording.outputs.append((value, name))
             recording.persistent.add(value.storage)
+        else:
+            recorder.note_handed_out(leaf)
     kept = [tensor for tensor, storage in recorder.tainted.values()]
     for tensor in (*inputs, *kept):
         value = recorder.read(tensor)

@@ -138,7 +138,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         so nothing more is known than that it looks at all that this memory held.
         """
         known = self.memories.get(_address(tensor) or -1)
-        if known is None or known[0].expired():
+        if known is None or known[0].expired():  # type: ignore[no-untyped-call]
             return None
         _, storage, first = known
         held = (first, *(write.value for write in storage.writes))
@@ -151,8 +151,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if address is None:
             return
         known = self.memories.get(address)
-        if known is None or known[1] is not storage or known[0].expired():
-            reference = StorageWeakRef(tensor.untyped_storage())
+        if known is None or known[1] is not storage or known[0].expired():  # type: ignore[no-untyped-call]
+            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self.memories[address] = (reference, storage, value)
 
     def void(self) -> NeedsValues:
@@ -253,7 +253,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.call.items.append(event)
         for constant in constants(args, kwargs):
             self._note_use(constant, event)
-            if getattr(constant.tensor, _MADE, None) == _AT_RANDOM:
+            tensor = constant.tensor
+            if getattr(tensor, _MADE, None) == _AT_RANDOM or not _is_readable(tensor):
                 self.recording.varying.add(number)
         return event
 
@@ -445,8 +446,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def note_handed_out(self, tensor: Tensor) -> None:
         """The program takes a constant out of PyTorch: a parameter must not be edited then."""
         owner = tensor if id(tensor) in self.owned else self._owner(tensor)
+        known = self.derived.get(id(tensor))
+        if owner is None and known is not None and known[0] is tensor:
+            owner = known[1].origin
         if owner is not None:
             self._note_use(Const(tensor, owner, "?"), None)
+
+    def lose(self, module: nn.Module) -> None:
+        """A part of the model runs where nobody looks: in another thread."""
+        if id(module) in self.recording.members:
+            self.recording.lost.append(module)
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    self._note_use(Const(tensor, tensor, "?"), None)
 
     def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether this call can be recorded as one event."""
@@ -512,6 +524,13 @@ def _memory(tensor: Tensor) -> int | None:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether NumPy could read it: not inside torch.func, no subclass, not sparse."""
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(tensor, nn.Buffer):
+        return False
+    return not tensor.is_meta and tensor.layout is torch.strided
 
 
 def _address(tensor: Tensor) -> int | None:
@@ -584,7 +603,10 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
     thread = threading.get_ident()  # the patch is global; other threads go on as before
 
     def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if recorder.depth or threading.get_ident() != thread:
+        if threading.get_ident() != thread:
+            recorder.lose(module)
+            return original(module, *args, **kwargs)
+        if recorder.depth:
             return original(module, *args, **kwargs)
         outer = recorder.call
         is_leaf_call = recorder.takes_as_leaf(module, args, kwargs)

@@ -153,6 +153,8 @@ class Recording:
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     open_nodes: set[fx.Node] = field(default_factory=set)
     """In an exported program, what no run tells for all; see `symbolic`."""
+    lost: list[nn.Module] = field(default_factory=list)
+    """Members that ran in another thread: they stay as they are."""
     varying: set[int] = field(default_factory=set)
     """Numbers of events whose numbers or constants are other ones in other runs."""
     changed: set[int] = field(default_factory=set)

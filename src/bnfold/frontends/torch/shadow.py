@@ -96,10 +96,10 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
         found.originals[id(twin)] = module
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            other = None if tensor is None else memo.get(id(tensor))
+        for held in (*module._parameters.values(), *module._buffers.values()):
+            other = None if held is None else memo.get(id(held))
             if isinstance(other, Tensor):
-                found.originals[id(other)] = tensor
+                found.originals[id(other)] = held
                 found._tensors[id(other)] = other
     found.outside = frozenset(id(original) for original in found.originals.values())
     return found
@@ -148,9 +148,9 @@ def back(recording: Recording, shadow: Shadow) -> None:
     recording.parameter_uses = uses
     owned = [shadow.original(tensor) for tensor in recording.owned.values()]
     recording.owned = {id(tensor): tensor for tensor in owned if id(tensor) not in seen}
-    recording.members = frozenset(
-        id(shadow.originals[key]) for key in recording.members if key in shadow.originals
-    ) - foreign
+    recording.members = (
+        frozenset(id(shadow.originals[key]) for key in recording.members if key in shadow.originals)
+        - foreign
+        - {id(shadow.original(module)) for module in recording.lost}
+    )
     recording.probes = {key: shadow.original(m) for key, m in recording.probes.items()}
-
-

@@ -70,8 +70,23 @@ def _takes_numbers(event: Event) -> bool:
 
 
 _SHAPED = frozenset(
-    "view _unsafe_view flatten mean max_pool2d max_pool2d_with_indices avg_pool2d cat transpose "
-    "adaptive_avg_pool2d _adaptive_avg_pool2d permute unsqueeze squeeze upsample_nearest2d".split()
+    {
+        "view",
+        "_unsafe_view",
+        "flatten",
+        "mean",
+        "max_pool2d",
+        "max_pool2d_with_indices",
+        "avg_pool2d",
+        "cat",
+        "transpose",
+        "adaptive_avg_pool2d",
+        "_adaptive_avg_pool2d",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "upsample_nearest2d",
+    }
 )
 """Ops whose numbers say how values are arranged: programs write them down."""
 
@@ -109,7 +124,9 @@ def other_values(tree: Any) -> Any:
     return pytree.tree_map_only(Tensor, moved, tree)
 
 
-def mark_varying(first: Recording, second: Recording, changed: set[int], shadow: Shadow) -> None:
+def mark_varying(
+    first: Recording, second: Recording, changed: set[int], shadow: Shadow, *, moved: bool
+) -> None:
     """Note in the first recording what was other in the second."""
     first.changed |= changed
     aligned = 0
@@ -119,6 +136,12 @@ def mark_varying(first: Recording, second: Recording, changed: set[int], shadow:
         aligned += 1
         if not _is_same(one, other) or _takes(one, changed, shadow):
             first.varying.add(one.number)
+    if moved and first.varying:
+        # With other inputs a constant was another one: it came from values in some unseen way, and
+        # with whatever weights.
+        first.varying.update(event.number for event in first.events)
+        first.owned.clear()
+        first.members = frozenset()
     if aligned < max(len(first.events), len(second.events)):
         # Another path: nothing that was seen is what the next run does.
         first.varying.update(event.number for event in first.events)
@@ -127,9 +150,7 @@ def mark_varying(first: Recording, second: Recording, changed: set[int], shadow:
 def _is_same_op(one: Event, other: Event) -> bool:
     if one.target is not other.target:
         return False
-    shapes = [
-        [value.shape if value else None for value in event.outputs] for event in (one, other)
-    ]
+    shapes = [[value.shape if value else None for value in event.outputs] for event in (one, other)]
     return shapes[0] == shapes[1]
 
 
