@@ -19,10 +19,10 @@ from bnfold.errors import ExampleInputError, UsageError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
+from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
-from bnfold.frontends.torch.readings import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed

@@ -18,7 +18,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.recording import Call, Const, Event, Recording, Value, values
-from bnfold.frontends.torch.symbolic import open_arguments, open_axes
+from bnfold.frontends.torch.symbolic import EVERY, open_arguments, open_axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +116,8 @@ class Lifter:
             if (names := open_arguments(event, recording.open_nodes))
         } | recording.open_arguments
         """Per event number: the names of its open arguments; see `symbolic`."""
+        # What is other in the next run is open, too.
+        self.open |= dict.fromkeys(recording.varying, frozenset({EVERY}))
         self.readers: dict[int, int] = {}
         """How many events read each value number."""
         for event in recording.events:

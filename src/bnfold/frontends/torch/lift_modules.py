@@ -14,7 +14,7 @@ def emit(lifter: Lifter, event: Event) -> None:
     """Add the op of a leaf module call."""
     bounds = clip_bounds(event.target)
     source = event.args[0]
-    if bounds is None or not is_floating(source):
+    if bounds is None or not is_floating(source) or event.number in lifter.open:
         lifter.opaque(event)
         return
     once = len(lifter.recording.calls[id(event.target)]) == 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -21,8 +21,11 @@ from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
 from bnfold.frontends.torch.record import Recorder, escaped, forget, module_calls
 from bnfold.frontends.torch.recording import Recording, Value
+from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, back, shadow_of
+from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
 
 _COMPILED = "torch._dynamo.eval_frame"
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
@@ -31,16 +34,38 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
     _check(model)
-    named = {module: name or type(model).__name__ for name, module in model.named_modules()}
-    names = {id(module): name for module, name in named.items()}
-    reader = _Reader(model, list(named), names)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    modules = list(model.modules())
+    names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
+    # The run patches nn.Module and Tensor: one thread at a time.
+    with _ONE_AT_A_TIME, torch.no_grad(), torch.random.fork_rng(devices=[]):
         # A hook is the user's code and must see real values.
-        if not any(is_observed(module) for module in reader.modules):
+        if not any(is_observed(module) for module in modules):
             with suppress(Exception, NeedsValues):
-                return reader.read(runs, hollow=True)
+                return _read(model, modules, names, runs, hollow=True)
         # Whatever went wrong without values: only a real run can say what the model does.
-        return reader.read(runs, hollow=False)
+        return _read(model, modules, names, runs, hollow=False)
+
+
+def _read(
+    model: nn.Module,
+    modules: list[nn.Module],
+    names: dict[int, str],
+    runs: Sequence[Any],
+    *,
+    hollow: bool,
+) -> Recording:
+    """Run a copy, and run it again to see what the first run changed for the next."""
+    for own_memory in (False, True):
+        shadow = shadow_of(model, modules, own_memory=own_memory)
+        named = {id(part): names.get(id(shadow.original(part)), "") for part in shadow.modules}
+        reader = _Reader(shadow, {**names, **named})
+        try:
+            recording = reader.read(runs, hollow=hollow)
+        except NeedsMemory:
+            continue
+        back(recording, shadow)
+        return recording
+    raise AssertionError("a copy with memory of its own was not enough")
 
 
 def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
@@ -114,11 +139,8 @@ def _check(model: nn.Module) -> None:
 
 
 @contextmanager
-def _state_restored(members: Sequence[nn.Module], recording: Recording) -> Iterator[None]:
-    """Whatever the run changes in the modules is put back: attributes, buffers, statistics.
-
-    Whether there was anything to put back is noted in the recording.
-    """
+def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
+    """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
     modules = [m for m in members if not isinstance(m, torch.jit.ScriptModule)]
     # The attributes first: they hold the tables.
     before = [
@@ -134,13 +156,11 @@ def _state_restored(members: Sequence[nn.Module], recording: Recording) -> Itera
         if module.training and isinstance(module, _NormBase)
         for buffer in module.buffers(recurse=False)
     ]
-    draws = _draws(modules)
     try:
         yield
-        recording.leaves_traces |= draws != _draws(modules)
     finally:
         for now, content in before:
-            recording.leaves_traces |= _restore(now, content)
+            _restore(now, content)
         for buffer, values in statistics:
             buffer.copy_(values)
 
@@ -148,25 +168,11 @@ def _state_restored(members: Sequence[nn.Module], recording: Recording) -> Itera
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
-def _restore(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Put a table back; whether it had changed."""
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
     same = len(now) == len(before) and all(map(is_, now.values(), before.values()))
-    if same and list(now) == list(before):
-        return False
-    now.clear()
-    now.update(before)
-    return True
-
-
-def _draws(modules: Sequence[nn.Module]) -> list[Any]:
-    """Where the random numbers stand that a run may draw from."""
-    own = [
-        part.get_state().numpy().tobytes()
-        for module in modules
-        for part in module.__dict__.values()
-        if isinstance(part, torch.Generator)
-    ]
-    return [*own, torch.get_rng_state().numpy().tobytes(), random.getstate()]
+    if not same or list(now) != list(before):
+        now.clear()
+        now.update(before)
 
 
 @contextmanager
@@ -200,24 +206,52 @@ def _biases_lent(modules: Sequence[nn.Module], recording: Recording) -> Iterator
 class _Reader:
     """One model, to be run on all example inputs."""
 
-    model: nn.Module
-    modules: list[nn.Module]
-    """The model and everything in it."""
+    shadow: Shadow
     names: dict[int, str]
-    """Their names, by id()."""
+    """What modules are called, by id()."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is run."""
+        return self.shadow.model
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model and everything in it."""
+        return self.shadow.modules
 
     def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
         """Record all runs."""
-        members = frozenset(self.names)
-        recording = Recording(owned=_own_tensors(self.modules), members=members)
-        with _state_restored(self.modules, recording), _biases_lent(self.modules, recording):
+        before = snapshot(self.modules)
+        recording, recorders = self._record(runs, hollow=hollow)
+        if not self.shadow.is_copy or not may_vary(recording, recorders, self.modules, before):
+            return recording
+        changed = self.shadow.changed()
+        changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
+        moved = any(recorder.strange for recorder in recorders)
+        again, _ = self._record(runs, hollow=hollow, other=moved)
+        ids = {id(tensor) for tensor in changed}
+        mark_varying(recording, again, ids, self.shadow, moved=moved)
+        return recording
+
+    def _record(
+        self, runs: Sequence[Any], *, hollow: bool, other: bool = False
+    ) -> tuple[Recording, list[Recorder]]:
+        recording = Recording(
+            owned=_own_tensors(self.modules), members=frozenset(map(id, self.modules))
+        )
+        recorders = []
+        restored = nullcontext() if self.shadow.is_copy else _state_restored(self.modules)
+        with restored, _biases_lent(self.modules, recording):
             for number, run in enumerate(runs):
                 recorder = Recorder(recording, self.names, hollow=hollow)
+                recorders.append(recorder)
                 prefix = "" if len(runs) == 1 else f"run {number}: "
                 entry = run.entry if isinstance(run, Entry) else ""
                 given = run.inputs if isinstance(run, Entry) else run
+                given = other_values(given) if other else given
                 self._run(recorder, entry, *split_inputs(given), prefix)
-        return recording
+        return recording, recorders
 
     def _run(
         self,
@@ -244,6 +278,8 @@ class _Reader:
                     result = method(self.model, entry)(*args, **kwargs)
                 except Exception as error:
                     raise ExampleInputError(type(self.model).__name__, error) from error
+            if recorder.is_void:
+                raise NeedsValues
             recorder.recording.roots.append(recorder.call)
             _note_outputs(recorder, result, list(tensors.values()), prefix)
             inputs = list(tensors.values())
@@ -253,7 +289,8 @@ class _Reader:
                 result = _besides_tensors(result)
                 self._note_escaped(recorder, inputs, suspects, prefix)
         finally:
-            recorder.undo_writes()
+            if recorder.saved:
+                recorder.undo_writes()
             for tensor, before in content:
                 tensor.copy_(before)
             forget((args, kwargs, result))
@@ -267,7 +304,7 @@ class _Reader:
         """
         found = [tensor for tensor in escaped(recorder, inputs) if id(tensor) in suspects]
         if found and recorder.is_hollow:
-            raise NeedsValues
+            raise recorder.void()
         for tensor in found:
             value = recorder.read(tensor)
             if isinstance(value, Value):
@@ -294,9 +331,10 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
 
     def look(tensor: Tensor) -> None:
         if recorder.handle_of(tensor) is None:
+            recorder.note_handed_out(tensor)
             return
         if recorder.is_hollow:
-            raise NeedsValues
+            raise recorder.void()
         recorder.note_look(tensor)
 
     return look
@@ -313,6 +351,8 @@ def _note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix:
             name = f"{prefix}output {pytree.keystr(path)}".strip()
             recording.outputs.append((value, name))
             recording.persistent.add(value.storage)
+        else:
+            recorder.note_handed_out(leaf)
     kept = [tensor for tensor, storage in recorder.tainted.values()]
     for tensor in (*inputs, *kept):
         value = recorder.read(tensor)

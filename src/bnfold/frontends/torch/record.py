@@ -20,7 +20,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
@@ -56,6 +58,8 @@ from bnfold.frontends.torch.recording import (
 )
 
 _ATTRIBUTE = "_bnfold_handle"
+_MADE = "_bnfold_made"
+_AT_RANDOM = "at random"
 
 FACTORIES = frozenset(
     {
@@ -101,6 +105,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tainted: dict[int | None, tuple[Tensor, Storage]] = {}
         self.owned_storages: dict[int | None, Tensor] | None = None
         self.saved: list[tuple[Tensor, Tensor]] = []
+        self.memories: dict[int, tuple[StorageWeakRef, Storage, Value]] = {}
+        """Per address: memory that depends on the input, whatever tensor objects share it."""
+        self.strange = False
+        """Whether a constant came from nobody knows where."""
+        self.is_void = False
+        """Whether values were asked for in a run that has none: it tells nothing any more."""
 
     @property
     def is_hollow(self) -> bool:
@@ -118,7 +128,38 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = self.tainted.get(_memory(tensor))
             if known is not None:
                 return self._adopt(tensor, known[1])
-        return None
+        if id(tensor) in self.owned or not self.memories:
+            return None
+        return self._alias(tensor)
+
+    def _alias(self, tensor: Tensor) -> Handle | None:
+        """A tensor that nobody was seen to make, over memory that depends on the input.
+
+        nn.Parameter(y), y.data, set_, DLPack and the like: what it holds has left the recording,
+        so nothing more is known than that it looks at all that this memory held.
+        """
+        known = self.memories.get(_address(tensor) or -1)
+        if known is None or known[0].expired():  # type: ignore[no-untyped-call]
+            return None
+        _, storage, first = known
+        held = (first, *(write.value for write in storage.writes))
+        event = self._append(LOOK, held, {}, (), name=f"a look at values in {self.call.name}")
+        event.outputs = (self._fresh(tensor, storage),)
+        return getattr(tensor, _ATTRIBUTE)  # type: ignore[no-any-return]
+
+    def _remember(self, tensor: Tensor, storage: Storage, value: Value) -> None:
+        address = _address(tensor)
+        if address is None:
+            return
+        known = self.memories.get(address)
+        if known is None or known[1] is not storage or known[0].expired():  # type: ignore[no-untyped-call]
+            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+            self.memories[address] = (reference, storage, value)
+
+    def void(self) -> NeedsValues:
+        """What to raise where values are asked for; the run is void even if that is swallowed."""
+        self.is_void = True
+        return NeedsValues()
 
     def _adopt(self, tensor: Tensor, storage: Storage) -> Handle:
         """A constant whose memory was written to: its old content is stored as it is."""
@@ -151,6 +192,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         value = self._value(tensor, storage, handle)
         self._attach(tensor, value, storage, seen=0)
         self.recording.inputs.append((value, name))
+        self._remember(tensor, storage, value)
         return value
 
     def track_state(self, tensor: Tensor) -> None:
@@ -197,6 +239,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return known[1]
         if id(tensor) not in self.owned and (owner := self._owner(tensor)) is not None:
             return Const(tensor, owner, "?")  # another name for a parameter's memory
+        if id(tensor) not in self.owned and not hasattr(tensor, _MADE):
+            # It may come from anywhere, out of a thread that was handed values too.
+            self.strange = True
+            if self.is_hollow:
+                raise self.void()
         return Const(tensor, tensor)
 
     # ----------------------------------------------------------------- events
@@ -218,6 +265,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.call.items.append(event)
         for constant in constants(args, kwargs):
             self._note_use(constant, event)
+            tensor = constant.tensor
+            if getattr(tensor, _MADE, None) == _AT_RANDOM or not _is_readable(tensor):
+                self.recording.varying.add(number)
         return event
 
     def _note_use(self, constant: Const, event: Event | None) -> None:
@@ -259,7 +309,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._run_constant(func, args, kwargs, tensors, written)
         make = self.placeholders
         if make is not None and looks_at_values(func) and not _picks_by_constants(self, func, args):
-            raise NeedsValues
+            raise self.void()
         for tensor in written:
             if self._owner(tensor) is None:  # memory of the run itself: the event must not hold it
                 self._prepare_write(tensor)
@@ -297,6 +347,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._prepare_write(tensor)
         result = func(*args, **kwargs)
         how = _DERIVATIONS.get(aten_name(func), "?")
+        self._sign(func, tensors, result)
         for tensor in tensors:
             constant = self._constant(tensor)
             if id(constant.origin) not in self.owned:
@@ -309,10 +360,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.derived[id(result)] = (result, Const(result, constant.origin, step))
         return result
 
+    def _sign(self, func: Any, tensors: Sequence[Tensor], result: Any) -> None:
+        """Mark constants that ops make, and whether chance had a hand in them."""
+        drawn = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) or any(
+            getattr(tensor, _MADE, None) == _AT_RANDOM for tensor in tensors
+        )
+        if not drawn and any(
+            id(tensor) not in self.owned and not hasattr(tensor, _MADE) for tensor in tensors
+        ):
+            return  # made of something strange
+        for leaf in leaves_of(result):
+            if isinstance(leaf, Tensor) and (drawn or id(leaf) not in self.owned):
+                setattr(leaf, _MADE, _AT_RANDOM if drawn else _MADE)
+
     def undo_writes(self) -> None:
         """Give the model's own tensors the content that they had before the run."""
         for owner, content in self.saved:
-            self.recording.rewritten.add(id(owner))
             owner.copy_(content)
         forget(list(self.owned.values()) if self.saved else [])
 
@@ -353,6 +416,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handle = next(self.recording.counter)
         value = self._value(tensor, storage, handle)
         self._attach(tensor, value, storage, seen=len(storage.writes))
+        self._remember(tensor, storage, value)
         return value
 
     def _commit(self, tensor: Tensor, event: Event) -> Value:
@@ -398,6 +462,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         value = self.read(tensor)
         if isinstance(value, Value):
             self._append(LOOK, (value,), {}, (), name=f"a look at values in {self.call.name}")
+
+    def note_handed_out(self, tensor: Tensor) -> None:
+        """The program takes a constant out of PyTorch: a parameter must not be edited then."""
+        owner = tensor if id(tensor) in self.owned else self._owner(tensor)
+        known = self.derived.get(id(tensor))
+        if owner is None and known is not None and known[0] is tensor:
+            owner = known[1].origin
+        if owner is not None:
+            self._note_use(Const(tensor, owner, "?"), None)
+
+    def lose(self, module: nn.Module) -> None:
+        """A part of the model runs where nobody looks: in another thread."""
+        if id(module) in self.recording.members:
+            self.recording.lost.append(module)
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    self._note_use(Const(tensor, tensor, "?"), None)
 
     def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether this call can be recorded as one event."""
@@ -465,6 +546,21 @@ def _memory(tensor: Tensor) -> int | None:
         return None
 
 
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether NumPy could read it: not inside torch.func, no subclass, not sparse."""
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(tensor, nn.Buffer):
+        return False
+    return not tensor.is_meta and tensor.layout is torch.strided
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Where the memory begins that a tensor lives in; None where it has none."""
+    try:
+        return int(tensor.untyped_storage().data_ptr()) or None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def _geometry(tensor: Tensor) -> Geometry:
     return int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
 
@@ -527,7 +623,10 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
     thread = threading.get_ident()  # the patch is global; other threads go on as before
 
     def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if recorder.depth or threading.get_ident() != thread:
+        if threading.get_ident() != thread:
+            recorder.lose(module)
+            return original(module, *args, **kwargs)
+        if recorder.depth:
             return original(module, *args, **kwargs)
         outer = recorder.call
         is_leaf_call = recorder.takes_as_leaf(module, args, kwargs)

@@ -155,14 +155,16 @@ class Recording:
     """In an exported program, what no run tells for all; see `symbolic`."""
     written: frozenset[str] = frozenset()
     """In an exported program, the names of the placeholders that a run writes to."""
-    open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
-    """Per event number, the arguments that are others in other runs; see `readings`."""
     open_axes: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
-    rewritten: set[int] = field(default_factory=set)
-    """id() of the parameters and buffers that the run wrote to."""
-    leaves_traces: bool = False
-    """Whether the run left the model, or what is random, other than it was."""
+    open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Per event number, the arguments that are others on other sizes; see `elsewhere`."""
+    lost: list[nn.Module] = field(default_factory=list)
+    """Members that ran in another thread: they stay as they are."""
+    varying: set[int] = field(default_factory=set)
+    """Numbers of events whose numbers or constants are other ones in other runs."""
+    changed: set[int] = field(default_factory=set)
+    """id() of parameters and buffers that a run changes."""
     counter: Iterator[int] = field(default_factory=itertools.count)
 
 
@@ -214,6 +216,22 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, _LEAVES):
         return tree
     return pytree.tree_map_only(Tensor, function, tree)
+
+
+def map_constants(function: Callable[[Const], Const], tree: Any) -> Any:
+    """The tree with `function` applied to its constants."""
+    kind = type(tree)
+    if kind is Const:
+        return function(tree)
+    if kind is tuple:
+        return tuple([map_constants(function, part) for part in tree])
+    if kind is list:
+        return [map_constants(function, part) for part in tree]
+    if kind is dict:
+        return {key: map_constants(function, part) for key, part in tree.items()}
+    if isinstance(tree, _LEAVES):
+        return tree
+    return pytree.tree_map_only(Const, function, tree)
 
 
 def constants(*trees: Any) -> Iterator[Const]:

@@ -1,24 +1,18 @@
-"""Read a module more than once where one run does not tell: what differs is nothing to build on.
+"""Read a module on other sizes where its channels may come to lie along another axis.
 
-In a module, a number, a constant or the length of an axis is what it is in the run at hand. Two
-more readings show what it is in others; what comes of that is what an exported program says of
-itself (see `symbolic`).
+In a module, the length of an axis and a number that is computed from it are what they are on the
+example. A reshape, or a concatenation along the height, may make the channel of an element depend
+on them. Then the module is read on other sizes, as many as it takes: axes that have other lengths
+there are open, and so are numbers that differ, as in an exported program with dynamic shapes (see
+`symbolic`).
 
-    in a row    if the run leaves anything behind (a buffer, an attribute, a random state), the
-                module is read twice in a row: a counter, a cache, a moving average, an index that
-                is drawn have moved by then
-    elsewhere   if channels may come to lie along another axis (a reshape, a concatenation along
-                the height), the module is read on other sizes, as many as it takes: axes that have
-                other lengths there are open, and so are numbers that are computed from them
-
-Where another reading takes another path through the code, both paths are read as one, as for
-`also`: what is decided then holds on both. Nothing here computes more than the first reading did;
-a plain network is read once.
+Where another size takes another path through the code, both paths are read as one, as for `also`:
+what is decided then holds on both. A plain network is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,33 +23,22 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
-from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.read import Entry, read_module
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value
-
-Read = Callable[[Sequence[Any]], Recording]
 
 
 def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
-    """What the module does, on the example inputs and as far as they do not tell elsewhere.
+    """What the module does, on the example inputs and where they do not tell all, on others.
 
     Raises what `read_module` raises for the example inputs.
     """
     recording = read_module(model, runs)
-    _note_rewritten(recording)
-    if recording.leaves_traces:
-        twice = read_module(model, [*runs, *runs])
-        half = len(twice.events) // 2
-        if _is_alike(recording.events, twice.events[:half], twice.events[half:]):
-            _note_differences(recording, twice.events[:half], twice.events[half:], lengths=False)
-        else:
-            _note_rewritten(twice)
-            return twice
     if not _may_mix(recording):
         return recording
     paths = list(runs)
     for other_runs, other in _elsewhere(model, runs):
         if _is_alike(recording.events, other.events):
-            _note_differences(recording, recording.events, other.events, lengths=True)
+            _note_differences(recording, other.events)
         else:
             paths += other_runs
     return recording if len(paths) == len(runs) else read_module(model, paths)
@@ -110,7 +93,8 @@ def _elsewhere(model: nn.Module, runs: Sequence[Any]) -> Iterator[tuple[list[Any
 
 def _axes(runs: Sequence[Any]) -> list[int]:
     """The axes whose length may be another one: not the channels of images."""
-    tensors = [leaf for leaf in pytree.tree_leaves(list(runs)) if _is_resizable(leaf)]
+    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
     most = max((tensor.ndim for tensor in tensors), default=0)
     return [axis for axis in range(most) if not (axis == 1 and most > 3)]
 
@@ -121,6 +105,9 @@ def _is_resizable(leaf: Any) -> bool:
 
 def _resized(run: Any, axes: Sequence[int]) -> Any:
     """The same inputs, one longer along the batch and twice as long along the other axes."""
+
+    if isinstance(run, Entry):
+        return Entry(run.entry, _resized(run.inputs, axes))
 
     def resized(leaf: Any) -> Any:
         if not _is_resizable(leaf):
@@ -134,37 +121,14 @@ def _resized(run: Any, axes: Sequence[int]) -> Any:
     return pytree.tree_map(resized, run)
 
 
-# -------------------------------------------------------------------- in a row
-
-
-def _note_rewritten(recording: Recording) -> None:
-    """What a run writes to holds something else in the next, where that reads it first."""
-    if not recording.rewritten:
-        return
-    for event in recording.events:
-        leaves = ((name, pytree.tree_leaves(a)) for name, a, _ in _arguments(event, event))
-        names = frozenset(
-            name
-            for name, parts in leaves
-            if any(isinstance(p, Const) and id(p.origin) in recording.rewritten for p in parts)
-        )
-        if names:
-            known = recording.open_arguments.get(event.number, frozenset())
-            recording.open_arguments[event.number] = known | names
-
-
 # -------------------------------------------------------------------- comparing
 
 
-def _is_alike(first: Sequence[Event], *others: Sequence[Event]) -> bool:
-    """Whether all are the same ops in the same order."""
-    return all(
-        len(first) == len(other)
-        and all(
-            a.target == b.target and a.call.name == b.call.name and _fits(a, b)
-            for a, b in zip(first, other, strict=True)
-        )
-        for other in others
+def _is_alike(first: Sequence[Event], second: Sequence[Event]) -> bool:
+    """Whether both are the same ops in the same order."""
+    return len(first) == len(second) and all(
+        a.target == b.target and a.call.name == b.call.name and _fits(a, b)
+        for a, b in zip(first, second, strict=True)
     )
 
 
@@ -172,26 +136,21 @@ def _fits(one: Event, other: Event) -> bool:
     return len(one.outputs) == len(other.outputs) and one.kwargs.keys() == other.kwargs.keys()
 
 
-def _note_differences(
-    recording: Recording, first: Sequence[Event], second: Sequence[Event], *, lengths: bool
-) -> None:
-    """Call open what differs between two readings of the same ops."""
-    for event, one, other in zip(recording.events, first, second, strict=True):
-        names = frozenset(name for name, a, b in _arguments(one, other) if _differs(a, b))
+def _note_differences(recording: Recording, others: Sequence[Event]) -> None:
+    """Call open what differs in another reading of the same ops."""
+    for event, other in zip(recording.events, others, strict=True):
+        names = frozenset(name for name, a, b in _arguments(event, other) if _differs(a, b))
         if names:
             known = recording.open_arguments.get(event.number, frozenset())
             recording.open_arguments[event.number] = known | names
-        if not lengths:
-            continue
-        for place, (a, b) in enumerate(zip(one.outputs, other.outputs, strict=True)):
+        for place, (a, b) in enumerate(zip(event.outputs, other.outputs, strict=True)):
             if a is None or b is None or len(a.shape) != len(b.shape):
                 continue
             pairs = enumerate(zip(a.shape, b.shape, strict=True))
             axes = {axis for axis, (length, there) in pairs if length != there}
             if axes:
-                key = event.number, place
-                axes |= set(recording.open_axes.get(key, ()))
-                recording.open_axes[key] = tuple(sorted(axes))
+                known_axes = recording.open_axes.get((event.number, place), ())
+                recording.open_axes[event.number, place] = tuple(sorted(axes.union(known_axes)))
 
 
 def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:

@@ -1,0 +1,182 @@
+"""What is other in the next run: numbers, constants and paths that the state of a program decides.
+
+A value that looks constant may be state: a moving average that is 0 on the first run, a counter, a
+draw of chance. So the copy that was run is run again as the first run left it, and what the two
+runs took for constant is compared. What differs is varying: the ops that take it are opaque. The
+second run is skipped where the program has no place to keep state and uses no number or constant
+besides its parameters, as in a plain ResNet.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.frontends.torch.record import Recorder
+from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of
+from bnfold.frontends.torch.shadow import Shadow
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
+_PURE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+
+Snapshot = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def snapshot(modules: Sequence[nn.Module]) -> Snapshot:
+    """The modules' attributes and tables, with what they hold."""
+    return [
+        (now, dict(now))
+        for module in modules
+        if not isinstance(module, torch.jit.ScriptModule)
+        for own in (module.__dict__,)
+        for now in (own, *(own[name] for name in _TABLES))
+    ]
+
+
+def may_vary(
+    recording: Recording, recorders: Sequence[Recorder], modules: Sequence[nn.Module], was: Snapshot
+) -> bool:
+    """Whether another run may do something else than this one."""
+    if any(recorder.saved or recorder.strange for recorder in recorders):
+        return True
+    if any(_differs(now, before) for now, before in was):
+        return True
+    if any(_takes_numbers(event) for event in recording.events):
+        return True
+    return any(_may_hold_state(module) for module in modules)
+
+
+def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    return len(now) != len(before) or any(
+        key not in before or value is not before[key] for key, value in now.items()
+    )
+
+
+def _takes_numbers(event: Event) -> bool:
+    if isinstance(event.target, nn.Module):
+        return False
+    if any(isinstance(leaf, Const) for leaf in leaves_of((event.args, event.kwargs))):
+        return True
+    name = str(getattr(event.target, "_opname", "")).removesuffix("_")
+    return name not in _SHAPED and any(
+        type(leaf) in (int, float) for leaf in leaves_of((event.args, event.kwargs))
+    )
+
+
+_SHAPED = frozenset(
+    {
+        "view",
+        "_unsafe_view",
+        "flatten",
+        "mean",
+        "max_pool2d",
+        "max_pool2d_with_indices",
+        "avg_pool2d",
+        "cat",
+        "transpose",
+        "adaptive_avg_pool2d",
+        "_adaptive_avg_pool2d",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "upsample_nearest2d",
+    }
+)
+"""Ops whose numbers say how values are arranged: programs write them down."""
+
+
+def _may_hold_state(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn.modules"):
+        return False
+    for key, value in module.__dict__.items():
+        if not key.startswith("_") and not _is_plain(value):
+            return True
+    function = getattr(kind.forward, "__wrapped__", kind.forward)
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_freevars not in ((), ("__class__",)):
+        return True
+    return any(
+        not isinstance(function.__globals__[name], _PURE)
+        for name in code.co_names
+        if name in function.__globals__
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return isinstance(value, tuple) and all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) and not isinstance(value, types.FunctionType)
+
+
+def other_values(tree: Any) -> Any:
+    """Example inputs of the same shapes with other values; numbers and indices stay."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor * 0.75 + 0.125 if tensor.is_floating_point() else tensor
+
+    return pytree.tree_map_only(Tensor, moved, tree)
+
+
+def mark_varying(
+    first: Recording, second: Recording, changed: set[int], shadow: Shadow, *, moved: bool
+) -> None:
+    """Note in the first recording what was other in the second."""
+    first.changed |= changed
+    aligned = 0
+    for one, other in zip(first.events, second.events, strict=False):
+        if not _is_same_op(one, other):
+            break
+        aligned += 1
+        if not _is_same(one, other) or _takes(one, changed, shadow):
+            first.varying.add(one.number)
+    if moved and first.varying:
+        # With other inputs a constant was another one: it came from values in some unseen way, and
+        # with whatever weights.
+        first.varying.update(event.number for event in first.events)
+        first.owned.clear()
+        first.members = frozenset()
+    if aligned < max(len(first.events), len(second.events)):
+        # Another path: nothing that was seen is what the next run does.
+        first.varying.update(event.number for event in first.events)
+
+
+def _is_same_op(one: Event, other: Event) -> bool:
+    if one.target is not other.target:
+        return False
+    shapes = [[value.shape if value else None for value in event.outputs] for event in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def _takes(event: Event, changed: set[int], shadow: Shadow) -> bool:
+    return any(
+        id(shadow.original(leaf.origin)) in changed
+        for leaf in leaves_of((event.args, event.kwargs))
+        if isinstance(leaf, Const)
+    )
+
+
+def _is_same(one: Event, other: Event) -> bool:
+    left, right = (leaves_of((event.args, event.kwargs)) for event in (one, other))
+    return len(left) == len(right) and all(map(_agree, left, right))
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if isinstance(one, Const) and isinstance(other, Const):
+        a, b = one.tensor, other.tensor
+        if a is b:
+            return True
+        if a.shape != b.shape or a.dtype != b.dtype or a.is_meta:
+            return False
+        return torch.equal(a, b)
+    if isinstance(one, Value) or isinstance(other, Value):
+        return isinstance(one, Value) and isinstance(other, Value)
+    if isinstance(one, float) and one != one:
+        return isinstance(other, float) and other != other
+    return bool(one == other)
