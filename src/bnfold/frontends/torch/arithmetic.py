@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.core.affine import Affine
-from bnfold.frontends.torch.lift import is_floating, to_numpy
+from bnfold.frontends.torch.lift import is_floating, is_readable, to_numpy
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 
@@ -43,7 +43,7 @@ def _number(argument: Any) -> Any:
         return None
     if isinstance(argument, int | float):
         return np.asarray(float(argument))
-    if isinstance(argument, Const) and not argument.tensor.is_complex():
+    if isinstance(argument, Const) and is_readable(argument.tensor):
         return to_numpy(argument.tensor)
     return None
 

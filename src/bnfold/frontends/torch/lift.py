@@ -202,6 +202,12 @@ def to_numpy(tensor: Tensor) -> FloatArray:
     return tensor.detach().to("cpu", torch.float64).numpy()
 
 
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a constant has content that NumPy can read as real numbers."""
+    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def is_floating(value: Value) -> bool:
     """Whether rescaling makes sense for the value."""
     return value.dtype.is_floating_point

@@ -224,7 +224,7 @@ class _Reader:
         """Record all runs."""
         before = snapshot(self.modules)
         recording, recorders = self._record(runs, hollow=hollow)
-        if not self.shadow.is_copy or not may_vary(recording, recorders, self.modules, before):
+        if not self.shadow.is_copy or not may_vary(recording, recorders, self.shadow, before):
             return recording
         changed = self.shadow.changed()
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]

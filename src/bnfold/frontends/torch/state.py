@@ -40,7 +40,7 @@ def snapshot(modules: Sequence[nn.Module]) -> Snapshot:
 
 
 def may_vary(
-    recording: Recording, recorders: Sequence[Recorder], modules: Sequence[nn.Module], was: Snapshot
+    recording: Recording, recorders: Sequence[Recorder], shadow: Shadow, was: Snapshot
 ) -> bool:
     """Whether another run may do something else than this one."""
     if any(recorder.saved or recorder.strange for recorder in recorders):
@@ -49,7 +49,7 @@ def may_vary(
         return True
     if any(_takes_numbers(event) for event in recording.events):
         return True
-    return any(_may_hold_state(module) for module in modules)
+    return any(_may_hold_state(module, shadow.original(module)) for module in shadow.modules)
 
 
 def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -91,12 +91,15 @@ _SHAPED = frozenset(
 """Ops whose numbers say how values are arranged: programs write them down."""
 
 
-def _may_hold_state(module: nn.Module) -> bool:
+def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
     kind = type(module)
     if kind.__module__.startswith("torch.nn.modules"):
         return False
     for key, value in module.__dict__.items():
-        if not key.startswith("_") and not _is_plain(value):
+        if key in _INTERNAL or _is_plain(value):
+            continue
+        # A list is no state as long as the run left in it what was there.
+        if not _is_plain_tree(value) or value != original.__dict__.get(key):
             return True
     function = getattr(kind.forward, "__wrapped__", kind.forward)
     code = getattr(function, "__code__", None)
@@ -107,6 +110,17 @@ def _may_hold_state(module: nn.Module) -> bool:
         for name in code.co_names
         if name in function.__globals__
     )
+
+
+_INTERNAL = frozenset(nn.Module().__dict__)
+
+
+def _is_plain_tree(value: Any) -> bool:
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain_tree, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain_tree, value.values()))
+    return isinstance(value, _PLAIN) and not isinstance(value, nn.Module)
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,97 @@
+"""Programs that keep state, or let values out of the recording: right on every run."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bnfold
+
+
+class Net(nn.Module):
+    """Convolution, BatchNorm, head, and what a case does with them."""
+
+    def __init__(self, run: Callable[[Net, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.bn, self.head = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.register_buffer("seen", torch.zeros(1, 4, 1, 1))
+        self.step, self.past, self.run = 0, [0.0], run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def _counter(net: Net, x: Tensor) -> Tensor:
+    net.step += 1
+    return net.head(net.bn(net.conv(x) + net.step))
+
+
+def _list(net: Net, x: Tensor) -> Tensor:
+    net.past.append(net.past[-1] + 1)
+    return net.head(net.bn(net.conv(x) * net.past[-1]))
+
+
+def _average(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x) + net.seen)
+    net.seen = y.mean((0, 2, 3), keepdim=True).tanh()
+    return net.head(y)
+
+
+def _numpy(net: Net, x: Tensor) -> Tensor:
+    net.seen.numpy()[:] += 1
+    return net.head(net.bn(net.conv(x) + net.seen))
+
+
+def _parameter(net: Net, x: Tensor) -> Tensor:
+    return net.head(nn.Parameter(net.bn(net.conv(x))).sigmoid())
+
+
+def _data(net: Net, x: Tensor) -> Tensor:
+    return net.head(net.bn(net.conv(x)).data.sigmoid())
+
+
+def _dlpack(net: Net, x: Tensor) -> Tensor:
+    return net.head(torch.from_dlpack(net.bn(net.conv(x))).sigmoid())
+
+
+def _thread(net: Net, x: Tensor) -> Tensor:
+    out: list[Tensor] = []
+    worker = threading.Thread(target=lambda: out.append(net.conv(x).sigmoid()))
+    worker.start()
+    worker.join()
+    return net.head(net.bn(net.conv(x)) + out[0])
+
+
+def _swallowed(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x))
+    try:
+        y.detach().numpy()
+    except BaseException:  # what people write
+        return net.head(y)
+    return net.head(y.sigmoid())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [_counter, _list, _average, _numpy, _parameter, _data, _dlpack, _thread, _swallowed],
+)
+def test_state_and_escapes(run: Callable[[Net, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    net = Net(run).double().eval()
+    nn.init.uniform_(net.bn.running_mean, -1, 1)
+    nn.init.uniform_(net.bn.running_var, 0.5, 2)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    reference = copy.deepcopy(net)
+    folded, _ = bnfold.fold(net, x)
+    with torch.no_grad():
+        for n in (2, 1, 3):
+            given = torch.randn(n, 3, 5, 5, dtype=torch.float64)
+            want = reference(given)
+            torch.testing.assert_close(folded(given), want, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(net(given), want, rtol=0, atol=0)
