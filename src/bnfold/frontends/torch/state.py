@@ -193,4 +193,7 @@ def _agree(one: Any, other: Any) -> bool:
         return isinstance(one, Value) and isinstance(other, Value)
     if isinstance(one, float) and one != one:
         return isinstance(other, float) and other != other
-    return bool(one == other)
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # an object of TorchScript that cannot be compared
+        return False
