@@ -12,7 +12,7 @@ what is decided then holds on both. A plain network is read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -83,12 +83,25 @@ def _is_read_by_layers_alone(recording: Recording, value: Value) -> bool:
 def _elsewhere(model: nn.Module, runs: Sequence[Any]) -> Iterator[tuple[list[Any], Recording]]:
     """Readings on other sizes that the module takes: on all axes at once, or else one by one."""
     axes = _axes(runs)
-    for chosen in ([axes] if len(axes) > 1 else []) + [[axis] for axis in axes]:
-        other = [_resized(run, chosen) for run in runs]
-        with suppress(ExampleInputError):
-            yield other, read_module(model, other)
-            if chosen is axes:
-                return
+    for longer in (_twice, _one_more):
+        taken = False
+        for chosen in [axes, *([[axis] for axis in axes] if len(axes) > 1 else [])]:
+            other = [_resized(run, chosen, longer) for run in runs]
+            with suppress(ExampleInputError):
+                yield other, read_module(model, other)
+                taken = chosen is axes
+            if taken:
+                break
+
+
+def _twice(tensor: Tensor, axis: int) -> Tensor:
+    """A network that halves its sizes takes twice as much."""
+    return torch.cat([tensor, tensor], dim=axis)
+
+
+def _one_more(tensor: Tensor, axis: int) -> Tensor:
+    """An odd size where the example's is even."""
+    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
 
 
 def _axes(runs: Sequence[Any]) -> list[int]:
@@ -103,19 +116,15 @@ def _is_resizable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
 
 
-def _resized(run: Any, axes: Sequence[int]) -> Any:
-    """The same inputs, one longer along the batch and twice as long along the other axes."""
-
+def _resized(run: Any, axes: Sequence[int], longer: Callable[[Tensor, int], Tensor]) -> Any:
+    """The same inputs, longer along these axes."""
     if isinstance(run, Entry):
-        return Entry(run.entry, _resized(run.inputs, axes))
+        return Entry(run.entry, _resized(run.inputs, axes, longer))
 
     def resized(leaf: Any) -> Any:
-        if not _is_resizable(leaf):
-            return leaf
-        for axis in axes:
-            if axis < leaf.ndim:
-                more = leaf[:1] if axis == 0 else leaf
-                leaf = torch.cat([leaf, more], dim=axis)
+        if _is_resizable(leaf):
+            for axis in axes:
+                leaf = longer(leaf, axis) if axis < leaf.ndim else leaf
         return leaf
 
     return pytree.tree_map(resized, run)

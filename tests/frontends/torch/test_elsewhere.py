@@ -1,0 +1,182 @@
+"""Which channel an element belongs to may depend on the size: right on every size, or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import bnfold
+from bnfold.frontends.torch import elsewhere
+from bnfold.frontends.torch.read import read_module
+
+D = torch.float64
+SIZES = [(2, 4, 6, 6), (3, 4, 6, 6), (2, 4, 9, 6), (2, 4, 6, 10), (1, 4, 12, 4)]
+
+
+class Net(nn.Module):
+    """A BatchNorm on the input, what a test does behind it, and a head."""
+
+    def __init__(self, forward: Callable[[Net, Tensor], Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.bn, self.run = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), forward
+        self.relu = nn.ReLU()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def trained(module: nn.Module) -> nn.Module:
+    torch.manual_seed(3)
+    module = module.to(D)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+            part.weight.data = torch.randn_like(part.weight)
+            part.bias.data = torch.randn_like(part.bias)
+    return module.eval()
+
+
+def check(net: Net, *, gone: int, verify: bool, **options: str) -> None:
+    """Folded on the first size, right on all that the original takes."""
+    folded, report = bnfold.fold(net, torch.randn(SIZES[0], dtype=D), verify=verify, **options)
+    for size in SIZES:
+        x = torch.randn(size, dtype=D)
+        try:
+            want = net(x)
+        except RuntimeError:
+            continue
+        assert (folded(x) - want).abs().max() <= 1e-9 * want.abs().max(), size
+    assert report.removed == gone, report.table()
+
+
+def first_channels_of_flat(net: Net, x: Tensor) -> Tensor:
+    return net.bn(torch.sigmoid(x)).flatten(1)[:, :70].sigmoid() @ net.w
+
+
+def rows_as_channels(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x))
+    return net.conv(y.transpose(1, 2).reshape(x.shape[0], -1, 2, x.shape[3] * 2)[:, :5])
+
+
+def unfolded_and_cut(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x)).reshape(x.shape[0], -1, x.shape[3])
+    return net.line(y[:, 2:7].transpose(1, 2))
+
+
+def batch_beside_channels(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x)).transpose(0, 1).reshape(1, -1, *x.shape[2:])
+    return net.conv(y[:, :8])
+
+
+def beside_zeros_along_the_width(net: Net, x: Tensor) -> Tensor:
+    y = torch.cat([torch.zeros_like(x[..., :2]), net.bn(torch.sigmoid(x))], 3)
+    return net.conv(net.relu(y))
+
+
+def beside_itself_along_the_batch(net: Net, x: Tensor) -> Tensor:
+    x = torch.sigmoid(x)
+    return net.conv(net.relu(torch.cat([x, net.bn(x)], 0)))
+
+
+def every_third_of_flat(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x)).flatten(1)[:, ::3]
+    return functional.adaptive_avg_pool1d(y.sigmoid()[:, None], 5).flatten(1) @ net.w[:5]
+
+
+class Flat(Net):
+    """With a matrix of its own."""
+
+    def __init__(self, forward: Callable[[Net, Tensor], Tensor]) -> None:
+        super().__init__(forward)
+        self.w = nn.Parameter(torch.randn(70, 3))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Flat(first_channels_of_flat),
+        lambda: Flat(every_third_of_flat),
+        lambda: Net(rows_as_channels, conv=nn.Conv2d(5, 3, 1)),
+        lambda: Net(unfolded_and_cut, line=nn.Linear(5, 3)),
+        lambda: Net(batch_beside_channels, conv=nn.Conv2d(8, 3, 1)),
+        lambda: Net(beside_zeros_along_the_width, conv=nn.Conv2d(4, 3, 1)),
+        lambda: Net(beside_itself_along_the_batch, conv=nn.Conv2d(4, 3, 1)),
+    ],
+)
+def test_what_depends_on_the_size_stays(make, verify):
+    check(trained(make()), gone=0, verify=verify, clip="always")
+
+
+def shuffled(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x))
+    n, c, h, w = y.shape
+    return net.conv(y.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
+
+
+def tokens(net: Net, x: Tensor) -> Tensor:
+    return net.line(net.bn(torch.sigmoid(x)).flatten(2).transpose(1, 2))
+
+
+def pooled_and_flat(net: Net, x: Tensor) -> Tensor:
+    return net.line(functional.adaptive_avg_pool2d(net.bn(torch.sigmoid(x)), 1).flatten(1))
+
+
+def bigger_pixels(net: Net, x: Tensor) -> Tensor:
+    return net.conv(functional.pixel_unshuffle(net.bn(torch.sigmoid(x)), 2))
+
+
+def beside_itself_along_the_height(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x))
+    return net.conv(torch.cat([y, y.flip(2)], 2))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Net(shuffled, conv=nn.Conv2d(4, 3, 1)),
+        lambda: Net(tokens, line=nn.Linear(4, 3)),
+        lambda: Net(pooled_and_flat, line=nn.Linear(4, 3)),
+        lambda: Net(bigger_pixels, conv=nn.Conv2d(16, 3, 1)),
+        lambda: Net(beside_itself_along_the_height, conv=nn.Conv2d(4, 3, 1)),
+    ],
+)
+def test_what_does_not_goes(make, verify):
+    check(trained(make()), gone=1, verify=verify)
+
+
+def padded_to_even(net: Net, x: Tensor) -> Tensor:
+    y = net.bn(torch.sigmoid(x)).reshape(x.shape)
+    if x.shape[2] % 2:
+        y = functional.pad(y, [0, 0, 0, 1])
+    return net.conv(y)
+
+
+def test_another_path_on_another_size():
+    """A shift cannot cross the zeros that are there for odd heights alone."""
+    check(trained(Net(padded_to_even, conv=nn.Conv2d(4, 3, 1))), gone=0, verify=False)
+
+
+def test_a_plain_network_is_read_once(monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        elsewhere, "read_module", lambda model, runs: reads.append(1) or read_module(model, runs)
+    )
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    ).eval()
+    bnfold.fold(net, torch.randn(1, 4, 6, 6), verify=False)
+    assert len(reads) == 1
