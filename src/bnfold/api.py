@@ -42,8 +42,9 @@ def fold(
         model: A `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, an
             `onnx.ModelProto`, an `onnx_ir.Model`, or the path of an .onnx file; for Caffe the path
             of a .prototxt file (with the .caffemodel beside it), or the pair of both paths.
-        inputs: For a module, example inputs: a tensor, a tuple of positional arguments, or a dict
-            of keyword arguments. The module is run on them once; what that run does not reach is
+        inputs: For a module, example inputs: a tensor, a tuple of positional arguments, a dict of
+            keyword arguments, or the pair of such a tuple and such a dict. The module is run on
+            them once; what that run does not reach is
             neither analysed nor changed. For ONNX, a mapping of input names to shapes: they stand
             in for open dimensions while the model is analysed, and the output keeps those open;
             where no other shapes go through the network, a note says that only these are sure.
@@ -202,7 +203,7 @@ def _check_options(
     """Raise UsageError for options that mean nothing for this kind of model."""
     is_module = kind is ModelKind.MODULE
     meaningless = {
-        "also": bool(also) and not is_module,
+        "also": not is_module and len(also) > 0,
         "entry": bool(entry) and not is_module,
         "keep": bool(keep) and not is_module,
         "inplace": inplace and not is_module,

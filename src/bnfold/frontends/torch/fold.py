@@ -168,7 +168,8 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
                 f"entry: {type(model).__name__} has no method {name!r}",
                 "name one like 'forward_features', or 'encoder.forward' of a submodule",
             ) from error
-    runs = [inputs, *also]
+    further = [also] if isinstance(also, torch.Tensor | dict) else also  # one, without a list
+    runs = [inputs, *further]
     return [*runs, *(Entry(name, run) for name in entry for run in runs)]
 
 

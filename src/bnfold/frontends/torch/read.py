@@ -103,7 +103,14 @@ def method(model: nn.Module, entry: str) -> Callable[..., Any]:
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as the user gives them: a tensor, a tuple or list, or a dict of keywords."""
+    """Example inputs as the user gives them.
+
+    A tensor, a tuple or list of positional arguments, a dict of keywords, or the pair of both:
+    `((x, y), {"mask": m})`.
+    """
+    if isinstance(inputs, tuple) and list(map(type, inputs)) == [tuple, dict]:
+        args, keywords = inputs
+        return args, dict(keywords)
     if isinstance(inputs, dict):
         return (), dict(inputs)
     if isinstance(inputs, tuple | list):

@@ -1,0 +1,57 @@
+"""How example inputs may be given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import bnfold
+
+
+class Net(nn.Module):
+    """Takes a tensor, and two more by position or by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.other = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x, shift=None, *, deep=None):
+        y = self.bn(self.conv(x))
+        y = y if shift is None else y + shift
+        return y if deep is None else self.other(self.conv(y[:, :3])) * deep
+
+
+X = torch.randn(2, 3, 5, 5)
+SHIFT = torch.randn(2, 4, 5, 5)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        X,
+        (X,),
+        [X, SHIFT],
+        {"x": X, "shift": SHIFT},
+        ((X,), {"shift": SHIFT}),
+        ((X, SHIFT), {}),
+        ((), {"x": X}),
+        ((X,), {"deep": torch.rand(1)}),
+    ],
+)
+def test_every_form(inputs):
+    net = Net().eval()
+    folded, report = bnfold.fold(net, inputs)
+    assert report.total == 2
+    assert torch.allclose(folded(X, SHIFT), net(X, SHIFT), atol=1e-5)
+
+
+@pytest.mark.parametrize("also", [X * 2, {"x": X}, [X * 2], (X * 2, X * 3), [((X,), {})]])
+def test_further_inputs(also):
+    _, report = bnfold.fold(Net().eval(), X, also=also)
+    assert report.removed == 1
+
+
+def test_the_wrong_inputs_are_named():
+    with pytest.raises(bnfold.BnfoldError, match="raised TypeError on the example inputs"):
+        bnfold.fold(Net().eval(), ((X,), {"absent": X}))
