@@ -24,7 +24,7 @@ from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import Entry, read_module
-from bnfold.frontends.torch.recording import Const, Event, Recording, Value
+from bnfold.frontends.torch.recording import Const, Event, Recording, Value, values
 
 
 def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
@@ -36,7 +36,7 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
     if not _may_mix(recording):
         return recording
     paths = list(runs)
-    for other_runs, other in _elsewhere(model, runs):
+    for other_runs, other in _elsewhere(model, runs, recording):
         if _is_alike(recording.events, other.events):
             _note_differences(recording, other.events)
         else:
@@ -49,59 +49,91 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
 
 def _may_mix(recording: Recording) -> bool:
     """Whether an axis may hold channels beside something that has other lengths elsewhere."""
-    return any(_mixes(recording, event) for event in recording.events)
+    mixing = [event for event in recording.events if _mixes(event)]
+    if not mixing:
+        return False
+    readers: dict[int, list[Any]] = {}
+    for event in recording.events:
+        for value in values(event.args, event.kwargs):
+            readers.setdefault(value.number, []).append(event.target)
+    returned = {value.number for value, _ in recording.outputs}
+    return any(not _is_fixed(event.outputs[0], readers, returned) for event in mixing)
 
 
-def _mixes(recording: Recording, event: Event) -> bool:
-    if isinstance(event.target, nn.Module):
+def _mixes(event: Event) -> bool:
+    if isinstance(event.target, nn.Module) or not event.outputs:
         return False
-    name = functional(op_name(event.target))
-    if name not in MIXING:
-        return False
-    output = event.outputs[0] if event.outputs else None
-    if output is None:
+    name, output = functional(op_name(event.target)), event.outputs[0]
+    if name not in MIXING or output is None:
         return False
     if name in ("cat", "concat", "concatenate"):
         # Images, concatenated along their channels.
         axis = event.args[1] if len(event.args) > 1 else 0
         return len(output.shape) < 4 or axis % len(output.shape) != 1
-    return not _is_read_by_layers_alone(recording, output)
+    return True
 
 
-def _is_read_by_layers_alone(recording: Recording, value: Value) -> bool:
+def _is_fixed(value: Value | None, readers: dict[int, list[Any]], returned: set[int]) -> bool:
     """Whether nothing reads it but Linears, whose weights have but one size."""
-    if any(value.number == output.number for output, _ in recording.outputs):
+    if value is None or value.number in returned or len(value.shape) != 2:
         return False
-    readers = [
-        event
-        for event in recording.events
-        if any(isinstance(a, Value) and a.number == value.number for a in _leaves(event))
-    ]
-    return len(value.shape) == 2 and all(isinstance(e.target, nn.Linear) for e in readers)
+    return all(isinstance(target, nn.Linear) for target in readers.get(value.number, ()))
 
 
-def _elsewhere(model: nn.Module, runs: Sequence[Any]) -> Iterator[tuple[list[Any], Recording]]:
-    """Readings on other sizes that the module takes: on all axes at once, or else one by one."""
+Change = Callable[[Tensor, int], Tensor]
+
+
+def _elsewhere(
+    model: nn.Module, runs: Sequence[Any], first: Recording
+) -> Iterator[tuple[list[Any], Recording]]:
+    """Readings on other sizes that the module takes: on all axes at once, or else one by one.
+
+    Smaller ones, which cost less; half of a size, as networks halve them themselves, and one less,
+    which is odd where the example is even.
+    """
     axes = _axes(runs)
-    for longer in (_twice, _one_more):
-        taken = False
-        for chosen in [axes, *([[axis] for axis in axes] if len(axes) > 1 else [])]:
-            other = [_resized(run, chosen, longer) for run in runs]
-            with suppress(ExampleInputError):
-                yield other, read_module(model, other)
-                taken = chosen is axes
-            if taken:
-                break
+    for changes in ((_half, _twice), (_one_less,)):
+        found = False
+        for other, recording in _taken(model, runs, axes, changes[0], first):
+            yield other, recording
+            found = True
+        for axis in axes if not found else ():
+            for change in changes:
+                single = list(_taken(model, runs, [axis], change, first))
+                yield from single
+                if single:
+                    break
+
+
+def _taken(
+    model: nn.Module, runs: Sequence[Any], axes: Sequence[int], change: Change, first: Recording
+) -> Iterator[tuple[list[Any], Recording]]:
+    """The reading with these axes changed, if the module takes that."""
+    other = [_resized(run, axes, change) for run in runs]
+    with suppress(ExampleInputError):
+        yield other, read_module(model, other, like=first)
+
+
+def _half(tensor: Tensor, axis: int) -> Tensor:
+    size = tensor.shape[axis]
+    if axis == 0 or size < _SMALLEST or size % 2:
+        return _twice(tensor, axis)
+    return tensor.narrow(axis, 0, size // 2)
 
 
 def _twice(tensor: Tensor, axis: int) -> Tensor:
-    """A network that halves its sizes takes twice as much."""
-    return torch.cat([tensor, tensor], dim=axis)
+    more = tensor.narrow(axis, 0, 1) if axis == 0 else tensor
+    return torch.cat([tensor, more], dim=axis)
 
 
-def _one_more(tensor: Tensor, axis: int) -> Tensor:
-    """An odd size where the example's is even."""
-    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
+def _one_less(tensor: Tensor, axis: int) -> Tensor:
+    if tensor.shape[axis] == 1:
+        return _twice(tensor, axis)
+    return tensor.narrow(axis, 0, tensor.shape[axis] - 1)
+
+
+_SMALLEST = 8
+"""Sizes below this are not halved."""
 
 
 def _axes(runs: Sequence[Any]) -> list[int]:
@@ -116,15 +148,15 @@ def _is_resizable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
 
 
-def _resized(run: Any, axes: Sequence[int], longer: Callable[[Tensor, int], Tensor]) -> Any:
-    """The same inputs, longer along these axes."""
+def _resized(run: Any, axes: Sequence[int], change: Change) -> Any:
+    """The same inputs, changed along these axes."""
     if isinstance(run, Entry):
-        return Entry(run.entry, _resized(run.inputs, axes, longer))
+        return Entry(run.entry, _resized(run.inputs, axes, change))
 
     def resized(leaf: Any) -> Any:
         if _is_resizable(leaf):
             for axis in axes:
-                leaf = longer(leaf, axis) if axis < leaf.ndim else leaf
+                leaf = change(leaf, axis) if axis < leaf.ndim else leaf
         return leaf
 
     return pytree.tree_map(resized, run)
@@ -191,7 +223,3 @@ def _leaf_differs(one: Any, other: Any) -> bool:
             return False
         return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
     return type(one) is not type(other) or one != other
-
-
-def _leaves(event: Event) -> list[Any]:
-    return pytree.tree_leaves((event.args, event.kwargs))

@@ -28,8 +28,13 @@ _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
+def read_module(
+    model: nn.Module, runs: Sequence[Any], *, like: Recording | None = None
+) -> Recording:
     """Run `model` once per example input and record it. The model is left as it was.
+
+    `like` is another reading of the same module, whose way of running is good enough: without
+    values if that was, and once, as what is state is known.
 
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
@@ -41,9 +46,11 @@ def read_module(model: nn.Module, runs: Sequence[Any]) -> Recording:
         # A hook is the user's code and must see real values.
         if not any(is_observed(module) for module in modules):
             with suppress(Exception, NeedsValues):
-                return _read(model, modules, names, runs, hollow=True)
+                return _read(model, modules, names, runs, hollow=True, again=like is None)
+        if like is not None and like.is_hollow:
+            raise ExampleInputError(type(model).__name__, ValueError("other sizes are not taken"))
         # Whatever went wrong without values: only a real run can say what the model does.
-        return _read(model, modules, names, runs, hollow=False)
+        return _read(model, modules, names, runs, hollow=False, again=like is None)
 
 
 def _read(
@@ -53,6 +60,7 @@ def _read(
     runs: Sequence[Any],
     *,
     hollow: bool,
+    again: bool,
 ) -> Recording:
     """Run a copy, and run it again to see what the first run changed for the next."""
     for own_memory in (False, True):
@@ -60,7 +68,7 @@ def _read(
         named = {id(part): names.get(id(shadow.original(part)), "") for part in shadow.modules}
         reader = _Reader(shadow, {**names, **named})
         try:
-            recording = reader.read(runs, hollow=hollow)
+            recording = reader.read(runs, hollow=hollow, again=again)
         except NeedsMemory:
             continue
         back(recording, shadow)
@@ -227,7 +235,7 @@ class _Reader:
         """The model and everything in it."""
         return self.shadow.modules
 
-    def read(self, runs: Sequence[Any], *, hollow: bool) -> Recording:
+    def read(self, runs: Sequence[Any], *, hollow: bool, again: bool) -> Recording:
         """Record all runs."""
         before = snapshot(self.modules)
         recording, recorders = self._record(runs, hollow=hollow)
@@ -236,9 +244,9 @@ class _Reader:
         changed = self.shadow.changed()
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
         moved = any(recorder.strange for recorder in recorders)
-        again, _ = self._record(runs, hollow=hollow, other=moved)
+        second, _ = self._record(runs, hollow=hollow, other=moved)
         ids = {id(tensor) for tensor in changed}
-        mark_varying(recording, again, ids, self.shadow, moved=moved)
+        mark_varying(recording, second, ids, self.shadow, moved=moved)
         return recording
 
     def _record(
