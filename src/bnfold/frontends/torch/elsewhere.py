@@ -37,7 +37,7 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
         return recording
     paths = list(runs)
     for other_runs, other in _elsewhere(model, runs, recording):
-        if _is_alike(recording.events, other.events):
+        if _is_alike(_steps(recording.events), _steps(other.events)):
             _note_differences(recording, other.events)
         else:
             paths += other_runs
@@ -92,17 +92,11 @@ def _elsewhere(
     which is odd where the example is even.
     """
     axes = _axes(runs)
-    for changes in ((_half, _twice), (_one_less,)):
-        found = False
-        for other, recording in _taken(model, runs, axes, changes[0], first):
-            yield other, recording
-            found = True
-        for axis in axes if not found else ():
-            for change in changes:
-                single = list(_taken(model, runs, [axis], change, first))
-                yield from single
-                if single:
-                    break
+    found = list(_taken(model, runs, axes, _half, first))
+    for axis in axes if not found and len(axes) > 1 else ():
+        found += _taken(model, runs, [axis], _half, first)
+    yield from found
+    yield from _taken(model, runs, axes, _one_less, first)
 
 
 def _taken(
@@ -116,24 +110,25 @@ def _taken(
 
 def _half(tensor: Tensor, axis: int) -> Tensor:
     size = tensor.shape[axis]
-    if axis == 0 or size < _SMALLEST or size % 2:
-        return _twice(tensor, axis)
+    if axis == 0:
+        return _one_more(tensor, axis)
+    if size < _SMALL or size % 2:
+        return torch.cat([tensor, tensor], dim=axis)
     return tensor.narrow(axis, 0, size // 2)
 
 
-def _twice(tensor: Tensor, axis: int) -> Tensor:
-    more = tensor.narrow(axis, 0, 1) if axis == 0 else tensor
-    return torch.cat([tensor, more], dim=axis)
-
-
 def _one_less(tensor: Tensor, axis: int) -> Tensor:
-    if tensor.shape[axis] == 1:
-        return _twice(tensor, axis)
+    if axis == 0 or tensor.shape[axis] == 1:
+        return _one_more(tensor, axis)
     return tensor.narrow(axis, 0, tensor.shape[axis] - 1)
 
 
-_SMALLEST = 8
-"""Sizes below this are not halved."""
+def _one_more(tensor: Tensor, axis: int) -> Tensor:
+    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
+
+
+_SMALL = 64
+"""Sizes below this are doubled, not halved: networks halve them up to five times."""
 
 
 def _axes(runs: Sequence[Any]) -> list[int]:
@@ -165,12 +160,27 @@ def _resized(run: Any, axes: Sequence[int], change: Change) -> Any:
 # -------------------------------------------------------------------- comparing
 
 
+def _steps(events: Sequence[Event]) -> list[Event]:
+    """The events without those that only lay out memory anew: that, too, depends on the size."""
+    return [event for event in events if functional(op_name(event.target)) not in _LAYOUT]
+
+
+_LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
+_RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
+"""One op in code, several in a recording."""
+
+
 def _is_alike(first: Sequence[Event], second: Sequence[Event]) -> bool:
     """Whether both are the same ops in the same order."""
     return len(first) == len(second) and all(
-        a.target == b.target and a.call.name == b.call.name and _fits(a, b)
+        _target(a) == _target(b) and a.call.name == b.call.name and _fits(a, b)
         for a, b in zip(first, second, strict=True)
     )
+
+
+def _target(event: Event) -> Any:
+    reshapes = functional(op_name(event.target)) in _RESHAPING
+    return "reshape" if reshapes else event.target
 
 
 def _fits(one: Event, other: Event) -> bool:
@@ -179,7 +189,7 @@ def _fits(one: Event, other: Event) -> bool:
 
 def _note_differences(recording: Recording, others: Sequence[Event]) -> None:
     """Call open what differs in another reading of the same ops."""
-    for event, other in zip(recording.events, others, strict=True):
+    for event, other in zip(_steps(recording.events), _steps(others), strict=True):
         names = frozenset(name for name, a, b in _arguments(event, other) if _differs(a, b))
         if names:
             known = recording.open_arguments.get(event.number, frozenset())
