@@ -163,3 +163,20 @@ class TestCombine:
         for array, restored in zip(arrays, restore(distinct, where), strict=True):
             expected = np.broadcast_to(array, shape)
             assert np.broadcast_to(restored, shape).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "repeats"),
+    [
+        ([[[0]]], False),
+        ([[1, 2, 3]], False),
+        ([[1, 1, 2, 2]], True),
+        ([[1, 2, 1, 2]], True),
+        ([[1, 2], [3, 4]], False),
+        ([[1, 2], [1, 2]], False),
+        ([[1, 2], [3, 4], [1, 2]], True),
+        ([[0, 0, 5]], True),
+    ],
+)
+def test_labels_that_come_again_on_their_axis(labels, repeats):
+    assert lab.repeat_along_an_axis(np.array(labels)) is repeats

@@ -104,3 +104,19 @@ def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] 
         key = key * (int(other.max(initial=0)) + 1) + other
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     return [one[first] for one in flat], compress(inverse.reshape(shape)), len(first)
+
+
+def repeat_along_an_axis(labels: IntArray) -> bool:
+    """Whether labels vary along an axis and come again on it.
+
+    Channels that lie along an axis are all different. Where some come again, the axis holds
+    something else beside them (rows of an image, say), and which channel is where depends on how
+    much of that there is.
+    """
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            rows = np.moveaxis(labels, axis, 0).reshape(size, -1)
+            different = len(np.unique(rows, axis=0))
+            if 1 < different < size:
+                return True
+    return False

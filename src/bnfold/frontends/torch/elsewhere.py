@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.core.labels import repeat_along_an_axis
+from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import Entry, read_module
@@ -57,7 +60,17 @@ def _may_mix(recording: Recording) -> bool:
         for value in values(event.args, event.kwargs):
             readers.setdefault(value.number, []).append(event.target)
     returned = {value.number for value, _ in recording.outputs}
-    return any(not _is_fixed(event.outputs[0], readers, returned) for event in mixing)
+    made = [event.outputs[0] for event in mixing]
+    open_ended = [value for value in made if value and not _is_fixed(value, readers, returned)]
+    if not open_ended:
+        return False
+    lifted = lift(recording)
+    labels = bind(lifted.graph).labels
+    return any(
+        repeat_along_an_axis(labels[lifted.tensors[value.number]])
+        for value in open_ended
+        if value.number in lifted.tensors
+    )
 
 
 def _mixes(event: Event) -> bool:
@@ -73,9 +86,9 @@ def _mixes(event: Event) -> bool:
     return True
 
 
-def _is_fixed(value: Value | None, readers: dict[int, list[Any]], returned: set[int]) -> bool:
+def _is_fixed(value: Value, readers: dict[int, list[Any]], returned: set[int]) -> bool:
     """Whether nothing reads it but Linears, whose weights have but one size."""
-    if value is None or value.number in returned or len(value.shape) != 2:
+    if value.number in returned or len(value.shape) != 2:
         return False
     return all(isinstance(target, nn.Linear) for target in readers.get(value.number, ()))
 
