@@ -87,14 +87,6 @@ def conv_two_bns(s: Sketch) -> None:
     s.output("bn1_out", "bn2_out")
 
 
-@pattern(kept={"bn": "branches"})
-def conv_bn_added_to_conv(s: Sketch) -> None:
-    """A sum has one scale, and the two operands have the ratio of the BatchNorm."""
-    x = s.conv(s.input(2, 3, 6, 6), 3, 4)
-    s.conv(s.node("Add", x, s.bn(x, 4), name="add"), 4, 2, 1, name="head")
-    s.output("head_out")
-
-
 # ---------------------------------------------------------------- on the way
 
 

@@ -98,9 +98,17 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
     own = None if isinstance(model, fx.GraphModule) else throwaway(model)
-    kept = Snapshot(model.modules() if own is None else ())
+    kept = Snapshot(model.modules() if own is None else (), weights=_writes(model))
     with kept.restoring(), same_randomness(model):
         yield model if own is None else own
+
+
+def _writes(model: nn.Module) -> bool:
+    """Whether it is a program with an op that writes: to a parameter, for all that is known."""
+    return isinstance(model, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for node in model.graph.nodes
+    )
 
 
 def throwaway(model: nn.Module) -> nn.Module | None:
@@ -135,11 +143,11 @@ def same_randomness(model: nn.Module) -> Iterator[None]:
 class Snapshot:
     """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
 
-    The content of parameters is not kept, only the memory that they are in: nobody who runs a
-    module writes to that, or it has memory of its own for the time of the run.
+    The content of parameters is kept with `weights` alone, else the memory that they are in: nobody
+    who runs a module writes to that, or it has memory of its own for the time of the run.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, weights: bool = False) -> None:
         self._modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
         self._owns = [(module, type(module), module.__dict__) for module in self._modules]
         self._tables = [

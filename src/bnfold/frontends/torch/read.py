@@ -316,8 +316,13 @@ class _Reader:
         """Whatever lives on without the tensors that are returned may be read by somebody.
 
         What only they hold is what they are views of: of that the user sees no more than they show.
+        What has no handle is an input of an earlier run.
         """
-        found = [tensor for tensor in escaped(recorder, inputs) if id(tensor) in suspects]
+        found = [
+            tensor
+            for tensor in escaped(recorder, inputs)
+            if id(tensor) in suspects and recorder.handle_of(tensor) is not None
+        ]
         if found and recorder.is_hollow:
             raise recorder.void()
         for tensor in found:
