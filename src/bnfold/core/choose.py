@@ -72,19 +72,31 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
 
 
 def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:
-    """The removed steps whose output would be stored much larger or smaller than it is."""
+    """The removed steps that leave a value stored much larger or smaller than it is.
+
+    Only values that somebody reads are stored. Between two removed steps there is none: a gamma of
+    1e-39 behind another step makes tiny weights, as it does behind a linear op.
+    """
+    read = _read(binding, removed)
     excess = []
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
-        scale = np.abs(values.scale[bound.outputs])
-        spread = 1.0 if role.spread is None else role.spread.reshape(-1)[bound.parameter]
         live = bound.scale != 0
+        x, y, a = (part[live] for part in (bound.inputs, bound.outputs, bound.scale))
+        spread = _typical(role, bound)[0][live] if role.spread is not None else np.ones(len(a))
         limit = role.range_limit
-        large = scale * np.minimum(spread, 1.0) > limit
-        if (live & (large | (scale < 1.0 / limit) | ~np.isfinite(scale))).any():
+        out = read[y] & _is_out(values.scale[y], spread, limit)
+        out |= read[x] & _is_out(values.scale[x], spread / np.abs(a), limit)
+        if out.any():
             excess.append(number)
     return excess
+
+
+def _is_out(scale: FloatArray, spread: FloatArray, limit: float) -> NDArray[np.bool_]:
+    scale = np.abs(scale)
+    large = scale * np.minimum(spread, 1.0) > limit
+    return np.asarray(large | (scale < 1.0 / limit) | ~np.isfinite(scale))
 
 
 def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:

@@ -9,7 +9,8 @@ move all that hangs on the other side:
 
 Variables that laws tie to each other are one node, removed steps are the edges between nodes, and
 z = x + y is an edge with three ends for shifts. From the nodes that rest each node collects the
-steps on its way. An op that is edited took in the steps of all its variables.
+steps on its way. An op that is edited took in the steps of all its variables. Constants that cancel
+on the way, as those of two calls of one module can, are collected all the same.
 
 The common case needs no walk: one linear op makes what only the step reads, and the output rests.
 """
