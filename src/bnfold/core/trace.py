@@ -205,6 +205,12 @@ def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
         own = sets.number(frozenset(solution.binding.groups[number]))
         moved = (b != 0) | (values.shift[x] != 0) | (values.shift[y] != 0) | (a == 0)
         parts.append((x, y, np.where(a == 1, _NONE, own), np.where(moved, own, _NONE)))
+    for sum_ in solution.shortcuts:
+        steps = (solution.binding.groups[step] for step in sum_.shortcut.steps)
+        numbers = np.full(len(sum_.outputs), sets.number(frozenset[int]().union(*steps)))
+        for term in sum_.terms:
+            if term.term.tap is None:  # else the tap makes up for any difference
+                parts.append((term.variables, sum_.outputs, numbers, numbers))
     none = np.zeros(0, dtype=np.int64)
     return _Edges(*(np.concatenate([none, *one]) for one in zip(*parts, strict=True)))
 
