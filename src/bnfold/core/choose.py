@@ -75,10 +75,11 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
     """The removed steps that leave a value stored much larger or smaller than it is.
 
     Only values that somebody reads are stored. Between two removed steps there is none: a gamma of
-    1e-39 behind another step makes tiny weights, as it does behind a linear op.
+    1e-39 behind another step makes tiny weights, as it does behind a linear op. Of several steps
+    around one value, those are returned whose own factor is out of range, if there are any.
     """
     read, narrow = _read(binding, removed), _narrow(binding)
-    excess = []
+    excess, own = [], []
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
@@ -90,7 +91,9 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
         out |= read[x] & _is_out(values.scale[x], spread / np.abs(a), limit)
         if out.any():
             excess.append(number)
-    return excess
+            if _is_out(a, spread / np.abs(a), limit).any():
+                own.append(number)
+    return own or excess
 
 
 def _is_out(scale: FloatArray, spread: FloatArray, limit: FloatArray | float) -> NDArray[np.bool_]:
@@ -107,8 +110,8 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     lost them too: y = 1e-8 * x + 1 has no more digits of x than x + 1e8 has. For y, what counts are
     the digits that it has from x. But the network's input is given and has all its digits, and so
     has a value beside one that is rounded to a narrower dtype: there y alone counts, and a step
-    that takes a large mean away stays. Returned are the steps that have such a shift of their own and
-    are joined with a value that suffers; if there are none, those that read or make one.
+    that takes a large mean away stays. Returned are the steps that have such a shift of their own
+    and are joined with a value that suffers; if there are none, those that read or make one.
     """
     read, narrow, given = _read(binding, removed), _narrow(binding), _given(binding.graph)
     found, grown, large = [], [], []

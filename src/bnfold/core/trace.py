@@ -208,9 +208,8 @@ def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
     for sum_ in solution.shortcuts:
         steps = (solution.binding.groups[step] for step in sum_.shortcut.steps)
         numbers = np.full(len(sum_.outputs), sets.number(frozenset[int]().union(*steps)))
-        for term in sum_.terms:
-            if term.term.tap is None:  # else the tap makes up for any difference
-                parts.append((term.variables, sum_.outputs, numbers, numbers))
+        plain = (one for one in sum_.terms if one.term.tap is None)  # a tap makes up for the rest
+        parts += [(one.variables, sum_.outputs, numbers, numbers) for one in plain]
     none = np.zeros(0, dtype=np.int64)
     return _Edges(*(np.concatenate([none, *one]) for one in zip(*parts, strict=True)))
 

@@ -14,6 +14,8 @@ def growth_limit(data_type: int) -> float:
     """How much larger a shift may make what others read: as many digits are lost."""
     from onnx import TensorProto
 
+    if data_type == TensorProto.DOUBLE:
+        return 2.0**20
     return 2.0**4 if data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else 2.0**10
 
 
@@ -21,7 +23,7 @@ def narrowing(source: int | None, result: int | None) -> dict[str, float]:
     """The limits of an op that rounds what it reads to a narrower type; none for any other."""
     from onnx import TensorProto
 
-    bits = {TensorProto.DOUBLE: 64, TensorProto.FLOAT: 32}
+    bits: dict[int | None, int] = {TensorProto.DOUBLE: 64, TensorProto.FLOAT: 32}
     halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
     if source not in bits or result not in (TensorProto.FLOAT, *halves):
         return {}

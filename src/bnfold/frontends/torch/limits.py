@@ -12,6 +12,8 @@ def range_limit(dtype: torch.dtype) -> float:
 
 def growth_limit(dtype: torch.dtype) -> float:
     """How much larger a shift may make what others read: as many digits are lost."""
+    if dtype == torch.float64:
+        return 2.0**20
     return 2.0**4 if dtype in (torch.float16, torch.bfloat16) else 2.0**10
 
 
