@@ -6,12 +6,15 @@ can be asked for. Everything in range comes first.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bnfold.core.binding import Binding, BoundAffine
 from bnfold.core.choose import Values, out_of_range, overgrown
 from bnfold.core.laws import bind
+from bnfold.core.plan import make_plan
 from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
 
 RNG = np.random.default_rng(21)
@@ -222,3 +225,80 @@ def test_a_zero_gamma_makes_no_warning():
     with np.errstate(all="raise"):
         plan = assert_fold_is_exact(net.output(net.conv(x, K[1])))
     assert removed_names(net, plan) == ["bn"]
+
+
+class TestDeadChannels:
+    """A gamma of 1e-39 behind another step: between the two, nothing is stored."""
+
+    TINY = (1.5, 1.4e-39, -0.5)
+
+    def names(self, build, tiny=TINY, **options) -> list[str]:
+        net = Network()
+        x = net.affine(net.conv(net.input(2, 3, 4, 4), K[0]), A, B, name="bn", **options)
+        net.output(*build(net, net.affine(x, tiny, B, name="scale", **options), x))
+        return removed_names(net, assert_fold_is_exact(net))
+
+    @pytest.mark.parametrize(
+        "tiny", [TINY, (1.5, -1.4e-39, -0.5), (1e-39, -1e-30, 1e-20), (1e-300, 1.0, 1.0)]
+    )
+    def test_however_many_and_of_any_sign(self, tiny):
+        assert self.names(lambda net, y, _: [net.conv(y, K[1])], tiny) == ["bn", "scale"]
+
+    @pytest.mark.parametrize("between", ["clip", "leaky", "max_pool"])
+    def test_through_what_passes_values_on(self, between):
+        def build(net, y, _):
+            return [net.conv(getattr(net, between)(y), K[1])]
+
+        assert self.names(build) == ["bn", "scale"]
+
+    def test_before_padding(self):
+        kernel = RNG.standard_normal((3, 3, 3, 3))
+        assert self.names(lambda net, y, _: [net.conv(y, kernel, padding=1)]) == ["bn", "scale"]
+
+    def test_in_a_narrow_range(self):
+        assert self.names(lambda net, y, _: [net.conv(y, K[1])], range_limit=2.0**8) == [
+            "bn",
+            "scale",
+        ]
+
+    def test_what_another_op_reads_is_stored(self):
+        def build(net, y, x):
+            return [net.conv(net.sum(net.conv(y, K[1]), net.leaky(x)), K[2])]
+
+        assert self.names(build) == ["bn"]
+
+    def test_what_is_added_to_a_stream_is_stored_there(self):
+        """x would be stored at 1e-39 of its size, in the stream, too."""
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        y = net.affine(x, [1e-39] * 3, [0.0] * 3, name="bn")
+        net.output(net.conv(net.sum(x, net.conv(y, K[1])), K[2]))
+        assert removed_names(net, assert_fold_is_exact(net)) == []
+
+
+class TestNarrowReaders:
+    """The input has the mean 100 and the deviation 1; a cast to a dtype of few digits follows."""
+
+    def is_kept(self, mean: float = 100.0, deviation: float = 1.0, *, own: bool, **limits) -> bool:
+        net = Network()
+        x = net.input(1, 3, 2, 2)
+        a = 1 / deviation
+        statistics = {"spread": shaped(1, 1, 1), "center": shaped(0, 0, 0)}
+        y = net.affine(net.sigmoid(x) if own else x, [a] * 3, [-mean * a] * 3, **statistics)
+        net.output(net.conv(y, K[0]))
+        last = len(net.graph.ops) - 1
+        op = net.graph.ops[last]
+        net.graph.ops[last] = replace(op, role=replace(op.role, **limits))
+        return bool(make_plan(net.graph).kept)
+
+    @pytest.mark.parametrize("own", [False, True])
+    def test_the_digits_of_the_reader_count(self, own):
+        assert not self.is_kept(own=own)
+        assert not self.is_kept(mean=10.0, own=own, growth_limit=16.0)
+        assert self.is_kept(own=own, growth_limit=16.0)
+
+    @pytest.mark.parametrize("own", [False, True])
+    def test_the_range_of_the_reader_counts(self, own):
+        assert not self.is_kept(0.0, 1e5, own=own)
+        assert not self.is_kept(0.0, 100.0, own=own, growth_limit=16.0, range_limit=256.0)
+        assert self.is_kept(0.0, 1e5, own=own, growth_limit=16.0, range_limit=256.0)

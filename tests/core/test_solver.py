@@ -323,11 +323,19 @@ class TestGrowth:
         y = net.clip(net.affine(x, self.GAMMA, self.SHIFT, **self.STEP))
         assert not assert_fold_is_exact(net.output(net.conv(y, K[1]))).kept
 
-    def test_a_large_mean_in_front_of_a_convolution_does_no_harm(self):
+    @pytest.mark.parametrize(("mean", "stays"), [(1000.0, False), (-1000.0, False), (1e5, True)])
+    def test_the_convolution_behind_would_read_the_mean_of_the_input(self, mean, stays):
+        net = Network()
+        step = {"spread": np.ones((1, 3, 1, 1)), "center": np.zeros((1, 3, 1, 1))}
+        y = net.affine(net.max_pool(net.input(2, 3, 4, 4)), [1.0] * 3, [-mean] * 3, **step)
+        plan = assert_fold_is_exact(net.output(net.conv(y, K[0])), tolerance=1e-9)
+        assert [why.reason for why in plan.kept.values()] == [Reason.SCALE_RANGE] * stays
+
+    def test_a_large_mean_of_what_was_computed_does_no_harm(self):
         """x = 1e5 + noise is stored as it is: the BatchNorm had no more digits of it."""
         net = Network()
         step = {"spread": np.ones((1, 3, 1, 1)), "center": np.zeros((1, 3, 1, 1))}
-        y = net.affine(net.input(2, 3, 4, 4), [1.0] * 3, [-1e5] * 3, **step)
+        y = net.affine(net.sigmoid(net.input(2, 3, 4, 4)), [1.0] * 3, [-1e5] * 3, **step)
         assert not assert_fold_is_exact(net.output(net.conv(y, K[0])), tolerance=1e-9).kept
 
     def test_of_two_readers_the_one_that_does_it_stays(self):

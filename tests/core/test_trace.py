@@ -177,5 +177,10 @@ def test_random_networks(net):
     plan = make_plan(net.graph, clip=CLIP)
     for number, names in plan.removed.items():
         found = changed(net.graph, plan, number, CLIP)
-        if found is not None:
+        if found is None:
+            continue
+        # What two calls of one layer do can cancel, a shift of b by one of -b: both are named.
+        if len(net.graph.affine_groups()[number]) > 1:
+            assert found <= set(names), net.graph.ops[number].name
+        else:
             assert found == set(names), net.graph.ops[number].name

@@ -72,19 +72,34 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
 
 
 def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:
-    """The removed steps whose output would be stored much larger or smaller than it is."""
-    excess = []
+    """The removed steps that leave a value stored much larger or smaller than it is.
+
+    Only values that somebody reads are stored. Between two removed steps there is none: a gamma of
+    1e-39 behind another step makes tiny weights, as it does behind a linear op. Of several steps
+    around one value, those are returned whose own factor is out of range, if there are any.
+    """
+    read, narrow = _read(binding, removed), _narrow(binding)
+    excess, own = [], []
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
         assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
-        scale = np.abs(values.scale[bound.outputs])
-        spread = 1.0 if role.spread is None else role.spread.reshape(-1)[bound.parameter]
         live = bound.scale != 0
+        x, y, a = (part[live] for part in (bound.inputs, bound.outputs, bound.scale))
+        spread = _typical(role, bound)[0][live] if role.spread is not None else np.ones(len(a))
         limit = role.range_limit
-        large = scale * np.minimum(spread, 1.0) > limit
-        if (live & (large | (scale < 1.0 / limit) | ~np.isfinite(scale))).any():
+        out = read[y] & _is_out(values.scale[y], spread, np.minimum(limit, narrow.range[y]))
+        out |= read[x] & _is_out(values.scale[x], spread / np.abs(a), limit)
+        if out.any():
             excess.append(number)
-    return excess
+            if _is_out(a, spread / np.abs(a), limit).any():
+                own.append(number)
+    return own or excess
+
+
+def _is_out(scale: FloatArray, spread: FloatArray, limit: FloatArray | float) -> NDArray[np.bool_]:
+    scale = np.abs(scale)
+    large = scale * np.minimum(spread, 1.0) > limit
+    return np.asarray(large | (scale < 1.0 / limit) | ~np.isfinite(scale))
 
 
 def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[int]:
@@ -93,10 +108,12 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     A value of mean m and deviation d is stored with the mean m + t, and loses as many digits as
     |m + t| + d is larger than |m| + d. That does no harm where only a removed step reads it, which
     lost them too: y = 1e-8 * x + 1 has no more digits of x than x + 1e8 has. For y, what counts are
-    the digits that it has from x. Returned are the steps that have such a shift of their own and
-    are joined with a value that suffers; if there are none, those that read or make one.
+    the digits that it has from x. But the network's input is given and has all its digits, and so
+    has a value beside one that is rounded to a narrower dtype: there y alone counts, and a step
+    that takes a large mean away stays. Returned are the steps that have such a shift of their own
+    and are joined with a value that suffers; if there are none, those that read or make one.
     """
-    read = _read(binding, removed)
+    read, narrow, given = _read(binding, removed), _narrow(binding), _given(binding.graph)
     found, grown, large = [], [], []
     for number in removed:
         bound, role = binding.bound[number], binding.graph.ops[number].role
@@ -108,10 +125,13 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
         spread, center = (part[live] for part in _typical(role, bound))
         deviation, mean = spread / np.abs(a), (center - b) / a
         of_x = np.abs(mean) + deviation
-        of_y = np.maximum(np.abs(center) + spread, np.abs(a) * of_x)
         limit = role.growth_limit
+        limit_y = np.minimum(limit, narrow.growth[y])
+        exact = (binding.graph.ops[number].inputs[0] in given) | (limit_y < limit)
+        of_y = np.abs(center) + spread
+        of_y = np.where(exact, of_y, np.maximum(of_y, np.abs(a) * of_x))
         suffers = read[x] & (np.abs(mean + values.shift[x]) + deviation > limit * of_x)
-        suffers |= read[y] & (np.abs(center + values.shift[y]) + spread > limit * of_y)
+        suffers |= read[y] & (np.abs(center + values.shift[y]) + spread > limit_y * of_y)
         if suffers.any():
             found.append(number)
             grown.append(y[suffers])
@@ -131,6 +151,40 @@ def _typical(role: g.AffineStep, bound: BoundAffine) -> tuple[FloatArray, FloatA
     spread = role.spread.reshape(-1)[bound.parameter]
     center = bound.shift if role.center is None else role.center.reshape(-1)[bound.parameter]
     return spread, center
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Limits:
+    """Per variable, the least of its readers that compute in a narrower dtype, or inf."""
+
+    range: FloatArray
+    growth: FloatArray
+
+
+def _narrow(binding: Binding) -> _Limits:
+    count = binding.system.count
+    found = _Limits(np.full(count, np.inf), np.full(count, np.inf))
+    for op in binding.graph.ops:
+        role = op.role
+        if isinstance(role, g.View | g.Linear) and np.isfinite(role.growth_limit):
+            for tensor in op.inputs:
+                labels = binding.labels[tensor].reshape(-1)
+                found.range[labels] = np.minimum(found.range[labels], role.range_limit)
+                found.growth[labels] = np.minimum(found.growth[labels], role.growth_limit)
+    return found
+
+
+def _given(graph: g.Graph) -> set[int]:
+    """The tensors that hold what the user passes in, digit by digit."""
+    given = {tensor for tensor, _ in graph.inputs}
+    for op in graph.ops:
+        if (
+            isinstance(op.role, g.View | g.Clip | g.Max)
+            and op.inputs
+            and given.issuperset(op.inputs)
+        ):
+            given.update(op.outputs)
+    return given
 
 
 Pairs = list[tuple[IntArray, IntArray]]

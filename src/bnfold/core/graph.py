@@ -7,6 +7,7 @@ Shapes are those of the analysed run; a label array broadcasts to them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -58,6 +59,10 @@ class Linear:
     centre: tuple[int, ...] | None = None
     """The tap that reads the place it writes to, an index per kernel axis; None if there is none,
     or if single elements of the weight cannot be edited."""
+    range_limit: float = math.inf
+    """As of `AffineStep`, where it computes in a dtype that holds less than its input's."""
+    growth_limit: float = math.inf
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +172,10 @@ class View:
 
     apply: Callable[[Sequence[IntArray]], Sequence[IntArray]]
     """Does to label arrays (each broadcast to its input's shape) what the op does to values."""
+    range_limit: float = math.inf
+    """As of `AffineStep`, where it casts to a dtype that holds less."""
+    growth_limit: float = math.inf
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True)

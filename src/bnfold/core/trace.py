@@ -9,7 +9,8 @@ move all that hangs on the other side:
 
 Variables that laws tie to each other are one node, removed steps are the edges between nodes, and
 z = x + y is an edge with three ends for shifts. From the nodes that rest each node collects the
-steps on its way. An op that is edited took in the steps of all its variables.
+steps on its way. An op that is edited took in the steps of all its variables. Constants that cancel
+on the way, as those of two calls of one module can, are collected all the same.
 
 The common case needs no walk: one linear op makes what only the step reads, and the output rests.
 """
@@ -204,6 +205,11 @@ def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
         own = sets.number(frozenset(solution.binding.groups[number]))
         moved = (b != 0) | (values.shift[x] != 0) | (values.shift[y] != 0) | (a == 0)
         parts.append((x, y, np.where(a == 1, _NONE, own), np.where(moved, own, _NONE)))
+    for sum_ in solution.shortcuts:
+        steps = (solution.binding.groups[step] for step in sum_.shortcut.steps)
+        numbers = np.full(len(sum_.outputs), sets.number(frozenset[int]().union(*steps)))
+        plain = (one for one in sum_.terms if one.term.tap is None)  # a tap makes up for the rest
+        parts += [(one.variables, sum_.outputs, numbers, numbers) for one in plain]
     none = np.zeros(0, dtype=np.int64)
     return _Edges(*(np.concatenate([none, *one]) for one in zip(*parts, strict=True)))
 

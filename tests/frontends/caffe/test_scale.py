@@ -192,3 +192,16 @@ def test_a_gate_lets_the_scale_of_the_other_factor_pass() -> None:
     after, _ = check(builder)
     assert "factor" not in after.names
     assert "gate" in after.names
+
+
+@pytest.mark.parametrize("tiny", [1.4e-39, -1.4e-39, 1e-30])
+def test_a_dead_channel_in_front_of_a_prelu_goes(tiny: float) -> None:
+    """Nothing is stored between BatchNorm and Scale."""
+    builder = Builder((2, 3, 8, 8))
+    builder.conv(4)
+    builder.batch_norm()
+    builder.scale(gamma=[1.5, -0.7, tiny, 0.4])
+    builder.layer("PReLU", blobs=[np.full(4, 0.25)])
+    builder.conv(2)
+    after, _ = check(builder)
+    assert after.types() == ["Convolution", "PReLU", "Convolution"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import bnfold
 from tests.frontends.onnx.support import Sketch, assert_same, ops
@@ -60,3 +61,24 @@ def test_a_batch_norm_takes_in_a_product_of_what_nothing_can_rescale(before):
     made, items = folded(s, 2, 3, 4, 4)
     assert items["mul"].is_removed and not items["bn"].is_removed
     assert ops(made) == [*([before] if before else []), "BatchNormalization"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half"), [(100.0, False), (5.0, True), (100.0, True), (1e5, False)]
+)
+def test_a_mean_of_the_input_stays_where_the_reader_has_too_few_digits(mean, half):
+    s = Sketch(2, 3, 4, 4)
+    names = [
+        s.constant(f"bn_{k}", np.full(3, v))
+        for k, v in zip("gbmv", (1.0, 0.0, mean, 1.0), strict=True)
+    ]
+    s.node("BatchNormalization", s.at, *names, name="bn")
+    if half:
+        s.node("Cast", to=TensorProto.FLOAT16)
+        s.node("Cast", to=TensorProto.FLOAT)
+    s.conv(3, 4, 1)
+    _, report = bnfold.fold(s.model(), verify=False)
+    stays = mean > (16.0 if half else 1024.0)
+    assert [str(item.reason) for item in report.items if not item.is_removed] == [
+        "scale-range"
+    ] * stays

@@ -121,3 +121,48 @@ def test_unbatched_input():
 
 def test_example_of_one_sample_and_one_pixel():
     assert_folds(build(network()), image(1, 3, 1, 1), more=(image(2, 3, 7, 6),))
+
+
+class Narrow(nn.Module):
+    """A BatchNorm on the input, and a convolution that computes in another dtype."""
+
+    def __init__(self, dtype: torch.dtype, *, autocast: bool) -> None:
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.dtype, self.autocast = dtype, autocast
+
+    def forward(self, x):
+        if self.autocast:
+            with torch.autocast("cpu", self.dtype):
+                return self.conv(self.bn(x)).float()
+        return self.conv(self.bn(x).to(self.dtype)).float()
+
+
+def on_input(model: nn.Module, norm: nn.BatchNorm2d, mean: float, variance: float) -> str:
+    """The reason for which the BatchNorm stays, or nothing."""
+    norm.running_mean.fill_(mean)
+    norm.running_var.fill_(variance)
+    x = (mean + variance**0.5 * image(2, 3, 5, 5)).float()
+    return "".join(reasons(bnfold.fold(model.eval(), x)[1]).values())
+
+
+@pytest.mark.parametrize(("mean", "variance", "why"), [(120, 3600, ""), (1e6, 1, "scale-range")])
+def test_the_mean_of_the_input_counts_in_float32(mean, variance, why):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1))
+    assert on_input(model, model[0], mean, variance) == why
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("mean", "variance", "why"), [(0.0, 1.0, ""), (1e3, 1.0, "scale-range")])
+def test_the_digits_of_the_dtype_behind_count(autocast, mean, variance, why):
+    model = Narrow(torch.bfloat16, autocast=autocast)
+    if not autocast:
+        model.conv.bfloat16()
+    assert on_input(model, model.bn, mean, variance) == why
+
+
+def test_the_range_of_the_dtype_behind_counts():
+    model = Narrow(torch.float16, autocast=False)
+    model.conv.half()
+    assert on_input(model, model.bn, 0.0, 1e10) == "scale-range"
+    assert on_input(model, model.bn, 0.0, 100.0) == ""

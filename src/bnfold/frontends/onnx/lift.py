@@ -25,6 +25,7 @@ from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.onnx.constants import Constants
+from bnfold.frontends.onnx.limits import narrowing
 from bnfold.frontends.onnx.nodes import Network, Node, aligned
 from bnfold.frontends.onnx.shapes import Shape, Shapes
 from bnfold.frontends.onnx.tensors import FLOATS
@@ -260,7 +261,10 @@ class Lifter:
         varying = self._moved_alike(inputs, outputs, make)
         if varying is None:
             return False
-        return self.emit(node, g.View(make(0)), inputs, varying, outputs=outputs) is not None
+        dtypes = self.shapes.dtypes
+        limits = narrowing(dtypes.get(node.inputs[0]), dtypes.get(outputs[0])) if outputs else {}
+        view = g.View(make(0), **limits)
+        return self.emit(node, view, inputs, varying, outputs=outputs) is not None
 
     def _moved_alike(
         self, inputs: Sequence[int], outputs: Sequence[str], make: Callable[[int], Apply]

@@ -22,6 +22,7 @@ from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.lift import AffineSite, Lifter, as_float64, constant_at_rank
 from bnfold.frontends.onnx.lift_constants import table
+from bnfold.frontends.onnx.limits import growth_limit, range_limit
 from bnfold.frontends.onnx.nodes import Node
 
 _LARGEST = 1 << 22
@@ -34,20 +35,6 @@ def emit(lifter: Lifter, node: Node) -> bool:
         return _batch_norm(lifter, node)
     reader = _ARITHMETIC.get(node.op)
     return reader is not None and reader(lifter, node)
-
-
-def range_limit(data_type: int) -> float:
-    """How far stored values may be scaled from their own size."""
-    from onnx import TensorProto
-
-    return 2.0**8 if data_type == TensorProto.FLOAT16 else 2.0**40
-
-
-def growth_limit(data_type: int) -> float:
-    """How much larger a shift may make what others read: as many digits are lost."""
-    from onnx import TensorProto
-
-    return 2.0**4 if data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else 2.0**10
 
 
 # -------------------------------------------------------------------- BatchNormalization

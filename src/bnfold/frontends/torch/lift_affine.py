@@ -23,6 +23,7 @@ from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
+from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
 from bnfold.frontends.torch.recording import Call, Event, Value, constants, values
 from bnfold.frontends.torch.symbolic import EVERY
@@ -258,16 +259,6 @@ def _site(
 
 def _numpy(tensor: Tensor | None) -> Any:
     return None if tensor is None else to_numpy(tensor)
-
-
-def range_limit(dtype: torch.dtype) -> float:
-    """How far stored values may be scaled from their own size."""
-    return 2.0**8 if dtype == torch.float16 else 2.0**40
-
-
-def growth_limit(dtype: torch.dtype) -> float:
-    """How much larger a shift may make what others read: as many digits are lost."""
-    return 2.0**4 if dtype in (torch.float16, torch.bfloat16) else 2.0**10
 
 
 def _channels(spec: BatchNormSpec) -> int:

@@ -18,6 +18,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lift import Lifter, LinearSite, channel_axis, is_floating, to_numpy
+from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 
@@ -109,6 +110,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         _depthwise_sum(lifter, spec) if weight is g.Weight.FIXED else None,
         tie,
         spec.centre,
+        **_narrowing(event, spec.source),
     )
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(event, role, inputs)
@@ -436,3 +438,9 @@ _READERS = {
     "addmm": _addmm_op,
     "embedding": _embedding_op,
 }
+
+
+def _narrowing(event: Event, source: Value) -> dict[str, float]:
+    """The limits of the dtype it computes in, where autocast has it compute in another one."""
+    made = event.outputs[0]
+    return {} if made is None else narrowing(source.dtype, made.dtype)

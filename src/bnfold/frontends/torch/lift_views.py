@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.frontends.torch.lift import Lifter, first_value, is_floating
+from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments
 from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
 
@@ -112,7 +113,9 @@ def _same(lifter: Lifter, event: Event) -> bool:
     source = first_value(event)
     if source is None:
         return False
-    lifter.emit(event, g.View(list), [lifter.tensor(source)])
+    made = event.outputs[0]
+    limits = {} if made is None else narrowing(source.dtype, made.dtype)
+    lifter.emit(event, g.View(list, **limits), [lifter.tensor(source)])
     return True
 
 
