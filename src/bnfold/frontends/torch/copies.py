@@ -107,7 +107,9 @@ def _writes(model: nn.Module) -> bool:
     """Whether it is a program with an op that writes: to a parameter, for all that is known."""
     return isinstance(model, fx.GraphModule) and any(
         isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for node in model.graph.nodes
+        for part in model.modules()
+        if isinstance(part, fx.GraphModule)
+        for node in part.graph.nodes
     )
 
 
@@ -169,7 +171,7 @@ class Snapshot:
         self._contents = [
             (tensor, tensor.detach().clone())
             for tensor in tensors.values()
-            if not isinstance(tensor, nn.Parameter) and not tensor.is_meta
+            if (weights or not isinstance(tensor, nn.Parameter)) and not tensor.is_meta
         ]
         self._generators = [
             (part, part.get_state())
