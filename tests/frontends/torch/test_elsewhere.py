@@ -181,3 +181,15 @@ def test_a_plain_network_is_read_once(monkeypatch):
     ).eval()
     bnfold.fold(net, torch.randn(1, 4, 6, 6), verify=False)
     assert len(reads) == 1
+
+
+def padded_to_windows(net: Net, x: Tensor) -> Tensor:
+    y = functional.pad(net.bn(torch.sigmoid(x)), [0, -x.shape[3] % 4, 0, -x.shape[2] % 4])
+    n, c, h, w = y.shape
+    y = y.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
+    return net.line(y)
+
+
+def test_a_pad_that_follows_the_size():
+    """Padding by an amount that other sizes change counts as padding."""
+    check(trained(Net(padded_to_windows, line=nn.Linear(4, 3))), gone=0, verify=False)

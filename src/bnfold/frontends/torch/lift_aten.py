@@ -193,9 +193,10 @@ def _reduce(lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool]
 
 def _pad_of_open_size(lifter: Lifter, event: Event) -> bool:
     source, node = first_value(event), event.call.node
-    assert node is not None
-    fixed = (*node.args[2:], *node.kwargs.values())
+    fixed = () if node is None else (*node.args[2:], *node.kwargs.values())
     if source is None or any(isinstance(argument, fx.Node) for argument in fixed):
+        return False
+    if node is None and not lifter.open[event.number] <= {"pad"}:
         return False
     return may_pad(lifter, event, source)
 
