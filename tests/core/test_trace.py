@@ -7,8 +7,9 @@ the ops whose edit is another one now are what the report has to name.
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
+from bnfold.core import graph as g
 from bnfold.core.plan import Plan, make_plan
 from tests.core.interpreter import Network, assert_fold_is_exact
 from tests.core.moving import changed
@@ -174,12 +175,12 @@ class TestConstants:
 @STEADY
 @given(networks())
 def test_random_networks(net):
+    # Sums of one tensor's own steps go as a whole, and two calls of one layer can cancel: there an
+    # op may be missing, or named too much.
+    roles = [op.role for op in net.graph.ops]
+    assume(not any(isinstance(role, g.Sum) or getattr(role, "tie", None) for role in roles))
     plan = make_plan(net.graph, clip=CLIP)
     for number, names in plan.removed.items():
         found = changed(net.graph, plan, number, CLIP)
-        if found is None:
-            continue
-        # No op is named beside those that changed. Not all are, where a step went with a sum of one
-        # tensor's own steps, or two calls of one layer have a gamma of 0; and what two calls of one
-        # layer do can cancel, a shift of b by one of -b: then more are named.
-        assert set(names) <= found or found <= set(names), net.graph.ops[number].name
+        if found is not None:
+            assert found == set(names), net.graph.ops[number].name

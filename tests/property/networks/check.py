@@ -296,6 +296,10 @@ def differs(network: Network, clip: ClipMode) -> dict[str, str]:
     return found
 
 
+def _is_tall(network: Network) -> bool:
+    return any(node.kind == "concat" and node.options.get("axis") == 2 for node in network.nodes)
+
+
 def _has_a_matmul_without_bias(network: Network) -> bool:
     """Whether a linear layer of the network is a MatMul in ONNX, with no Add behind it."""
     return any(
@@ -376,9 +380,10 @@ def compare(
             if tally is not None:
                 tally.skipped["caffe: other layers are out of range"] += 1
             continue
-        if name == "caffe" or _has_a_matmul_without_bias(network):
+        if name == "caffe" or _has_a_matmul_without_bias(network) or _is_tall(network):
             # Of several obstacles the first one met is named. A BatchNorm and its Scale, tried one
-            # after the other, may meet another one first; and a MatMul cannot be given a bias.
+            # after the other, may meet another one first; and a MatMul cannot be given a bias. A
+            # constant along the height, too, is rescaled in ONNX and is no step in a module.
             first, second = ({n: (one[0], "") for n, one in d.items()} for d in (first, second))
         if first != second:
             names = sorted(first.keys() | second.keys())
