@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -74,6 +76,11 @@ def _read(
         back(recording, shadow)
         return recording
     raise AssertionError("a copy with memory of its own was not enough")
+
+
+def _stands() -> str:
+    """Where Python's and NumPy's random numbers stand."""
+    return repr((random.getstate(), np.random.get_state()))
 
 
 def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
@@ -237,9 +244,16 @@ class _Reader:
 
     def read(self, runs: Sequence[Any], *, hollow: bool, again: bool) -> Recording:
         """Record all runs."""
-        before = snapshot(self.modules)
+        before, stands = snapshot(self.modules), _stands()
         recording, recorders = self._record(runs, hollow=hollow)
-        if not self.shadow.is_copy or not may_vary(recording, recorders, self.shadow, before):
+        recording.is_hollow = hollow
+        if recording.by_chance or stands != _stands():
+            # A path or a number that was drawn: no number of runs tells what it can be.
+            recording.varying.update(event.number for event in recording.events)
+            return recording
+        if not again or not self.shadow.is_copy:
+            return recording
+        if not may_vary(recording, recorders, self.shadow, before):
             return recording
         changed = self.shadow.changed()
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]

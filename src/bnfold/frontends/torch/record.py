@@ -365,6 +365,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         drawn = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) or any(
             getattr(tensor, _MADE, None) == _AT_RANDOM for tensor in tensors
         )
+        if drawn and not isinstance(result, Tensor) and not isinstance(result, tuple | list):
+            self.recording.by_chance = True
         if not drawn and any(
             id(tensor) not in self.owned and not hasattr(tensor, _MADE) for tensor in tensors
         ):

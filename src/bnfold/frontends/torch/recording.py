@@ -159,6 +159,8 @@ class Recording:
     """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
     open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
     """Per event number, the arguments that are others on other sizes; see `elsewhere`."""
+    by_chance: bool = False
+    """Whether the program took a number out of what is drawn at random."""
     is_hollow: bool = False
     """Whether nothing was computed in the run; see `hollow`."""
     lost: list[nn.Module] = field(default_factory=list)
