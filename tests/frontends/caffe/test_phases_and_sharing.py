@@ -296,3 +296,62 @@ def test_a_shared_weight_with_a_use_that_is_unknown_stays() -> None:
     assert "bn_left" in kept(report)
     assert after.stored()["conv_right"][0].tolist() == model.stored()["conv_right"][0].tolist()
     assert after.stored()["conv_left"][0].tolist() == model.stored()["conv_left"][0].tolist()
+
+
+# ------------------------------------------------------------------- inputs, and readers of sizes
+
+
+def test_a_layer_of_the_train_phase_that_reads_is_named() -> None:
+    builder = Builder()
+    builder.conv(4, name="conv")
+    training = 'layer { name: "statistics" type: "BatchNorm" bottom: "conv" top: "conv"'
+    builder.parts.append(training + " include { phase: TRAIN } }\n")
+    builder.batch_norm(name="bn", top="same")
+    _, report = fold(builder.pair(), phase="test")
+    (item,) = report.items
+    assert not item.is_removed
+    assert "the layer statistics of the TRAIN phase" in item.sentence
+
+
+def test_a_bare_input_beside_a_layer_that_makes_it_is_dropped() -> None:
+    """Caffe, upgrade_proto.cpp, UpgradeNetInput: an input without a shape is no input."""
+    builder = Builder()
+    shape = "input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } }"
+    layer = f'layer {{ name: "in" type: "Input" top: "data" {shape} }}\n'
+    builder.parts[0] = f'input: "data"\n{layer}'
+    builder.batch_norm(name="first")
+    builder.conv(4, name="conv")
+    builder.batch_norm(name="second")
+    after, report = check(builder)
+    assert report.removed == 2
+    assert after.types() == ["Input", "Convolution"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_prior_box_reads_sizes_alone(place: int) -> None:
+    """Of both bottoms: a BatchNorm in front of either goes."""
+    builder = Builder()
+    builder.conv(4, name="image")
+    seen = builder.batch_norm(name="bn")
+    builder.conv(4, name="features")
+    bottoms = [seen, builder.last] if place == 0 else [builder.last, seen]
+    features = builder.last
+    builder.layer(
+        "PriorBox",
+        "prior_box_param { min_size: 4 aspect_ratio: 2 }",
+        name="boxes",
+        bottom=bottoms,
+    )
+    builder.conv(3, name="head", bottom=features)
+    _, report = fold(builder.pair())
+    assert report.removed == report.total == 1
+
+
+def test_a_layer_that_reads_values_is_no_prior_box() -> None:
+    builder = Builder()
+    builder.conv(4, name="image")
+    seen = builder.batch_norm(name="bn")
+    builder.conv(4, name="features")
+    builder.layer("DetectionOutput", name="boxes", bottom=[builder.last, seen])
+    _, report = fold(builder.pair())
+    assert report.removed == 1  # into the convolution in front, and the values stay what they were
