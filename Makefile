@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
 .PHONY: browser demo test lint bench caffe-check fuzz fuzz-programs fuzz-parsers fuzz-folds kill-test mutation
-.PHONY: limits clean
+.PHONY: limits clean docs
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
@@ -25,6 +25,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# The documentation as a site, in site/; any warning fails (with --quiet none would be seen).
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r requirements/docs.txt
+	touch $@
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.fold_time
@@ -86,10 +95,10 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[torch]"
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/no-deps.txt
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/docs.txt requirements/no-deps.txt
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/no-deps.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-docs site out .pytest_cache .mypy_cache .ruff_cache build dist

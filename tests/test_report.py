@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bnfold import FoldReport, Item, Kept, Reason, Removed
+from bnfold import FoldReport, FoldResult, Item, Kept, Reason, Removed
 
 REPORT = FoldReport(
     (
@@ -138,7 +138,7 @@ def test_table_says_everything() -> None:
         line = next(line for line in table.splitlines() if line.startswith(item.name))
         assert item.kind in line and str(item.channels) in line and item.sentence in line
     assert REPORT.summary in table
-    assert "1 activation got bounds per channel" in table
+    assert "1 activation became max(x, c) or min(x, c), one constant per channel" in table
     assert "shapes are fixed" in table
     assert str(REPORT) == REPORT.table()
 
@@ -209,3 +209,9 @@ def test_names_that_are_no_text() -> None:
     fragment = report._repr_html_()
     assert fragment.encode()
     assert "\x1b" not in fragment
+
+
+def test_a_notebook_shows_the_report_of_a_result():
+    result = FoldResult("a model", REPORT)
+    assert result._repr_html_() == REPORT._repr_html_()
+    assert "a model" not in result._repr_html_()

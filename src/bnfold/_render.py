@@ -67,7 +67,7 @@ def _closing(report: FoldReport) -> list[str]:
     if report.clips:
         count = len(report.clips)
         activations = "1 activation" if count == 1 else f"{count} activations"
-        lines.append(f"{activations} got bounds per channel")
+        lines.append(f"{activations} became max(x, c) or min(x, c), one constant per channel")
     if report.verdict is not None:
         runs = "1 run" if report.verdict.samples == 1 else f"{report.verdict.samples} runs"
         outcome = "equal" if report.verdict.equal else printable(report.verdict.summary)

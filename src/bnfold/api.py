@@ -21,6 +21,10 @@ class FoldResult(NamedTuple):
     """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the report; a model's own text can be pages long."""
+        return self.report._repr_html_()
+
 
 def fold(
     model: Any,

@@ -47,7 +47,8 @@ def items_section(report: FoldReport) -> str:
     listed = table(_ITEMS, rows, caption="In the order of the network.", sortable=True)
     clips = ""
     if report.clips:
-        clips = f"{count(len(report.clips), 'activation')} got bounds per channel."
+        what = count(len(report.clips), "activation")
+        clips = f"{what} became max(x, c) or min(x, c), one constant per channel."
     body = (
         f"{_filters(report)}"
         f'<p class="count" role="status" id="shown">{len(report.items)} of {len(report.items)}'

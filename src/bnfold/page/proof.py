@@ -19,8 +19,8 @@ _OUTPUTS = (
     Column("relative", is_number=True),
     Column("cosine", is_number=True),
     Column("same class", is_number=True),
-    Column("error", is_number=True),
-    Column("original's own", is_number=True),
+    Column("folded", is_number=True),
+    Column("original", is_number=True),
     Column("verdict"),
 )
 _LAYERS = (
@@ -40,7 +40,7 @@ _TIMES = (
     Column("outcome"),
 )
 _TRUTHS = {
-    "float64": "Errors are RMS distances from the original computed in float64.",
+    "float64": "Folded, original: RMS distance of each from the original in float64.",
     "nudged": (
         "The original's own error is what moving its inputs and weights by their last bit does."
     ),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = (
     *("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "top-1"),
-    *("error", "own error", "verdict"),
+    *("folded", "original", "verdict"),
 )
 
 
@@ -41,11 +41,12 @@ def _painted(line: str, color: bool, code: str) -> str:
 
 def _closing(result: VerifyResult) -> list[str]:
     truths = {
-        "float64": "errors are distances from the original in float64",
+        "float64": "folded, original: how far each is from the original in float64",
         "nudged": (
-            "the original's own error is what moving its inputs and weights by their last bit does"
+            "folded: how far it is from the original; original: how far moving its inputs and "
+            "weights by their last bit takes it"
         ),
-        "original": "errors are distances from the original",
+        "original": "folded: how far it is from the original",
     }
     drawn = "given" if result.seed is None else f"random, seed {result.seed}"
     samples = "1 sample" if result.samples == 1 else f"{result.samples} samples"

@@ -134,7 +134,7 @@
     end: "where the network begins or ends",
     plain: "unchanged",
     edited: "edited: new weights or constants",
-    bounds: "got bounds per channel",
+    bounds: "became max(x, c) or min(x, c)",
     kept: "kept",
     removed: "removed",
   };
