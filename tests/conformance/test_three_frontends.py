@@ -183,6 +183,21 @@ NETWORKS: dict[str, list[Node]] = {
         bn("bn3", "bn2"),
         node("s", "sigmoid", "bn3"),
     ],
+    "a tensor and its batch norm": [
+        node("s", "sigmoid", INPUT),
+        bn("bn", "s"),
+        node("sum", "add", "s", "bn"),
+        conv("c", "sum"),
+    ],
+    "a batch norm beside a depthwise convolution": [
+        node("s", "sigmoid", INPUT),
+        bn("bn", "s"),
+        conv("c1", "s", group=4, pad=1),
+        bn("bn1", "c1"),
+        node("sum", "add", "bn1", "bn"),
+        node("t", "sigmoid", "sum"),
+        conv("c2", "t"),
+    ],
     "dense block": [
         conv("c0", INPUT, pad=1),
         conv("c1", "c0", pad=1),

@@ -489,6 +489,21 @@ class TestWhole:
         plan = assert_fold_is_exact(net)
         assert len(plan.removed) == 2
 
+    def test_a_step_in_front_that_has_no_way_to_stay_keeps_its_removal(self):
+        """With the sum as a whole, its input would need a shift that the first step cannot take."""
+        net = Network()
+        x = net.sigmoid(net.input(2, 3, 5, 5))
+        u = net.affine(x, [1.0] * 3, B[3], shift_editable=False, name="first")
+        steps = [net.affine(u, [1.0] * 3, shift) for shift in ([0.2, 0.5, -0.3], [1.0, 2.0, 3.0])]
+        y = conv(net, net.sum(*steps), taps=3, padding=1)
+        z = net.leaky(y)
+        seen = [net.affine(z, [-1.3] * 3, shift) for shift in (A[3], B[3])]
+        net.output(conv(net, net.sum(*seen, z), name="head"))
+        plan = assert_fold_is_exact(net)
+        assert net.number("first") in plan.removed
+        again = make_plan(apply_plan(net, plan).graph)
+        assert not again.removed
+
     def test_a_second_fold_changes_nothing(self):
         net = Network()
         x = pinned(net)

@@ -129,6 +129,7 @@ class _Finder:
         self.graph = binding.graph
         self.banned = banned
         self.maker: dict[int, int] = {}
+        self.copies: dict[int, bool] = {}
         self.reads: Counter[int] = Counter(tensor for tensor, _, _ in self.graph.outputs)
         for number, op in enumerate(self.graph.ops):
             self.maker.update(dict.fromkeys(op.outputs, number))
@@ -198,7 +199,7 @@ class _Finder:
         """ "free" if a step may go or does nothing, "kept" if it is affine, else ""."""
         op = self.graph.ops[number]
         if isinstance(op.role, g.View):
-            return "free" if self._moves_nothing(op) else ""
+            return "free" if self._moves_nothing(number) else ""
         if not isinstance(op.role, g.AffineStep):
             return ""
         if self.may_go(number) or self._is_factor(number):
@@ -218,7 +219,13 @@ class _Finder:
         assert isinstance(bound, BoundAffine)
         return not any(editable(role, bound)) and bool((role.scale != 0).all())
 
-    def _moves_nothing(self, op: g.Op) -> bool:
+    def _moves_nothing(self, number: int) -> bool:
+        """Whether a view is a mere copy."""
+        if number not in self.copies:
+            self.copies[number] = self._is_copy(self.graph.ops[number])
+        return self.copies[number]
+
+    def _is_copy(self, op: g.Op) -> bool:
         assert isinstance(op.role, g.View)
         if len(op.inputs) != 1 or len(op.outputs) != 1:
             return False
@@ -248,7 +255,7 @@ class _Finder:
         yield tensor
         while (number := self.maker.get(tensor)) is not None:
             op = self.graph.ops[number]
-            if not isinstance(op.role, g.View) or not self._moves_nothing(op):
+            if not isinstance(op.role, g.View) or not self._moves_nothing(number):
                 return
             tensor = op.inputs[0]
             yield tensor

@@ -352,7 +352,13 @@ def _keep(
             for number in group:
                 if number in binding.bound and number not in binding.kept_from_start:
                     keep_affine(binding, number)
-    except Conflict:
+    except Conflict as conflict:
+        # A shortcut that leaves a step no way to stay goes before the step's own removal does.
+        causes = (binding.system.causes[index] for index in conflict.causes if index >= 0)
+        involved = {cause.op for cause in causes}
+        roots = [one.shortcut.root for one in solution.shortcuts if one.shortcut.root in involved]
+        if roots:
+            raise _Restart(options.without(*roots)) from None
         keep = options.kept_from_start | frozenset(group)
         raise _Restart(replace(options, kept_from_start=keep)) from None
 
