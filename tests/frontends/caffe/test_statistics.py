@@ -92,6 +92,9 @@ def test_unusable_statistics_stay(mean: object, var: object) -> None:
         ),
         ("BatchNorm", "", [MEAN, VAR], ""),
         ("BatchNorm", "", [GAMMA, BETA, MEAN, VAR], ""),
+        # NVIDIA's Caffe does not divide by the factor, BVLC's does.
+        ("BatchNorm", "", [MEAN, VAR, np.full(1, 2.0)], "default_forward_type: FLOAT16 "),
+        ("BatchNorm", "batch_norm_param { scale_bias: false }", [MEAN, VAR, np.full(1, 2.0)], ""),
         ("BN", "", [GAMMA, BETA], ""),
         ("BN", "bn_param { scale_filler { value: 1 } }", [GAMMA, BETA], ""),
         ("BN", "bn_param { bn_mode: LEARN }", [GAMMA, BETA], ""),
@@ -201,39 +204,6 @@ def test_nvidias_five_arrays(options: str) -> None:
     a = GAMMA * (VAR + float(np.float32(1e-5))) ** -0.5
     assert np.allclose(scale, a, rtol=1e-12)
     assert np.allclose(shift, BETA - a * MEAN, rtol=1e-12)
-
-
-@pytest.mark.parametrize("laid", [(4,), (1, 4, 1, 1)])
-@pytest.mark.parametrize("reserved", [0.0, 7.0])
-def test_nvidias_second_order(laid: tuple[int, ...], reserved: float) -> None:
-    """Scale, bias, mean, variance, and a number that nobody reads."""
-    arrays = [one.reshape(laid) for one in (GAMMA, BETA, MEAN, VAR)]
-    model = network(
-        "BatchNorm", "batch_norm_param { scale_bias: true }", [*arrays, np.full(1, reserved)]
-    )
-    scale, shift = folded(model)
-    a = GAMMA * (VAR + float(np.float32(1e-5))) ** -0.5
-    assert np.allclose(scale, a, rtol=1e-12)
-    assert np.allclose(shift, BETA - a * MEAN, rtol=1e-12)
-
-
-@pytest.mark.parametrize("laid", [(4,), (1, 4, 1, 1)])
-@pytest.mark.parametrize(
-    ("head", "options"),
-    [
-        ("default_forward_type: FLOAT16 ", ""),
-        ("", "batch_norm_param { scale_bias: false }"),
-        ("", ""),
-    ],
-)
-def test_three_arrays_are_divided_by_their_factor(
-    laid: tuple[int, ...], head: str, options: str
-) -> None:
-    arrays = [MEAN.reshape(laid), VAR.reshape(laid), np.full(1, 4.0)]
-    scale, shift = folded(network("BatchNorm", options, arrays, head))
-    a = (VAR / 4 + float(np.float32(1e-5))) ** -0.5
-    assert np.allclose(scale, a, rtol=1e-6)
-    assert np.allclose(shift, -a * MEAN / 4, rtol=1e-6)
 
 
 def test_nvidias_three_arrays_with_factor_1() -> None:

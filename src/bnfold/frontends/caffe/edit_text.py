@@ -1,9 +1,8 @@
 """The edits of the prototxt: layers go, blobs get other names, layers get a bias.
 
-A layer goes with the line that it stood on. A comment behind it on that line goes too, and so do
-comment lines right above that say nothing but the layer's name, and what it is; any other comment
-stays: a notice, a heading, what is said of several layers. Where that would leave two blank lines
-together, one of them goes.
+A layer goes with the line that it stood on. A comment behind it on that line goes too, and so does
+a comment in the lines right above that says the layer's name; any other comment stays. Where that
+would leave two blank lines together, one of them goes.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
         assert separator is not None
         return start, separator.end()
     start, end = line, behind.end()
-    start = _own_comments(text, start, layer)
+    start = _named_comments(text, start, layer.name)
     blank_above = start == 0 or re.search(r"\n[ \t\r]*\n\Z", text[max(0, start - 200) : start])
     blank_below = _BLANK_LINE.match(text, end)
     if blank_above and blank_below:
@@ -62,24 +61,22 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
     return start, end
 
 
-def _own_comments(text: str, start: int, layer: Layer) -> int:
-    """Where the comment lines right above begin that are about the layer alone."""
-    while start > 0:
-        above = text.rfind("\n", 0, start - 1) + 1
-        line = text[above:start].strip()
-        if not line.startswith("#") or not _is_about(line, layer):
+def _named_comments(text: str, start: int, name: str) -> int:
+    """Where the comment lines right above begin, if one of them says the name."""
+    top, has_name = start, False
+    while top > 0:
+        above = text.rfind("\n", 0, top - 1) + 1
+        line = text[above:top]
+        if not line.lstrip().startswith("#"):
             break
-        start = above
-    return start
+        has_name |= name in line and _says(line, name)
+        top = above
+    return top if has_name and name else start
 
 
-def _is_about(line: str, layer: Layer) -> bool:
-    """Whether the line says the layer's name, and nothing else but its type."""
-    words = re.findall(r"[\w/.]+", line)
-    if layer.name not in words:
-        return False
-    rest = {word.strip(".").lower() for word in words} - {layer.name.lower(), layer.type.lower()}
-    return rest <= {"", "layer", "the", "name", "type"}
+def _says(line: str, name: str) -> bool:
+    """Whether the name stands there as a whole, not within a longer one."""
+    return re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", line) is not None
 
 
 def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:

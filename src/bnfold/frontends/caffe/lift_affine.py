@@ -1,7 +1,7 @@
 """Layers that scale and shift by constants: BatchNorm, Scale, Bias, Power, and BN of two forks.
 
     BatchNorm   y = (x - s * mean) / sqrt(s * var + eps)        s = 1 / factor, or 0 if factor is 0
-                blobs mean, var, factor; NVIDIA's also gamma, beta, without s, in two orders
+                blobs mean, var, factor; NVIDIA's also gamma, beta, without s
     Scale       y = gamma * x + beta      over the axes that the array covers
     Bias        y = x + beta              the same
     Power       y = shift + scale * x     if its power is 1
@@ -12,8 +12,6 @@ A layer is what its fields and arrays say. Where they fit none of these, it stay
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -80,33 +78,26 @@ def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -
         return Affine.from_batchnorm(np.zeros(channels), np.zeros(channels), eps)
     if len(layer.blobs) not in (3, 5):
         return None
+    _check(lifter, layer, [(channels,), (channels,), (1,)])
+    mean, var, factor = (_numbers(blob) for blob in layer.blobs[:3])
     if len(layer.blobs) == 3:
-        _check(lifter, layer, {0: (channels,), 1: (channels,), 2: (1,)})
-        mean, var, factor = (_numbers(blob) for blob in layer.blobs)
+        if is_nvidia and factor[0] != 1.0:
+            return None  # NVIDIA does not look at the factor, BVLC divides by it
         s = 0.0 if factor[0] == 0 else 1.0 / factor[0]
-        return Affine.from_batchnorm(s * mean, s * var, max(eps, _NVIDIA_EPS) if is_nvidia else eps)
+        if is_nvidia:
+            eps = max(eps, _NVIDIA_EPS)
+        return Affine.from_batchnorm(s * mean, s * var, eps)
     if not options.has("scale_bias", "scale_filler", "bias_filler"):
         return None  # Intel's, or somebody else's
-    places = _places_of_five(layer)
-    _check(lifter, layer, dict.fromkeys(places, (channels,)))
-    mean, var, gamma, beta = (_numbers(layer.blobs[place]) for place in places)
+    _check(lifter, layer, [(channels,), (channels,), (1,), (channels,), (channels,)])
+    gamma, beta = (_numbers(blob) for blob in layer.blobs[3:])
     return Affine.from_batchnorm(mean, var, max(eps, _NVIDIA_EPS), gamma, beta)
-
-
-def _places_of_five(layer: Layer) -> tuple[int, int, int, int]:
-    """Where mean, variance, scale and bias are among five arrays.
-
-    NVIDIA's layer holds mean, variance, factor, scale, bias; its loader also takes files with
-    scale, bias, mean, variance and a number that is reserved (Net::CopyTrainedLayersFrom).
-    """
-    counts = [blob.count for blob in layer.blobs]
-    return (2, 3, 0, 1) if counts[4] == 1 < counts[2] else (0, 1, 3, 4)
 
 
 def _of_normalised(layer: Layer, channels: int) -> Affine:
     """What the layer makes of values that it has normalised: gamma and beta, if it has them."""
     if len(layer.blobs) == 5:
-        return Affine(*(_numbers(layer.blobs[place]) for place in _places_of_five(layer)[2:]))
+        return Affine(*(_numbers(blob) for blob in layer.blobs[3:]))
     return Affine(np.ones(channels), np.zeros(channels))
 
 
@@ -248,7 +239,7 @@ def _add(
     if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
         refusal = (Reason.MODULE_DOES_MORE, "its shape is not known")
     elif lifter.overwritten & {*layer.inputs, *layer.outputs}:
-        refusal = (Reason.SHARED, _who_reads(lifter, layer))
+        refusal = (Reason.SHARED, "its memory is overwritten while another layer reads it")
     elif lifter.sharing.differs(layer):
         refusal = (Reason.SHARED, "its arrays are stored differently for another layer")
     elif not affine.is_finite:
@@ -299,19 +290,10 @@ def _keep(lifter: Lifter, layer: Layer, shape: Shape | None, refusal: Refusal) -
     return True
 
 
-def _who_reads(lifter: Lifter, layer: Layer) -> str:
-    """Whose reading stands in the way where a layer in place overwrites what it reads."""
-    names = {bottom.string for bottom in (*layer.bottoms, *layer.tops)}
-    for other in lifter.net.others:
-        if names & {bottom.string for bottom in other.bottoms}:
-            return f"the layer {other.name} of the TRAIN phase reads its memory"
-    return "its memory is overwritten while another layer reads it"
-
-
 def _numbers(blob: Blob) -> FloatArray:
     return blob.read().reshape(-1).astype(np.float64)
 
 
-def _check(lifter: Lifter, layer: Layer, wanted: Mapping[int, tuple[int, ...]]) -> None:
-    for index, shape in wanted.items():
+def _check(lifter: Lifter, layer: Layer, wanted: list[tuple[int, ...]]) -> None:
+    for index, shape in enumerate(wanted):
         check_shape(lifter.net.weights.name, layer, index, shape)

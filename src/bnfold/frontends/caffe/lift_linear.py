@@ -196,7 +196,7 @@ def check_shape(file: str, layer: Layer, index: int, wanted: tuple[int, ...]) ->
         wanted_here: tuple[int, ...] = (1,) * (4 - len(wanted)) + wanted
     else:
         wanted_here = wanted
-    if given != wanted_here and not (len(wanted) == 1 and given == (1, *wanted, 1, 1)):
+    if given != wanted_here:
         found = " x ".join(map(str, given)) or "()"
         right = " x ".join(map(str, wanted)) or "()"
         raise ModelUnreadableError(

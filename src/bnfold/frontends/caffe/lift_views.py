@@ -391,9 +391,3 @@ def crop(lifter: Lifter, layer: Layer) -> bool:
         return False  # along channels the offsets would have to be known
     lifter.add(layer, g.Mean(tuple(range(axis, len(shape)))), layer.inputs[:1], layer.outputs)
     return True
-
-
-def prior_box(lifter: Lifter, layer: Layer) -> bool:
-    """Boxes laid over a feature map and an image: of both, only the shapes are read."""
-    lifter.add(layer, g.Opaque(), (), layer.outputs)
-    return True

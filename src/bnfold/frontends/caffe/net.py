@@ -212,11 +212,7 @@ def _layer(document: Document, one: Field, message: Message, *, default_phase: s
 def _wire(net: Net, whole: Options) -> None:
     """Find out which version of a blob each layer reads."""
     latest: dict[str, int] = {}
-    made = {top.string for layer in net.layers if not layer.bottoms for top in layer.tops}
-    is_bare = not whole.has("input_shape", "input_dim")
     for name in whole.texts("input"):
-        if is_bare and name in made:  # UpgradeNetInput drops an input without a shape
-            continue
         latest[name] = _new_value(net, name, None)
         net.inputs.append(latest[name])
     elsewhere = {top.string for layer in net.others for top in layer.tops}

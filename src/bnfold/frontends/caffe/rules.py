@@ -40,7 +40,6 @@ RULES: dict[str, Rule] = {
     "Permute": lift_views.permute,
     "Pooling": lift_views.pooling,
     "Power": lift_affine.power,
-    "PriorBox": lift_views.prior_box,
     "ReLU": lift_views.relu,
     "ReLU6": lift_views.relu6,
     "Reshape": lift_views.reshape,

@@ -176,7 +176,7 @@ def batch_norm(step: Step) -> Sequence[Tensor]:
     axis, rank = min(1, x.dim() - 1), x.dim()
     y = (x - along(mean, axis, rank)) / along((variance + eps).sqrt(), axis, rank)
     if fields.flag("scale_bias", default=fields.flag("use_weight_bias", default=False)):
-        gamma, beta = (step.blob(number, mean.shape) for number in _places_of_five(step)[2:])
+        gamma, beta = (step.blob(number, mean.shape) for number in (3, 4))
         y = along(gamma, axis, rank) * y + along(beta, axis, rank)
     elif len(step.blobs) > 3:
         raise NotRunnableError(f"a BatchNorm with {len(step.blobs)} blobs")
@@ -188,20 +188,12 @@ def _stored_statistics(step: Step, *, of_nvidia: bool) -> tuple[Tensor, Tensor]:
     channels = (x.shape[1] if x.dim() > 1 else 1,)
     if not step.blobs:  # not in the file: Caffe's filler
         return x.new_zeros(channels), x.new_zeros(channels)
-    first, second = _places_of_five(step)[:2] if len(step.blobs) == 5 else (0, 1)
-    mean, variance = step.blob(first, channels), step.blob(second, channels)
-    if of_nvidia and len(step.blobs) == 5:
-        return mean, variance
+    mean, variance = step.blob(0, channels), step.blob(1, channels)
     factor = step.blob(2, (1,))
+    if of_nvidia:
+        return mean, variance
     inverse = torch.where(factor == 0, 0.0, 1 / factor)
     return inverse * mean, inverse * variance
-
-
-def _places_of_five(step: Step) -> tuple[int, int, int, int]:
-    """Where mean, variance, scale and bias are; NVCaffe's loader takes a second order, too."""
-    if len(step.blobs) == 5 and step.blobs[4].numel() == 1 < step.blobs[2].numel():
-        return 2, 3, 0, 1
-    return 0, 1, 3, 4
 
 
 def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
