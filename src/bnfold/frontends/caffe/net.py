@@ -212,7 +212,7 @@ def _layer(document: Document, one: Field, message: Message, *, default_phase: s
 def _wire(net: Net, whole: Options) -> None:
     """Find out which version of a blob each layer reads."""
     latest: dict[str, int] = {}
-    for name in whole.texts("input"):
+    for name in _input_names(net, whole):
         latest[name] = _new_value(net, name, None)
         net.inputs.append(latest[name])
     elsewhere = {top.string for layer in net.others for top in layer.tops}
@@ -234,6 +234,32 @@ def _wire(net: Net, whole: Options) -> None:
             latest[top.string] = _new_value(net, top.string, layer)
             layer.outputs.append(latest[top.string])
     _find_outputs(net)
+
+
+def _input_names(net: Net, whole: Options) -> list[str]:
+    """The inputs of the network that no layer makes.
+
+    UpgradeNetInput makes an Input layer of the `input` fields if the file has `input_shape` or
+    `input_dim`, and else drops them: a layer makes the blob. With both there are two of the name.
+    """
+    made: dict[str, Scalar] = {}
+    read: set[str] = set()
+    for layer in net.layers:
+        read.update(bottom.string for bottom in layer.bottoms)
+        for top in layer.tops:
+            if top.string not in read:
+                made.setdefault(top.string, top)
+    names = whole.texts("input")
+    if not whole.has("input_shape", "input_dim"):
+        return [name for name in dict.fromkeys(names) if name not in made]
+    for name in names:
+        if name in made:
+            raise net.document.error(
+                made[name].start,
+                f"{name} is made by a layer and is an input of the network, too",
+                "drop one of the two",
+            )
+    return names
 
 
 def _new_value(net: Net, name: str, maker: Layer | None) -> int:
