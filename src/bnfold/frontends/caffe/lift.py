@@ -172,8 +172,8 @@ class Lifter:
         return made
 
     def opaque(self, layer: Layer) -> None:
-        """Append an op of which nothing is known."""
-        self.add(layer, g.Opaque(), layer.inputs, layer.outputs)
+        """Append an op of which nothing is known but what it reads."""
+        self.add(layer, g.Opaque(), layer.read, layer.outputs)
 
     def _input(self, number: int) -> None:
         value = self.net.values[number]

@@ -53,6 +53,10 @@ _V1_TYPES = {
 """V1's enum as today's names; a word that is not here (BN, of forks) stays as it is."""
 
 
+_SHAPE_READERS = {"Crop": 1, "PriorBox": 0, "PriorBoxClustered": 0, "Silence": 0}
+"""Types that read nothing but shapes, from this bottom on."""
+
+
 @dataclass(slots=True, eq=False)
 class Layer:
     """A layer of the text."""
@@ -73,6 +77,11 @@ class Layer:
     """Value numbers, one per top."""
     stored: StoredLayer | None = None
     """Its weights; None if the file has none for it."""
+
+    @property
+    def read(self) -> list[int]:
+        """The inputs whose values it reads; of the others it reads the shape, if anything."""
+        return self.inputs[: _SHAPE_READERS.get(self.type)]
 
     @property
     def blobs(self) -> list[Blob]:
