@@ -74,7 +74,7 @@ def test_detections_read_values_and_the_boxes_only_sizes() -> None:
     builder.layer("Flatten", name="flat")
     options = "detection_output_param { num_classes: 2 }"
     builder.layer("DetectionOutput", options, name="out", bottom=["flat", "flat", "boxes"])
-    after, report = check(builder)
+    _, report = check(builder)
     assert kept(report) == {}
     builder.layer("Sigmoid", name="sigmoid", bottom="conv")
     builder.batch_norm(name="late")
