@@ -82,7 +82,9 @@ def test_one_blank_line_stays_where_two_would_meet() -> None:
         ("# about bn\n\n", True),
     ],
 )
-def test_a_comment_right_above_goes_if_it_only_names_the_layer(comment: str, *, stays: bool) -> None:
+def test_a_comment_right_above_goes_if_it_only_names_the_layer(
+    comment: str, *, stays: bool
+) -> None:
     text = folded(f"{HEAD}{CONV}{comment}{BN}{RELU}")
     assert (comment.strip().splitlines()[0].strip() in text) == stays
 

@@ -149,6 +149,8 @@ class Lifter:
             self.graph.output(self.tensors[number], self.net.values[number].name)
         for number, name in self.net.outputs.items():
             self.graph.output(self.tensors[number], name, Reason.GRAPH_OUTPUT)
+        for number, name in self.net.elsewhere.items():
+            self.graph.output(self.tensors[number], name, Reason.OTHER_PHASE)
 
     def shape(self, number: int) -> Shape | None:
         """The shape of a value."""

@@ -4,7 +4,7 @@
     values    a blob name is taken again by a layer that works in place: each version is a value
     weights   the stored layer of the same name; Caffe looks at nothing but the name
 
-Sources, all in BVLC/caffe: src/caffe/net.cpp (FilterNet, StateMeetsRule, AppendTop, AppendParam,
+Sources, all in BVLC/caffe: src/caffe/net.cpp (AppendTop, AppendParam,
 CopyTrainedLayersFrom), src/caffe/util/upgrade_proto.cpp.
 """
 
@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, StoredLayer
 from bnfold.frontends.caffe.options import Options
+from bnfold.frontends.caffe.phases import PHASES, needed_elsewhere, state_of
 from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
 
 Shape = tuple[int | None, ...]
 """Sizes along the axes; None where a size is not known."""
-
-PHASES = {0: "TRAIN", 1: "TEST"}
 
 _V1_TYPES = {
     "ABSVAL": "AbsVal",
@@ -124,6 +123,8 @@ class Net:
     """Values that come from outside."""
     outputs: dict[int, str] = field(default_factory=dict)
     """Values that somebody outside sees, and how to call that; their names must survive."""
+    elsewhere: dict[int, str] = field(default_factory=dict)
+    """Values that the other phase needs as they are, and the layer to blame; names, too."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -132,55 +133,26 @@ class Net:
         return self.document.name
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the rules of a layer are compared with."""
-
-    phase: str
-    level: int = 0
-    stages: frozenset[str] = frozenset()
-
-    def meets(self, rule: Options) -> bool:
-        """Net::StateMeetsRule."""
-        wrong_phase = rule.has("phase") and rule.word("phase", "", PHASES) != self.phase
-        too_low = rule.has("min_level") and self.level < rule.integer("min_level", 0)
-        too_high = rule.has("max_level") and self.level > rule.integer("max_level", 0)
-        lacks = not self.stages.issuperset(rule.texts("stage"))
-        forbidden = not self.stages.isdisjoint(rule.texts("not_stage"))
-        return not (wrong_phase or too_low or too_high or lacks or forbidden)
-
-    def includes(self, layer: Options) -> bool:
-        """Net::FilterNet: the include rules if there are any, else the exclude rules."""
-        include = layer.parts("include")
-        if include:
-            return any(self.meets(rule) for rule in include)
-        return not any(self.meets(rule) for rule in layer.parts("exclude"))
-
-
 def read_net(document: Document, weights: Caffemodel) -> Net:
     """The TEST phase of a network. Raises ModelUnreadableError."""
     net = Net(document, weights)
     whole = Options(document, document.root)
-    given = whole.part("state")
-    state = State("TEST", given.integer("level", 0), frozenset(given.texts("stage")))
+    state = state_of(whole, "TEST")
     for one in _layer_fields(document):
         layer = _layer(document, *one, default_phase=state.phase)
         (net.layers if state.includes(layer.options) else net.others).append(layer)
     _wire(net, whole)
+    net.elsewhere = needed_elsewhere(net, state_of(whole, "TRAIN"))
     _match(net)
     return net
 
 
 def is_for_training(document: Document) -> bool:
     """Whether some layers of the file are there for training only."""
-    given = Options(document, document.root).part("state")
-    level, stages = given.integer("level", 0), frozenset(given.texts("stage"))
-    for _, message in _layer_fields(document):
-        options = Options(document, message)
-        train, test = (State(phase, level, stages).includes(options) for phase in PHASES.values())
-        if train and not test:
-            return True
-    return False
+    whole = Options(document, document.root)
+    train, test = (state_of(whole, phase) for phase in PHASES.values())
+    layers = [Options(document, message) for _, message in _layer_fields(document)]
+    return any(train.includes(one) and not test.includes(one) for one in layers)
 
 
 def _layer_fields(document: Document) -> list[tuple[Field, Message]]:
@@ -277,7 +249,7 @@ def _new_value(net: Net, name: str, maker: Layer | None) -> int:
 
 
 def _find_outputs(net: Net) -> None:
-    """What nobody reads is an output, and so is what a loss weight or another phase reads."""
+    """What nobody reads is an output, and so is what has a loss weight."""
     for number, value in enumerate(net.values):
         if not value.readers:
             net.outputs[number] = value.name
@@ -286,20 +258,6 @@ def _find_outputs(net: Net) -> None:
         for number, weight in zip(layer.outputs, weights, strict=False):
             if weight != 0:
                 net.outputs[number] = net.values[number].name
-    versions: dict[str, list[int]] = {}
-    for number, value in enumerate(net.values):
-        versions.setdefault(value.name, []).append(number)
-    for layer in net.others:
-        for bottom in layer.bottoms:
-            before = [n for n in versions.get(bottom.string, ()) if _is_before(net, n, layer)]
-            if before:
-                net.outputs.setdefault(before[-1], f"{bottom.string} in the other phase")
-
-
-def _is_before(net: Net, number: int, layer: Layer) -> bool:
-    """Whether a value is made before a layer runs, in the order of the file."""
-    maker = net.values[number].maker
-    return maker is None or maker.place.start < layer.place.start
 
 
 def _match(net: Net) -> None:
