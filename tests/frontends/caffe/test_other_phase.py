@@ -6,7 +6,8 @@ import pytest
 
 from tests.frontends.caffe.support import Builder, check, kept
 
-BATCH, STORED = ("batch_norm_param { use_global_stats: %s }" % word for word in ("false", "true"))
+BATCH = "batch_norm_param { use_global_stats: false }"
+STORED = "batch_norm_param { use_global_stats: true }"
 
 
 def blockers(builder: Builder) -> dict[str, str]:
@@ -106,7 +107,7 @@ def test_data_of_each_phase_are_no_matter() -> None:
     builder = Builder()
     shape = "input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } }"
     builder.parts[0] = "".join(
-        f'layer {{ name: "{phase}" type: "Input" top: "data" include {{ phase: {phase} }} {shape} }}\n'
+        f'layer {{ name: "{phase}" type: "Input" top: "data" {shape} include {{ phase: {phase} }} }}'
         for phase in ("TRAIN", "TEST")
     )
     builder.batch_norm(name="bn")
