@@ -105,9 +105,9 @@ def test_without_layers_for_training_there_is_one_network() -> None:
 
 def test_data_of_each_phase_are_no_matter() -> None:
     builder = Builder()
-    shape = "input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } }"
+    rest = 'top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } }'
     builder.parts[0] = "".join(
-        f'layer {{ name: "{phase}" type: "Input" top: "data" {shape} include {{ phase: {phase} }} }}'
+        f'layer {{ name: "{phase}" type: "Input" {rest} include {{ phase: {phase} }} }}'
         for phase in ("TRAIN", "TEST")
     )
     builder.batch_norm(name="bn")

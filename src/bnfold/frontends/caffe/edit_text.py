@@ -1,9 +1,9 @@
 """The edits of the prototxt: layers go, blobs get other names, layers get a bias.
 
-A layer goes with the line that it stood on. A comment that is its own goes too: the one behind it on
-that line, unless it goes on below, and a single line right above that says its name and no more. Any
-other comment stays: notices and headings are about more than one layer. Where that would leave two
-blank lines together, one of them goes.
+A layer goes with the line that it stood on. A comment that is its own goes too: the one behind it
+on that line, unless it goes on below, and a single line right above that says its name and no more.
+Any other comment stays: notices and headings are about more than one layer. Where that would leave
+two blank lines together, one of them goes.
 """
 
 from __future__ import annotations
