@@ -105,6 +105,7 @@ NEXT_STEPS = {
     Reason.ACTIVATION: "the ReLU behind has no room for bounds; an exported program or ONNX has",
     Reason.FUNCTIONAL: "called as functions; export the program and fold that",
     Reason.BATCH_STATISTICS: "in training mode; export the model in eval mode",
+    Reason.OTHER_PHASE: "needed by layers for training; fold the deploy.prototxt",
     Reason.NOT_REACHED: "not run on the example inputs; give inputs that reach them",
     Reason.SHARED: "used several times; give each use weights of its own",
     Reason.FIXED_WEIGHT: "the weights beside are computed, not stored",

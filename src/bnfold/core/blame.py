@@ -14,6 +14,7 @@ _MOST_TELLING_FIRST = (
     Reason.ACTIVATION,
     Reason.CLIP_COST,
     Reason.HOOK,
+    Reason.OTHER_PHASE,
     Reason.NONLINEAR,
     Reason.FIXED_WEIGHT,
     Reason.SHARED,

@@ -18,6 +18,8 @@ class Reason(StrEnum):
     """It would have to go into the value that the user passes in."""
     GRAPH_OUTPUT = "graph-output"
     """It would have to go into the value that the network returns."""
+    OTHER_PHASE = "other-phase"
+    """It would have to go into a value that a layer for training needs as it is."""
     BRANCHES = "branches"
     """Two readers or operands need different rescalings of the same value."""
     SHARED = "shared"
@@ -63,6 +65,7 @@ _SENTENCES = {
     Reason.NONLINEAR: "no rescaling passes {blocker}",
     Reason.GRAPH_INPUT: "it would change {blocker}, which the user of the network sets",
     Reason.GRAPH_OUTPUT: "it would change {blocker}, which the user of the network sees",
+    Reason.OTHER_PHASE: "it would change what {blocker} reads or makes in the other phase",
     Reason.BRANCHES: "the branches that meet at {blocker} need different rescalings",
     Reason.SHARED: "{blocker} is used several times and would need a different edit for each use",
     Reason.FIXED_WEIGHT: "the weight or bias of {blocker} cannot be edited",

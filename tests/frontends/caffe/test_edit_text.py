@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+import numpy as np
 import pytest
 
 from bnfold.errors import ModelUnreadableError
@@ -65,7 +66,15 @@ def test_one_blank_line_stays_where_two_would_meet() -> None:
     ("comment", "stays"),
     [
         ("# bn\n", False),
-        ("# normalise\n# (layer bn)\n", False),
+        ("# layer bn: BatchNorm\n", False),
+        ("# ------ bn ------\n", False),
+        ("# The BatchNorm layer bn\n", True),
+        ("# normalise\n# (layer bn)\n", True),
+        ("# bn\n# bn\n", True),
+        ("#\n# bn\n#\n", True),
+        ("# Copyright (c) 2018 bn authors\n", True),
+        ("# Licensed to bn\n# under the MIT licence.\n", True),
+        ("# from here on: conv, bn, relu\n", True),
         ("  # 'bn':\r\n", False),
         ("# stage 2\n", True),
         ("# bn1\n", True),
@@ -73,9 +82,31 @@ def test_one_blank_line_stays_where_two_would_meet() -> None:
         ("# about bn\n\n", True),
     ],
 )
-def test_a_comment_right_above_goes_if_it_names_the_layer(comment: str, *, stays: bool) -> None:
+def test_a_comment_right_above_goes_if_it_only_names_the_layer(
+    comment: str, *, stays: bool
+) -> None:
     text = folded(f"{HEAD}{CONV}{comment}{BN}{RELU}")
     assert (comment.strip().splitlines()[0].strip() in text) == stays
+
+
+def test_a_notice_at_the_top_of_the_file_stays() -> None:
+    """Although it has the layer's name in it, as a word."""
+    notice = "# Copyright (c) 2018 Somebody.\n# Trained on the data of ImageNet.\n# Keep this.\n"
+    layer = 'layer { name: "data" type: "BatchNorm" bottom: "in" top: "data" }\n'
+    builder = Builder()
+    builder.parts[0] = f"{notice}{layer}" + HEAD.replace('"data"', '"in"')
+    builder.arrays["data"] = [np.ones(3), np.ones(3), np.ones(1)]
+    builder.channels["in"] = 3
+    builder.conv(4, name="conv", bottom="data")
+    after, report = fold(builder.pair())
+    assert report.removed == 1
+    assert after.text.decode().startswith(notice + 'input: "in"')
+
+
+def test_a_comment_that_begins_behind_a_layer_and_goes_on_stays() -> None:
+    block = "# a note about all of this\n   # that has two lines\n"
+    text = folded(f"{HEAD}{CONV}{BN.rstrip()}  {block}{RELU}")
+    assert text.endswith(f"}}\n{block}{RELU}")
 
 
 def test_a_comment_behind_goes() -> None:

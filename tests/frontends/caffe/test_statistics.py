@@ -92,9 +92,20 @@ def test_unusable_statistics_stay(mean: object, var: object) -> None:
         ),
         ("BatchNorm", "", [MEAN, VAR], ""),
         ("BatchNorm", "", [GAMMA, BETA, MEAN, VAR], ""),
-        # NVIDIA's Caffe does not divide by the factor, BVLC's does.
-        ("BatchNorm", "", [MEAN, VAR, np.full(1, 2.0)], "default_forward_type: FLOAT16 "),
-        ("BatchNorm", "batch_norm_param { scale_bias: false }", [MEAN, VAR, np.full(1, 2.0)], ""),
+        # Gamma and beta would be what the fillers say, or are there and not wanted.
+        ("BatchNorm", "batch_norm_param { scale_bias: true }", [MEAN, VAR, np.ones(1)], ""),
+        (
+            "BatchNorm",
+            "batch_norm_param { scale_filler { value: 2 } }",
+            [MEAN, VAR, np.ones(1)],
+            "",
+        ),
+        (
+            "BatchNorm",
+            "batch_norm_param { scale_bias: false }",
+            [MEAN, VAR, np.ones(1), GAMMA, BETA],
+            "",
+        ),
         ("BN", "", [GAMMA, BETA], ""),
         ("BN", "bn_param { scale_filler { value: 1 } }", [GAMMA, BETA], ""),
         ("BN", "bn_param { bn_mode: LEARN }", [GAMMA, BETA], ""),
@@ -206,9 +217,65 @@ def test_nvidias_five_arrays(options: str) -> None:
     assert np.allclose(shift, BETA - a * MEAN, rtol=1e-12)
 
 
-def test_nvidias_three_arrays_with_factor_1() -> None:
-    model = network("BatchNorm", "", [MEAN, VAR, np.ones(1)], "default_forward_math: FLOAT ")
-    folded(model)
+@pytest.mark.parametrize("laid", [(4,), (1, 4, 1, 1), (1, 1, 1, 4)])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize(
+    "options", ["batch_norm_param { scale_bias: true }", "batch_norm_param { bias_filler { } }"]
+)
+def test_nvidias_five_arrays_in_the_older_order(
+    options: str, factor: float, laid: tuple[int, ...]
+) -> None:
+    arrays = [one.reshape(laid) for one in (GAMMA, BETA, MEAN, VAR)]
+    factors = np.full((1,) * len(laid), factor)
+    scale, shift = folded(network("BatchNorm", options, [*arrays, factors]))
+    a = GAMMA * (VAR + float(np.float32(1e-5))) ** -0.5
+    assert np.allclose(scale, a, rtol=1e-12)
+    assert np.allclose(shift, BETA - a * MEAN, rtol=1e-12)
+    arrays = [arrays[2], arrays[3], factors, arrays[0], arrays[1]]
+    again = folded(network("BatchNorm", options, arrays))
+    assert np.array_equal(again, (scale, shift))
+
+
+@pytest.mark.parametrize(
+    ("options", "head"),
+    [
+        ("", "default_forward_math: FLOAT "),
+        ("", "default_forward_type: FLOAT "),
+        ("batch_norm_param { scale_bias: false }", ""),
+        ("batch_norm_param { scale_bias: false eps: 1e-9 }", ""),
+    ],
+)
+@pytest.mark.parametrize("factor", [1.0, 2.0, 0.0, 999.98])
+@pytest.mark.parametrize("laid", [(4,), (1, 4, 1, 1)])
+def test_nvidias_three_arrays_are_divided_by_their_factor(
+    options: str, head: str, factor: float, laid: tuple[int, ...]
+) -> None:
+    arrays = [MEAN.reshape(laid), VAR.reshape(laid), np.full((1,) * len(laid), factor)]
+    scale, shift = folded(network("BatchNorm", options, arrays, head))
+    s = 1 / factor if factor else 0.0
+    a = (s * VAR + float(np.float32(1e-5))) ** -0.5
+    assert np.allclose(scale, a, rtol=1e-12)
+    assert np.allclose(shift, -a * s * MEAN, rtol=1e-12)
+
+
+def test_axes_of_one_are_nvidias_where_nothing_else_says_so() -> None:
+    arrays = [MEAN.reshape(1, 4, 1, 1), VAR.reshape(1, 4, 1, 1), np.full((1, 1, 1, 1), 2.0)]
+    scale, _ = folded(network("BatchNorm", "batch_norm_param { eps: 0.1 }", arrays))
+    assert np.allclose(scale, (VAR / 2 + float(np.float32(0.1))) ** -0.5, rtol=1e-12)
+    with pytest.raises(ModelUnreadableError, match="the layer bn is 1 x 4 x 1 x 1"):
+        fold(network("BatchNorm", "batch_norm_param { eps: 1e-9 }", arrays))
+
+
+def test_one_channel_does_not_tell_the_order_of_five_arrays() -> None:
+    builder = Builder()
+    builder.conv(1, name="conv")
+    blobs = [np.array([v]) for v in (0.5, 2.0, 1.0, 1.5, -0.3)]
+    options = "batch_norm_param { scale_bias: true }"
+    builder.layer("BatchNorm", options, name="bn", blobs=blobs)
+    before = builder.pair()
+    after, report = fold(before)
+    assert after == before
+    assert "two orders" in report.items[0].sentence
 
 
 def test_segnets_bn_in_inference_mode() -> None:

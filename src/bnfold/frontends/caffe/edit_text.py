@@ -1,8 +1,9 @@
 """The edits of the prototxt: layers go, blobs get other names, layers get a bias.
 
-A layer goes with the line that it stood on. A comment behind it on that line goes too, and so does
-a comment in the lines right above that says the layer's name; any other comment stays. Where that
-would leave two blank lines together, one of them goes.
+A layer goes with the line that it stood on. A comment that is its own goes too: the one behind it
+on that line, unless it goes on below, and a single line right above that says its name and no more.
+Any other comment stays: notices and headings are about more than one layer. Where that would leave
+two blank lines together, one of them goes.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
         separator = _SEPARATOR.match(text, end)
         assert separator is not None
         return start, separator.end()
-    start, end = line, behind.end()
-    start = _named_comments(text, start, layer.name)
+    if _goes_on(text, end, behind.end()):
+        return start, text.index("#", end)
+    start, end = _own_comment(text, line, layer), behind.end()
     blank_above = start == 0 or re.search(r"\n[ \t\r]*\n\Z", text[max(0, start - 200) : start])
     blank_below = _BLANK_LINE.match(text, end)
     if blank_above and blank_below:
@@ -61,22 +63,30 @@ def _span(text: str, layer: Layer) -> tuple[int, int]:
     return start, end
 
 
-def _named_comments(text: str, start: int, name: str) -> int:
-    """Where the comment lines right above begin, if one of them says the name."""
-    top, has_name = start, False
-    while top > 0:
-        above = text.rfind("\n", 0, top - 1) + 1
-        line = text[above:top]
-        if not line.lstrip().startswith("#"):
-            break
-        has_name |= name in line and _says(line, name)
-        top = above
-    return top if has_name and name else start
+def _own_comment(text: str, start: int, layer: Layer) -> int:
+    """Where the comment right above begins, if it is a single line that only names the layer."""
+    above = text.rfind("\n", 0, max(0, start - 1)) + 1
+    line = text[above:start]
+    before = text[text.rfind("\n", 0, max(0, above - 1)) + 1 : above]
+    if not line.lstrip().startswith("#") or before.lstrip().startswith("#"):
+        return start
+    return above if _only_names(line, layer) else start
 
 
-def _says(line: str, name: str) -> bool:
-    """Whether the name stands there as a whole, not within a longer one."""
-    return re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", line) is not None
+def _only_names(line: str, layer: Layer) -> bool:
+    """Whether a comment says the layer's name, and nothing else but its type and `layer`."""
+    name = rf"(?<![\w/.-]){re.escape(layer.name)}(?![\w/.-])"
+    rest, count = re.subn(name, " ", line)
+    rest = re.sub(rf"\b(?:layer|{re.escape(layer.type)})\b", " ", rest, flags=re.IGNORECASE)
+    return bool(layer.name and count) and re.search(r"\w", rest) is None
+
+
+def _goes_on(text: str, end: int, behind: int) -> bool:
+    """Whether the comment behind a layer goes on in the next line, in the same column."""
+    mark, line = text.find("#", end, behind), text.rfind("\n", 0, end) + 1
+    column = mark - line
+    below = text[behind : behind + column + 1]
+    return mark >= 0 and below[-1:] == "#" and not below[:-1].strip() and "\n" not in below
 
 
 def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:

@@ -13,7 +13,6 @@ from bnfold._places import check_place, is_same_file
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
-from bnfold.core.reasons import Reason
 from bnfold.core.solver import ClipMode
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
@@ -170,7 +169,7 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode) -> Decided:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:
             banned |= {
-                number: Obstacle(Reason.GRAPH_OUTPUT, taken.name)
+                number: taken.obstacle
                 for number in plan.removed
                 if lifted.sites[number].layer is taken.layer
             }

@@ -149,6 +149,8 @@ class Lifter:
             self.graph.output(self.tensors[number], self.net.values[number].name)
         for number, name in self.net.outputs.items():
             self.graph.output(self.tensors[number], name, Reason.GRAPH_OUTPUT)
+        for number, name in self.net.elsewhere.items():
+            self.graph.output(self.tensors[number], name, Reason.OTHER_PHASE)
 
     def shape(self, number: int) -> Shape | None:
         """The shape of a value."""
@@ -172,8 +174,8 @@ class Lifter:
         return made
 
     def opaque(self, layer: Layer) -> None:
-        """Append an op of which nothing is known."""
-        self.add(layer, g.Opaque(), layer.inputs, layer.outputs)
+        """Append an op of which nothing is known but what it reads."""
+        self.add(layer, g.Opaque(), layer.read, layer.outputs)
 
     def _input(self, number: int) -> None:
         value = self.net.values[number]

@@ -1,7 +1,6 @@
 """Layers that scale and shift by constants: BatchNorm, Scale, Bias, Power, and BN of two forks.
 
-    BatchNorm   y = (x - s * mean) / sqrt(s * var + eps)        s = 1 / factor, or 0 if factor is 0
-                blobs mean, var, factor; NVIDIA's also gamma, beta, without s
+    BatchNorm   y = gamma * (x - mean) / sqrt(var + eps) + beta     see `statistics`
     Scale       y = gamma * x + beta      over the axes that the array covers
     Bias        y = x + beta              the same
     Power       y = shift + scale * x     if its power is 1
@@ -16,19 +15,18 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.affine import Affine, FloatArray
+from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
-from bnfold.frontends.caffe.caffemodel import Blob
 from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import canonical
+from bnfold.frontends.caffe.statistics import numbers, read_batch_norm
 
 _HALF_RANGE, _RANGE = 2.0**8, 2.0**40
 _HALF_GROWTH, _GROWTH = 2.0**4, 2.0**10
 _CUDNN_MIN_EPS = 1e-5
-_NVIDIA_EPS = float(np.float32(1e-5))
 
 Refusal = tuple[Reason, str | None]
 
@@ -43,14 +41,12 @@ def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     refusal = _batch_norm_refusal(layer, options)
     if refusal is not None:
         return _keep(lifter, layer, shape, refusal)
-    affine = _statistics(lifter, layer, options, channels)
-    if affine is None:
-        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, _STRANGE))
+    maps = read_batch_norm(lifter, layer, options, channels)
+    if isinstance(maps, str):
+        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, maps))
+    affine, of_normalised = maps
     laid = (1, channels, *[1] * (len(shape) - 2))
-    return _add(lifter, layer, affine, laid, AffineSite(layer), _of_normalised(layer, channels))
-
-
-_STRANGE = "its arrays are not those of a BatchNorm that bnfold knows"
+    return _add(lifter, layer, affine, laid, AffineSite(layer), of_normalised)
 
 
 def _channels(layer: Layer, shape: Shape | None) -> int | None:
@@ -69,43 +65,6 @@ def _batch_norm_refusal(layer: Layer, options: Options) -> Refusal | None:
     return None
 
 
-def _statistics(lifter: Lifter, layer: Layer, options: Options, channels: int) -> Affine | None:
-    """The map of a BatchNorm, by the number of its arrays; None if they are of no known kind."""
-    eps = float(np.float32(options.number("eps", 1e-5)))
-    is_nvidia = _is_nvidia(lifter, options)
-    if layer.stored is None:
-        lifter.net.notes.append(f"{layer.name} has no weights in the file: Caffe takes zeros")
-        return Affine.from_batchnorm(np.zeros(channels), np.zeros(channels), eps)
-    if len(layer.blobs) not in (3, 5):
-        return None
-    _check(lifter, layer, [(channels,), (channels,), (1,)])
-    mean, var, factor = (_numbers(blob) for blob in layer.blobs[:3])
-    if len(layer.blobs) == 3:
-        if is_nvidia and factor[0] != 1.0:
-            return None  # NVIDIA does not look at the factor, BVLC divides by it
-        s = 0.0 if factor[0] == 0 else 1.0 / factor[0]
-        if is_nvidia:
-            eps = max(eps, _NVIDIA_EPS)
-        return Affine.from_batchnorm(s * mean, s * var, eps)
-    if not options.has("scale_bias", "scale_filler", "bias_filler"):
-        return None  # Intel's, or somebody else's
-    _check(lifter, layer, [(channels,), (channels,), (1,), (channels,), (channels,)])
-    gamma, beta = (_numbers(blob) for blob in layer.blobs[3:])
-    return Affine.from_batchnorm(mean, var, max(eps, _NVIDIA_EPS), gamma, beta)
-
-
-def _of_normalised(layer: Layer, channels: int) -> Affine:
-    """What the layer makes of values that it has normalised: gamma and beta, if it has them."""
-    if len(layer.blobs) == 5:
-        return Affine(*(_numbers(blob) for blob in layer.blobs[3:]))
-    return Affine(np.ones(channels), np.zeros(channels))
-
-
-def _is_nvidia(lifter: Lifter, options: Options) -> bool:
-    """Whether the file uses fields that only NVIDIA's fork has."""
-    return lifter.is_nvidia or options.has("scale_bias", "scale_filler", "bias_filler")
-
-
 def scale(lifter: Lifter, layer: Layer) -> bool:
     """Scale with one bottom; with two it is a gate, see `lift_views`."""
     options = layer.options.part("scale_param")
@@ -121,8 +80,8 @@ def scale(lifter: Lifter, layer: Layer) -> bool:
     laid = _laid_out(lifter, layer, options, shape)
     if laid is None:
         return False
-    gamma = _numbers(layer.blobs[0])
-    beta = _numbers(layer.blobs[1]) if has_bias else np.zeros(len(gamma))
+    gamma = numbers(layer.blobs[0])
+    beta = numbers(layer.blobs[1]) if has_bias else np.zeros(len(gamma))
     site = AffineSite(layer, 0, 1) if lifter.sharing.is_alone(layer) else AffineSite(layer)
     return _add(lifter, layer, Affine(gamma, beta), laid, site)
 
@@ -138,7 +97,7 @@ def bias(lifter: Lifter, layer: Layer) -> bool:
     laid = _laid_out(lifter, layer, options, shape)
     if laid is None:
         return False
-    beta = _numbers(layer.blobs[0])
+    beta = numbers(layer.blobs[0])
     is_alone = lifter.sharing.is_alone(layer)
     site = AffineSite(layer, None, 0 if is_alone else None)
     return _add(lifter, layer, Affine(np.ones(len(beta)), beta), laid, site)
@@ -173,7 +132,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
     laid = (1, channels, 1, 1)
     is_inference = options.word("bn_mode", "LEARN", {0: "LEARN", 1: "INFERENCE"}) == "INFERENCE"
     if count == 2 and is_inference and names <= _SEGNET_FIELDS:
-        gamma, beta = (_numbers(blob) for blob in layer.blobs)
+        gamma, beta = (numbers(blob) for blob in layer.blobs)
         is_alone = lifter.sharing.is_alone(layer)
         site = AffineSite(layer, 0, 1) if is_alone else AffineSite(layer)
         return _add(lifter, layer, Affine(gamma, beta), laid, site)
@@ -183,7 +142,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
         return _keep(lifter, layer, shape, strange)
     if layer.phase != "TEST" and not options.flag("frozen", default=False):
         return _keep(lifter, layer, shape, (Reason.BATCH_STATISTICS, "phase: TRAIN"))
-    gamma, beta, mean, var = (_numbers(blob) for blob in layer.blobs)
+    gamma, beta, mean, var = (numbers(blob) for blob in layer.blobs)
     affine = Affine.from_batchnorm(mean, var, eps, gamma, beta)
     return _add(lifter, layer, affine, laid, AffineSite(layer), Affine(gamma, beta))
 
@@ -288,12 +247,3 @@ def _keep(lifter: Lifter, layer: Layer, shape: Shape | None, refusal: Refusal) -
     )
     lifter.add(layer, role, layer.inputs, layer.outputs)
     return True
-
-
-def _numbers(blob: Blob) -> FloatArray:
-    return blob.read().reshape(-1).astype(np.float64)
-
-
-def _check(lifter: Lifter, layer: Layer, wanted: list[tuple[int, ...]]) -> None:
-    for index, shape in enumerate(wanted):
-        check_shape(lifter.net.weights.name, layer, index, shape)

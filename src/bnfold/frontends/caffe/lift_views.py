@@ -389,5 +389,5 @@ def crop(lifter: Lifter, layer: Layer) -> bool:
     axis = canonical(options.integer("axis", 2), len(shape))
     if axis is None or axis < 2:
         return False  # along channels the offsets would have to be known
-    lifter.add(layer, g.Mean(tuple(range(axis, len(shape)))), layer.inputs[:1], layer.outputs)
+    lifter.add(layer, g.Mean(tuple(range(axis, len(shape)))), layer.read, layer.outputs)
     return True

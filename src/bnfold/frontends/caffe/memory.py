@@ -96,6 +96,6 @@ def _hands_on(layer: Layer) -> bool:
 
 def _last_reads(net: Net, layers: Sequence[Layer], roots: Sequence[int]) -> dict[int, int]:
     """Per value, the place of the last layer that reads it; outputs are read at the very end."""
-    last = {roots[number]: place for place, layer in enumerate(layers) for number in layer.inputs}
+    last = {roots[number]: place for place, layer in enumerate(layers) for number in layer.read}
     last.update({roots[number]: len(layers) for number in net.outputs})
     return last

@@ -4,7 +4,7 @@
     values    a blob name is taken again by a layer that works in place: each version is a value
     weights   the stored layer of the same name; Caffe looks at nothing but the name
 
-Sources, all in BVLC/caffe: src/caffe/net.cpp (FilterNet, StateMeetsRule, AppendTop, AppendParam,
+Sources, all in BVLC/caffe: src/caffe/net.cpp (AppendTop, AppendParam,
 CopyTrainedLayersFrom), src/caffe/util/upgrade_proto.cpp.
 """
 
@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, StoredLayer
 from bnfold.frontends.caffe.options import Options
+from bnfold.frontends.caffe.phases import PHASES, needed_elsewhere, state_of
 from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
 
 Shape = tuple[int | None, ...]
 """Sizes along the axes; None where a size is not known."""
-
-PHASES = {0: "TRAIN", 1: "TEST"}
 
 _V1_TYPES = {
     "ABSVAL": "AbsVal",
@@ -53,6 +52,10 @@ _V1_TYPES = {
 """V1's enum as today's names; a word that is not here (BN, of forks) stays as it is."""
 
 
+_SHAPE_READERS = {"Crop": 1, "PriorBox": 0, "PriorBoxClustered": 0, "Silence": 0}
+"""Types that read nothing but shapes, from this bottom on."""
+
+
 @dataclass(slots=True, eq=False)
 class Layer:
     """A layer of the text."""
@@ -73,6 +76,11 @@ class Layer:
     """Value numbers, one per top."""
     stored: StoredLayer | None = None
     """Its weights; None if the file has none for it."""
+
+    @property
+    def read(self) -> list[int]:
+        """The inputs whose values it reads; of the others it reads the shape, if anything."""
+        return self.inputs[: _SHAPE_READERS.get(self.type)]
 
     @property
     def blobs(self) -> list[Blob]:
@@ -115,6 +123,8 @@ class Net:
     """Values that come from outside."""
     outputs: dict[int, str] = field(default_factory=dict)
     """Values that somebody outside sees, and how to call that; their names must survive."""
+    elsewhere: dict[int, str] = field(default_factory=dict)
+    """Values that the other phase needs as they are, and the layer to blame; names, too."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -123,55 +133,26 @@ class Net:
         return self.document.name
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the rules of a layer are compared with."""
-
-    phase: str
-    level: int = 0
-    stages: frozenset[str] = frozenset()
-
-    def meets(self, rule: Options) -> bool:
-        """Net::StateMeetsRule."""
-        wrong_phase = rule.has("phase") and rule.word("phase", "", PHASES) != self.phase
-        too_low = rule.has("min_level") and self.level < rule.integer("min_level", 0)
-        too_high = rule.has("max_level") and self.level > rule.integer("max_level", 0)
-        lacks = not self.stages.issuperset(rule.texts("stage"))
-        forbidden = not self.stages.isdisjoint(rule.texts("not_stage"))
-        return not (wrong_phase or too_low or too_high or lacks or forbidden)
-
-    def includes(self, layer: Options) -> bool:
-        """Net::FilterNet: the include rules if there are any, else the exclude rules."""
-        include = layer.parts("include")
-        if include:
-            return any(self.meets(rule) for rule in include)
-        return not any(self.meets(rule) for rule in layer.parts("exclude"))
-
-
 def read_net(document: Document, weights: Caffemodel) -> Net:
     """The TEST phase of a network. Raises ModelUnreadableError."""
     net = Net(document, weights)
     whole = Options(document, document.root)
-    given = whole.part("state")
-    state = State("TEST", given.integer("level", 0), frozenset(given.texts("stage")))
+    state = state_of(whole, "TEST")
     for one in _layer_fields(document):
         layer = _layer(document, *one, default_phase=state.phase)
         (net.layers if state.includes(layer.options) else net.others).append(layer)
     _wire(net, whole)
+    net.elsewhere = needed_elsewhere(net, state_of(whole, "TRAIN"))
     _match(net)
     return net
 
 
 def is_for_training(document: Document) -> bool:
     """Whether some layers of the file are there for training only."""
-    given = Options(document, document.root).part("state")
-    level, stages = given.integer("level", 0), frozenset(given.texts("stage"))
-    for _, message in _layer_fields(document):
-        options = Options(document, message)
-        train, test = (State(phase, level, stages).includes(options) for phase in PHASES.values())
-        if train and not test:
-            return True
-    return False
+    whole = Options(document, document.root)
+    train, test = (state_of(whole, phase) for phase in PHASES.values())
+    layers = [Options(document, message) for _, message in _layer_fields(document)]
+    return any(train.includes(one) and not test.includes(one) for one in layers)
 
 
 def _layer_fields(document: Document) -> list[tuple[Field, Message]]:
@@ -212,7 +193,7 @@ def _layer(document: Document, one: Field, message: Message, *, default_phase: s
 def _wire(net: Net, whole: Options) -> None:
     """Find out which version of a blob each layer reads."""
     latest: dict[str, int] = {}
-    for name in whole.texts("input"):
+    for name in _input_names(net, whole):
         latest[name] = _new_value(net, name, None)
         net.inputs.append(latest[name])
     elsewhere = {top.string for layer in net.others for top in layer.tops}
@@ -236,13 +217,39 @@ def _wire(net: Net, whole: Options) -> None:
     _find_outputs(net)
 
 
+def _input_names(net: Net, whole: Options) -> list[str]:
+    """The inputs of the network that no layer makes.
+
+    UpgradeNetInput makes an Input layer of the `input` fields if the file has `input_shape` or
+    `input_dim`, and else drops them: a layer makes the blob. With both there are two of the name.
+    """
+    made: dict[str, Scalar] = {}
+    read: set[str] = set()
+    for layer in net.layers:
+        read.update(bottom.string for bottom in layer.bottoms)
+        for top in layer.tops:
+            if top.string not in read:
+                made.setdefault(top.string, top)
+    names = whole.texts("input")
+    if not whole.has("input_shape", "input_dim"):
+        return [name for name in dict.fromkeys(names) if name not in made]
+    for name in names:
+        if name in made:
+            raise net.document.error(
+                made[name].start,
+                f"{name} is made by a layer and is an input of the network, too",
+                "drop one of the two",
+            )
+    return names
+
+
 def _new_value(net: Net, name: str, maker: Layer | None) -> int:
     net.values.append(Value(name, maker))
     return len(net.values) - 1
 
 
 def _find_outputs(net: Net) -> None:
-    """What nobody reads is an output, and so is what a loss weight or another phase reads."""
+    """What nobody reads is an output, and so is what has a loss weight."""
     for number, value in enumerate(net.values):
         if not value.readers:
             net.outputs[number] = value.name
@@ -251,20 +258,6 @@ def _find_outputs(net: Net) -> None:
         for number, weight in zip(layer.outputs, weights, strict=False):
             if weight != 0:
                 net.outputs[number] = net.values[number].name
-    versions: dict[str, list[int]] = {}
-    for number, value in enumerate(net.values):
-        versions.setdefault(value.name, []).append(number)
-    for layer in net.others:
-        for bottom in layer.bottoms:
-            before = [n for n in versions.get(bottom.string, ()) if _is_before(net, n, layer)]
-            if before:
-                net.outputs.setdefault(before[-1], f"{bottom.string} in the other phase")
-
-
-def _is_before(net: Net, number: int, layer: Layer) -> bool:
-    """Whether a value is made before a layer runs, in the order of the file."""
-    maker = net.values[number].maker
-    return maker is None or maker.place.start < layer.place.start
 
 
 def _match(net: Net) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from bnfold.core.blame import Obstacle
+from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.memory import overwriting
 from bnfold.frontends.caffe.net import Layer, Net
 
@@ -40,12 +42,12 @@ class Wiring:
 class NameTaken(Exception):  # noqa: N818  # control flow, not an error
     """There is no name for a value; a layer has to stay."""
 
-    def __init__(self, layer: Layer, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, layer: Layer, obstacle: Obstacle) -> None:
+        super().__init__(obstacle.blocker)
         self.layer = layer
         """The last of the layers that made the values one."""
-        self.name = name
-        """The name that it would need."""
+        self.obstacle = obstacle
+        """Who knows the value by the name that it would need."""
 
 
 def rewire(net: Net, removed: Collection[Layer]) -> Wiring:
@@ -57,6 +59,8 @@ class _Rewirer:
     def __init__(self, net: Net, removed: Collection[Layer]) -> None:
         self.net = net
         gone = set(map(id, removed))
+        self.seen = net.outputs.keys() | net.elsewhere.keys()
+        """Values that are known outside of the phase."""
         self.layers = [layer for layer in net.layers if id(layer) not in gone]
         self.wiring = Wiring(list(range(len(net.values))))
         self.members: dict[int, list[int]] = {}
@@ -169,9 +173,12 @@ class _Rewirer:
     def _taken(self, root: int) -> NameTaken:
         """The layer to keep: the one that makes what is known outside, or else the last one."""
         made = [number for number in self.members[root] if number in self.gone]
-        outside = [number for number in made if number in self.net.outputs]
+        outside = [number for number in made if number in self.seen]
         number = (outside or made)[-1]
-        return NameTaken(self.gone[number], self.net.values[number].name)
+        obstacle = Obstacle(Reason.GRAPH_OUTPUT, self.net.values[number].name)
+        if number in self.net.elsewhere and number not in self.net.outputs:
+            obstacle = Obstacle(Reason.OTHER_PHASE, self.net.elsewhere[number])
+        return NameTaken(self.gone[number], obstacle)
 
     def _is_free(self, name: str, own: str) -> bool:
         """Whether the other phase does not make a blob of this name."""
@@ -184,7 +191,7 @@ class _Rewirer:
             is_input = number in self.net.inputs or (
                 number in self.makers and not self.makers[number][0].bottoms
             )
-            if is_input or number in self.net.outputs:
+            if is_input or number in self.seen:
                 found.append(self.net.values[number].name)
         return list(dict.fromkeys(found))
 
@@ -204,7 +211,7 @@ class _Rewirer:
         """Whether the second value may take the name of the first."""
         if second not in self.makers or self.readers.get(first, 0) != 1:
             return False
-        if any(number in self.net.outputs for number in self.members.get(first, [first])):
+        if any(number in self.seen for number in self.members.get(first, [first])):
             return False
         layer, position = self.makers[second]
         bottoms = [self.wiring.roots[number] for number in layer.inputs]

@@ -23,6 +23,8 @@ RUNS: dict[str, Run] = (
     run_weights.LAYERS | run_windows.LAYERS | run_values.LAYERS | run_shapes.LAYERS
 )
 """By layer type."""
+_VALUES_READ = {"Crop": 1, "PriorBox": 0, "PriorBoxClustered": 0}
+"""How many bottoms have their values read; of the others a layer of these types reads the shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,5 +131,5 @@ def _leave_out(
         key = f"{layer.name} ({copies})"
     execution.left_out[key] = why
     for number, bottom in enumerate(bottoms):
-        if bottom is not None:
+        if bottom is not None and number < _VALUES_READ.get(layer.type, len(bottoms)):
             execution.read[f"{key}.bottom[{number}]"] = bottom.clone()

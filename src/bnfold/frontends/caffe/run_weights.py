@@ -8,6 +8,7 @@ summed with: y = (x - mean/factor) / sqrt(variance/factor + eps), a factor of 0 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _BN_MODES = {0: "LEARN", 1: "INFERENCE"}
 _DEFAULT_EPS = 1e-5
+_NVIDIA_FILLERS = ("scale_filler", "bias_filler")
 _NVIDIA_LEAST_EPS = float(np.float32(1e-5))
 """NVCaffe's BatchNorm, the one with scale_bias, never takes less (cuDNN's CUDNN_BN_MIN_EPSILON)."""
 
@@ -165,17 +167,20 @@ def batch_norm(step: Step) -> Sequence[Tensor]:
     """BVLC's three blobs; NVCaffe's and Intel's five, the last two gamma and beta."""
     x = step.only_bottom()
     fields = step.fields.part("batch_norm_param")
-    of_nvidia = fields.has("scale_bias")
+    of_nvidia = fields.has("scale_bias", *_NVIDIA_FILLERS)
     eps = single(fields, "eps", _DEFAULT_EPS)
     if of_nvidia:
         eps = max(eps, _NVIDIA_LEAST_EPS)
+    scales = fields.flag("scale_bias", default=False) or fields.has(*_NVIDIA_FILLERS)
+    if scales:
+        step = _in_todays_order(step)
     if fields.flag("use_global_stats", default=step.is_testing):
-        mean, variance = _stored_statistics(step, of_nvidia=of_nvidia)
+        mean, variance = _stored_statistics(step)
     else:
         mean, variance = _batch_statistics(x)
     axis, rank = min(1, x.dim() - 1), x.dim()
     y = (x - along(mean, axis, rank)) / along((variance + eps).sqrt(), axis, rank)
-    if fields.flag("scale_bias", default=fields.flag("use_weight_bias", default=False)):
+    if scales or fields.flag("use_weight_bias", default=False):
         gamma, beta = (step.blob(number, mean.shape) for number in (3, 4))
         y = along(gamma, axis, rank) * y + along(beta, axis, rank)
     elif len(step.blobs) > 3:
@@ -183,15 +188,27 @@ def batch_norm(step: Step) -> Sequence[Tensor]:
     return [y]
 
 
-def _stored_statistics(step: Step, *, of_nvidia: bool) -> tuple[Tensor, Tensor]:
+def _in_todays_order(step: Step) -> Step:
+    """NVCaffe's first versions wrote gamma, beta, mean, variance and the factor.
+
+    Its loader sees that by the last blob, which has one entry; for one channel that tells nothing.
+    It divides three blobs by their factor, but not five.
+    """
+    if len(step.blobs) != 5:
+        return step
+    blobs = step.blobs
+    if blobs[4].numel() == 1 < blobs[0].numel():
+        blobs = (*blobs[2:], *blobs[:2])
+    return replace(step, blobs=(*blobs[:2], torch.ones_like(blobs[2]), *blobs[3:]))
+
+
+def _stored_statistics(step: Step) -> tuple[Tensor, Tensor]:
     x = step.bottoms[0]
     channels = (x.shape[1] if x.dim() > 1 else 1,)
     if not step.blobs:  # not in the file: Caffe's filler
         return x.new_zeros(channels), x.new_zeros(channels)
     mean, variance = step.blob(0, channels), step.blob(1, channels)
     factor = step.blob(2, (1,))
-    if of_nvidia:
-        return mean, variance
     inverse = torch.where(factor == 0, 0.0, 1 / factor)
     return inverse * mean, inverse * variance
 
