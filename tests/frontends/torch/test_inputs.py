@@ -55,3 +55,37 @@ def test_further_inputs(also):
 def test_the_wrong_inputs_are_named():
     with pytest.raises(bnfold.BnfoldError, match="raised TypeError on the example inputs"):
         bnfold.fold(Net().eval(), ((X,), {"absent": X}))
+
+
+def inference() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.randn(2, 3, 5, 5)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: torch.randn(1, 3, 5, 5).expand(2, -1, -1, -1), inference, lambda: X[:1].expand_as(X)],
+)
+def test_inputs_that_take_no_writes(make, verify):
+    _, report = bnfold.fold(Net().eval(), make(), verify=verify)
+    assert report.removed == 1
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_autograd_does_not_count_a_write_to_the_inputs(verify):
+    weight = torch.randn_like(X).requires_grad_()
+    loss = (weight * X).sum()
+    bnfold.fold(Net().eval(), X, verify=verify)
+    loss.backward()
+    assert torch.equal(weight.grad, X)
+
+
+def test_inputs_that_the_program_writes_to_are_put_back():
+    class Writes(Net):
+        def forward(self, x):
+            return super().forward(x.mul_(2))
+
+    x, before = X.clone(), X.clone()
+    bnfold.fold(Writes().eval(), x)
+    assert torch.equal(x, before)

@@ -321,7 +321,8 @@ class _Reader:
             if recorder.saved:
                 recorder.undo_writes()
             for tensor, before in content:
-                tensor.copy_(before)
+                if _is_written(tensor, before):
+                    tensor.copy_(before)
             forget((args, kwargs, result))
 
     def _note_escaped(
@@ -346,6 +347,15 @@ class _Reader:
                 recorder.recording.outputs.append((value, name))
                 recorder.recording.persistent.add(value.storage)
             forget(tensor)
+
+
+def _is_written(tensor: Tensor, before: Tensor) -> bool:
+    """Whether an input holds something else now.
+
+    Writing back what is there anyway would not do: autograd counts writes, and a tensor that was
+    expanded, or made in inference mode, takes none.
+    """
+    return tensor.layout is not torch.strided or not torch.equal(tensor, before)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
