@@ -199,7 +199,7 @@ def _batch_norm_chain(
         refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
         refusal = Reason.SHARED, "its parameters or statistics are read elsewhere"
-    if refusal is not None and refusal[0] in (Reason.BATCH_STATISTICS, Reason.BAD_STATISTICS):
+    if refusal is not None and refusal[0] in _UNKNOWN:
         role = g.AffineStep(
             np.ones(1),
             np.zeros(1),
@@ -281,6 +281,10 @@ def _refusal(
 ) -> tuple[Reason, str | None] | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
+        if (
+            spec.changing and module is None
+        ):  # gamma.repeat(n), and what a tracked InstanceNorm does
+            return Reason.NOT_CONSTANT, None
         return Reason.BATCH_STATISTICS, _why_not_constant(spec)
     if not affine.is_finite:
         return Reason.BAD_STATISTICS, None
@@ -293,6 +297,10 @@ def _refusal(
     if successors is None:
         return Reason.MODULE_DOES_MORE, type(module).__name__
     return None
+
+
+_UNKNOWN = (Reason.BATCH_STATISTICS, Reason.NOT_CONSTANT, Reason.BAD_STATISTICS)
+"""Reasons why nothing is known of what a step computes."""
 
 
 def _why_not_constant(spec: BatchNormSpec) -> str:
