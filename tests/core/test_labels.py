@@ -180,3 +180,20 @@ class TestCombine:
 )
 def test_labels_that_come_again_on_their_axis(labels, repeats):
     assert lab.repeat_along_an_axis(np.array(labels)) is repeats
+
+
+@pytest.mark.parametrize(
+    ("shape", "vary"),
+    [
+        ((1, 3, 1, 1), False),
+        ((1, 3), False),
+        ((1, 1, 1), False),
+        ((2, 3, 1, 1), True),
+        ((2, 1, 1, 1), True),
+        ((1, 3, 5), True),
+        ((1, 1, 1, 4), True),
+        ((3,), True),
+    ],
+)
+def test_labels_that_vary_off_the_channels(shape, vary):
+    assert lab.vary_off_the_channels(np.arange(np.prod(shape)).reshape(shape)) is vary

@@ -120,3 +120,8 @@ def repeat_along_an_axis(labels: IntArray) -> bool:
             if 1 < different < size:
                 return True
     return False
+
+
+def vary_off_the_channels(labels: IntArray) -> bool:
+    """Whether labels vary along another axis than the second, where channels lie."""
+    return any(size > 1 for axis, size in enumerate(labels.shape) if axis != 1)

@@ -166,6 +166,81 @@ def test_another_path_on_another_size():
     check(trained(Net(padded_to_even, conv=nn.Conv2d(4, 3, 1))), gone=0, verify=False)
 
 
+def tracked_instance_norm(net: Net, x: Tensor) -> Tensor:
+    return net.norm(torch.sigmoid(x))
+
+
+def images_as_groups(net: Net, x: Tensor) -> Tensor:
+    kernel, images = (
+        net.line.weight.repeat(len(x), 1).view(-1, 1, 1, 1),
+        x.reshape(1, -1, *x.shape[2:]),
+    )
+    return functional.conv2d(images, kernel, groups=kernel.shape[0]).view_as(x)
+
+
+def gains_of_merged_images(net: Net, x: Tensor) -> Tensor:
+    gains = net.line.weight.repeat(len(x), 1).view(1, -1, 1, 1)
+    return (x.sigmoid().reshape(1, -1, *x.shape[2:]) * gains).view_as(x)
+
+
+def rows_normalised_apart(net: Net, x: Tensor) -> Tensor:
+    mean = torch.linspace(0, 1, x.shape[2], dtype=x.dtype)
+    rows = x.sigmoid().transpose(1, 2)
+    return functional.batch_norm(rows, mean, mean + 1).transpose(1, 2)
+
+
+def mixed_along_the_width(net: Net, x: Tensor) -> Tensor:
+    return functional.linear(x, net.wide.weight[: x.shape[3], : x.shape[3]])
+
+
+def blurred_along_the_height(net: Net, x: Tensor) -> Tensor:
+    kernel = torch.eye(x.shape[2], dtype=x.dtype)[:, :, None, None]
+    return functional.conv2d(x.transpose(1, 2), kernel).transpose(1, 2)
+
+
+def scaled_per_image(net: Net, x: Tensor) -> Tensor:
+    return x.sigmoid() * net.table(torch.arange(len(x))).view(len(x), -1, 1, 1)
+
+
+@pytest.mark.parametrize("clip", ["auto", "always"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        tracked_instance_norm,
+        images_as_groups,
+        gains_of_merged_images,
+        rows_normalised_apart,
+        mixed_along_the_width,
+        blurred_along_the_height,
+        scaled_per_image,
+    ],
+)
+def test_bounds_are_made_for_every_size(between, clip):
+    """What the forward makes as long as an axis brings channels of its own along it."""
+    net = Net(
+        lambda net, x: net.conv(net.relu(net.bn(between(net, x)))),
+        conv=nn.Conv2d(4, 3, 1),
+        norm=nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        line=nn.Linear(4, 1),
+        wide=nn.Linear(12, 12),
+        table=nn.Embedding(4, 4),
+    )
+    check(trained(net), gone=1, verify=False, clip=clip)
+
+
+def test_a_norm_whose_constants_are_repeated_is_kept_for_that():
+    net = trained(
+        Net(
+            lambda net, x: net.conv(net.relu(net.bn(tracked_instance_norm(net, x)))),
+            conv=nn.Conv2d(4, 3, 1),
+            norm=nn.InstanceNorm2d(4, track_running_stats=True),
+        )
+    )
+    _, report = bnfold.fold(net, torch.randn(SIZES[0], dtype=D))
+    (kept,) = (item for item in report.items if not item.is_removed)
+    assert kept.reason is bnfold.Reason.NOT_CONSTANT
+
+
 def test_a_plain_network_is_read_once(monkeypatch):
     reads = []
     monkeypatch.setattr(

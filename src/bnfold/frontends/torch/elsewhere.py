@@ -20,14 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bnfold.core.labels import repeat_along_an_axis
+from bnfold.core.forest import IntArray
+from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
 from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.leaves import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import Entry, read_module
-from bnfold.frontends.torch.recording import Const, Event, Recording, Value, values
+from bnfold.frontends.torch.recording import Const, Event, Recording, Value, constants, values
 
 
 def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
@@ -52,25 +54,54 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
 
 def _may_mix(recording: Recording) -> bool:
     """Whether an axis may hold channels beside something that has other lengths elsewhere."""
-    mixing = [event for event in recording.events if _mixes(event)]
-    if not mixing:
+    made = [event.outputs[0] for event in recording.events if _mixes(event)]
+    clips = _clipped(recording) if _computes_constants(recording) else []
+    if not made and not clips:
         return False
     readers: dict[int, list[Any]] = {}
     for event in recording.events:
         for value in values(event.args, event.kwargs):
             readers.setdefault(value.number, []).append(event.target)
     returned = {value.number for value, _ in recording.outputs}
-    made = [event.outputs[0] for event in mixing]
     open_ended = [value for value in made if value and not _is_fixed(value, readers, returned)]
-    if not open_ended:
+    if not open_ended and not clips:
         return False
     lifted = lift(recording)
     labels = bind(lifted.graph).labels
+
+    def any_of(found: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
+        return any(
+            test(labels[lifted.tensors[value.number]])
+            for value in found
+            if value.number in lifted.tensors
+        )
+
+    return any_of(open_ended, repeat_along_an_axis) or any_of(clips, vary_off_the_channels)
+
+
+def _computes_constants(recording: Recording) -> bool:
+    """Whether functions take constants that code made, as long as an axis may be.
+
+    gamma.repeat(n), a slice of a weight, linspace(0, 1, w): these bring channels along any axis.
+    """
     return any(
-        repeat_along_an_axis(labels[lifted.tensors[value.number]])
-        for value in open_ended
-        if value.number in lifted.tensors
+        constant.tensor.numel() > 1
+        and (constant.how == "?" or id(constant.origin) not in recording.owned)
+        for event in recording.events
+        if not isinstance(event.target, nn.Module)
+        for constant in constants(event.args, event.kwargs)
     )
+
+
+def _clipped(recording: Recording) -> list[Value]:
+    """What modules made that can be given bounds: an array of them has one size."""
+    return [
+        value
+        for event in recording.events
+        if isinstance(event.target, CLIPS)
+        for value in event.outputs
+        if value is not None
+    ]
 
 
 def _mixes(event: Event) -> bool:

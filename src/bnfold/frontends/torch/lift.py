@@ -158,9 +158,10 @@ class Lifter:
         kind = kind_of(event)
         numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         added = len(self.graph.ops) - 1
-        is_view = isinstance(role, g.View)
+        # What moves labels, and where an array of bounds would be made for one size.
+        ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
         for value, number in zip(made, numbers, strict=True):
-            axes = self._open_axes(event, places.get(id(value), 0)) if is_view else ()
+            axes = self._open_axes(event, places.get(id(value), 0)) if ties else ()
             if axes:  # what is stored along an axis of any length is stored alike
                 (number,) = self.graph.add(event.name, g.Mean(axes), [number], [value.shape])
             self.tensors[value.number] = number
