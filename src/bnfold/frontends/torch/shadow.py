@@ -11,7 +11,6 @@ the original's own modules and tensors, and that is how they are told from the m
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.copies import deep_copy
 from bnfold.frontends.torch.recording import Const, Recording, Use, map_constants
 
 
@@ -87,7 +87,7 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
                 content = tensor.detach().clone() if own_memory else tensor.detach()
                 memo[id(tensor)] = _parameter(tensor, content)
     try:
-        copied = copy.deepcopy(model, memo)
+        copied = deep_copy(model, memo)
     except Exception:
         return Shadow(model, list(modules))
     found = Shadow(copied, list(copied.modules()), shares_memory=not own_memory)
