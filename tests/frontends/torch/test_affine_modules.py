@@ -523,7 +523,8 @@ class PreActivation(nn.Module):
     [
         (1e-8, torch.float32, 1),
         (1e-5, torch.float32, 1),
-        (1e-5, torch.float64, 1),  # as in the dtype that it will run in
+        (1e-5, torch.float64, 0),  # what counts is the dtype that its readers compute in
+        (1e-8, torch.float64, 1),
         (1e-2, torch.float16, 1),
         (1e-2, torch.float32, 0),
         (0.3, torch.float16, 0),

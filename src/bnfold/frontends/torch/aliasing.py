@@ -3,11 +3,16 @@
 With it gone, its input and output are one tensor. An in-place op that wrote to one of them then
 writes to both, and whoever still reads the other sees the write. Where that can happen, the op
 stops working in place if it can, or the removed op leaves a copy behind.
+
+Other ops make a tensor of their own or return what they were given, as the memory layout, the
+dtype or the size of the input has it: contiguous, reshape, to, a pad that is not always needed. A
+run shows one of the two. Where it shows a copy, its source counts as the same memory here: then
+what is done is right for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +22,8 @@ from torch import nn
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.lift import AffineSite, Lifted
 from bnfold.frontends.torch.lift_modules import old_name_is_read
-from bnfold.frontends.torch.ops import node_of
-from bnfold.frontends.torch.recording import Event, Recording
+from bnfold.frontends.torch.ops import aten_name, node_of
+from bnfold.frontends.torch.recording import Event, Recording, Value
 
 
 @dataclass(slots=True)
@@ -33,7 +38,8 @@ class Precautions:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    op: int
+    op: int | None
+    """The removed op; None where the program itself decides whether the two are one."""
     event: int
     source: int
     output: int
@@ -52,20 +58,86 @@ def precautions(
             links.append(_Link(op, site.event, site.source.storage, site.output.storage))
         if _layout_changes(site):
             found.copies.add(op)
+    doubtful = [] if not links else _doubtful(recording, may_return_input)
     last_read = _last_reads(recording)
+
+    def is_read(storages: Collection[int], event: Event) -> bool:
+        return any(last_read.get(storage, -1) > event.number for storage in storages)
+
     for event in recording.events:
         if event.written is None or event.number in rewritten:
             continue
-        joined = _joined(links, event, event.written.storage)
-        others = {side for link in joined for side in (link.source, link.output)}
-        others.discard(event.written.storage)
-        if not any(last_read.get(other, -1) > event.number for other in others):
+        here = event.written.storage
+        # What is one memory with it in the program as it was, for some inputs.
+        before, _ = _joined(doubtful, event, here)
+        after, joined = _joined([*links, *doubtful], event, here)
+        if not is_read(after - before, event):
             continue
-        if _can_stop(recording, event):
+        if _can_stop(recording, event) and not is_read(before - {here}, event):
             found.out_of_place.append(event)
         else:
-            found.copies.update(link.op for link in joined)
+            found.copies.update(link.op for link in joined if link.op is not None)
     return found
+
+
+def written_or_not(recording: Recording) -> set[int]:
+    """Numbers of in-place events whose write also reaches other memory, for inputs of some layouts.
+
+    What is read there later depends on the layout, so nothing can be built on the write.
+    """
+    doubtful = _doubtful(recording, _goes_by_layout)
+    if not doubtful:
+        return set()
+    last_read = _last_reads(recording)
+    found = set()
+    for event in recording.events:
+        if event.written is None:
+            continue
+        here = event.written.storage
+        others = _joined(doubtful, event, here)[0] - {here}
+        if any(last_read.get(other, -1) > event.number for other in others):
+            found.add(event.number)
+    return found
+
+
+def _doubtful(recording: Recording, may_be_one: Callable[[Event], bool]) -> list[_Link]:
+    found = []
+    for event in recording.events:
+        source = event.args[0] if event.args else None
+        made = event.outputs[0] if event.outputs else None
+        if not isinstance(source, Value) or made is None or source.storage == made.storage:
+            continue
+        if may_be_one(event):
+            found.append(_Link(None, event.number, source.storage, made.storage))
+    return found
+
+
+def may_return_input(event: Event) -> bool:
+    """Whether a program that ran this op may go without it for other inputs."""
+    if event.call.node is not None and node_of(event) is not None:
+        return False  # in a graph, a copy is a copy
+    name = aten_name(event.target)
+    return name in _WHERE_NEEDED or name.startswith("upsample_") or _goes_by_layout(event)
+
+
+def _goes_by_layout(event: Event) -> bool:
+    """contiguous, reshape, flatten, to and their like; a plain clone names no memory format."""
+    if event.call.node is not None and node_of(event) is not None:
+        return False
+    name = aten_name(event.target)
+    if name == "_to_copy":
+        made = event.outputs[0]
+        return made is not None and event.args[0].dtype == made.dtype
+    return name == "_reshape_copy" or (
+        name == "clone" and event.kwargs.get("memory_format") is not None
+    )
+
+
+_WHERE_NEEDED = frozenset(
+    {"_to_copy", "constant_pad_nd", "index", "index_select", "roll"}
+    | {f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in (1, 2, 3)}
+)
+"""Ops that programs call under a condition: where the size asks for it."""
 
 
 def _layout_changes(site: AffineSite) -> bool:
@@ -81,8 +153,8 @@ def _last_reads(recording: Recording) -> dict[int, float]:
     return last
 
 
-def _joined(links: list[_Link], event: Event, storage: int) -> list[_Link]:
-    """The removed ops, run before the event, that tie other memory to this one."""
+def _joined(links: Sequence[_Link], event: Event, storage: int) -> tuple[set[int], list[_Link]]:
+    """The memory that is one with this one, and the links, run before the event, that tie it."""
     earlier = [link for link in links if link.event < event.number]
     reached, chosen = {storage}, []
     grown = True
@@ -93,7 +165,7 @@ def _joined(links: list[_Link], event: Event, storage: int) -> list[_Link]:
                 chosen.append(link)
                 reached |= {link.source, link.output}
                 grown = True
-    return chosen
+    return reached, chosen
 
 
 def _can_stop(recording: Recording, event: Event) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 from torch import Tensor, nn
 
 from bnfold.frontends.torch.leaves import BATCH_NORMS, CLIPS, CONVOLUTIONS
@@ -31,6 +32,11 @@ class NeedsValues(BaseException):
 
 _LOOKS = ("numpy", "tolist", "__array__", "__dlpack__", "__deepcopy__", "data_ptr", "resize_")
 """Methods of Tensor that hand out values without dispatching an op, or need memory of PyTorch's."""
+_HANDED_OUT = [
+    *((torch.Tensor, name) for name in (*_LOOKS, "untyped_storage")),
+    (torch, "to_dlpack"),
+    (torch.utils.dlpack, "to_dlpack"),
+]
 
 
 def looks_at_values(func: Any) -> bool:
@@ -61,17 +67,17 @@ def values_guarded(look: Callable[[Tensor], None]) -> Iterator[None]:
 
         return method
 
-    own = {name: torch.Tensor.__dict__.get(name) for name in _LOOKS}
-    for name in _LOOKS:
-        setattr(torch.Tensor, name, guarded(getattr(torch.Tensor, name)))
+    own = [(owner, name, vars(owner).get(name)) for owner, name in _HANDED_OUT]
+    for owner, name in _HANDED_OUT:
+        setattr(owner, name, guarded(getattr(owner, name)))
     try:
         yield
     finally:
-        for name, method in own.items():
-            if method is None:
-                delattr(torch.Tensor, name)
+        for owner, name, function in own:
+            if function is None:
+                delattr(owner, name)
             else:
-                setattr(torch.Tensor, name, method)
+                setattr(owner, name, function)
 
 
 class Placeholders:

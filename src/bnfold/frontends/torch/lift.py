@@ -237,8 +237,10 @@ def _calls(recording: Recording) -> list[Call]:
 def lift(recording: Recording) -> Lifted:
     """The graph of a recording."""
     from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
+    from bnfold.frontends.torch.aliasing import written_or_not
 
     lifter = Lifter(recording)
+    lifter.open |= dict.fromkeys(written_or_not(recording), frozenset({EVERY}))
     for value, name in recording.inputs:
         lifter.tensors[value.number] = lifter.graph.input(value.shape, name)
     linears = lift_linear.survey(lifter)

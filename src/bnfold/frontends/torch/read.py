@@ -273,7 +273,8 @@ class _Reader:
         restored = nullcontext() if self.shadow.is_copy else _state_restored(self.modules)
         with restored, _biases_lent(self.modules, recording):
             for number, run in enumerate(runs):
-                recorder = Recorder(recording, self.names, hollow=hollow)
+                lends = self.shadow.shares_memory
+                recorder = Recorder(recording, self.names, hollow=hollow, lends=lends)
                 recorders.append(recorder)
                 prefix = "" if len(runs) == 1 else f"run {number}: "
                 entry = run.entry if isinstance(run, Entry) else ""
@@ -306,7 +307,11 @@ class _Reader:
                 try:
                     result = method(self.model, entry)(*args, **kwargs)
                 except Exception as error:
+                    if recorder.has_lent:
+                        raise NeedsMemory from error
                     raise ExampleInputError(type(self.model).__name__, error) from error
+            if recorder.has_lent:
+                raise NeedsMemory
             if recorder.is_void:
                 raise NeedsValues
             recorder.recording.roots.append(recorder.call)
@@ -375,6 +380,7 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
 
     def look(tensor: Tensor) -> None:
         if recorder.handle_of(tensor) is None:
+            recorder.guard_memory(tensor)
             recorder.note_handed_out(tensor)
             return
         if recorder.is_hollow:

@@ -56,10 +56,13 @@ from bnfold.frontends.torch.recording import (
     leaves_of,
     map_tensors,
 )
+from bnfold.frontends.torch.shadow import NeedsMemory
 
 _ATTRIBUTE = "_bnfold_handle"
 _MADE = "_bnfold_made"
 _AT_RANDOM = "at random"
+_storage_of = torch.Tensor.untyped_storage
+"""PyTorch's own: a program's calls of it are watched, the recorder's are not."""
 
 FACTORIES = frozenset(
     {
@@ -89,6 +92,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         names: dict[int, str],
         *,
         hollow: bool = False,
+        lends: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
@@ -111,6 +115,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a constant came from nobody knows where."""
         self.is_void = False
         """Whether values were asked for in a run that has none: it tells nothing any more."""
+
+        self.lends = lends
+        """Whether the parameters' memory is the original's."""
+        self.has_lent = False
+        """Whether that memory was asked for: the run tells nothing any more."""
 
     @property
     def is_hollow(self) -> bool:
@@ -153,7 +162,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         known = self.memories.get(address)
         if known is None or known[1] is not storage or known[0].expired():  # type: ignore[no-untyped-call]
-            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+            reference = StorageWeakRef(_storage_of(tensor))  # type: ignore[no-untyped-call]
             self.memories[address] = (reference, storage, value)
 
     def void(self) -> NeedsValues:
@@ -305,6 +314,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Execute an op and record it; `written` is what it writes to where no schema says so."""
         tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
         written = _written(func, args, kwargs) if written is None else written
+        if self.lends and getattr(func, "namespace", "") not in ("aten", "prims"):
+            for tensor in tensors:
+                self.guard_memory(tensor)  # a schema may promise what the op does not keep
         if not any(self.handle_of(tensor) is not None for tensor in tensors) or _is_factory(func):
             return self._run_constant(func, args, kwargs, tensors, written)
         make = self.placeholders
@@ -474,6 +486,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owner is not None:
             self._note_use(Const(tensor, owner, "?"), None)
 
+    def guard_memory(self, tensor: Tensor) -> None:
+        """Nobody may get hold of memory through which the original can be written to unseen."""
+        if self.lends and isinstance(self._owner(tensor), nn.Parameter):
+            self.has_lent = True
+            raise NeedsMemory
+
     def lose(self, module: nn.Module) -> None:
         """A part of the model runs where nobody looks: in another thread."""
         if id(module) in self.recording.members:
@@ -543,7 +561,7 @@ def _picks_by_constants(recorder: Recorder, func: Any, args: tuple[Any, ...]) ->
 def _memory(tensor: Tensor) -> int | None:
     """A number for the memory a tensor lives in; None where that cannot be told (vmap, sparse)."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return int(_storage_of(tensor)._cdata)
     except (NotImplementedError, RuntimeError):
         return None
 
@@ -558,7 +576,7 @@ def _is_readable(tensor: Tensor) -> bool:
 def _address(tensor: Tensor) -> int | None:
     """Where the memory begins that a tensor lives in; None where it has none."""
     try:
-        return int(tensor.untyped_storage().data_ptr()) or None
+        return int(_storage_of(tensor).data_ptr()) or None
     except (NotImplementedError, RuntimeError):
         return None
 

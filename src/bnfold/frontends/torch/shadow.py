@@ -38,6 +38,9 @@ class Shadow:
     outside: frozenset[int] = frozenset()
     """id() of the original's modules and tensors: met in a run, they are no part of the copy."""
 
+    shares_memory: bool = False
+    """Whether the copy's parameters live in the original's memory."""
+
     @property
     def is_copy(self) -> bool:
         """Whether the model may be thrown away."""
@@ -87,7 +90,7 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
         copied = deep_copy(model, memo)
     except Exception:
         return Shadow(model, list(modules))
-    found = Shadow(copied, list(copied.modules()))
+    found = Shadow(copied, list(copied.modules()), shares_memory=not own_memory)
     parts = {id(module) for module in found.modules}
     for module in modules:
         twin = memo.get(id(module))
