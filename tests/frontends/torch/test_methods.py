@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -228,29 +230,54 @@ def test_nothing_is_at_risk_where_nothing_was_removed() -> None:
     assert noted(report) == set()
 
 
-def test_of_modules_of_one_class_the_first_is_named() -> None:
-    class Many(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList(Block(3) for _ in range(6))
+class Block(nn.Module):
+    """Its methods are at risk."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            for block in self.blocks:
-                x = block(x)
-            return x
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
-    class Block(nn.Module):
-        def __init__(self, channels: int) -> None:
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.bn(self.conv(x))
+    def before(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
-        def before(self, x: Tensor) -> Tensor:
-            return self.conv(x)
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
-    assert noted(bnfold.inspect(build(Many()), X)) == {"blocks.0.before"}
+
+class Two(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(Block(), Block())
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.inner[0].conv(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (Block, {"before"}),
+        (Two, {"0.before"}),
+        (lambda: Wrapper(Two()), {"inner.0.before"}),
+        (lambda: nn.Sequential(Wrapper(Wrapper(Block()))), {"0.inner.inner.before"}),
+        (lambda: nn.Sequential(Two(), nn.ReLU()), set()),
+    ],
+)
+def test_the_methods_of_the_model_and_its_direct_submodules_count_once_per_class(
+    make: Callable[[], nn.Module], named: set[str]
+) -> None:
+    assert noted(bnfold.inspect(build(make()), X)) == named
 
 
 def test_of_many_methods_a_few_are_named() -> None:

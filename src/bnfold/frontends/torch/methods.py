@@ -52,7 +52,7 @@ def at_risk(model: nn.Module, recording: Recording, lifted: Lifted, plan: Plan) 
     reader = _Reader()
     candidates = [
         (f"{prefix}.{name}" if prefix else name, (type(module), name), parts)
-        for prefix, module in model.named_modules()
+        for prefix, module in _outer(model)
         if id(module) in recording.calls
         for name in reader.methods(type(module))
         if (parts := list(reader.parts(module, name)))
@@ -67,6 +67,21 @@ def at_risk(model: nn.Module, recording: Recording, lifted: Lifted, plan: Plan) 
         if border.is_rescaled_around(_repeated(recording, parts)):
             found[key] = name
     return list(found.values())
+
+
+def _outer(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The model and its direct submodules: who calls more than the model calls one of these.
+
+    Further inside, methods are mostly parts of a forward. What has one submodule is a wrapper.
+    """
+    prefix = ""
+    while True:
+        yield prefix.removesuffix("."), model
+        children = list(model.named_children())
+        if len(children) != 1:
+            yield from ((prefix + name, child) for name, child in children)
+            return
+        prefix, model = f"{prefix}{children[0][0]}.", children[0][1]
 
 
 # -------------------------------------------------------------------- reading code
@@ -90,6 +105,7 @@ class _Reader:
                 name
                 for name, functions in self._functions(kind).items()
                 if not name.startswith("_")
+                and "fuse" not in name  # made for what has no BatchNorm any more
                 and not hasattr(nn.Module, name)
                 and _takes_something(functions[0])
             ]
