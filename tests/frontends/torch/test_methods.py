@@ -280,6 +280,30 @@ def test_the_methods_of_the_model_and_its_direct_submodules_count_once_per_class
     assert noted(bnfold.inspect(build(make()), X)) == named
 
 
+def test_methods_that_call_each_other_are_read_once() -> None:
+    names = [f"method_{n}" for n in range(30)]
+    calls = ", ".join(f"self.{name}(x)" for name in names)
+    functions: dict[str, object] = {}
+    for name in names:
+        exec(f"def {name}(self, x): return self.body(x), {calls}", functions)
+    kind = type("Tangled", (Base,), {name: functions[name] for name in names})
+    (note,) = bnfold.inspect(build(kind()), X, clip="always").notes
+    assert "method_0" in note
+
+
+def test_a_script_inside_is_no_obstacle() -> None:
+    class Scripted(Features):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body.conv = torch.jit.script(self.body.conv)
+            self.after = torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 1)))
+
+        def more(self, x: Tensor) -> Tensor:
+            return self.after.extra.deeper(self.body.conv.missing(x))
+
+    assert noted(bnfold.inspect(Scripted().double().eval(), X)) == set()
+
+
 def test_of_many_methods_a_few_are_named() -> None:
     source = "\n".join(f"def method_{n}(self, x): return self.body(x)" for n in range(9))
     functions: dict[str, object] = {}

@@ -112,23 +112,24 @@ class _Reader:
         return self.public[kind]
 
     def parts(
-        self, module: nn.Module, name: str, seen: frozenset[tuple[int, str]] = frozenset()
+        self, module: nn.Module, name: str, seen: set[tuple[int, str]] | None = None
     ) -> Iterator[nn.Module]:
         """The modules that a method runs, as far as its code names them."""
-        key = (id(module), name)
-        if key in seen:
+        seen = set() if seen is None else seen
+        if (id(module), name) in seen:
             return
+        seen.add((id(module), name))
         for function in self._functions(type(module)).get(name, ()):
             for chain in self._chains(function.__code__):
-                yield from self._follow(module, chain, seen | {key})
+                yield from self._follow(module, chain, seen)
 
     def _follow(
-        self, module: nn.Module, chain: Chain, seen: frozenset[tuple[int, str]]
+        self, module: nn.Module, chain: Chain, seen: set[tuple[int, str]]
     ) -> Iterator[nn.Module]:
         """What is run at the end of a chain: a submodule, or what a method of one runs."""
         at = module
         for position, name in enumerate(chain):
-            part = at._modules.get(name)
+            part = dict(at._modules.items()).get(name)  # of a script it is no dict
             if part is not None:
                 at = part
                 continue
@@ -148,7 +149,9 @@ class _Reader:
                 if base is object or base.__module__.partition(".")[0] == "torch":
                     continue
                 for name, function in vars(base).items():
-                    plain = inspect.unwrap(function) if callable(function) else None
+                    if not isinstance(function, FunctionType):
+                        continue
+                    plain = inspect.unwrap(function)  # behind torch.no_grad() and the like
                     if isinstance(plain, FunctionType):
                         found.setdefault(name, []).append(plain)
             self.known[kind] = found
