@@ -23,6 +23,7 @@ from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
 from bnfold.core.forest import IntArray, each_once
+from bnfold.core.labels import compress
 from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
 from bnfold.core.shortcut_law import BoundShortcut, additions
@@ -115,6 +116,12 @@ class Plan:
     """Affine steps that stay, with the reason."""
     solution: Solution | None = None
     """Where the decisions come from."""
+
+    def is_rescaled(self, tensor: int) -> bool:
+        """Whether a tensor of the network is stored otherwise than it is."""
+        assert self.solution is not None
+        variables = np.unique(compress(self.solution.binding.labels[tensor]))
+        return bool(_is_rescaled(self.solution.values, variables).any())
 
 
 def make_plan(

@@ -21,6 +21,7 @@ from bnfold.frontends.torch.apply import NewTensors, apply, compute
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
+from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.recording import Recording
@@ -176,6 +177,7 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
 def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
     with same_randomness(model):
         recording = read_as_needed(model, runs)
+        recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
         return recording, lift(recording)
 
@@ -255,6 +257,8 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         )
         if applies
     )
+    methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan)
+    notes += () if methods is None else (methods,)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__}, network)
 

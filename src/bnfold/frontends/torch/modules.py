@@ -1,9 +1,12 @@
-"""The modules that a folded network may contain besides PyTorch's own."""
+"""The modules that a folded network may contain besides PyTorch's own.
 
-from __future__ import annotations
+They are written so that `torch.jit.script` can read them: annotations are types, not texts (no
+`from __future__ import annotations`), and nothing is looked up in tables.
+"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 
 class RescaledClip(nn.Module):
@@ -30,8 +33,7 @@ class RescaledClip(nn.Module):
         # One bound at a time: clamp with two tensors is slower than both together. The second
         # one always finds memory of our own, or memory that we may write to.
         lower, upper = self.lower, self.upper
-        # Without the BatchNorm, what made the input may need it for its gradient.
-        inplace = self.inplace and not (torch.is_grad_enabled() and input.requires_grad)
+        inplace = self.inplace and self._may_write_to(input)
         clipped = input
         if lower is not None:
             clipped = clipped.clamp_min_(lower) if inplace else clipped.maximum(lower)
@@ -39,6 +41,13 @@ class RescaledClip(nn.Module):
             fresh = lower is None and not inplace
             clipped = clipped.minimum(upper) if fresh else clipped.clamp_max_(upper)
         return clipped
+
+    def _may_write_to(self, input: Tensor) -> bool:  # noqa: A002
+        """Without the BatchNorm, what made the input may need it for its gradient."""
+        if not is_scripting():  # noqa: SIM102  # with "and", the script compiler reads on
+            if isinstance(input, fx.Proxy):  # it stands for any tensor
+                return False
+        return not (torch.is_grad_enabled() and input.requires_grad)
 
     def extra_repr(self) -> str:
         """Which bounds there are, and for how many channels."""
@@ -59,10 +68,14 @@ class FreshCopy(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """A tensor of its own memory with the same values, contiguous or channels_last."""
-        layout = _CHANNELS_LAST.get(input.ndim)
-        if layout is None or not input.is_contiguous(memory_format=layout):
-            layout = torch.contiguous_format
-        return input.clone(memory_format=layout)
+        return copy_as_batch_norm(input)
 
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+@fx.wrap  # the layout is not known while symbolic_trace traces
+def copy_as_batch_norm(tensor: Tensor) -> Tensor:
+    """A copy, channels_last where the tensor is, else contiguous."""
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.clone(memory_format=torch.channels_last)
+    if tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
+        return tensor.clone(memory_format=torch.channels_last_3d)
+    return tensor.clone(memory_format=torch.contiguous_format)

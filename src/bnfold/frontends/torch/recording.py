@@ -147,6 +147,8 @@ class Recording:
     """Per id(parameter or buffer): everything that looks at it."""
     owned: dict[int, Tensor] = field(default_factory=dict)
     """The model's parameters and buffers, by id()."""
+    entered: frozenset[str] = frozenset()
+    """Methods that were run besides forward, by their dotted names."""
     members: frozenset[int] = frozenset()
     """id() of the modules that belong to the model: no others may be changed."""
     probes: dict[int, nn.Module] = field(default_factory=dict)

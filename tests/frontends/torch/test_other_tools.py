@@ -1,0 +1,146 @@
+"""Tools that fuse BatchNorms themselves: before a fold they work, after it they fail loudly.
+
+What stands where a BatchNorm was is a plain nn.Identity and does not pretend to be a BatchNorm with
+mean 0 and variance 1. To some of these tools it could: ultralytics folds into the convolution's own
+bias. Others (RepVGG and its kin) take it that a convolution before a BatchNorm has no bias, and
+would drop the one that the fold has given it, without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bnfold
+from benchmarks.zoo import load_vision
+from tests.frontends.torch.support import assert_same, build, image, run
+
+# -------------------------------------------------------------------- fuse(), as in YOLO
+
+
+class Conv(nn.Module):
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(ins, outs, 3, padding=1, bias=False)
+        self.bn, self.act = nn.BatchNorm2d(outs), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
+    fused = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1).to(conv.weight)
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    bias = torch.zeros_like(bn.bias) if conv.bias is None else conv.bias
+    with torch.no_grad():
+        fused.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+        fused.bias.copy_(bn.bias + (bias - bn.running_mean) * scale)
+    return fused
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(Conv(3, 4), Conv(4, 4))
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.model(x)))
+
+    def fuse(self) -> Detector:
+        for module in self.modules():
+            if isinstance(module, Conv) and hasattr(module, "bn"):
+                module.conv = fuse_conv_and_bn(module.conv, module.bn)
+                delattr(module, "bn")
+                module.forward = module.forward_fuse
+        return self
+
+
+X = image(2, 3, 6, 6)
+
+
+@pytest.fixture
+def detector() -> Detector:
+    model = build(Detector())
+    assert isinstance(model, Detector)
+    return model
+
+
+def test_fuse_then_fold(detector: Detector) -> None:
+    expected = run(detector, X)
+    detector.fuse()
+    for inplace in (False, True):
+        folded, report = bnfold.fold(copy.deepcopy(detector), X, inplace=inplace)
+        assert [item.name for item in report.items] == ["norm"]
+        assert report.removed == 1
+        assert_same(expected, run(folded, X), 1e-9)
+        assert_same(expected, run(folded.fuse(), X), 1e-9)  # nothing is left to do
+
+
+def test_fuse_after_a_fold_fails_and_changes_nothing(detector: Detector) -> None:
+    folded, report = bnfold.fold(detector, X)
+    assert report.removed == 3
+    with pytest.raises(AttributeError, match="'Identity' object has no attribute"):
+        folded.fuse()
+    assert_same(run(detector, X), run(folded, X), 1e-9)
+
+
+def test_a_folded_model_can_be_told_that_it_is_fused(detector: Detector) -> None:
+    folded, _ = bnfold.fold(detector, X)
+    for module in folded.modules():
+        if hasattr(module, "forward_fuse") and isinstance(module.bn, nn.Identity):
+            module.forward = module.forward_fuse
+            del module.bn
+    assert_same(run(detector, X), run(folded.fuse(), X), 1e-9)
+
+
+# -------------------------------------------------------------------- reparameterize_model of timm
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "repghostnet_050"])
+def test_reparameterise_then_fold(name: str) -> None:
+    timm = load_vision().timm
+    model = build(timm.create_model(name, pretrained=False))
+    x = image(1, 3, 32, 32)
+    expected = run(model, x)
+    folded, report = bnfold.fold(timm.utils.reparameterize_model(model), x, verify=False)
+    assert report.kept == 0
+    assert_same(expected, run(folded, x), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "repghostnet_050"])
+def test_reparameterise_after_a_fold_fails(name: str) -> None:
+    timm = load_vision().timm
+    folded, _ = bnfold.fold(build(timm.create_model(name)), image(1, 3, 32, 32), verify=False)
+    with pytest.raises(AttributeError, match="'Identity' object has no attribute"):
+        timm.utils.reparameterize_model(folded)
+
+
+# -------------------------------------------------------------------- fuse_modules of torch.ao
+
+
+def test_fuse_modules_takes_what_is_left() -> None:
+    from torch.ao.quantization import fuse_modules
+
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    folded, _ = bnfold.fold(model, X)
+    with pytest.raises((AssertionError, NotImplementedError), match="Identity"):
+        fuse_modules(folded, [["0", "1", "2"]])
+    fused = fuse_modules(folded, [["0", "2"]])
+    assert_same(run(model, X), run(fused, X), 1e-9)
+
+
+@pytest.mark.parametrize("make", [Detector, lambda: Conv(3, 4)])
+def test_where_a_batch_norm_was_is_nothing_but_an_identity(make: type[nn.Module]) -> None:
+    folded, _ = bnfold.fold(build(make()), X)
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in folded.modules():
+        if isinstance(module, nn.Identity):
+            assert type(module) is nn.Identity
+            assert vars(module) == vars(nn.Identity().eval())
