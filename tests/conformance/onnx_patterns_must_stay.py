@@ -88,10 +88,10 @@ def conv_two_bns(s: Sketch) -> None:
 
 
 @pattern(kept={"bn": "branches"})
-def conv_bn_added_to_conv(s: Sketch) -> None:
-    """A sum has one scale, and the two operands have the ratio of the BatchNorm."""
+def conv_bn_subtracted_from_conv(s: Sketch) -> None:
+    """Without the BatchNorm nothing would be left of the difference."""
     x = s.conv(s.input(2, 3, 6, 6), 3, 4)
-    s.conv(s.node("Add", x, s.bn(x, 4), name="add"), 4, 2, 1, name="head")
+    s.conv(s.node("Sub", x, s.bn(x, 4), name="sub"), 4, 2, 1, name="head")
     s.output("head_out")
 
 

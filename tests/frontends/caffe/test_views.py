@@ -110,7 +110,8 @@ def test_branches_of_a_sum_with_different_factors() -> None:
     builder = Builder((2, 4, 6, 6))
     builder.layer("Sigmoid", name="start")
     builder.scale(name="scale", gamma=ONES, bias=False)
-    builder.layer("Eltwise", name="sum", bottom=["start", "scale"])
+    text = "eltwise_param { coeff: 1 coeff: -1 }"
+    builder.layer("Eltwise", text, name="sum", bottom=["start", "scale"])
     builder.conv(3, 1)
     assert list(kept(check(builder)[1])) == ["scale"]
 
