@@ -87,6 +87,14 @@ def conv_two_bns(s: Sketch) -> None:
     s.output("bn1_out", "bn2_out")
 
 
+@pattern(kept={"bn": "branches"})
+def conv_bn_subtracted_from_conv(s: Sketch) -> None:
+    """Without the BatchNorm nothing would be left of the difference."""
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4)
+    s.conv(s.node("Sub", x, s.bn(x, 4), name="sub"), 4, 2, 1, name="head")
+    s.output("head_out")
+
+
 # ---------------------------------------------------------------- on the way
 
 

@@ -306,3 +306,23 @@ def conv_pad_negative_bn(s: Sketch) -> None:
     x = s.conv(s.input(2, 3, 8, 8), 3, 4)
     s.bn(s.node("Pad", x, s.integers("pads", 0, 0, -1, -1, 0, 0, -1, 0), name="pad"), 4)
     s.output("bn_out")
+
+
+# ---------------------------------------------------------------- sums that see one tensor twice
+
+
+@pattern("bn")
+def conv_bn_added_to_conv(s: Sketch) -> None:
+    """x + bn(x) is one affine step of x, which the head takes in."""
+    x = s.conv(s.input(2, 3, 6, 6), 3, 4)
+    s.conv(s.node("Add", x, s.bn(x, 4), name="add"), 4, 2, 1, name="head")
+    s.output("head_out")
+
+
+@pattern("bn")
+def bn_added_to_depthwise_conv(s: Sketch) -> None:
+    """conv(x) + bn(x): the kernel's centre takes the factor, and the bias the summand."""
+    x = s.node("Sigmoid", s.input(2, 4, 6, 6), name="start")
+    y = s.conv(x, 4, 4, 3, pad=1, groups=4, name="depthwise")
+    z = s.node("Sigmoid", s.node("Add", y, s.bn(x, 4), name="add"), name="end")
+    s.output(z)

@@ -26,8 +26,9 @@ from bnfold.core.forest import IntArray, each_once
 from bnfold.core.labels import compress
 from bnfold.core.laws import editable
 from bnfold.core.reasons import Reason
+from bnfold.core.removal import ClipMode, Solution
 from bnfold.core.shortcut_law import BoundShortcut, additions
-from bnfold.core.solver import ClipMode, Solution, solve
+from bnfold.core.solver import solve
 from bnfold.core.trace import beside, taken_in
 
 _NEGLIGIBLE = 1e-13

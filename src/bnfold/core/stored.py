@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import BoundAffine, BoundLinear
 from bnfold.core.plan import Plan
-from bnfold.core.solver import Solution
+from bnfold.core.removal import Solution
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from bnfold.core.binding import Binding, BoundAffine, BoundLinear
 from bnfold.core.choose import Values, anchors
 from bnfold.core.forest import IntArray, each_once
 from bnfold.core.laws import bind
-from bnfold.core.solver import Solution
+from bnfold.core.removal import Solution
 
 _UNKNOWN = -1
 _NONE = 0

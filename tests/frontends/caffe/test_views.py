@@ -106,6 +106,16 @@ def test_pooling_with_windows_behind_the_image(pool: str, *, bias: bool) -> None
     assert list(kept(fold(before)[1])) == ["scale"]
 
 
+def test_branches_of_a_sum_with_different_factors() -> None:
+    builder = Builder((2, 4, 6, 6))
+    builder.layer("Sigmoid", name="start")
+    builder.scale(name="scale", gamma=ONES, bias=False)
+    text = "eltwise_param { coeff: 1 coeff: -1 }"
+    builder.layer("Eltwise", text, name="sum", bottom=["start", "scale"])
+    builder.conv(3, 1)
+    assert list(kept(check(builder)[1])) == ["scale"]
+
+
 # ------------------------------------------------------------------- what folds
 
 
@@ -360,13 +370,3 @@ def test_constants_along_an_unknown_axis_stay() -> None:
     builder.conv(3, 1)
     _, report = check(builder, label=(2, 1))
     assert list(kept(report)) == ["rows"]
-
-
-def test_a_step_beside_its_own_input_goes() -> None:
-    """x + scale(x) is one affine step: the sum is stored as 2x, and its reader knows."""
-    builder = Builder((2, 4, 6, 6))
-    builder.layer("Sigmoid", name="start")
-    builder.scale(name="scale", gamma=ONES, bias=False)
-    builder.layer("Eltwise", name="sum", bottom=["start", "scale"])
-    builder.conv(3, 1)
-    assert check(builder)[1].removed == 1

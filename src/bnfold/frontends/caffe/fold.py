@@ -13,7 +13,7 @@ from bnfold._places import check_place, is_same_file
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
-from bnfold.core.solver import ClipMode
+from bnfold.core.removal import ClipMode
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel

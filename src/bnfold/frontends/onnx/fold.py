@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.solver import ClipMode
+from bnfold.core.removal import ClipMode
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.apply import Overflow, plan_edits
 from bnfold.frontends.onnx.bodies import Inside, fold_bodies

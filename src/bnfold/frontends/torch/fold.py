@@ -14,7 +14,7 @@ from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.solver import ClipMode
+from bnfold.core.removal import ClipMode
 from bnfold.errors import ExampleInputError, UsageError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute

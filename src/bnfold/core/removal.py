@@ -1,0 +1,301 @@
+"""What a solution is, and how affine steps are removed from it or kept: each a trial with undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from bnfold.core import constants
+from bnfold.core import graph as g
+from bnfold.core.binding import Binding, BoundAffine, BoundSum
+from bnfold.core.blame import Obstacle, blame
+from bnfold.core.choose import Values
+from bnfold.core.forest import Conflict, IntArray
+from bnfold.core.laws import keep_affine
+from bnfold.core.reasons import Reason
+from bnfold.core.shortcut_law import BoundShortcut
+from bnfold.core.shortcuts import Shortcut
+from bnfold.core.sums import solve_waiting
+
+ClipMode = Literal["auto", "always", "never"]
+
+
+@dataclass(slots=True)
+class Solution:
+    """The chosen rescaling of every variable and what it removes."""
+
+    binding: Binding
+    removed: list[int] = field(default_factory=list)
+    """Numbers of the removed affine steps, in the order of removal."""
+    kept: dict[int, Obstacle] = field(default_factory=dict)
+    """Why each other step stays, by number."""
+    met: dict[int, frozenset[int]] = field(default_factory=dict)
+    """By kept step, the clips with plain bounds that its removal ran into."""
+    dead: constants.Constants = field(default_factory=constants.Constants)
+    """Variables whose value is a constant known to all readers: 1/s = 0, t = -value."""
+    zeroed: list[tuple[int, int]] = field(default_factory=list)
+    """(linear op, output channel) pairs whose weights become 0."""
+    plain: set[int] = field(default_factory=set)
+    """Numbers of the clips with room that keep their bounds."""
+    values: Values = field(default_factory=Values)
+    """s, 1/s and t of every variable."""
+    readers: constants.Readers | None = None
+    """Who makes and reads each variable, as soon as a zero gamma asks; see `_readers`."""
+    seen_through: list[int] = field(default_factory=list)
+    """The removed steps that `readers` takes into account."""
+    shortcuts: list[BoundShortcut] = field(default_factory=list)
+    """The sums whose steps went together, in the order of removal."""
+    refused: dict[int, Obstacle] = field(default_factory=dict)
+    """By step, what stood in the way of the sum that it is part of."""
+
+    def alone(self) -> list[int]:
+        """The removed steps whose own law holds: not those that went with a shortcut."""
+        if not self.shortcuts:
+            return self.removed
+        others = {
+            step
+            for bound in self.shortcuts
+            for step in bound.shortcut.steps
+            if step not in bound.shortcut.bound
+        }
+        return [number for number in self.removed if number not in others]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an attempt to solve a network may do."""
+
+    clip: ClipMode
+    banned: Mapping[int, Obstacle]
+    kept_from_start: frozenset[int] = frozenset()
+    careful: bool = False
+    """Check after each removal that the waiting sums still have a solution."""
+    shortcuts: tuple[Shortcut, ...] = ()
+    """Sums to try as a whole, outer ones before those inside."""
+
+    def open_sums(self) -> frozenset[int]:
+        """The sums whose law depends on what is tried."""
+        return frozenset(number for shortcut in self.shortcuts for number in shortcut.sums)
+
+    def without(self, *sums: int) -> Options:
+        """The same, but these sums keep to their plain law."""
+        left = tuple(one for one in self.shortcuts if one.sums.isdisjoint(sums))
+        return replace(self, shortcuts=left)
+
+
+class Restart(Exception):  # noqa: N818  # control flow, not an error
+    """What was found out late has to hold from the start."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.options = options
+
+
+@contextmanager
+def trial(solution: Solution, options: Options) -> Iterator[None]:
+    """A trial of the system; a careful one also asks whether the waiting sums can be solved."""
+    system = solution.binding.system
+    with system.trial():
+        yield
+        if options.careful:
+            system.sums.settle()
+            solve_waiting(system.sums, np.zeros(system.count))
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A solution to go back to."""
+
+    mark: tuple[int, ...]
+    rows: int
+    dead: constants.Constants
+    zeroed: list[tuple[int, int]]
+    removed: int
+    shortcuts: int
+    open_sums: dict[int, BoundSum]
+
+
+def save(solution: Solution) -> _Saved:
+    """What is needed to come back to this point; see `restore`."""
+    system = solution.binding.system
+    return _Saved(
+        system.mark(),
+        system.sums.rows(),
+        solution.dead,
+        list(solution.zeroed),
+        len(solution.removed),
+        len(solution.shortcuts),
+        dict(solution.binding.open_sums),
+    )
+
+
+def restore(solution: Solution, saved: _Saved) -> None:
+    """Undo all that was removed since; what was kept stays kept."""
+    system = solution.binding.system
+    system.rollback(saved.mark)
+    system.sums.withdraw(saved.rows)
+    solution.dead, solution.zeroed = saved.dead, saved.zeroed
+    del solution.removed[saved.removed :]
+    del solution.shortcuts[saved.shortcuts :]
+    solution.binding.open_sums = saved.open_sums
+
+
+def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
+    """Affine steps that go together, in the order of the first."""
+    for number, group in binding.groups.items():
+        role = binding.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
+        if group[0] == number and _counts(role):
+            yield group
+
+
+def groups_left(solution: Solution) -> list[tuple[int, ...]]:
+    """The groups that no shortcut took along."""
+    gone = set(solution.removed)
+    return [group for group in _groups(solution.binding) if group[0] not in gone]
+
+
+def _counts(role: g.AffineStep) -> bool:
+    """Whether somebody wants to know what became of it."""
+    return role.removable or role.refusal is not None
+
+
+def known_refusal(binding: Binding, group: tuple[int, ...], options: Options) -> Obstacle | None:
+    """The obstacle that is known before anything is tried."""
+    for number in group:
+        if number in options.banned:
+            return options.banned[number]
+        role = binding.graph.ops[number].role
+        assert isinstance(role, g.AffineStep)
+        if role.refusal is not None:
+            return Obstacle(role.refusal[0], None)
+        if number not in binding.bound:
+            return blame(binding, number, [])
+    return None
+
+
+def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options: Options) -> None:
+    """Record that the steps stay, and let their law of staying hold from here on."""
+    for number in group:
+        solution.kept[number] = obstacle
+    binding = solution.binding
+    try:
+        with trial(solution, options):
+            for number in group:
+                if number in binding.bound and number not in binding.kept_from_start:
+                    keep_affine(binding, number)
+    except Conflict as conflict:
+        # A shortcut that leaves a step no way to stay goes before the step's own removal does.
+        causes = (binding.system.causes[index] for index in conflict.causes if index >= 0)
+        involved = {cause.op for cause in causes}
+        roots = [one.shortcut.root for one in solution.shortcuts if one.shortcut.root in involved]
+        if roots:
+            raise Restart(options.without(*roots)) from None
+        stay = options.kept_from_start | frozenset(group)
+        raise Restart(replace(options, kept_from_start=stay)) from None
+
+
+def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> bool:
+    """Remove the steps, or keep them and say why."""
+    dead, zeroed = solution.dead, list(solution.zeroed)
+    try:
+        _remove(solution, group, options)
+    except Conflict as conflict:
+        solution.dead, solution.zeroed = dead, zeroed
+        solution.met[group[0]] = clips_among(solution.binding, conflict.causes)
+        obstacle = blame(solution.binding, group[0], conflict.causes)
+        keep(solution, group, obstacle, options)
+        return False
+    solution.removed.extend(group)
+    return True
+
+
+def clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
+    """The clips with plain bounds among the causes of a conflict."""
+    found = (binding.system.causes[index] for index in causes if index >= 0)
+    return frozenset(cause.op for cause in found if cause.reason is Reason.CLIP_COST)
+
+
+def _remove(solution: Solution, group: tuple[int, ...], options: Options) -> None:
+    with trial(solution, options):
+        for number in group:
+            remove_step(solution, number)
+
+
+def remove_step(solution: Solution, number: int) -> None:
+    """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0."""
+    binding, system = solution.binding, solution.binding.system
+    bound = binding.bound[number]
+    assert isinstance(bound, BoundAffine)
+    x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
+    name = binding.graph.ops[number].name
+    cause = system.cause(number, name, Reason.BRANCHES)
+    zero = a == 0
+    is_dead, known = solution.dead.of(x)
+    constant = y[:0]
+    if zero.any() or is_dead.any():
+        readers = _readers(solution)
+        made = constants.at_producer(readers, bound, zero) & ~is_dead
+        producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
+        solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
+        a, b = np.where(made, 1.0, a), np.where(made, b - readers.offset[x], b)
+        zero = (zero & ~made) | is_dead
+        value = b.copy()
+        value[is_dead] += a[is_dead] * known
+        constant, value = y[zero], value[zero]
+        x, y, a, b = (part[~zero] for part in (x, y, a, b))
+    system.scale_by(x, y, a, cause)
+    system.shift_map(y, x, a, -b, cause)
+    if len(constant):
+        _constant_outputs(solution, number, constant, value)
+
+
+def _readers(solution: Solution) -> constants.Readers:
+    """Looked up once, as the solver does not change who reads what, and kept up with removals."""
+    seen = solution.seen_through
+    if solution.readers is None or solution.removed[: len(seen)] != seen:
+        solution.readers = constants.read(solution.binding)
+        seen.clear()
+    for number in solution.removed[len(seen) :]:
+        constants.see_through(solution.binding, solution.readers, number, solution.dead.variables)
+        seen.append(number)
+    return solution.readers
+
+
+def _constant_outputs(
+    solution: Solution, number: int, outputs: IntArray, values: np.ndarray
+) -> None:
+    """Let the readers of a step's constant outputs take these in."""
+    op = solution.binding.graph.ops[number]
+    given = constants.some_constants(outputs, values)
+    readers, removed = _readers(solution), set(solution.removed)
+    assert given is not None, "each combination has an output of its own"
+    found = constants.at_consumers(solution.binding, readers, op.outputs[0], given, removed)
+    if isinstance(found, constants.Stop):
+        raise Conflict([_cause_of(solution, number, found)])
+    solution.dead = solution.dead.joined(found)
+
+
+def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:
+    """The constraint to blame for constants of a step that its readers cannot take in."""
+    ops = solution.binding.graph.ops
+    name = ops[stop.op if stop.op >= 0 else number].name
+    owner = number if stop.reason is Reason.ZERO_GAMMA else stop.op
+    return solution.binding.system.cause(owner, name, stop.reason)
+
+
+def needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
+    """Whether a zero gamma of the group cannot be settled at its producer."""
+    for number in group:
+        bound = solution.binding.bound[number]
+        assert isinstance(bound, BoundAffine)
+        zero = bound.scale == 0
+        if zero.any():
+            readers = _readers(solution)
+            if (zero & ~constants.at_producer(readers, bound, zero)).any():
+                return True
+    return False

@@ -1,0 +1,71 @@
+"""Removing the steps of a sum together, where its law is left open; see `shortcuts`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.core.binding import Binding
+from bnfold.core.blame import blame
+from bnfold.core.forest import Conflict
+from bnfold.core.laws import lay_sum
+from bnfold.core.removal import (
+    Options,
+    Restart,
+    Solution,
+    clips_among,
+    remove_step,
+    restore,
+    save,
+    trial,
+)
+from bnfold.core.shortcut_law import lay
+from bnfold.core.shortcuts import Shortcut
+
+
+def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bool:
+    """Remove all steps of a sum together, or leave it as it was."""
+    binding, gone = solution.binding, set(solution.removed)
+    if any(number not in binding.open_sums for number in shortcut.sums):
+        return False
+    steps = _steps_with(binding, shortcut)
+    if not options.banned.keys().isdisjoint(steps):
+        return False
+    if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
+        return False
+    before = save(solution)
+    own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
+    try:
+        with trial(solution, options):
+            for number in own:
+                remove_step(solution, number)
+            bound = lay(binding, shortcut)
+            if any(np.isin(one.variables, solution.dead.variables).any() for one in bound.terms):
+                raise Conflict([])
+    except Conflict as conflict:
+        restore(solution, before)
+        solution.met[shortcut.root] = clips_among(binding, conflict.causes)
+        for number in shortcut.steps:
+            solution.refused[number] = blame(binding, number, conflict.causes)
+        return False
+    for number in shortcut.sums:
+        del binding.open_sums[number]
+    solution.removed.extend(steps)
+    solution.shortcuts.append(bound)
+    return True
+
+
+def _steps_with(binding: Binding, shortcut: Shortcut) -> list[int]:
+    """The steps that go if a shortcut does: also other calls, and those behind a tap."""
+    taps = (term.tap for term in shortcut.terms)
+    steps = {*shortcut.steps, *(step for tap in taps if tap for step in tap.steps)}
+    return sorted({number for step in steps for number in binding.groups[step]})
+
+
+def close_sums(solution: Solution, options: Options) -> None:
+    """Let the plain law hold for each sum that no shortcut took along."""
+    for number in sorted(solution.binding.open_sums):
+        try:
+            with trial(solution, options):
+                lay_sum(solution.binding, number)
+        except Conflict:
+            raise Restart(options.without(number)) from None
