@@ -6,7 +6,6 @@ Below are, too, the small networks that random ones were shrunk to when they sho
 
 from __future__ import annotations
 
-import gc
 
 import pytest
 import torch
@@ -36,15 +35,6 @@ def steady(examples: int) -> settings:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen():
-    """A fold of a module collects garbage, which is slow among all that a test run has loaded."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @steady(150)
