@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
+from bnfold._storage import Weights, refuse_for_torch
 from bnfold.errors import UsageError
 from bnfold.report import FoldReport
 
@@ -39,6 +40,7 @@ def fold(
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
+    weights: Weights = "stored",
 ) -> FoldResult:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
@@ -70,6 +72,10 @@ def fold(
         force: For a path, overwrite the output if it exists.
         phase: For Caffe, "test" folds what the TEST phase computes of a file that has layers for
             training, too; without it such a file is refused.
+        weights: For ONNX and Caffe, how weights that change are stored whose storage is coarser
+            than the network's arithmetic, as float16 is in a Caffe file: "stored" rounds them to
+            that once more, and a note says so; "float32" stores them in float32. What does not
+            change stays as it is.
 
     Returns:
         The folded model, of the same class, and the report. For a path, the path of the output.
@@ -80,11 +86,11 @@ def fold(
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
         ModelUnreadableError: The file is missing or damaged, or not what its name says.
         NotProvenError: The model differs from itself, so no fold of it can be proven.
-        UsageError: `clip` is not one of its three values, an option means nothing for this kind
-            of model, or the output exists or cannot be written.
+        UsageError: `clip` or `weights` is not one of its values, an option means nothing for this
+            kind of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
-    _check_clip(clip)
+    _check_values(clip, weights)
     kind = kind_of(model)
     _check_options(
         kind,
@@ -96,11 +102,12 @@ def fold(
         output=output,
         force=force,
         phase=phase,
+        weights=weights,
     )
     if kind is ModelKind.CAFFE_FILES:
-        return _fold_caffe(model, clip, output, force=force, phase=phase)
+        return _fold_caffe(model, clip, output, force=force, phase=phase, weights=weights)
     if kind in _ONNX:
-        return _fold_onnx(kind, model, inputs, clip, output, force=force)
+        return _fold_onnx(kind, model, inputs, clip, output, force=force, weights=weights)
     from bnfold.frontends import torch as frontend
 
     if kind is ModelKind.MODULE:
@@ -128,19 +135,21 @@ def inspect(
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
     phase: Literal["test"] | None = None,
+    weights: Weights = "stored",
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
-    _check_clip(clip)
+    _check_values(clip, weights)
     kind = kind_of(model)
-    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase)
+    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase, weights=weights)
     if kind is ModelKind.CAFFE_FILES:
         from bnfold.frontends import caffe
 
-        return caffe.inspect_files(*caffe_files(model), clip=clip, phase=phase)
+        files = caffe_files(model)
+        return caffe.inspect_files(*files, clip=clip, phase=phase, storage=weights)
     if kind in _ONNX:
         from bnfold.frontends import onnx
 
-        return onnx.inspect_model(model, inputs, clip=clip)
+        return onnx.inspect_model(model, inputs, clip=clip, weights=weights)
     from bnfold.frontends import torch as frontend
 
     if kind is ModelKind.MODULE:
@@ -159,15 +168,16 @@ def _fold_onnx(
     output: str | os.PathLike[str] | None,
     *,
     force: bool,
+    weights: Weights,
 ) -> FoldResult:
     from bnfold.frontends import onnx
 
     if kind is ModelKind.ONNX_FILE:
         path = Path(model)
         target = folded_beside(path, ".onnx") if output is None else Path(output)
-        report = onnx.fold_file(path, target, inputs, clip=clip, force=force)
+        report = onnx.fold_file(path, target, inputs, clip=clip, force=force, weights=weights)
         return FoldResult(target, report)
-    return FoldResult(*onnx.fold_model(model, inputs, clip=clip))
+    return FoldResult(*onnx.fold_model(model, inputs, clip=clip, weights=weights))
 
 
 def _fold_caffe(
@@ -177,19 +187,24 @@ def _fold_caffe(
     *,
     force: bool,
     phase: Literal["test"] | None,
+    weights: Weights,
 ) -> FoldResult:
     from bnfold.frontends import caffe
 
-    network, weights = caffe_files(model)
+    network, blobs = caffe_files(model)
     target = folded_beside(network, ".prototxt") if output is None else Path(output)
     return FoldResult(
-        *caffe.fold_files(network, weights, target, clip=clip, force=force, phase=phase)
+        *caffe.fold_files(
+            network, blobs, target, clip=clip, force=force, phase=phase, storage=weights
+        )
     )
 
 
-def _check_clip(clip: str) -> None:
+def _check_values(clip: str, weights: str) -> None:
     if clip not in get_args(ClipMode):
         raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
+    if weights not in get_args(Weights):
+        raise UsageError(f"weights={weights!r} is not known", "use 'stored' or 'float32'")
 
 
 def _check_options(
@@ -203,6 +218,7 @@ def _check_options(
     output: object = None,
     force: bool = False,
     phase: str | None = None,
+    weights: Weights = "stored",
 ) -> None:
     """Raise UsageError for options that mean nothing for this kind of model."""
     is_module = kind is ModelKind.MODULE
@@ -221,6 +237,8 @@ def _check_options(
             raise UsageError(
                 f"{option} means nothing for this kind of model ({kind.value})", "leave it out"
             )
+    if weights != "stored" and kind in (ModelKind.MODULE, ModelKind.PROGRAM):
+        raise refuse_for_torch(f"weights={weights!r}")
     if inputs is not None and kind in _ONNX and not isinstance(inputs, Mapping):
         raise UsageError(
             "inputs of an ONNX model are shapes by name",

@@ -74,7 +74,13 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
     """The folded network."""
     from bnfold.frontends.caffe.fold import fold_read
 
-    return fold_read(source.document, source.weights, clip=arguments.clip, phase=arguments.phase)
+    return fold_read(
+        source.document,
+        source.weights,
+        clip=arguments.clip,
+        phase=arguments.phase,
+        storage=arguments.storage,
+    )
 
 
 def verify(source: Source, folded: Folded, arguments: argparse.Namespace) -> VerifyResult | str:

@@ -26,6 +26,7 @@ from bnfold.errors import ExampleInputError, UsageError
 
 if TYPE_CHECKING:
     from bnfold.core.plan import Plan
+    from bnfold.frontends.onnx.fold import Folding
     from bnfold.frontends.onnx.lift import Lifted
     from bnfold.frontends.onnx.read import OnnxModel
     from bnfold.frontends.onnx.write import Staged
@@ -88,22 +89,26 @@ def open_source(arguments: argparse.Namespace) -> Source:
 
 def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
     """The report."""
-    from bnfold.frontends.onnx.fold import prepare
-
-    folding = prepare(source.model, source.pins, clip=arguments.clip)
+    folding = _prepared(source, arguments)
     folding.check()
     return folding.report
 
 
+def _prepared(source: Source, arguments: argparse.Namespace) -> Folding:
+    from bnfold.frontends.onnx.fold import prepare
+
+    return prepare(source.model, source.pins, clip=arguments.clip, weights=arguments.storage)
+
+
 def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldReport]:
     """The folded model, complete on the disk but not yet in its place, and the report."""
-    from bnfold.frontends.onnx.fold import check_data_target, check_name, prepare
+    from bnfold.frontends.onnx.fold import check_data_target, check_name
 
     if not arguments.dry_run:
         target = arguments.output or default_output(arguments)
         check_name(target)
         check_data_target(source.model, target, force=arguments.force)
-    folding = prepare(source.model, source.pins, clip=arguments.clip)
+    folding = _prepared(source, arguments)
     stack = ExitStack()
     try:
         if arguments.dry_run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from bnfold._storage import Weights
 from bnfold.api import ClipMode
 from bnfold.errors import UsageError
 
@@ -45,6 +46,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         "--phase",
         choices=["test"],
         help="of a .prototxt with layers for training, fold what the TEST phase computes",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        default="stored",
+        dest="storage",
+        help="how weights that change are stored where a file holds them in fewer bits than the"
+        " network computes in (default: as they were, rounded once more)",
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if anything is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

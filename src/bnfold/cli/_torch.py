@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bnfold import api
+from bnfold._storage import refuse_for_torch
 from bnfold.cli import _torch_source
 from bnfold.cli._kinds import is_factory
 from bnfold.cli._options import refuse_weights
@@ -32,6 +33,8 @@ SUFFIX = ".pt2"
 def check_options(arguments: argparse.Namespace) -> None:
     """--input and --eval are for factories, WEIGHTS for Caffe."""
     refuse_weights(arguments)
+    if arguments.storage != "stored":
+        raise refuse_for_torch(f"--weights {arguments.storage}")
     _torch_source.check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
 
 

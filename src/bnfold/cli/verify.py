@@ -123,6 +123,7 @@ def _options(
         eval_mode=arguments.eval_mode and is_factory(source),
         clip="auto",
         phase=None,
+        storage="stored",
     )
 
 

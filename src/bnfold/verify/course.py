@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bnfold._storage import rounding_seen
 from bnfold.errors import ExampleInputError, UnsupportedModelError, UsageError
 from bnfold.verify import compare, layers, outputs, verdict
 from bnfold.verify.evidence import (
@@ -65,7 +66,7 @@ def _compare(
 ) -> tuple[VerifyResult, list[Judged]]:
     """On inputs of one size."""
     evidence = Evidence(list(samples), one_kind=original.kind == folded.kind)
-    evidence.storage_dtype = folded.storage_dtype
+    evidence.storage_dtype = folded.storage_dtype(original)
     if look_inside and not evidence.one_kind:
         look_inside = False
         evidence.notes.append(
@@ -224,11 +225,8 @@ def _remark_on_storage(evidence: Evidence, judged: Sequence[Judged]) -> None:
         worst.difference.own_error, verdict.unit(worst.difference.dtype) * worst.size
     ):
         return
-    evidence.notes.append(
-        f"Weights are stored in {evidence.storage_dtype}, and what the fold changed was rounded to"
-        f" that once more: {worst.difference.name} is off by {worst.relative:.1e} of its size,"
-        " which weights stored in float32 would avoid."
-    )
+    name = worst.difference.name
+    evidence.notes.append(rounding_seen(evidence.storage_dtype, name, worst.relative))
 
 
 # ------------------------------------------------------------------- another size

@@ -75,8 +75,8 @@ class Evidence:
     coarsest: str = ""
     """The coarsest floating-point dtype that goes in or comes out."""
     storage_dtype: str = ""
-    """The dtype that the folded model's weights are stored in, if it is coarser than that of its
-    arithmetic."""
+    """The dtype that weights which the fold changed are stored in, if it is coarser than that of
+    the arithmetic."""
     notes: list[str] = field(default_factory=list)
 
     def inside(self) -> layers.Comparison:

@@ -82,9 +82,9 @@ class Runner(Protocol):
     def may_have_state(self) -> bool:
         """Whether a run may leave something that shows in the next one."""
 
-    @property
-    def storage_dtype(self) -> str:
-        """The dtype that weights are stored in, if it is coarser than that of the arithmetic."""
+    def storage_dtype(self, original: Any) -> str:
+        """The dtype of weights that are not those of the original, if they are only stored in it:
+        the arithmetic is finer. Where the original is of another kind, that of any weights."""
 
     @property
     def other_shapes(self) -> Sequence[tuple[int, ...]] | None:

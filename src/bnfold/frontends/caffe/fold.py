@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnfold._places import check_place, is_same_file
+from bnfold._storage import Weights, rounding_note
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
@@ -71,20 +72,27 @@ def fold_files(
     clip: ClipMode,
     force: bool,
     phase: str | None = None,
+    storage: Weights = "stored",
 ) -> tuple[Path, FoldReport]:
     """See `bnfold.fold`. The weights go beside the target, with the suffix .caffemodel."""
     beside = weights_beside(target)
     check_target(target, (network, weights), force=force)
-    folded, report = fold_read(*read_files(network, weights), clip=clip, phase=phase)
+    files = read_files(network, weights)
+    folded, report = fold_read(*files, clip=clip, phase=phase, storage=storage)
     folded.write(target, beside)
     return target, report
 
 
 def inspect_files(
-    network: Path, weights: Path, *, clip: ClipMode, phase: str | None = None
+    network: Path,
+    weights: Path,
+    *,
+    clip: ClipMode,
+    phase: str | None = None,
+    storage: Weights = "stored",
 ) -> FoldReport:
     """See `bnfold.inspect`."""
-    return fold_read(*read_files(network, weights), clip=clip, phase=phase)[1]
+    return fold_read(*read_files(network, weights), clip=clip, phase=phase, storage=storage)[1]
 
 
 def weights_beside(network: Path) -> Path:
@@ -120,7 +128,12 @@ def read_files(network: Path, weights: Path) -> tuple[Document, Caffemodel]:
 
 
 def fold_read(
-    document: Document, weights: Caffemodel, *, clip: ClipMode, phase: str | None
+    document: Document,
+    weights: Caffemodel,
+    *,
+    clip: ClipMode,
+    phase: str | None,
+    storage: Weights = "stored",
 ) -> tuple[Folded, FoldReport]:
     """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
     _check_phase(document, phase)
@@ -128,7 +141,7 @@ def fold_read(
     _check_match(net)
     infer(net)
     lifted = lift(net)
-    decided = _decide(net, lifted, clip)
+    decided = _decide(net, lifted, clip, storage)
     return Folded(decided), _report(decided)
 
 
@@ -154,12 +167,12 @@ def _check_match(net: Net) -> None:
         )
 
 
-def _decide(net: Net, lifted: Lifted, clip: ClipMode) -> Decided:
+def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decided:
     """Plan, and plan again without the removals that cannot be written."""
     banned: dict[int, Obstacle] = {}
     while True:
         plan = make_plan(lifted.graph, clip=clip, banned=banned)
-        new = compute(net, lifted, plan)
+        new = compute(net, lifted, plan, weights=storage)
         if new.overflown:
             more = ban_overflow(plan, new.overflown)
             assert more, "an array overflows although no removed step touches it"
@@ -193,6 +206,8 @@ def _report(decided: Decided) -> FoldReport:
         items.append(Item(op.name, role.kind, role.channels, 1, outcome))
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
-    notes = (f"layers: {count} -> {left}", *decided.net.notes)
+    rounded = decided.new.changes.rounded(decided.net.weights)
+    said = [rounding_note(len(rounded), rounded[0])] if rounded else []
+    notes = (f"layers: {count} -> {left}", *decided.net.notes, *said)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), (), notes, {"numpy": np.__version__}, network)

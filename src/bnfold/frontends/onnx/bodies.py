@@ -46,6 +46,8 @@ class Inside:
     clips: list[str] = field(default_factory=list)
     scalars: int = 0
     """How many steps with a single number went."""
+    rounded: list[int] = field(default_factory=list)
+    """Dtypes of the constants that were rounded to less than they are computed with in."""
     changed: bool = False
     """Whether the model is another one now."""
 
@@ -106,6 +108,7 @@ def _fold_body(
     inside.clips += [prefix + name for name in report.clips]
     inside.scalars += folding.scalars_gone
     if report.removed or folding.scalars_gone or folding.inside.changed:
+        inside.rounded += folding.rounded
         _put_back(model, body, inner, folded)
         inside.changed = True
 

@@ -13,22 +13,25 @@ import onnx
 from onnx import ModelProto
 
 from bnfold._places import check_place, is_same_file, shortened
+from bnfold._storage import Weights, rounding_note
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.removal import ClipMode
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx.apply import Overflow, plan_edits
+from bnfold.frontends.onnx.apply import Edits, Overflow, plan_edits
 from bnfold.frontends.onnx.bodies import Inside, fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import Constants, find_constants
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import Lifted, lift
+from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED, Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
+from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed
@@ -57,11 +60,24 @@ class Folding:
     plan: Plan
     inside: Inside
     """What was done in the bodies of control flow; they are folded already."""
+    weights: Weights = "stored"
 
     @property
     def scalars_gone(self) -> int:
         """How many steps with a single number go, in bodies too."""
         return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
+
+    @property
+    def rounded(self) -> list[int]:
+        """The dtypes of the constants that are rounded to less than they are computed with in."""
+        dtypes = self.shapes.dtypes
+        constants = (*self.lifted.network.initializers, *self.lifted.constants.nodes)
+        if not any(dtypes.get(name) in HALF for name in constants):
+            return self.inside.rounded
+        return [*self._edits().rounded.values(), *self.inside.rounded]
+
+    def _edits(self) -> Edits:
+        return plan_edits(self.lifted, self.plan, self.weights)
 
     @property
     def report(self) -> FoldReport:
@@ -103,13 +119,15 @@ class Folding:
                 f"Nothing passes {shown}{more}: not with the inputs, outputs and attributes that"
                 " such an operator has."
             )
+        if rounded := self.rounded:
+            notes.append(rounding_note(len(rounded), numpy_dtype(rounded[0]).name))
         return tuple(notes)
 
     def folded(self) -> OnnxModel:
         """The folded model, large tensors still to be computed."""
         while True:
             try:
-                return rewrite(self.model, self.lifted, plan_edits(self.lifted, self.plan))
+                return rewrite(self.model, self.lifted, self._edits())
             except Overflow as overflow:
                 self.ban(overflow)
 
@@ -141,7 +159,7 @@ class Folding:
     def check(self) -> None:
         """Compute every new tensor once, to see that all of them fit."""
         while True:
-            edits = plan_edits(self.lifted, self.plan)
+            edits = self._edits()
             try:
                 for new in (*edits.replaced.values(), *edits.born.values()):
                     new.compute()
@@ -151,10 +169,12 @@ class Folding:
             return
 
 
-def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
+def prepare(
+    model: OnnxModel, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> Folding:
     """Read, lift and plan; bodies of control flow are folded at once, in `model`."""
     analysis = analyse(model, inputs)
-    prepare_body = partial(prepare, inputs=None, clip=clip)
+    prepare_body = partial(prepare, inputs=None, clip=clip, weights=weights)
     inside = fold_bodies(model, analysis, prepare_body)
     if inside.changed:
         analysis = analyse(model, inputs)
@@ -169,7 +189,7 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
         better = decide(alone, clip, {})
         if len(better.removed) > len(plan.removed):
             lifted, plan = alone, better
-    return Folding(model, shapes, lifted, clip, {}, plan, inside)
+    return Folding(model, shapes, lifted, clip, {}, plan, inside, weights)
 
 
 def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
@@ -225,10 +245,12 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     return items
 
 
-def fold_model(model: Any, inputs: Pins, *, clip: ClipMode) -> tuple[Any, FoldReport]:
+def fold_model(
+    model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> tuple[Any, FoldReport]:
     """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
     if isinstance(model, ModelProto):
-        folding = prepare(read_proto(model), inputs, clip=clip)
+        folding = prepare(read_proto(model), inputs, clip=clip, weights=weights)
         while True:
             try:
                 return to_proto(folding.folded()), folding.report
@@ -236,15 +258,23 @@ def fold_model(model: Any, inputs: Pins, *, clip: ClipMode) -> tuple[Any, FoldRe
                 folding.ban(overflow)
     from bnfold.frontends.onnx import ir
 
-    return ir.fold_model(model, inputs, clip=clip)
+    return ir.fold_model(model, inputs, clip=clip, weights=weights)
 
 
-def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: bool) -> FoldReport:
+def fold_file(
+    path: Path,
+    output: Path,
+    inputs: Pins,
+    *,
+    clip: ClipMode,
+    force: bool,
+    weights: Weights = "stored",
+) -> FoldReport:
     """See `bnfold.fold`: file to file."""
     check_target(path, output, force=force)
     model = read_file(path)
     check_data_target(model, output, force=force)
-    folding = prepare(model, inputs, clip=clip)
+    folding = prepare(model, inputs, clip=clip, weights=weights)
     with folding.staged(output, output.parent) as stage:
         stage.move_to(output, force=force)
     return folding.report
@@ -290,7 +320,9 @@ def check_name(output: Path) -> None:
         ) from error
 
 
-def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:
+def inspect_model(
+    model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> FoldReport:
     """See `bnfold.inspect`."""
     if isinstance(model, ModelProto):
         source = read_proto(model)
@@ -300,6 +332,6 @@ def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:
         from bnfold.frontends.onnx import ir
 
         source = ir.read_model(model)
-    folding = prepare(source, inputs, clip=clip)
+    folding = prepare(source, inputs, clip=clip, weights=weights)
     folding.check()
     return folding.report

@@ -131,6 +131,7 @@ def _fold_function(
     inside.scalars += folding.scalars_gone
     if not report.removed and not folding.scalars_gone and not folding.inside.changed:
         return False
+    inside.rounded += folding.rounded
     _put_back(model, function, calls, inner, folded)
     return True
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir
 
+from bnfold._storage import Weights
 from bnfold.core.removal import ClipMode
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, ScaledBulk
 from bnfold.frontends.onnx.fold import Folding, prepare
@@ -53,11 +54,15 @@ def _bulk(tensor: onnx_ir.ExternalTensor) -> Bulk:
 
 
 def fold_model(
-    model: onnx_ir.Model, inputs: Mapping[str, Sequence[int]] | None, *, clip: ClipMode
+    model: onnx_ir.Model,
+    inputs: Mapping[str, Sequence[int]] | None,
+    *,
+    clip: ClipMode,
+    weights: Weights = "stored",
 ) -> tuple[onnx_ir.Model, FoldReport]:
     """See `bnfold.fold`."""
     source = read_model(model)
-    folding: Folding = prepare(source, inputs, clip=clip)
+    folding: Folding = prepare(source, inputs, clip=clip, weights=weights)
     folding.check()
     folded = folding.folded()
     result = onnx_ir.from_proto(folded.proto)

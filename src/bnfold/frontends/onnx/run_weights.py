@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
 
 from bnfold.frontends.onnx.nodes import Network
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
@@ -26,7 +25,6 @@ _WEIGHTED = frozenset(
     )
 )
 """Operators whose constants are weights: those a fold may have rounded once more."""
-_HALF = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 _SHAPES = frozenset(("Shape", "Size"))
 
 
@@ -44,17 +42,6 @@ def weight_names(network: Network) -> set[str]:
         elif node.op in _WEIGHTED or node.op == "Cast":
             weights.update(name for name in node.inputs if name in constant)
     return weights
-
-
-def stored_dtype(proto: ModelProto) -> str:
-    """float16 (or bfloat16) where the large weights are in that and are cast as they are read."""
-    halves = {t.name: t.data_type for t in proto.graph.initializer if t.data_type in _HALF}
-    cast = [
-        halves[node.input[0]]
-        for node in proto.graph.node
-        if node.op_type == "Cast" and node.input and node.input[0] in halves
-    ]
-    return numpy_dtype(cast[0]).name if cast else ""
 
 
 def rounded_again(name: str, array: NDArray[Any], kind: int, draw: int) -> NDArray[Any]:

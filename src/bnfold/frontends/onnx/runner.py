@@ -21,11 +21,13 @@ from onnx import ModelProto
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
-from bnfold.frontends.onnx.fold import Pins, prepare
+from bnfold.frontends.onnx.bulk import Bulk
+from bnfold.frontends.onnx.fold import Pins, analyse, prepare
 from bnfold.frontends.onnx.lift import Lifted
+from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
-from bnfold.frontends.onnx.run_weights import moved, stored_dtype, weight_names
+from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
@@ -42,7 +44,6 @@ from bnfold.verify.runner import (
 
 _CLIPS = ("auto", "always", "never")
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
-_HALF = frozenset((onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
 
 
 @dataclass(slots=True)
@@ -63,10 +64,22 @@ class OnnxRunner:
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = False
 
-    @property
-    def storage_dtype(self) -> str:
-        """float16 where weights are only stored in that: each is cast as soon as it is read."""
-        return stored_dtype(self.model.proto)
+    def storage_dtype(self, original: object) -> str:
+        """float16 where weights of its own are only stored in that; see `narrow`."""
+        known = _halves(original.model) if isinstance(original, OnnxRunner) else {}
+        own = {
+            name: half
+            for name, half in _halves(self.model).items()
+            if name not in known or not _is_same_tensor(half, known[name])
+        }
+        if not own:
+            return ""
+        with suppress(BnfoldError):
+            analysis = analyse(self.model, self.pins)
+            for name in narrow_names(analysis.network, analysis.shapes.dtypes):
+                if name in own:
+                    return numpy_dtype(own[name][0].data_type).name
+        return ""
 
     def is_same_as(self, other: object) -> bool:
         """Whether two files have the same content, and none outside of them."""
@@ -143,7 +156,7 @@ class OnnxRunner:
         with suppress(BnfoldError):
             for clip in _CLIPS:
                 folding = prepare(self.model, self.pins, clip=clip)  # type: ignore[arg-type]
-                if kinds & _HALF:  # where weights may overflow, which changes the plan
+                if kinds & HALF:  # where weights may overflow, which changes the plan
                     folding.check()
                 found.append(storage(folding.lifted, folding.plan))
         return found
@@ -176,6 +189,24 @@ class _Session:
         names = [output.name for output in self.session.get_outputs()]
         found = zip(names, results, strict=True)
         return [output for name, result in found for output in to_outputs(name, result)]
+
+
+_Half = tuple[onnx.TensorProto, Bulk | None]
+
+
+def _halves(model: OnnxModel) -> dict[str, _Half]:
+    """The initializers in 16 bits, and where their content lies."""
+    return {
+        tensor.name: (tensor, model.bulk.get(tensor.name))
+        for tensor in model.proto.graph.initializer
+        if tensor.data_type in HALF
+    }
+
+
+def _is_same_tensor(one: _Half, two: _Half) -> bool:
+    if one[0].data_type != two[0].data_type or one[0].dims != two[0].dims:
+        return False
+    return to_array(*one).tobytes() == to_array(*two).tobytes()
 
 
 def to_outputs(name: str, result: Any) -> list[Output]:

@@ -62,12 +62,15 @@ class TorchRunner:
     notes: Sequence[str] = ()
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = True
-    storage_dtype: str = ""
 
     @property
     def kind(self) -> str:
         """See `Runner`."""
         return "module" if isinstance(self.model, nn.Module) else "program"
+
+    def storage_dtype(self, original: object) -> str:
+        """None: parameters are computed with in the dtype that they are stored in."""
+        return ""
 
     def is_same_as(self, other: object) -> bool:
         """Whether two programs are the same code with the same tensors."""
