@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
-from bnfold._storage import Weights, refuse_for_torch
+from bnfold._kinds import folded_beside, kind_of, opened
+from bnfold._storage import Weights
+from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
+from bnfold.frontend import Frontend, Request, check, frontend_of
 from bnfold.report import FoldReport
-
-ClipMode = Literal["auto", "always", "never"]
 
 
 class FoldResult(NamedTuple):
@@ -90,40 +92,23 @@ def fold(
             kind of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
-    _check_values(clip, weights)
-    kind = kind_of(model)
-    _check_options(
-        kind,
-        inputs,
+    request = Request(
+        inputs=inputs,
         also=also,
+        inplace=inplace,
+        clip=clip,
+        verify=verify,
         keep=keep,
         entry=entry,
-        inplace=inplace,
-        output=output,
+        output=None if output is None else Path(output),
         force=force,
         phase=phase,
         weights=weights,
     )
-    if kind is ModelKind.CAFFE_FILES:
-        return _fold_caffe(model, clip, output, force=force, phase=phase, weights=weights)
-    if kind in _ONNX:
-        return _fold_onnx(kind, model, inputs, clip, output, force=force, weights=weights)
-    from bnfold.frontends import torch as frontend
-
-    if kind is ModelKind.MODULE:
-        return FoldResult(
-            *frontend.fold_module(
-                model,
-                inputs,
-                also=also,
-                inplace=inplace,
-                clip=clip,
-                verify=verify,
-                keep=keep,
-                entry=entry,
-            )
-        )
-    return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
+    frontend, model, request = _asked(model, request)
+    frontend.check(model, request)
+    with closing(frontend.fold(model, request)) as folded:
+        return FoldResult(folded.deliver(), folded.report)
 
 
 def inspect(
@@ -138,66 +123,24 @@ def inspect(
     weights: Weights = "stored",
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
-    _check_values(clip, weights)
-    kind = kind_of(model)
-    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase, weights=weights)
-    if kind is ModelKind.CAFFE_FILES:
-        from bnfold.frontends import caffe
-
-        files = caffe_files(model)
-        return caffe.inspect_files(*files, clip=clip, phase=phase, storage=weights)
-    if kind in _ONNX:
-        from bnfold.frontends import onnx
-
-        return onnx.inspect_model(model, inputs, clip=clip, weights=weights)
-    from bnfold.frontends import torch as frontend
-
-    if kind is ModelKind.MODULE:
-        return frontend.inspect_module(model, inputs, also=also, clip=clip, keep=keep, entry=entry)
-    return frontend.inspect_program(model, clip=clip)
-
-
-_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
-
-
-def _fold_onnx(
-    kind: ModelKind,
-    model: Any,
-    inputs: Mapping[str, Sequence[int]] | None,
-    clip: ClipMode,
-    output: str | os.PathLike[str] | None,
-    *,
-    force: bool,
-    weights: Weights,
-) -> FoldResult:
-    from bnfold.frontends import onnx
-
-    if kind is ModelKind.ONNX_FILE:
-        path = Path(model)
-        target = folded_beside(path, ".onnx") if output is None else Path(output)
-        report = onnx.fold_file(path, target, inputs, clip=clip, force=force, weights=weights)
-        return FoldResult(target, report)
-    return FoldResult(*onnx.fold_model(model, inputs, clip=clip, weights=weights))
-
-
-def _fold_caffe(
-    model: Any,
-    clip: ClipMode,
-    output: str | os.PathLike[str] | None,
-    *,
-    force: bool,
-    phase: Literal["test"] | None,
-    weights: Weights,
-) -> FoldResult:
-    from bnfold.frontends import caffe
-
-    network, blobs = caffe_files(model)
-    target = folded_beside(network, ".prototxt") if output is None else Path(output)
-    return FoldResult(
-        *caffe.fold_files(
-            network, blobs, target, clip=clip, force=force, phase=phase, storage=weights
-        )
+    request = Request(
+        inputs=inputs, also=also, clip=clip, keep=keep, entry=entry, phase=phase, weights=weights
     )
+    frontend, model, request = _asked(model, request)
+    return frontend.inspect(model, request).report
+
+
+def _asked(model: Any, request: Request) -> tuple[Frontend, Any, Request]:
+    """Who answers, the model as it is taken there, and where a file goes if nobody says."""
+    _check_values(request.clip, request.weights)
+    kind = kind_of(model)
+    check(kind, request)
+    frontend = frontend_of(kind)
+    given = opened(kind, model)
+    if kind.is_file and request.output is None:
+        named = given if isinstance(given, Path) else given[0]
+        request = replace(request, output=folded_beside(named, kind.suffix))
+    return frontend, given, request
 
 
 def _check_values(clip: str, weights: str) -> None:
@@ -205,42 +148,3 @@ def _check_values(clip: str, weights: str) -> None:
         raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
     if weights not in get_args(Weights):
         raise UsageError(f"weights={weights!r} is not known", "use 'stored' or 'float32'")
-
-
-def _check_options(
-    kind: ModelKind,
-    inputs: Any,
-    *,
-    also: Sequence[Any],
-    keep: Sequence[str] = (),
-    entry: Sequence[str] = (),
-    inplace: bool = False,
-    output: object = None,
-    force: bool = False,
-    phase: str | None = None,
-    weights: Weights = "stored",
-) -> None:
-    """Raise UsageError for options that mean nothing for this kind of model."""
-    is_module = kind is ModelKind.MODULE
-    meaningless = {
-        "also": not is_module and len(also) > 0,
-        "entry": bool(entry) and not is_module,
-        "keep": bool(keep) and not is_module,
-        "inplace": inplace and not is_module,
-        "output": output is not None and not kind.is_file,
-        "force": force and not kind.is_file,
-        "inputs": inputs is not None and kind is ModelKind.CAFFE_FILES,
-        "phase": phase is not None and kind is not ModelKind.CAFFE_FILES,
-    }
-    for option, is_given in meaningless.items():
-        if is_given:
-            raise UsageError(
-                f"{option} means nothing for this kind of model ({kind.value})", "leave it out"
-            )
-    if weights != "stored" and kind in (ModelKind.MODULE, ModelKind.PROGRAM):
-        raise refuse_for_torch(f"weights={weights!r}")
-    if inputs is not None and kind in _ONNX and not isinstance(inputs, Mapping):
-        raise UsageError(
-            "inputs of an ONNX model are shapes by name",
-            "pass a mapping like {'input': (1, 3, 224, 224)}, or leave them out",
-        )

@@ -20,7 +20,7 @@ from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import LinearEdit, Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 
 Array = NDArray[np.float64]

@@ -1,8 +1,4 @@
-"""What the command prints and writes: answers to stdout, remarks to stderr, files whole or not.
-
-A file is written beside its final place and moved there in one step (`os.replace`), so that
-nobody ever sees half of it, and a failure leaves the folder as it was.
-"""
+"""What the command prints: answers to stdout, remarks to stderr."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from bnfold._places import check_place, part_beside, put_in_place, sync_file
+from bnfold._places import check_place
 from bnfold._text import printable, shortened
 from bnfold.errors import UsageError
 
@@ -179,20 +175,3 @@ def check_output(output: Path, *, suffix: str, force: bool, option: str = "-o") 
             f"name it something{suffix}",
         )
     check_place(output, force=force, option=option)
-
-
-def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: str = "-o") -> None:
-    """Let `write` fill a file that appears at `output` only when it is complete."""
-    part = part_beside(output)
-    try:
-        with part.open("xb") as file:
-            write(file)
-            sync_file(file, replaces=os.path.lexists(output))
-        put_in_place((part, output))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"{output} could not be written: {reason}", f"choose another place with {option}"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold.cli._output import check_output, say, write_whole
+from bnfold._places import write_whole
+from bnfold.cli._output import check_output, say
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:

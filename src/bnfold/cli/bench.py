@@ -6,13 +6,16 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, get_args
 
-from bnfold.api import ClipMode
-from bnfold.cli._kinds import is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, check_output, progress, write_whole
+from bnfold._places import write_whole
+from bnfold.cli._output import answer, answer_json, check_output, progress
+from bnfold.cli._source import Source, check_source, source_of
+from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
+from bnfold.formats import ModelKind
 
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
@@ -100,14 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.chart is not None:
         check_output(arguments.chart, suffix=".svg", force=arguments.force)
-    original, folded, inputs = _models(arguments)
+    sources = _sources(arguments)
+    runtimes = _runtimes(arguments, sources[0])  # says what is wrong before anything is loaded
+    (original, inputs), *others = [source.open() for source in sources]
+    folded = others[0][0] if others else None
     with progress("measuring") as step:
         result = bench(
             original,
             folded,
             inputs,
             against=("torch.fx",) if arguments.fx else (),
-            runtimes=_runtimes(arguments),
+            runtimes=runtimes,
             device=arguments.device,
             dtype=arguments.dtype,
             layout="channels_last" if arguments.channels_last else None,
@@ -150,8 +156,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
-    is_onnx = kind_for(arguments.source).SUFFIX == ".onnx"
+def _runtimes(arguments: argparse.Namespace, source: Source) -> tuple[str, ...]:
+    is_onnx = source.kind is ModelKind.ONNX_FILE
     for option, is_given, is_for_onnx in (
         ("--compile", arguments.compile, False),
         ("--cuda-graph", arguments.cuda_graph, False),
@@ -167,44 +173,24 @@ def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
     return ("eager", *compiled, *(["cuda graph"] if arguments.cuda_graph else []))
 
 
-def _models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The original, the folded model if there is one, and the inputs, as `bnfold.bench` takes."""
-    _runtimes(arguments)  # says what is wrong before anything is loaded
-    source, folded = arguments.source, arguments.folded
-    suffix = kind_for(source).SUFFIX
-    if suffix == ".onnx":
-        if arguments.eval_mode:
-            raise UsageError("--eval is for package.module:factory", "leave it out")
-        return source, folded, _shapes(arguments)
-    if suffix == ".prototxt":
-        return Path(source), None, None
-    return _torch_models(arguments)
-
-
-def _shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
-    if not arguments.inputs:
-        return None
-    from bnfold.cli._onnx import input_shapes
-    from bnfold.frontends.onnx.read import read_file
-
-    return input_shapes(arguments.inputs, read_file(Path(arguments.source)))
-
-
-def _torch_models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    from bnfold.cli._torch_source import Source, check_options, open_source
-
-    def opened(source: str) -> Source:
-        inputs = arguments.inputs if is_factory(source) else []
-        return open_source(source, inputs, eval_mode=arguments.eval_mode and is_factory(source))
-
-    sources = [arguments.source, *([arguments.folded] if arguments.folded else [])]
-    if not any(is_factory(source) for source in sources):
-        check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
-    for source in sources:
-        if kind_for(source).SUFFIX != ".pt2":
+def _sources(arguments: argparse.Namespace) -> list[Source]:
+    """The original, and the folded model if there is one: of one kind, with their options."""
+    names = [arguments.source, *([arguments.folded] if arguments.folded else [])]
+    sources = [source_of(name) for name in names]
+    has_factory = any(source.kind is ModelKind.MODULE for source in sources)
+    for number, source in enumerate(sources):
+        if source.kind.suffix != sources[0].kind.suffix:
+            what = {".pt2": "PyTorch", ".onnx": "ONNX", ".prototxt": "Caffe"}
             raise UsageError(
-                f"{arguments.source} is for PyTorch, and {source} is not", "name two of one kind"
+                f"{names[0]} is for {what[sources[0].kind.suffix]}, and {source.name} is not",
+                "name two of one kind",
             )
-    original, *rest = [opened(source) for source in sources]
-    inputs: Any = original.args if not original.kwargs else None
-    return original.model, rest[0].model if rest else None, inputs
+        is_module = source.kind is ModelKind.MODULE
+        takes_inputs = is_module or not has_factory
+        sources[number] = replace(
+            source,
+            inputs=arguments.inputs if takes_inputs else (),
+            eval_mode=arguments.eval_mode and takes_inputs,
+        )
+        check_source(sources[number])
+    return sources

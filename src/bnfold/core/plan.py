@@ -25,8 +25,9 @@ from bnfold.core.choose import Values
 from bnfold.core.forest import IntArray, each_once
 from bnfold.core.labels import compress
 from bnfold.core.laws import editable
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode, Solution
+from bnfold.core.removal import Solution
 from bnfold.core.shortcut_law import BoundShortcut, additions
 from bnfold.core.solver import solve
 from bnfold.core.trace import beside, taken_in

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
@@ -16,12 +15,11 @@ from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import keep_affine
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.core.shortcut_law import BoundShortcut
 from bnfold.core.shortcuts import Shortcut
 from bnfold.core.sums import solve_waiting
-
-ClipMode = Literal["auto", "always", "never"]
 
 
 @dataclass(slots=True)

@@ -27,9 +27,9 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.choose import choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict
 from bnfold.core.laws import bind
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.core.removal import (
-    ClipMode,
     Options,
     Restart,
     Solution,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
 from bnfold.frontends.caffe.net import read_net

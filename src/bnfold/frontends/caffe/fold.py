@@ -13,8 +13,8 @@ from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, ban_overflow, make_plan
-from bnfold.core.removal import ClipMode
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
@@ -62,37 +62,6 @@ class Folded:
     def write(self, network: Path, weights: Path) -> None:
         """Write both files whole, or neither. Raises UsageError."""
         write_pair(network, self.text, weights, self.weights())
-
-
-def fold_files(
-    network: Path,
-    weights: Path,
-    target: Path,
-    *,
-    clip: ClipMode,
-    force: bool,
-    phase: str | None = None,
-    storage: Weights = "stored",
-) -> tuple[Path, FoldReport]:
-    """See `bnfold.fold`. The weights go beside the target, with the suffix .caffemodel."""
-    beside = weights_beside(target)
-    check_target(target, (network, weights), force=force)
-    files = read_files(network, weights)
-    folded, report = fold_read(*files, clip=clip, phase=phase, storage=storage)
-    folded.write(target, beside)
-    return target, report
-
-
-def inspect_files(
-    network: Path,
-    weights: Path,
-    *,
-    clip: ClipMode,
-    phase: str | None = None,
-    storage: Weights = "stored",
-) -> FoldReport:
-    """See `bnfold.inspect`."""
-    return fold_read(*read_files(network, weights), clip=clip, phase=phase, storage=storage)[1]
 
 
 def weights_beside(network: Path) -> Path:

@@ -16,9 +16,9 @@ from bnfold._places import check_place, is_same_file, shortened
 from bnfold._storage import Weights, rounding_note
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.apply import Edits, Overflow, plan_edits
 from bnfold.frontends.onnx.bodies import Inside, fold_bodies
@@ -28,7 +28,7 @@ from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import Lifted, lift
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED, Network, read_network
-from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
 from bnfold.frontends.onnx.tensors import numpy_dtype
@@ -261,25 +261,6 @@ def fold_model(
     return ir.fold_model(model, inputs, clip=clip, weights=weights)
 
 
-def fold_file(
-    path: Path,
-    output: Path,
-    inputs: Pins,
-    *,
-    clip: ClipMode,
-    force: bool,
-    weights: Weights = "stored",
-) -> FoldReport:
-    """See `bnfold.fold`: file to file."""
-    check_target(path, output, force=force)
-    model = read_file(path)
-    check_data_target(model, output, force=force)
-    folding = prepare(model, inputs, clip=clip, weights=weights)
-    with folding.staged(output, output.parent) as stage:
-        stage.move_to(output, force=force)
-    return folding.report
-
-
 def check_target(path: Path, output: Path, *, force: bool) -> None:
     """Raise UsageError if the output cannot go there: asked before any work is done."""
     if is_same_file(output, path):
@@ -320,18 +301,10 @@ def check_name(output: Path) -> None:
         ) from error
 
 
-def inspect_model(
-    model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
-) -> FoldReport:
-    """See `bnfold.inspect`."""
+def read_model(model: Any) -> OnnxModel:
+    """A ModelProto or an onnx_ir.Model, read."""
     if isinstance(model, ModelProto):
-        source = read_proto(model)
-    elif isinstance(model, str | Path) or hasattr(model, "__fspath__"):
-        source = read_file(Path(model))
-    else:
-        from bnfold.frontends.onnx import ir
+        return read_proto(model)
+    from bnfold.frontends.onnx import ir
 
-        source = ir.read_model(model)
-    folding = prepare(source, inputs, clip=clip, weights=weights)
-    folding.check()
-    return folding.report
+    return ir.read_model(model)

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir
 
 from bnfold._storage import Weights
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, ScaledBulk
 from bnfold.frontends.onnx.fold import Folding, prepare
 from bnfold.frontends.onnx.read import OnnxModel, read_proto

@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
 from bnfold.errors import ExampleInputError, UsageError
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, apply, compute

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.errors import ExampleInputError, UnsupportedModelError
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.fold import (
