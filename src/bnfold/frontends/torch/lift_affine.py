@@ -190,7 +190,8 @@ def _batch_norm_chain(
     site = _site(module, successors or (), spec.source, event)
     is_node = node_of(event) is not None
     affine = _affine_of(spec)
-    refusal = _refusal(spec, affine, module, successors, is_node=is_node)
+    is_open = event.number in lifter.open
+    refusal = _refusal(spec, affine, module, successors, is_node=is_node, is_open=is_open)
     if refusal is None and is_node and _has_other_readers(lifter, event):
         refusal = Reason.MODULE_DOES_MORE, "its other results are read"
     if refusal is not None and refusal[0] is Reason.FUNCTIONAL and lifter.is_program:
@@ -278,12 +279,11 @@ def _refusal(
     successors: tuple[nn.Module, ...] | None,
     *,
     is_node: bool,
+    is_open: bool,
 ) -> tuple[Reason, str | None] | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
-        if (
-            spec.changing and module is None
-        ):  # gamma.repeat(n), and what a tracked InstanceNorm does
+        if is_open and module is None:  # gamma.repeat(n), and what a tracked InstanceNorm does
             return Reason.NOT_CONSTANT, None
         return Reason.BATCH_STATISTICS, _why_not_constant(spec)
     if not affine.is_finite:
