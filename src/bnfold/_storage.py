@@ -31,11 +31,12 @@ def refuse_for_torch(option: str) -> UsageError:
 
 def rounding_note(count: int, dtype: str) -> str:
     """What a report says of changed weights that were rounded to the dtype of their storage."""
-    what = "1 array that changed is" if count == 1 else f"{count} arrays that changed are"
-    was = "was" if count == 1 else "were"
+    what, are = (
+        ("1 array that changes", "is") if count == 1 else (f"{count} arrays that change", "are")
+    )
     return (
-        f"{what} stored in {dtype}, which is coarser than what the network computes in, and {was}"
-        f" rounded to it once more; {_NEXT_STEP}."
+        f"{what} {are} stored in {dtype}, which is coarser than what the network computes in, and"
+        f" {are} rounded to it once more; {_NEXT_STEP}."
     )
 
 
