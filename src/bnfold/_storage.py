@@ -40,9 +40,10 @@ def rounding_note(count: int, dtype: str) -> str:
     )
 
 
-def rounding_seen(dtype: str, output: str, error: float) -> str:
+def rounding_seen(dtype: str, output: str, error: float, *, is_only_stored: bool) -> str:
     """What a verification says of them: how far an output moved, relative to its size."""
+    step = f"; {_NEXT_STEP}" if is_only_stored else ""
     return (
         f"Weights are stored in {dtype}, and what the fold changed was rounded to that once more:"
-        f" {output} is off by {error:.1e} of its size; {_NEXT_STEP}."
+        f" {output} is off by {error:.1e} of its size{step}."
     )

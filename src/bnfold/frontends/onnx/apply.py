@@ -132,11 +132,11 @@ class Namer:
 
 def plan_edits(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
     """The edits of a plan."""
-    return _Editor(lifted, weights).run(plan)
+    return _Editor(lifted, plan, weights).run(plan)
 
 
 class _Editor:
-    def __init__(self, lifted: Lifted, weights: Weights) -> None:
+    def __init__(self, lifted: Lifted, plan: Plan, weights: Weights) -> None:
         self.lifted = lifted
         self.weights = weights
         self.network = lifted.network
@@ -144,6 +144,7 @@ class _Editor:
         self.edits = Edits()
         self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ties = self._ties()
+        self.gone = {self.lifted.sites[number].node.index for number in plan.removed}
         self.widened: dict[str, str] = {}
         """New float32 initializers, by the name of what they were made of."""
 
@@ -345,7 +346,8 @@ class _Editor:
         self.edits.inputs[node.index, position] = born
 
     def _is_narrow(self, node: Node, position: int) -> bool:
-        return is_narrow(self.network, self.constants.shapes.dtypes, node, position)
+        dtypes = self.constants.shapes.dtypes
+        return is_narrow(self.network, dtypes, node, position, self.gone)
 
     def _widen(
         self,
@@ -365,7 +367,8 @@ class _Editor:
             self.widened[name] = born
         self.edits.inputs[node.index, position] = born
         if node.op == "Gather":
-            later = cast_later(self.network, self.constants.shapes.dtypes, node)
+            dtypes = self.constants.shapes.dtypes
+            later = cast_later(self.network, dtypes, node, self.gone)
             assert later is not None
             self.edits.retyped |= {*later.values}
             for cast in later.casts:

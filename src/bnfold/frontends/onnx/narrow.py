@@ -12,7 +12,7 @@ https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx import TensorProto
@@ -34,15 +34,22 @@ Dtypes = Mapping[str, int]
 """The element type of each value."""
 
 
-def is_narrow(network: Network, dtypes: Dtypes, node: Node, position: int) -> bool:
-    """Whether a node reads a weight in 16 bits for which its own arithmetic has more."""
+def is_narrow(
+    network: Network, dtypes: Dtypes, node: Node, position: int, gone: Container[int] = ()
+) -> bool:
+    """Whether a node reads a weight in 16 bits for which its own arithmetic has more.
+
+    `gone` are the indices of nodes that a plan removes.
+    """
     if dtypes.get(node.input(position)) not in HALF:
         return False
     if node.op == "BatchNormalization" and position > 0:
         return dtypes.get(node.inputs[0]) in _WIDE
     if node.op == "DequantizeLinear" and position == 1:
         return dtypes.get(node.outputs[0]) in _WIDE
-    return node.op == "Gather" and position == 0 and cast_later(network, dtypes, node) is not None
+    if node.op != "Gather" or position != 0:
+        return False
+    return cast_later(network, dtypes, node, gone) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,9 @@ class CastLater:
     """What reads them."""
 
 
-def cast_later(network: Network, dtypes: Dtypes, gather: Node) -> CastLater | None:
+def cast_later(
+    network: Network, dtypes: Dtypes, gather: Node, gone: Container[int]
+) -> CastLater | None:
     """What becomes of the rows that a node picks, if nobody computes with them in 16 bits."""
     values, casts = [*gather.outputs], []
     for value in values:  # which grows
@@ -64,7 +73,7 @@ def cast_later(network: Network, dtypes: Dtypes, gather: Node) -> CastLater | No
         for node, position in network.readers.get(value, ()):
             if node.op == "Cast" and dtypes.get(node.outputs[0]) == TensorProto.FLOAT:
                 casts.append(node)
-            elif node.op in _VIEWS and position == 0:
+            elif node.index in gone or (node.op in _VIEWS and position == 0):
                 values += node.outputs
             elif node.op not in ("Shape", "Size"):
                 return None
