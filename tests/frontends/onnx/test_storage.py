@@ -86,7 +86,7 @@ def test_a_part_that_computes_in_16_bits_stays_in_them():
     assert not has_note(report) and report.removed == 1
 
 
-@pytest.mark.parametrize("reader", ["Mul", "output", "body", "function", "Where"])
+@pytest.mark.parametrize("reader", ["Sigmoid", "output", "body", "function", "Where"])
 def test_rows_that_somebody_reads_in_16_bits(reader):
     s = embedding()
     picked, at = "emb_out", s.at
@@ -103,9 +103,8 @@ def test_rows_that_somebody_reads_in_16_bits(reader):
         s.nodes.append(helper.make_node("Own", [picked], ["own"], domain="own"))
         outputs.append(cast(s, "own"))
     else:
-        k = half(s, "k", s.rng.normal(size=4))
-        inputs = (picked, k) if reader == "Mul" else (s.constant("c", [True] * 4), picked, k)
-        s.node(reader, *inputs)
+        where = (s.constant("c", [True] * 4), picked, half(s, "k", s.rng.normal(size=4)))
+        s.node(reader, *(where if reader == "Where" else (picked,)))
         outputs.append(cast(s, s.at))
     model = s.model(*outputs)
     if reader == "output":
@@ -414,6 +413,49 @@ def test_a_table_that_a_branch_reads():
     assert not has_note(report)
     assert kinds(folded)["table_folded"] == FLOAT
     assert_same(model, folded, (2, 5), tolerance=1e-6)
+
+
+def in_16_bits(op: str) -> onnx.ModelProto:
+    """Rows of a table, an operator in 16 bits, a Cast and a step."""
+    s = Sketch(2, 5)
+    s.inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, [2, 5])]
+    s.node("Gather", half(s, "table", s.rng.normal(size=(3, 4))), "x", name="emb")
+    if op == "Relu":
+        s.node(op)
+    elif op == "Mul":
+        s.node(op, s.at, half(s, "k", s.rng.uniform(1.0, 3.0, 4)), name="mul")
+    else:
+        one = s.at
+        s.node("Gather", half(s, "other", s.rng.normal(size=(3, 4))), "x", name="emb2")
+        s.node(op, one, s.at, **({"axis": 2} if op == "Concat" else {}))
+    s.node("Cast", s.at, to=FLOAT)
+    s.node("Transpose", s.at, perm=[0, 2, 1])
+    s.bn(8 if op == "Concat" else 4)
+    return s.model()
+
+
+@pytest.mark.parametrize("op", ["Relu", "Concat", "Add"])
+def test_a_right_fold_that_is_rounded_in_16_bits_is_equal_and_says_so(op):
+    """The network computes in float16 there, so there is nothing to be stored in float32."""
+    model = in_16_bits(op)
+    folded, report = fold(model, "float32")
+    assert report.removed == 1 and not has_note(report)
+    assert kinds(folded)["table"] == TensorProto.FLOAT16 and "Cast" in ops(folded)
+    result = bnfold.verify(model, folded)
+    assert result.equal
+    (note,) = (note for note in result.notes if "stored in float16" in note)
+    assert "--weights" not in note
+
+
+def test_a_step_in_16_bits_that_goes_is_no_arithmetic():
+    model = in_16_bits("Mul")
+    stored, report = fold(model, "stored")
+    assert ops(stored) == ["Gather", "Cast", "Transpose"] and has_note(report)
+    folded, report = fold(model, "float32")
+    assert ops(folded) == ["Gather", "Transpose"] and not has_note(report)
+    assert kinds(folded) == {"table_folded": FLOAT}
+    assert_same(model, folded, (2, 5), tolerance=2e-3)  # the original rounds its product
+    assert bnfold.verify(model, folded).equal
 
 
 # -------------------------------------------------------------------- parameters of another dtype
