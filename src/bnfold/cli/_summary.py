@@ -113,8 +113,7 @@ NEXT_STEPS = {
     Reason.PADDING: "their shift would cross zero padding",
     Reason.BRANCHES: "branches need different rescalings",
     Reason.NONLINEAR: "no rescaling passes the op behind or before them",
-    Reason.OVERFLOW: "the folded weights do not fit their dtype; fold in float32, or store them so with"
-    " --weights float32",
+    Reason.OVERFLOW: "the folded weights do not fit their dtype; fold in float32",
 }
 """What the user can do about it, or why nothing can be done; in a line."""
 
