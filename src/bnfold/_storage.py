@@ -31,17 +31,19 @@ def refuse_for_torch(option: str) -> UsageError:
 
 def rounding_note(count: int, dtype: str) -> str:
     """What a report says of changed weights that were rounded to the dtype of their storage."""
-    what = "1 array that changed is" if count == 1 else f"{count} arrays that changed are"
-    was = "was" if count == 1 else "were"
+    what, are = (
+        ("1 array that changes", "is") if count == 1 else (f"{count} arrays that change", "are")
+    )
     return (
-        f"{what} stored in {dtype}, which is coarser than what the network computes in, and {was}"
-        f" rounded to it once more; {_NEXT_STEP}."
+        f"{what} {are} stored in {dtype}, which is coarser than what the network computes in, and"
+        f" {are} rounded to it once more; {_NEXT_STEP}."
     )
 
 
-def rounding_seen(dtype: str, output: str, error: float) -> str:
+def rounding_seen(dtype: str, output: str, error: float, *, is_only_stored: bool) -> str:
     """What a verification says of them: how far an output moved, relative to its size."""
+    step = f"; {_NEXT_STEP}" if is_only_stored else ""
     return (
         f"Weights are stored in {dtype}, and what the fold changed was rounded to that once more:"
-        f" {output} is off by {error:.1e} of its size; {_NEXT_STEP}."
+        f" {output} is off by {error:.1e} of its size{step}."
     )

@@ -118,7 +118,7 @@ def test_options_reach_the_call(asked: dict[str, Any]) -> None:
     assert (asked["dtype"], asked["layout"]) == (("float32", "bfloat16"), "channels_last")
     assert asked["runtimes"] == ("eager", "compile")
     assert (asked["against"], asked["rounds"], asked["clip"]) == (("torch.fx",), 7, "never")
-    assert asked["inputs"][0].shape == (2, 3, 6, 6)
+    assert asked["inputs"][0][0].shape == (2, 3, 6, 6)
     assert asked["folded"] is None
 
 

@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnfold import FoldReport, api
+from bnfold import FoldReport
 from bnfold.cli import main
+from bnfold.frontends.torch import door
 from tests.frontends.torch.support import build, image
 
 FACTORIES = """
@@ -223,14 +224,14 @@ def test_a_write_that_is_interrupted(capsys, folder, foldable, monkeypatch):
 
 
 def test_a_fold_that_is_wrong_is_not_written(capsys, folder, foldable, monkeypatch):
-    fold = api.fold
+    fold = door.fold
 
     def wrong(*arguments: Any, **options: Any) -> Any:
-        model, report = fold(*arguments, **options)
-        next(iter(model.state_dict.values())).data[2] *= 1.1
-        return model, report
+        folded = fold(*arguments, **options)
+        next(iter(folded.model.state_dict.values())).data[2] *= 1.1
+        return folded
 
-    monkeypatch.setattr(api, "fold", wrong)
+    monkeypatch.setattr(door, "fold", wrong)
     refused(capsys, folder, ["fold", "net.pt2"], 70, "does not compute the same")
 
 
@@ -238,7 +239,7 @@ def test_an_error_we_did_not_foresee(capsys, folder, foldable, monkeypatch):
     def broken(*_: object, **__: object) -> FoldReport:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(door, "inspect", broken)
     refused(capsys, folder, ["inspect", "net.pt2"], 70, "bug in bnfold", "ZeroDivisionError")
 
 

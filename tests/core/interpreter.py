@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import LinearEdit, Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.modes import ClipMode
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 
 Array = NDArray[np.float64]

@@ -6,7 +6,6 @@ Below are, too, the small networks that random ones were shrunk to when they sho
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnfold._places import is_same_file
 from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
 from bnfold.cli._source import Source, asked_source, request_of
 from bnfold.cli._summary import Ending
 from bnfold.cli._verify import compare, is_doubtful
+from bnfold.errors import UsageError
 from bnfold.frontend import Folded
 from bnfold.verify.result import VerifyResult
 
@@ -34,6 +36,8 @@ def fold_one(arguments: argparse.Namespace) -> Done:
     source = asked_source(arguments)
     output = None if arguments.dry_run else arguments.output or source.default_output()
     if output is not None:
+        if any(is_same_file(output, path) for path in source.files):
+            raise UsageError(f"{output} is the model itself", "name another output with -o")
         check_output(output, suffix=source.kind.suffix, force=arguments.force)
     check_report(arguments)
     folded, found = _folded(source, arguments, output)

@@ -34,7 +34,7 @@ from bnfold.verify.inputs import check_inputs, choose_samples
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import LayerDifference, VerifyResult
-from bnfold.verify.runner import NotExactError, Runner
+from bnfold.verify.runner import NotExactError, Rounded, Runner
 from bnfold.verify.trust import distrust, is_random
 
 __all__ = ["check_inputs", "choose_samples", "verify"]
@@ -66,7 +66,7 @@ def _compare(
 ) -> tuple[VerifyResult, list[Judged]]:
     """On inputs of one size."""
     evidence = Evidence(list(samples), one_kind=original.kind == folded.kind)
-    evidence.storage_dtype = folded.storage_dtype(original)
+    evidence.rounded = folded.rounded(original)
     if look_inside and not evidence.one_kind:
         look_inside = False
         evidence.notes.append(
@@ -173,8 +173,8 @@ def _conclude(
         is_proven = parting is not None or any(
             one.is_proven for one in judged if not one.difference.equal
         )
-    elif evidence.storage_dtype:
-        _remark_on_storage(evidence, judged)
+    elif evidence.rounded is not None:
+        _remark_on_rounding(evidence, evidence.rounded, judged)
     result = VerifyResult(
         is_equal,
         tuple(one.difference for one in judged),
@@ -218,15 +218,16 @@ def _where_digits_go(judged: Sequence[Judged], inside: Sequence[LayerDifference]
     return next((one.name for one in inside if one.own is not None and one.own >= limit), None)
 
 
-def _remark_on_storage(evidence: Evidence, judged: Sequence[Judged]) -> None:
-    """Weights that are stored in 16 bits are rounded to those once more where a fold changes."""
+def _remark_on_rounding(evidence: Evidence, rounded: Rounded, judged: Sequence[Judged]) -> None:
+    """Weights in 16 bits are rounded to those once more where a fold changes them."""
     worst = max((one for one in judged), key=lambda one: one.relative, default=None)
     if worst is None or worst.difference.error <= verdict.DIGITS * max(
         worst.difference.own_error, verdict.unit(worst.difference.dtype) * worst.size
     ):
         return
     name = worst.difference.name
-    evidence.notes.append(rounding_seen(evidence.storage_dtype, name, worst.relative))
+    note = rounding_seen(rounded.dtype, name, worst.relative, is_only_stored=rounded.is_only_stored)
+    evidence.notes.append(note)
 
 
 # ------------------------------------------------------------------- another size

@@ -28,7 +28,7 @@ from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
 from bnfold.verify.probe import Probe
-from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Runner
+from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Rounded, Runner
 
 DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
 """Draws for a model with many values inside, more for one where these are not enough, and for a
@@ -74,9 +74,8 @@ class Evidence:
     truth: str = "float64"
     coarsest: str = ""
     """The coarsest floating-point dtype that goes in or comes out."""
-    storage_dtype: str = ""
-    """The dtype that weights which the fold changed are stored in, if it is coarser than that of
-    the arithmetic."""
+    rounded: Rounded | None = None
+    """Weights that the fold changed and that are in 16 bits."""
     notes: list[str] = field(default_factory=list)
 
     def inside(self) -> layers.Comparison:

@@ -148,7 +148,8 @@ def _loss(
         return 0.0
     dtype = evidence.own_before[0][number].dtype
     truth = _flat(evidence.exact_before, number)
-    unit = max(verdict.unit(dtype), verdict.unit(evidence.storage_dtype))
+    stored = evidence.rounded.dtype if evidence.rounded is not None else ""
+    unit = max(verdict.unit(dtype), verdict.unit(stored))
     size = verdict.rms(_finite(truth))
     tame = None
     if _rms(far, None) > verdict.ENOUGH * size:

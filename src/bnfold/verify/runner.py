@@ -49,6 +49,15 @@ class Output:
     """The name of the dtype that the model returned."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Weights that a fold changed, and that are rounded to 16 bits for it once more."""
+
+    dtype: str
+    is_only_stored: bool
+    """Whether the arithmetic is finer, so that they could as well be stored in float32."""
+
+
 class Evaluation(Protocol):
     """A loaded model."""
 
@@ -82,9 +91,8 @@ class Runner(Protocol):
     def may_have_state(self) -> bool:
         """Whether a run may leave something that shows in the next one."""
 
-    def storage_dtype(self, original: Any) -> str:
-        """The dtype of weights that are not those of the original, if they are only stored in it:
-        the arithmetic is finer. Where the original is of another kind, that of any weights."""
+    def rounded(self, original: Any) -> Rounded | None:
+        """Weights in 16 bits that are not those of the original; of another kind, any such."""
 
     @property
     def other_shapes(self) -> Sequence[tuple[int, ...]] | None:

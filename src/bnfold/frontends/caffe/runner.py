@@ -23,7 +23,15 @@ from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.net import Net, read_net
 from bnfold.frontends.caffe.prototxt import Document, read_text
 from bnfold.frontends.caffe.shapes import infer
-from bnfold.verify.runner import Array, Evaluation, InputSpec, NotRunnableError, Output, Watch
+from bnfold.verify.runner import (
+    Array,
+    Evaluation,
+    InputSpec,
+    NotRunnableError,
+    Output,
+    Rounded,
+    Watch,
+)
 from bnfold.verify.verdict import unit
 
 try:
@@ -53,15 +61,15 @@ class CaffeRunner:
     may_have_state: bool = False
     other_shapes: Sequence[tuple[int, ...]] | None = None
 
-    def storage_dtype(self, original: object) -> str:
-        """float16 where weights of its own are stored in that; Caffe computes in float32."""
+    def rounded(self, original: object) -> Rounded | None:
+        """Arrays of its own in float16; Caffe computes in float32."""
         known = _blobs(original.net) if isinstance(original, CaffeRunner) else {}
         for key, blob in _blobs(self.net).items():
             if blob.dtype.itemsize < _FLOAT.itemsize:
                 old = known.get(key)
                 if old is None or not np.array_equal(old.read(), blob.read(), equal_nan=True):
-                    return str(blob.dtype)
-        return ""
+                    return Rounded(str(blob.dtype), is_only_stored=True)
+        return None
 
     def is_same_as(self, other: object) -> bool:
         """Whether text and weights are the same."""

@@ -39,7 +39,7 @@ from bnfold.frontends.onnx.lift import (
     RecurrentSite,
     as_float64,
 )
-from bnfold.frontends.onnx.narrow import casts_behind, is_narrow
+from bnfold.frontends.onnx.narrow import cast_later, is_narrow
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.tensors import numpy_dtype
@@ -108,6 +108,8 @@ class Edits:
     """Outputs of removed nodes, and what is read instead."""
     removed: set[int] = field(default_factory=set)
     """Indices of the removed nodes."""
+    retyped: set[str] = field(default_factory=set)
+    """Values that have another dtype now."""
     rounded: dict[str, int] = field(default_factory=dict)
     """Constants whose new content is rounded to less than what it is computed with in."""
 
@@ -130,11 +132,11 @@ class Namer:
 
 def plan_edits(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
     """The edits of a plan."""
-    return _Editor(lifted, weights).run(plan)
+    return _Editor(lifted, plan, weights).run(plan)
 
 
 class _Editor:
-    def __init__(self, lifted: Lifted, weights: Weights) -> None:
+    def __init__(self, lifted: Lifted, plan: Plan, weights: Weights) -> None:
         self.lifted = lifted
         self.weights = weights
         self.network = lifted.network
@@ -142,6 +144,7 @@ class _Editor:
         self.edits = Edits()
         self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ties = self._ties()
+        self.gone = {self.lifted.sites[number].node.index for number in plan.removed}
         self.widened: dict[str, str] = {}
         """New float32 initializers, by the name of what they were made of."""
 
@@ -343,7 +346,8 @@ class _Editor:
         self.edits.inputs[node.index, position] = born
 
     def _is_narrow(self, node: Node, position: int) -> bool:
-        return is_narrow(self.network, self.constants.shapes.dtypes, node, position)
+        dtypes = self.constants.shapes.dtypes
+        return is_narrow(self.network, dtypes, node, position, self.gone)
 
     def _widen(
         self,
@@ -363,18 +367,13 @@ class _Editor:
             self.widened[name] = born
         self.edits.inputs[node.index, position] = born
         if node.op == "Gather":
-            self._drop_casts(node, born)
-
-    def _drop_casts(self, gather: Node, table: str) -> None:
-        """What is picked from a float32 table is what the Casts behind it made."""
-        casts = casts_behind(self.network, self.constants.shapes.dtypes, gather)
-        output = casts[0].outputs[0]
-        picks = NodeProto()
-        picks.CopyFrom(gather.proto)
-        picks.input[0], picks.output[0] = table, output
-        self.edits.nodes[gather.index] = [picks]
-        self.edits.removed |= {cast.index for cast in casts}
-        self.edits.bypassed |= {cast.outputs[0]: output for cast in casts[1:]}
+            dtypes = self.constants.shapes.dtypes
+            later = cast_later(self.network, dtypes, node, self.gone)
+            assert later is not None
+            self.edits.retyped |= {*later.values}
+            for cast in later.casts:
+                self.edits.removed.add(cast.index)
+                self.edits.bypassed[cast.outputs[0]] = cast.inputs[0]
 
     def _may_edit(self, number: int, name: str) -> bool:
         """Whether everybody who reads the initializer wants this edit."""

@@ -26,7 +26,7 @@ from bnfold.frontends.onnx.fold import Pins, analyse, prepare
 from bnfold.frontends.onnx.lift import Lifted
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
-from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
 from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
@@ -39,6 +39,7 @@ from bnfold.verify.runner import (
     NotExactError,
     NotRunnableError,
     Output,
+    Rounded,
     Watch,
 )
 
@@ -64,8 +65,8 @@ class OnnxRunner:
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = False
 
-    def storage_dtype(self, original: object) -> str:
-        """float16 where weights of its own are only stored in that; see `narrow`."""
+    def rounded(self, original: object) -> Rounded | None:
+        """Initializers of its own in 16 bits, those that are only stored in them first."""
         known = _halves(original.model) if isinstance(original, OnnxRunner) else {}
         own = {
             name: half
@@ -73,13 +74,13 @@ class OnnxRunner:
             if name not in known or not _is_same_tensor(half, known[name])
         }
         if not own:
-            return ""
+            return None
         with suppress(BnfoldError):
             analysis = analyse(self.model, self.pins)
             for name in narrow_names(analysis.network, analysis.shapes.dtypes):
                 if name in own:
-                    return numpy_dtype(own[name][0].data_type).name
-        return ""
+                    return _rounded(own[name], is_only_stored=True)
+        return _rounded(next(iter(own.values())), is_only_stored=False)
 
     def is_same_as(self, other: object) -> bool:
         """Whether two files have the same content, and none outside of them."""
@@ -195,12 +196,21 @@ _Half = tuple[onnx.TensorProto, Bulk | None]
 
 
 def _halves(model: OnnxModel) -> dict[str, _Half]:
-    """The initializers in 16 bits, and where their content lies."""
+    """The initializers in 16 bits, of bodies too, and where their content lies."""
+    graphs = [model.proto.graph]
+    for graph in graphs:  # which grows
+        graphs += [g for node in graph.node for a in node.attribute for g in inner_graphs(a)]
     return {
         tensor.name: (tensor, model.bulk.get(tensor.name))
-        for tensor in model.proto.graph.initializer
+        for graph in reversed(graphs)
+        for tensor in graph.initializer
         if tensor.data_type in HALF
     }
+
+
+def _rounded(half: _Half, *, is_only_stored: bool) -> Rounded:
+    dtype = numpy_dtype(half[0].data_type).name
+    return Rounded(dtype, is_only_stored=is_only_stored)
 
 
 def _is_same_tensor(one: _Half, two: _Half) -> bool:

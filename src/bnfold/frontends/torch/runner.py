@@ -43,6 +43,7 @@ from bnfold.verify.runner import (
     InputSpec,
     NotRunnableError,
     Output,
+    Rounded,
     Watch,
 )
 
@@ -68,9 +69,9 @@ class TorchRunner:
         """See `Runner`."""
         return "module" if isinstance(self.model, nn.Module) else "program"
 
-    def storage_dtype(self, original: object) -> str:
-        """None: parameters are computed with in the dtype that they are stored in."""
-        return ""
+    def rounded(self, original: object) -> Rounded | None:
+        """None: a module computes with its parameters as they are."""
+        return None
 
     def is_same_as(self, other: object) -> bool:
         """Whether two programs are the same code with the same tensors."""
