@@ -176,7 +176,7 @@ def test_a_program_with_a_damaged_weight(capsys, folder, foldable):
     [
         (["net.pt2", "-o", "net.onnx"], "does not end in .pt2"),
         (["net.pt2", "-o", "nowhere/o.pt2"], "no folder nowhere"),
-        (["net.pt2", "-o", "net.pt2"], "exists and is not overwritten"),
+        (["net.pt2", "-o", "net.pt2"], "is the model itself"),
         (["net.pt2", "--input", "1x3x8x8"], "--input and --eval are for"),
         (["cli_factories:net", "--input", "1x3x8x8"], "say where with -o"),
         (["cli_factories:net", "--input", "1,3,8,8", "-o", "o.pt2"], "no shape"),
