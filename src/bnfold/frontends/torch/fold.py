@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
@@ -287,21 +286,20 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     seen: set[Any] = set()
     groups = lifted.graph.affine_groups()
     for number, group in groups.items():
-        role = lifted.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
         if group in seen or (number not in plan.removed and number not in plan.kept):
             continue
         seen.add(group)
+        step = lifted.graph.step(number)
         outcome: Removed | Kept
         if number in plan.removed:
             names = [name for call in group for name in plan.removed[call]]
             outcome = Removed(tuple(dict.fromkeys(names)))
         else:
             obstacle = plan.kept[number]
-            detail = role.refusal[1] if role.refusal else None
+            detail = step.refusal.detail if step.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)
         name = lifted.graph.ops[number].name
-        items.append(Item(name, role.kind, role.channels, len(group), outcome))
+        items.append(Item(name, step.kind, step.channels, len(group), outcome))
     return items
 
 
