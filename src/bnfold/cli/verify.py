@@ -6,19 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 from bnfold.cli._kinds import Kind, is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, progress
+from bnfold.cli._output import answer_result, progress
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
     from bnfold.verify.runner import Runner
-
-_PIPE_WIDTH = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             layers=arguments.layers,
         )
-    if arguments.json:
-        answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
+    answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 
 
