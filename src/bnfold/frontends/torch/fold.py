@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
@@ -252,7 +253,7 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         note
         for note, applies in (
             (_UNREACHED, bool(unreached)),
-            (_FUNCTIONS, any(_stops_at_function(item) for item in items)),
+            (_FUNCTIONS, _stops_at_function(decided, items)),
         )
         if applies
     )
@@ -275,9 +276,13 @@ _FUNCTIONS = (
 )
 
 
-def _stops_at_function(item: Item) -> bool:
-    """Whether the blocker is a call of a function, which `record` names 'relu in block.1'."""
-    return item.reason is Reason.ACTIVATION and " in " in (item.blocker or "")
+def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
+    """Whether something stays for an activation that would have bounds, were it not a function."""
+    events = decided.recording.events
+    functions = {event.name for event in events if not isinstance(event.target, nn.Module)}
+    clips = {op.name for op in decided.lifted.graph.ops if isinstance(op.role, g.Clip)}
+    blockers = {item.blocker for item in items if item.reason is Reason.ACTIVATION}
+    return not blockers.isdisjoint(clips & functions)
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
