@@ -128,7 +128,7 @@ def _node(
     read = [maker.get(tensor) for part in parts for tensor in graph.ops[part].inputs]
     inputs = tuple(dict.fromkeys(node for node in read if node is not None))
     kind, item = op.kind, None
-    if isinstance(op.role, g.AffineStep):
+    if isinstance(op.role, g.Step):
         kind = op.role.kind
         item = op.name if op.name in items else None
     state = _state(plan, parts)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnfold._places import check_place
 from bnfold._text import printable, shortened
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BREAKS = "\n\t"
 _PIPE_WIDTH = 10_000
 """Columns of a table that goes to a file or a pipe: none is cut, each BatchNorm has one line."""
+_PIPE_TABLE = 120
+"""Columns of a table of figures there."""
 
 
 def say(text: str) -> None:
@@ -76,19 +78,41 @@ def answer_summary(ending: Ending, *, table: bool) -> None:
     answer(summary(ending, width=columns(), color=is_coloured(), table=table))
 
 
-def columns() -> int:
-    """Of the terminal; where there is none, no line is cut."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return _PIPE_WIDTH
+class Result(Protocol):
+    """What a command has found out, as a document and as a table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+
+    def table(self, *, color: bool = ..., width: int = ...) -> str:
+        """Text of that many columns."""
+
+
+def answer_result(result: Result, *, as_json: bool) -> None:
+    """The answer as one JSON document or as a table, in colour and as wide as the terminal."""
+    if as_json:
+        answer_json(result.to_dict())
+    else:
+        answer(result.table(color=is_coloured(), width=columns(pipe=_PIPE_TABLE)))
+
+
+def columns(pipe: int = _PIPE_WIDTH) -> int:
+    """Of the terminal; `pipe` where there is none, which by default cuts no line."""
+    if not _is_terminal():
+        return pipe
     return max(shutil.get_terminal_size().columns, 40)
 
 
 def is_coloured() -> bool:
     """Whether stdout is a terminal that shows colours and may."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not _is_terminal():
         return False
     # https://no-color.org: set and not empty means no colour, whatever the value.
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 class _Line:

@@ -102,7 +102,7 @@ def _reasons(report: FoldReport, width: int) -> list[str]:
 
 NEXT_STEPS = {
     Reason.CLIP_COST: "without them ONNX Runtime would be slower; --clip always removes them",
-    Reason.ACTIVATION: "the ReLU behind has no room for bounds; an exported program or ONNX has",
+    Reason.ACTIVATION: "their sign or shift cannot pass the activation behind them",
     Reason.FUNCTIONAL: "called as functions; export the program and fold that",
     Reason.BATCH_STATISTICS: "in training mode; export the model in eval mode",
     Reason.OTHER_PHASE: "needed by layers for training; fold the deploy.prototxt",

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, get_args
 
 from bnfold._places import write_whole
-from bnfold.cli._output import answer, answer_json, check_output, progress
+from bnfold.cli._output import answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
-_PIPE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
-
+_CHART = "--chart"
 _DESCRIPTION = """\
 Measure how long a model takes before and after folding. Both are called in turn, and compared
 round by round. Exit status 1 says that the folded one is slower: the whole 95% interval of the
@@ -32,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(parser)
     _add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="write a bar chart, an .svg")
+    parser.add_argument(_CHART, type=Path, metavar="FILE", help="write a bar chart, an .svg")
     parser.add_argument("--force", action="store_true", help="overwrite an existing chart")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
@@ -102,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bnfold.bench.call import bench
 
     if arguments.chart is not None:
-        check_output(arguments.chart, suffix=".svg", force=arguments.force)
+        check_output(arguments.chart, suffix=".svg", force=arguments.force, option=_CHART)
     sources = _sources(arguments)
     runtimes = _runtimes(arguments, sources[0])  # says what is wrong before anything is loaded
     (original, inputs), *others = [source.open() for source in sources]
@@ -126,13 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.chart is not None:
         _write(arguments.chart, result.chart().encode())
-    if arguments.json:
-        answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
+    answer_result(result, as_json=arguments.json)
     return int(result.is_slower)
 
 
@@ -140,7 +129,7 @@ def _write(file: Path, content: bytes) -> None:
     def write(sink: IO[bytes]) -> None:
         sink.write(content)
 
-    write_whole(file, write)
+    write_whole(file, write, option=_CHART)
 
 
 # -------------------------------------------------------------------- options

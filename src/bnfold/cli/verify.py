@@ -6,22 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnfold.cli._output import answer, answer_json, progress
+from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
 if TYPE_CHECKING:
     from bnfold.verify.runner import InputSpec, Runner
-
-_PIPE_WIDTH = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             layers=arguments.layers,
         )
-    if arguments.json:
-        answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
+    answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 
 

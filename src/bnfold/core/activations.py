@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.binding import BoundClip
 from bnfold.core.blame import Obstacle
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import bind, plain_clip
@@ -76,14 +75,13 @@ def _ask_plain(solution: Solution, number: int, options: Options) -> bool:
 
 
 def _demand_plain(solution: Solution, number: int) -> None:
-    plain_clip(solution.binding, number, _asked(solution, number))
+    role = solution.binding.clips[number].role
+    plain_clip(solution.binding, number, role, _asked(solution, number))
 
 
 def _asked(solution: Solution, number: int) -> IntArray:
     """The variables of a clip's elements, without constants that nobody looks at."""
-    bound = solution.binding.bound[number]
-    assert isinstance(bound, BoundClip)
-    variables = distinct(bound.labels)
+    variables = distinct(solution.binding.clips[number].labels)
     dead = solution.dead.variables
     return np.setdiff1d(variables, dead) if len(dead) else variables
 
@@ -170,9 +168,7 @@ def _elements(graph: g.Graph, steps: Iterable[int]) -> int:
 
 
 def _is_settled(graph: g.Graph, number: int, options: Options) -> bool:
-    role = graph.ops[number].role
-    assert isinstance(role, g.AffineStep)
-    return number in options.banned or role.refusal is not None
+    return number in options.banned or graph.step(number).refusal is not None
 
 
 def _total_cost(graph: g.Graph, clips: Iterable[int]) -> float:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bnfold.core import constants
-from bnfold.core import graph as g
-from bnfold.core.binding import Binding, BoundAffine, BoundSum
+from bnfold.core.binding import Binding, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values
 from bnfold.core.forest import Conflict, IntArray
@@ -144,10 +143,9 @@ def restore(solution: Solution, saved: _Saved) -> None:
 
 def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
     """Affine steps that go together, in the order of the first."""
-    for number, group in binding.groups.items():
-        role = binding.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
-        if group[0] == number and _counts(role):
+    for number, _, step in binding.graph.steps():
+        group = binding.groups[number]
+        if group[0] == number and step.is_reported:
             yield group
 
 
@@ -157,21 +155,15 @@ def groups_left(solution: Solution) -> list[tuple[int, ...]]:
     return [group for group in _groups(solution.binding) if group[0] not in gone]
 
 
-def _counts(role: g.AffineStep) -> bool:
-    """Whether somebody wants to know what became of it."""
-    return role.removable or role.refusal is not None
-
-
 def known_refusal(binding: Binding, group: tuple[int, ...], options: Options) -> Obstacle | None:
     """The obstacle that is known before anything is tried."""
     for number in group:
         if number in options.banned:
             return options.banned[number]
-        role = binding.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
-        if role.refusal is not None:
-            return Obstacle(role.refusal[0], None)
-        if number not in binding.bound:
+        refusal = binding.graph.step(number).refusal
+        if refusal is not None:
+            return Obstacle(refusal.reason, None)
+        if number not in binding.affine:
             return blame(binding, number, [])
     return None
 
@@ -184,7 +176,7 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
     try:
         with trial(solution, options):
             for number in group:
-                if number in binding.bound and number not in binding.kept_from_start:
+                if number in binding.affine and number not in binding.kept_from_start:
                     keep_affine(binding, number)
     except Conflict as conflict:
         # A shortcut that leaves a step no way to stay goes before the step's own removal does.
@@ -227,8 +219,7 @@ def _remove(solution: Solution, group: tuple[int, ...], options: Options) -> Non
 def remove_step(solution: Solution, number: int) -> None:
     """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0."""
     binding, system = solution.binding, solution.binding.system
-    bound = binding.bound[number]
-    assert isinstance(bound, BoundAffine)
+    bound = binding.affine[number]
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
     name = binding.graph.ops[number].name
     cause = system.cause(number, name, Reason.BRANCHES)
@@ -289,8 +280,7 @@ def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:
 def needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
     """Whether a zero gamma of the group cannot be settled at its producer."""
     for number in group:
-        bound = solution.binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = solution.binding.affine[number]
         zero = bound.scale == 0
         if zero.any():
             readers = _readers(solution)

@@ -22,7 +22,6 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core import shortcuts
 from bnfold.core.activations import ask_all_plain, clip_cost, has_room, remove_more
-from bnfold.core.binding import BoundAffine
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import choose, out_of_range, overgrown
 from bnfold.core.forest import Conflict
@@ -203,8 +202,7 @@ def _remove_together(solution: Solution, options: Options) -> bool:
     binding, system = solution.binding, solution.binding.system
     groups = list(groups_left(solution))
     steps = [number for group in groups for number in group]
-    bound = [binding.bound.get(number) for number in steps]
-    affine = [one for one in bound if isinstance(one, BoundAffine)]
+    affine = [binding.affine[number] for number in steps if number in binding.affine]
     if options.careful or len(affine) < max(2, len(steps)):
         return False
     if any(known_refusal(binding, group, options) is not None for group in groups):

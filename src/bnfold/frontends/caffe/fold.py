@@ -11,7 +11,6 @@ import numpy as np
 
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
-from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, ban_overflow, make_plan
@@ -159,20 +158,17 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
 
 def _report(decided: Decided) -> FoldReport:
     items = []
-    for number, op in enumerate(decided.lifted.graph.ops):
-        role = op.role
-        if not isinstance(role, g.AffineStep):
-            continue
+    for number, op, step in decided.lifted.graph.steps():
         outcome: Removed | Kept
         if number in decided.plan.removed:
             outcome = Removed(decided.plan.removed[number])
         elif number in decided.plan.kept:
             obstacle = decided.plan.kept[number]
-            detail = role.refusal[1] if role.refusal else None
+            detail = step.refusal.detail if step.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)
         else:
             continue
-        items.append(Item(op.name, role.kind, role.channels, 1, outcome))
+        items.append(Item(op.name, step.kind, step.channels, 1, outcome))
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
     rounded = decided.new.changes.rounded(decided.net.weights)

@@ -14,7 +14,6 @@ from onnx import ModelProto
 
 from bnfold._places import check_place, is_same_file, shortened
 from bnfold._storage import Weights, rounding_note
-from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, ban_overflow, make_plan
@@ -226,10 +225,7 @@ def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Pl
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     """What became of each affine step that somebody would ask about."""
     items = []
-    for number, op in enumerate(lifted.graph.ops):
-        role = op.role
-        if not isinstance(role, g.AffineStep):
-            continue
+    for number, op, step in lifted.graph.steps():
         outcome: Removed | Kept
         if number in lifted.scalars:
             continue
@@ -237,11 +233,11 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
             outcome = Removed(plan.removed[number])
         elif number in plan.kept:
             obstacle = plan.kept[number]
-            detail = role.refusal[1] if role.refusal else None
+            detail = step.refusal.detail if step.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)
         else:
             continue
-        items.append(Item(op.name, role.kind, role.channels, 1, outcome))
+        items.append(Item(op.name, step.kind, step.channels, 1, outcome))
     return items
 
 

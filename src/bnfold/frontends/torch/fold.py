@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -253,7 +253,7 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         note
         for note, applies in (
             (_UNREACHED, bool(unreached)),
-            (_FUNCTIONS, any(_stops_at_function(item) for item in items)),
+            (_FUNCTIONS, _stops_at_function(decided, items)),
         )
         if applies
     )
@@ -276,9 +276,13 @@ _FUNCTIONS = (
 )
 
 
-def _stops_at_function(item: Item) -> bool:
-    """Whether the blocker is a call of a function, which `record` names 'relu in block.1'."""
-    return item.reason is Reason.ACTIVATION and " in " in (item.blocker or "")
+def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
+    """Whether something stays for an activation that would have bounds, were it not a function."""
+    events = decided.recording.events
+    functions = {event.name for event in events if not isinstance(event.target, nn.Module)}
+    clips = {op.name for op in decided.lifted.graph.ops if isinstance(op.role, g.Clip)}
+    blockers = {item.blocker for item in items if item.reason is Reason.ACTIVATION}
+    return not blockers.isdisjoint(clips & functions)
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
@@ -287,21 +291,20 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
     seen: set[Any] = set()
     groups = lifted.graph.affine_groups()
     for number, group in groups.items():
-        role = lifted.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
         if group in seen or (number not in plan.removed and number not in plan.kept):
             continue
         seen.add(group)
+        step = lifted.graph.step(number)
         outcome: Removed | Kept
         if number in plan.removed:
             names = [name for call in group for name in plan.removed[call]]
             outcome = Removed(tuple(dict.fromkeys(names)))
         else:
             obstacle = plan.kept[number]
-            detail = role.refusal[1] if role.refusal else None
+            detail = step.refusal.detail if step.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)
         name = lifted.graph.ops[number].name
-        items.append(Item(name, role.kind, role.channels, len(group), outcome))
+        items.append(Item(name, step.kind, step.channels, len(group), outcome))
     return items
 
 

@@ -274,7 +274,7 @@ def _div(lifter: Lifter, event: Event) -> bool:
         return False
     if not is_floating(x):
         return False
-    lifter.graph.add(event.name, g.Opaque(), [lifter.tensor(y)], [])
+    lifter.graph.pin(event.name, [lifter.tensor(y)])
     lifter.emit(event, g.Gate(), [lifter.tensor(x), lifter.tensor(y)])
     return True
 
