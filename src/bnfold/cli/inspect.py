@@ -50,5 +50,5 @@ def _look(arguments: argparse.Namespace, model: Model) -> Look:
     with progress(f"inspecting {model.source}"):
         source = kind.open_source(options)
         report = kind.inspect(source, options)
-    write_report(options, report, read=kind.files_read(source, options))
+    write_report(options, Ending(report), read=kind.files_read(source, options))
     return Look(model.source, report, kind.ops(source, None, report)[0])

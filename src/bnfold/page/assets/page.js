@@ -36,8 +36,10 @@
   const details = one("#details");
   const section = one("#network");
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const BOX = { width: 148, height: 32 }; // as in layout.py
-  const LEGIBLE = 0.6; // screen pixels per unit from which on words can be read
+  // Screen pixels per unit of the drawing from which on all words of a box can be read, and from
+  // which on its kind alone, in larger letters.
+  const LEGIBLE = 0.8;
+  const GLANCE = 0.45;
   const drawings = new Map();
   let current = null;
 
@@ -73,7 +75,9 @@
       return Math.min(canvas.clientWidth / this.box.width, canvas.clientHeight / this.box.height);
     }
     words() {
-      this.svg.classList.toggle("far", this.pixels() * this.scale < LEGIBLE / 1.6);
+      const seen = this.pixels() * this.scale;
+      this.svg.classList.toggle("far", seen < GLANCE);
+      this.svg.classList.toggle("mid", seen >= GLANCE && seen < LEGIBLE);
     }
     moving() {
       const target = d3.select(this.svg);
@@ -107,15 +111,22 @@
       rowOf(box)?.classList.add("lit");
       if (look) this.look(box);
     }
-    look(box) {
+    look(box, target = this.moving()) {
       const place = box.transform.baseVal.getItem(0).matrix;
-      const wanted = Math.max(this.scale, 1.1 / this.pixels());
+      const frame = one("rect", box).getBBox();
+      const wanted = Math.max(this.scale, 1 / this.pixels());
       const scale = Math.min(wanted, this.zoom.scaleExtent()[1]);
-      const x = place.e + BOX.width / 2;
-      const y = place.f + BOX.height / 2;
+      this.zoom.transform(target, this.around(
+        place.e + frame.width / 2, place.f + frame.height / 2, scale));
+    }
+    // With a place in the middle, or as near to it as the drawing's edges allow.
+    around(x, y, scale) {
       const { width, height } = this.box;
-      const to = d3.zoomIdentity.translate(width / 2, height / 2).scale(scale).translate(-x, -y);
-      this.zoom.transform(this.moving(), to);
+      const high = canvas.clientHeight / this.pixels(); // of the window, in the drawing's units
+      const within = (at, half, end) => (2 * half > end ? end / 2 : Math.min(Math.max(at, half), end - half));
+      const across = within(x, canvas.clientWidth / this.pixels() / scale / 2, width);
+      const down = within(y, high / scale / 2, height);
+      return d3.zoomIdentity.translate(width / 2, high / 2).scale(scale).translate(-across, -down);
     }
     step(by) {
       const count = this.boxes.length;
@@ -134,7 +145,7 @@
     end: "where the network begins or ends",
     plain: "unchanged",
     edited: "edited: new weights or constants",
-    bounds: "became max(x, c) or min(x, c)",
+    bounds: "became max(x, c) or min(x, c), with one constant c per channel",
     kept: "kept",
     removed: "removed",
   };
@@ -162,7 +173,10 @@
     const isNew = !drawings.has(name);
     if (isNew) drawings.set(name, new Network(document.getElementById(name)));
     current = drawings.get(name);
-    if (isNew) begin();
+    if (isNew) {
+      fit();
+      begin();
+    }
     current.words();
   }
 
@@ -214,24 +228,24 @@
     Escape: () => (section.classList.contains("whole") ? fill(false) : current.select(null, { look: false })),
   };
 
-  // As high as the drawing is; on a phone, where all of it would be a ribbon, as it begins.
+  // As high as the drawing is, but no higher than would make words larger than those around it.
   const NARROW = 600;
   function fit() {
     if (canvas.clientWidth < NARROW) return;
     const { width, height } = current.box;
-    const wanted = (canvas.clientWidth * height) / width;
-    canvas.style.height = `${Math.max(240, Math.min(wanted, 0.7 * innerHeight, 736))}px`;
+    const wanted = Math.min((canvas.clientWidth * height) / width, 1.25 * height);
+    canvas.style.height = `${Math.max(200, Math.min(wanted, 0.75 * innerHeight, 800))}px`;
   }
+  // The whole drawing, if its words can be read then; or else where something stays, or its start.
   function begin() {
-    if (canvas.clientWidth >= NARROW) return;
-    const scale = Math.max(1, 0.8 / current.pixels());
-    const top = d3.zoomIdentity.scale(Math.min(scale, current.zoom.scaleExtent()[1]));
-    current.zoom.transform(d3.select(current.svg), top);
+    const pixels = current.pixels();
+    if (pixels >= GLANCE) return;
+    const marked = current.boxes.find((box) => box.matches(".kept, .blocker"));
+    current.look(marked ?? current.boxes[0], d3.select(current.svg));
   }
 
   function startDrawing() {
     show("before");
-    fit();
     for (const button of all("[data-do]")) {
       button.addEventListener("click", () => actions[button.dataset.do]());
     }
