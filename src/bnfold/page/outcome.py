@@ -61,9 +61,9 @@ def items_section(report: FoldReport) -> str:
 
 
 def sentence(item: Item) -> str:
-    """The outcome in words, with every op that took it in."""
+    """The outcome in words, beside a chip for it, with every op that took it in."""
     if not item.into:
-        return item.sentence
+        return item.sentence.removeprefix("kept: ")
     return f"folded into {', '.join(item.into)}"
 
 

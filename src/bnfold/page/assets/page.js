@@ -154,7 +154,9 @@
 
   // A box in words: its name, and what became of it.
   function says(box) {
-    const outcome = rowOf(box)?.cells[4].textContent ?? SAYS[box.classList[1]];
+    const kept = box.matches(".kept") ? "kept: " : "";
+    const row = rowOf(box);
+    const outcome = row ? kept + row.cells[4].textContent : SAYS[box.classList[1]];
     const blocks = box.matches(".blocker") ? "; stands in the way of a step that is kept" : "";
     return `${nameOf(box)}: ${outcome}${blocks}`;
   }
