@@ -12,12 +12,12 @@ from itertools import pairwise
 
 import pytest
 
-from bnfold import FoldReport
+from bnfold import FoldReport, Item, Kept, Reason
 from bnfold.network import NetworkNode, State
 from bnfold.page.drawing import box_width, draw_svg
 from bnfold.page.layout import HEIGHT, lay_out
 from bnfold.page.text import escape, head, json_for_script, printable, tail, width_of
-from tests.page.support import NASTY, made_up, measured, page
+from tests.page.support import NASTY, made_up, measured, page, verified
 
 WIDTH = 170
 """Of a box."""
@@ -192,3 +192,39 @@ def test_the_legend_names_what_is_drawn() -> None:
     html = made_up(6).to_html()
     assert "</svg>removed</li>" in html and "</svg>kept</li>" not in html
     assert "</svg>kept</li>" in made_up(60).to_html()
+
+
+def test_one_long_kind_or_name_does_not_widen_every_box() -> None:
+    usual = [NetworkNode(f"layer{n}.conv", "Conv2d", (), State.EDITED) for n in range(30)]
+    rare = [
+        NetworkNode("max_pool2d_with_indices in maxpool", "max_pool2d_with_indices"),
+        NetworkNode("a.very.long.path.to.a.layer", "Conv2d"),
+    ]
+    plain = [NetworkNode(f"layer{n}.relu", "ReLU") for n in range(30)]
+    assert box_width([*usual, *plain, *rare]) == box_width([*usual, *plain])
+    step = NetworkNode("n", "FrozenBatchNorm2dOfMine", (), State.KEPT)
+    assert box_width([*usual, step]) > box_width(usual)
+
+
+@pytest.mark.parametrize("truth", ["float64", "nudged", "original"])
+def test_every_way_to_measure_errors_is_explained(truth: str) -> None:
+    report = made_up(10)
+    html = replace(report, verdict=replace(verified(report), truth=truth)).to_html()
+    assert "folded, off by</th>" in html
+    assert ("original, off by</th>" in html) == (truth != "original")
+    (note,) = re.findall(r'<p class="note">([^<]*off by[^<]*)</p>', html)
+    assert ("float64" in note) == (truth != "original") and "rounding" in note
+    assert "Both were run on 4 random inputs (seed 0)." in html
+
+
+def test_a_kept_step_is_named_once_as_kept() -> None:
+    html = made_up(60).to_html()
+    assert '<span class="chip kept">kept</span>' in html
+    assert "kept: " not in html.split('id="items"')[1].split("</section>")[0]
+
+
+def test_reasons_say_what_to_do() -> None:
+    kept = Item("bn", "BatchNorm2d", 8, 1, Kept(Reason.CLIP_COST, "relu"))
+    assert "--clip always removes them" in FoldReport((kept,)).to_html()
+    unusual = Item("bn", "BatchNorm2d", 8, 1, Kept(Reason.ZERO_GAMMA, "conv"))
+    assert "see docs/reasons.md#zero-gamma" in FoldReport((unusual,)).to_html()

@@ -42,15 +42,26 @@ BLOCKS = "blocks"
 
 
 def box_width(nodes: Iterable[NetworkNode]) -> int:
-    """Wide enough for the kind and the state of each op, up to a limit."""
-    widest = max(map(_needed, nodes), default=0.0)
+    """Wide enough for the kind and state of every op that the fold is about, and of most others."""
+    about: list[float] = []
+    others: list[float] = []
+    names: list[float] = []
+    for node in nodes:
+        is_about = node.blocker or node.state is not State.PLAIN
+        (about if is_about else others).append(_needed(node))
+        names.append(min(width_of(_name(node), NAME) + _PADDING, _NAMED))
+    widest = max(max(about, default=0.0), _most(others), _most(names))
     return math.ceil(min(max(widest, _NARROWEST), _WIDEST))
+
+
+def _most(widths: list[float]) -> float:
+    """Enough for nine of ten: one long name makes no drawing wide."""
+    return sorted(widths)[(len(widths) - 1) * 9 // 10] if widths else 0.0
 
 
 def _needed(node: NetworkNode) -> float:
     beside = width_of(node.kind, KIND, bold=True) + _beside(node)
-    name = min(width_of(_name(node), NAME), _NAMED - _PADDING)
-    return max(beside, width_of(node.kind, ALONE), name) + _PADDING
+    return max(beside, width_of(node.kind, ALONE)) + _PADDING
 
 
 def _name(node: NetworkNode) -> str:

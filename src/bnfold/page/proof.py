@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult, BenchRow
     from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
 
+_OWN = Column("original, off by", is_number=True)
 _OUTPUTS = (
     Column("output", css="code"),
     Column("dtype"),
@@ -21,7 +22,7 @@ _OUTPUTS = (
     Column("cosine", is_number=True),
     Column("same class", is_number=True),
     Column("folded, off by", is_number=True),
-    Column("original, off by", is_number=True),
+    _OWN,
     Column("verdict"),
 )
 _LAYERS = (
@@ -53,8 +54,9 @@ _TRUTHS = {
         " original (RMS). If these are about the same, only rounding has changed."
     ),
     "original": (
-        '"folded, off by" is how far the folded model is from the original (RMS), which is exact'
-        " enough to have no rounding to speak of."
+        'The two were compared directly: "folded, off by" is how far the folded model is from the'
+        " original (RMS). Where the verdict is equal, a few roundings of numbers of this size"
+        " explain it."
     ),
 }
 _LAYER_NOTE = (
@@ -72,8 +74,12 @@ def verify_section(result: VerifyResult) -> str:
     inputs = "input" if result.samples == 1 else "inputs"
     caption = f"Both were run on {result.samples} {drawn} {inputs}{seed}."
     if result.outputs:
+        columns = [
+            column for column in _OUTPUTS if result.truth != "original" or column is not _OWN
+        ]
         body += paragraphs(filter(None, [_TRUTHS.get(result.truth)]))
-        body += table(_OUTPUTS, map(_output, result.outputs), caption=caption)
+        rows = (row(columns, _output(output, columns)) for output in result.outputs)
+        body += table(columns, rows, caption=caption)
         body += paragraphs(output.detail for output in result.outputs if output.detail)
     body += _layers(result)
     runtimes = ", ".join(f"{name} {version}" for name, version in result.runtimes.items())
@@ -86,23 +92,20 @@ def paragraphs_with(text: str, css: str) -> str:
     return paragraphs([text]).replace('class="note"', f'class="{css}"')
 
 
-def _output(output: OutputDifference) -> str:
+def _output(output: OutputDifference, columns: Sequence[Column]) -> list[str | Cell]:
     shape = "x".join(map(str, output.shape))
-    top1 = "" if output.top1 is None else f"{output.top1:.1%}"
-    return row(
-        _OUTPUTS,
-        [
-            output.name,
-            f"{output.dtype} {shape}".strip(),
-            _number(output.max_absolute),
-            _number(output.max_relative),
-            f"{output.cosine:.9g}",
-            top1,
-            _number(output.error),
-            _number(output.own_error),
-            _verdict(output.equal),
-        ],
-    )
+    cells: list[str | Cell] = [
+        output.name,
+        f"{output.dtype} {shape}".strip(),
+        _number(output.max_absolute),
+        _number(output.max_relative),
+        f"{output.cosine:.9g}",
+        "" if output.top1 is None else f"{output.top1:.1%}",
+        _number(output.error),
+        _number(output.own_error),
+        _verdict(output.equal),
+    ]
+    return [cell for cell, column in zip(cells, _OUTPUTS, strict=True) if column in columns]
 
 
 def _layers(result: VerifyResult) -> str:

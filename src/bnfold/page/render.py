@@ -169,9 +169,10 @@ def _network_section(report: FoldReport) -> str:
         '<div class="canvas" tabindex="0" role="application" aria-label="The network"'
         f' aria-describedby="keys">{drawings}</div>'
         '<p class="details" role="status" id="details">Choose a box to read about it.</p>'
-        '<p class="help">Drag to move, Ctrl and wheel or two fingers to zoom, click a box to read'
-        " about it.</p>"
-        '<details class="help"><summary>Keys</summary><p id="keys">With the drawing in focus:'
+        '<p class="help mouse">Drag to move, Ctrl and wheel to zoom, click a box to read about'
+        ' it.</p><p class="help touch">Two fingers move and zoom, where it fills the window one'
+        " finger moves; tap a box to read about it.</p>"
+        '<details class="help mouse"><summary>Keys</summary><p id="keys">With the drawing in focus:'
         " arrows move, + and \N{MINUS SIGN} zoom, 0 shows all, N and P step through the ops,"
         " K goes to the next one that is kept or blocks, B switches before and after, W fills the"
         " window, Enter goes to the table.</p></details>"
