@@ -278,6 +278,19 @@ def test_the_drawing_begins_where_words_can_be_read(show: Show, width: int) -> N
     assert seen[0] > 0 and seen[1] >= 9
 
 
+def test_words_are_drawn_where_one_looks_and_in_print(show: Show) -> None:
+    report = made_up(LARGE)
+    assert report.network is not None
+    browser = show(report)
+    drawn = "[...document.querySelectorAll('#before .k')].filter(k => k.getClientRects().length)"
+    assert 10 < browser.execute_script(f"return {drawn}.length") < LARGE / 2
+    key(browser, "p")  # the last op
+    last = "return document.querySelector('#before .sel .k').getClientRects().length"
+    assert browser.execute_script(last) == 1
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(f"return {drawn}.length") == len(report.network.before)
+
+
 def test_a_network_that_fits_is_shown_whole(show: Show) -> None:
     browser = show(made_up(100))
     assert browser.execute_script(TRANSFORM) in (None, "translate(0,0) scale(1)")

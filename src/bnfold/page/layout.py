@@ -8,8 +8,8 @@
     strip    the rows are cut into strips, set side by side like the columns of a newspaper, where
              the fewest values cross; a value that crosses goes on at the head of the next strip
 
-One pass over the ops and edges, so 2,000 layers take milliseconds; and the same network gives the
-same drawing. See docs/design/0006-report-page.md for why no layout library does this.
+One pass over the ops and edges for each number of strips that is tried; and the same network gives
+the same drawing. See docs/design/0006-report-page.md for why no layout library does this.
 """
 
 from __future__ import annotations

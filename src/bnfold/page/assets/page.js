@@ -48,10 +48,15 @@
       this.svg = svg;
       this.view = one(".view", svg);
       this.box = svg.viewBox.baseVal;
+      this.at = d3.zoomIdentity;
       this.scale = 1;
       this.selected = null;
       this.boxes = all(".n", svg); // in the order of the ops
       this.lines = all(".e path", svg);
+      this.places = this.boxes.map((box) => {
+        const { e, f } = box.transform.baseVal.getItem(0).matrix;
+        return { x: e, y: f };
+      });
       const { width, height } = this.box;
       this.zoom = d3
         .zoom()
@@ -66,6 +71,7 @@
         })
         .on("zoom", (event) => {
           this.view.setAttribute("transform", event.transform);
+          this.at = event.transform;
           this.scale = event.transform.k;
           this.words();
         });
@@ -76,8 +82,24 @@
     }
     words() {
       const seen = this.pixels() * this.scale;
+      if (seen >= GLANCE) this.cull(seen);
       this.svg.classList.toggle("far", seen < GLANCE);
       this.svg.classList.toggle("mid", seen >= GLANCE && seen < LEGIBLE);
+    }
+    // Words outside of the window are not drawn: of 2,000 boxes they would take seconds.
+    cull(seen) {
+      const wide = canvas.clientWidth / seen;
+      const high = canvas.clientHeight / seen;
+      const x = this.at.invertX(this.box.width / 2) - wide / 2;
+      const y = this.at.invertY(0);
+      this.places.forEach((place, number) => {
+        const isOff = place.x < x - wide || place.x > x + 2 * wide
+          || place.y < y - high || place.y > y + 2 * high;
+        if (isOff !== Boolean(place.isOff)) {
+          place.isOff = isOff;
+          this.boxes[number].classList.toggle("off", isOff);
+        }
+      });
     }
     moving() {
       const target = d3.select(this.svg);
@@ -112,12 +134,12 @@
       if (look) this.look(box);
     }
     look(box, target = this.moving()) {
-      const place = box.transform.baseVal.getItem(0).matrix;
+      const place = this.places[this.boxes.indexOf(box)];
       const frame = one("rect", box).getBBox();
       const wanted = Math.max(this.scale, 1 / this.pixels());
       const scale = Math.min(wanted, this.zoom.scaleExtent()[1]);
       this.zoom.transform(target, this.around(
-        place.e + frame.width / 2, place.f + frame.height / 2, scale));
+        place.x + frame.width / 2, place.y + frame.height / 2, scale));
     }
     // With a place in the middle, or as near to it as the drawing's edges allow.
     around(x, y, scale) {
