@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 KIND, ALONE, NAME, WORD = 12, 18, 11, 10
 """Sizes of the fonts in a box, as in the style sheet: of the kind, bold, and on its own from a
 distance; of the name; of the word for its state."""
-_PADDING, _BETWEEN = 14, 8
-"""Left and right in a box together; and between the kind and the word."""
+_PADDING, _ROUND, _BETWEEN = 14, 28, 8
+"""Left and right in a box together, in a round one, and between the kind and the word."""
 _NARROWEST, _NAMED, _WIDEST = 150, 200, 240
 """Of boxes; a name asks for so much at most, and a kind: what is longer is cut."""
 _RADIUS = 4
@@ -121,7 +121,7 @@ def _box(
     link = "" if item is None else f' data-item="{item}"'
     word = _word(node)
     tag = f'<text class="w">{word}</text>' if word else ""
-    room = width - _PADDING
+    room = width - (_ROUND if state == "end" else _PADDING)
     near = head(node.kind, room - _beside(node), KIND, bold=True)
     kind = min(near, head(node.kind, room, ALONE), key=len)
     name = tail(_name(node), room, NAME)
