@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,18 @@ def fold_one(arguments: argparse.Namespace) -> Done:
         else:
             output = None
         written = [] if output is None else list(folded.written)
-        write_report(arguments, report, read=read, written=written, verified=found)
+        ending = Ending(
+            report,
+            before,
+            after,
+            held,
+            tuple((path, path.stat().st_size) for path in written),
+            _verdict(found),
+        )
+        write_report(arguments, ending, read=read, verified=found)
     finally:
         folded.close()
-    ending = Ending(
-        report,
-        before,
-        after,
-        held,
-        tuple((path, path.stat().st_size) for path in written),
-        _verdict(found),
-        time.monotonic() - start,
-    )
+    ending = replace(ending, seconds=time.monotonic() - start)
     return Done(ending, _document(ending, output, found), is_refused)
 
 

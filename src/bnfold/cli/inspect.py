@@ -49,5 +49,5 @@ def _look(arguments: argparse.Namespace, model: Model) -> Look:
     with progress(f"inspecting {model.source}"):
         given, inputs = source.open()
         seen = source.frontend.inspect(given, request_of(options, inputs))
-    write_report(options, seen.report, read=seen.files or source.files)
+    write_report(options, Ending(seen.report), read=seen.files or source.files)
     return Look(model.source, seen.report, seen.counts)
