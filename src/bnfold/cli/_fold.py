@@ -91,7 +91,7 @@ def _document(ending: Ending, output: Path | None, found: VerifyResult | str) ->
 
 def _verdict(found: VerifyResult | str) -> str:
     if isinstance(found, VerifyResult):
-        return found.summary
+        return f"{found.summary} ({found.scope})" if found.scope else found.summary
     return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
         f"({found})" if found.startswith("--") else found
     )

@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from bnfold._places import is_same_file
 from bnfold.cli._options import refuse_weights
 from bnfold.cli._output import progress, say
 from bnfold.cli._verify import verify_fold
-from bnfold.errors import ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 
 if TYPE_CHECKING:
     from bnfold.core.plan import Plan
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bnfold.frontends.onnx.read import OnnxModel
     from bnfold.frontends.onnx.write import Staged
     from bnfold.report import FoldReport
+    from bnfold.verify.quick import Quick
     from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
 
@@ -45,6 +46,8 @@ class Source:
     pins: dict[str, tuple[int, ...]]
     counts: Counter[str]
     """Ops by type, as they were read: a fold works in the bodies of `model` itself."""
+    quick: Quick | None = None
+    """The original, run while the fold goes on; None where that would not be worth it."""
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -83,7 +86,28 @@ def open_source(arguments: argparse.Namespace) -> Source:
 
     path = Path(arguments.source)
     model = read_file(path)
-    return Source(path, model, input_shapes(arguments.inputs, model), _counted(model))
+    source = Source(path, model, input_shapes(arguments.inputs, model), _counted(model))
+    if getattr(arguments, "verify", False):
+        source.quick = _run_ahead(source)
+    return source
+
+
+_LARGE = 1 << 29
+"""Bytes of weights from which on one model at a time is in memory."""
+
+
+def _run_ahead(source: Source) -> Quick | None:
+    from bnfold.frontends.onnx.runner import file_runner
+    from bnfold.verify.quick import run_ahead
+
+    if sum(bulk.nbytes for bulk in source.model.bulk.values()) > _LARGE:
+        return None
+    try:
+        original = file_runner(source.path, source.pins)
+    except BnfoldError:  # the fold says what is wrong
+        return None
+    original.threads = 1  # the fold has the other processors
+    return run_ahead(original)
 
 
 def inspect(source: Source, arguments: argparse.Namespace) -> FoldReport:
@@ -137,8 +161,17 @@ def verify(source: Source, folded: Folded, arguments: argparse.Namespace) -> Ver
     original.known = [storage(folded.lifted, folded.plan)]
     name = f"the folded {source.path}"
     other = file_runner(folded.staged.model, folded.shapes, name=name)
+    quick = source.quick
+
+    def quickly() -> VerifyResult | None:
+        if quick is None or [spec.shape for spec in quick.original.specs] != [
+            spec.shape for spec in original.specs
+        ]:
+            return None
+        return quick.judge(replace(other, threads=1), original.known or ())
+
     try:
-        return verify_fold(original, other)
+        return verify_fold(original, other, quickly=quickly)
     except ExampleInputError as error:  # says nothing about the fold
         reason = f"the original cannot be run: {_first_line(error.problem)}"
         say(f"{reason}; give the shapes of its inputs with --input if that is why")

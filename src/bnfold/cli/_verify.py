@@ -8,6 +8,7 @@ not run      written, and said: because it cannot be run here, or did not change
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bnfold.cli._output import say
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from bnfold.verify.runner import Runner
 
 
-def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
+def verify_fold(
+    original: Runner, folded: Runner, *, quickly: Callable[[], VerifyResult | None] = lambda: None
+) -> VerifyResult | str:
     """What was found; or why nothing was run, which says nothing about the fold.
+
+    Where a quicker judge is given, it is asked first, and may leave the verdict to the other one.
 
     Raises ExampleInputError if the original raises, FoldFailedError if the two do not match.
     """
@@ -28,7 +33,7 @@ def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
     if original.is_same_as(folded):
         return UNCHANGED
     try:
-        return verify_runners(original, folded, samples=1)
+        return quickly() or verify_runners(original, folded, samples=1)
     except UnsupportedModelError as error:
         say(f"{error}")
         return error.problem
