@@ -21,7 +21,6 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from bnfold.core.stored import Stored
 from bnfold.errors import BnfoldError
 from bnfold.verify import compare, layers, outputs, verdict
 from bnfold.verify.evidence import (
@@ -34,6 +33,7 @@ from bnfold.verify.evidence import (
     with_outputs,
 )
 from bnfold.verify.inputs import draw
+from bnfold.verify.layers import Storage
 from bnfold.verify.outputs import Judged
 from bnfold.verify.probe import Probe
 from bnfold.verify.result import OutputDifference, VerifyResult
@@ -95,25 +95,40 @@ class Quick:
     inputs: list[list[Array]]
     """Of the declared size, and of the other one, if there is any."""
     before: _Later[list[Outputs | None]]
+    """What it returns for these."""
+    inside: _Later[_Inside] | None = None
 
-    def judge(
-        self, folded: QuickRunner, storages: Sequence[Mapping[str, Stored]]
-    ) -> VerifyResult | None:
-        """Equal; or None, which says nothing. The storages say how the fold stores its tensors."""
+    def has_inputs_of(self, other: QuickRunner) -> bool:
+        """Whether it is run on what the other one would be run on."""
+        return [spec.shape for spec in self.original.specs] == [s.shape for s in other.specs]
+
+    def look_inside(self, storages: Sequence[Storage]) -> None:
+        """Go on with it in float64, as soon as it is known how the fold stores its tensors."""
+        axes = channel_axes(storages)
+        self.inside = _Later(lambda: _original_inside(self.original, axes))
+
+    def judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
+        """Equal; or None, which says nothing."""
         after = _Later(lambda: _own(folded, self.inputs))
+        if self.inside is None:
+            self.look_inside(storages)
         try:
-            found = _inside(self.original, folded, storages)
+            found = _compare(self.inside.get(), folded, storages) if self.inside else None
         except (NotExactError, BnfoldError):
             found = None
-        runs = self.before.get(), after.get()
-        if found is None or runs[0] is None or runs[1] is None or runs[0][0] is None:
+        before_runs, after_runs = self.before.get(), after.get()
+        if found is None or before_runs is None or after_runs is None:
             return None
         evidence, judged = found
-        pairs = [(one, other) for one, other in zip(*runs, strict=True) if one is not None]
-        if not all(other and _match(one, other) for one, other in pairs):
-            return None
-        if not all(outputs.is_as_near(one, other or [], judged) for one, other in pairs):
-            return None
+        pairs = []
+        for one, other in zip(before_runs, after_runs, strict=True):
+            if one is None:
+                continue
+            if other is None or not _match(one, other):
+                return None
+            if not outputs.is_as_near(one, other, judged):
+                return None
+            pairs.append((one, other))
         return VerifyResult(
             True,
             tuple(map(_measured, judged, *pairs[0])),
@@ -156,40 +171,54 @@ def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | N
 # ------------------------------------------------------------------- inside, in float64
 
 
-def _inside(
-    original: QuickRunner, folded: QuickRunner, storages: Sequence[Mapping[str, Stored]]
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """The original on a smaller image."""
+
+    inputs: list[Array]
+    axes: Mapping[str, int]
+    exact: Outputs
+    own: Outputs
+    """In float32: its distance from `exact` says what rounding does."""
+    seen: layers.Run
+
+
+def _original_inside(original: QuickRunner, axes: Mapping[str, int]) -> _Inside:
+    """Raises NotExactError."""
+    inputs = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
+    if sum(array.size for array in inputs) > _MOST:
+        raise NotExactError("that takes NumPy too long")
+    probe = Probe(axes)
+    lanes = [Lane("float64", watch=probe), Lane("float32")]
+    exact, own = original.side_by_side().run(inputs, lanes)
+    return _Inside(inputs, axes, exact, own, with_outputs(probe, exact).seen)
+
+
+def _compare(
+    before: _Inside | None, folded: QuickRunner, storages: Sequence[Storage]
 ) -> tuple[Evidence, list[Judged]] | None:
     """What the runs in float64 say, if that is "equal". Raises NotExactError."""
-    specs = [replace(spec, shape=_smaller(spec.shape)) for spec in original.specs]
-    samples = [draw(specs, 0, 0)]
-    if sum(array.size for array in samples[0]) > _MOST:
+    if before is None:
         return None
-    evidence = Evidence(samples, storages=storages)
-    axes = channel_axes(storages)
-
-    def run(
-        runner: QuickRunner, *more: Lane, draws: int = 0
-    ) -> tuple[list[Outputs], list[layers.Run]]:
-        probes = [Probe(axes) for _ in range(1 + draws)]
-        exact = [Lane("float64", at - 1 if at else None, probe) for at, probe in enumerate(probes)]
-        lanes = runner.side_by_side().run(samples[0], [*exact, *more])
-        seen = [with_outputs(p, found).seen for p, found in zip(probes, lanes, strict=False)]
-        return lanes, seen
-
-    (exact, own), [before] = run(original, Lane("float32"))
-    numbers = sum(int(np.prod(one.shape)) for one in before.values())
-    draws = DRAWS_SMALL if numbers <= SMALL else DRAWS_FIRST
-    (after, *drawn), (inside, *moved) = run(folded, draws=draws)
+    numbers = sum(math.prod(one.shape) for one in before.seen.values())
+    count = DRAWS_SMALL if numbers <= SMALL else DRAWS_FIRST
+    probes = [Probe(before.axes) for _ in range(1 + count)]
+    lanes = [Lane("float64", at - 1 if at else None, probe) for at, probe in enumerate(probes)]
+    found = folded.side_by_side().run(before.inputs, lanes)
+    if not _match(before.exact, found[0]):
+        return None
+    inside, *moved = [with_outputs(*pair).seen for pair in zip(probes, found, strict=True)]
+    evidence = Evidence([before.inputs], storages=storages)
     # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
-    evidence.own_before, evidence.own_after = [own], [after]
-    evidence.exact_before, evidence.exact_after, evidence.drawn = [exact], [after], drawn
-    evidence.runs = layers.Runs([before], [inside], moved)
-    if not _match(exact, after):
-        return None
+    evidence.own_before, evidence.own_after = [before.own], [found[0]]
+    evidence.exact_before, evidence.exact_after = [before.exact], [found[0]]
+    evidence.drawn = found[1:]
+    evidence.runs = layers.Runs([before.seen], [inside], moved)
     compared = evidence.inside()
     judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
-    is_equal = compared.fits and all(one.equal for one in compared.layers)
-    if not is_equal or not all(one.difference.equal for one in judged):
+    if not compared.fits or not all(one.equal for one in compared.layers):
+        return None
+    if not all(one.difference.equal for one in judged):
         return None
     return evidence, [_keeping_digits(one) for one in judged]
 

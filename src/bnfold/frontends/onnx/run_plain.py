@@ -152,7 +152,7 @@ def _conv(node: Node, x: Sequence[Array]) -> Array:
     for at, window in enumerate(windows):
         seen[:, :, at] = window
     rows = weight.reshape(groups, out // groups, depth * count)
-    y = np.matmul(rows, seen.reshape(n, groups, depth * count, math.prod(places)))
+    y: Array = np.matmul(rows, seen.reshape(n, groups, depth * count, math.prod(places)))
     y = y.reshape(n, out, *places)
     if len(x) > 2:
         y += x[2].reshape(-1, *(1,) * len(kernel))
