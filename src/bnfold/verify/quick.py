@@ -72,7 +72,7 @@ class _Later(Generic[Result]):
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._made: list[Result] = []
-        self._thread = Thread(target=self._run, args=(work,), daemon=True)
+        self._thread = Thread(target=self._run, args=(work,))
         self._thread.start()
 
     def _run(self, work: Callable[[], Result]) -> None:
@@ -129,14 +129,16 @@ class Quick:
             if not outputs.is_as_near(one, other, judged):
                 return None
             pairs.append((one, other))
+        scope = _scope(evidence.samples[0], self.inputs[0])
+        exact = [None] * len(judged) if scope else evidence.exact_before[0]
         return VerifyResult(
             True,
-            tuple(map(_measured, judged, *pairs[0])),
+            tuple(map(_measured, judged, *pairs[0], exact)),
             tuple(one for one in evidence.inside().layers if one.kind != layers.OUTPUT),
             samples=len(pairs),
             seed=0,
             runtimes={**self.original.runtimes, **folded.runtimes, "numpy": np.__version__},
-            scope=_scope(evidence.samples[0], self.inputs[0]),
+            scope=scope,
         )
 
 
@@ -244,15 +246,24 @@ def _keeping_digits(known: Judged) -> Judged:
     return replace(known, difference=replace(one, allowed=min(one.allowed, most)))
 
 
-def _measured(known: Judged, before: Output, after: Output) -> OutputDifference:
-    """One output of the declared size; what float64 says of the smaller one, in units of that."""
-    found = compare.measure([before.values], [after.values])
+def _measured(
+    known: Judged, before: Output, after: Output, exact: Output | None
+) -> OutputDifference:
+    """One output of the declared size.
+
+    Where it was run in float64 on a smaller one (`exact` is None), what that says is in its units.
+    """
+    one = replace(
+        known.difference,
+        shape=before.values.shape,
+        **asdict(compare.measure([before.values], [after.values])),
+    )
+    if exact is not None:
+        own, error = (compare.distance([exact.values], [run.values]) for run in (before, after))
+        return replace(one, own_error=own, error=error)
     units = verdict.rms(compare.flat(before.values)) / known.size if known.size else 0.0
-    one = known.difference
     return replace(
         one,
-        shape=before.values.shape,
-        **asdict(found),
         error=compare.distance([before.values], [after.values]),
         own_error=one.own_error * units,
         allowed=one.allowed * units,
