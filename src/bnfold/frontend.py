@@ -22,6 +22,7 @@ from bnfold.formats import ModelKind
 if TYPE_CHECKING:
     from bnfold.bench.settings import Subject, Wishes
     from bnfold.report import FoldReport
+    from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
 
 Counts = Mapping[str, int]
@@ -44,6 +45,8 @@ class Request:
     force: bool = False
     phase: Literal["test"] | None = None
     weights: Weights = "stored"
+    ahead: bool = False
+    """Whether the original will be compared with the fold, and may be run while that goes on."""
     step: Callable[[float], None] = lambda part: None
     """Is told how much of the output is written."""
 
@@ -79,6 +82,9 @@ class Folded(Protocol):
 
     def runners(self) -> tuple[Runner, Runner]:
         """What runs the original, and what will be delivered. Raises NotRunError."""
+
+    def judged_quickly(self) -> VerifyResult | None:
+        """That the two of `runners` are equal, in a fraction of the time; None says nothing."""
 
     def proven(self) -> Folded | None:
         """The fold once more, without what the two part by; None where nobody looks for that."""

@@ -76,7 +76,9 @@ def _folded(
     with progress(f"folding {source.name}") as step:
         model, inputs = source.open()
         # What is compared is what will be written, so that the fold itself compares nothing.
-        request = request_of(arguments, inputs, output=output, verify=False, step=step)
+        request = request_of(
+            arguments, inputs, output=output, verify=False, ahead=arguments.verify, step=step
+        )
         frontend.check(model, request)
         folded = frontend.fold(model, request)
     if not arguments.verify:
@@ -119,7 +121,7 @@ def _document(ending: Ending, output: Path | None, found: VerifyResult | str) ->
 
 def _verdict(found: VerifyResult | str) -> str:
     if isinstance(found, VerifyResult):
-        return found.summary
+        return f"{found.summary} ({found.scope})" if found.scope else found.summary
     return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
         f"({found})" if found.startswith("--") else found
     )

@@ -37,6 +37,8 @@ class Source:
     @property
     def frontend(self) -> Frontend:
         """Who handles it. Raises MissingExtraError."""
+        # A comparison runs in threads of its own: those of NumPy's products would be in their way.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return frontend_of(self.kind)
 
     @property

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def compare(source: Source, folded: Folded) -> VerifyResult | str:
     """What was found; or why nothing was run, which says nothing about the fold.
 
+    Where there is a quicker judge, it is asked first, and may leave the verdict to the other one.
+
     Raises FoldFailedError if the two do not match.
     """
     from bnfold.frontend import NotRunError
@@ -37,7 +39,7 @@ def compare(source: Source, folded: Folded) -> VerifyResult | str:
         original, made = folded.runners()
         if original.is_same_as(made):
             return UNCHANGED
-        return verify_runners(original, made, samples=1)
+        return folded.judged_quickly() or verify_runners(original, made, samples=1)
     except NotRunError as error:
         return _not_run(source, str(error))
     except UnsupportedModelError as error:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from bnfold._storage import rounding_seen
 from bnfold.errors import ExampleInputError, UnsupportedModelError, UsageError
-from bnfold.verify import compare, layers, outputs, verdict
+from bnfold.verify import layers, outputs, verdict
 from bnfold.verify.evidence import (
     DRAWS,
     DRAWS_FIRST,
@@ -251,7 +251,9 @@ def _other_size(
     samples = [draw_inputs(specs, result.seed or 0, result.samples)]
     evidence = Evidence(samples, one_kind=original.kind == folded.kind)
     try:
-        if run_own(original, folded, evidence) is None and _is_as_near(evidence, judged):
+        if run_own(original, folded, evidence) is None and outputs.is_as_near(
+            evidence.own_before[0], evidence.own_after[0], judged
+        ):
             return replace(result, samples=result.samples + 1)
     except ExampleInputError:  # a size that the model does not take after all
         return result
@@ -263,18 +265,3 @@ def _other_size(
     sizes = ", ".join(f"{spec.name}: {'x'.join(map(str, spec.shape))}" for spec in specs)
     note = f"Equal on the first inputs, and not on others of another size ({sizes})."
     return replace(other, notes=(*other.notes, note))
-
-
-def _is_as_near(evidence: Evidence, judged: Sequence[Judged]) -> bool:
-    """Whether outputs are as near, relative to their size, as those of the first size may be."""
-    for number, known in enumerate(judged):
-        before, after = evidence.own_before[0][number], evidence.own_after[0][number]
-        if compare.is_same(before.values, after.values):
-            continue
-        if not compare.is_number(before.values) or not known.size:
-            return False
-        gap = compare.distance([before.values], [after.values])
-        size = verdict.rms(compare.flat(before.values))
-        if not gap * known.size <= known.difference.allowed * size:
-            return False
-    return True

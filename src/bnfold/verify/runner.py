@@ -71,6 +71,17 @@ class Evaluation(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One of several runs that go through a network side by side."""
+
+    dtype: str
+    """What it computes in."""
+    draw: int | None = None
+    """With which its weights are rounded once more; see `Evaluation`."""
+    watch: Watch | None = None
+
+
 class Runner(Protocol):
     """A model that can be run."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.fold import (
@@ -35,6 +35,9 @@ from bnfold.verify.inputs import are_named
 
 if TYPE_CHECKING:
     from bnfold.bench.settings import Subject, Wishes
+    from bnfold.frontends.onnx.runner import OnnxRunner
+    from bnfold.verify.quick import Quick
+    from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
 
 IS_TIMED = True
@@ -65,7 +68,12 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     if request.output is not None:
         check_data_target(source, request.output, force=request.force)
     counts = _counted(source)
+    quick = _run_ahead(model, source, request) if request.ahead else None
     folding = _prepared(source, request)
+    if quick is not None:
+        from bnfold.frontends.onnx.runner import storage
+
+        quick.look_inside([storage(folding.lifted, folding.plan)])
     output = request.output or Path("model.onnx")
     stack = ExitStack()
     try:
@@ -76,7 +84,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     except BaseException:
         stack.close()
         raise
-    made = FoldedFile(model, request, folding, counts, _files(model, source), staged, stack)
+    made = FoldedFile(model, request, folding, counts, _files(model, source), staged, stack, quick)
     weakref.finalize(made, stack.close)
     return made
 
@@ -87,6 +95,25 @@ def _read(model: Any) -> OnnxModel:
 
 def _prepared(source: OnnxModel, request: Request) -> Folding:
     return prepare(source, request.inputs, clip=request.clip, weights=request.weights)
+
+
+_LARGE = 1 << 29
+"""Bytes of weights from which on one model at a time is in memory."""
+
+
+def _run_ahead(path: Path, source: OnnxModel, request: Request) -> Quick | None:
+    """The original, run while the fold goes on; None where that would not be worth it."""
+    from bnfold.frontends.onnx.runner import file_runner
+    from bnfold.verify.quick import run_ahead
+
+    if sum(bulk.nbytes for bulk in source.bulk.values()) > _LARGE:
+        return None
+    try:
+        original = file_runner(path, request.inputs)
+    except BnfoldError:  # the fold says what is wrong
+        return None
+    original.threads = 1  # the fold has the other processors
+    return run_ahead(original)
 
 
 def _files(model: Any, source: OnnxModel) -> Sequence[Path]:
@@ -132,6 +159,9 @@ class FoldedModel:
         original = model_runner(self.original, self.pins, "the original")
         return original, model_runner(self.model, self.pins, "the folded model")
 
+    def judged_quickly(self) -> None:
+        """There is no quicker judge."""
+
     def proven(self) -> None:
         """Nobody looks for that."""
 
@@ -155,6 +185,9 @@ class FoldedFile:
     files: Sequence[Path]
     staged: Staged
     stack: ExitStack = field(repr=False)
+    quick: Quick | None
+    """The original, run ahead."""
+    pair: tuple[OnnxRunner, OnnxRunner] | None = field(default=None, init=False)
 
     @property
     def report(self) -> FoldReport:
@@ -179,7 +212,18 @@ class FoldedFile:
         except UsageError as error:
             raise NotRunError(error.problem) from error
         original.known = [storage(self.folding.lifted, self.folding.plan)]
-        return original, file_runner(self.staged.model, shapes, name=f"the folded {self.path}")
+        made = file_runner(self.staged.model, shapes, name=f"the folded {self.path}")
+        self.pair = original, made
+        return self.pair
+
+    def judged_quickly(self) -> VerifyResult | None:
+        """In float64 by NumPy, on smaller images; see `verify.quick`."""
+        if self.quick is None or self.pair is None:
+            return None
+        original, made = self.pair
+        if not self.quick.has_inputs_of(original):
+            return None
+        return self.quick.judge(replace(made, threads=1), original.known or ())
 
     def proven(self) -> None:
         """Nobody looks for that."""

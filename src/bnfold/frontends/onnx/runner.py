@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -43,6 +43,9 @@ from bnfold.verify.runner import (
     Watch,
 )
 
+if TYPE_CHECKING:
+    from bnfold.frontends.onnx.run_plain import PlainModel
+
 _CLIPS = ("auto", "always", "never")
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
 
@@ -64,6 +67,8 @@ class OnnxRunner:
 
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = False
+    threads: int = 0
+    """Of ONNX Runtime; 0 for as many as it likes."""
 
     def rounded(self, original: object) -> Rounded | None:
         """Initializers of its own in 16 bits, those that are only stored in them first."""
@@ -113,6 +118,8 @@ class OnnxRunner:
             levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         )
         options.log_severity_level = 4
+        if self.threads:
+            options.intra_op_num_threads = self.threads
         weights = {} if draw is None else self._moved(draw)
         for name, weight in weights.items():
             options.add_initializer(name, weight)
@@ -147,6 +154,15 @@ class OnnxRunner:
         except MissingExtraError as error:
             raise NotExactError("PyTorch, which does the arithmetic, is not installed") from error
         yield ExactModel(self.model)
+
+    def side_by_side(self) -> PlainModel:
+        """By NumPy, if the model is one of float32. Raises NotExactError."""
+        from bnfold.frontends.onnx.run_plain import PlainModel
+
+        dtypes = {t.data_type for t in self.model.proto.graph.initializer} & FLOATS
+        if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
+            raise NotExactError("it is not one of float32 alone")
+        return PlainModel(self.model)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""

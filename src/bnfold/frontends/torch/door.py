@@ -106,6 +106,9 @@ class Folded:
         except UnsupportedModelError as error:
             raise NotRunError(str(error)) from error
 
+    def judged_quickly(self) -> None:
+        """There is no quicker judge."""
+
     def proven(self) -> Folded | None:
         """Steps that the comparison blames are kept."""
         if self.request.verify:
