@@ -54,7 +54,10 @@ def verify_section(result: VerifyResult) -> str:
     body = paragraphs_with(result.summary, css)
     drawn = "given" if result.seed is None else f"random, seed {result.seed}"
     samples = "1 sample" if result.samples == 1 else f"{result.samples} samples"
-    caption = f"{samples}, {drawn}. {_TRUTHS.get(result.truth, '')}"
+    truth = _TRUTHS.get("original" if result.scope else result.truth, "")
+    if result.scope:
+        truth = f"{truth} {result.scope[0].upper()}{result.scope[1:]}."
+    caption = f"{samples}, {drawn}. {truth}"
     if result.outputs:
         body += table(_OUTPUTS, map(_output, result.outputs), caption=caption)
         body += paragraphs(output.detail for output in result.outputs if output.detail)
