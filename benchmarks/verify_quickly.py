@@ -1,7 +1,7 @@
 """Does the quick judge of `bnfold fold` find the faults that the full one finds?
 
 Networks are exported to ONNX and folded; then faults are planted in the folded model, one at a
-time, and both judges are asked: one weight of one channel off by 1e-3 (relative, then absolute), a
+time, and both judges are asked: one weight of one channel off by 1e-3 (of itself, then absolute), a
 bias forgotten in one channel, a channel that is dead. A right fold must be "equal" to both.
 
     python -m benchmarks.verify_quickly                                  small random networks
@@ -42,12 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=25, help="small random networks")
     parser.add_argument("--faults", type=int, default=4, help="planted in each")
     parser.add_argument("--side", type=int, default=0, help="of images; 0: from 32 to 192")
+    parser.add_argument("--kinds", nargs="+", choices=_FAULTS, default=list(_FAULTS))
+    parser.add_argument("--off", type=float, default=1e-3, help="how far a weight is off")
     parser.add_argument("--quick-only", action="store_true", help="ask the full judge for none")
     options = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     for name, original, side in _models(options):
         folded = bnfold.fold(original, clip="always").model
-        for what, model in [("right", folded), *_planted(folded, options.faults, name)]:
+        for what, model in [("right", folded), *_planted(folded, options, name)]:
             found = _judges(original, model, full=not options.quick_only)
             counts["models" if what == "right" else "faults"] += 1
             for judge, is_doubted in found.items():
@@ -92,16 +94,18 @@ def _network(seed: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
-def _planted(folded: ModelProto, count: int, name: str) -> Iterator[tuple[str, ModelProto]]:
+def _planted(
+    folded: ModelProto, options: argparse.Namespace, name: str
+) -> Iterator[tuple[str, ModelProto]]:
     rng = random.Random(name)
-    for number in range(count):
+    for number in range(options.faults):
         wrong = ModelProto()
         wrong.CopyFrom(folded)
-        what = _FAULTS[number % len(_FAULTS)]
-        yield f"{what} in {_plant(wrong, what, rng)}", wrong
+        what = options.kinds[number % len(options.kinds)]
+        yield f"{what} in {_plant(wrong, what, options.off, rng)}", wrong
 
 
-def _plant(model: ModelProto, what: str, rng: random.Random) -> str:
+def _plant(model: ModelProto, what: str, off: float, rng: random.Random) -> str:
     nodes = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
     if what == "bias":
         nodes = [node for node in nodes if len(node.input) > 2]
@@ -115,7 +119,7 @@ def _plant(model: ModelProto, what: str, rng: random.Random) -> str:
     if what == "dead":
         array[np.unravel_index(at, array.shape)[0]] = 0.0
     else:
-        flat[at] = {"relative": before * 1.001, "absolute": before + 1e-3, "bias": 0.0}[what]
+        flat[at] = {"relative": before * (1 + off), "absolute": before + off, "bias": 0.0}[what]
     tensor.CopyFrom(numpy_helper.from_array(array, name))
     return f"{node.name or node.output[0]}[{at}] = {before:.1e}"
 

@@ -73,11 +73,11 @@ def verify_section(result: VerifyResult) -> str:
     seed = "" if result.seed is None else f" (seed {result.seed})"
     inputs = "input" if result.samples == 1 else "inputs"
     caption = f"Both were run on {result.samples} {drawn} {inputs}{seed}."
+    truth = "original" if result.scope else result.truth
+    scope = f"{result.scope[0].upper()}{result.scope[1:]}." if result.scope else ""
     if result.outputs:
-        columns = [
-            column for column in _OUTPUTS if result.truth != "original" or column is not _OWN
-        ]
-        body += paragraphs(filter(None, [_TRUTHS.get(result.truth)]))
+        columns = [column for column in _OUTPUTS if truth != "original" or column is not _OWN]
+        body += paragraphs(filter(None, [_TRUTHS.get(truth), scope]))
         rows = (row(columns, _output(output, columns)) for output in result.outputs)
         body += table(columns, rows, caption=caption)
         body += paragraphs(output.detail for output in result.outputs if output.detail)

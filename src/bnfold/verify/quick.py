@@ -41,8 +41,8 @@ from bnfold.verify.runner import Array, Evaluation, InputSpec, Lane, NotExactErr
 
 _SIDE = 96
 """Rows and columns of an image, at most, in float64."""
-_MOST = 1 << 18
-"""Numbers of the inputs, at most, in float64."""
+_MOST, _MOST_WHOLE = 1 << 18, 1 << 22
+"""Numbers of the inputs, at most, in float64 and of the declared size."""
 Result = TypeVar("Result")
 
 
@@ -151,6 +151,8 @@ def run_ahead(original: QuickRunner) -> Quick | None:
     shapes = [[spec.shape for spec in original.specs]]
     if original.other_shapes is not None:
         shapes.append(list(original.other_shapes))
+    if max(sum(map(math.prod, sizes)) for sizes in shapes) > _MOST_WHOLE:
+        return None
     inputs = [
         draw([replace(s, shape=n) for s, n in zip(original.specs, sizes, strict=True)], 0, at)
         for at, sizes in enumerate(shapes)
