@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.core import activations, solver
+from bnfold.core import clip_price, solver
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import make_plan
@@ -257,7 +257,7 @@ class TestClipModes:
 
     def test_auto_stops_asking_in_time(self, monkeypatch):
         assert not assert_fold_is_exact(self.residual(0.5)).kept
-        monkeypatch.setattr(activations, "_MOST_ASKED", -1)
+        monkeypatch.setattr(clip_price, "_MOST_ASKED", -1)
         plan = assert_fold_is_exact(self.residual(0.5))
         never = assert_fold_is_exact(self.residual(0.5), clip="never")
         assert plan.kept == never.kept
@@ -266,8 +266,10 @@ class TestClipModes:
     def test_auto_asks_nobody_else_where_the_clips_that_are_met_cost_enough(self, monkeypatch):
         never = assert_fold_is_exact(self.residual(3.0), clip="never")
         calls = []
-        lost = activations._lost
-        monkeypatch.setattr(activations, "_lost", lambda *args: calls.append(1) or lost(*args))
+        look = clip_price.Market.look
+        monkeypatch.setattr(
+            clip_price.Market, "look", lambda market: calls.append(1) or look(market)
+        )
         plan = assert_fold_is_exact(self.residual(3.0))
         assert plan.kept == never.kept
         assert len(calls) == 1  # before anything is tried

@@ -94,51 +94,60 @@ class Restart(Exception):  # noqa: N818  # control flow, not an error
 
 @contextmanager
 def trial(solution: Solution, options: Options) -> Iterator[None]:
-    """A trial of the system; a careful one also asks whether the waiting sums can be solved."""
+    """What is demanded and removed inside holds together; an exception undoes all of it.
+
+    What was kept or found out inside stays. A careful trial also asks whether the waiting sums can
+    be solved.
+    """
     system = solution.binding.system
-    with system.trial():
-        yield
-        if options.careful:
-            system.sums.settle()
-            solve_waiting(system.sums, np.zeros(system.count))
+    before = _Saved.of(solution)
+    try:
+        with system.trial():
+            yield
+            if options.careful:
+                system.sums.settle()
+                solve_waiting(system.sums, np.zeros(system.count))
+    except Exception:
+        before.restore(solution)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """A solution to go back to."""
+    """What a trial can change of a solution, as it was before."""
 
     mark: tuple[int, ...]
     rows: int
     dead: constants.Constants
-    zeroed: list[tuple[int, int]]
+    zeroed: int
     removed: int
     shortcuts: int
     open_sums: dict[int, BoundSum]
 
+    @staticmethod
+    def of(solution: Solution) -> _Saved:
+        """What is needed to come back to this point."""
+        system = solution.binding.system
+        return _Saved(
+            system.mark(),
+            system.sums.rows(),
+            solution.dead,
+            len(solution.zeroed),
+            len(solution.removed),
+            len(solution.shortcuts),
+            dict(solution.binding.open_sums),
+        )
 
-def save(solution: Solution) -> _Saved:
-    """What is needed to come back to this point; see `restore`."""
-    system = solution.binding.system
-    return _Saved(
-        system.mark(),
-        system.sums.rows(),
-        solution.dead,
-        list(solution.zeroed),
-        len(solution.removed),
-        len(solution.shortcuts),
-        dict(solution.binding.open_sums),
-    )
-
-
-def restore(solution: Solution, saved: _Saved) -> None:
-    """Undo all that was removed since; what was kept stays kept."""
-    system = solution.binding.system
-    system.rollback(saved.mark)
-    system.sums.withdraw(saved.rows)
-    solution.dead, solution.zeroed = saved.dead, saved.zeroed
-    del solution.removed[saved.removed :]
-    del solution.shortcuts[saved.shortcuts :]
-    solution.binding.open_sums = saved.open_sums
+    def restore(self, solution: Solution) -> None:
+        """Undo all that was removed since."""
+        system = solution.binding.system
+        system.rollback(self.mark)
+        system.sums.withdraw(self.rows)
+        solution.dead = self.dead
+        del solution.zeroed[self.zeroed :]
+        del solution.removed[self.removed :]
+        del solution.shortcuts[self.shortcuts :]
+        solution.binding.open_sums = self.open_sums
 
 
 def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
@@ -191,16 +200,16 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
 
 def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> bool:
     """Remove the steps, or keep them and say why."""
-    dead, zeroed = solution.dead, list(solution.zeroed)
     try:
-        _remove(solution, group, options)
+        with trial(solution, options):
+            for number in group:
+                remove_step(solution, number)
+            solution.removed.extend(group)
     except Conflict as conflict:
-        solution.dead, solution.zeroed = dead, zeroed
         solution.met[group[0]] = clips_among(solution.binding, conflict.causes)
         obstacle = blame(solution.binding, group[0], conflict.causes)
         keep(solution, group, obstacle, options)
         return False
-    solution.removed.extend(group)
     return True
 
 
@@ -208,12 +217,6 @@ def clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
     """The clips with plain bounds among the causes of a conflict."""
     found = (binding.system.causes[index] for index in causes if index >= 0)
     return frozenset(cause.op for cause in found if cause.reason is Reason.CLIP_COST)
-
-
-def _remove(solution: Solution, group: tuple[int, ...], options: Options) -> None:
-    with trial(solution, options):
-        for number in group:
-            remove_step(solution, number)
 
 
 def remove_step(solution: Solution, number: int) -> None:

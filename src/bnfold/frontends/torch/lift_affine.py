@@ -25,7 +25,7 @@ from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
-from bnfold.frontends.torch.recording import Call, Event, Value, constants, values
+from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants, values
 from bnfold.frontends.torch.symbolic import EVERY
 
 
@@ -440,7 +440,9 @@ _SUMS = ("add",)
 def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
     """The parameter of a step that is one of these ops alone, if nothing else uses it."""
     found = [constant for event in events for constant in constants(event.args)]
-    if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
+    if len(events) != 1 or len(found) != 1:
+        return None
+    if found[0].how not in (Derivation.ITSELF, Derivation.RESHAPED):
         return None
     if functional(op_name(events[0].target)) not in ops:
         return None

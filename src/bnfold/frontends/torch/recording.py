@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -34,6 +35,23 @@ class Value:
     """Number of the tensor object through which it was made or read."""
 
 
+class Derivation(StrEnum):
+    """What was made of a parameter or buffer."""
+
+    ITSELF = ""
+    TRANSPOSED = "t"
+    SIGNS = "sign"
+    RESHAPED = "view"
+    OTHER = "?"
+    """Anything else: an edit of the parameter would come out as who knows what."""
+
+    def then(self, further: Derivation) -> Derivation:
+        """What both steps make, one after the other."""
+        if self is Derivation.ITSELF or self is further is Derivation.RESHAPED:
+            return further
+        return Derivation.OTHER
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Const:
     """A tensor that does not depend on the input."""
@@ -41,9 +59,18 @@ class Const:
     tensor: Tensor
     origin: Tensor
     """The parameter or buffer behind it, or the tensor itself."""
-    how: str = ""
-    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, 'view' for another
-    shape of it, '?' for the rest."""
+    how: Derivation = Derivation.ITSELF
+    """What the tensor is of its origin."""
+
+    @property
+    def is_itself(self) -> bool:
+        """Whether the tensor holds what its origin holds, in the same shape."""
+        return self.how is Derivation.ITSELF
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the tensor is its origin, transposed."""
+        return self.how is Derivation.TRANSPOSED
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +115,7 @@ class Use:
 
     event: Event | None
     """The event that takes it; None for a computation on constants."""
-    how: str
+    how: Derivation
     """See `Const.how`."""
     call: Call
     """The module call in which it happens."""
