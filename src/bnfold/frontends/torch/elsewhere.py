@@ -79,13 +79,14 @@ class Readings:
             self.read_any(axes, rule)
         if not decided:
             return
-        for rule in (resizing.over, resizing.even):
-            self.read(axes, rule)
-        self.read(axes[-1:], resizing.under)  # no square any more
+        mixed = [self.read(axes, rule) for rule in resizing.oblong(axes)]
+        if not all(mixed):
+            self.read(axes, resizing.over)
+        self.read(axes, resizing.even)
         turns = sorted(self.first.asked.turns, key=lambda turn: abs(turn.factor - 1))
         for turn in turns[:_TURNS]:
             self.read(axes, resizing.turned(turn))
-        for axis in axes if self.differ else ():
+        for axis in axes if self.differ else ():  # which one it is that decides
             self.read([axis], resizing.under)
 
     @property

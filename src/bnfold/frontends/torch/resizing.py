@@ -3,6 +3,7 @@
     half      another size for all that follows it; twice, where it is small
     under     one less than a power of 2 divides: odd now, and however often it is halved
     over      one more than that, for layers that round up: ceil(n / 2) stays odd
+    oblong    a longer one along one axis, a shorter one along the others
     even      what a power of 2 divides, where the example is not that
     turned    where a comparison that the program made turns out otherwise
 
@@ -50,6 +51,22 @@ def over(axis: int, size: int) -> int:
     if axis == 0:
         return size + 2
     return (size - 2) // _step(size) * _step(size) + 1 if size > 2 else size + 1
+
+
+def oblong(axes: Sequence[int]) -> list[Rule]:
+    """Sizes of which the last axis is longer than the one before, or shorter."""
+    last = axes[-1] if axes else -1
+
+    def long(axis: int, size: int) -> int:
+        return under(axis, size) if under(axis, size) > over(axis, size) else size
+
+    def wide(axis: int, size: int) -> int:
+        return long(axis, size) if axis == last else over(axis, size)
+
+    def high(axis: int, size: int) -> int:
+        return over(axis, size) if axis == last else long(axis, size)
+
+    return [wide, high]
 
 
 def even(axis: int, size: int) -> int:
@@ -125,7 +142,7 @@ def _of_length(tensor: Tensor, axis: int, length: int) -> Tensor:
     """The tensor, cut, or over and over."""
     size = tensor.shape[axis]
     if length <= size:
-        return tensor.narrow(axis, 0, length)
+        return tensor.narrow(axis, 0, length).clone()  # inputs of one reading share no memory
     times, rest = divmod(length, size)
     parts = [tensor] * times + ([tensor.narrow(axis, 0, rest)] if rest else [])
     return torch.cat(parts, dim=axis)
