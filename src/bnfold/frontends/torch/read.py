@@ -213,6 +213,11 @@ def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
             buffer.copy_(values)
 
 
+def _contents(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and buffers, with what they hold."""
+    return [(tensor, tensor.detach().clone()) for tensor in _own_tensors(modules).values()]
+
+
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -270,18 +275,26 @@ class _Reader:
 
     def read(self, plan: _Plan, *, hollow: bool) -> Recording:
         """Record all runs."""
+        with nullcontext() if self.shadow.is_copy else _state_restored(self.modules):
+            return self._read(plan, hollow=hollow)
+
+    def _read(self, plan: _Plan, *, hollow: bool) -> Recording:
         before, stands = snapshot(self.modules), _stands()
+        # What is run itself holds the very tensors that are compared: keep what was in them.
+        kept = [] if self.shadow.is_copy or not plan.again else _contents(self.modules)
         recording, recorders = self._record(plan, hollow=hollow)
         recording.is_hollow = hollow
         if recording.by_chance or stands != _stands():
             # A path or a number that was drawn: no number of runs tells what it can be.
             recording.varying.update(event.number for event in recording.events)
             return recording
-        if not plan.again or not self.shadow.is_copy:
+        if not plan.again:
             return recording
-        if not may_vary(recording, recorders, self.shadow, before):
+        is_copy = self.shadow.is_copy
+        if is_copy and not may_vary(recording, recorders, self.shadow, before):
             return recording
         changed = self.shadow.changed()
+        changed += [tensor for tensor, content in kept if _is_written(tensor, content)]
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
         moved = any(recorder.strange for recorder in recorders)
         second, _ = self._record(plan, hollow=hollow, other=moved)
@@ -296,8 +309,7 @@ class _Reader:
             owned=_own_tensors(self.modules), members=frozenset(map(id, self.modules))
         )
         recorders = []
-        restored = nullcontext() if self.shadow.is_copy else _state_restored(self.modules)
-        with restored, _biases_lent(self.modules, recording):
+        with _biases_lent(self.modules, recording):
             for number, run in enumerate(plan.runs):
                 lends = self.shadow.shares_memory
                 recorder = Recorder(recording, self.names, hollow=hollow, lends=lends)
