@@ -48,9 +48,9 @@ def trained(module: nn.Module) -> nn.Module:
 
 
 SIZES = [
-    *((n, 4, h, w) for n in (1, 2, 3) for h in (12, 13) for w in (12, 13)),
-    *((2, 4, h, w) for h, w in ((8, 16), (11, 12), (17, 20), (24, 24), (33, 31), (40, 72), (64, 66))),
-    *((2, 4, h, h) for h in (65, 72, 130)),
+    *((2, 4, h, w) for h in (12, 13) for w in (12, 13)),
+    *((n, 4, 12, 12) for n in (1, 3)),
+    *((1, 4, h, w) for h, w in ((8, 16), (17, 20), (33, 31), (40, 72), (65, 65), (72, 73))),
 ]
 
 
@@ -367,41 +367,41 @@ PROGRAMS: list[tuple[Run, int]] = [
     (padded_if_odd, 0),
     (padded_if_any_is_odd, 0),
     (padded_if_not_odd, 0),
-    (pooled_if_large, 2),
+    (pooled_if_large, 1),
     (shrunk_if_large, 1),
-    (another_activation_if_large, 2),
-    (shifted_if_large, 1),
+    (another_activation_if_large, 1),
+    (shifted_if_large, 0),
     (same_padding, 0),
     (same_padding_where_needed, 0),
     (padded, 2),
     (padded_if_differing, 2),
-    (replicated_if_differing, 3),
-    (resized_if_differing, 3),
-    (cropped, 3),
+    (replicated_if_differing, 2),
+    (resized_if_differing, 2),
+    (cropped, 2),
     (cropped_in_the_middle, 2),
     (padded_deep_down, 1),
     (windows, 0),
-    (loop_over_rows, 1),
+    (loop_over_rows, 0),
     (halved_while_large, 1),
-    (early_exit, 2),
-    (by_batch, 1),
+    (early_exit, 1),
+    (by_batch, 0),
     (one_by_one, 1),
-    (first_against_the_others, 1),
+    (first_against_the_others, 0),
     (not_square, 0),
-    (transposed_if_wide, 1),
-    (tried, 1),
+    (transposed_if_wide, 0),
+    (tried, 0),
     (grid, 1),
     (cached_grid, 1),
-    (global_pool, 2),
-    (scaled_by_area, 2),
-    (other_layer_if_large, 1),
+    (global_pool, 1),
+    (scaled_by_area, 1),
+    (other_layer_if_large, 0),
     (other_input_if_large, 0),
     (other_output_if_odd, 1),
     (middle_row, 1),
-    (half_the_size, 1),
+    (half_the_size, 0),
     (rolled_by_half, 1),
-    (in_place_if_large, 1),
-    (routed_by_name, 1),
+    (in_place_if_large, 0),
+    (routed_by_name, 0),
 ]
 
 
@@ -411,7 +411,67 @@ def test_right_on_every_size(run: Run, gone: int, verify: bool):
     check(run, gone, verify=verify)
 
 
-@pytest.mark.parametrize("first", [(1, 4, 13, 13), (2, 4, 40, 72), (2, 4, 72, 72), (3, 4, 11, 12)])
-@pytest.mark.parametrize("run, gone", PROGRAMS, ids=[run.__name__ for run, _ in PROGRAMS])
-def test_right_from_every_size(run: Run, gone: int, first: tuple[int, ...]):
+@pytest.mark.parametrize("first", [(1, 4, 13, 13), (1, 4, 40, 72)])
+@pytest.mark.parametrize("run", [run for run, _ in PROGRAMS], ids=lambda run: run.__name__)
+def test_right_from_every_size(run: Run, first: tuple[int, ...]):
     check(run, 0, verify=False, first=first)
+
+
+def reads_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a fold runs the program to read it."""
+    reads = []
+
+    def counted(*args: object, **options: object) -> object:
+        reads.append(1)
+        return read_module(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(elsewhere, "read_module", counted)
+    bnfold.fold(trained(Net(run)), torch.randn(2, 4, 12, 12, dtype=D), verify=False)
+    return len(reads)
+
+
+def test_who_asks_for_no_size_is_read_once(monkeypatch):
+    assert (
+        reads_of(lambda net, x: net.head(torch.flatten(net.bn(net.stem(x)), 3)), monkeypatch) == 1
+    )
+
+
+def test_who_asks_for_the_channels_of_a_weight_is_read_once(monkeypatch):
+    def run(net: Net, x: Tensor) -> Tensor:
+        assert net.stem.weight.shape[1] == 4
+        return net.head(net.bn(net.stem(x)))
+
+    assert reads_of(run, monkeypatch) == 1
+
+
+def test_who_compares_no_size_is_read_on_two_others(monkeypatch):
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(net.bn(net.stem(x))) / x.shape[2]
+
+    assert reads_of(run, monkeypatch) == 3
+
+
+def test_nothing_to_fold_is_read_once(monkeypatch):
+    assert reads_of(lambda net, x: net.stem(x)[:, :, : x.shape[2] // 2], monkeypatch) == 1
+
+
+def test_sizes_are_plain_numbers_again():
+    bnfold.fold(trained(Net(same_padding)), torch.randn(2, 4, 12, 12, dtype=D))
+    x = torch.zeros(2, 3)
+    assert {type(n) for n in (*x.shape, *x.size(), x.size(0), x.numel(), len(x))} == {int}
+    assert "shape" not in vars(torch.Tensor)
+    assert "size" not in vars(torch.Tensor)
+
+
+def test_the_report_counts_calls_on_the_example():
+    net = trained(Net(early_exit))
+    report = bnfold.inspect(net, torch.randn(2, 4, 12, 12, dtype=D))
+    assert {item.name: item.calls for item in report.items} == {"bn": 1, "bn2": 1, "bn3": 0}
+
+
+def test_the_proof_runs_another_size():
+    """Where the two part, the proof sees it on its own."""
+    net = trained(Net(pooled_if_large))
+    recording = elsewhere.read_as_needed(net, [torch.randn(2, 4, 12, 12, dtype=D)])
+    assert recording.taken
+    assert all(shape[1] == 4 for (shape,) in recording.taken)

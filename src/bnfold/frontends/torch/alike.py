@@ -57,20 +57,24 @@ class Pairing:
 def pair(first: Recording, second: Recording) -> Pairing | None:
     """How the two correspond; None where they are not alike."""
     found, match = Pairing(), _Match()
-    one, two = _steps(first, match.roots[0]), _steps(second, match.roots[1])
+    steps = [
+        _steps(reading, roots) for reading, roots in zip((first, second), match.roots, strict=True)
+    ]
     if not match.all(_values(first.inputs), _values(second.inputs)):
         return None
     at = [0, 0]
-    while at[0] < len(one) or at[1] < len(two):
-        a, b = (steps[i] if i < len(steps) else None for steps, i in zip((one, two), at, strict=True))
-        if a is not None and b is not None and match.events(a, b):
-            found.pairs.append((a, b))
-            at = [at[0] + 1, at[1] + 1]
+    while any(place < len(events) for place, events in zip(at, steps, strict=True)):
+        nexts = [
+            events[i] if i < len(events) else None for events, i in zip(steps, at, strict=True)
+        ]
+        if match.events(*nexts):
+            found.pairs.append((steps[0][at[0]], steps[1][at[1]]))
+            at = [place + 1 for place in at]
             continue
-        side = next((side for side, event in enumerate((a, b)) if _is_optional(event)), None)
+        side = next((side for side, event in enumerate(nexts) if _is_optional(event)), None)
         if side is None:
             return None
-        event = (one, two)[side][at[side]]
+        event = steps[side][at[side]]
         found.rests[side].append(event)
         match.skip(event, side)
         at[side] += 1
@@ -151,29 +155,26 @@ class _Match:
         two = self.roots[1].get(b.number, b.number)
         return self.there.setdefault(one, two) == two and self.here.setdefault(two, one) == one
 
+    def may_be(self, a: Value, b: Value) -> bool:
+        """The same without noting it."""
+        one = self.roots[0].get(a.number, a.number)
+        two = self.roots[1].get(b.number, b.number)
+        return self.there.get(one, two) == two and self.here.get(two, one) == one
+
     def all(self, first: Sequence[Value], second: Sequence[Value]) -> bool:
         """Whether these are the same values, one by one."""
         return len(first) == len(second) and all(map(self.value, first, second))
 
-    def events(self, a: Event, b: Event) -> bool:
+    def events(self, a: Event | None, b: Event | None) -> bool:
         """Whether this is one op on the same values."""
-        if _target(a) != _target(b) or a.call.name != b.call.name:
+        if a is None or b is None or _target(a) != _target(b) or a.call.name != b.call.name:
             return False
         if len(a.outputs) != len(b.outputs) or a.kwargs.keys() != b.kwargs.keys():
             return False
         taken = [list(values(event.args, event.kwargs)) for event in (a, b)]
-        known = [
-            [self.roots[side].get(value.number, value.number) for value in taken[side]]
-            for side in (0, 1)
-        ]
-        if len(known[0]) != len(known[1]) or not all(
-            self.there.get(one, two) == two and self.here.get(two, one) == one
-            for one, two in zip(*known, strict=True)
-        ):
+        if len(taken[0]) != len(taken[1]) or not all(map(self.may_be, *taken)):
             return False
-        made = [
-            [value for value in event.outputs if value is not None] for event in (a, b)
-        ]
+        made = [[value for value in event.outputs if value is not None] for event in (a, b)]
         return self.all(*taken) and self.all(*made)
 
 

@@ -134,9 +134,7 @@ Ratio = type("Ratio", (_Told, float), {**_METHODS, "__module__": __name__})
 
 
 @contextmanager
-def sizes_heard(
-    asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool
-) -> Iterator[None]:
+def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool) -> Iterator[None]:
     """While this is open, it is noted which sizes the program asks for.
 
     Args:

@@ -34,6 +34,13 @@ from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import Event, Recording, Value, constants, values
 
+_TURNS = 4
+"""How many comparisons are made to turn: those nearest to the example's size."""
+
+
+_PATHS = 6
+"""How many paths are read as one, at most: time grows with them."""
+
 
 def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
     """What the module does, on the example inputs and where they do not tell all, on others.
@@ -133,7 +140,8 @@ class Readings:
             note_differences(path.recording, found, side=0)
             self.has_rests |= bool(found.rests[0])
             return bool(found.rests[0])
-        self.paths.append(other)
+        if len(self.paths) < _PATHS:
+            self.paths.append(other)
         return True
 
     def joined(self) -> Recording:
@@ -177,9 +185,6 @@ def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
         before += len(part.events)
     if before != len(whole.events):  # what one run leaves changes the next
         whole.varying.update(event.number for event in whole.events)
-
-_TURNS = 4
-"""How many comparisons are made to turn: those nearest to the example's size."""
 
 
 def _has_steps(recording: Recording) -> bool:
