@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +118,11 @@ class Folding:
             for run in self.runs
         ]
         layers = depth(self.recording)
+        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
         try:
-            proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+            proof = prove.start(
+                name, self.model, calls, layers, shapes=shapes[:2], inplace=self.inplace
+            )
         except ExampleInputError as error:  # it could be analysed, but not be run
             folded, report = self.unproven()
             return folded, replace(report, unverified=cannot_run(error))
@@ -245,7 +248,7 @@ def decide(lifted: Lifted, clip: ClipMode, bans: Bans | None = None) -> tuple[Pl
 
 
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
-    items = affine_items(decided.lifted, decided.plan)
+    items = affine_items(decided.lifted, decided.plan, decided.recording.given)
     unreached = _unreached(model, decided.recording)
     items += unreached
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
@@ -285,8 +288,11 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
     return not blockers.isdisjoint(clips & functions)
 
 
-def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
-    """What became of each affine step, one item per module or function call."""
+def affine_items(lifted: Lifted, plan: Plan, given: int | None = None) -> list[Item]:
+    """What became of each affine step, one item per module or function call.
+
+    `given` is how many events are of the example inputs, if not all are.
+    """
     items = []
     seen: set[Any] = set()
     groups = lifted.graph.affine_groups()
@@ -304,8 +310,18 @@ def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
             detail = step.refusal.detail if step.refusal else None
             outcome = Kept(obstacle.reason, obstacle.blocker, detail)
         name = lifted.graph.ops[number].name
-        items.append(Item(name, step.kind, step.channels, len(group), outcome))
+        count = _calls(lifted, group, given)
+        items.append(Item(name, step.kind, step.channels, count, outcome))
     return items
+
+
+def _calls(lifted: Lifted, group: Collection[int], given: int | None) -> int:
+    """How often a step was run on the example inputs; on other sizes, where it was not on these."""
+    if given is None:
+        return len(group)
+    sites = [lifted.sites[number] for number in group]
+    own = [site for site in sites if isinstance(site, AffineSite) and site.event < given]
+    return len(own) or len(group)
 
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:

@@ -129,6 +129,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ----------------------------------------------------------------- tensors in and out
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether the program asks about a tensor that was seen to depend on the input."""
+        return not self.depth and isinstance(getattr(tensor, _ATTRIBUTE, None), Handle)
+
     def handle_of(self, tensor: Tensor) -> Handle | None:
         """The handle of a tensor that depends on the input."""
         handle = getattr(tensor, _ATTRIBUTE, None)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.asked import Asked
+
 Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Storage offset, shape, strides."""
 
@@ -188,6 +190,12 @@ class Recording:
     """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
     open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
     """Per event number, the arguments that are others on other sizes; see `elsewhere`."""
+    asked: Asked = field(default_factory=Asked)
+    """What the program's code wanted to know of sizes."""
+    taken: list[list[tuple[int, ...]]] = field(default_factory=list)
+    """Shapes of inputs of other sizes that the module was read on as well; see `elsewhere`."""
+    given: int | None = None
+    """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
     is_hollow: bool = False
