@@ -3,7 +3,7 @@
 They are alike if they are the same ops on the same values, in the same order, up to
 
     layout     clone, contiguous and their like: how memory is laid out depends on the size, too
-    rests      pads, cuts, pools and resizings that only one of the two makes, as in `if h % 2: pad`.
+    rests      pads, cuts, pools and resizings that one of the two alone makes (`if h % 2: pad`).
                Whatever law holds for such an op, it also holds for none at all
 
 What differs then (numbers, constants, lengths of axes, whether an op is there) is noted in one of

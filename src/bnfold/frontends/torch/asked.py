@@ -68,9 +68,9 @@ def _told(answer: Any, source: _Told) -> Any:
 
 
 def _plain(number: Any) -> Any:
-    if isinstance(number, Length):
-        return int.__pos__(number)
-    return float.__pos__(number) if isinstance(number, Ratio) else number
+    if not isinstance(number, _Told):
+        return number
+    return int.__pos__(number) if isinstance(number, int) else float.__pos__(number)  # type: ignore[arg-type]
 
 
 def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,8 +110,10 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
-_BINARY += ("lshift", "rshift", "and_", "or_", "xor")
+_BINARY = [
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+    *("lshift", "rshift", "and_", "or_", "xor"),
+]
 _METHODS = {
     **{f"__{name.rstrip('_')}__": _computed(getattr(operator, name)) for name in _BINARY},
     **{f"__r{name.rstrip('_')}__": _swapped(getattr(operator, name)) for name in _BINARY},

@@ -58,7 +58,7 @@ def oblong(axes: Sequence[int]) -> list[Rule]:
     last = axes[-1] if axes else -1
 
     def long(axis: int, size: int) -> int:
-        return under(axis, size) if under(axis, size) > over(axis, size) else size
+        return under(axis, size) if axis == 0 else 2 * size - 1 if size > 1 else 2
 
     def wide(axis: int, size: int) -> int:
         return long(axis, size) if axis == last else over(axis, size)
