@@ -84,7 +84,7 @@ def fold(
             of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
-    _check_clip(clip)
+    check_clip(clip)
     kind = kind_of(model)
     _check_options(
         kind,
@@ -130,7 +130,7 @@ def inspect(
     phase: Literal["test"] | None = None,
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
-    _check_clip(clip)
+    check_clip(clip)
     kind = kind_of(model)
     _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase)
     if kind is ModelKind.CAFFE_FILES:
@@ -187,7 +187,8 @@ def _fold_caffe(
     )
 
 
-def _check_clip(clip: str) -> None:
+def check_clip(clip: str) -> None:
+    """Raise UsageError for what is no `ClipMode`."""
     if clip not in get_args(ClipMode):
         raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
 
