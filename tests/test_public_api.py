@@ -83,7 +83,7 @@ def test_fold_signature() -> None:
         " inplace: 'bool' = False, clip: 'ClipMode' = 'auto', verify: 'bool' = True,"
         " keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
-        " phase: \"Literal['test'] | None\" = None) -> 'FoldResult'"
+        " phase: \"Literal['test'] | None\" = None) -> 'FoldResult[Any]'"
     )
 
 

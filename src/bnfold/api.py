@@ -5,19 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args, overload
 
 from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
 from bnfold.errors import UsageError
 from bnfold.report import FoldReport
 
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+    from torch import nn
+    from torch.export import ExportedProgram
+
 ClipMode = Literal["auto", "always", "never"]
 
+Pathlike = str | os.PathLike[str]
+Model = TypeVar("Model", covariant=True)
+Module = TypeVar("Module", bound="nn.Module")
+Graph = TypeVar("Graph", bound="ExportedProgram | onnx.ModelProto | onnx_ir.Model")
 
-class FoldResult(NamedTuple):
-    """The folded model and what was done."""
 
-    model: Any
+class FoldResult(NamedTuple, Generic[Model]):
+    """The folded model and what was done; to type checkers, a `FoldResult[ResNet]` of a ResNet."""
+
+    model: Model
     """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
@@ -26,6 +37,37 @@ class FoldResult(NamedTuple):
         return self.report._repr_html_()
 
 
+@overload
+def fold(
+    model: Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any] = (),
+    inplace: bool = False,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
+) -> FoldResult[Module]: ...
+@overload
+def fold(
+    model: Graph,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+) -> FoldResult[Graph]: ...
+@overload
+def fold(
+    model: Pathlike | tuple[Pathlike, Pathlike],
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    output: Pathlike | None = None,
+    force: bool = False,
+    phase: Literal["test"] | None = None,
+) -> FoldResult[Path]: ...
 def fold(
     model: Any,
     inputs: Any = None,
@@ -39,7 +81,7 @@ def fold(
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
-) -> FoldResult:
+) -> FoldResult[Any]:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
     Args:
@@ -159,7 +201,7 @@ def _fold_onnx(
     output: str | os.PathLike[str] | None,
     *,
     force: bool,
-) -> FoldResult:
+) -> FoldResult[Any]:
     from bnfold.frontends import onnx
 
     if kind is ModelKind.ONNX_FILE:
@@ -177,7 +219,7 @@ def _fold_caffe(
     *,
     force: bool,
     phase: Literal["test"] | None,
-) -> FoldResult:
+) -> FoldResult[Any]:
     from bnfold.frontends import caffe
 
     network, weights = caffe_files(model)

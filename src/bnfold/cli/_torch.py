@@ -82,7 +82,8 @@ def fold(source: Source, arguments: argparse.Namespace) -> tuple[Folded, FoldRep
 def _fold(
     source: Source, arguments: argparse.Namespace, *, prove: bool
 ) -> tuple[Folded, FoldReport]:
-    model, report = api.fold(source.model, source.args, clip=arguments.clip, verify=prove)
+    given: Any = source.model  # a program brings no inputs here, so `fold` takes either
+    model, report = api.fold(given, source.args, clip=arguments.clip, verify=prove)
     # The verdict is that on what will be written.
     return Folded(_as_program(source, model)), replace(report, verdict=None, unverified=None)
 
