@@ -106,7 +106,7 @@ def test_bench_signature() -> None:
         " batch: 'int | Sequence[int] | None' = None,"
         " threads: 'int | Sequence[int] | None' = None,"
         " seconds: 'float' = 3.0, rounds: 'int | None' = None, clip: 'ClipMode' = 'auto',"
-        " progress: 'Progress | None' = None) -> 'BenchResult'"
+        " progress: 'Progress | None' = None, found: 'Found | None' = None) -> 'BenchResult'"
     )
 
 

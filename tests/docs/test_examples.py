@@ -20,6 +20,8 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.vision import load_vision
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = "<!-- not run -->"
@@ -116,7 +118,10 @@ def check_examples(text: str, name: str) -> int:
 @every_page
 def test_examples_run_and_print_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_examples(page.read_text(encoding="utf-8"), name_of(page))
+    text = page.read_text(encoding="utf-8")
+    if "timm" in RUN_WITH.findall(text):
+        load_vision()  # timm needs torchvision, whose build may be another than PyTorch's
+    check_examples(text, name_of(page))
 
 
 def test_recipes_for_what_the_tests_use_are_run():

@@ -43,6 +43,8 @@ def answer(text: str) -> None:
     """
     if sys.stdout is None:
         return
+    for line in _lines:
+        line.clear()
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -80,10 +82,10 @@ def answer_summary(ending: Ending, *, table: bool) -> None:
     answer(summary(ending, width=columns(), color=is_coloured(), table=table))
 
 
-def columns() -> int:
-    """Of the terminal; where there is none, no line is cut."""
+def columns(piped: int = _PIPE_WIDTH) -> int:
+    """Of the terminal; where there is none, `piped`: no line is cut."""
     if sys.stdout is None or not sys.stdout.isatty():
-        return _PIPE_WIDTH
+        return piped
     return max(shutil.get_terminal_size().columns, 40)
 
 
@@ -119,6 +121,10 @@ class _Line:
             done = f"[{('#' * int(self.part * _BAR)).ljust(_BAR)}] {self.part:4.0%}"
         room = shutil.get_terminal_size().columns - len(done) - len("bnfold:  ") - 1
         return f"{shortened(self.what, room)} {done}"
+
+    def clear(self) -> None:
+        """Make room for something else; it comes back below that."""
+        self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
         with suppress(OSError):

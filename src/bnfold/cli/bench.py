@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 from bnfold.api import ClipMode
 from bnfold.cli._kinds import is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, check_output, progress, write_whole
+from bnfold.cli._output import (
+    answer,
+    answer_json,
+    check_output,
+    columns,
+    is_coloured,
+    progress,
+    write_whole,
+)
 from bnfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from bnfold.bench.result import BenchResult, BenchRow
 
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
 _DESCRIPTION = """\
 Measure how long a model takes before and after folding. Both are called in turn, and compared
-round by round. Exit status 1 says that the folded one is slower: the whole 95% interval of the
+round by round. Each row is printed as soon as it is measured; Ctrl-C ends with the table of those
+that were. Exit status 1 says that the folded one is slower: the whole 95% interval of the
 ratio lies above 1, and the ratio is above 1.01."""
 
 
@@ -96,13 +106,35 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, draw. Returns 1 if the folded model is slower."""
-    from bnfold.bench.call import bench
-
     if arguments.chart is not None:
         check_output(arguments.chart, suffix=".svg", force=arguments.force)
+    kept: list[BenchResult] = []
+    try:
+        result = _measure(arguments, kept)
+    except KeyboardInterrupt:
+        if kept:
+            note = "interrupted; these were measured until then"
+            _show(arguments, replace(kept[-1], notes=(*kept[-1].notes, note)))
+        raise
+    _show(arguments, result)
+    return int(result.is_slower)
+
+
+def _measure(arguments: argparse.Namespace, kept: list[BenchResult]) -> BenchResult:
+    """The result; until then, `kept` has what there is of it, and its new rows are printed."""
+    from bnfold.bench.call import bench
+
     original, folded, inputs = _models(arguments)
+    varied = _varied(arguments)
+
+    def found(result: BenchResult) -> None:
+        new = result.rows[len(kept[-1].rows) if kept else 0 :]
+        kept.append(result)
+        if varied and not arguments.json:
+            answer("\n".join(_line(row, varied) for row in new))
+
     with progress("measuring") as step:
-        result = bench(
+        return bench(
             original,
             folded,
             inputs,
@@ -117,17 +149,37 @@ def run(arguments: argparse.Namespace) -> int:
             rounds=arguments.rounds,
             clip=arguments.clip,
             progress=step,
+            found=found,
         )
+
+
+def _show(arguments: argparse.Namespace, result: BenchResult) -> None:
     if arguments.chart is not None:
         _write(arguments.chart, result.chart().encode())
     if arguments.json:
         answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
-    return int(result.is_slower)
+        return
+    gap = "\n" if _varied(arguments) else ""
+    answer(gap + result.table(color=is_coloured(), width=columns(_PIPE_WIDTH)))
+
+
+def _varied(arguments: argparse.Namespace) -> list[str]:
+    """Which parts of a setting have several values, so that there is more than one to wait for."""
+    asked = {
+        "runtime": _runtimes(arguments),
+        "dtype": arguments.dtype,
+        "batch": arguments.batch,
+        "threads": arguments.threads,
+    }
+    return [name for name, values in asked.items() if values and len(values) > 1]
+
+
+def _line(row: BenchRow, varied: list[str]) -> str:
+    """`batch 8, threads 1: folded 12.34 ms, 0.912`"""
+    words = [f"{name} {getattr(row, name)}" for name in varied if name in ("batch", "threads")]
+    names = [getattr(row, name) for name in varied if name in ("runtime", "dtype")]
+    ratio = f", {row.ratio:.3f}" if row.outcome else ""
+    return f"{', '.join([*names, *words])}: {row.variant} {row.median * 1e3:.4g} ms{ratio}"
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 from bnfold.cli._kinds import Kind, is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, progress
+from bnfold.cli._output import answer, answer_json, columns, is_coloured, progress
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,11 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
     else:
-        answer(result.table(width=_PIPE_WIDTH))
+        answer(result.table(color=is_coloured(), width=columns(_PIPE_WIDTH)))
     return int(not result.equal)
 
 
