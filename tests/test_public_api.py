@@ -84,7 +84,7 @@ def test_fold_signature() -> None:
         " keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
         " phase: \"Literal['test'] | None\" = None, weights: 'Weights' = 'stored')"
-        " -> 'FoldResult'"
+        " -> 'FoldResult[Any]'"
     )
 
 
@@ -108,7 +108,7 @@ def test_bench_signature() -> None:
         " batch: 'int | Sequence[int] | None' = None,"
         " threads: 'int | Sequence[int] | None' = None,"
         " seconds: 'float' = 3.0, rounds: 'int | None' = None, clip: 'ClipMode' = 'auto',"
-        " progress: 'Progress | None' = None) -> 'BenchResult'"
+        " progress: 'Progress | None' = None, found: 'Found | None' = None) -> 'BenchResult'"
     )
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from bnfold._kinds import folded_beside, kind_of, opened
 from bnfold._storage import Weights
 from bnfold.core.modes import ClipMode
-from bnfold.errors import UsageError
 from bnfold.frontend import Frontend, Request, check, frontend_of
 from bnfold.report import FoldReport
 
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+    from torch import nn
+    from torch.export import ExportedProgram
 
-class FoldResult(NamedTuple):
-    """The folded model and what was done."""
+Pathlike = str | os.PathLike[str]
+Model = TypeVar("Model", covariant=True)
+Module = TypeVar("Module", bound="nn.Module")
+Graph = TypeVar("Graph", bound="ExportedProgram | onnx.ModelProto | onnx_ir.Model")
 
-    model: Any
+
+class FoldResult(NamedTuple, Generic[Model]):
+    """The folded model and what was done; to type checkers, a `FoldResult[ResNet]` of a ResNet."""
+
+    model: Model
     """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
@@ -29,6 +39,39 @@ class FoldResult(NamedTuple):
         return self.report._repr_html_()
 
 
+@overload
+def fold(
+    model: Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any] = (),
+    inplace: bool = False,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
+) -> FoldResult[Module]: ...
+@overload
+def fold(
+    model: Graph,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    weights: Weights = "stored",
+) -> FoldResult[Graph]: ...
+@overload
+def fold(
+    model: Pathlike | tuple[Pathlike, Pathlike],
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    output: Pathlike | None = None,
+    force: bool = False,
+    phase: Literal["test"] | None = None,
+    weights: Weights = "stored",
+) -> FoldResult[Path]: ...
 def fold(
     model: Any,
     inputs: Any = None,
@@ -43,7 +86,7 @@ def fold(
     force: bool = False,
     phase: Literal["test"] | None = None,
     weights: Weights = "stored",
-) -> FoldResult:
+) -> FoldResult[Any]:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
     Args:
@@ -132,7 +175,6 @@ def inspect(
 
 def _asked(model: Any, request: Request) -> tuple[Frontend, Any, Request]:
     """Who answers, the model as it is taken there, and where a file goes if nobody says."""
-    _check_values(request.clip, request.weights)
     kind = kind_of(model)
     check(kind, request)
     frontend = frontend_of(kind)
@@ -141,10 +183,3 @@ def _asked(model: Any, request: Request) -> tuple[Frontend, Any, Request]:
         named = given if isinstance(given, Path) else given[0]
         request = replace(request, output=folded_beside(named, kind.suffix))
     return frontend, given, request
-
-
-def _check_values(clip: str, weights: str) -> None:
-    if clip not in get_args(ClipMode):
-        raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
-    if weights not in get_args(Weights):
-        raise UsageError(f"weights={weights!r} is not known", "use 'stored' or 'float32'")

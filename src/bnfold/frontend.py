@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from bnfold._storage import Weights, refuse_for_torch
 from bnfold.core.modes import ClipMode
@@ -153,7 +153,11 @@ def frontend_of(kind: ModelKind) -> Frontend:
 
 
 def check(kind: ModelKind, request: Request) -> None:
-    """Raise UsageError for what means nothing for this kind of model."""
+    """Raise UsageError for a value that is none, or means nothing for this kind of model."""
+    if request.clip not in get_args(ClipMode):
+        raise UsageError(f"clip={request.clip!r} is not known", "use 'auto', 'always' or 'never'")
+    if request.weights not in get_args(Weights):
+        raise UsageError(f"weights={request.weights!r} is not known", "use 'stored' or 'float32'")
     is_module = kind is ModelKind.MODULE
     foreign = {
         "also": not is_module and len(request.also) > 0,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bnfold._kinds import ModelKind, kind_of
 from bnfold.api import fold
 from bnfold.bench.result import FOLDED, ORIGINAL, BenchResult
-from bnfold.bench.run import Progress, run
+from bnfold.bench.run import Found, Progress, run
 from bnfold.bench.settings import Wishes
 from bnfold.bench.timing import Budget
 from bnfold.core.modes import ClipMode
@@ -38,6 +38,7 @@ def bench(
     rounds: int | None = None,
     clip: ClipMode = "auto",
     progress: Progress | None = None,
+    found: Found | None = None,
 ) -> BenchResult:
     """Measure how long a model takes before and after folding. No model is changed.
 
@@ -64,6 +65,7 @@ def bench(
         rounds: Exactly so many rounds instead.
         clip: As for `fold`, where `model` is folded first.
         progress: Is called with the part of the work that is done.
+        found: Is called with the result so far, after each runtime of each setting.
 
     Returns:
         Times and ratios, one row for each variant, runtime and setting.
@@ -90,7 +92,7 @@ def bench(
             models[TORCH_FX] = fold_with_torch_fx(model)
         models.update(others or {})
         subject = frontend.subject(models, inputs, runtimes, wishes)
-        return run(subject, budget, progress or (lambda part: None))
+        return run(subject, budget, progress or (lambda part: None), found)
 
 
 def _several(value: Any) -> Any:

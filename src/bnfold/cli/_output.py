@@ -41,6 +41,8 @@ def answer(text: str) -> None:
     """
     if sys.stdout is None:
         return
+    for line in _lines:
+        line.clear()
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -139,6 +141,10 @@ class _Line:
             done = f"[{('#' * int(self.part * _BAR)).ljust(_BAR)}] {self.part:4.0%}"
         room = shutil.get_terminal_size().columns - len(done) - len("bnfold:  ") - 1
         return f"{shortened(self.what, room)} {done}"
+
+    def clear(self) -> None:
+        """Make room for something else; it comes back below that."""
+        self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
         with suppress(OSError):

@@ -79,6 +79,11 @@ class Folding:
         return plan_edits(self.lifted, self.plan, self.weights)
 
     @property
+    def changes(self) -> bool:
+        """Whether anything goes, here or in bodies and functions."""
+        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
+
+    @property
     def report(self) -> FoldReport:
         """What the plan does."""
         own = affine_items(self.lifted, self.plan)
