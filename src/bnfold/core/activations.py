@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import plain_clip
-from bnfold.core.removal import Options, Solution, trial
+from bnfold.core.removal import Options, Solution, demand
 from bnfold.core.system import distinct
 
 
@@ -16,7 +16,7 @@ def ask_all_plain(solution: Solution, clips: Sequence[int], options: Options) ->
     """The clips that can keep their bounds: all at once if they can, else one after the other."""
     possible = [number for number in clips if not is_moved(solution, number)]
     try:
-        with trial(solution, options):
+        with demand(solution, options):
             for number in possible:
                 _demand_plain(solution, number)
     except Conflict:
@@ -37,7 +37,7 @@ def ask_plain(solution: Solution, number: int, options: Options) -> bool:
     if is_moved(solution, number):
         return False
     try:
-        with trial(solution, options):
+        with demand(solution, options):
             _demand_plain(solution, number)
     except Conflict:
         return False

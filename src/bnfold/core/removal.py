@@ -93,20 +93,26 @@ class Restart(Exception):  # noqa: N818  # control flow, not an error
 
 
 @contextmanager
+def demand(solution: Solution, options: Options) -> Iterator[None]:
+    """A trial of constraints alone; a careful one asks whether the waiting sums can be solved."""
+    system = solution.binding.system
+    with system.trial():
+        yield
+        if options.careful:
+            system.sums.settle()
+            solve_waiting(system.sums, np.zeros(system.count))
+
+
+@contextmanager
 def trial(solution: Solution, options: Options) -> Iterator[None]:
     """What is demanded and removed inside holds together; an exception undoes all of it.
 
-    What was kept or found out inside stays. A careful trial also asks whether the waiting sums can
-    be solved.
+    What was kept or found out inside stays.
     """
-    system = solution.binding.system
     before = _Saved.of(solution)
     try:
-        with system.trial():
+        with demand(solution, options):
             yield
-            if options.careful:
-                system.sums.settle()
-                solve_waiting(system.sums, np.zeros(system.count))
     except Exception:
         before.restore(solution)
         raise
@@ -183,7 +189,7 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
         solution.kept[number] = obstacle
     binding = solution.binding
     try:
-        with trial(solution, options):
+        with demand(solution, options):
             for number in group:
                 if number in binding.affine and number not in binding.kept_from_start:
                     keep_affine(binding, number)

@@ -13,6 +13,7 @@ from bnfold.core.removal import (
     Restart,
     Solution,
     clips_among,
+    demand,
     remove_step,
     trial,
 )
@@ -61,7 +62,7 @@ def close_sums(solution: Solution, options: Options) -> None:
     """Let the plain law hold for each sum that no shortcut took along."""
     for number in sorted(solution.binding.open_sums):
         try:
-            with trial(solution, options):
+            with demand(solution, options):
                 lay_sum(solution.binding, number)
         except Conflict:
             raise Restart(options.without(number)) from None
