@@ -28,7 +28,7 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> None:
     answer(shtab.complete(parser, shell=shell))
 
 
-def _tell_files(parser: argparse.ArgumentParser, file: dict[str, str]) -> None:
+def _tell_files(parser: argparse.ArgumentParser, file: object) -> None:
     for action in parser._actions:  # argparse has no public way through its options
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
