@@ -26,8 +26,8 @@ from bnfold.errors import ExampleInputError, UsageError
 
 if TYPE_CHECKING:
     from bnfold.core.plan import Plan
-    from bnfold.frontends.onnx.lift import Lifted
     from bnfold.frontends.onnx.read import OnnxModel
+    from bnfold.frontends.onnx.sites import Lifted
     from bnfold.frontends.onnx.write import Staged
     from bnfold.report import FoldReport
     from bnfold.verify.result import VerifyResult

@@ -26,7 +26,10 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 from bnfold.frontends.onnx.bulk import is_finite
-from bnfold.frontends.onnx.lift import (
+from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.nodes import Node, named_values
+from bnfold.frontends.onnx.shapes import Shape
+from bnfold.frontends.onnx.sites import (
     AffineSite,
     ClipSite,
     ConstantSite,
@@ -34,10 +37,7 @@ from bnfold.frontends.onnx.lift import (
     LinearSite,
     QuantizedSite,
     RecurrentSite,
-    as_float64,
 )
-from bnfold.frontends.onnx.nodes import Node, named_values
-from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 Array = NDArray[Any]

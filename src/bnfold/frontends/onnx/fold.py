@@ -24,11 +24,12 @@ from bnfold.frontends.onnx.bodies import Inside, fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.constants import Constants, find_constants
 from bnfold.frontends.onnx.functions import fold_functions
-from bnfold.frontends.onnx.lift import Lifted, lift
+from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.nodes import MALFORMED, Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
+from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
 from bnfold.network import draw
 from bnfold.report import FoldReport, Item, Kept, Removed

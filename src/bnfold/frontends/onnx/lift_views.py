@@ -16,8 +16,8 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.frontends.onnx.arrays import slice_index, split_sizes
-from bnfold.frontends.onnx.lift import Apply, Handler, Lifter
 from bnfold.frontends.onnx.lift_constants import operands
+from bnfold.frontends.onnx.lifter import Apply, Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.shapes import Shape
 

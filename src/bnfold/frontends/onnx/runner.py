@@ -22,11 +22,11 @@ from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
 from bnfold.frontends.onnx.fold import Pins, prepare
-from bnfold.frontends.onnx.lift import Lifted
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
 from bnfold.frontends.onnx.run_weights import moved, stored_dtype, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
 from bnfold.verify.inputs import other_size
