@@ -21,7 +21,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.plan import AffineEdit, LinearEdit, Plan
 from bnfold.core.weights import fold_bias, fold_weight
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.lift import AffineSite, Lifted, LinearSite
+from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.write import Changes
 

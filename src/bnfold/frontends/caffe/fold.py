@@ -18,9 +18,11 @@ from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
-from bnfold.frontends.caffe.lift import Lifted, lift
-from bnfold.frontends.caffe.net import Net, is_for_training, read_net
+from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
+from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair

@@ -17,8 +17,8 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine
 from bnfold.core.reasons import Reason
-from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
+from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import canonical

@@ -19,7 +19,7 @@ from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.core.weights import Layout
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.lift import Lifter, LinearSite, ViewFunction, placeholder
+from bnfold.frontends.caffe.lifter import Lifter, LinearSite, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import (

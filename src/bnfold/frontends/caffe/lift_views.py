@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, ViewFunction, placeholder
+from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, ROOM, Lifter, ViewFunction, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import (
     Window,
