@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from bnfold._places import check_place, is_same_file
-from bnfold.core import graph as g
-from bnfold.core.blame import Obstacle
-from bnfold.core.plan import Plan, ban_overflow, make_plan
+from bnfold.core.fitting import Fitting, MustStay
+from bnfold.core.plan import Plan, make_plan
 from bnfold.core.removal import ClipMode
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
@@ -26,8 +25,9 @@ from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
-from bnfold.report import FoldReport, Item, Kept, Removed
+from bnfold.report import FoldReport
 
 _HAS_WEIGHTS = {"BatchNorm", "Convolution", "Deconvolution", "InnerProduct"}
 
@@ -158,41 +158,21 @@ def _check_match(net: Net) -> None:
 
 def _decide(net: Net, lifted: Lifted, clip: ClipMode) -> Decided:
     """Plan, and plan again without the removals that cannot be written."""
-    banned: dict[int, Obstacle] = {}
-    while True:
-        plan = make_plan(lifted.graph, clip=clip, banned=banned)
+
+    def write(plan: Plan) -> Decided:
         new = compute(net, lifted, plan)
-        if new.overflown:
-            more = ban_overflow(plan, new.overflown)
-            assert more, "an array overflows although no removed step touches it"
-            banned |= more
-            continue
         try:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:
-            banned |= {
-                number: taken.obstacle
-                for number in plan.removed
-                if lifted.sites[number].layer is taken.layer
-            }
+            layers = {number: lifted.sites[number].layer for number in plan.removed}
+            last = [number for number, layer in layers.items() if layer is taken.layer]
+            raise MustStay(dict.fromkeys(last, taken.obstacle)) from taken
+
+    return Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans)).attempt(write)
 
 
 def _report(decided: Decided) -> FoldReport:
-    items = []
-    for number, op in enumerate(decided.lifted.graph.ops):
-        role = op.role
-        if not isinstance(role, g.AffineStep):
-            continue
-        outcome: Removed | Kept
-        if number in decided.plan.removed:
-            outcome = Removed(decided.plan.removed[number])
-        elif number in decided.plan.kept:
-            obstacle = decided.plan.kept[number]
-            detail = role.refusal[1] if role.refusal else None
-            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
-        else:
-            continue
-        items.append(Item(op.name, role.kind, role.channels, 1, outcome))
+    items = outcomes(decided.lifted.graph, decided.plan)
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
     notes = (f"layers: {count} -> {left}", *decided.net.notes)

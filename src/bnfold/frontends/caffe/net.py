@@ -1,8 +1,8 @@
 """The network that Caffe makes of a prototxt and its weights, in one phase.
 
-    layers    in the order of the file, which is the order in which they run
-    values    a blob name is taken again by a layer that works in place: each version is a value
-    weights   the stored layer of the same name; Caffe looks at nothing but the name
+layers    in the order of the file, which is the order in which they run
+values    a blob name is taken again by a layer that works in place: each version is a value
+weights   the stored layer of the same name; Caffe looks at nothing but the name
 """
 
 from __future__ import annotations

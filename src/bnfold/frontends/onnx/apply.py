@@ -23,6 +23,7 @@ from onnx import NodeProto, helper
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 from bnfold.frontends.onnx.bulk import is_finite
@@ -41,15 +42,6 @@ from bnfold.frontends.onnx.sites import (
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 Array = NDArray[Any]
-
-
-class Overflow(Exception):  # noqa: N818  # an answer, not an error
-    """New content does not fit its dtype."""
-
-    def __init__(self, op: int) -> None:
-        super().__init__(op)
-        self.op = op
-        """Number of the op it belongs to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +96,11 @@ class Edits:
     """Outputs of removed nodes, and what is read instead."""
     removed: set[int] = field(default_factory=set)
     """Indices of the removed nodes."""
+
+    def compute(self) -> None:
+        """Compute every new tensor once, one at a time. Raises Overflow."""
+        for new in (*self.replaced.values(), *self.born.values()):
+            new.compute()
 
 
 class Namer:

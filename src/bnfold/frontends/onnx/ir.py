@@ -7,17 +7,13 @@ when somebody asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir
 
-from bnfold.core.removal import ClipMode
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, ScaledBulk
-from bnfold.frontends.onnx.fold import Folding, prepare
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.tensors import numpy_dtype
-from bnfold.report import FoldReport
 
 
 def read_model(model: onnx_ir.Model) -> OnnxModel:
@@ -52,14 +48,8 @@ def _bulk(tensor: onnx_ir.ExternalTensor) -> Bulk:
     return FileBulk(Path(tensor.path), tensor.offset or 0, tensor.length or tensor.nbytes)
 
 
-def fold_model(
-    model: onnx_ir.Model, inputs: Mapping[str, Sequence[int]] | None, *, clip: ClipMode
-) -> tuple[onnx_ir.Model, FoldReport]:
-    """See `bnfold.fold`."""
-    source = read_model(model)
-    folding: Folding = prepare(source, inputs, clip=clip)
-    folding.check()
-    folded = folding.folded()
+def folded_like(model: onnx_ir.Model, folded: OnnxModel) -> onnx_ir.Model:
+    """What the model was folded to, as a model of its kind."""
     result = onnx_ir.from_proto(folded.proto)
     originals = model.graph.initializers
     for name, value in result.graph.initializers.items():
@@ -70,7 +60,7 @@ def fold_model(
             value.const_value = _lazy(name, value.const_value, bulk)
         else:
             value.const_value = originals[name].const_value
-    return result, folding.report
+    return result
 
 
 def _lazy(name: str, tensor: Any, bulk: ComputedBulk | ScaledBulk) -> onnx_ir.LazyTensor:

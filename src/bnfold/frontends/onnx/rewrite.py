@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from bnfold.frontends.onnx.apply import Edits, NewTensor, Overflow
+from bnfold.core.fitting import Overflow
+from bnfold.frontends.onnx.apply import Edits, NewTensor
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, MemoryBulk, ScaledBulk
 from bnfold.frontends.onnx.nodes import Network, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs

@@ -25,8 +25,8 @@ except ImportError as error:
 from bnfold.frontends.onnx.nodes import Network, Node, free_names, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE, NotHereError
+from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.frontends.onnx.run_weights import rounded_again, weight_names
-from bnfold.frontends.onnx.runner import to_outputs
 from bnfold.frontends.onnx.tensors import FLOATS, to_array
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
 

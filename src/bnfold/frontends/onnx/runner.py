@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
-from bnfold.frontends.onnx.fold import Pins, prepare
+from bnfold.frontends.onnx.analysis import Pins
+from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.frontends.onnx.run_weights import moved, stored_dtype, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
 from bnfold.frontends.onnx.sites import Lifted
@@ -176,19 +177,6 @@ class _Session:
         names = [output.name for output in self.session.get_outputs()]
         found = zip(names, results, strict=True)
         return [output for name, result in found for output in to_outputs(name, result)]
-
-
-def to_outputs(name: str, result: Any) -> list[Output]:
-    """A tensor is one output; of a sequence or a map, each of its parts is."""
-    if isinstance(result, list | tuple):
-        parts = [(f"{name}[{at}]", part) for at, part in enumerate(result)]
-    elif isinstance(result, Mapping):
-        parts = [(f"{name}[{key!r}]", result[key]) for key in sorted(result, key=repr)]
-    else:
-        array = np.asarray(result)
-        return [Output(name, array, "string" if array.dtype.kind in "OSU" else str(array.dtype))]
-    count = Output(f"{name} (number of parts)", np.asarray(len(parts)), "int64")
-    return [count, *(output for key, part in parts for output in to_outputs(key, part))]
 
 
 def file_runner(

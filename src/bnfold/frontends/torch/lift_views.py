@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
-from bnfold.frontends.torch.lift import Lifter, first_value, is_floating
+from bnfold.frontends.torch.lifter import Lifter, first_value, is_floating
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments
 from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
