@@ -6,11 +6,10 @@ broadcast; what would need the size is opaque.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bnfold.core import graph as g
-from bnfold.core.forest import IntArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.caffe.caffemodel import Blob
 from bnfold.frontends.caffe.memory import overwriting, shared_memory
@@ -73,10 +72,6 @@ class Lifted:
     """Per op number, for what may have to be edited or removed."""
     tensors: dict[int, int] = field(default_factory=dict)
     """The graph's tensor of each value."""
-
-
-ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]
-"""What a view does to label arrays."""
 
 
 class Lifter:

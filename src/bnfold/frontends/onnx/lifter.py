@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.constants import Constants
 from bnfold.frontends.onnx.limits import narrowing
@@ -27,7 +26,6 @@ from bnfold.frontends.onnx.tensors import FLOATS
 
 _MOST_AXES, _LONGEST_AXIS, _MOST_ELEMENTS = 16, 1 << 24, 1 << 48
 
-Apply = Callable[[Sequence[IntArray]], Sequence[IntArray]]
 Handler = Callable[["Lifter", Node], bool]
 
 
@@ -137,7 +135,7 @@ class Lifter:
         node: Node,
         inputs: Sequence[int],
         outputs: Sequence[str],
-        make: Callable[[int], Apply],
+        make: Callable[[int], lab.Apply],
     ) -> bool:
         """Add an op that moves values; `make` gives it for each choice of the open dimensions."""
         varying = self._moved_alike(inputs, outputs, make)
@@ -149,7 +147,7 @@ class Lifter:
         return self.emit(node, view, inputs, varying, outputs=outputs) is not None
 
     def _moved_alike(
-        self, inputs: Sequence[int], outputs: Sequence[str], make: Callable[[int], Apply]
+        self, inputs: Sequence[int], outputs: Sequence[str], make: Callable[[int], lab.Apply]
     ) -> list[frozenset[int]] | None:
         """The varying axes of the outputs, if the labels come out the same for all choices.
 
