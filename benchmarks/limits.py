@@ -111,7 +111,7 @@ def measure(kind: str, depth: int, width: int) -> dict[str, Any]:
         "depth": depth,
         "width": width,
         "nodes": len(graph.ops),
-        "channels": sum(op.role.channels for op in graph.ops if isinstance(op.role, g.AffineStep)),
+        "channels": sum(step.channels for _, _, step in graph.steps()),
         "removed": len(plan.removed),
         "kept": len(plan.kept),
         "seconds": seconds,

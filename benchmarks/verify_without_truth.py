@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from tests.verify.without_truth import FORMS, draw
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import bnfold
 from bnfold.core import graph as g
 from bnfold.core.plan import make_plan
-from bnfold.network import INPUT, OUTPUT, State, draw
+from bnfold.network import INPUT, OUTPUT, Network, State, draw
+from tests.page.support import NASTY, made_up
 
 
 def padded() -> nn.Sequential:
@@ -67,7 +72,31 @@ def test_a_helper_without_a_kind_is_part_of_the_op_behind_it() -> None:
     ]
 
 
-def test_the_network_is_no_part_of_the_document_or_of_equality() -> None:
+def test_the_document_keeps_the_network_and_equality_does_not_look_at_it() -> None:
     report = bnfold.inspect(padded(), torch.rand(1, 3, 5, 5))
     again = bnfold.FoldReport.from_json(report.to_json())
-    assert again == report and again.network is None and report.network is not None
+    assert again.network == report.network is not None
+    assert again.to_html() == report.to_html()
+    assert replace(report, network=None) == report
+
+
+def test_a_document_from_before_it_had_networks_is_read() -> None:
+    document = bnfold.inspect(padded(), torch.rand(1, 3, 5, 5)).to_dict()
+    del document["network"]
+    assert bnfold.FoldReport.from_json(json.dumps(document)).network is None
+    document["network"] = None
+    assert bnfold.FoldReport.from_json(json.dumps(document)).network is None
+
+
+def test_every_state_survives_the_document() -> None:
+    network = made_up(40, names=NASTY).network
+    assert network is not None
+    assert {node.state for node in network.before} == set(State)
+    assert Network.from_dict(json.loads(json.dumps(network.to_dict()))) == network
+
+
+@pytest.mark.parametrize("inputs", [[0], [1], [-1], [2, 0]])
+def test_a_network_that_runs_backwards_is_refused(inputs: list[int]) -> None:
+    nodes = [{"name": "a", "kind": "Conv", "inputs": inputs}, {"name": "b", "kind": "Conv"}]
+    with pytest.raises(ValueError, match="'a' reads a node"):
+        Network.from_dict({"before": nodes})

@@ -83,7 +83,8 @@ def test_fold_signature() -> None:
         " inplace: 'bool' = False, clip: 'ClipMode' = 'auto', verify: 'bool' = True,"
         " keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
-        " phase: \"Literal['test'] | None\" = None) -> 'FoldResult'"
+        " phase: \"Literal['test'] | None\" = None, weights: 'Weights' = 'stored')"
+        " -> 'FoldResult[Any]'"
     )
 
 
@@ -91,7 +92,8 @@ def test_inspect_signature() -> None:
     assert str(inspect.signature(bnfold.inspect)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
         " clip: 'ClipMode' = 'auto', keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
-        " phase: \"Literal['test'] | None\" = None) -> 'FoldReport'"
+        " phase: \"Literal['test'] | None\" = None, weights: 'Weights' = 'stored')"
+        " -> 'FoldReport'"
     )
 
 
@@ -106,7 +108,7 @@ def test_bench_signature() -> None:
         " batch: 'int | Sequence[int] | None' = None,"
         " threads: 'int | Sequence[int] | None' = None,"
         " seconds: 'float' = 3.0, rounds: 'int | None' = None, clip: 'ClipMode' = 'auto',"
-        " progress: 'Progress | None' = None) -> 'BenchResult'"
+        " progress: 'Progress | None' = None, found: 'Found | None' = None) -> 'BenchResult'"
     )
 
 

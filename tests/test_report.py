@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from bnfold import FoldReport, FoldResult, Item, Kept, Reason, Removed
+from tests.page.support import made_up
 
 REPORT = FoldReport(
     (
@@ -43,6 +44,10 @@ def schema() -> dict[str, Any]:
         (("items", 2, "into"), ["conv"]),
         (("items", 0, "channels"), "16"),
         (("difference",), {"absolute": 0.0}),
+        (("network",), {"before": [{"name": "a"}]}),
+        (("network",), {"before": [{"name": "a", "kind": "b", "state": "gone"}]}),
+        (("network",), {"before": [{"name": "a", "kind": "b", "inputs": [-1]}]}),
+        (("network",), {}),
     ],
 )
 def test_schema_rejects(path: tuple[Any, ...], value: Any) -> None:
@@ -54,6 +59,15 @@ def test_schema_rejects(path: tuple[Any, ...], value: Any) -> None:
     place[last] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, schema())
+
+
+def test_the_schema_describes_a_network() -> None:
+    report = made_up(60)
+    document = json.loads(report.to_json())
+    assert len(document["network"]["before"]) > 60
+    jsonschema.validate(document, schema())
+    del document["network"]  # documents from before there was one
+    jsonschema.validate(document, schema())
 
 
 @pytest.mark.parametrize("text", ["{}", '{"schema": "bnfold.report/2"}', "[", "{"])

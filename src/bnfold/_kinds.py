@@ -14,7 +14,7 @@ from typing import Any
 from bnfold.errors import UnsupportedModelError
 from bnfold.formats import ModelKind, kind_of_file
 
-__all__ = ["ModelKind", "caffe_files", "folded_beside", "kind_of", "renamed"]
+__all__ = ["ModelKind", "caffe_files", "folded_beside", "kind_of", "opened", "renamed"]
 
 
 _CLASSES = {
@@ -46,6 +46,13 @@ def kind_of(model: Any) -> ModelKind:
         f"{type(model).__module__}.{type(model).__qualname__} is not a model that bnfold knows",
         f"pass one of: {', '.join(kind.value for kind in ModelKind)}",
     )
+
+
+def opened(kind: ModelKind, model: Any) -> Any:
+    """The model as a frontend takes it: a path, both paths, or what is in memory."""
+    if kind is ModelKind.CAFFE_FILES:
+        return caffe_files(model)
+    return Path(model) if kind is ModelKind.ONNX_FILE else model
 
 
 def caffe_files(model: Any) -> tuple[Path, Path]:

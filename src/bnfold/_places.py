@@ -14,7 +14,7 @@ there; a run that is killed between two of these moves (less than a millisecond,
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -155,3 +155,20 @@ def shortened(path: Path) -> str:
 
 
 _SHOWN = 120
+
+
+def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: str = "-o") -> None:
+    """Let `write` fill a file that appears at `output` only when it is complete."""
+    part = part_beside(output)
+    try:
+        with part.open("xb") as file:
+            write(file)
+            sync_file(file, replaces=os.path.lexists(output))
+        put_in_place((part, output))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"{output} could not be written: {reason}", f"choose another place with {option}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -15,3 +15,13 @@ def shortened(name: str, width: int) -> str:
         return name
     room = max(width - 3, 2)
     return f"{name[: (room + 1) // 2]}...{name[len(name) - room // 2 :]}"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 97.5 MB."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"

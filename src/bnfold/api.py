@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
-from bnfold._kinds import ModelKind, caffe_files, folded_beside, kind_of
-from bnfold.errors import UsageError
+from bnfold._kinds import folded_beside, kind_of, opened
+from bnfold._storage import Weights
+from bnfold.core.modes import ClipMode
+from bnfold.frontend import Frontend, Request, check, frontend_of
 from bnfold.report import FoldReport
 
-ClipMode = Literal["auto", "always", "never"]
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+    from torch import nn
+    from torch.export import ExportedProgram
+
+Pathlike = str | os.PathLike[str]
+Model = TypeVar("Model", covariant=True)
+Module = TypeVar("Module", bound="nn.Module")
+Graph = TypeVar("Graph", bound="ExportedProgram | onnx.ModelProto | onnx_ir.Model")
 
 
-class FoldResult(NamedTuple):
-    """The folded model and what was done."""
+class FoldResult(NamedTuple, Generic[Model]):
+    """The folded model and what was done; to type checkers, a `FoldResult[ResNet]` of a ResNet."""
 
-    model: Any
+    model: Model
     """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
@@ -26,6 +39,39 @@ class FoldResult(NamedTuple):
         return self.report._repr_html_()
 
 
+@overload
+def fold(
+    model: Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any] = (),
+    inplace: bool = False,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    keep: Sequence[str] = (),
+    entry: Sequence[str] = (),
+) -> FoldResult[Module]: ...
+@overload
+def fold(
+    model: Graph,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    weights: Weights = "stored",
+) -> FoldResult[Graph]: ...
+@overload
+def fold(
+    model: Pathlike | tuple[Pathlike, Pathlike],
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    clip: ClipMode = "auto",
+    verify: bool = True,
+    output: Pathlike | None = None,
+    force: bool = False,
+    phase: Literal["test"] | None = None,
+    weights: Weights = "stored",
+) -> FoldResult[Path]: ...
 def fold(
     model: Any,
     inputs: Any = None,
@@ -39,7 +85,8 @@ def fold(
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     phase: Literal["test"] | None = None,
-) -> FoldResult:
+    weights: Weights = "stored",
+) -> FoldResult[Any]:
     """Remove every BatchNorm (and other constant per-channel affine step) that can go exactly.
 
     Args:
@@ -70,6 +117,10 @@ def fold(
         force: For a path, overwrite the output if it exists.
         phase: For Caffe, "test" folds what the TEST phase computes of a file that has layers for
             training, too; without it such a file is refused.
+        weights: For ONNX and Caffe, how weights that change are stored whose storage is coarser
+            than the network's arithmetic, as float16 is in a Caffe file: "stored" rounds them to
+            that once more, and a note says so; "float32" stores them in float32. What does not
+            change stays as it is.
 
     Returns:
         The folded model, of the same class, and the report. For a path, the path of the output.
@@ -80,43 +131,27 @@ def fold(
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
         ModelUnreadableError: The file is missing or damaged, or not what its name says.
         NotProvenError: The model differs from itself, so no fold of it can be proven.
-        UsageError: `clip` is not one of its three values, an option means nothing for this kind
-            of model, or the output exists or cannot be written.
+        UsageError: `clip` or `weights` is not one of its values, an option means nothing for this
+            kind of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
-    _check_clip(clip)
-    kind = kind_of(model)
-    _check_options(
-        kind,
-        inputs,
+    request = Request(
+        inputs=inputs,
         also=also,
+        inplace=inplace,
+        clip=clip,
+        verify=verify,
         keep=keep,
         entry=entry,
-        inplace=inplace,
-        output=output,
+        output=None if output is None else Path(output),
         force=force,
         phase=phase,
+        weights=weights,
     )
-    if kind is ModelKind.CAFFE_FILES:
-        return _fold_caffe(model, clip, output, force=force, phase=phase)
-    if kind in _ONNX:
-        return _fold_onnx(kind, model, inputs, clip, output, force=force)
-    from bnfold.frontends import torch as frontend
-
-    if kind is ModelKind.MODULE:
-        return FoldResult(
-            *frontend.fold_module(
-                model,
-                inputs,
-                also=also,
-                inplace=inplace,
-                clip=clip,
-                verify=verify,
-                keep=keep,
-                entry=entry,
-            )
-        )
-    return FoldResult(*frontend.fold_program(model, clip=clip, verify=verify))
+    frontend, model, request = _asked(model, request)
+    frontend.check(model, request)
+    with closing(frontend.fold(model, request)) as folded:
+        return FoldResult(folded.deliver(), folded.report)
 
 
 def inspect(
@@ -128,101 +163,23 @@ def inspect(
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
     phase: Literal["test"] | None = None,
+    weights: Weights = "stored",
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
-    _check_clip(clip)
-    kind = kind_of(model)
-    _check_options(kind, inputs, also=also, keep=keep, entry=entry, phase=phase)
-    if kind is ModelKind.CAFFE_FILES:
-        from bnfold.frontends import caffe
-
-        return caffe.inspect_files(*caffe_files(model), clip=clip, phase=phase)
-    if kind in _ONNX:
-        from bnfold.frontends import onnx
-
-        return onnx.inspect_model(model, inputs, clip=clip)
-    from bnfold.frontends import torch as frontend
-
-    if kind is ModelKind.MODULE:
-        return frontend.inspect_module(model, inputs, also=also, clip=clip, keep=keep, entry=entry)
-    return frontend.inspect_program(model, clip=clip)
-
-
-_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
-
-
-def _fold_onnx(
-    kind: ModelKind,
-    model: Any,
-    inputs: Mapping[str, Sequence[int]] | None,
-    clip: ClipMode,
-    output: str | os.PathLike[str] | None,
-    *,
-    force: bool,
-) -> FoldResult:
-    from bnfold.frontends import onnx
-
-    if kind is ModelKind.ONNX_FILE:
-        path = Path(model)
-        target = folded_beside(path, ".onnx") if output is None else Path(output)
-        report = onnx.fold_file(path, target, inputs, clip=clip, force=force)
-        return FoldResult(target, report)
-    return FoldResult(*onnx.fold_model(model, inputs, clip=clip))
-
-
-def _fold_caffe(
-    model: Any,
-    clip: ClipMode,
-    output: str | os.PathLike[str] | None,
-    *,
-    force: bool,
-    phase: Literal["test"] | None,
-) -> FoldResult:
-    from bnfold.frontends import caffe
-
-    network, weights = caffe_files(model)
-    target = folded_beside(network, ".prototxt") if output is None else Path(output)
-    return FoldResult(
-        *caffe.fold_files(network, weights, target, clip=clip, force=force, phase=phase)
+    request = Request(
+        inputs=inputs, also=also, clip=clip, keep=keep, entry=entry, phase=phase, weights=weights
     )
+    frontend, model, request = _asked(model, request)
+    return frontend.inspect(model, request).report
 
 
-def _check_clip(clip: str) -> None:
-    if clip not in get_args(ClipMode):
-        raise UsageError(f"clip={clip!r} is not known", "use 'auto', 'always' or 'never'")
-
-
-def _check_options(
-    kind: ModelKind,
-    inputs: Any,
-    *,
-    also: Sequence[Any],
-    keep: Sequence[str] = (),
-    entry: Sequence[str] = (),
-    inplace: bool = False,
-    output: object = None,
-    force: bool = False,
-    phase: str | None = None,
-) -> None:
-    """Raise UsageError for options that mean nothing for this kind of model."""
-    is_module = kind is ModelKind.MODULE
-    meaningless = {
-        "also": not is_module and len(also) > 0,
-        "entry": bool(entry) and not is_module,
-        "keep": bool(keep) and not is_module,
-        "inplace": inplace and not is_module,
-        "output": output is not None and not kind.is_file,
-        "force": force and not kind.is_file,
-        "inputs": inputs is not None and kind is ModelKind.CAFFE_FILES,
-        "phase": phase is not None and kind is not ModelKind.CAFFE_FILES,
-    }
-    for option, is_given in meaningless.items():
-        if is_given:
-            raise UsageError(
-                f"{option} means nothing for this kind of model ({kind.value})", "leave it out"
-            )
-    if inputs is not None and kind in _ONNX and not isinstance(inputs, Mapping):
-        raise UsageError(
-            "inputs of an ONNX model are shapes by name",
-            "pass a mapping like {'input': (1, 3, 224, 224)}, or leave them out",
-        )
+def _asked(model: Any, request: Request) -> tuple[Frontend, Any, Request]:
+    """Who answers, the model as it is taken there, and where a file goes if nobody says."""
+    kind = kind_of(model)
+    check(kind, request)
+    frontend = frontend_of(kind)
+    given = opened(kind, model)
+    if kind.is_file and request.output is None:
+        named = given if isinstance(given, Path) else given[0]
+        request = replace(request, output=folded_beside(named, kind.suffix))
+    return frontend, given, request

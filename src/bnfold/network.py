@@ -77,8 +77,27 @@ class Network:
         return tuple(nodes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `after` follows from it."""
-        return {"before": [node._asdict() for node in self.before]}
+        """Plain data for JSON, without what is as usual; `after` follows from it."""
+        return {"before": [_plain(node) for node in self.before]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Network:
+        """The inverse of `to_dict`. Raises ValueError where a node reads one that comes later."""
+        nodes: list[NetworkNode] = []
+        for entry in data["before"]:
+            inputs = tuple(entry.get("inputs", ()))
+            if not all(0 <= number < len(nodes) for number in inputs):
+                raise ValueError(f"{entry['name']!r} reads a node that does not come before it")
+            state = State(entry.get("state", State.PLAIN))
+            blocker, item = entry.get("blocker", False), entry.get("item")
+            nodes.append(NetworkNode(entry["name"], entry["kind"], inputs, state, blocker, item))
+        return cls(tuple(nodes))
+
+
+def _plain(node: NetworkNode) -> dict[str, Any]:
+    usual = NetworkNode._field_defaults
+    fields = {name: at for name, at in node._asdict().items() if at != usual.get(name, ...)}
+    return {name: list(at) if name == "inputs" else at for name, at in fields.items()}
 
 
 def op_counts(nodes: Iterable[NetworkNode]) -> Counter[str]:
@@ -128,7 +147,7 @@ def _node(
     read = [maker.get(tensor) for part in parts for tensor in graph.ops[part].inputs]
     inputs = tuple(dict.fromkeys(node for node in read if node is not None))
     kind, item = op.kind, None
-    if isinstance(op.role, g.AffineStep):
+    if isinstance(op.role, g.Step):
         kind = op.role.kind
         item = op.name if op.name in items else None
     state = _state(plan, parts)

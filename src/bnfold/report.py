@@ -125,7 +125,7 @@ class FoldReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of what took part."""
     network: Network | None = field(default=None, compare=False, repr=False)
-    """The network, to be drawn; not part of the JSON document."""
+    """The network, to be drawn."""
     verdict: VerifyResult | None = None
     """What running the original and the folded model showed; None if they were not run."""
     unverified: str | None = None
@@ -168,6 +168,7 @@ class FoldReport:
             "clips": list(self.clips),
             "notes": list(self.notes),
             "versions": dict(self.versions),
+            "network": None if self.network is None else self.network.to_dict(),
             "verify": None if self.verdict is None else self.verdict.to_dict(),
             "unverified": self.unverified,
         }
@@ -190,6 +191,7 @@ class FoldReport:
             tuple(data["clips"]),
             tuple(data["notes"]),
             dict(data["versions"]),
+            _network(data.get("network")),  # younger than the schema
             verdict=_verdict(data.get("verify")),
             unverified=data.get("unverified"),
         )
@@ -206,6 +208,8 @@ class FoldReport:
         bench: BenchResult | None = None,
         hashes: Mapping[str, str] | None = None,
         title: str = "",
+        ops: tuple[Mapping[str, int], Mapping[str, int]] | None = None,
+        sizes: tuple[int, int | None] | None = None,
     ) -> str:
         """The report as a page: one HTML document that loads nothing, the network drawn in it.
 
@@ -216,10 +220,14 @@ class FoldReport:
             bench: What `bnfold.bench` measured.
             hashes: SHA-256 of the files that took part, by name.
             title: What the page is about: the model's name.
+            ops: How many ops of each type there are, before and after; if left out, they are
+                counted in `network`.
+            sizes: Bytes of the model's files, before and after; None: nothing was written.
         """
+        from bnfold.page.data import Facts
         from bnfold.page.render import render
 
-        return render(self, title=title, bench=bench, hashes=hashes or {})
+        return render(self, Facts(title, bench, hashes or {}, ops, sizes))
 
     def __str__(self) -> str:
         return self.table()
@@ -228,6 +236,14 @@ class FoldReport:
         from bnfold import _render
 
         return _render.html(self)
+
+
+def _network(data: Mapping[str, Any] | None) -> Network | None:
+    if data is None:
+        return None
+    from bnfold.network import Network
+
+    return Network.from_dict(data)
 
 
 def _verdict(data: Mapping[str, Any] | None) -> VerifyResult | None:

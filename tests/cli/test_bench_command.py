@@ -100,7 +100,20 @@ def test_slower_is_one_and_the_chart_is_there(
     assert main(["bench", str(program), str(program), "--chart", str(chart)]) == 1
     assert "20.0% more time" in capsys.readouterr().out
     assert chart.read_text().startswith("<svg")
-    assert main(["bench", str(program), "--chart", str(chart)]) == 2  # not overwritten unasked
+
+
+@pytest.mark.parametrize("place", ["chart.svg", "chart.png", "folder.svg", "nowhere/chart.svg"])
+def test_where_the_chart_cannot_go(
+    program: Path, asked: dict[str, Any], capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Nothing is measured, nothing is overwritten, and the option that is meant is named."""
+    (program.parent / "chart.svg").write_text("mine")
+    (program.parent / "folder.svg").mkdir()
+    assert main(["bench", str(program), "--chart", str(program.parent / place)]) == 2
+    error = capsys.readouterr().err
+    assert "model" not in asked and (program.parent / "chart.svg").read_text() == "mine"
+    assert " -o" not in error
+    assert ("--chart" in error) == (place != "chart.png")
 
 
 def test_json_is_the_result(
@@ -118,7 +131,7 @@ def test_options_reach_the_call(asked: dict[str, Any]) -> None:
     assert (asked["dtype"], asked["layout"]) == (("float32", "bfloat16"), "channels_last")
     assert asked["runtimes"] == ("eager", "compile")
     assert (asked["against"], asked["rounds"], asked["clip"]) == (("torch.fx",), 7, "never")
-    assert asked["inputs"][0].shape == (2, 3, 6, 6)
+    assert asked["inputs"][0][0].shape == (2, 3, 6, 6)
     assert asked["folded"] is None
 
 

@@ -98,7 +98,19 @@ def test_without_onnx_runtime_float64_is_enough(capsys, folder, monkeypatch):
     assert any("onnxruntime is not installed" in note for note in document["notes"])
 
 
+def test_without_pytorch_numpy_runs_usual_networks_in_float64(capsys, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["fold", "net.onnx", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)["verify"]
+    assert document["equal"] and document["truth"] == "float64" and document["layers"]
+
+
 def test_without_pytorch_the_last_bits_of_the_inputs_decide(capsys, folder, monkeypatch):
+    s = Sketch("N", 3, "H", "W")
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Softplus")
+    onnx.save(s.model(), "net.onnx")
     monkeypatch.delitem(sys.modules, "bnfold.frontends.onnx.run_exact", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fold", "net.onnx", "--json"]) == 0

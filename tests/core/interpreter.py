@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import LinearEdit, Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 
 Array = NDArray[np.float64]
@@ -259,6 +259,11 @@ class Network:
         )
         return self.add(law, [x], [self.shape(x)], name=name)[0]
 
+    def refused(self, x: int, reason: Reason, *, name: str | None = None) -> int:
+        """A step that nothing is known of; here, it passes its input on."""
+        role = g.RefusedStep(g.Refusal(reason))
+        return self.add(role, [x], [self.shape(x)], name=name, function=list)[0]
+
     def clip(
         self,
         x: int,
@@ -450,14 +455,14 @@ def apply_plan(network: Network, plan: Plan) -> Network:
     for number, op in enumerate(graph.ops):
         role = op.role
         if number in plan.removed:
-            assert isinstance(role, g.AffineStep) and role.removable
+            assert isinstance(role, g.AffineStep) and role.is_wanted
             assert graph.shapes[op.inputs[0]] == graph.shapes[op.outputs[0]]
             folded.graph.ops[number] = replace(op, role=g.View(lambda values: values))
         elif number in plan.affine:
             assert isinstance(role, g.AffineStep)
             edit = plan.affine[number]
-            assert role.scale_editable or close(edit.scale, role.scale), op.name
-            assert role.shift_editable or close(edit.shift, role.shift), op.name
+            assert role.factors is g.Parameter.EDITABLE or close(edit.scale, role.scale), op.name
+            assert role.summands is g.Parameter.EDITABLE or close(edit.shift, role.shift), op.name
             edited = replace(role, scale=edit.scale, shift=edit.shift)
             folded.graph.ops[number] = replace(op, role=edited)
         elif number in plan.clip:
@@ -525,11 +530,7 @@ def assert_fold_is_exact(
 ) -> Plan:
     """Fold, compare all outputs on random inputs, and return the plan."""
     plan = make_plan(network.graph, clip=clip, banned=banned)
-    steps = {
-        number
-        for number, op in enumerate(network.graph.ops)
-        if isinstance(op.role, g.AffineStep) and (op.role.removable or op.role.refusal)
-    }
+    steps = {number for number, _, step in network.graph.steps() if step.is_reported}
     assert set(plan.removed) | set(plan.kept) == steps
     assert not set(plan.removed) & set(plan.kept)
     folded = apply_plan(network, plan)

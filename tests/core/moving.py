@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.core import graph as g
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import AffineEdit, LinearEdit, Plan, make_plan
-from bnfold.core.removal import ClipMode
 
 
 def moved(graph: g.Graph, number: int) -> g.Graph:

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(4)
 K = RNG.standard_normal((4, 3, 3, 1, 1))
 WIDE = RNG.standard_normal((3, 3, 3, 3))
 A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
-FIXED = {"removable": False, "scale_editable": False, "shift_editable": False}
+FIXED = {"removal": g.Removal.UNASKED, "factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 
 
 def bn(net: Network, x: int, **options) -> int:
@@ -131,7 +131,7 @@ def test_a_clip_that_is_not_to_change_is_named():
 
 def test_a_step_never_blames_itself():
     net = Network()
-    x = bn(net, net.input(2, 3, 5, 5), shift_editable=False)
+    x = bn(net, net.input(2, 3, 5, 5), summands=g.Parameter.FIXED)
     net.output(net.leaky(x, name="leaky"))
     (obstacle,) = assert_fold_is_exact(net).kept.values()
     assert obstacle.blocker != "bn"
@@ -139,7 +139,7 @@ def test_a_step_never_blames_itself():
 
 def test_a_refused_step_names_nobody():
     net = Network()
-    x = bn(net, net.conv(net.input(2, 3, 5, 5), K[0]), refusal=(Reason.BAD_STATISTICS, None))
+    x = bn(net, net.conv(net.input(2, 3, 5, 5), K[0]), removal=g.Refusal(Reason.BAD_STATISTICS))
     plan = assert_fold_is_exact(net.output(x))
     assert plan.kept == {1: Obstacle(Reason.BAD_STATISTICS, None)}
 

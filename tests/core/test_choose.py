@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnfold.core import graph as g
 from bnfold.core.graph import Linear
 from bnfold.core.plan import make_plan
 from bnfold.core.reasons import Reason
@@ -95,7 +96,7 @@ class TestScales:
         """The inverse is 0, so that nobody looks; whoever asks for the scale gets 1."""
         net = Network()
         x = net.affine(net.input(1, 3, 4, 4), [1.5, 0.0, 0.25], B, name="bn")
-        net.output(net.affine(x, A, B, name="kept", refusal=(Reason.HOOK, None)))
+        net.output(net.affine(x, A, B, name="kept", removal=g.Refusal(Reason.HOOK)))
         edit = assert_fold_is_exact(net).affine[1]
         assert edit.scale.reshape(-1)[1] == 0.0
         assert edit.input_scale.reshape(-1)[1] == 1.0

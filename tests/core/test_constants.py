@@ -166,11 +166,11 @@ class TestMustStay:
         plan = assert_fold_is_exact(net.output(net.conv(x, RNG.standard_normal((2, 6, 1, 1)))))
         assert not any(edit.zeroed.any() for edit in plan.linear.values())
 
-    def test_an_opaque_step_takes_no_constant(self):
+    def test_a_refused_step_takes_no_constant(self):
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
-        y = net.affine(x, [1.0, 2.0, 3.0], SHIFT, opaque=True, removable=False)
-        assert reasons(net, y) == {Reason.ZERO_GAMMA}
+        y = net.refused(x, Reason.NOT_CONSTANT)
+        assert reasons(net, y) == {Reason.ZERO_GAMMA, Reason.NOT_CONSTANT}
 
     @pytest.mark.parametrize("channel", [0, 1])
     @pytest.mark.parametrize("weight", [g.Weight.FIXED, g.Weight.SIGNS])
@@ -232,7 +232,7 @@ class TestMustStay:
         """a' = 0 would be needed, and a is not ours to change."""
         net = Network()
         x = bn(net, net.input(2, 2, 3, 3), [0.0, 2.0], [0.7, 0.3], "bn")
-        x = net.affine(x, [3.0, 0.0], [0.2, 0.9], name="kept", scale_editable=False)
+        x = net.affine(x, [3.0, 0.0], [0.2, 0.9], name="kept", factors=g.Parameter.FIXED)
         assert "bn" not in removed(net, x)
 
     def test_a_constant_does_not_enter_a_step_without_summands(self):
@@ -240,7 +240,12 @@ class TestMustStay:
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
         x = net.affine(
-            x, [2.0, -3.0, 0.5], [0] * 3, name="quotient", removable=False, shift_editable=False
+            x,
+            [2.0, -3.0, 0.5],
+            [0] * 3,
+            name="quotient",
+            removal=g.Removal.UNASKED,
+            summands=g.Parameter.FIXED,
         )
         assert reasons(net, reader(net, x)) == {Reason.ZERO_GAMMA}
 
@@ -391,7 +396,7 @@ class TestAtConsumers:
     def test_an_affine_step_that_stays(self):
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), name="one")
-        x = net.affine(x, [2.0, -3.0, 0.5], SHIFT, name="kept", refusal=(Reason.HOOK, None))
+        x = net.affine(x, [2.0, -3.0, 0.5], SHIFT, name="kept", removal=g.Refusal(Reason.HOOK))
         assert removed(net, x) == ["one"]
 
     def test_a_grouped_reader(self):

@@ -283,26 +283,34 @@ class TestAffine:
 
     def test_a_refused_step_stays_with_its_reason(self):
         net = Network()
-        x = bn(net, image(net), refusal=(Reason.MODULE_DOES_MORE, None))
+        x = bn(net, image(net), removal=g.Refusal(Reason.MODULE_DOES_MORE))
         stays(net, x, reason=Reason.MODULE_DOES_MORE)
 
     def test_statistics_of_the_batch_let_nothing_through(self):
         net = Network()
         x = bn(net, image(net), "before")
-        x = bn(net, x, opaque=True, refusal=(Reason.BATCH_STATISTICS, None))
+        x = net.refused(x, Reason.BATCH_STATISTICS)
         plan = assert_fold_is_exact(net.output(x))
         assert removed_names(net, plan) == ["before"]
 
     def test_a_step_that_cannot_be_edited_passes_no_scale_of_its_own(self):
         net = Network()
-        fixed = {"removable": False, "scale_editable": False, "shift_editable": False}
+        fixed = {
+            "removal": g.Removal.UNASKED,
+            "factors": g.Parameter.FIXED,
+            "summands": g.Parameter.FIXED,
+        }
         x = bn(net, net.input(2, 3, 4, 4), "bn")
         x = net.affine(x, A[3], B[3], name="fixed", **fixed)
         stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="fixed")
 
     def test_a_fixed_summand_passes_no_scale(self):
         net = Network()
-        fixed = {"removable": False, "scale_editable": False, "shift_editable": False}
+        fixed = {
+            "removal": g.Removal.UNASKED,
+            "factors": g.Parameter.FIXED,
+            "summands": g.Parameter.FIXED,
+        }
         x = bn(net, net.input(2, 3, 4, 4), "bn")
         x = net.affine(x, [1, 1, 1], [0, 0.5, 0], name="fixed", **fixed)
         stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="fixed")
@@ -340,14 +348,22 @@ class TestAffine:
 
     def test_a_scale_passes_a_fixed_factor(self):
         net = Network()
-        fixed = {"removable": False, "scale_editable": False, "shift_editable": False}
+        fixed = {
+            "removal": g.Removal.UNASKED,
+            "factors": g.Parameter.FIXED,
+            "summands": g.Parameter.FIXED,
+        }
         x = scale_only(net, net.input(2, 3, 4, 4))
         x = net.affine(x, A[3], [0, 0, 0], name="fixed", **fixed)
         goes(net, conv(net, x))
 
     def test_a_shift_passes_a_fixed_summand(self):
         net = Network()
-        fixed = {"removable": False, "scale_editable": False, "shift_editable": False}
+        fixed = {
+            "removal": g.Removal.UNASKED,
+            "factors": g.Parameter.FIXED,
+            "summands": g.Parameter.FIXED,
+        }
         x = net.affine(net.input(2, 3, 4, 4), [1, 1, 1], B[3])
         x = net.affine(x, [1, 1, 1], A[3], name="fixed", **fixed)
         goes(net, conv(net, x))
@@ -355,7 +371,9 @@ class TestAffine:
     def test_one_editable_constant_is_enough_for_what_it_can_hold(self):
         net = Network()
         x = net.affine(net.input(2, 3, 4, 4), [1, 1, 1], B[3], name="bn")
-        x = net.affine(x, A[3], [0, 0, 0], name="kept", removable=False, scale_editable=False)
+        x = net.affine(
+            x, A[3], [0, 0, 0], name="kept", removal=g.Removal.UNASKED, factors=g.Parameter.FIXED
+        )
         plan = goes(net, x)
         assert plan.affine[1].shift.reshape(-1).tolist() == pytest.approx(
             np.multiply(A[3], B[3]).tolist()

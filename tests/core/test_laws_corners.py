@@ -28,13 +28,15 @@ def scaled(net: Network, x: int, scale, name: str = "bn") -> int:
 
 def step(net: Network, x: int, scale, shift, *, name: str = "step", **role) -> int:
     """An affine step that must stay."""
-    return net.affine(x, scale, shift, name=name, removable=False, **role)
+    return net.affine(x, scale, shift, name=name, removal=g.Removal.UNASKED, **role)
 
 
 def numbers(net: Network, x: int, scale: float, shift: float, **role) -> int:
     """One that must stay, with the same two numbers for all channels."""
     four = (1, 1, 1, 1)
-    law = g.AffineStep(np.full(four, scale), np.full(four, shift), removable=False, **role)
+    law = g.AffineStep(
+        np.full(four, scale), np.full(four, shift), removal=g.Removal.UNASKED, **role
+    )
     return net.add(law, [x], [net.shape(x)], name="step")[0]
 
 
@@ -134,7 +136,7 @@ class TestLinear:
 class TestFixedStep:
     """Steps that stay and have no room for other constants."""
 
-    FIXED = {"scale_editable": False, "shift_editable": False}
+    FIXED = {"factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 
     def test_a_scale_does_not_pass_a_summand(self):
         net = Network()
@@ -150,19 +152,25 @@ class TestFixedStep:
     def test_a_scale_does_not_pass_a_summand_that_may_be_another(self):
         net = Network()
         x = scale_only(net, net.input(2, 3, 4, 4))
-        x = step(net, x, [1] * 3, [0] * 3, shift_known=False, **self.FIXED)
+        x = step(net, x, [1] * 3, [0] * 3, **{**self.FIXED, "summands": g.Parameter.UNKNOWN})
         stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="step")
 
     def test_a_shift_does_not_pass_a_factor_that_may_be_another(self):
         net = Network()
         x = shift_only(net, net.input(2, 3, 4, 4))
-        x = step(net, x, [1, 2, 0], [0] * 3, scale_known=False, **self.FIXED)
+        x = step(net, x, [1, 2, 0], [0] * 3, **{**self.FIXED, "factors": g.Parameter.UNKNOWN})
         stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="step")
 
     def test_a_scale_passes_a_factor_that_may_be_another(self):
         net = Network()
         x = scale_only(net, net.input(2, 3, 4, 4))
-        goes(net, conv(net, step(net, x, [1, 2, 0], [0] * 3, scale_known=False, **self.FIXED)))
+        goes(
+            net,
+            conv(
+                net,
+                step(net, x, [1, 2, 0], [0] * 3, **{**self.FIXED, "factors": g.Parameter.UNKNOWN}),
+            ),
+        )
 
     @pytest.mark.parametrize("scale", [[1, 2, 1], [2, -3, 0.5], [1, 1, 1]])
     def test_a_shift_passes_known_factors(self, scale):
@@ -178,30 +186,30 @@ class TestFixedStep:
     def test_a_scale_goes_into_factors_alone(self):
         net = Network()
         x = scale_only(net, net.input(2, 3, 4, 4))
-        goes(net, net.sigmoid(step(net, x, [1] * 3, B[3], shift_editable=False)))
+        goes(net, net.sigmoid(step(net, x, [1] * 3, B[3], summands=g.Parameter.FIXED)))
 
     def test_a_shift_goes_into_summands_alone(self):
         net = Network()
         x = shift_only(net, net.input(2, 3, 4, 4))
-        goes(net, net.sigmoid(step(net, x, [1] * 3, B[3], scale_editable=False)))
+        goes(net, net.sigmoid(step(net, x, [1] * 3, B[3], factors=g.Parameter.FIXED)))
 
     def test_a_constant_channel_has_any_scale(self):
         net = Network()
-        x = step(net, net.input(2, 3, 4, 4), [0, 2, 1], B[3], scale_editable=False)
+        x = step(net, net.input(2, 3, 4, 4), [0, 2, 1], B[3], factors=g.Parameter.FIXED)
         goes(net, net.sigmoid(scaled(net, x, [3, 1, 1])))
 
     def test_it_may_have_more_axes_than_its_input(self):
         net = Network()
         x = shift_only(net, net.input(3), axis=0)
         ones, shift = np.ones((4, 1)), random(4, 1)
-        law = g.AffineStep(ones, shift, removable=False, **self.FIXED)
+        law = g.AffineStep(ones, shift, removal=g.Removal.UNASKED, **self.FIXED)
         (x,) = net.add(law, [x], [(4, 3)])
         goes(net, net.matrix(x, random(2, 3)))
 
     def test_its_channels_are_told_from_the_axis_it_adds(self):
         net = Network()
         x = shift_only(net, net.input(3), axis=0)
-        law = g.AffineStep(np.ones((4, 1)), random(4, 1), removable=False, **self.FIXED)
+        law = g.AffineStep(np.ones((4, 1)), random(4, 1), removal=g.Removal.UNASKED, **self.FIXED)
         (x,) = net.add(law, [x], [(4, 3)])
         x = net.reduce(x, g.Mean, (0,), keeps_rank=True)
         goes(net, net.matrix(x, random(2, 3)))
@@ -209,7 +217,7 @@ class TestFixedStep:
     def test_constants_of_more_axes_than_the_input(self):
         net = Network()
         x = bn(net, net.input(3), axis=0)
-        law = g.AffineStep(random(2, 3), random(2, 3), removable=False)
+        law = g.AffineStep(random(2, 3), random(2, 3), removal=g.Removal.UNASKED)
         (x,) = net.add(law, [x], [(2, 3)])
         goes(net, net.matrix(x, random(2, 3)))
 
@@ -223,7 +231,7 @@ class TestFixedStep:
 class TestSharedConstants:
     """One number for all channels, or for all calls."""
 
-    PRODUCT, SUM = {"shift_editable": False}, {"scale_editable": False}
+    PRODUCT, SUM = {"summands": g.Parameter.FIXED}, {"factors": g.Parameter.FIXED}
 
     @pytest.mark.parametrize("before", [scale_only, shift_only])
     def test_one_pair_of_numbers_does_not_take_in_three(self, before):
@@ -320,9 +328,8 @@ class TestSharedConstants:
 class TestOpaque:
     def test_a_step_that_is_not_constant(self):
         net = Network()
-        refusal = (Reason.BATCH_STATISTICS, None)
         x = scale_only(net, net.input(2, 3, 4, 4))
-        x = net.affine(x, [1] * 3, [0] * 3, name="batch", opaque=True, refusal=refusal)
+        x = net.refused(x, Reason.BATCH_STATISTICS, name="batch")
         plan = assert_fold_is_exact(net.output(conv(net, x)))
         assert not plan.removed
         assert {(o.reason, o.blocker) for o in plan.kept.values()} == {
@@ -345,7 +352,7 @@ class TestOpaque:
     def test_too_many_combinations_of_a_step_are_not_followed(self, monkeypatch):
         monkeypatch.setattr(labels, "MAX_PAIRS", 3)
         net = Network()
-        law = g.AffineStep(random(1, 3, 4, 1), random(1, 3, 4, 1), removable=False)
+        law = g.AffineStep(random(1, 3, 4, 1), random(1, 3, 4, 1), removal=g.Removal.UNASKED)
         x = scaled(net, net.input(2, 3, 4, 4), A[3], "before")
         (x,) = net.add(law, [x], [(2, 3, 4, 4)], name="step")
         plan = assert_fold_is_exact(net.output(conv(net, x)))

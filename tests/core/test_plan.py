@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnfold.core import graph as g
 from bnfold.core.plan import AffineEdit, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact
@@ -41,7 +42,9 @@ class TestNothingToDo:
             a = np.random.default_rng(seed).uniform(0.5, 2.0)
             net = Network()
             x = net.affine(net.input(1, 3, 4, 4), [a] * 3, [0, 0, 0], name="gone")
-            x = net.affine(x, A, B, name="kept", removable=False, scale_editable=False)
+            x = net.affine(
+                x, A, B, name="kept", removal=g.Removal.UNASKED, factors=g.Parameter.FIXED
+            )
             plan = assert_fold_is_exact(net.output(net.conv(net.leaky(x), K[0])))
             for edit in plan.affine.values():
                 assert edit.scale.reshape(-1).tolist() == A
@@ -50,7 +53,7 @@ class TestNothingToDo:
         """b - a * t_x + t_y is b, and in floating point, in the last channel, it is not."""
         net = Network()
         x = net.affine(net.input(1, 3, 4, 4), [2.6, 0.6, 2.3], [-0.7, -0.5, -0.3], name="gone")
-        step = {"removable": False, "shift_editable": False}
+        step = {"removal": g.Removal.UNASKED, "summands": g.Parameter.FIXED}
         x = net.affine(x, [0.8, 2.2, 2.1], [0.4, 1.0, -0.1], name="kept", **step)
         plan = assert_fold_is_exact(net.output(net.conv(x, K[0])))
         (edit,) = plan.affine.values()

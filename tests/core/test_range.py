@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bnfold.core.binding import Binding, BoundAffine
+from bnfold.core.binding import Binding
 from bnfold.core.choose import Values, out_of_range, overgrown
 from bnfold.core.laws import bind
 from bnfold.core.plan import make_plan
@@ -41,8 +41,7 @@ class TestScale:
         x = net.affine(net.input(1, 3, 2, 2), [1.0, gamma, 1.0], [0.0, beta, 0.0], **options)
         net.output(net.conv(x, K[0]))
         binding = bind(net.graph)
-        values, bound = plain(binding), binding.bound[0]
-        assert isinstance(bound, BoundAffine)
+        values, bound = plain(binding), binding.affine[0]
         values.scale[bound.outputs[1]] = scale
         return out_of_range(binding, [0], values) == [0]
 
@@ -100,8 +99,7 @@ class TestShift:
         if reads_y:
             net.sigmoid(result)
         binding = bind(net.graph)
-        values, bound = plain(binding), binding.bound[1]
-        assert isinstance(bound, BoundAffine)
+        values, bound = plain(binding), binding.affine[1]
         values.shift[bound.inputs[1]] = x
         values.shift[bound.outputs[1]] = y
         return overgrown(binding, [1], values) == [1]
@@ -182,8 +180,7 @@ class TestWhoDidIt:
             )
         net.sigmoid(x)
         binding = bind(net.graph)
-        values, bound = plain(binding), binding.bound[1]
-        assert isinstance(bound, BoundAffine)
+        values, bound = plain(binding), binding.affine[1]
         values.shift[bound.inputs[1]] = shift
         return overgrown(binding, [1, 2], values)
 

@@ -14,7 +14,7 @@ from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, apply_plan, assert_fold_is_exact, removed_names
 from tests.core.test_laws import A, B, bn, conv, goes, image, random, stays
 
-FIXED = {"removable": False, "scale_editable": False, "shift_editable": False}
+FIXED = {"removal": g.Removal.UNASKED, "factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 
 
 def pinned(net: Network, channels: int = 3) -> int:
@@ -90,15 +90,16 @@ class TestAffineOfOneTensor:
     def test_statistics_of_the_batch_are_not_constant(self):
         net = Network()
         x = pinned(net)
-        why = (Reason.BATCH_STATISTICS, None)
-        z = net.sum(x, bn(net, x, refusal=why), name="sum")
+        z = net.sum(x, net.refused(x, Reason.BATCH_STATISTICS), name="sum")
         stays(net, conv(net, z), reason=Reason.BATCH_STATISTICS)
 
-    @pytest.mark.parametrize("known", [{"scale_known": False}, {"shift_known": False}])
+    @pytest.mark.parametrize(
+        "known", [{"factors": g.Parameter.UNKNOWN}, {"summands": g.Parameter.UNKNOWN}]
+    )
     def test_constants_that_may_change_are_not_built_on(self, known):
         net = Network()
         x = pinned(net)
-        y = net.affine(bn(net, x), [1.0] * 3, [0.0] * 3, **FIXED, **known)
+        y = net.affine(bn(net, x), [1.0] * 3, [0.0] * 3, **{**FIXED, **known})
         plan = assert_fold_is_exact(net.output(conv(net, net.sum(x, y))))
         assert not plan.removed
 
@@ -435,7 +436,7 @@ class TestCentreTap:
     def test_a_step_behind_the_convolution_that_stays(self):
         net = Network()
         x = pinned(net)
-        y = net.affine(same(net, x), [0.3, -1.2, 2.0], [0.1, 0.2, -0.3], removable=False)
+        y = net.affine(same(net, x), [0.3, -1.2, 2.0], [0.1, 0.2, -0.3], removal=g.Removal.UNASKED)
         goes(net, conv(net, net.sigmoid(net.sum(y, bn(net, x)))))
 
     def test_a_repmixer(self):
@@ -459,7 +460,7 @@ class TestCentreTap:
         """A BatchNorm that cannot be taken out can still take in its share."""
         net = Network()
         x = pinned(net)
-        z = net.sum(same(net, x, centre=None), bn(net, x, removable=False))
+        z = net.sum(same(net, x, centre=None), bn(net, x, removal=g.Removal.UNASKED))
         z = net.affine(z, [0.3, -1.2, 2.0], [0.1, 0.2, -0.3], name="lab")
         net.output(net.sigmoid(z))
         assert removed_names(net, assert_fold_is_exact(net)) == ["lab"]
@@ -493,7 +494,7 @@ class TestWhole:
         """With the sum as a whole, its input would need a shift that the first step cannot take."""
         net = Network()
         x = net.sigmoid(net.input(2, 3, 5, 5))
-        u = net.affine(x, [1.0] * 3, B[3], shift_editable=False, name="first")
+        u = net.affine(x, [1.0] * 3, B[3], summands=g.Parameter.FIXED, name="first")
         steps = [net.affine(u, [1.0] * 3, shift) for shift in ([0.2, 0.5, -0.3], [1.0, 2.0, 3.0])]
         y = conv(net, net.sum(*steps), taps=3, padding=1)
         z = net.leaky(y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.core import activations, solver
+from bnfold.core import clip_price, solver
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import make_plan
@@ -15,7 +15,7 @@ from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
 RNG = np.random.default_rng(5)
 K = RNG.standard_normal((6, 3, 3, 1, 1))
 A, B = [1.5, -0.6, 0.25], [0.3, -1.1, 0.8]
-FIXED = {"removable": False, "scale_editable": False, "shift_editable": False}
+FIXED = {"removal": g.Removal.UNASKED, "factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 
 
 def chain(names: str = "abc", **options) -> Network:
@@ -123,14 +123,18 @@ class TestRestarts:
         """Its law of staying contradicts what went before it was refused."""
         net = Network()
         x = net.affine(net.input(2, 3, 4, 4), A, B, name="first")
-        x = net.affine(x, B, A, name="second", scale_editable=False, shift_editable=False)
+        x = net.affine(
+            x, B, A, name="second", factors=g.Parameter.FIXED, summands=g.Parameter.FIXED
+        )
         plan = assert_fold_is_exact(net.output(net.sigmoid(x)))
         assert len(plan.removed) + len(plan.kept) == 2
 
     def test_kept_from_the_start_is_remembered(self):
         net = Network()
         x = net.affine(net.input(2, 3, 4, 4), A, B, name="first")
-        x = net.affine(x, B, A, name="second", scale_editable=False, shift_editable=False)
+        x = net.affine(
+            x, B, A, name="second", factors=g.Parameter.FIXED, summands=g.Parameter.FIXED
+        )
         banned = {1: Obstacle(Reason.HOOK, None)}
         plan = assert_fold_is_exact(net.output(x), banned=banned)
         assert plan.solution is not None
@@ -178,7 +182,7 @@ class TestRestarts:
         x, y, w = (net.conv(i, K[k]) for k in range(3))
         one = net.affine(net.sum(net.sum(x, y), w), [1, 1, 1], B, name="a")
         two = net.affine(
-            net.sum(net.sum(x, w), y), [1, 1, 1], A, name="b", shift_editable=False, tie="b"
+            net.sum(net.sum(x, w), y), [1, 1, 1], A, name="b", summands=g.Parameter.FIXED, tie="b"
         )
         assert_fold_is_exact(net.output(net.sigmoid(one), net.sigmoid(two)))
 
@@ -253,7 +257,7 @@ class TestClipModes:
 
     def test_auto_stops_asking_in_time(self, monkeypatch):
         assert not assert_fold_is_exact(self.residual(0.5)).kept
-        monkeypatch.setattr(activations, "_MOST_ASKED", -1)
+        monkeypatch.setattr(clip_price, "_MOST_ASKED", -1)
         plan = assert_fold_is_exact(self.residual(0.5))
         never = assert_fold_is_exact(self.residual(0.5), clip="never")
         assert plan.kept == never.kept
@@ -262,8 +266,10 @@ class TestClipModes:
     def test_auto_asks_nobody_else_where_the_clips_that_are_met_cost_enough(self, monkeypatch):
         never = assert_fold_is_exact(self.residual(3.0), clip="never")
         calls = []
-        lost = activations._lost
-        monkeypatch.setattr(activations, "_lost", lambda *args: calls.append(1) or lost(*args))
+        look = clip_price.Market.look
+        monkeypatch.setattr(
+            clip_price.Market, "look", lambda market: calls.append(1) or look(market)
+        )
         plan = assert_fold_is_exact(self.residual(3.0))
         assert plan.kept == never.kept
         assert len(calls) == 1  # before anything is tried
@@ -374,7 +380,7 @@ class TestGrowth:
     @pytest.mark.parametrize("tie", ["one module", None])
     def test_what_another_call_of_a_step_that_stays_makes_is_drowned_too(self, tie):
         net = Network()
-        call = {"removable": False, "tie": tie}
+        call = {"removal": g.Removal.UNASKED, "tie": tie}
         x = net.affine(net.input(2, 3, 4, 4), A, B, name="first", **call)
         y = net.sigmoid(net.affine(x, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
         z = net.conv(net.affine(net.input(2, 3, 4, 4), A, B, name="second", **call), K[1])
@@ -386,7 +392,7 @@ class TestGrowth:
         """A step that stays behind a concatenation in height is edited alike for both halves."""
         net = Network()
         x = net.concat(*(net.conv(net.input(2, 3, 2, 4), kernel) for kernel in K[:2]), axis=2)
-        x = net.affine(x, A, B, name="both", removable=False)
+        x = net.affine(x, A, B, name="both", removal=g.Removal.UNASKED)
         upper, lower = net.split(x, 2, axis=2)
         tiny = net.sigmoid(net.affine(lower, self.GAMMA, self.SHIFT, name="tiny", **self.STEP))
         plan = assert_fold_is_exact(net.output(tiny, net.conv(upper, K[2])))

@@ -88,7 +88,7 @@ class TestSteps:
     def test_a_step_that_stays_takes_one_in(self):
         net = Network()
         x = bn(net, net.input(1, 3, 4, 4), 0)
-        net.output(net.affine(bn(net, x, 1), *STEPS[0][:2], name="kept", removable=False))
+        net.output(net.affine(bn(net, x, 1), *STEPS[0][:2], name="kept", removal=g.Removal.UNASKED))
         assert into(net) == {"bn0": ("kept",), "bn1": ("kept",)}
 
     def test_a_product_and_a_sum(self):

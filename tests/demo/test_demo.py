@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -209,9 +210,15 @@ def test_run_writes_the_program_and_the_report(
 ) -> None:
     output_dir = tmp_path / "new" / "out"
     assert run.main(output_dir) == 0
-    assert {path.name for path in output_dir.iterdir()} == {run.PROGRAM_FILE, run.REPORT_FILE}
+    names = (run.PROGRAM_FILE, run.REPORT_FILE, run.PAGE_FILE)
+    assert {path.name for path in output_dir.iterdir()} == set(names)
     assert json.loads((output_dir / run.REPORT_FILE).read_text())
-    assert str(output_dir / run.PROGRAM_FILE) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(str(output_dir / name) in printed for name in names)
+    page = (output_dir / run.PAGE_FILE).read_text("utf-8")
+    assert 'id="before"' in page and 'id="verify"' in page
+    written = hashlib.sha256((output_dir / run.PROGRAM_FILE).read_bytes()).hexdigest()
+    assert written in page
 
     digits = load_digits_split()
     program = torch.export.load(output_dir / run.PROGRAM_FILE)

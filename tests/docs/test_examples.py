@@ -3,6 +3,7 @@
 ```python     is run; the blocks of one page share one namespace and a temporary folder
 ```text       right behind it is what the block prints, to the letter
 <!-- not run -->   on the line before a block exempts it
+<!-- run with NAME -->   there runs it where that package is installed
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from benchmarks.vision import load_vision
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = "<!-- not run -->"
+RUN_WITH = re.compile(r"<!-- run with (\w+) -->")
 
 
 def name_of(page: Path) -> str:
@@ -71,7 +76,10 @@ def read(text: str) -> tuple[list[Block], str]:
 
 
 def is_run(block: Block) -> bool:
-    return block.language == "python" and block.before != NOT_RUN
+    if block.language != "python" or block.before == NOT_RUN:
+        return False
+    wanted = RUN_WITH.fullmatch(block.before)
+    return wanted is None or find_spec(wanted[1]) is not None
 
 
 # -------------------------------------------------------------------- running it
@@ -110,7 +118,19 @@ def check_examples(text: str, name: str) -> int:
 @every_page
 def test_examples_run_and_print_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_examples(page.read_text(encoding="utf-8"), name_of(page))
+    text = page.read_text(encoding="utf-8")
+    if "timm" in RUN_WITH.findall(text):
+        load_vision()  # timm needs torchvision, whose build may be another than PyTorch's
+    check_examples(text, name_of(page))
+
+
+def test_recipes_for_what_the_tests_use_are_run():
+    requirements = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    wanted = {name for text in pages for name in RUN_WITH.findall(text)}
+    installed = {name for name in wanted if find_spec(name) is not None}
+    assert wanted & set(re.findall(r"^(\w+)==", requirements, re.MULTILINE)) <= installed
+    assert {"timm", "torchao"} <= installed
 
 
 @pytest.mark.parametrize("page", ["reasons", "laws", "how-to/read-the-report"])
@@ -237,6 +257,13 @@ def test_an_example_that_raises_has_the_line_of_the_page():
 def test_the_mark_exempts_only_the_block_that_follows_it():
     with pytest.raises(SystemExit):
         check_examples(PAGE.replace(NOT_RUN, f"{NOT_RUN}\nWords."), "page")
+
+
+@pytest.mark.parametrize(("package", "runs"), [("json", True), ("no_such_package", False)])
+def test_a_recipe_is_run_where_its_package_is(package, runs):
+    page = PAGE.replace(NOT_RUN, f"<!-- run with {package} -->")
+    with pytest.raises(SystemExit) if runs else contextlib.nullcontext():
+        assert check_examples(page, "page") == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bnfold
 from tests.fuzz import mutate, targets
 
 MUTATORS = {
@@ -36,10 +37,8 @@ def test_mutations(target: str) -> None:
 
 def test_seeds_fold_at_all() -> None:
     """A corpus of which everything is refused at the door would show nothing."""
-    from bnfold.frontends.onnx.fold import inspect_model
-
     removed = sum(
-        inspect_model(targets.CORPUS / "onnx" / f"{name}.onnx", None, clip="auto").removed
+        bnfold.inspect(targets.CORPUS / "onnx" / f"{name}.onnx").removed
         for name in ("images", "views", "tokens", "open")
     )
     assert removed >= 5

@@ -43,6 +43,8 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
+        touch = {"enabled": width < 600}
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", touch)
         features = [{"name": name.replace("_", "-"), "value": media[name]} for name in media]
         features.append({"name": "prefers-reduced-motion", "value": "reduce"})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})

@@ -73,6 +73,7 @@ def test_nothing_is_loaded_and_the_drawing_shows(show: Show, layers: int) -> Non
     )
     assert len(boxes) == len(report.network.before)
     assert all(width > 0 and height > 0 for width, height in boxes)
+    browser.find_element(By.CSS_SELECTOR, "[data-do=all]").click()
     frame = browser.execute_script(
         "const c = document.querySelector('.canvas').getBoundingClientRect();"
         "const v = document.querySelector('#before .view').getBoundingClientRect();"
@@ -150,6 +151,7 @@ def test_the_keyboard_does_everything(show: Show, layers: int) -> None:
     report = made_up(layers)
     assert report.network is not None
     browser = show(report)
+    key(browser, "0")
     start = browser.execute_script(TRANSFORM)
     key(browser, "+")
     zoomed = browser.execute_script(TRANSFORM)
@@ -241,6 +243,79 @@ def test_text_has_contrast_and_fits(show: Show, scheme: str, width: int) -> None
     scroll = "return [document.documentElement.scrollWidth, innerWidth]"
     wide, window = browser.execute_script(scroll)
     assert wide <= window == width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("mode", ["", "mid"])
+def test_no_word_leaves_its_box(show: Show, width: int, mode: str) -> None:
+    names = ("a.very.long.module.path." * 9, "W" * 70, "i" * 90, "x/BatchNormalization")
+    browser = show(made_up(60, names=names), width=width)
+    over = browser.execute_script(
+        f"document.querySelector('#before').setAttribute('class', 'network on {mode}');"
+        "return [...document.querySelectorAll('#before .n')].flatMap(n => {"
+        " const box = n.querySelector('rect').getBoundingClientRect();"
+        " const texts = [...n.querySelectorAll('text')].filter(t => t.getClientRects().length)"
+        "  .map(t => [t.textContent, t.getBoundingClientRect()]);"
+        " const first = texts.filter(([, r]) => r.top < box.top + box.height / 3);"
+        " const meet = first.length > 1 && first[0][1].right > first[1][1].left;"
+        " return texts.filter(([, r]) => meet || r.left < box.left || r.right > box.right"
+        "  || r.top < box.top - 1 || r.bottom > box.bottom + 1).map(([text]) => text)})"
+    )
+    assert over == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_drawing_begins_where_words_can_be_read(show: Show, width: int) -> None:
+    browser = show(made_up(LARGE), width=width)
+    seen = browser.execute_script(
+        "const c = document.querySelector('.canvas').getBoundingClientRect();"
+        "const kept = [...document.querySelectorAll('#before .kept, #before .blocker')]"
+        " .map(n => n.getBoundingClientRect()).filter(r => r.top >= c.top && r.left >= c.left"
+        "  && r.right <= c.right && r.bottom <= c.bottom);"
+        "const name = document.querySelector('#before .n text:not(.k)').getBoundingClientRect();"
+        "return [kept.length, name.height]"
+    )
+    assert seen[0] > 0 and seen[1] >= 9
+
+
+def test_words_are_drawn_where_one_looks_and_in_print(show: Show) -> None:
+    report = made_up(LARGE)
+    assert report.network is not None
+    browser = show(report)
+    drawn = "[...document.querySelectorAll('#before .k')].filter(k => k.getClientRects().length)"
+    assert 10 < browser.execute_script(f"return {drawn}.length") < LARGE / 2
+    key(browser, "p")  # the last op
+    last = "return document.querySelector('#before .sel .k').getClientRects().length"
+    assert browser.execute_script(last) == 1
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(f"return {drawn}.length") == len(report.network.before)
+
+
+def test_a_network_that_fits_is_shown_whole(show: Show) -> None:
+    browser = show(made_up(100))
+    assert browser.execute_script(TRANSFORM) in (None, "translate(0,0) scale(1)")
+    height = "return document.querySelector('#before .k').getBoundingClientRect().height"
+    assert browser.execute_script(height) >= 9
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_captions_and_rows_use_the_width_of_a_phone(show: Show, width: int) -> None:
+    browser = show(made_up(60), width=width, height=844)
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('caption')].map(c => c.getBoundingClientRect().width)"
+    )
+    assert len(wide) >= 5 and min(wide) > 0.8 * (width - 26)
+
+
+def test_fingers_find_what_can_be_pressed(show: Show) -> None:
+    browser = show(made_up(60), width=390, height=844)
+    assert browser.execute_script("return matchMedia('(pointer: coarse)').matches")
+    low = browser.execute_script(
+        "return [...document.querySelectorAll('button, select, input, nav a, summary')]"
+        ".map(e => [e.getBoundingClientRect().height, e.textContent])"
+        ".filter(([h]) => h > 0 && h < 32)"
+    )
+    assert low == []
 
 
 def test_long_names_do_not_widen_a_phone(show: Show) -> None:

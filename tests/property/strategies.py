@@ -7,11 +7,17 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
+from bnfold.core import graph as g
 from bnfold.core.graph import Mean, Weight
 from tests.core.interpreter import Network
 
 GAMMAS = (1.0, -1.3, 0.6, 2.4, -0.4, 1e-3, 0.0)
 SIDE = 3
+FIXED = {
+    "removal": g.Removal.UNASKED,
+    "factors": g.Parameter.FIXED,
+    "summands": g.Parameter.FIXED,
+}
 
 
 class Sketch:
@@ -121,8 +127,8 @@ class Sketch:
             self.network.affine(
                 x,
                 *self.norm(self.channels(x)),
-                scale_editable=editable[0],
-                shift_editable=editable[1],
+                factors=g.Parameter.editable_if(editable[0]),
+                summands=g.Parameter.editable_if(editable[1]),
             )
         )
 
@@ -133,11 +139,7 @@ class Sketch:
             scale = [1.0] * len(scale)
         if self.flag():
             shift = np.where(self.random(len(scale)) > 0, shift, 0.0)
-        self.push(
-            self.network.affine(
-                x, scale, shift, removable=False, scale_editable=False, shift_editable=False
-            )
-        )
+        self.push(self.network.affine(x, scale, shift, **FIXED))
 
     def tied_norm(self) -> None:
         x = self.tensor()
@@ -224,13 +226,13 @@ class Sketch:
         if "norm" in kind:
             x = self.network.affine(x, *self.norm(count))
         if kind == "norms":
-            x = self.network.affine(x, *self.norm(count), removable=self.flag())
+            removal = g.Removal.WANTED if self.flag() else g.Removal.UNASKED
+            x = self.network.affine(x, *self.norm(count), removal=removal)
         if kind == "copy":
             x = self.network.view(list, self.network.affine(x, *self.norm(count)))[0]
         if kind == "factor":
-            stays = dict.fromkeys(("removable", "scale_editable", "shift_editable"), False)
             x = self.network.affine(
-                self.network.affine(x, *self.norm(count)), [0.5], [0.0], **stays
+                self.network.affine(x, *self.norm(count)), [0.5], [0.0], **FIXED
             )
         return x
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 
 import pytest
@@ -23,15 +22,6 @@ from tests.property.programs.shrink import shrink
 pytestmark = pytest.mark.filterwarnings("ignore")  # the programs do what one is warned of
 SEEDS = 300
 PLAIN = Program((Piece("conv", 1), Piece("bn", 2), Piece("relu", 3), Piece("head_conv", 4)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen():
-    """A fold of a module collects garbage, which is slow among all that a test run has loaded."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def around(habit: str) -> Program:

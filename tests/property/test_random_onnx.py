@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.frontends.onnx.nodes import nodes_inside
 from tests.conformance.onnx_run import run, run_exactly
 from tests.property.onnx_graphs import Builder

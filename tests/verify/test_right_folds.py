@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import float16, float32, float64, manual_seed
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from tests.frontends.caffe import test_random_nets
 from tests.frontends.torch.support import build, image
 from tests.frontends.torch.test_random_modules import NAME, STEP, Random

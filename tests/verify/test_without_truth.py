@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from tests.verify.without_truth import draw
 
 

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bnfold._kinds import ModelKind, kind_of
-from bnfold.api import ClipMode, fold
+from bnfold.api import fold
 from bnfold.bench.result import FOLDED, ORIGINAL, BenchResult
-from bnfold.bench.run import Progress, run
-from bnfold.bench.settings import Subject, Wishes
+from bnfold.bench.run import Found, Progress, run
+from bnfold.bench.settings import Wishes
 from bnfold.bench.timing import Budget
+from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
+from bnfold.frontend import folder_of, frontend_of
 
 TORCH_FX = "torch.fx"
-
-_TORCH = (ModelKind.MODULE, ModelKind.PROGRAM)
-_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
 
 
 def bench(
@@ -39,6 +38,7 @@ def bench(
     rounds: int | None = None,
     clip: ClipMode = "auto",
     progress: Progress | None = None,
+    found: Found | None = None,
 ) -> BenchResult:
     """Measure how long a model takes before and after folding. No model is changed.
 
@@ -65,6 +65,7 @@ def bench(
         rounds: Exactly so many rounds instead.
         clip: As for `fold`, where `model` is folded first.
         progress: Is called with the part of the work that is done.
+        found: Is called with the result so far, after each runtime of each setting.
 
     Returns:
         Times and ratios, one row for each variant, runtime and setting.
@@ -76,6 +77,9 @@ def bench(
     """
     wishes = Wishes(device, _several(dtype), _several(layout), _several(batch), _several(threads))
     kind = kind_of(model)
+    frontend = frontend_of(kind)
+    if not frontend.IS_TIMED:
+        frontend.subject({}, None, None, wishes)  # says where to measure instead
     _check(kind, model, {FOLDED: folded, **(others or {})}, against, seconds, rounds)
     budget = Budget(seconds=seconds, rounds=rounds)
     with ExitStack() as stack:
@@ -87,8 +91,8 @@ def bench(
 
             models[TORCH_FX] = fold_with_torch_fx(model)
         models.update(others or {})
-        subject = _subject(kind, models, inputs, runtimes, wishes)
-        return run(subject, budget, progress or (lambda part: None))
+        subject = frontend.subject(models, inputs, runtimes, wishes)
+        return run(subject, budget, progress or (lambda part: None), found)
 
 
 def _several(value: Any) -> Any:
@@ -104,15 +108,8 @@ def _check(
     seconds: float,
     rounds: int | None,
 ) -> None:
-    if kind is ModelKind.CAFFE_FILES:
-        raise UsageError(
-            "there is no Caffe here that could be timed: bnfold reads its files by itself",
-            "time both networks where they run: caffe time -model deploy.prototxt"
-            " -weights net.caffemodel",
-        )
-    alike = _TORCH if kind in _TORCH else _ONNX
     for name, other in others.items():
-        if other is not None and kind_of(other) not in alike:
+        if other is not None and folder_of(kind_of(other)) != folder_of(kind):
             raise UsageError(
                 f"the original is a {kind.value}, and {name} is not: they run in different"
                 " runtimes, and that is what would be measured",
@@ -139,20 +136,3 @@ def _folded(kind: ModelKind, model: Any, inputs: Any, clip: ClipMode, stack: Exi
         return fold(model, inputs, clip=clip).model
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return fold(model, inputs, clip=clip, output=folder / "folded.onnx").model
-
-
-def _subject(
-    kind: ModelKind,
-    models: Mapping[str, Any],
-    inputs: Any,
-    runtimes: Sequence[str] | None,
-    wishes: Wishes,
-) -> Subject:
-    if kind in _TORCH:
-        from bnfold.frontends import torch as _torch  # noqa: F401  # says which extra is missing
-        from bnfold.frontends.torch.runtimes import EAGER, TorchSubject
-
-        return TorchSubject(models, inputs, runtimes=runtimes or (EAGER,), wishes=wishes)
-    from bnfold.frontends.onnx.runtimes import PLAIN, OnnxSubject
-
-    return OnnxSubject(models, inputs, runtimes=runtimes or (PLAIN,), wishes=wishes)

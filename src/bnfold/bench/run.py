@@ -20,25 +20,36 @@ Progress = Callable[[float], None]
 """Is told which part of the work is done."""
 
 
+Found = Callable[[BenchResult], object]
+"""Is told the result so far: what was measured is kept if the rest is not waited for."""
+
 Notes = list[str]
 
 
-def run(subject: Subject, budget: Budget, progress: Progress) -> BenchResult:
+def run(
+    subject: Subject, budget: Budget, progress: Progress, found: Found | None = None
+) -> BenchResult:
     """Measure. Raises UsageError where the original or the folded model cannot be run."""
     busy = machine.load_note()
     notes = [] if busy is None else [busy]
     here = machine.machine()  # before our own work shows in the load
     rows: list[BenchRow] = []
+
+    def so_far() -> BenchResult:
+        devices, versions = subject.describe()
+        return BenchResult(
+            tuple(rows),
+            {**here, **devices},
+            {**machine.versions(), **versions},
+            tuple(dict.fromkeys(notes)),
+        )
+
     for sample in samples(subject, budget, notes):
         rows += _rows(sample)
         progress(sample.part)
-    devices, versions = subject.describe()
-    return BenchResult(
-        tuple(rows),
-        {**here, **devices},
-        {**machine.versions(), **versions},
-        tuple(dict.fromkeys(notes)),
-    )
+        if found is not None:
+            found(so_far())
+    return so_far()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

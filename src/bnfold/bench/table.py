@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult, BenchRow
 
-_SETTING: Mapping[str, Callable[[BenchRow], str]] = {
+Columns = Mapping[str, "Callable[[BenchRow], str]"]
+
+_SETTING: Columns = {
     "runtime": lambda row: row.runtime,
     "device": lambda row: row.device,
     "dtype": lambda row: row.dtype,
@@ -17,7 +20,7 @@ _SETTING: Mapping[str, Callable[[BenchRow], str]] = {
     "batch": lambda row: str(row.batch),
     "threads": lambda row: str(row.threads),
 }
-_FIGURES: Mapping[str, Callable[[BenchRow], str]] = {
+_FIGURES: Columns = {
     "variant": lambda row: row.variant,
     "median": lambda row: _milliseconds(row.median),
     "quartiles": lambda row: f"{_milliseconds(row.low)} - {_milliseconds(row.high)}",
@@ -33,13 +36,23 @@ _BOLD, _GREEN, _YELLOW, _END = "\x1b[1m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 def text(result: BenchResult, *, color: bool, width: int) -> str:
     """A summary line, what all rows have in common, the table, the machine, the notes."""
-    lines = [f"{_BOLD}{result.summary}{_END}" if color else result.summary]
+    lines = _wrapped(result.summary, width)
+    if color:
+        lines = [f"{_BOLD}{line}{_END}" for line in lines]
     if result.rows:
-        lines += [_common_line(result), ""]
+        lines += [*_wrapped(_common_line(result), width), ""]
         lines += _table_lines(result, color=color, width=width)
         lines.append("")
-    lines += [_listed(values) for values in (result.machine, result.versions) if values]
-    return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])
+    closing = [_listed(values) for values in (result.machine, result.versions) if values]
+    closing += [f"note: {note}" for note in result.notes]
+    return "\n".join([*lines, *(part for line in closing for part in _wrapped(line, width))])
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """The line, broken between words if it is longer."""
+    return wrap(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ) or [line]
 
 
 def _table_lines(result: BenchResult, *, color: bool, width: int) -> list[str]:
@@ -47,7 +60,32 @@ def _table_lines(result: BenchResult, *, color: bool, width: int) -> list[str]:
     for name in _FIRST_TO_GO:
         if _width(result, columns) > width:
             columns.pop(name)
-    cells = [[cell(row) for cell in columns.values()] for row in result.rows]
+    if _width(result, columns) > width:
+        return _grouped_lines(result, columns, color=color)
+    return _lines(result.rows, columns, color=color)
+
+
+def _grouped_lines(result: BenchResult, columns: Columns, *, color: bool) -> list[str]:
+    """The settings as headings above their rows, where there is no room for them in columns."""
+    settings = {name: cell for name, cell in columns.items() if name in _SETTING}
+    figures = {name: cell for name, cell in columns.items() if name not in _SETTING}
+    head, *lines = _lines(result.rows, figures, color=color)
+    groups: dict[str, list[str]] = {}
+    for row, line in zip(result.rows, lines, strict=True):
+        groups.setdefault(_words(row, settings), []).append(f"  {line}")
+    grouped = [text for name, rows in groups.items() for text in (name, *rows)]
+    return [f"  {head}", *grouped]
+
+
+def _words(row: BenchRow, settings: Columns) -> str:
+    return ", ".join(
+        f"{name} {cell(row)}" if name in ("batch", "threads") else cell(row)
+        for name, cell in settings.items()
+    )
+
+
+def _lines(rows: Sequence[BenchRow], columns: Columns, *, color: bool) -> list[str]:
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
     table = [list(columns), *cells]
     sizes = [max(len(line[at]) for line in table) for at in range(len(columns))]
     lines = []
@@ -57,16 +95,17 @@ def _table_lines(result: BenchResult, *, color: bool, width: int) -> list[str]:
             for name, cell, size in zip(columns, line, sizes, strict=True)
         ]
         shown = "  ".join(padded).rstrip()
-        style = _style(result.rows[number - 1]) if color and number else ""
+        style = _style(rows[number - 1]) if color and number else ""
         lines.append(f"{style}{shown}{_END}" if style else shown)
     return lines
 
 
-def _width(result: BenchResult, columns: Mapping[str, Callable[[BenchRow], str]]) -> int:
-    return sum(
-        2 + max(len(name), *(len(cell(row)) for row in result.rows))
-        for name, cell in columns.items()
-    )
+def _width(result: BenchResult, columns: Columns) -> int:
+    """Of the table, with two blanks between its columns."""
+    sizes = [
+        max(len(name), *(len(cell(row)) for row in result.rows)) for name, cell in columns.items()
+    ]
+    return sum(sizes) + 2 * (len(sizes) - 1)
 
 
 def _style(row: BenchRow) -> str:
@@ -87,14 +126,10 @@ def _common_line(result: BenchResult) -> str:
     """The settings that are the same in all rows, in words."""
     row = result.rows[0]
     varied = _columns(result)
-    parts = [
-        f"{name} {cell(row)}" if name in ("batch", "threads") else cell(row)
-        for name, cell in _SETTING.items()
-        if name not in varied
-    ]
+    same = _words(row, {name: cell for name, cell in _SETTING.items() if name not in varied})
     calls = sorted({row.calls for row in result.rows})
     spread = str(calls[0]) if len(calls) == 1 else f"{calls[0]} to {calls[-1]}"
-    return f"{', '.join(parts)}; {spread} calls each, in turn; times in ms"
+    return f"{same}; {spread} calls each, in turn; times in ms"
 
 
 def _listed(values: Mapping[str, str]) -> str:

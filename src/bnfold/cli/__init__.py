@@ -13,6 +13,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
 from bnfold._version import __version__
@@ -30,6 +31,8 @@ COMMANDS = {
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+_COMPLETION = "--print-completion"
 
 _EPILOG = """\
 exit status: 0 done, 1 the answer is no (not equal, slower, something kept under --strict),
@@ -63,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FoldFailedError.exit_code
 
 
+def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    from bnfold.cli._completion import print_completion
+
+    print_completion(parser, arguments.print_completion)
+    return 0
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Of the subcommands, those that the words name have their options, too."""
     parser = argparse.ArgumentParser(
@@ -72,9 +82,16 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.add_argument(
+        _COMPLETION,
+        metavar="SHELL",
+        help="print what bash, zsh or fish need to complete this command",
+    )
+    if _COMPLETION in words[:1]:
+        parser.set_defaults(run=partial(_complete, parser), debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=_COMPLETION not in words[:1])
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if name in words:
+        if name in words or _COMPLETION in words[:1]:
             import_module(f"bnfold.cli.{name}").add_arguments(command)
     return parser

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnfold.cli._kinds import kind_for
+from bnfold._places import is_same_file
 from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
+from bnfold.cli._source import Source, asked_source, request_of
 from bnfold.cli._summary import Ending
-from bnfold.cli._verify import is_doubtful
+from bnfold.cli._verify import compare, is_doubtful
+from bnfold.errors import UsageError
+from bnfold.frontend import Folded
 from bnfold.verify.result import VerifyResult
 
 
@@ -30,42 +33,69 @@ class Done:
 def fold_one(arguments: argparse.Namespace) -> Done:
     """Fold, verify and write one model; nothing is printed but remarks and progress."""
     start = time.monotonic()
-    kind = kind_for(arguments.source)
-    kind.check_options(arguments)
-    output = None if arguments.dry_run else arguments.output or kind.default_output(arguments)
+    source = asked_source(arguments)
+    output = None if arguments.dry_run else arguments.output or source.default_output()
     if output is not None:
-        check_output(output, suffix=kind.SUFFIX, force=arguments.force)
+        if any(is_same_file(output, path) for path in source.files):
+            raise UsageError(f"{output} is the model itself", "name another output with -o")
+        check_output(output, suffix=source.kind.suffix, force=arguments.force)
     check_report(arguments)
-    with progress(f"folding {arguments.source}"):
-        source = kind.open_source(arguments)
-        folded, report = kind.fold(source, arguments)
-    is_refused = arguments.strict and report.kept > 0
-    read = kind.files_read(source, arguments)
+    folded, found = _folded(source, arguments, output)
     try:
-        with progress(f"verifying {arguments.source}"):
-            found = kind.verify(source, folded, arguments) if arguments.verify else "--no-verify"
-        in_doubt = is_doubtful(arguments.source, found)
-        is_refused = is_refused or (arguments.strict and in_doubt)
-        before, after = kind.ops(source, folded, report)
+        report = folded.report
+        in_doubt = is_doubtful(source.name, found)
+        is_refused = arguments.strict and (report.kept > 0 or in_doubt)
+        before, after = folded.counts
+        read = folded.files or source.files
         held = sum(path.stat().st_size for path in read) if read else None
         if output is not None and not is_refused:
-            kind.write(folded, output, arguments)
+            folded.deliver()
         else:
             output = None
-        written = [] if output is None else kind.files_written(folded, output)
-        write_report(arguments, report, read=read, written=written, verified=found)
+        written = [] if output is None else list(folded.written)
+        ending = Ending(
+            report,
+            before,
+            after,
+            held,
+            tuple((path, path.stat().st_size) for path in written),
+            _verdict(found),
+        )
+        write_report(arguments, ending, read=read, verified=found)
     finally:
-        kind.release(folded)
-    ending = Ending(
-        report,
-        before,
-        after,
-        held,
-        tuple((path, path.stat().st_size) for path in written),
-        _verdict(found),
-        time.monotonic() - start,
-    )
+        folded.close()
+    ending = replace(ending, seconds=time.monotonic() - start)
     return Done(ending, _document(ending, output, found), is_refused)
+
+
+def _folded(
+    source: Source, arguments: argparse.Namespace, output: Path | None
+) -> tuple[Folded, VerifyResult | str]:
+    """The fold that is going to be written, and what comparing it showed."""
+    frontend = source.frontend
+    with progress(f"folding {source.name}") as step:
+        model, inputs = source.open()
+        # What is compared is what will be written, so that the fold itself compares nothing.
+        request = request_of(
+            arguments, inputs, output=output, verify=False, ahead=arguments.verify, step=step
+        )
+        frontend.check(model, request)
+        folded = frontend.fold(model, request)
+    if not arguments.verify:
+        return folded, "--no-verify"
+    try:
+        with progress(f"verifying {source.name}"):
+            found = compare(source, folded)
+            if isinstance(found, VerifyResult) and not found.equal:
+                better = folded.proven()
+                if better is not None:
+                    folded.close()
+                    folded = better
+                    found = compare(source, folded)
+    except BaseException:
+        folded.close()
+        raise
+    return folded, found
 
 
 def _document(ending: Ending, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
@@ -91,7 +121,7 @@ def _document(ending: Ending, output: Path | None, found: VerifyResult | str) ->
 
 def _verdict(found: VerifyResult | str) -> str:
     if isinstance(found, VerifyResult):
-        return found.summary
+        return f"{found.summary} ({found.scope})" if found.scope else found.summary
     return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
         f"({found})" if found.startswith("--") else found
     )

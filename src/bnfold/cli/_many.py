@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnfold._kinds import renamed
-from bnfold._text import printable, shortened
+from bnfold._text import printable, shortened, size
 from bnfold.cli._fold import fold_one
-from bnfold.cli._kinds import kind_for
 from bnfold.cli._output import answer, answer_json, columns, progress
+from bnfold.cli._source import source_of
 from bnfold.cli._sources import Model
-from bnfold.cli._summary import size
 from bnfold.errors import BnfoldError, FoldFailedError
 
 SCHEMA = "bnfold.batch/1"
@@ -63,7 +62,7 @@ def _options(arguments: argparse.Namespace, model: Model) -> argparse.Namespace:
     output = None
     if arguments.output_dir is not None:
         try:
-            suffix = kind_for(model.source).SUFFIX
+            suffix = source_of(model.source).kind.suffix
         except BnfoldError:  # said again, and caught, where it is folded
             suffix = model.place.suffix
         output = renamed(arguments.output_dir / model.place, suffix)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from bnfold.api import ClipMode
-from bnfold.errors import UsageError
+from bnfold._storage import Weights
+from bnfold.core.modes import ClipMode
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -46,19 +46,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         choices=["test"],
         help="of a .prototxt with layers for training, fold what the TEST phase computes",
     )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        default="stored",
+        dest="storage",
+        help="how weights that change are stored where a file holds them in fewer bits than the"
+        " network computes in (default: as they were, rounded once more)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if anything is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def refuse_weights(arguments: argparse.Namespace) -> None:
-    """WEIGHTS are a file of their own, and there are phases, for Caffe alone."""
-    if arguments.weights is not None:
-        raise UsageError(
-            f"WEIGHTS ({arguments.weights}) are for a .prototxt, and {arguments.source} is none",
-            "leave them out",
-        )
-    if arguments.phase is not None:
-        raise UsageError(
-            f"--phase is for a .prototxt, and {arguments.source} is none", "leave it out"
-        )

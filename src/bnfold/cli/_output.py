@@ -1,8 +1,4 @@
-"""What the command prints and writes: answers to stdout, remarks to stderr, files whole or not.
-
-A file is written beside its final place and moved there in one step (`os.replace`), so that
-nobody ever sees half of it, and a failure leaves the folder as it was.
-"""
+"""What the command prints: answers to stdout, remarks to stderr."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bnfold._places import check_place, part_beside, put_in_place, sync_file
+from bnfold._places import check_place
 from bnfold._text import printable, shortened
 from bnfold.errors import UsageError
 
@@ -27,6 +23,8 @@ if TYPE_CHECKING:
 _BREAKS = "\n\t"
 _PIPE_WIDTH = 10_000
 """Columns of a table that goes to a file or a pipe: none is cut, each BatchNorm has one line."""
+_PIPE_TABLE = 120
+"""Columns of a table of figures there."""
 
 
 def say(text: str) -> None:
@@ -43,6 +41,8 @@ def answer(text: str) -> None:
     """
     if sys.stdout is None:
         return
+    for line in _lines:
+        line.clear()
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -80,19 +80,41 @@ def answer_summary(ending: Ending, *, table: bool) -> None:
     answer(summary(ending, width=columns(), color=is_coloured(), table=table))
 
 
-def columns() -> int:
-    """Of the terminal; where there is none, no line is cut."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return _PIPE_WIDTH
+class Result(Protocol):
+    """What a command has found out, as a document and as a table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+
+    def table(self, *, color: bool = ..., width: int = ...) -> str:
+        """Text of that many columns."""
+
+
+def answer_result(result: Result, *, as_json: bool) -> None:
+    """The answer as one JSON document or as a table, in colour and as wide as the terminal."""
+    if as_json:
+        answer_json(result.to_dict())
+    else:
+        answer(result.table(color=is_coloured(), width=columns(pipe=_PIPE_TABLE)))
+
+
+def columns(pipe: int = _PIPE_WIDTH) -> int:
+    """Of the terminal; `pipe` where there is none, which by default cuts no line."""
+    if not _is_terminal():
+        return pipe
     return max(shutil.get_terminal_size().columns, 40)
 
 
 def is_coloured() -> bool:
     """Whether stdout is a terminal that shows colours and may."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not _is_terminal():
         return False
     # https://no-color.org: set and not empty means no colour, whatever the value.
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 class _Line:
@@ -119,6 +141,10 @@ class _Line:
             done = f"[{('#' * int(self.part * _BAR)).ljust(_BAR)}] {self.part:4.0%}"
         room = shutil.get_terminal_size().columns - len(done) - len("bnfold:  ") - 1
         return f"{shortened(self.what, room)} {done}"
+
+    def clear(self) -> None:
+        """Make room for something else; it comes back below that."""
+        self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
         with suppress(OSError):
@@ -179,20 +205,3 @@ def check_output(output: Path, *, suffix: str, force: bool, option: str = "-o") 
             f"name it something{suffix}",
         )
     check_place(output, force=force, option=option)
-
-
-def write_whole(output: Path, write: Callable[[IO[bytes]], object], *, option: str = "-o") -> None:
-    """Let `write` fill a file that appears at `output` only when it is complete."""
-    part = part_beside(output)
-    try:
-        with part.open("xb") as file:
-            write(file)
-            sync_file(file, replaces=os.path.lexists(output))
-        put_in_place((part, output))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"{output} could not be written: {reason}", f"choose another place with {option}"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)

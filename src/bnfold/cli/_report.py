@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold.cli._output import check_output, say, write_whole
+from bnfold._places import write_whole
+from bnfold.cli._output import check_output, say
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
-    from bnfold.report import FoldReport
+    from bnfold.cli._summary import Ending
 
 SUFFIX = ".html"
 _OPTION = "--report"
@@ -40,18 +41,18 @@ def check_report(arguments: argparse.Namespace) -> None:
 
 def write_report(
     arguments: argparse.Namespace,
-    report: FoldReport,
+    ending: Ending,
     *,
     read: Sequence[Path] = (),
-    written: Sequence[Path] = (),
     verified: object = None,
 ) -> Path | None:
-    """Write the page, if one is asked for, with hashes of files. Raises UsageError."""
+    """Write the page, if one is asked for, with what the summary says. Raises UsageError."""
     target: Path | None = arguments.report
     if target is None:
         return None
     from bnfold.verify.result import VerifyResult
 
+    report, written = ending.report, [path for path, _ in ending.files]
     for path in (*read, *written):
         if path.resolve() == target.resolve():  # external data may be called anything
             raise UsageError(f"{target} is a file of the model", f"choose another with {_OPTION}")
@@ -59,7 +60,12 @@ def write_report(
     hashes |= {f"written: {path.name}": _sha256(path) for path in written}
     if isinstance(verified, VerifyResult):
         report = replace(report, verdict=verified)
-    page = report.to_html(title=Path(arguments.source).name, hashes=hashes)
+    page = report.to_html(
+        title=Path(arguments.source).name,
+        hashes=hashes,
+        ops=(ending.before, ending.after) if ending.before else None,
+        sizes=None if ending.read is None else (ending.read, ending.written if written else None),
+    )
     write_whole(target, lambda file: file.write(page.encode()), option=_OPTION)
     say(f"report: {target}")
     return target

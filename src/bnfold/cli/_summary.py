@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bnfold._text import printable, shortened
-from bnfold.core.reasons import Reason
+from bnfold._text import printable, shortened, size
 from bnfold.report import FoldReport, Item
 
 MOST_OPS = 12
@@ -59,16 +58,6 @@ def summary(ending: Ending, *, width: int, color: bool = False, table: bool = Fa
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def size(count: int) -> str:
-    """Bytes for people: 97.5 MB."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.2f} GB"
-
-
 def _paint(text: str, code: str, color: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if color else text
 
@@ -94,28 +83,10 @@ def _reasons(report: FoldReport, width: int) -> list[str]:
     counted = Counter(item.reason for item in report.items if item.reason is not None)
     lines = []
     for reason, count in counted.most_common():
-        step = NEXT_STEPS.get(reason, f"see docs/reasons.md#{reason}")
+        step = reason.next_step or f"see docs/reasons.md#{reason}"
         text = f"{count} {'stays' if count == 1 else 'stay'} ({reason}): {step}"
         lines += _wrapped([text], width, indent="   ")
     return lines
-
-
-NEXT_STEPS = {
-    Reason.CLIP_COST: "without them ONNX Runtime would be slower; --clip always removes them",
-    Reason.ACTIVATION: "the ReLU behind has no room for bounds; an exported program or ONNX has",
-    Reason.FUNCTIONAL: "called as functions; export the program and fold that",
-    Reason.BATCH_STATISTICS: "in training mode; export the model in eval mode",
-    Reason.OTHER_PHASE: "needed by layers for training; fold the deploy.prototxt",
-    Reason.NOT_REACHED: "not run on the example inputs; give inputs that reach them",
-    Reason.SHARED: "used several times; give each use weights of its own",
-    Reason.FIXED_WEIGHT: "the weights beside are computed, not stored",
-    Reason.HOOK: "remove the hook before the fold",
-    Reason.PADDING: "their shift would cross zero padding",
-    Reason.BRANCHES: "branches need different rescalings",
-    Reason.NONLINEAR: "no rescaling passes the op behind or before them",
-    Reason.OVERFLOW: "the folded weights do not fit their dtype; fold in float32",
-}
-"""What the user can do about it, or why nothing can be done; in a line."""
 
 
 def _steps(report: FoldReport, width: int, color: bool, *, table: bool) -> list[str]:

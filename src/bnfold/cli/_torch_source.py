@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold._places import shortened
-from bnfold.cli._kinds import is_factory
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -33,6 +32,8 @@ _DTYPES = (
     *("float16", "bfloat16", "float32", "float64"),
     *("int8", "int16", "int32", "int64", "uint8", "bool"),
 )
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
 _SEED = 0
 _BEYOND = 2
 """Integer inputs are below this: small enough to be an index into anything."""
@@ -63,19 +64,6 @@ class InputSpec:
         return cls(tuple(int(size) for size in match[1].split("x")), dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A model, and what to run it on."""
-
-    name: str
-    """As the user wrote it."""
-    model: nn.Module | ExportedProgram
-    args: tuple[Any, ...] | None
-    """Positional example inputs; None if there are none."""
-    kwargs: dict[str, Any]
-    """Keyword example inputs."""
-
-
 def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> None:
     """Raise UsageError for options that mean nothing for this source, before any work is done."""
     for text in inputs:
@@ -89,16 +77,26 @@ def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Non
         )
 
 
-def open_source(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Source:
-    """Load the model. Raises UsageError, ModelUnreadableError and the errors of its inputs."""
+def is_factory(source: str) -> bool:
+    """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
+    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
+
+
+def open_source(
+    source: str, inputs: Sequence[str], *, eval_mode: bool
+) -> tuple[nn.Module | ExportedProgram, Inputs | None]:
+    """The model, and what a module is run on; a program brings its own inputs.
+
+    Raises UsageError, ModelUnreadableError and the errors of its inputs.
+    """
     import bnfold.frontends.torch  # noqa: F401  # says which extra is missing, if PyTorch is
 
     if is_factory(source):
         return _from_factory(source, inputs, eval_mode=eval_mode)
-    return _from_file(source)
+    return _from_file(source), None
 
 
-def _from_file(source: str) -> Source:
+def _from_file(source: str) -> ExportedProgram:
     from bnfold.cli._archive import load_program
 
     file = Path(source)
@@ -112,12 +110,7 @@ def _from_file(source: str) -> Source:
         raise ModelUnreadableError(
             str(shortened(file)), error.strerror or str(error), NAME_ONE
         ) from error
-    program = load_program(file)
-    if program.example_inputs is None:
-        return Source(source, program, None, {})
-    args, kwargs = program.example_inputs
-    has_inputs = bool(args or kwargs)
-    return Source(source, program, tuple(args) if has_inputs else None, dict(kwargs))
+    return load_program(file)
 
 
 def no_file(source: str) -> ModelUnreadableError:
@@ -127,7 +120,9 @@ def no_file(source: str) -> ModelUnreadableError:
     return ModelUnreadableError("SOURCE", "an empty name", NAME_ONE)
 
 
-def _from_factory(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Source:
+def _from_factory(
+    source: str, inputs: Sequence[str], *, eval_mode: bool
+) -> tuple[nn.Module, Inputs]:
     import torch
 
     model = _build(source)
@@ -143,7 +138,7 @@ def _from_factory(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Sou
     if not inputs:
         raise ExampleInputError(source, None)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return Source(source, model, _tensors(inputs, device), {})
+    return model, (_tensors(inputs, device), {})
 
 
 def _build(source: str) -> Any:

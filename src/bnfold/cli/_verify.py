@@ -11,29 +11,52 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bnfold.cli._output import say
-from bnfold.errors import FoldFailedError, UnsupportedModelError, UsageError
+from bnfold.errors import (
+    ExampleInputError,
+    FoldFailedError,
+    UnsupportedModelError,
+    UsageError,
+)
+from bnfold.formats import ModelKind
 from bnfold.verify.result import VerifyResult
 
 if TYPE_CHECKING:
-    from bnfold.verify.runner import Runner
+    from bnfold.cli._source import Source
+    from bnfold.frontend import Folded
 
 
-def verify_fold(original: Runner, folded: Runner) -> VerifyResult | str:
+def compare(source: Source, folded: Folded) -> VerifyResult | str:
     """What was found; or why nothing was run, which says nothing about the fold.
 
-    Raises ExampleInputError if the original raises, FoldFailedError if the two do not match.
+    Where there is a quicker judge, it is asked first, and may leave the verdict to the other one.
+
+    Raises FoldFailedError if the two do not match.
     """
+    from bnfold.frontend import NotRunError
     from bnfold.verify.api import verify_runners
 
-    if original.is_same_as(folded):
-        return UNCHANGED
     try:
-        return verify_runners(original, folded, samples=1)
+        original, made = folded.runners()
+        if original.is_same_as(made):
+            return UNCHANGED
+        return folded.judged_quickly() or verify_runners(original, made, samples=1)
+    except NotRunError as error:
+        return _not_run(source, str(error))
     except UnsupportedModelError as error:
         say(f"{error}")
         return error.problem
+    except ExampleInputError as error:
+        lines = error.problem.strip().splitlines()
+        return _not_run(source, f"the original cannot be run: {lines[0] if lines else ''}")
     except UsageError as error:
         raise FoldFailedError(f"{error.problem}; nothing was written") from error
+
+
+def _not_run(source: Source, why: str) -> str:
+    takes_shapes = source.kind is ModelKind.ONNX_FILE
+    hint = "; give the shapes of its inputs with --input if that is why" if takes_shapes else ""
+    say(f"{source.name} was not compared: {why}{hint}")
+    return why
 
 
 UNCHANGED = "the model did not change"

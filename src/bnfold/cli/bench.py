@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, TYPE_CHECKING, get_args
 
-from bnfold.api import ClipMode
-from bnfold.cli._kinds import is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, check_output, progress, write_whole
+from bnfold._places import write_whole
+from bnfold.cli._output import answer, answer_result, check_output, progress
+from bnfold.cli._source import Source, check_source, source_of
+from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
+from bnfold.formats import ModelKind
 
-_PIPE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
+if TYPE_CHECKING:
+    from bnfold.bench.result import BenchResult, BenchRow
 
+_CHART = "--chart"
 _DESCRIPTION = """\
 Measure how long a model takes before and after folding. Both are called in turn, and compared
-round by round. Exit status 1 says that the folded one is slower: the whole 95% interval of the
+round by round. Each row is printed as soon as it is measured; Ctrl-C ends with the table of those
+that were. Exit status 1 says that the folded one is slower: the whole 95% interval of the
 ratio lies above 1, and the ratio is above 1.01."""
 
 
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(parser)
     _add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="write a bar chart, an .svg")
+    parser.add_argument(_CHART, type=Path, metavar="FILE", help="write a bar chart, an .svg")
     parser.add_argument("--force", action="store_true", help="overwrite an existing chart")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
@@ -96,18 +99,49 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, draw. Returns 1 if the folded model is slower."""
+    if arguments.chart is not None:
+        check_output(arguments.chart, suffix=".svg", force=arguments.force, option=_CHART)
+    kept: list[BenchResult] = []
+    sources = _sources(arguments)
+    runtimes = _runtimes(arguments, sources[0])  # says what is wrong before anything is loaded
+    varied = _varied(arguments, runtimes)
+    try:
+        result = _measure(arguments, sources, runtimes, varied, kept)
+    except KeyboardInterrupt:
+        if kept:
+            note = "interrupted; these were measured until then"
+            _show(arguments, replace(kept[-1], notes=(*kept[-1].notes, note)), varied)
+        raise
+    _show(arguments, result, varied)
+    return int(result.is_slower)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    sources: Sequence[Source],
+    runtimes: Sequence[str],
+    varied: Sequence[str],
+    kept: list[BenchResult],
+) -> BenchResult:
+    """The result; until then, `kept` has what there is of it, and its new rows are printed."""
     from bnfold.bench.call import bench
 
-    if arguments.chart is not None:
-        check_output(arguments.chart, suffix=".svg", force=arguments.force)
-    original, folded, inputs = _models(arguments)
+    (original, inputs), *others = [source.open() for source in sources]
+    folded = others[0][0] if others else None
+
+    def found(result: BenchResult) -> None:
+        new = result.rows[len(kept[-1].rows) if kept else 0 :]
+        kept.append(result)
+        if varied and not arguments.json:
+            answer("\n".join(_line(row, varied) for row in new))
+
     with progress("measuring") as step:
-        result = bench(
+        return bench(
             original,
             folded,
             inputs,
             against=("torch.fx",) if arguments.fx else (),
-            runtimes=_runtimes(arguments),
+            runtimes=runtimes,
             device=arguments.device,
             dtype=arguments.dtype,
             layout="channels_last" if arguments.channels_last else None,
@@ -117,24 +151,42 @@ def run(arguments: argparse.Namespace) -> int:
             rounds=arguments.rounds,
             clip=arguments.clip,
             progress=step,
+            found=found,
         )
+
+
+def _show(arguments: argparse.Namespace, result: BenchResult, varied: Sequence[str]) -> None:
     if arguments.chart is not None:
         _write(arguments.chart, result.chart().encode())
-    if arguments.json:
-        answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
-    return int(result.is_slower)
+    if varied and not arguments.json:
+        answer("")
+    answer_result(result, as_json=arguments.json)
+
+
+def _varied(arguments: argparse.Namespace, runtimes: Sequence[str]) -> list[str]:
+    """Which parts of a setting have several values, so that there is more than one to wait for."""
+    asked = {
+        "runtime": runtimes,
+        "dtype": arguments.dtype,
+        "batch": arguments.batch,
+        "threads": arguments.threads,
+    }
+    return [name for name, values in asked.items() if values and len(values) > 1]
+
+
+def _line(row: BenchRow, varied: Sequence[str]) -> str:
+    """`batch 8, threads 1: folded 12.34 ms, 0.912`"""
+    words = [f"{name} {getattr(row, name)}" for name in varied if name in ("batch", "threads")]
+    names = [getattr(row, name) for name in varied if name in ("runtime", "dtype")]
+    ratio = f", {row.ratio:.3f}" if row.outcome else ""
+    return f"{', '.join([*names, *words])}: {row.variant} {row.median * 1e3:.4g} ms{ratio}"
 
 
 def _write(file: Path, content: bytes) -> None:
     def write(sink: IO[bytes]) -> None:
         sink.write(content)
 
-    write_whole(file, write)
+    write_whole(file, write, option=_CHART)
 
 
 # -------------------------------------------------------------------- options
@@ -150,8 +202,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
-    is_onnx = kind_for(arguments.source).SUFFIX == ".onnx"
+def _runtimes(arguments: argparse.Namespace, source: Source) -> tuple[str, ...]:
+    is_onnx = source.kind is ModelKind.ONNX_FILE
     for option, is_given, is_for_onnx in (
         ("--compile", arguments.compile, False),
         ("--cuda-graph", arguments.cuda_graph, False),
@@ -167,44 +219,24 @@ def _runtimes(arguments: argparse.Namespace) -> tuple[str, ...]:
     return ("eager", *compiled, *(["cuda graph"] if arguments.cuda_graph else []))
 
 
-def _models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The original, the folded model if there is one, and the inputs, as `bnfold.bench` takes."""
-    _runtimes(arguments)  # says what is wrong before anything is loaded
-    source, folded = arguments.source, arguments.folded
-    suffix = kind_for(source).SUFFIX
-    if suffix == ".onnx":
-        if arguments.eval_mode:
-            raise UsageError("--eval is for package.module:factory", "leave it out")
-        return source, folded, _shapes(arguments)
-    if suffix == ".prototxt":
-        return Path(source), None, None
-    return _torch_models(arguments)
-
-
-def _shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]] | None:
-    if not arguments.inputs:
-        return None
-    from bnfold.cli._onnx import input_shapes
-    from bnfold.frontends.onnx.read import read_file
-
-    return input_shapes(arguments.inputs, read_file(Path(arguments.source)))
-
-
-def _torch_models(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    from bnfold.cli._torch_source import Source, check_options, open_source
-
-    def opened(source: str) -> Source:
-        inputs = arguments.inputs if is_factory(source) else []
-        return open_source(source, inputs, eval_mode=arguments.eval_mode and is_factory(source))
-
-    sources = [arguments.source, *([arguments.folded] if arguments.folded else [])]
-    if not any(is_factory(source) for source in sources):
-        check_options(arguments.source, arguments.inputs, eval_mode=arguments.eval_mode)
-    for source in sources:
-        if kind_for(source).SUFFIX != ".pt2":
+def _sources(arguments: argparse.Namespace) -> list[Source]:
+    """The original, and the folded model if there is one: of one kind, with their options."""
+    names = [arguments.source, *([arguments.folded] if arguments.folded else [])]
+    sources = [source_of(name) for name in names]
+    has_factory = any(source.kind is ModelKind.MODULE for source in sources)
+    for number, source in enumerate(sources):
+        if source.kind.suffix != sources[0].kind.suffix:
+            what = {".pt2": "PyTorch", ".onnx": "ONNX", ".prototxt": "Caffe"}
             raise UsageError(
-                f"{arguments.source} is for PyTorch, and {source} is not", "name two of one kind"
+                f"{names[0]} is for {what[sources[0].kind.suffix]}, and {source.name} is not",
+                "name two of one kind",
             )
-    original, *rest = [opened(source) for source in sources]
-    inputs: Any = original.args if not original.kwargs else None
-    return original.model, rest[0].model if rest else None, inputs
+        is_module = source.kind is ModelKind.MODULE
+        takes_inputs = is_module or not has_factory
+        sources[number] = replace(
+            source,
+            inputs=arguments.inputs if takes_inputs else (),
+            eval_mode=arguments.eval_mode and takes_inputs,
+        )
+        check_source(sources[number])
+    return sources

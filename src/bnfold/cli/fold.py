@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bnfold._kinds import renamed
 from bnfold.cli._fold import Done, fold_one
-from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer_json, answer_summary, say
 from bnfold.cli._report import add_report_option
+from bnfold.cli._source import source_of
 from bnfold.cli._sources import STREAM, check_many, models
 from bnfold.errors import UsageError
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output_dir is not None:
         if arguments.output is not None:
             raise UsageError("-o and --output-dir both say where to write", "leave one out")
-        suffix = kind_for(model.source).SUFFIX
+        suffix = source_of(model.source).kind.suffix
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         arguments.output = renamed(arguments.output_dir / model.place, suffix)
     done = fold_one(arguments)
@@ -111,7 +111,7 @@ def _stream(arguments: argparse.Namespace) -> int:
             arguments.source = str(Path(folder) / "stdin")
             with Path(arguments.source).open("xb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        suffix = kind_for(arguments.source).SUFFIX
+        suffix = source_of(arguments.source).kind.suffix
         if suffix == ".prototxt":
             raise UsageError("a Caffe network is two files, which no pipe holds", "name both")
         if to_stdout:

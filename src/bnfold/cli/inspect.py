@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from bnfold.cli._kinds import kind_for
 from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer, answer_json, answer_summary, columns, progress
 from bnfold.cli._report import add_report_option, check_report, write_report
+from bnfold.cli._source import asked_source, request_of
 from bnfold.cli._sources import Model, models
 from bnfold.cli._summary import Ending, Look, side_by_side
 from bnfold.errors import UsageError
@@ -45,10 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _look(arguments: argparse.Namespace, model: Model) -> Look:
     own = {"source": model.source, "weights": model.weights}
     options = argparse.Namespace(**{**vars(arguments), **own})
-    kind = kind_for(model.source)
-    kind.check_options(options)
+    source = asked_source(options)
     with progress(f"inspecting {model.source}"):
-        source = kind.open_source(options)
-        report = kind.inspect(source, options)
-    write_report(options, report, read=kind.files_read(source, options))
-    return Look(model.source, report, kind.ops(source, None, report)[0])
+        given, inputs = source.open()
+        seen = source.frontend.inspect(given, request_of(options, inputs))
+    write_report(options, Ending(seen.report), read=seen.files or source.files)
+    return Look(model.source, seen.report, seen.counts)

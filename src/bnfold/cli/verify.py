@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnfold.cli._kinds import Kind, is_factory, kind_for
-from bnfold.cli._output import answer, answer_json, progress
+from bnfold.cli._output import answer_result, progress
+from bnfold.cli._source import Source, check_source, source_of
 from bnfold.errors import UsageError
+from bnfold.formats import ModelKind
 
 if TYPE_CHECKING:
-    from bnfold.verify.runner import Runner
-
-_PIPE_WIDTH = 120
+    from bnfold.verify.runner import InputSpec, Runner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,46 +82,39 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             layers=arguments.layers,
         )
-    if arguments.json:
-        answer_json(result.to_dict())
-    elif sys.stdout.isatty():
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        answer(result.table(color=color, width=shutil.get_terminal_size().columns))
-    else:
-        answer(result.table(width=_PIPE_WIDTH))
+    answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 
 
 def _runners(arguments: argparse.Namespace) -> tuple[Runner, Runner]:
     """A runner of each; the second learns from the first what it leaves open."""
+    names = (arguments.original, arguments.folded)
     weights = arguments.weights or (None, None)
-    sources = (arguments.original, arguments.folded)
-    kinds = [kind_for(source) for source in sources]
-    each = [_options(arguments, *one) for one in zip(sources, kinds, weights, strict=True)]
-    if arguments.weights and not any(one.weights for one in each):
+    first, second = (_source(arguments, *one) for one in zip(names, weights, strict=True))
+    if arguments.weights and not (first.is_caffe or second.is_caffe):
         raise UsageError("--weights is for .prototxt files, and there is none", "leave it out")
-    original = _runner(kinds[0], each[0], None)
-    return original, _runner(kinds[1], each[1], original)
+    original = _runner(first, None)
+    return original, _runner(second, original.specs)
 
 
-def _runner(kind: Kind, options: argparse.Namespace, first: Runner | None) -> Runner:
-    kind.check_options(options)
-    like = None if first is None else first.specs
-    return kind.runner(kind.open_source(options), like)
-
-
-def _options(
-    arguments: argparse.Namespace, source: str, kind: Kind, weights: str | None
-) -> argparse.Namespace:
-    """The options of `fold` for one of the two, as far as they mean something for its kind."""
-    return argparse.Namespace(
-        source=source,
-        weights=weights if kind.SUFFIX == ".prototxt" else None,
-        inputs=arguments.inputs if kind.SUFFIX == ".onnx" or is_factory(source) else [],
-        eval_mode=arguments.eval_mode and is_factory(source),
-        clip="auto",
-        phase=None,
+def _source(arguments: argparse.Namespace, name: str, weights: str | None) -> Source:
+    """One of the two, with the options that mean something for its kind."""
+    source = source_of(name)
+    is_module = source.kind is ModelKind.MODULE
+    source = replace(
+        source,
+        weights=weights if source.is_caffe else None,
+        inputs=arguments.inputs if is_module or source.kind is ModelKind.ONNX_FILE else (),
+        eval_mode=arguments.eval_mode and is_module,
     )
+    check_source(source)
+    return source
+
+
+def _runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
+    frontend = source.frontend
+    model, inputs = source.open()
+    return frontend.runner(model, source.name, inputs, like)
 
 
 def _numbers(text: str) -> list[float]:

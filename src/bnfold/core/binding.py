@@ -15,6 +15,7 @@ from bnfold.core.system import System
 class BoundLinear:
     """The variables of a linear op's channels."""
 
+    role: g.Linear
     inputs: IntArray
     """(in_channels,)"""
     outputs: IntArray
@@ -25,6 +26,7 @@ class BoundLinear:
 class BoundAffine:
     """The distinct (input variable, constant) combinations of an affine step, flattened."""
 
+    role: g.AffineStep
     inputs: IntArray
     outputs: IntArray
     scale: FloatArray
@@ -37,6 +39,7 @@ class BoundAffine:
 class BoundClip:
     """The labels of the clipped tensor."""
 
+    role: g.Clip
     labels: IntArray
 
 
@@ -49,9 +52,6 @@ class BoundSum:
     outputs: IntArray
 
 
-Bound = BoundLinear | BoundAffine | BoundClip
-
-
 @dataclass(slots=True)
 class Binding:
     """The network's variables and constraints, ready to solve."""
@@ -60,8 +60,12 @@ class Binding:
     system: System
     labels: list[IntArray] = field(default_factory=list)
     """Per tensor."""
-    bound: dict[int, Bound] = field(default_factory=dict)
-    """Per op number, where the plan needs it."""
+    linear: dict[int, BoundLinear] = field(default_factory=dict)
+    """The linear ops, by number."""
+    affine: dict[int, BoundAffine] = field(default_factory=dict)
+    """The affine steps, by number, but for those that nothing can be done about."""
+    clips: dict[int, BoundClip] = field(default_factory=dict)
+    """The clips that can be given bounds per channel, by number."""
     linear_ties: dict[Hashable, BoundLinear] = field(default_factory=dict)
     plain_clips: frozenset[int] = frozenset()
     """Numbers of clips that have room for bounds per channel but must not use it."""
@@ -73,3 +77,7 @@ class Binding:
     """Those of them whose law is still to be laid, by number."""
     groups: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Per affine step, the calls of its module (itself included), in order."""
+
+    def edited(self, number: int) -> BoundLinear | BoundAffine:
+        """The variables of an op whose constants a plan edits."""
+        return self.linear[number] if number in self.linear else self.affine[number]

@@ -70,7 +70,7 @@ def _upstream(binding: Binding, number: int) -> Obstacle:
         op = makers.get(tensor)
         if op is None:
             continue
-        if isinstance(op.role, g.Opaque) or (isinstance(op.role, g.AffineStep) and op.role.opaque):
+        if isinstance(op.role, g.Opaque | g.RefusedStep):
             return Obstacle(Reason.NONLINEAR, op.name)
         queue.extend(op.inputs)
     return Obstacle(Reason.BRANCHES, binding.graph.ops[number].name)

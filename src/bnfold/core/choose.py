@@ -81,12 +81,11 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
     read, narrow = _read(binding, removed), _narrow(binding)
     excess, own = [], []
     for number in removed:
-        bound, role = binding.bound[number], binding.graph.ops[number].role
-        assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
+        bound = binding.affine[number]
         live = bound.scale != 0
         x, y, a = (part[live] for part in (bound.inputs, bound.outputs, bound.scale))
-        spread = _typical(role, bound)[0][live] if role.spread is not None else np.ones(len(a))
-        limit = role.range_limit
+        spread = np.ones(len(a)) if bound.role.spread is None else _typical(bound)[0][live]
+        limit = bound.role.range_limit
         out = read[y] & _is_out(values.scale[y], spread, np.minimum(limit, narrow.range[y]))
         out |= read[x] & _is_out(values.scale[x], spread / np.abs(a), limit)
         if out.any():
@@ -116,16 +115,15 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     read, narrow, given = _read(binding, removed), _narrow(binding), _given(binding.graph)
     found, grown, large = [], [], []
     for number in removed:
-        bound, role = binding.bound[number], binding.graph.ops[number].role
-        assert isinstance(bound, BoundAffine) and isinstance(role, g.AffineStep)
+        bound = binding.affine[number]
         live = bound.scale != 0
         x, y, a, b = (
             part[live] for part in (bound.inputs, bound.outputs, bound.scale, bound.shift)
         )
-        spread, center = (part[live] for part in _typical(role, bound))
+        spread, center = (part[live] for part in _typical(bound))
         deviation, mean = spread / np.abs(a), (center - b) / a
         of_x = np.abs(mean) + deviation
-        limit = role.growth_limit
+        limit = bound.role.growth_limit
         limit_y = np.minimum(limit, narrow.growth[y])
         exact = (binding.graph.ops[number].inputs[0] in given) | (limit_y < limit)
         of_y = np.abs(center) + spread
@@ -144,8 +142,9 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     return [n for n, own in large if np.isin(together[own], suffering).any()] or found
 
 
-def _typical(role: g.AffineStep, bound: BoundAffine) -> tuple[FloatArray, FloatArray]:
+def _typical(bound: BoundAffine) -> tuple[FloatArray, FloatArray]:
     """The deviation and the mean of an affine step's output, per combination."""
+    role = bound.role
     if role.spread is None:
         return np.abs(bound.scale), bound.shift
     spread = role.spread.reshape(-1)[bound.parameter]
@@ -220,28 +219,30 @@ def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
     found: Pairs = []
     first: dict[Hashable, BoundLinear] = {}
     for number, op in enumerate(binding.graph.ops):
-        role, bound = op.role, binding.bound.get(number)
-        if isinstance(role, g.Linear) and isinstance(bound, BoundLinear) and role.tie is not None:
-            other = first.setdefault(role.tie, bound)
-            if other is not bound:
-                found += [(bound.inputs, other.inputs), (bound.outputs, other.outputs)]
-        elif isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine):
-            if number not in gone and any(editable(role, bound)):
-                found += _edited_alike(binding, number, bound)
+        role = op.role
+        if isinstance(role, g.Linear) and role.tie is not None:
+            linear = binding.linear[number]
+            other = first.setdefault(role.tie, linear)
+            if other is not linear:
+                found += [(linear.inputs, other.inputs), (linear.outputs, other.outputs)]
+        elif number in binding.affine and number not in gone:
+            step = binding.affine[number]
+            if any(editable(step)):
+                found += _edited_alike(binding, number, step)
         elif isinstance(role, g.Max):
             found.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
     return [pair for pair in found if len(pair[0])]
 
 
 def _removals(binding: Binding, removed: Sequence[int]) -> Pairs:
-    bound = (binding.bound[number] for number in removed)
-    return [(one.inputs, one.outputs) for one in bound if isinstance(one, BoundAffine)]
+    steps = (binding.affine[number] for number in removed)
+    return [(step.inputs, step.outputs) for step in steps]
 
 
 def _edited_alike(binding: Binding, number: int, bound: BoundAffine) -> Pairs:
     """What meets one constant of a step that stays, in the first call of its module or here."""
-    first = binding.bound.get(binding.groups[number][0])
-    if not isinstance(first, BoundAffine) or (first is bound and each_constant_once(bound)):
+    first = binding.affine.get(binding.groups[number][0])
+    if first is None or (first is bound and each_constant_once(bound)):
         return []
     known, place = np.unique(first.parameter, return_index=True)
     here = np.flatnonzero(np.isin(bound.parameter, known))
@@ -268,8 +269,7 @@ def anchors(binding: Binding, removed: Sequence[int]) -> IntArray:
     outputs = [np.zeros(0, dtype=np.int64)]
     goes_on = np.zeros(binding.system.count, dtype=bool)
     for number in sorted(removed):
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = binding.affine[number]
         outputs.append(bound.outputs)
         goes_on[bound.inputs] = True
     last = np.concatenate(outputs)

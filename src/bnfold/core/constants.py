@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
-from bnfold.core.binding import Binding, Bound, BoundAffine, BoundLinear
+from bnfold.core.binding import Binding, BoundAffine
 from bnfold.core.forest import IntArray
-from bnfold.core.laws import each_constant_once
+from bnfold.core.laws import each_constant_once, editable
 from bnfold.core.reasons import Reason
 
 _PASSES = (g.View, g.Clip, g.Max, g.Mean)
@@ -80,12 +80,12 @@ def read(binding: Binding) -> Readers:
             found.passed_on[variables] = True
         else:
             found.count[variables] += 1  # once, however often it occurs
-        bound = binding.bound.get(number)
         for tensor in op.inputs:
             found.readers.setdefault(tensor, []).append(number)
-        if isinstance(bound, BoundLinear) and _makes_zeros(role):
-            found.producer[bound.outputs] = number
-            found.producer_channel[bound.outputs] = np.arange(len(bound.outputs))
+        if _makes_zeros(role):
+            outputs = binding.linear[number].outputs
+            found.producer[outputs] = number
+            found.producer_channel[outputs] = np.arange(len(outputs))
     for tensor, _, _ in binding.graph.outputs:
         found.count[binding.labels[tensor]] += 1
     return found
@@ -98,8 +98,7 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     outputs: zeros for one of them would be zeros for both. Steps come in the order in which they
     were removed.
     """
-    bound = binding.bound[number]
-    assert isinstance(bound, BoundAffine)
+    bound = binding.affine[number]
     x, y = bound.inputs, bound.outputs
     uses = np.bincount(x)
     made = (uses[x] == 1) & (found.count[x] == 1)
@@ -111,12 +110,12 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     found.offset[y] = bound.scale[made] * found.offset[x] + bound.shift[made]
 
 
-def _takes_constants(role: g.Role, bound: Bound | None, values: FloatArray) -> bool:
+def _takes_constants(role: g.Role, bound: BoundAffine | None, values: FloatArray) -> bool:
     """Whether an op can have the factor 0 for inputs, and its own constant for what it loses."""
-    if isinstance(role, g.AffineStep):
+    if bound is not None:
         # The factor of a quotient cannot be 0; a step with summands is none.
-        free = role.scale_editable and role.shift_editable and role.tie is None
-        return free and isinstance(bound, BoundAffine) and each_constant_once(bound)
+        is_free = all(editable(bound)) and bound.role.tie is None
+        return is_free and each_constant_once(bound)
     if not isinstance(role, g.Linear) or role.weight is not g.Weight.FREE or role.tie is not None:
         return False
     return not values.any() or (role.bias_editable and not role.crosses_zeros)
@@ -223,16 +222,15 @@ def at_consumers(
         )
         if given is None:
             return Stop(number)
-        bound = binding.bound.get(number)
         if number in removed:
-            assert isinstance(bound, BoundAffine)
             seen.append(given)
-            reach(op.outputs[0], _stepped(bound, given))
+            reach(op.outputs[0], _stepped(binding.affine[number], given))
             continue
         passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
         if passed is None and isinstance(op.role, g.Homogeneous):
             return Stop(number)
         if passed is None:
+            bound = binding.affine.get(number)
             if not _takes_constants(op.role, bound, given.values):
                 zeros = _takes_constants(op.role, bound, np.zeros(0))
                 is_padded = isinstance(op.role, g.Linear) and op.role.crosses_zeros

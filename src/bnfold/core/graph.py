@@ -8,9 +8,10 @@ Shapes are those of the analysed run; a label array broadcasts to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,38 @@ class Linear:
     """The same."""
 
 
+class Refusal(NamedTuple):
+    """Why an affine step must stay, whatever the network around it lets through."""
+
+    reason: Reason
+    detail: str | None = None
+
+
+class Removal(Enum):
+    """Whether an affine step can go, where no `Refusal` says that it must stay."""
+
+    WANTED = "wanted"
+    """The frontend can take it out of the network."""
+    UNASKED = "unasked"
+    """It stays, and nobody asks why: arithmetic in a module's code."""
+
+
+class Parameter(Enum):
+    """What is known of the factors, or of the summands, of an affine step."""
+
+    EDITABLE = "editable"
+    """The frontend can give the step, if it stays, others."""
+    FIXED = "fixed"
+    """They are the same in every run, and stay as they are."""
+    UNKNOWN = "unknown"
+    """Other runs may have others: nothing is built on these, even where they do nothing."""
+
+    @staticmethod
+    def editable_if(condition: bool) -> Parameter:
+        """`EDITABLE`, or else `FIXED`."""
+        return Parameter.EDITABLE if condition else Parameter.FIXED
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AffineStep:
     """y = scale * x + shift with constants that broadcast to x: BatchNorm, Scale, Mul, Add, ..."""
@@ -77,12 +110,12 @@ class AffineStep:
     """What the user calls it; appears in the report."""
     channels: int = 0
     """Number of channels, for the report."""
-    removable: bool = True
-    """Whether the frontend can take the op out of the network."""
-    scale_editable: bool = True
-    """Whether the frontend can give the op, if it stays, other factors."""
-    shift_editable: bool = True
-    """Whether the frontend can give the op, if it stays, other summands."""
+    removal: Removal | Refusal = Removal.WANTED
+    """Whether it can go."""
+    factors: Parameter = Parameter.EDITABLE
+    """What is known of `scale`."""
+    summands: Parameter = Parameter.EDITABLE
+    """What is known of `shift`."""
     spread: FloatArray | None = None
     """Typical deviation of the output per constant (|gamma|), of `scale`'s shape; None is 1."""
     center: FloatArray | None = None
@@ -91,16 +124,53 @@ class AffineStep:
     """Stored values may be scaled up or down by at most this (smaller for float16)."""
     growth_limit: float = 2.0**10
     """A shift may make what others read at most this much larger, beside its own deviation."""
-    scale_known: bool = True
-    """False where other runs may have other factors: then nothing is built on these."""
-    shift_known: bool = True
-    """False where other runs may have other summands, even where these are 0."""
     tie: Hashable = None
     """Ops with one (not None) tie are one module called several times: all go, or none."""
-    refusal: tuple[Reason, str | None] | None = None
-    """Set where it must stay, with the reason and a detail."""
-    opaque: bool = False
-    """Set where it is not constant at all: nothing is known about the function it computes."""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why it must stay, where that is known from the start."""
+        return self.removal if isinstance(self.removal, Refusal) else None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it can go, as far as the step itself is concerned."""
+        return self.removal is Removal.WANTED
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has the same constants in every run."""
+        return Parameter.UNKNOWN not in (self.factors, self.summands)
+
+    @property
+    def is_editable(self) -> bool:
+        """Whether the frontend can give it, if it stays, other constants of one kind at least."""
+        return Parameter.EDITABLE in (self.factors, self.summands)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether somebody wants to know what became of it."""
+        return self.removal is not Removal.UNASKED
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedStep:
+    """An affine step by name only: nothing is known of what it computes, but why it stays."""
+
+    refusal: Refusal
+    """Why."""
+    kind: str = "BatchNorm"
+    """As of `AffineStep`."""
+    channels: int = 0
+    """As of `AffineStep`."""
+    tie: Hashable = None
+    """As of `AffineStep`."""
+
+    is_reported: ClassVar[bool] = True
+
+
+Step = AffineStep | RefusedStep
+"""What the report has an item for, if anybody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +210,10 @@ class Max:
     """Axes of the input along which values meet."""
     keeps_rank: bool = True
     """False where the axes disappear from the output."""
+
+
+POSITIVE = Max(())
+"""An op whose law is that of a maximum in which no values meet: any s > 0 passes, and any t."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +290,7 @@ class Constant:
 Role = (
     Linear
     | AffineStep
+    | RefusedStep
     | Clip
     | Homogeneous
     | Max
@@ -286,13 +361,28 @@ class Graph:
         self.ops.append(Op(name, role, tuple(inputs), outputs, kind))
         return outputs
 
+    def pin(self, name: str, tensors: Sequence[int]) -> None:
+        """Append an op without a result, which reads these tensors as they are."""
+        self.add(name, Opaque(), tensors, [])
+
+    def step(self, number: int) -> Step:
+        """The role of an affine step."""
+        role = self.ops[number].role
+        assert isinstance(role, Step)
+        return role
+
+    def steps(self) -> Iterator[tuple[int, Op, Step]]:
+        """All affine steps: the number of each, its op and its role."""
+        for number, op in enumerate(self.ops):
+            if isinstance(op.role, Step):
+                yield number, op, op.role
+
     def affine_groups(self) -> dict[int, tuple[int, ...]]:
         """Per affine step, the calls of the module behind it (itself included), in order."""
         tied: dict[Hashable, list[int]] = {}
-        for number, op in enumerate(self.ops):
-            if isinstance(op.role, AffineStep):
-                key = ("alone", number) if op.role.tie is None else ("tie", op.role.tie)
-                tied.setdefault(key, []).append(number)
+        for number, _, step in self.steps():
+            key = ("alone", number) if step.tie is None else ("tie", step.tie)
+            tied.setdefault(key, []).append(number)
         return {number: tuple(group) for group in tied.values() for number in group}
 
 

@@ -45,13 +45,53 @@ def bind(
     binding.labels = [lab.pinned(len(shape)) for shape in graph.shapes]
     for number, op in enumerate(graph.ops):
         inputs = [binding.labels[tensor] for tensor in op.inputs]
-        law = _LAWS[type(op.role)]
-        for tensor, labels in zip(op.outputs, law(binding, number, op, inputs), strict=True):
+        for tensor, labels in zip(op.outputs, _law(binding, number, op.role, inputs), strict=True):
             binding.labels[tensor] = labels
     for tensor, name, reason in graph.outputs:
         system.plain(distinct(binding.labels[tensor]), system.cause(-1, name, reason))
     system.sums.settle()
     return binding
+
+
+def _law(binding: Binding, number: int, role: g.Role, inputs: Labels) -> Labels:
+    """The law of one op; a table would not tell each law the type of its role."""
+    match role:
+        case g.Linear():
+            return linear(binding, number, role, inputs)
+        case g.AffineStep():
+            return affine(binding, number, role, inputs)
+        case g.RefusedStep():
+            return _pin_all(binding, number, inputs, Reason.NONLINEAR)
+        case g.Clip():
+            return clip(binding, number, role, inputs)
+        case g.Homogeneous():
+            return homogeneous(binding, number, inputs)
+        case g.Max():
+            return maximum(binding, number, role, inputs)
+        case g.Mean():
+            return mean(binding, number, role, inputs)
+        case g.Sum():
+            return total(binding, number, role, inputs)
+        case g.Gate():
+            return gate(binding, number, inputs)
+        case g.View():
+            return view(binding, number, role, inputs)
+        case g.Pad():
+            return pad(binding, number, role, inputs)
+        case g.Sign():
+            return sign(binding, number, role, inputs)
+        case g.Opaque():
+            return opaque(binding, number, role, inputs)
+        case g.Constant():
+            return constant(binding, number, role, inputs)
+
+
+def _cause(binding: Binding, number: int, reason: Reason) -> int:
+    return binding.system.cause(number, binding.graph.ops[number].name, reason)
+
+
+def _output_shape(binding: Binding, number: int) -> tuple[int, ...]:
+    return binding.graph.shapes[binding.graph.ops[number].outputs[0]]
 
 
 def _fresh_variables(graph: g.Graph, op: g.Op) -> int:
@@ -67,38 +107,35 @@ def _fresh_variables(graph: g.Graph, op: g.Op) -> int:
     return 0
 
 
-def linear(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def linear(binding: Binding, number: int, role: g.Linear, inputs: Labels) -> Labels:
     """y^[o] = s_y[o] * (sum_i W[o,i]/s_x[i] * (x^[i] - s_x[i]*t_x[i]) + B[o] + t_y[o])."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.Linear)
-    rank = len(binding.graph.shapes[op.outputs[0]])
+    system = binding.system
+    rank = len(_output_shape(binding, number))
     x = np.zeros(0, dtype=np.int64)
     if role.in_channels:
         x, left, right = lab.to_channels(inputs[0], role.in_axis, role.in_channels)
-        system.same(left, right, system.cause(number, op.name, Reason.BRANCHES))
+        system.same(left, right, _cause(binding, number, Reason.BRANCHES))
     y = system.fresh(role.out_channels)
-    bound = BoundLinear(x, y)
-    binding.bound[number] = bound
+    bound = BoundLinear(role, x, y)
+    binding.linear[number] = bound
     if role.crosses_zeros:
-        system.no_shift(x, system.cause(number, op.name, Reason.PADDING))
+        system.no_shift(x, _cause(binding, number, Reason.PADDING))
     if role.weight is not g.Weight.FREE or not role.bias_editable:
-        _fixed_linear(binding, number, op, role, bound)
+        _fixed_linear(binding, number, bound)
     if role.tie is not None:
         first = binding.linear_ties.setdefault(role.tie, bound)
         if first is not bound:
-            cause = system.cause(number, op.name, Reason.SHARED)
+            cause = _cause(binding, number, Reason.SHARED)
             system.same(first.inputs, x, cause)
             system.same(first.outputs, y, cause)
     return [lab.along(int(y[0]), len(y), role.out_axis, rank) if len(y) else lab.pinned(rank)]
 
 
-def _fixed_linear(
-    binding: Binding, number: int, op: g.Op, role: g.Linear, bound: BoundLinear
-) -> None:
+def _fixed_linear(binding: Binding, number: int, bound: BoundLinear) -> None:
     """A weight or bias that may not change leaves only what the two sides share."""
     system = binding.system
-    cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-    x, y = bound.inputs, bound.outputs
+    cause = _cause(binding, number, Reason.FIXED_WEIGHT)
+    role, x, y = bound.role, bound.inputs, bound.outputs
     if role.weight is not g.Weight.FREE and not role.in_channels:
         system.plain_scale(y, cause)
     elif role.weight is not g.Weight.FREE:
@@ -120,35 +157,33 @@ def _fixed_linear(
     system.shift_map(y, source, total, np.zeros(len(y)), cause)
 
 
-def affine(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def affine(binding: Binding, number: int, role: g.AffineStep, inputs: Labels) -> Labels:
     """Kept and editable: free on both sides; what it cannot edit ties them (see `keep_affine`)."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.AffineStep)
-    if role.opaque:
-        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+    system = binding.system
     (x,) = inputs
-    rank = len(binding.graph.shapes[op.outputs[0]])
+    rank = len(_output_shape(binding, number))
     parameter = np.arange(role.scale.size, dtype=np.int64).reshape(role.scale.shape)
     x = x.reshape((1,) * (rank - x.ndim) + x.shape)
     combined = lab.combine([x, parameter])
     if combined is None:
-        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+        return _pin_all(binding, number, inputs, Reason.NONLINEAR)
     (x_each, parameter_each), where, _ = combined
     scale = role.scale.reshape(-1)[parameter_each]
     shift = role.shift.reshape(-1)[parameter_each]
-    fixed = not (role.removable or role.scale_editable or role.shift_editable)
-    if fixed and ((scale == 1.0).all() or not role.scale_known):
+    is_fixed = not (role.is_wanted or role.is_editable)
+    is_known = role.factors is not g.Parameter.UNKNOWN
+    if is_fixed and ((scale == 1.0).all() or not is_known):
         # Only adding, or multiplying by who knows what: input and output share their variables.
-        cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-        moved = (shift != 0) | (not role.shift_known)
+        cause = _cause(binding, number, Reason.FIXED_WEIGHT)
+        moved = (shift != 0) | (role.summands is g.Parameter.UNKNOWN)
         system.plain_scale(distinct(x_each[moved]), cause)
-        if not role.scale_known:
+        if not is_known:
             system.no_shift(distinct(x), cause)
         return [x]
     y_each = system.fresh(len(x_each))
-    bound = BoundAffine(x_each, y_each, scale, shift, parameter_each)
-    binding.bound[number] = bound
-    if not role.removable or number in binding.kept_from_start:
+    bound = BoundAffine(role, x_each, y_each, scale, shift, parameter_each)
+    binding.affine[number] = bound
+    if not role.is_wanted or number in binding.kept_from_start:
         keep_affine(binding, number)
     return [y_each[where]]
 
@@ -159,28 +194,28 @@ def each_constant_once(bound: BoundAffine) -> bool:
     return is_increasing(parameter) or len(each_once(parameter)) == len(parameter)
 
 
-def editable(role: g.AffineStep, bound: BoundAffine) -> tuple[bool, bool]:
+def editable(bound: BoundAffine) -> tuple[bool, bool]:
     """Whether the factors and the summands of an affine step that stays are edited.
 
     A constant that meets several variables can only be edited alike for all of them. What can edit
     both of its constants does so; a mere product, or sum, is better left as it is there, and lets
     through what it can.
     """
-    if role.scale_editable != role.shift_editable and not each_constant_once(bound):
+    factors = bound.role.factors is g.Parameter.EDITABLE
+    summands = bound.role.summands is g.Parameter.EDITABLE
+    if factors != summands and not each_constant_once(bound):
         return False, False
-    return role.scale_editable, role.shift_editable
+    return factors, summands
 
 
 def keep_affine(binding: Binding, number: int) -> None:
     """The law of an affine step that stays: a' = s_y*a/s_x, b' = s_y*(b - a*t_x + t_y)."""
-    op, system, bound = binding.graph.ops[number], binding.system, binding.bound[number]
-    role = op.role
-    assert isinstance(role, g.AffineStep) and isinstance(bound, BoundAffine)
-    cause = system.cause(number, op.name, Reason.FIXED_WEIGHT)
-    edits_scale, edits_shift = editable(role, bound)
+    system, bound = binding.system, binding.affine[number]
+    cause = _cause(binding, number, Reason.FIXED_WEIGHT)
+    edits_scale, edits_shift = editable(bound)
     if edits_scale or edits_shift:
         _one_edit_per_constant(binding, bound, cause)
-    if role.tie is not None:
+    if bound.role.tie is not None:
         _one_edit_per_call(binding, number, bound)
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
     zero = a == 0
@@ -203,36 +238,30 @@ def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> 
 
 def _one_edit_per_call(binding: Binding, number: int, bound: BoundAffine) -> None:
     """The calls of one module share its constants."""
-    cause = binding.system.cause(number, binding.graph.ops[number].name, Reason.SHARED)
+    cause = _cause(binding, number, Reason.SHARED)
     for other in binding.groups[number]:
-        if other == number:
-            continue
-        twin = binding.bound.get(other)
-        if not isinstance(twin, BoundAffine):  # not reached yet: it will relate itself to this one
+        twin = binding.affine.get(other)
+        if twin is None or twin is bound:  # not reached yet: it will relate itself to this one
             continue
         _, here, there = np.intersect1d(bound.parameter, twin.parameter, return_indices=True)
         binding.system.same(bound.inputs[here], twin.inputs[there], cause)
         binding.system.same(bound.outputs[here], twin.outputs[there], cause)
 
 
-def clip(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
     """Any rescaling passes where the bounds can be rescaled too."""
-    role = op.role
-    assert isinstance(role, g.Clip)
     if role.room:
-        binding.bound[number] = BoundClip(inputs[0])
+        binding.clips[number] = BoundClip(role, inputs[0])
     if not role.room or number in binding.plain_clips:
-        plain_clip(binding, number, distinct(inputs[0]))
+        plain_clip(binding, number, role, distinct(inputs[0]))
     return inputs
 
 
-def plain_clip(binding: Binding, number: int, variables: IntArray) -> None:
+def plain_clip(binding: Binding, number: int, role: g.Clip, variables: IntArray) -> None:
     """Ask the clip's bounds to stay as they are."""
-    op, system = binding.graph.ops[number], binding.system
-    role = op.role
-    assert isinstance(role, g.Clip)
+    system = binding.system
     reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
-    cause = system.cause(number, op.name, reason)
+    cause = _cause(binding, number, reason)
     bounds = {role.lower, role.upper} - {-np.inf, np.inf}
     if not bounds:
         return
@@ -242,50 +271,43 @@ def plain_clip(binding: Binding, number: int, variables: IntArray) -> None:
         system.plain_scale(variables, cause)
 
 
-def homogeneous(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def homogeneous(binding: Binding, number: int, inputs: Labels) -> Labels:
     """s_y = s_x > 0, t = 0."""
-    cause = binding.system.cause(number, op.name, Reason.ACTIVATION)
+    cause = _cause(binding, number, Reason.ACTIVATION)
     variables = distinct(inputs[0])
     binding.system.positive(variables, cause)
     binding.system.no_shift(variables, cause)
     return inputs
 
 
-def maximum(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def maximum(binding: Binding, number: int, role: g.Max, inputs: Labels) -> Labels:
     """s_y = s_x > 0, t_y = t_x, alike for all values that meet."""
-    role = op.role
-    assert isinstance(role, g.Max)
-    cause = binding.system.cause(number, op.name, Reason.ACTIVATION)
-    merged = _meet(binding, number, op, inputs[0], role.axes)
+    cause = _cause(binding, number, Reason.ACTIVATION)
+    merged = _meet(binding, number, inputs[0], role.axes)
     binding.system.positive(distinct(merged), cause)
     out = merged if role.keeps_rank else np.squeeze(merged, axis=role.axes)
-    return [out] * len(op.outputs)
+    return [out] * len(binding.graph.ops[number].outputs)
 
 
-def mean(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def mean(binding: Binding, number: int, role: g.Mean, inputs: Labels) -> Labels:
     """s_y = s_x, t_y = t_x, alike for all values that meet; t = 0 where zeros are counted."""
-    role = op.role
-    assert isinstance(role, g.Mean)
-    merged = _meet(binding, number, op, inputs[0], role.axes)
+    merged = _meet(binding, number, inputs[0], role.axes)
     if role.counts_zeros:
-        cause = binding.system.cause(number, op.name, Reason.PADDING)
+        cause = _cause(binding, number, Reason.PADDING)
         binding.system.no_shift(distinct(merged), cause)
     return [merged if role.keeps_rank else np.squeeze(merged, axis=role.axes)]
 
 
-def _meet(
-    binding: Binding, number: int, op: g.Op, labels: IntArray, axes: Sequence[int]
-) -> IntArray:
+def _meet(binding: Binding, number: int, labels: IntArray, axes: Sequence[int]) -> IntArray:
     merged, left, right = lab.merge_axes(labels, axes)
-    binding.system.same(left, right, binding.system.cause(number, op.name, Reason.BRANCHES))
+    binding.system.same(left, right, _cause(binding, number, Reason.BRANCHES))
     return merged
 
 
-def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def total(binding: Binding, number: int, role: g.Sum, inputs: Labels) -> Labels:
     """One s for all operands and the result; t_z = c1*t_1 + c2*t_2 + ..."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.Sum)
-    rank = len(binding.graph.shapes[op.outputs[0]])
+    system = binding.system
+    rank = len(_output_shape(binding, number))
     terms = [
         (labels, factor)
         for labels, factor in zip(inputs, role.coefficients, strict=True)
@@ -295,7 +317,7 @@ def total(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
         return [lab.pinned(rank)]
     combined = lab.combine([labels for labels, _ in terms])
     if combined is None:
-        return _pin_all(binding, number, op, inputs, Reason.NONLINEAR)
+        return _pin_all(binding, number, inputs, Reason.NONLINEAR)
     operands, where, count = combined
     z = system.fresh(count)
     factors = tuple(factor for _, factor in terms)
@@ -310,7 +332,7 @@ def lay_sum(binding: Binding, number: int) -> None:
     bound, system = binding.open_sums.pop(number), binding.system
     operands, factors, z = bound.operands, bound.factors, bound.outputs
     count = len(z)
-    cause = system.cause(number, binding.graph.ops[number].name, Reason.BRANCHES)
+    cause = _cause(binding, number, Reason.BRANCHES)
     for operand in operands:
         system.same_scale(z, operand, cause)
     running, running_factor = operands[0], factors[0]
@@ -324,41 +346,36 @@ def lay_sum(binding: Binding, number: int) -> None:
         system.shift_map(z, running, np.full(count, running_factor), np.zeros(count), cause)
 
 
-def gate(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def gate(binding: Binding, number: int, inputs: Labels) -> Labels:
     """s_z = s_x with t = 0, the gate itself stored as it is."""
     system = binding.system
-    rank = len(binding.graph.shapes[op.outputs[0]])
-    sizes = [int(np.prod(binding.graph.shapes[tensor])) for tensor in op.inputs]
+    rank = len(_output_shape(binding, number))
+    tensors = binding.graph.ops[number].inputs
+    sizes = [int(np.prod(binding.graph.shapes[tensor])) for tensor in tensors]
     stored_plain = [not labels.any() for labels in inputs]
     chosen = 1
     if stored_plain[0] != stored_plain[1]:
         chosen = 0 if stored_plain[0] else 1
     elif sizes[0] < sizes[1]:
         chosen = 0
-    cause = system.cause(number, op.name, Reason.NONLINEAR)
+    cause = _cause(binding, number, Reason.NONLINEAR)
     system.plain(distinct(inputs[chosen]), cause)
     value = inputs[1 - chosen]
     system.no_shift(distinct(value), cause)
     return [value.reshape((1,) * (rank - value.ndim) + value.shape)]
 
 
-def view(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def view(binding: Binding, number: int, role: g.View, inputs: Labels) -> Labels:
     """Labels move as the values do."""
-    role = op.role
-    assert isinstance(role, g.View)
-    shapes = binding.graph.shapes
-    full = [
-        lab.expand(labels, shapes[tensor]) for labels, tensor in zip(inputs, op.inputs, strict=True)
-    ]
+    shapes = [binding.graph.shapes[tensor] for tensor in binding.graph.ops[number].inputs]
+    full = [lab.expand(labels, shape) for labels, shape in zip(inputs, shapes, strict=True)]
     return [lab.compress(np.asarray(labels)) for labels in role.apply(full)]
 
 
-def pad(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def pad(binding: Binding, number: int, role: g.Pad, inputs: Labels) -> Labels:
     """Added elements hold `value` as it is; across channels they are constants of their own."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.Pad)
     labels = inputs[0]
-    cause = system.cause(number, op.name, Reason.PADDING)
+    cause = _cause(binding, number, Reason.PADDING)
     for axis, (before, after) in enumerate(zip(role.before, role.after, strict=True)):
         if before <= 0 and after <= 0 and labels.shape[axis] == 1:
             continue
@@ -401,11 +418,10 @@ def _pad_across(binding: Binding, role: g.Pad, labels: IntArray, axis: int, caus
     return np.concatenate(parts, axis=axis)
 
 
-def sign(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def sign(binding: Binding, number: int, role: g.Sign, inputs: Labels) -> Labels:
     """t_x = 0; s_x > 0, or s_x < 0 with s_y = -1 where the op is odd."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.Sign)
-    cause = system.cause(number, op.name, Reason.ACTIVATION)
+    system = binding.system
+    cause = _cause(binding, number, Reason.ACTIVATION)
     variables = distinct(inputs[0])
     system.no_shift(variables, cause)
     if not role.odd:
@@ -421,50 +437,31 @@ def sign(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
     return [lookup[inputs[0]]]
 
 
-def opaque(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def opaque(binding: Binding, number: int, role: g.Opaque, inputs: Labels) -> Labels:
     """(1, 0) on all it touches."""
-    role = op.role
-    assert isinstance(role, g.Opaque)
-    return _pin_all(binding, number, op, inputs, role.reason)
+    return _pin_all(binding, number, inputs, role.reason)
 
 
-def _pin_all(binding: Binding, number: int, op: g.Op, inputs: Labels, reason: Reason) -> Labels:
-    cause = binding.system.cause(number, op.name, reason)
+def _pin_all(binding: Binding, number: int, inputs: Labels, reason: Reason) -> Labels:
+    cause = _cause(binding, number, reason)
     for labels in inputs:
         binding.system.plain(distinct(labels), cause)
-    return [lab.pinned(len(binding.graph.shapes[tensor])) for tensor in op.outputs]
+    outputs = binding.graph.ops[number].outputs
+    return [lab.pinned(len(binding.graph.shapes[tensor])) for tensor in outputs]
 
 
-def constant(binding: Binding, number: int, op: g.Op, inputs: Labels) -> Labels:
+def constant(binding: Binding, number: int, role: g.Constant, inputs: Labels) -> Labels:
     """0 has any scale and no shift; any other constant is stored as it is."""
-    role, system = op.role, binding.system
-    assert isinstance(role, g.Constant)
-    shape = binding.graph.shapes[op.outputs[0]]
+    system = binding.system
+    shape = _output_shape(binding, number)
     if role.value.any():
         return [lab.pinned(len(shape))]
     axis = 1 if len(shape) > 1 else 0
     count = shape[axis] if shape else 1
     fresh = system.fresh(count)
-    system.no_shift(fresh, system.cause(number, op.name, Reason.NONLINEAR))
+    system.no_shift(fresh, _cause(binding, number, Reason.NONLINEAR))
     return [
         lab.along(int(fresh[0]), count, axis, len(shape))
         if shape and count
         else lab.pinned(len(shape))
     ]
-
-
-_LAWS = {
-    g.Linear: linear,
-    g.AffineStep: affine,
-    g.Clip: clip,
-    g.Homogeneous: homogeneous,
-    g.Max: maximum,
-    g.Mean: mean,
-    g.Sum: total,
-    g.Gate: gate,
-    g.View: view,
-    g.Pad: pad,
-    g.Sign: sign,
-    g.Opaque: opaque,
-    g.Constant: constant,
-}

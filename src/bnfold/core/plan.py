@@ -25,8 +25,9 @@ from bnfold.core.choose import Values
 from bnfold.core.forest import IntArray, each_once
 from bnfold.core.labels import compress
 from bnfold.core.laws import editable
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode, Solution
+from bnfold.core.removal import Solution
 from bnfold.core.shortcut_law import BoundShortcut, additions
 from bnfold.core.solver import solve
 from bnfold.core.trace import beside, taken_in
@@ -140,22 +141,18 @@ def make_plan(
     added: dict[int, FloatArray] = {}
     for shortcut in solution.shortcuts:
         added |= additions(binding, shortcut, values, gone)
-    for number, bound in binding.bound.items():
-        role = graph.ops[number].role
-        if isinstance(bound, BoundLinear):
-            assert isinstance(role, g.Linear)
-            edit = _linear_edit(bound, values, zeroed.get(number, []))
-            if number in added:
-                edit = replace(edit, centre=role.centre, added=added[number])
-            if edit.rescales or edit.needs_bias:
-                plan.linear[number] = edit
-        elif isinstance(bound, BoundAffine):
-            assert isinstance(role, g.AffineStep)
-            if number not in gone:
-                _plan_affine(plan, number, role, bound, values)
-        elif number not in solution.plain:
-            assert isinstance(role, g.Clip)
-            _plan_clip(plan, number, role, bound, values)
+    for number, linear in binding.linear.items():
+        edit = _linear_edit(linear, values, zeroed.get(number, []))
+        if number in added:
+            edit = replace(edit, centre=linear.role.centre, added=added[number])
+        if edit.rescales or edit.needs_bias:
+            plan.linear[number] = edit
+    for number, step in binding.affine.items():
+        if number not in gone:
+            _plan_affine(plan, number, step, values)
+    for number, clipped in binding.clips.items():
+        if number not in solution.plain:
+            _plan_clip(plan, number, clipped, values)
     edited = [*plan.linear, *plan.affine]
     if solution.removed:
         plan.removed = taken_in(solution, values, edited)
@@ -177,8 +174,7 @@ def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
     binding = plan.solution.binding
     banned: dict[int, Obstacle] = {}
     for number in ops:
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundLinear | BoundAffine)
+        bound = binding.edited(number)
         obstacle = Obstacle(Reason.OVERFLOW, binding.graph.ops[number].name)
         touched = np.concatenate([bound.inputs, bound.outputs])
         touched = touched[_is_rescaled(plan.solution.values, touched)]
@@ -218,8 +214,7 @@ def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
     classes = [each_once(forest.roots(touched)) for forest in forests]
     found = []
     for step in plan.removed:
-        own = binding.bound[step]
-        assert isinstance(own, BoundAffine)
+        own = binding.affine[step]
         variables = np.concatenate([own.inputs, own.outputs])
         shared = np.isin(variables, touched).any()
         for forest, roots in zip(forests, classes, strict=True):
@@ -256,15 +251,14 @@ def _linear_edit(bound: BoundLinear, values: Values, zeroed: list[int]) -> Linea
     )
 
 
-def _plan_affine(
-    plan: Plan, number: int, role: g.AffineStep, bound: BoundAffine, values: Values
-) -> None:
+def _plan_affine(plan: Plan, number: int, bound: BoundAffine, values: Values) -> None:
+    role = bound.role
     scale = role.scale.reshape(-1).copy()
     shift = role.shift.reshape(-1).copy()
     s_y, inverse = values.scale[bound.outputs], values.inverse[bound.inputs]
     moved = bound.shift - bound.scale * values.shift[bound.inputs] + values.shift[bound.outputs]
     # What cannot be edited does not change, by law; in floating point it nearly does not.
-    edits_scale, edits_shift = editable(role, bound)
+    edits_scale, edits_shift = editable(bound)
     if edits_scale:
         scale[bound.parameter] = s_y * bound.scale * inverse
     if edits_shift:
@@ -278,7 +272,8 @@ def _plan_affine(
     plan.affine[number] = AffineEdit(*(part.reshape(role.scale.shape) for part in parts))
 
 
-def _plan_clip(plan: Plan, number: int, role: g.Clip, bound: BoundClip, values: Values) -> None:
+def _plan_clip(plan: Plan, number: int, bound: BoundClip, values: Values) -> None:
+    role = bound.role
     s, t = values.scale[bound.labels], values.shift[bound.labels]
     first, second = s * (role.lower + t), s * (role.upper + t)
     lower, upper = np.minimum(first, second), np.maximum(first, second)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from bnfold.core import constants
-from bnfold.core import graph as g
-from bnfold.core.binding import Binding, BoundAffine, BoundSum
+from bnfold.core.binding import Binding, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values
 from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import keep_affine
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.core.shortcut_law import BoundShortcut
 from bnfold.core.shortcuts import Shortcut
 from bnfold.core.sums import solve_waiting
-
-ClipMode = Literal["auto", "always", "never"]
 
 
 @dataclass(slots=True)
@@ -97,59 +94,67 @@ class Restart(Exception):  # noqa: N818  # control flow, not an error
 
 @contextmanager
 def trial(solution: Solution, options: Options) -> Iterator[None]:
-    """A trial of the system; a careful one also asks whether the waiting sums can be solved."""
+    """What is demanded and removed inside holds together; an exception undoes all of it.
+
+    What was kept or found out inside stays. A careful trial also asks whether the waiting sums can
+    be solved.
+    """
     system = solution.binding.system
-    with system.trial():
-        yield
-        if options.careful:
-            system.sums.settle()
-            solve_waiting(system.sums, np.zeros(system.count))
+    before = _Saved.of(solution)
+    try:
+        with system.trial():
+            yield
+            if options.careful:
+                system.sums.settle()
+                solve_waiting(system.sums, np.zeros(system.count))
+    except Exception:
+        before.restore(solution)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """A solution to go back to."""
+    """What a trial can change of a solution, as it was before."""
 
     mark: tuple[int, ...]
     rows: int
     dead: constants.Constants
-    zeroed: list[tuple[int, int]]
+    zeroed: int
     removed: int
     shortcuts: int
     open_sums: dict[int, BoundSum]
 
+    @staticmethod
+    def of(solution: Solution) -> _Saved:
+        """What is needed to come back to this point."""
+        system = solution.binding.system
+        return _Saved(
+            system.mark(),
+            system.sums.rows(),
+            solution.dead,
+            len(solution.zeroed),
+            len(solution.removed),
+            len(solution.shortcuts),
+            dict(solution.binding.open_sums),
+        )
 
-def save(solution: Solution) -> _Saved:
-    """What is needed to come back to this point; see `restore`."""
-    system = solution.binding.system
-    return _Saved(
-        system.mark(),
-        system.sums.rows(),
-        solution.dead,
-        list(solution.zeroed),
-        len(solution.removed),
-        len(solution.shortcuts),
-        dict(solution.binding.open_sums),
-    )
-
-
-def restore(solution: Solution, saved: _Saved) -> None:
-    """Undo all that was removed since; what was kept stays kept."""
-    system = solution.binding.system
-    system.rollback(saved.mark)
-    system.sums.withdraw(saved.rows)
-    solution.dead, solution.zeroed = saved.dead, saved.zeroed
-    del solution.removed[saved.removed :]
-    del solution.shortcuts[saved.shortcuts :]
-    solution.binding.open_sums = saved.open_sums
+    def restore(self, solution: Solution) -> None:
+        """Undo all that was removed since."""
+        system = solution.binding.system
+        system.rollback(self.mark)
+        system.sums.withdraw(self.rows)
+        solution.dead = self.dead
+        del solution.zeroed[self.zeroed :]
+        del solution.removed[self.removed :]
+        del solution.shortcuts[self.shortcuts :]
+        solution.binding.open_sums = self.open_sums
 
 
 def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
     """Affine steps that go together, in the order of the first."""
-    for number, group in binding.groups.items():
-        role = binding.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
-        if group[0] == number and _counts(role):
+    for number, _, step in binding.graph.steps():
+        group = binding.groups[number]
+        if group[0] == number and step.is_reported:
             yield group
 
 
@@ -159,21 +164,15 @@ def groups_left(solution: Solution) -> list[tuple[int, ...]]:
     return [group for group in _groups(solution.binding) if group[0] not in gone]
 
 
-def _counts(role: g.AffineStep) -> bool:
-    """Whether somebody wants to know what became of it."""
-    return role.removable or role.refusal is not None
-
-
 def known_refusal(binding: Binding, group: tuple[int, ...], options: Options) -> Obstacle | None:
     """The obstacle that is known before anything is tried."""
     for number in group:
         if number in options.banned:
             return options.banned[number]
-        role = binding.graph.ops[number].role
-        assert isinstance(role, g.AffineStep)
-        if role.refusal is not None:
-            return Obstacle(role.refusal[0], None)
-        if number not in binding.bound:
+        refusal = binding.graph.step(number).refusal
+        if refusal is not None:
+            return Obstacle(refusal.reason, None)
+        if number not in binding.affine:
             return blame(binding, number, [])
     return None
 
@@ -186,7 +185,7 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
     try:
         with trial(solution, options):
             for number in group:
-                if number in binding.bound and number not in binding.kept_from_start:
+                if number in binding.affine and number not in binding.kept_from_start:
                     keep_affine(binding, number)
     except Conflict as conflict:
         # A shortcut that leaves a step no way to stay goes before the step's own removal does.
@@ -201,16 +200,16 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
 
 def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> bool:
     """Remove the steps, or keep them and say why."""
-    dead, zeroed = solution.dead, list(solution.zeroed)
     try:
-        _remove(solution, group, options)
+        with trial(solution, options):
+            for number in group:
+                remove_step(solution, number)
+            solution.removed.extend(group)
     except Conflict as conflict:
-        solution.dead, solution.zeroed = dead, zeroed
         solution.met[group[0]] = clips_among(solution.binding, conflict.causes)
         obstacle = blame(solution.binding, group[0], conflict.causes)
         keep(solution, group, obstacle, options)
         return False
-    solution.removed.extend(group)
     return True
 
 
@@ -220,17 +219,10 @@ def clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
     return frozenset(cause.op for cause in found if cause.reason is Reason.CLIP_COST)
 
 
-def _remove(solution: Solution, group: tuple[int, ...], options: Options) -> None:
-    with trial(solution, options):
-        for number in group:
-            remove_step(solution, number)
-
-
 def remove_step(solution: Solution, number: int) -> None:
     """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0."""
     binding, system = solution.binding, solution.binding.system
-    bound = binding.bound[number]
-    assert isinstance(bound, BoundAffine)
+    bound = binding.affine[number]
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
     name = binding.graph.ops[number].name
     cause = system.cause(number, name, Reason.BRANCHES)
@@ -291,8 +283,7 @@ def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:
 def needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
     """Whether a zero gamma of the group cannot be settled at its producer."""
     for number in group:
-        bound = solution.binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = solution.binding.affine[number]
         zero = bound.scale == 0
         if zero.any():
             readers = _readers(solution)

@@ -130,10 +130,12 @@ def _counter(graph: g.Graph, tap: Tap | None, rank: int) -> IntArray:
     """The channel of the tap's op, for each element of the sum."""
     if tap is None:
         return lab.pinned(rank)
-    op = graph.ops[tap.linear]
-    role, own = op.role, len(graph.shapes[op.outputs[0]])
-    assert isinstance(role, g.Linear)
-    return lab.along(0, role.out_channels, rank - own + role.out_axis, rank)
+    return lab.along(0, tap.role.out_channels, rank - _behind(graph, tap), rank)
+
+
+def _behind(graph: g.Graph, tap: Tap) -> int:
+    """Where the axis of the channels of the tap's op is, counted from the last one."""
+    return len(graph.shapes[graph.ops[tap.linear].outputs[0]]) - tap.role.out_axis
 
 
 def _cancels(
@@ -152,9 +154,7 @@ def _cancels(
 def _is_reached(binding: Binding, tap: Tap, channels: IntArray) -> bool:
     """Whether each channel of the tap has one way to the sum, with one factor."""
     graph = binding.graph
-    role = graph.ops[tap.linear].role
-    assert isinstance(role, g.Linear)
-    if len(channels) != role.out_channels:
+    if len(channels) != tap.role.out_channels:
         return False
     for number, _ in tap.path:
         op = graph.ops[number]
@@ -167,9 +167,7 @@ def _is_reached(binding: Binding, tap: Tap, channels: IntArray) -> bool:
 
 def _varies_only_along(graph: g.Graph, tap: Tap, shape: tuple[int, ...]) -> bool:
     """Whether an array that broadcasts to the tap's values has one element per channel."""
-    op = graph.ops[tap.linear]
-    assert isinstance(op.role, g.Linear)
-    behind = len(graph.shapes[op.outputs[0]]) - op.role.out_axis
+    behind = _behind(graph, tap)
     return math.prod(shape) == (shape[-behind] if len(shape) >= behind else 1)
 
 
@@ -246,8 +244,7 @@ def _amount(
 
 def is_overgrown(binding: Binding, bound: BoundShortcut, values: Values) -> bool:
     """Whether a term, or the sum, is stored so much larger than it is that its digits drown."""
-    steps = (binding.graph.ops[number].role for number in bound.shortcut.steps)
-    roles = [role for role in steps if isinstance(role, g.AffineStep)]
+    roles = [binding.affine[number].role for number in bound.shortcut.steps]
     growth = min(role.growth_limit for role in roles)
     limit = min(role.range_limit for role in roles)
     s_z = np.abs(values.scale[bound.outputs])

@@ -23,7 +23,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
-from bnfold.core.binding import Binding, BoundAffine
+from bnfold.core.binding import Binding
 from bnfold.core.laws import editable
 
 _MOST_ELEMENTS = 1_000_000
@@ -39,6 +39,7 @@ class Tap:
 
     linear: int
     """Number of the linear op."""
+    role: g.Linear
     path: tuple[tuple[int, int], ...]
     """The ops from there to the sum, the sum included, and which of its operands is meant."""
     steps: tuple[int, ...]
@@ -118,8 +119,8 @@ class _Found:
 def find(binding: Binding, banned: Collection[int]) -> list[Shortcut]:
     """The sums whose steps may go together, outer ones before those inside."""
     finder = _Finder(binding, frozenset(banned))
-    sums = (number for number, op in enumerate(binding.graph.ops) if isinstance(op.role, g.Sum))
-    found = (finder.shortcut(number) for number in reversed(list(sums)))
+    sums = [(n, op.role) for n, op in enumerate(binding.graph.ops) if isinstance(op.role, g.Sum)]
+    found = (finder.shortcut(number, role) for number, role in reversed(sums))
     return [shortcut for shortcut in found if shortcut is not None]
 
 
@@ -135,9 +136,9 @@ class _Finder:
             self.maker.update(dict.fromkeys(op.outputs, number))
             self.reads.update(op.inputs)
 
-    def shortcut(self, root: int) -> Shortcut | None:
+    def shortcut(self, root: int, role: g.Sum) -> Shortcut | None:
         """The sum, if anything in it is seen twice."""
-        branches = self._branches(root)
+        branches = self._branches(root, role)
         leaves = list(_leaves(branches))
         if not 2 <= len(leaves) <= _MOST_BRANCHES:
             return None
@@ -160,19 +161,15 @@ class _Finder:
 
     def may_go(self, number: int) -> bool:
         """Whether an affine step can go, as far as the step itself is concerned."""
-        role = self.graph.ops[number].role
-        if not isinstance(role, g.AffineStep) or not role.removable or role.refusal is not None:
+        bound = self.binding.affine.get(number)
+        if bound is None or not bound.role.is_wanted or not bound.role.is_known:
             return False
-        known = role.scale_known and role.shift_known and not role.opaque
-        group = self.binding.groups[number]
-        return known and self.banned.isdisjoint(group) and number in self.binding.bound
+        return self.banned.isdisjoint(self.binding.groups[number])
 
     # ------------------------------------------------------------------ taking the sum apart
 
-    def _branches(self, number: int) -> tuple[_Branch, ...]:
-        op = self.graph.ops[number]
-        assert isinstance(op.role, g.Sum)
-        operands = zip(op.inputs, op.role.coefficients, strict=True)
+    def _branches(self, number: int, role: g.Sum) -> tuple[_Branch, ...]:
+        operands = zip(self.graph.ops[number].inputs, role.coefficients, strict=True)
         return tuple(
             self._branch(tensor, factor, position)
             for position, (tensor, factor) in enumerate(operands)
@@ -191,42 +188,38 @@ class _Finder:
             ops.append(number)
             free += all_free
         inside = all_free and all(self.reads[one] == 1 for one in chain)
-        if number is None or not inside or not isinstance(self.graph.ops[number].role, g.Sum):
+        role = None if number is None or not inside else self.graph.ops[number].role
+        if number is None or not isinstance(role, g.Sum):
             return _Branch(factor, chain, ops, free, position)
-        return _Branch(factor, chain, ops, free, position, number, self._branches(number))
+        return _Branch(factor, chain, ops, free, position, number, self._branches(number, role))
 
     def _kind(self, number: int) -> str:
         """ "free" if a step may go or does nothing, "kept" if it is affine, else ""."""
         op = self.graph.ops[number]
         if isinstance(op.role, g.View):
-            return "free" if self._moves_nothing(number) else ""
+            return "free" if self._moves_nothing(number, op.role) else ""
         if not isinstance(op.role, g.AffineStep):
             return ""
-        if self.may_go(number) or self._is_factor(number):
+        if self.may_go(number) or self._is_factor(number, op.role):
             return "free"
-        return "kept" if number in self.binding.bound and (op.role.scale != 0).all() else ""
+        return "kept" if number in self.binding.affine and (op.role.scale != 0).all() else ""
 
-    def _is_factor(self, number: int) -> bool:
+    def _is_factor(self, number: int, role: g.AffineStep) -> bool:
         """Whether a step multiplies by constants that stay as they are."""
-        role, bound = self.graph.ops[number].role, self.binding.bound.get(number)
-        assert isinstance(role, g.AffineStep)
-        if role.tie is not None or role.refusal is not None or role.removable or role.opaque:
+        if role.tie is not None or role.is_reported or not role.is_known or role.shift.any():
             return False
-        if not role.scale_known or not role.shift_known or role.shift.any():
-            return False
+        bound = self.binding.affine.get(number)
         if bound is None:  # a sum with 0, say, which has no variables of its own
-            return not (role.scale_editable or role.shift_editable) and (role.scale == 1).all()
-        assert isinstance(bound, BoundAffine)
-        return not any(editable(role, bound)) and bool((role.scale != 0).all())
+            return not role.is_editable and bool((role.scale == 1).all())
+        return not any(editable(bound)) and bool((role.scale != 0).all())
 
-    def _moves_nothing(self, number: int) -> bool:
+    def _moves_nothing(self, number: int, view: g.View) -> bool:
         """Whether a view is a mere copy."""
         if number not in self.copies:
-            self.copies[number] = self._is_copy(self.graph.ops[number])
+            self.copies[number] = self._is_copy(self.graph.ops[number], view)
         return self.copies[number]
 
-    def _is_copy(self, op: g.Op) -> bool:
-        assert isinstance(op.role, g.View)
+    def _is_copy(self, op: g.Op, view: g.View) -> bool:
         if len(op.inputs) != 1 or len(op.outputs) != 1:
             return False
         shape = self.graph.shapes[op.inputs[0]]
@@ -234,7 +227,7 @@ class _Finder:
         if shape != self.graph.shapes[op.outputs[0]] or size > _MOST_ELEMENTS:
             return False
         places = np.arange(size, dtype=np.int64).reshape(shape)
-        (moved,) = op.role.apply([places])
+        (moved,) = view.apply([places])
         return bool(np.array_equal(np.broadcast_to(moved, shape), places))
 
     def _tap(self, branch: _Branch, path: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, Tap]]:
@@ -243,19 +236,19 @@ class _Finder:
         if number is None or any(self.reads[tensor] != 1 for tensor in branch.chain):
             return
         op = self.graph.ops[number]
-        if not isinstance(op.role, g.Linear) or not _has_taps_of_its_own(self.graph, op):
+        if not isinstance(op.role, g.Linear) or not _has_taps_of_its_own(self.graph, op, op.role):
             return
         way = (*((step, 0) for step in reversed(branch.ops)), *path)
         gone = tuple(step for step in reversed(branch.ops) if self.may_go(step))
         for source in self._sources(op.inputs[0]):
-            yield source, Tap(number, way, gone)
+            yield source, Tap(number, op.role, way, gone)
 
     def _sources(self, tensor: int) -> Iterator[int]:
         """A tensor, and those that it is a mere copy of."""
         yield tensor
         while (number := self.maker.get(tensor)) is not None:
             op = self.graph.ops[number]
-            if not isinstance(op.role, g.View) or not self._moves_nothing(number):
+            if not isinstance(op.role, g.View) or not self._moves_nothing(number, op.role):
                 return
             tensor = op.inputs[0]
             yield tensor
@@ -341,10 +334,8 @@ class _Finder:
         return [self.graph.ops[number].outputs[0] for number in ops]
 
 
-def _has_taps_of_its_own(graph: g.Graph, op: g.Op) -> bool:
+def _has_taps_of_its_own(graph: g.Graph, op: g.Op, role: g.Linear) -> bool:
     """Whether each output of a linear op has a tap, free to change, for the input at its place."""
-    role = op.role
-    assert isinstance(role, g.Linear)
     if role.centre is None or role.weight is not g.Weight.FREE or role.tie is not None:
         return False
     alike = role.in_channels == role.out_channels and role.in_axis == role.out_axis

@@ -21,15 +21,15 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import shortcuts
-from bnfold.core.activations import ask_all_plain, clip_cost, has_room, remove_more
-from bnfold.core.binding import BoundAffine
+from bnfold.core.activations import ask_all_plain
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import choose, out_of_range, overgrown
+from bnfold.core.clip_price import Market, TooDear, clip_costs, elements
 from bnfold.core.forest import Conflict
 from bnfold.core.laws import bind
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.core.removal import (
-    ClipMode,
     Options,
     Restart,
     Solution,
@@ -149,13 +149,13 @@ def _better(
 
 
 def _attempt(graph: g.Graph, options: Options) -> Solution:
-    clips = [number for number, op in enumerate(graph.ops) if has_room(op.role)]
-    costly = [number for number in clips if clip_cost(graph, number) > 0]
-    plain = {"always": [], "auto": costly, "never": clips}[options.clip]
+    costs = clip_costs(graph)
+    costly = {number: cost for number, cost in costs.items() if cost > 0}
+    plain = {"always": frozenset[int](), "auto": costly.keys(), "never": costs.keys()}[options.clip]
     solution = _remove_all(graph, options, plain)
     if options.clip == "auto" and costly and solution.kept:
-        solution = remove_more(graph, options, solution, costly)
-    solution.plain = ask_all_plain(solution, clips, options)
+        solution = _remove_more(graph, options, solution, costly)
+    solution.plain = ask_all_plain(solution, list(costs), options)
     for shortcut in solution.shortcuts:
         prefer_no_additions(solution.binding, shortcut)
     try:
@@ -203,8 +203,7 @@ def _remove_together(solution: Solution, options: Options) -> bool:
     binding, system = solution.binding, solution.binding.system
     groups = list(groups_left(solution))
     steps = [number for group in groups for number in group]
-    bound = [binding.bound.get(number) for number in steps]
-    affine = [one for one in bound if isinstance(one, BoundAffine)]
+    affine = [binding.affine[number] for number in steps if number in binding.affine]
     if options.careful or len(affine) < max(2, len(steps)):
         return False
     if any(known_refusal(binding, group, options) is not None for group in groups):
@@ -223,7 +222,59 @@ def _remove_together(solution: Solution, options: Options) -> bool:
             system.scale_by(x, y, a, cause)
             system.shift_map(y, x, a, -b, cause)
             system.shorten(mark)
+            solution.removed.extend(steps)
     except Conflict:
         return False
-    solution.removed.extend(steps)
     return True
+
+
+def _remove_more(
+    graph: g.Graph, options: Options, first: Solution, costly: Mapping[int, float]
+) -> Solution:
+    """Without the demand that costly clips stay plain: what else goes, where it pays.
+
+    What `first` removed is removed again; then each remaining step goes if the clips that lose
+    their plain bounds by it cost less than the step.
+    """
+    binding = bind(graph, kept_from_start=options.kept_from_start, open_sums=options.open_sums())
+    solution = Solution(binding)
+    for bound in first.shortcuts:
+        try_shortcut(solution, bound.shortcut, options)
+    stay = {
+        number: why
+        for number, why in first.kept.items()
+        if number in options.banned or graph.step(number).refusal is not None
+    }
+    for number, obstacle in stay.items():
+        keep(solution, (number,), obstacle, options)
+    groups, gone = binding.groups, set(solution.removed)
+    for number in first.removed:
+        if groups[number][0] == number and number not in gone:
+            try_group(solution, groups[number], options)
+    market = Market(solution, options, costly)
+    market.lost = market.look()
+    for shortcut in options.shortcuts:
+        gain = elements(graph, [n for n in shortcut.steps if n in first.kept])
+        try:
+            with trial(solution, options):
+                if try_shortcut(solution, shortcut, options):
+                    market.pay(gain, first.met.get(shortcut.root, frozenset()))
+        except TooDear as dear:
+            cost = _clip_cost(graph, dear)
+            solution.refused.update(dict.fromkeys(shortcut.steps, cost) if cost else {})
+    close_sums(solution, options)
+    for group in groups_left(solution):
+        if group[0] not in first.kept or group[0] in stay:
+            continue
+        try:
+            with trial(solution, options):
+                if try_group(solution, group, options):
+                    market.pay(elements(graph, group), first.met.get(group[0], frozenset()))
+        except TooDear as dear:
+            # If it could go, what `first` ran into may be gone, but not the cost.
+            keep(solution, group, _clip_cost(graph, dear) or first.kept[group[0]], options)
+    return solution
+
+
+def _clip_cost(graph: g.Graph, dear: TooDear) -> Obstacle | None:
+    return Obstacle(Reason.CLIP_COST, graph.ops[min(dear.clips)].name) if dear.clips else None

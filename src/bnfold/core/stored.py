@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.binding import BoundAffine, BoundLinear
 from bnfold.core.plan import Plan
 from bnfold.core.removal import Solution
 
@@ -51,16 +50,13 @@ def _hidden(solution: Solution) -> NDArray[np.bool_]:
     hidden = np.asarray(solution.values.inverse == 0)
     binding = solution.binding
     for number, channel in solution.zeroed:
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundLinear)
-        hidden[bound.outputs[channel]] = True
+        hidden[binding.linear[number].outputs[channel]] = True
     for bound_sum in solution.shortcuts:
         for tensor in bound_sum.shortcut.inside:
             hidden[binding.labels[tensor]] = True
     # From the back: what a removed step makes of a hidden value says nothing about its input.
     for number in sorted(solution.alone(), reverse=True):
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = binding.affine[number]
         hidden[bound.inputs[(bound.scale == 0) | hidden[bound.outputs]]] = True
     hidden[0] = False  # what is stored as it is
     return hidden

@@ -91,6 +91,15 @@ class System:
             self.rollback(mark)
             raise
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Constraints made inside are taken back at its end."""
+        mark = self.mark()
+        try:
+            yield
+        finally:
+            self.rollback(mark)
+
     def scale_by(self, left: IntArray, right: IntArray, factor: FloatArray, cause: int) -> None:
         """s_left = factor * s_right, factor != 0."""
         zero = np.zeros(len(factor))

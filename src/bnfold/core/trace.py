@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core import graph as g
-from bnfold.core.binding import Binding, BoundAffine, BoundLinear
+from bnfold.core.binding import Binding
 from bnfold.core.choose import Values, anchors
 from bnfold.core.forest import IntArray, each_once
 from bnfold.core.laws import bind
@@ -93,12 +93,8 @@ def beside(
 ) -> tuple[str, ...]:
     """The names for steps that went with a sum: who reads the sum, or else who made it."""
     ops = binding.graph.ops
-    readers = []
-    for number in sorted(edited):
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundLinear | BoundAffine)
-        if np.isin(bound.inputs, outputs).any():
-            readers.append(number)
+    inputs = {number: binding.edited(number).inputs for number in sorted(edited)}
+    readers = [number for number, read in inputs.items() if np.isin(read, outputs).any()]
     found = readers or _upstream(binding, frozenset(edited), op)
     return tuple(dict.fromkeys(ops[number].name for number in found))
 
@@ -131,9 +127,8 @@ def _into_their_makers(
     maker = np.full(binding.system.count, -1, dtype=np.int64)
     reads = np.zeros(binding.system.count, dtype=np.int64)
     for number, op in enumerate(binding.graph.ops):
-        bound = binding.bound.get(number)
-        if isinstance(op.role, g.Linear) and isinstance(bound, BoundLinear) and _is_free(op.role):
-            maker[bound.outputs] = number
+        if isinstance(op.role, g.Linear) and _is_free(op.role):
+            maker[binding.linear[number].outputs] = number
         if not isinstance(op.role, g.View | g.Clip | g.Homogeneous):
             for tensor in op.inputs:
                 reads[each_once(binding.labels[tensor].reshape(-1))] += 1
@@ -141,8 +136,7 @@ def _into_their_makers(
         reads[each_once(binding.labels[tensor].reshape(-1))] += 1
     found = {}
     for number in solution.removed:
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = binding.affine[number]
         x, y = bound.inputs, bound.outputs
         if not len(x) or len(binding.groups[number]) > 1 or (maker[x] < 0).any():
             continue
@@ -181,8 +175,7 @@ def _decided(solution: Solution, values: Values, edited: Collection[int]) -> dic
     deciding = sets.join(of_scale.found(), _with_constants(solution, sets, of_shift.found()))
     into: dict[int, list[int]] = {number: [] for number in solution.removed}
     for number in sorted(edited):
-        bound = binding.bound[number]
-        assert isinstance(bound, BoundLinear | BoundAffine)
+        bound = binding.edited(number)
         numbers = each_once(deciding[np.concatenate([bound.inputs, bound.outputs])])
         for step in frozenset[int]().union(*(sets.members[n] for n in numbers.tolist())):
             into[step].append(number)
@@ -196,8 +189,7 @@ def _all(count: int) -> IntArray:
 def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
     parts = []
     for number in solution.removed:
-        bound = solution.binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = solution.binding.affine[number]
         live = values.inverse[bound.outputs] != 0
         x, y, a, b = (
             part[live] for part in (bound.inputs, bound.outputs, bound.scale, bound.shift)
@@ -217,8 +209,7 @@ def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
 def _with_constants(solution: Solution, sets: _Sets, deciding: IntArray) -> IntArray:
     """The outputs that are a constant to their readers are so by the step alone."""
     for number in solution.removed:
-        bound = solution.binding.bound[number]
-        assert isinstance(bound, BoundAffine)
+        bound = solution.binding.affine[number]
         constant = bound.outputs[np.isin(bound.outputs, solution.dead.variables)]
         deciding[constant] = sets.number(frozenset(solution.binding.groups[number]))
     return deciding

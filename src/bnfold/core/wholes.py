@@ -14,8 +14,6 @@ from bnfold.core.removal import (
     Solution,
     clips_among,
     remove_step,
-    restore,
-    save,
     trial,
 )
 from bnfold.core.shortcut_law import lay
@@ -32,7 +30,6 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
         return False
     if not gone.isdisjoint(steps) or not solution.kept.keys().isdisjoint(steps):
         return False
-    before = save(solution)
     own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
     try:
         with trial(solution, options):
@@ -41,16 +38,15 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
             bound = lay(binding, shortcut)
             if any(np.isin(one.variables, solution.dead.variables).any() for one in bound.terms):
                 raise Conflict([])
+            for number in shortcut.sums:
+                del binding.open_sums[number]
+            solution.removed.extend(steps)
+            solution.shortcuts.append(bound)
     except Conflict as conflict:
-        restore(solution, before)
         solution.met[shortcut.root] = clips_among(binding, conflict.causes)
         for number in shortcut.steps:
             solution.refused[number] = blame(binding, number, conflict.causes)
         return False
-    for number in shortcut.sums:
-        del binding.open_sums[number]
-    solution.removed.extend(steps)
-    solution.shortcuts.append(bound)
     return True
 
 

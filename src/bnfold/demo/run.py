@@ -7,6 +7,7 @@ network is judged as it lies on disk: the program is read back before it is comp
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from bnfold.demo.network import DigitsNet, digits_net
 FLOAT64_BOUND = 1e-9
 PROGRAM_FILE = "digits_net_folded.pt2"
 REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
 
 
 def main(output_dir: Path) -> int:
@@ -34,8 +36,12 @@ def main(output_dir: Path) -> int:
 
     output_dir.mkdir(parents=True, exist_ok=True)
     program_path, report_path = output_dir / PROGRAM_FILE, output_dir / REPORT_FILE
+    page_path = output_dir / PAGE_FILE
     write_whole(program_path, lambda path: save_program(folded, digits.images, path))
     write_whole(report_path, lambda path: path.write_text(report.to_json() + "\n"))
+    hashes = {f"written: {PROGRAM_FILE}": hashlib.sha256(program_path.read_bytes()).hexdigest()}
+    page = report.to_html(title="The demo's network", hashes=hashes)
+    write_whole(page_path, lambda path: path.write_text(page, encoding="utf-8"))
 
     same = is_same(net, folded, program_path, digits)
     print()
@@ -44,6 +50,7 @@ def main(output_dir: Path) -> int:
     print()
     print(f"folded network         {program_path}")
     print(f"report                 {report_path}")
+    print(f"the same as a page     {page_path}")
     print()
     print("The folded network computes the same." if same else "NOT the same.")
     return 0 if same else 1

@@ -20,6 +20,13 @@ class ModelKind(Enum):
     CAFFE_FILES = "path of a .prototxt file, or the pair (prototxt, caffemodel)"
 
     @property
+    def suffix(self) -> str:
+        """What the name of a folded file ends in."""
+        if self in (ModelKind.MODULE, ModelKind.PROGRAM):
+            return ".pt2"
+        return ".prototxt" if self is ModelKind.CAFFE_FILES else ".onnx"
+
+    @property
     def is_file(self) -> bool:
         """Whether the model is read from a file, and the result written to one."""
         return self in (ModelKind.ONNX_FILE, ModelKind.CAFFE_FILES)

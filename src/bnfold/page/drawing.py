@@ -5,19 +5,25 @@ Colours are the style sheet's. What a colour says, a word in the box says too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bnfold.network import INPUT, OUTPUT, State
 from bnfold.page.layout import Drawing, Line, lay_out
-from bnfold.page.text import escape, shorten, tail
+from bnfold.page.text import escape, head, tail, width_of
 
 if TYPE_CHECKING:
     from bnfold.network import NetworkNode
 
-_KIND_LENGTH, _NAME_LENGTH = 13, 24
-"""Characters that fit into a box."""
+KIND, ALONE, NAME, WORD = 12, 18, 11, 10
+"""Sizes of the fonts in a box, as in the style sheet: of the kind, bold, and on its own from a
+distance; of the name; of the word for its state."""
+_PADDING, _ROUND, _BETWEEN = 14, 28, 8
+"""Left and right in a box together, in a round one, and between the kind and the word."""
+_NARROWEST, _NAMED, _WIDEST = 150, 200, 240
+"""Of boxes; a name asks for so much at most, and a kind: what is longer is cut."""
 _RADIUS = 4
 """Of the corners of lines."""
 FAR = 400
@@ -35,17 +41,60 @@ BLOCKS = "blocks"
 """What stands in the box of an op that keeps a BatchNorm in place."""
 
 
+def box_width(nodes: Iterable[NetworkNode]) -> int:
+    """Wide enough for the kind and state of every op that the fold is about, and of most others."""
+    about: list[float] = []
+    others: list[float] = []
+    names: list[float] = []
+    for node in nodes:
+        is_about = node.blocker or node.state is not State.PLAIN
+        (about if is_about else others).append(_needed(node))
+        names.append(min(width_of(_name(node), NAME) + _PADDING, _NAMED))
+    widest = max(max(about, default=0.0), _most(others), _most(names))
+    return math.ceil(min(max(widest, _NARROWEST), _WIDEST))
+
+
+def _most(widths: list[float]) -> float:
+    """Enough for nine of ten: one long name makes no drawing wide."""
+    return sorted(widths)[(len(widths) - 1) * 9 // 10] if widths else 0.0
+
+
+def _needed(node: NetworkNode) -> float:
+    beside = width_of(node.kind, KIND, bold=True) + _beside(node)
+    return max(beside, width_of(node.kind, ALONE)) + _PADDING
+
+
+def _name(node: NetworkNode) -> str:
+    """ONNX's exporters end a node's name in its type, which stands above it."""
+    return node.name.removesuffix(f"/{node.kind}")
+
+
+def _beside(node: NetworkNode) -> float:
+    """What the word for the state takes away from the kind."""
+    word = _word(node)
+    return width_of(word, WORD) + _BETWEEN if word else 0.0
+
+
+def _word(node: NetworkNode) -> str:
+    return BLOCKS if node.blocker else WORDS[node.state]
+
+
 def draw_svg(
-    nodes: Sequence[NetworkNode], *, title: str, identity: str, items: Mapping[str, int]
+    nodes: Sequence[NetworkNode],
+    *,
+    title: str,
+    identity: str,
+    items: Mapping[str, int],
+    width: int,
 ) -> str:
-    """One drawing; `items` numbers the items of the report by name.
+    """One drawing; `items` numbers the items of the report by name; `width` is that of boxes.
 
     Boxes and lines stand in the order of the ops, which the script counts on: the n-th path leads
     from the n-th box. A box that reads other boxes than the one before it says which (data-r).
     """
-    drawing = lay_out([node.inputs for node in nodes])
+    drawing = lay_out([node.inputs for node in nodes], width)
     boxes = "".join(
-        _box(node, number, corner, items)
+        _box(node, number, corner, items, width)
         for number, (node, corner) in enumerate(zip(nodes, drawing.boxes, strict=True))
     )
     far = " far" if len(nodes) >= FAR else ""
@@ -57,16 +106,25 @@ def draw_svg(
     )
 
 
-def _box(node: NetworkNode, number: int, corner: tuple[int, int], items: Mapping[str, int]) -> str:
+def _box(
+    node: NetworkNode,
+    number: int,
+    corner: tuple[int, int],
+    items: Mapping[str, int],
+    width: int,
+) -> str:
     """Places and sizes inside of a box are the style sheet's: 2,000 boxes need not repeat them."""
     state = "end" if node.kind in (INPUT, OUTPUT) else str(node.state)
     blocks = " blocker" if node.blocker else ""
     reads = "" if node.inputs == (number - 1,) else f' data-r="{" ".join(map(str, node.inputs))}"'
     item = None if node.item is None else items.get(node.item)
     link = "" if item is None else f' data-item="{item}"'
-    word = BLOCKS if node.blocker else WORDS[node.state]
+    word = _word(node)
     tag = f'<text class="w">{word}</text>' if word else ""
-    kind, name = shorten(node.kind, _KIND_LENGTH), tail(node.name, _NAME_LENGTH)
+    room = width - (_ROUND if state == "end" else _PADDING)
+    near = head(node.kind, room - _beside(node), KIND, bold=True)
+    kind = min(near, head(node.kind, room, ALONE), key=len)
+    name = tail(_name(node), room, NAME)
     whole = "" if (kind, name) == (node.kind, node.name) else f"{node.name} ({node.kind})"
     title = f"<title>{escape(whole)}</title>" if whole else ""
     return (
@@ -121,19 +179,23 @@ def _arrows(drawing: Drawing) -> str:
     return f'<path class="heads" d="{heads}"/>' if heads else ""
 
 
-def legend() -> str:
-    """What the boxes mean."""
-    samples = (
-        ("edited", "edited: took a BatchNorm in, or makes up for one"),
-        ("removed", "removed"),
-        ("bounds", "activation with bounds per channel"),
-        ("kept", "kept"),
-        ("blocker", "blocks: keeps a BatchNorm in place"),
-        ("plain", "unchanged"),
-    )
+_LEGEND = (
+    (State.EDITED, "edited: took a BatchNorm in, or makes up for one"),
+    (State.REMOVED, "removed"),
+    (State.BOUNDS, "activation with one bound per channel"),
+    (State.KEPT, "kept"),
+    ("blocker", "blocks: keeps a BatchNorm in place"),
+    (State.PLAIN, "unchanged"),
+)
+
+
+def legend(nodes: Iterable[NetworkNode]) -> str:
+    """What the boxes mean, those that there are."""
+    drawn = {css for node in nodes for css in (node.state, "blocker" if node.blocker else "")}
     entries = "".join(
         f'<li><svg viewBox="0 0 26 16" aria-hidden="true"><g class="n {css}">'
         f'<rect x="2" y="2"/></g></svg>{words}</li>'
-        for css, words in samples
+        for css, words in _LEGEND
+        if css in drawn
     )
     return f'<ul class="legend" aria-label="Boxes">{entries}</ul>'

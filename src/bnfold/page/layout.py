@@ -8,8 +8,8 @@
     strip    the rows are cut into strips, set side by side like the columns of a newspaper, where
              the fewest values cross; a value that crosses goes on at the head of the next strip
 
-One pass over the ops and edges, so 2,000 layers take milliseconds; and the same network gives the
-same drawing. See docs/design/0006-report-page.md for why no layout library does this.
+One pass over the ops and edges for each number of strips that is tried; and the same network gives
+the same drawing. See docs/design/0006-report-page.md for why no layout library does this.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 148, 32
-"""Of a box."""
+HEIGHT = 34
+"""Of a box; all have one width, which the drawing decides."""
 _TRACK, _LEVEL = 7, 6
 """Between parallel edges, vertical and horizontal."""
-_GUTTER, _GAP = 20, 18
-"""Between columns and rows, without the edges in between."""
-_STRIP_GAP, _MARGIN = 34, 16
-_ASPECT = 1.6
+_GUTTER, _GAP, _TIGHT = 20, 18, 8
+"""Between columns; between rows with bends between them, and without."""
+_STRIP_GAP, _MARGIN = 30, 12
+_ASPECT = 1.9
 """Width to height that the strips aim at."""
+_TRIES = (-2, -1, 0, 1)
+"""So many more strips than estimated are tried."""
 _REACH = 0.3
 """How far a cut may move from where strips would be equal, as a part of a strip."""
 
@@ -47,6 +49,11 @@ class Drawing:
     """Where an arrow ends: on top of boxes."""
     width: int
     height: int
+
+    @property
+    def extent(self) -> float:
+        """Of the window that holds it."""
+        return max(self.width, self.height * _ASPECT)
 
 
 Place = tuple[int, int]
@@ -75,6 +82,8 @@ class _Strip:
     rows: list[int] = field(default_factory=list)
     """The upper edge of each row, and the lower edge of the strip."""
     right: int = 0
+    width: int = 0
+    """Of its boxes."""
 
     @property
     def height(self) -> int:
@@ -96,11 +105,20 @@ class _Way:
     """None for a way to the next row."""
 
 
-def lay_out(inputs: Sequence[Sequence[int]]) -> Drawing:
-    """Place ops that are given by what they read; each reads only ops before it."""
+def lay_out(inputs: Sequence[Sequence[int]], width: int) -> Drawing:
+    """Place boxes of a width, given by what they read; each reads only boxes before it."""
     rows = _rows(inputs)
     until = _last_readers(inputs, rows)
-    strips = _cut(rows, until)
+    estimate = _strips(rows, width)
+    counts = sorted({max(1, estimate + more) for more in _TRIES})
+    drawings = [_lay_out(inputs, rows, until, count, width) for count in counts]
+    return min(drawings, key=lambda drawing: drawing.extent)
+
+
+def _lay_out(
+    inputs: Sequence[Sequence[int]], rows: list[int], until: list[int], count: int, width: int
+) -> Drawing:
+    strips = _cut(rows, until, count)
     _enter_and_leave(strips, rows, until)
     columns: dict[int, int] = {}
     by_row: dict[int, list[int]] = defaultdict(list)
@@ -108,6 +126,7 @@ def lay_out(inputs: Sequence[Sequence[int]]) -> Drawing:
         by_row[row].append(number)
     left = _MARGIN
     for strip in strips:
+        strip.width = width
         _place(strip, by_row, inputs, rows, columns)
         _find_ways(strip, by_row, inputs)
         _assign_tracks(strip)
@@ -143,7 +162,14 @@ def _last_readers(inputs: Sequence[Sequence[int]], rows: list[int]) -> list[int]
     return until
 
 
-def _cut(rows: list[int], until: list[int]) -> list[_Strip]:
+def _strips(rows: list[int], width: int) -> int:
+    """About how many strips give a drawing of the wanted shape."""
+    count = max(rows, default=-1) + 1
+    across = max(1.0, len(rows) / max(1, count)) * (width + _GUTTER) + _STRIP_GAP
+    return max(1, round(math.sqrt(count * (HEIGHT + _TIGHT) * _ASPECT / across)))
+
+
+def _cut(rows: list[int], until: list[int], strips: int) -> list[_Strip]:
     count = max(rows, default=-1) + 1
     if not count:
         return []
@@ -156,9 +182,6 @@ def _cut(rows: list[int], until: list[int]) -> list[_Strip]:
     for step in change[:count]:
         alive += step
         crossing.append(alive)
-    across = max(1.0, len(rows) / count) * (WIDTH + _GUTTER) + _STRIP_GAP
-    down = count * (HEIGHT + _GAP)
-    strips = max(1, round(math.sqrt(down * _ASPECT / across)))
     length = math.ceil(count / strips)
     found, first = [], 0
     while count - first > length * (1 + _REACH):
@@ -325,7 +348,7 @@ def _measure(strip: _Strip, left: int) -> None:
         tracks[gutter] = max(tracks[gutter], track + 1)
     for wide in tracks:
         strip.columns.append(left)
-        left += WIDTH + _GUTTER + _TRACK * wide
+        left += strip.width + _GUTTER + _TRACK * wide
     strip.right = left
     levels = [0] * (strip.height + 1)  # above each row, and below the last
     for side in ("out", "in"):
@@ -338,7 +361,7 @@ def _measure(strip: _Strip, left: int) -> None:
             levels[row] += many
     top = strip.top
     for row in range(strip.height):
-        top += _GAP + _LEVEL * levels[row]
+        top += _GAP + _LEVEL * levels[row] if levels[row] else _TIGHT
         strip.rows.append(top)
         top += HEIGHT
     strip.rows.append(top + _GAP + _LEVEL * levels[-1])
@@ -380,12 +403,14 @@ def _middle(strip: _Strip, number: int) -> int:
     slim = strip.slim.get(number)
     if slim is not None:
         return _beside(strip, number, slim)
-    return strip.columns[strip.places[number][1]] + WIDTH // 2
+    return strip.columns[strip.places[number][1]] + strip.width // 2
 
 
 def _beside(strip: _Strip, source: int, gutter: int) -> int:
     """Where the track of an op is."""
-    return strip.columns[gutter] + WIDTH + _GUTTER // 2 + _TRACK * strip.tracks[source, gutter]
+    return (
+        strip.columns[gutter] + strip.width + _GUTTER // 2 + _TRACK * strip.tracks[source, gutter]
+    )
 
 
 def _below(strip: _Strip, number: int) -> int:

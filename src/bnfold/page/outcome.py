@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bnfold._text import size
 from bnfold.network import op_counts
 from bnfold.page.html import Cell, Column, count, paragraphs, row, section, table
 from bnfold.page.text import escape
 
 if TYPE_CHECKING:
-    from bnfold.network import Network
+    from bnfold.page.data import Facts
     from bnfold.report import FoldReport, Item
 
 _ITEMS = (
     Column("BatchNorm", css="code"),
-    Column("kind"),
+    Column("kind", css="kind"),
     Column("channels", is_number=True),
     Column("outcome"),
     Column("what happened"),
@@ -25,10 +26,11 @@ _REASONS = (
     Column("reason", css="code short"),
     Column("steps", is_number=True),
     Column("meaning"),
-    Column("in the way"),
+    Column("in the way", css="code"),
+    Column("hint"),
 )
 _OPS = (
-    Column("op", css="code"),
+    Column("type", css="code"),
     Column("before", is_number=True),
     Column("after", is_number=True),
     Column("change", is_number=True),
@@ -48,7 +50,7 @@ def items_section(report: FoldReport) -> str:
     clips = ""
     if report.clips:
         what = count(len(report.clips), "activation")
-        clips = f"{what} became max(x, c) or min(x, c), one constant per channel."
+        clips = f"{what} became max(x, c) or min(x, c), with one constant c per channel."
     body = (
         f"{_filters(report)}"
         f'<p class="count" role="status" id="shown">{len(report.items)} of {len(report.items)}'
@@ -59,9 +61,9 @@ def items_section(report: FoldReport) -> str:
 
 
 def sentence(item: Item) -> str:
-    """The outcome in words, with every op that took it in."""
+    """The outcome in words, beside a chip for it, with every op that took it in."""
     if not item.into:
-        return item.sentence
+        return item.sentence.removeprefix("kept: ")
     return f"folded into {', '.join(item.into)}"
 
 
@@ -123,29 +125,48 @@ def reasons_section(report: FoldReport) -> str:
         named = [f"{name} ({times})" for name, times in blockers.most_common(_BLOCKERS)]
         if len(blockers) > _BLOCKERS:
             named.append(f"and {len(blockers) - _BLOCKERS} more")
-        rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named)]))
+        step = group[0].reason.next_step or f"see docs/reasons.md#{reason}"
+        rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named), step]))
     caption = "The reasons, the most frequent first; in brackets how many steps a layer holds up."
     return section("kept", "Why the rest stayed", table(_REASONS, rows, caption=caption))
 
 
-def ops_section(network: Network) -> str:
-    """How many ops of each kind there are before and after."""
-    before, after = op_counts(network.before), op_counts(network.after)
-    kinds = sorted(before, key=lambda kind: (-before[kind], kind))
-    rows = [_ops_row(kind, before[kind], after[kind]) for kind in kinds]
-    rows.append(_ops_row("all", before.total(), after.total()))
-    caption = (
-        "Counted as bnfold follows the network; where several runs were analysed, all of them."
-        " An activation with bounds counts as what it was."
+def ops_section(before: Mapping[str, int], after: Mapping[str, int], facts: Facts) -> str:
+    """How many ops of each type there are before and after: what changed comes first."""
+    kinds = sorted(
+        before.keys() | after.keys(),
+        key=lambda kind: (
+            before.get(kind, 0) == after.get(kind, 0),
+            -before.get(kind, 0),
+            kind,
+        ),
     )
-    return section("ops", "Ops before and after", table(_OPS, rows, caption=caption))
+    rows = [_ops_row(kind, before.get(kind, 0), after.get(kind, 0)) for kind in kinds]
+    rows.append(_ops_row("all", sum(before.values()), sum(after.values())))
+    if facts.sizes is not None:
+        read, written = facts.sizes
+        cells = ["file", size(read), "" if written is None else size(written), ""]
+        rows.append(row(_OPS, cells, is_labelled=False))
+    caption = (
+        "Nodes of an ONNX file, layers of a Caffe net, calls of modules and functions in PyTorch."
+    )
+    if facts.ops is None:
+        caption = (
+            "Counted in the drawing; where several runs were analysed, all of them."
+            " An activation that became max(x, c) or min(x, c) counts as what it was."
+        )
+    return section("ops", "Ops before and after", table(_OPS, rows, caption=caption, css="slim"))
 
 
 def _ops_row(kind: str, before: int, after: int) -> str:
-    change = f"{after - before:+d}".replace("-", "\N{MINUS SIGN}") if after != before else "0"
-    return row(_OPS, [kind, str(before), str(after), change])
+    change = f"{after - before:+d}".replace("-", "\N{MINUS SIGN}") if after != before else ""
+    return row(_OPS, [kind, str(before), str(after), change], is_labelled=False)
 
 
-def op_totals(network: Network) -> tuple[int, int]:
-    """Ops before and after."""
-    return op_counts(network.before).total(), op_counts(network.after).total()
+def ops_of(report: FoldReport, facts: Facts) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """By type, before and after: as they were counted in the files, or else in the drawing."""
+    if facts.ops is not None:
+        return facts.ops
+    if report.network is None:
+        return {}, {}
+    return op_counts(report.network.before), op_counts(report.network.after)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bnfold.page.html import Cell, Column, paragraphs, row, section, table
+from bnfold.page.text import escape
 
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult, BenchRow
     from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
 
+_OWN = Column("original, off by", is_number=True)
 _OUTPUTS = (
     Column("output", css="code"),
     Column("dtype"),
@@ -19,15 +21,15 @@ _OUTPUTS = (
     Column("relative", is_number=True),
     Column("cosine", is_number=True),
     Column("same class", is_number=True),
-    Column("folded", is_number=True),
-    Column("original", is_number=True),
+    Column("folded, off by", is_number=True),
+    _OWN,
     Column("verdict"),
 )
 _LAYERS = (
     Column("layer", css="code"),
-    Column("kind"),
-    Column("relative difference", is_number=True),
-    Column("original's own error", is_number=True),
+    Column("kind", css="kind"),
+    Column("difference", is_number=True),
+    Column("rounding alone", is_number=True),
     Column("verdict"),
 )
 _TIMES = (
@@ -40,23 +42,44 @@ _TIMES = (
     Column("outcome"),
 )
 _TRUTHS = {
-    "float64": "Folded, original: RMS distance of each from the original in float64.",
-    "nudged": (
-        "The original's own error is what moving its inputs and weights by their last bit does."
+    "float64": (
+        "Rounding puts every result a little off, the original's as well. To see by how much, the"
+        ' original is computed in float64, too: "off by" is how far each is from that (RMS). If'
+        " the folded model is about as far off as the original, or less, only rounding has changed."
     ),
-    "original": "Errors are RMS distances from the original.",
+    "nudged": (
+        "Rounding puts every result a little off, the original's as well. It cannot be computed in"
+        ' float64 here, so that "original, off by" is how far it moves if its inputs and weights'
+        ' change in their last bit, and "folded, off by" is how far the folded model is from the'
+        " original (RMS). If these are about the same, only rounding has changed."
+    ),
+    "original": (
+        'The two were compared directly: "folded, off by" is how far the folded model is from the'
+        " original (RMS). Where the verdict is equal, a few roundings of numbers of this size"
+        " explain it."
+    ),
 }
+_LAYER_NOTE = (
+    'Solid, "difference": how far each layer of the folded model is from the original\'s, relative'
+    ' to its size. Dashed, "rounding alone": how far rounding the folded weights moves it.'
+)
 
 
 def verify_section(result: VerifyResult) -> str:
     """Does it compute the same?"""
     css = "good" if result.equal else "bad"
     body = paragraphs_with(result.summary, css)
-    drawn = "given" if result.seed is None else f"random, seed {result.seed}"
-    samples = "1 sample" if result.samples == 1 else f"{result.samples} samples"
-    caption = f"{samples}, {drawn}. {_TRUTHS.get(result.truth, '')}"
+    drawn = "given" if result.seed is None else "random"
+    seed = "" if result.seed is None else f" (seed {result.seed})"
+    inputs = "input" if result.samples == 1 else "inputs"
+    caption = f"Both were run on {result.samples} {drawn} {inputs}{seed}."
+    truth = "original" if result.scope else result.truth
+    scope = f"{result.scope[0].upper()}{result.scope[1:]}." if result.scope else ""
     if result.outputs:
-        body += table(_OUTPUTS, map(_output, result.outputs), caption=caption)
+        columns = [column for column in _OUTPUTS if truth != "original" or column is not _OWN]
+        body += paragraphs(filter(None, [_TRUTHS.get(truth), scope]))
+        rows = (row(columns, _output(output, columns)) for output in result.outputs)
+        body += table(columns, rows, caption=caption)
         body += paragraphs(output.detail for output in result.outputs if output.detail)
     body += _layers(result)
     runtimes = ", ".join(f"{name} {version}" for name, version in result.runtimes.items())
@@ -69,23 +92,20 @@ def paragraphs_with(text: str, css: str) -> str:
     return paragraphs([text]).replace('class="note"', f'class="{css}"')
 
 
-def _output(output: OutputDifference) -> str:
+def _output(output: OutputDifference, columns: Sequence[Column]) -> list[str | Cell]:
     shape = "x".join(map(str, output.shape))
-    top1 = "" if output.top1 is None else f"{output.top1:.1%}"
-    return row(
-        _OUTPUTS,
-        [
-            output.name,
-            f"{output.dtype} {shape}".strip(),
-            _number(output.max_absolute),
-            _number(output.max_relative),
-            f"{output.cosine:.9g}",
-            top1,
-            _number(output.error),
-            _number(output.own_error),
-            _verdict(output.equal),
-        ],
-    )
+    cells: list[str | Cell] = [
+        output.name,
+        f"{output.dtype} {shape}".strip(),
+        _number(output.max_absolute),
+        _number(output.max_relative),
+        f"{output.cosine:.9g}",
+        "" if output.top1 is None else f"{output.top1:.1%}",
+        _number(output.error),
+        _number(output.own_error),
+        _verdict(output.equal),
+    ]
+    return [cell for cell, column in zip(cells, _OUTPUTS, strict=True) if column in columns]
 
 
 def _layers(result: VerifyResult) -> str:
@@ -93,7 +113,7 @@ def _layers(result: VerifyResult) -> str:
         return ""
     apart = sum(not layer.equal for layer in result.layers)
     caption = f"In the order of the network; {len(result.layers) - apart} of {len(result.layers)}"
-    caption += " differ by rounding alone."
+    caption += " differ by no more than rounding."
     rows = map(_layer, result.layers)
     listed = table(_LAYERS, rows, caption=caption, css="slim", sortable=True)
     return f"<h3>Layer by layer</h3>{_plot(result.layers)}{listed}"
@@ -148,7 +168,7 @@ def _plot(layers: Sequence[LayerDifference]) -> str:
         ' aria-label="Relative difference of each layer, in the order of the network; the table'
         f' below has the numbers">{axis}<path class="own" d="{own}"/>'
         f'<path class="folded" d="{folded}"/></svg>'
-        '<p class="note">Solid: folded against original. Dashed: the original\'s own rounding.</p>'
+        f'<p class="note">{escape(_LAYER_NOTE)}</p>'
     )
 
 

@@ -15,13 +15,15 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING
 
+from bnfold._text import size
 from bnfold._version import __version__
 from bnfold.page.data import page_data
-from bnfold.page.drawing import draw_svg, legend
+from bnfold.page.drawing import box_width, draw_svg, legend
 from bnfold.page.html import Column, count, row, section, table
+from bnfold.page.layout import HEIGHT
 from bnfold.page.outcome import (
     items_section,
-    op_totals,
+    ops_of,
     ops_section,
     reasons_section,
 )
@@ -29,37 +31,32 @@ from bnfold.page.proof import bench_section, verify_section
 from bnfold.page.text import escape, json_for_script
 
 if TYPE_CHECKING:
-    from bnfold.bench.result import BenchResult
     from bnfold.network import Network
+    from bnfold.page.data import Facts
     from bnfold.report import FoldReport
 
 _FILES = (Column("file", css="code"), Column("sha256", css="code"))
 _VERSIONS = (Column("what"), Column("version"))
 
 
-def render(
-    report: FoldReport,
-    *,
-    title: str,
-    bench: BenchResult | None,
-    hashes: Mapping[str, str],
-) -> str:
+def render(report: FoldReport, facts: Facts) -> str:
     """See `FoldReport.to_html`."""
-    verdict = report.verdict
+    verdict, bench = report.verdict, facts.bench
+    before, after = ops_of(report, facts)
     parts = {
         "Drawing": _network_section(report),
         "Why the rest stayed": reasons_section(report),
         "Table": items_section(report),
-        "Ops": "" if report.network is None else ops_section(report.network),
+        "Ops": ops_section(before, after, facts) if before else "",
         "Errors": "" if verdict is None else verify_section(verdict),
         "Latency": "" if bench is None else bench_section(bench),
-        "Files and versions": _origin_section(report, hashes),
+        "Files and versions": _origin_section(report, facts.hashes),
     }
     shown = {name: part for name, part in parts.items() if part}
     links = (
         f'<a href="#{part.split(chr(34), 2)[1]}">{escape(name)}</a>' for name, part in shown.items()
     )
-    early, script, style = _asset("early.js"), _script(), _asset("page.css")
+    early, script, style = _asset("early.js"), _script(), _style(report)
     policy = (
         f"default-src 'none'; script-src {_hash(early)} {_hash(script)}; style-src {_hash(style)};"
         " img-src data:; base-uri 'none'; form-action 'none'"
@@ -67,17 +64,23 @@ def render(
     return Template(_asset("page.html")).substitute(
         policy=policy,
         version=__version__,
-        title=escape(f"{title or 'bnfold report'}: {report.summary}"),
+        title=escape(f"{facts.title or 'bnfold report'}: {report.summary}"),
         style=style,
         early=early,
-        heading=escape(title or "A folded network"),
+        heading=escape(facts.title or "A folded network"),
         summary=escape(report.summary),
-        tiles=_tiles(report, bench),
+        tiles=_tiles(report, facts),
         navigation="".join(links),
         sections="\n".join(shown.values()),
-        data=json_for_script(page_data(report, bench=bench, hashes=hashes)),
+        data=json_for_script(page_data(report, facts)),
         script=script,
     )
+
+
+def _style(report: FoldReport) -> str:
+    """The style sheet, with the sizes of the drawing's boxes."""
+    width = 0 if report.network is None else box_width(report.network.before)
+    return f":root {{ --box: {width}px; --high: {HEIGHT}px; }}\n{_asset('page.css')}"
 
 
 @cache
@@ -102,16 +105,20 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
+_TO = "\N{RIGHTWARDS ARROW}"
 _ANSWERS = {"equal": "yes", "not equal": "no", "not proven": "not proven"}
 
 
-def _tiles(report: FoldReport, bench: BenchResult | None) -> str:
+def _tiles(report: FoldReport, facts: Facts) -> str:
+    bench = facts.bench
     tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
     if report.clips:
         tiles.append(("activations with bounds", str(len(report.clips))))
-    if report.network is not None:
-        before, after = op_totals(report.network)
-        tiles.append(("ops", f"{before} \N{RIGHTWARDS ARROW} {after}"))
+    before, after = (sum(counts.values()) for counts in ops_of(report, facts))
+    if before:
+        tiles.append(("ops", f"{before} {_TO} {after}"))
+    if facts.sizes is not None:
+        tiles.append(("file", _change(*facts.sizes)))
     if report.verdict is not None:
         tiles.append(("computes the same", _ANSWERS[report.verdict.verdict]))
     folded = [] if bench is None else [row for row in bench.rows if row.variant == "folded"]
@@ -127,33 +134,48 @@ def _tiles(report: FoldReport, bench: BenchResult | None) -> str:
     return f'<dl class="tiles">{cells}</dl>'
 
 
+def _change(read: int, written: int | None) -> str:
+    """Bytes before and after; a unit that both have is said once."""
+    if written is None:
+        return size(read)
+    before, after = size(read), size(written)
+    if before.split()[1] == after.split()[1]:
+        before = before.split()[0]
+    return f"{before} {_TO} {after}"
+
+
 def _network_section(report: FoldReport) -> str:
     network = report.network
     if network is None or not network.before:
         return ""
     items = {item.name: at for at, item in enumerate(report.items)}
-    before, after = network.before, network.after
+    before, after, width = network.before, network.after, box_width(network.before)
     drawings = draw_svg(
         before,
         title=f"Before: {count(len(before), 'box', 'boxes')}",
         identity="before",
         items=items,
+        width=width,
     ).replace('class="network', 'class="network on', 1)
     drawings += draw_svg(
         after,
         title=f"After: {count(len(after), 'box', 'boxes')}",
         identity="after",
         items=items,
+        width=width,
     )
     body = (
-        f"{_toolbar(network)}{legend()}"
+        f"{_toolbar(network)}{legend(before)}"
         '<div class="canvas" tabindex="0" role="application" aria-label="The network"'
         f' aria-describedby="keys">{drawings}</div>'
         '<p class="details" role="status" id="details">Choose a box to read about it.</p>'
-        '<p class="help" id="keys">Drag to move, Ctrl and wheel or two fingers to zoom, click a box'
-        " to read about it. Keys, with the drawing in focus: arrows move, + and \N{MINUS SIGN}"
-        " zoom, 0 shows all, N and P step through the ops, K goes to the next one that is kept or"
-        " blocks, B switches before and after, W fills the window, Enter goes to the table.</p>"
+        '<p class="help mouse">Drag to move, Ctrl and wheel to zoom, click a box to read about'
+        ' it.</p><p class="help touch">Two fingers move and zoom, where it fills the window one'
+        " finger moves; tap a box to read about it.</p>"
+        '<details class="help mouse"><summary>Keys</summary><p id="keys">With the drawing in focus:'
+        " arrows move, + and \N{MINUS SIGN} zoom, 0 shows all, N and P step through the ops,"
+        " K goes to the next one that is kept or blocks, B switches before and after, W fills the"
+        " window, Enter goes to the table.</p></details>"
     )
     return section("network", "The network, before and after", body)
 

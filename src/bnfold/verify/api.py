@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bnfold._kinds import ModelKind, caffe_files, kind_of
+from bnfold._kinds import ModelKind, kind_of, opened
 from bnfold.errors import UsageError
+from bnfold.frontend import folder_of, frontend_of
 from bnfold.verify import course
 from bnfold.verify.inputs import Data, load
 from bnfold.verify.result import VerifyResult
@@ -19,8 +16,6 @@ from bnfold.verify.runner import InputSpec, Runner
 _SAMPLES = 2
 _MOST = 16
 """Samples taken of the user's data, unless more are asked for."""
-_TORCH = (ModelKind.MODULE, ModelKind.PROGRAM)
-_ONNX = (ModelKind.ONNX_PROTO, ModelKind.ONNX_IR, ModelKind.ONNX_FILE)
 
 
 def verify(
@@ -112,69 +107,18 @@ def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
     first, second = kind_of(original), kind_of(folded)
     learns = (first is ModelKind.MODULE and inputs is None) or _takes_torch_inputs(first, inputs)
     if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, inputs):
-        two = make_runner(folded, "the folded model", inputs, None)
-        return make_runner(original, "the original", inputs, two.specs), two
-    one = make_runner(original, "the original", inputs, None)
-    return one, make_runner(folded, "the folded model", inputs, one.specs)
+        two = _runner(second, folded, "the folded model", inputs, None)
+        return _runner(first, original, "the original", inputs, two.specs), two
+    one = _runner(first, original, "the original", inputs, None)
+    return one, _runner(second, folded, "the folded model", inputs, one.specs)
+
+
+def _runner(
+    kind: ModelKind, model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None
+) -> Runner:
+    return frontend_of(kind).runner(opened(kind, model), name, inputs, like)
 
 
 def _takes_torch_inputs(kind: ModelKind, inputs: Any) -> bool:
     """Whether an ONNX model is given what only a module understands."""
-    return kind in _ONNX and inputs is not None and not isinstance(inputs, Mapping)
-
-
-def make_runner(model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None) -> Runner:
-    """A runner of a model of any kind. Files are called by their paths."""
-    kind = kind_of(model)
-    if kind is ModelKind.CAFFE_FILES:
-        from bnfold.frontends.caffe.runner import files_runner
-
-        return files_runner(*caffe_files(model))
-    if kind in _ONNX:
-        return _onnx_runner(kind, model, name, inputs, like)
-    return _torch_runner(kind, model, name, inputs, like)
-
-
-def _torch_runner(
-    kind: ModelKind, model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None
-) -> Runner:
-    from bnfold.frontends.torch import runner
-
-    if _are_named(inputs):  # shapes or arrays of an ONNX model on the other side
-        inputs = None
-    if kind is ModelKind.MODULE:
-        return runner.module_runner(model, inputs, name, like)
-    return runner.program_runner(model, inputs, name)
-
-
-def _are_named(inputs: Any) -> bool:
-    """Whether these are an ONNX model's: shapes or NumPy arrays by name."""
-    return isinstance(inputs, Mapping) and all(
-        isinstance(value, np.ndarray | tuple | list) for value in inputs.values()
-    )
-
-
-def _onnx_runner(
-    kind: ModelKind, model: Any, name: str, inputs: Any, like: Sequence[InputSpec] | None
-) -> Runner:
-    from bnfold.frontends.onnx import runner
-
-    pins, arrays = _pins(inputs)
-    if kind is ModelKind.ONNX_FILE:
-        made = runner.file_runner(Path(model), pins, like=like)
-    else:
-        made = runner.model_runner(model, pins, name, like=like)
-    if arrays:
-        made.specs = tuple(replace(spec, given=arrays.get(spec.name)) for spec in made.specs)
-    return made
-
-
-def _pins(inputs: Any) -> tuple[dict[str, tuple[int, ...]] | None, dict[str, Any]]:
-    """Shapes by name, and arrays by name where such were given."""
-    if not _are_named(inputs):
-        return None, {}
-    arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
-    shapes = {
-        name: tuple(value.shape if name in arrays else value) for name, value in inputs.items()
-    }
-    return shapes, arrays
+    return folder_of(kind) == "onnx" and inputs is not None and not isinstance(inputs, Mapping)

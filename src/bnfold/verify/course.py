@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bnfold._storage import rounding_seen
 from bnfold.errors import ExampleInputError, UnsupportedModelError, UsageError
-from bnfold.verify import compare, layers, outputs, verdict
+from bnfold.verify import layers, outputs, verdict
 from bnfold.verify.evidence import (
     DRAWS,
     DRAWS_FIRST,
@@ -33,7 +34,7 @@ from bnfold.verify.inputs import check_inputs, choose_samples
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import LayerDifference, VerifyResult
-from bnfold.verify.runner import NotExactError, Runner
+from bnfold.verify.runner import NotExactError, Rounded, Runner
 from bnfold.verify.trust import distrust, is_random
 
 __all__ = ["check_inputs", "choose_samples", "verify"]
@@ -65,7 +66,7 @@ def _compare(
 ) -> tuple[VerifyResult, list[Judged]]:
     """On inputs of one size."""
     evidence = Evidence(list(samples), one_kind=original.kind == folded.kind)
-    evidence.storage_dtype = folded.storage_dtype
+    evidence.rounded = folded.rounded(original)
     if look_inside and not evidence.one_kind:
         look_inside = False
         evidence.notes.append(
@@ -172,8 +173,8 @@ def _conclude(
         is_proven = parting is not None or any(
             one.is_proven for one in judged if not one.difference.equal
         )
-    elif evidence.storage_dtype:
-        _remark_on_storage(evidence, judged)
+    elif evidence.rounded is not None:
+        _remark_on_rounding(evidence, evidence.rounded, judged)
     result = VerifyResult(
         is_equal,
         tuple(one.difference for one in judged),
@@ -217,18 +218,16 @@ def _where_digits_go(judged: Sequence[Judged], inside: Sequence[LayerDifference]
     return next((one.name for one in inside if one.own is not None and one.own >= limit), None)
 
 
-def _remark_on_storage(evidence: Evidence, judged: Sequence[Judged]) -> None:
-    """Weights that are stored in 16 bits are rounded to those once more where a fold changes."""
+def _remark_on_rounding(evidence: Evidence, rounded: Rounded, judged: Sequence[Judged]) -> None:
+    """Weights in 16 bits are rounded to those once more where a fold changes them."""
     worst = max((one for one in judged), key=lambda one: one.relative, default=None)
     if worst is None or worst.difference.error <= verdict.DIGITS * max(
         worst.difference.own_error, verdict.unit(worst.difference.dtype) * worst.size
     ):
         return
-    evidence.notes.append(
-        f"Weights are stored in {evidence.storage_dtype}, and what the fold changed was rounded to"
-        f" that once more: {worst.difference.name} is off by {worst.relative:.1e} of its size,"
-        " which weights stored in float32 would avoid."
-    )
+    name = worst.difference.name
+    note = rounding_seen(rounded.dtype, name, worst.relative, is_only_stored=rounded.is_only_stored)
+    evidence.notes.append(note)
 
 
 # ------------------------------------------------------------------- another size
@@ -252,7 +251,9 @@ def _other_size(
     samples = [draw_inputs(specs, result.seed or 0, result.samples)]
     evidence = Evidence(samples, one_kind=original.kind == folded.kind)
     try:
-        if run_own(original, folded, evidence) is None and _is_as_near(evidence, judged):
+        if run_own(original, folded, evidence) is None and outputs.is_as_near(
+            evidence.own_before[0], evidence.own_after[0], judged
+        ):
             return replace(result, samples=result.samples + 1)
     except ExampleInputError:  # a size that the model does not take after all
         return result
@@ -264,18 +265,3 @@ def _other_size(
     sizes = ", ".join(f"{spec.name}: {'x'.join(map(str, spec.shape))}" for spec in specs)
     note = f"Equal on the first inputs, and not on others of another size ({sizes})."
     return replace(other, notes=(*other.notes, note))
-
-
-def _is_as_near(evidence: Evidence, judged: Sequence[Judged]) -> bool:
-    """Whether outputs are as near, relative to their size, as those of the first size may be."""
-    for number, known in enumerate(judged):
-        before, after = evidence.own_before[0][number], evidence.own_after[0][number]
-        if compare.is_same(before.values, after.values):
-            continue
-        if not compare.is_number(before.values) or not known.size:
-            return False
-        gap = compare.distance([before.values], [after.values])
-        size = verdict.rms(compare.flat(before.values))
-        if not gap * known.size <= known.difference.allowed * size:
-            return False
-    return True

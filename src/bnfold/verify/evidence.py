@@ -28,12 +28,12 @@ from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
 from bnfold.verify.probe import Probe
-from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Runner
+from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Rounded, Runner
 
 DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
 """Draws for a model with many values inside, more for one where these are not enough, and for a
 small model, or where a difference is not much larger than what draws explain."""
-_SMALL = 1_000_000
+SMALL = 1_000_000
 """Numbers inside of a run, up to which a model is small."""
 Sample = list[Array]
 Outputs = list[Output]
@@ -74,9 +74,8 @@ class Evidence:
     truth: str = "float64"
     coarsest: str = ""
     """The coarsest floating-point dtype that goes in or comes out."""
-    storage_dtype: str = ""
-    """The dtype that the folded model's weights are stored in, if it is coarser than that of its
-    arithmetic."""
+    rounded: Rounded | None = None
+    """Weights that the fold changed and that are in 16 bits."""
     notes: list[str] = field(default_factory=list)
 
     def inside(self) -> layers.Comparison:
@@ -193,7 +192,7 @@ def run_exact(
 ) -> None:
     """Both in float64, and draws of the folded one until they are enough. Raises NotExactError."""
     evidence.storages = original.storages() if look_inside else ()
-    axes = _channel_axes(evidence.storages)
+    axes = channel_axes(evidence.storages)
     draws: list[layers.Run] = []
 
     def seen(
@@ -201,7 +200,7 @@ def run_exact(
     ) -> tuple[Outputs, Probe]:
         probe = Probe(axes)
         outputs = evaluation.run(inputs, probe if look_inside else None, draw=draw)
-        return outputs, _with_outputs(probe, outputs)
+        return outputs, with_outputs(probe, outputs)
 
     with original.exact() as evaluation:
         before = [seen(evaluation, inputs) for inputs in evidence.samples]
@@ -213,7 +212,7 @@ def run_exact(
             [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
         )
         numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
-        most = DRAWS_SMALL if look_inside and numbers <= _SMALL else DRAWS_FIRST
+        most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST
         drawing = _draws(folded.exact, evidence, evaluation)
         number = 0
         while number < most or not is_enough(number):
@@ -240,7 +239,7 @@ def _draws(
                 yield fresh, inputs, number
 
 
-def _channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
+def channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
     """Where rescalings vary along one axis alone, that is the channel axis."""
     axes: dict[str, int] = {}
     for storage in storages:
@@ -256,7 +255,7 @@ def output_key(number: int) -> str:
     return f"output {number}"
 
 
-def _with_outputs(probe: Probe, outputs: Outputs) -> Probe:
+def with_outputs(probe: Probe, outputs: Outputs) -> Probe:
     """Outputs are looked at like any tensor, too: channel by channel."""
     for number, output in enumerate(outputs):
         if output.values.dtype.kind == "f":

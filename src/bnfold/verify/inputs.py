@@ -22,6 +22,13 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 Data = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Array
 
 
+def are_named(inputs: Any) -> bool:
+    """Whether these are an ONNX model's: shapes or arrays by name."""
+    return isinstance(inputs, Mapping) and all(
+        isinstance(value, np.ndarray | tuple | list) for value in inputs.values()
+    )
+
+
 def draw(specs: Sequence[InputSpec], seed: int, sample: int) -> list[Array]:
     """Random inputs."""
     rng = np.random.default_rng((seed, sample))

@@ -70,6 +70,20 @@ def is_settled(evidence: Evidence) -> bool:
     return not wrong or any(one.error > HOPELESS * one.allowed for one in wrong)
 
 
+def is_as_near(before: Outputs, after: Outputs, judged: Sequence[Judged]) -> bool:
+    """Whether outputs are as near, relative to their size, as those that were judged may be."""
+    for one, other, known in zip(before, after, judged, strict=True):
+        if compare.is_same(one.values, other.values):
+            continue
+        if not compare.is_number(one.values) or not known.size:
+            return False
+        gap = compare.distance([one.values], [other.values])
+        size = verdict.rms(compare.flat(one.values))
+        if not gap * known.size <= known.difference.allowed * size:
+            return False
+    return True
+
+
 def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | None) -> Judged:
     first = evidence.own_before[0][number]
     own = [outputs[number].values for outputs in evidence.own_before]
@@ -148,7 +162,8 @@ def _loss(
         return 0.0
     dtype = evidence.own_before[0][number].dtype
     truth = _flat(evidence.exact_before, number)
-    unit = max(verdict.unit(dtype), verdict.unit(evidence.storage_dtype))
+    stored = evidence.rounded.dtype if evidence.rounded is not None else ""
+    unit = max(verdict.unit(dtype), verdict.unit(stored))
     size = verdict.rms(_finite(truth))
     tame = None
     if _rms(far, None) > verdict.ENOUGH * size:

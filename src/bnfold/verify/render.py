@@ -50,7 +50,10 @@ def _closing(result: VerifyResult) -> list[str]:
     }
     drawn = "given" if result.seed is None else f"random, seed {result.seed}"
     samples = "1 sample" if result.samples == 1 else f"{result.samples} samples"
-    lines = [f"{samples}, {drawn}; {truths.get(result.truth, result.truth)}"]
+    truth = truths.get(result.truth, result.truth)
+    if result.scope:
+        truth = f"{truths['original']}; {result.scope}"
+    lines = [f"{samples}, {drawn}; {truth}"]
     if result.layers:
         apart = [layer for layer in result.layers if not layer.equal]
         same = len(result.layers) - len(apart)

@@ -110,6 +110,11 @@ class VerifyResult:
     move them, but rounding could not be measured well enough to call that a fault; `equal` is
     False then."""
 
+    scope: str = ""
+    """What was run on what, where float64 was run on smaller inputs than those that the model
+    declares; empty where not. Then an output's `error` is the distance of the two models in their
+    own dtype, and what float64 says of the smaller one is in units of its size."""
+
     @property
     def verdict(self) -> str:
         """equal, not equal, or not proven."""
@@ -149,6 +154,7 @@ class VerifyResult:
             "layers": [layer.to_dict() for layer in self.layers],
             "runtimes": dict(self.runtimes),
             "notes": list(self.notes),
+            "scope": self.scope,
         }
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -176,6 +182,7 @@ class VerifyResult:
             dict(data["runtimes"]),
             tuple(data["notes"]),
             data.get("verdict") != "not proven",
+            data.get("scope", ""),
         )
 
     def table(self, *, color: bool = False, width: int = 100) -> str:

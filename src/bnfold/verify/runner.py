@@ -49,6 +49,15 @@ class Output:
     """The name of the dtype that the model returned."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Weights that a fold changed, and that are rounded to 16 bits for it once more."""
+
+    dtype: str
+    is_only_stored: bool
+    """Whether the arithmetic is finer, so that they could as well be stored in float32."""
+
+
 class Evaluation(Protocol):
     """A loaded model."""
 
@@ -60,6 +69,17 @@ class Evaluation(Protocol):
         In float64 by up to half a unit in the last place of its own dtype; in its own dtype it
         is one of its neighbours, or what it is.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One of several runs that go through a network side by side."""
+
+    dtype: str
+    """What it computes in."""
+    draw: int | None = None
+    """With which its weights are rounded once more; see `Evaluation`."""
+    watch: Watch | None = None
 
 
 class Runner(Protocol):
@@ -82,9 +102,8 @@ class Runner(Protocol):
     def may_have_state(self) -> bool:
         """Whether a run may leave something that shows in the next one."""
 
-    @property
-    def storage_dtype(self) -> str:
-        """The dtype that weights are stored in, if it is coarser than that of the arithmetic."""
+    def rounded(self, original: Any) -> Rounded | None:
+        """Weights in 16 bits that are not those of the original; of another kind, any such."""
 
     @property
     def other_shapes(self) -> Sequence[tuple[int, ...]] | None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.core.removal import ClipMode
+from bnfold._storage import Weights
+from bnfold.core.modes import ClipMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
 from bnfold.frontends.caffe.prototxt import Message, read_text
@@ -59,12 +60,16 @@ def pair(text: str, arrays: Arrays, *, form: str = "double") -> Pair:
 
 
 def fold(
-    model: Pair, *, clip: ClipMode = "auto", phase: str | None = None
+    model: Pair,
+    *,
+    clip: ClipMode = "auto",
+    phase: str | None = None,
+    storage: Weights = "stored",
 ) -> tuple[Pair, FoldReport]:
     """The folded pair and the report."""
     document = read_text(model.text, "net.prototxt")
     weights = read_caffemodel(model.weights, "net.caffemodel")
-    folded, report = fold_read(document, weights, clip=clip, phase=phase)
+    folded, report = fold_read(document, weights, clip=clip, phase=phase, storage=storage)
     content = b"".join(bytes(piece) for piece in folded.weights())
     return Pair(folded.text, content), report
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bnfold
 from bnfold.errors import UnsupportedModelError
-from bnfold.frontends.caffe import fold_files
 from bnfold.frontends.caffe.run import run_net
 from tests.frontends.caffe.made_up import make_up
 from tests.frontends.caffe.plain_text import parse
@@ -45,7 +45,7 @@ def assert_same(folder: Path, text: str) -> int:
     source.write_text(text)
     weights = source.with_suffix(".caffemodel")
     weights.write_bytes(caffemodel(make_up(net, inputs).weights, double=True))
-    _, report = fold_files(source, weights, target, clip="auto", force=True)
+    _, report = bnfold.fold((source, weights), output=target, force=True)
     expected = run_net(source, weights, inputs)
     actual = run_net(target, target.with_suffix(".caffemodel"), inputs)
     assert list(actual) == list(expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnfold.frontends.caffe import fold_files
+import bnfold
 from bnfold.frontends.caffe.run import run_net
 from bnfold.report import FoldReport
 from tests.frontends.caffe.made_up import make_up
@@ -37,7 +37,7 @@ def assert_folds(folder: Path, seed: int, *, form: str = "plain") -> FoldReport:
     is_legacy = form == "legacy"
     stored.write_bytes(caffemodel(weights, double=True, legacy=is_legacy, packed=not is_legacy))
     assert_is_legal(parse(text))
-    _, report = fold_files(source, stored, target, clip="auto", force=True)
+    _, report = bnfold.fold((source, stored), output=target, force=True)
     after = target.read_bytes().decode()
     assert_is_legal(parse(after))
     assert_structure(text, after, report)

@@ -9,6 +9,7 @@ would drop the one that the fold has given it, without a word.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,102 @@ def test_where_a_batch_norm_was_is_nothing_but_an_identity(make: type[nn.Module]
         if isinstance(module, nn.Identity):
             assert type(module) is nn.Identity
             assert vars(module) == vars(nn.Identity().eval())
+
+
+# -------------------------------------------------------------------- PT2E and torchao
+
+
+class Norms(nn.Module):
+    """A BatchNorm in front of a convolution, two behind, one of them across a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)
+        self.bn, self.again = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.last, self.head = nn.BatchNorm2d(8), nn.Linear(8, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.norm(x))
+        x = torch.relu(self.bn(x))
+        return self.head(torch.relu(self.last(self.again(x))).mean((2, 3)))
+
+
+@pytest.fixture
+def quantizer() -> Any:
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    chosen = x86.X86InductorQuantizer()
+    return chosen.set_global(x86.get_default_x86_inductor_quantization_config())
+
+
+def quantised(module: Any, quantizer: Any, *inputs: Tensor) -> Any:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    prepared = prepare_pt2e(module, quantizer)
+    for x in inputs:
+        prepared(x)
+    return convert_pt2e(prepared)
+
+
+def norms_in(module: Any) -> list[str]:
+    return [node.name for node in module.graph.nodes if "batch_norm" in str(node.target)]
+
+
+@pytest.mark.parametrize("clip", ["never", "auto"])
+@pytest.mark.parametrize("how", ["program", "module"])
+def test_fold_before_prepare_pt2e(clip: Any, how: str, quantizer: Any) -> None:
+    model = build(Norms()).float()
+    x = X.float()
+    if how == "program":
+        program, report = bnfold.fold(torch.export.export(model, (x,)), clip=clip)
+    else:
+        folded, report = bnfold.fold(model, x, clip=clip)
+        program = torch.export.export(folded, (x,))
+    assert (report.removed, report.kept) == (3, 0)
+    made = quantised(program.module(), quantizer, x, x * 0.5)
+    assert norms_in(made) == []
+    expected = model(x)
+    assert float((made(x) - expected).abs().max() / expected.abs().max()) < 0.1
+    rounded = sum("quantize_per" in str(node.target) for node in made.graph.nodes)
+    assert rounded > 3
+
+
+def test_without_a_fold_pt2e_leaves_the_norm_in_front(quantizer: Any) -> None:
+    """What the fold before it is good for: there a BatchNorm is left in float."""
+    model = build(Norms()).float()
+    made = quantised(torch.export.export(model, (X.float(),)).module(), quantizer, X.float())
+    assert len(norms_in(made)) == 1
+
+
+def test_what_pt2e_has_made_folds_no_further(quantizer: Any) -> None:
+    model = build(Norms()).float()
+    program, _ = bnfold.fold(torch.export.export(model, (X.float(),)), clip="never")
+    made = quantised(program.module(), quantizer, X.float())
+    again, report = bnfold.fold(torch.export.export(made, (X.float(),)))
+    assert report.removed == 0
+    assert torch.equal(again.module()(X.float()), made(X.float()))
+
+
+def test_weights_of_torchao_after_a_fold() -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = build(Norms()).float()
+    folded, report = bnfold.fold(model, X.float(), clip="never")
+    quantize_(folded, Int8WeightOnlyConfig())
+    assert (report.kept, type(folded.head.weight) is nn.Parameter) == (0, False)
+    expected = model(X.float())
+    assert float((folded(X.float()) - expected).detach().abs().max()) < 0.05 * float(
+        expected.abs().max()
+    )
+
+
+def test_a_norm_beside_weights_of_torchao_stays() -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = build(nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64))).float()
+    quantize_(model, Int8WeightOnlyConfig())
+    x = torch.rand(4, 8)
+    expected = model(x)
+    folded, report = bnfold.fold(model, x)
+    assert (report.removed, report.kept) == (0, 1)
+    assert torch.equal(folded(x), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # PyTorch's own name for it
@@ -59,16 +61,67 @@ def test_a_batch_norm_that_was_not_reached_is_listed():
     assert any("not reached" in note for note in report.notes)
 
 
-@pytest.mark.parametrize(("call", "noted"), [(torch.relu, True), (nn.ReLU(), False)])
-def test_an_activation_called_as_a_function_is_noted(call, noted):
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.conv, self.act = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), call
+class BehindSigmoid(nn.Module):
+    """A BatchNorm that can only go through the activation behind it."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(self.act(self.norm(torch.sigmoid(x))))
+    def __init__(self, act: Callable[[Tensor], Tensor], name: str = "act") -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)
+        self.name, self.function = name, act
+        if isinstance(act, nn.Module):
+            self.add_module(name, act)
 
-    report = bnfold.inspect(build(Net()), image(1, 3, 8, 8), clip="always")
-    assert report.kept == int(noted)
-    assert any("exported program" in note for note in report.notes) is noted
+    def forward(self, x: Tensor) -> Tensor:
+        act = getattr(self, self.name, self.function)
+        return self.conv(act(self.norm(torch.sigmoid(x))))
+
+
+def is_noted(net: nn.Module) -> bool:
+    """Whether the report says that the exported program may fold more."""
+    report = bnfold.inspect(build(net), image(1, 3, 8, 8), clip="always")
+    return any("exported program" in note for note in report.notes)
+
+
+WITHOUT_BOUNDS = {
+    "leaky_relu": F.leaky_relu,
+    "abs": torch.abs,
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 4),
+    "amax": lambda x: torch.amax(x, dim=(2, 3), keepdim=True).expand(-1, -1, 4, 4),
+    "prelu": lambda x: F.prelu(x, x.new_full((1,), 0.25)),
+    "module": nn.LeakyReLU(),
+}
+WITH_BOUNDS = {
+    "relu": torch.relu,
+    "method": Tensor.relu,
+    "in place": lambda x: F.relu(x, inplace=True),
+    "relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, -2.0, 2.0),
+    "clamp": lambda x: x.clamp(min=0.0),
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+}
+
+
+class TestTheExportedProgramMayFoldMore:
+    @pytest.mark.parametrize("act", WITHOUT_BOUNDS.values(), ids=WITHOUT_BOUNDS)
+    def test_not_where_nothing_has_bounds(self, act):
+        net = BehindSigmoid(act)
+        assert bnfold.inspect(build(net), image(1, 3, 8, 8), clip="always").kept == 1
+        assert not is_noted(net)
+
+    @pytest.mark.parametrize("act", [nn.LeakyReLU(), nn.MaxPool2d(2)], ids=["leaky", "max"])
+    def test_not_for_a_module_whose_name_reads_like_a_call(self, act):
+        assert not is_noted(BehindSigmoid(act, "act in block"))
+
+    def test_not_for_a_module_that_takes_bounds(self):
+        assert not is_noted(BehindSigmoid(nn.ReLU()))
+
+    def test_not_in_the_program_itself(self):
+        program = torch.export.export(build(BehindSigmoid(F.leaky_relu)), (image(1, 3, 8, 8),))
+        assert not any("exported program" in note for note in bnfold.inspect(program).notes)
+
+    @pytest.mark.parametrize("act", WITH_BOUNDS.values(), ids=WITH_BOUNDS)
+    def test_where_a_function_would_have_bounds(self, act):
+        assert is_noted(BehindSigmoid(act))
+        program = torch.export.export(build(BehindSigmoid(act)), (image(1, 3, 8, 8),))
+        assert bnfold.inspect(program, clip="always").kept == 0

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,3 +96,42 @@ def test_state_and_escapes(run: Callable[[Net, Tensor], Tensor]) -> None:
             want = reference(given)
             torch.testing.assert_close(folded(given), want, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(net(given), want, rtol=0, atol=0)
+
+
+class Uncopyable(nn.Module):
+    """Runs that change something, in a module that holds what cannot be copied."""
+
+    def __init__(self, change: Callable[[Uncopyable], object]) -> None:
+        super().__init__()
+        self.conv, self.bn, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.register_buffer("gain", torch.ones(4, 1, 1))
+        self.lock, self.change, self.count, self.seen = threading.Lock(), change, 1, [1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x) * self.gain + (self.count - 1) + (len(self.seen) - 1))
+        self.change(self)
+        return self.last(y.relu())
+
+
+CHANGES: list[Callable[[Uncopyable], object]] = [
+    lambda net: setattr(net, "count", net.count + 1),
+    lambda net: net.seen.append(1),
+    lambda net: net.gain.add_(1),
+    lambda net: net.gain.data.add_(1),
+    lambda net: np.add(net.gain.data.numpy(), 1, out=net.gain.data.numpy()),
+    lambda net: setattr(net, "gain", net.gain + 1),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_run_changes_in_a_module_that_cannot_be_copied(change):
+    torch.manual_seed(0)
+    net, reference = Uncopyable(change).double().eval(), Uncopyable(change).double().eval()
+    nn.init.uniform_(net.bn.running_mean, -1, 1)
+    nn.init.uniform_(net.bn.running_var, 0.5, 2)
+    reference.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    folded, _ = bnfold.fold(net, x, inplace=True, verify=False)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(folded(x), reference(x), rtol=1e-9, atol=1e-9)

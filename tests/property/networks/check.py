@@ -22,7 +22,7 @@ import onnx
 import torch
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.report import FoldReport, Item
 from tests.frontends.caffe import support as caffe

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto
 
 import bnfold
-from bnfold.api import ClipMode
+from bnfold.core.modes import ClipMode
 from tests.property.networks.build_onnx import onnx_model
 from tests.property.networks.build_torch import Model, run_torch, torch_inputs
 from tests.property.networks.check import WrongResultError, decisions, reference

@@ -6,7 +6,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import bnfold
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from tests.property.networks.build_torch import Model, torch_inputs
 from tests.property.networks.description import Network
 

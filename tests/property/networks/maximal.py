@@ -24,15 +24,13 @@ def is_modelled(graph: g.Graph) -> bool:
     """Whether the laws of all ops are here."""
     for op in graph.ops:
         role = op.role
-        if isinstance(role, g.AffineStep) and (
-            (role.scale == 0).any() or role.opaque or role.tie is not None
-        ):
+        if isinstance(role, g.AffineStep) and ((role.scale == 0).any() or role.tie is not None):
             return False
         if isinstance(role, g.Linear) and (
             role.weight is not g.Weight.FREE or not role.bias_editable
         ):
             return False
-        if isinstance(role, g.Sign | g.Constant):
+        if isinstance(role, g.Sign | g.Constant | g.RefusedStep):
             return False
     return True
 
@@ -161,7 +159,8 @@ class ElementEquations(Equations):
         return y[where.reshape(-1)].reshape(x.shape)
 
     def stays(self, role: g.AffineStep, pairs: Ids, y: Ids, a: NDArray, b: NDArray) -> None:
-        edits_scale, edits_shift = role.scale_editable, role.shift_editable
+        edits_scale = role.factors is g.Parameter.EDITABLE
+        edits_shift = role.summands is g.Parameter.EDITABLE
         if edits_scale != edits_shift and len(np.unique(pairs[:, 1])) < len(pairs):
             edits_scale = edits_shift = False  # a mere product, or sum, is left as it is
         for place in np.unique(pairs[:, 1]) if edits_scale or edits_shift else ():

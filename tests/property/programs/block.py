@@ -28,12 +28,10 @@ from tests.property.programs.layers import any_batch_norm, any_conv
 
 DTYPE = torch.float64
 HABITS: dict[str, Callable[[Room], nn.Module]] = {}
-SEVERAL_PATHS: set[str] = set()
-"""Habits that take another path through their code for other sizes: the fold is told (also=...)."""
 
 
 def habit(
-    kind: str, *, several_paths: bool = False
+    kind: str,
 ) -> Callable[[Callable[[Room], nn.Module]], Callable[[Room], nn.Module]]:
     """Register a habit of this kind."""
 
@@ -41,8 +39,6 @@ def habit(
         name = f"{kind}.{make.__name__.strip('_')}"
         assert name not in HABITS
         HABITS[name] = make
-        if several_paths:
-            SEVERAL_PATHS.add(name)
         return make
 
     return register

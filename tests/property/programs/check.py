@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bnfold
-from tests.property.programs.block import SEVERAL_PATHS
 from tests.property.programs.build import Built, build
 from tests.property.programs.description import Program
 from tests.property.programs.draw import draw
@@ -90,7 +89,7 @@ def _fold(program: Program, inputs: list[Tensor], wanted: list[Any]) -> Outcome:
     seed_all(0)
     before = snapshot(given.model)
     keywords: dict[str, Any] = {"clip": options.clip}
-    if options.also or SEVERAL_PATHS.intersection(program.habits):
+    if options.also:
         keywords["also"] = [_example(program, x) for x in inputs[1:]]
     checks = {"verify": False} if not options.verify and _CAN_VERIFY else {}
     try:

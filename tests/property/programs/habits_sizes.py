@@ -10,7 +10,6 @@ from tests.property.programs.block import Room, habit
 from tests.property.programs.layers import any_batch_norm, any_linear
 
 sizes = habit("sizes")
-by_size = habit("sizes", several_paths=True)
 
 
 @sizes
@@ -129,7 +128,7 @@ def scaled_by_the_number(room: Room):
     return room.block(lambda self, x: self.bn(self.conv(x) / x[0].numel() ** 0.5), "conv", "bn")
 
 
-@by_size
+@sizes
 def batch_decides(room: Room):
     def run(self, x):
         y = self.conv(x)
@@ -138,7 +137,7 @@ def batch_decides(room: Room):
     return room.block(run, "conv", "bn")
 
 
-@by_size
+@sizes
 def size_decides(room: Room):
     def run(self, x):
         y = self.bn(self.conv(x))
@@ -300,3 +299,99 @@ def attention(room: Room):
         return (weights @ k).view(x.shape)
 
     return room.block(run, "conv", "bn", "bn2")
+
+
+@sizes
+def padded_if_odd(room: Room):
+    def run(self, x):
+        y, h, w = self.bn(torch.sigmoid(x)), x.shape[2] % 2, x.shape[3] % 2
+        y = functional.pad(y, (0, w, 0, h)) if h or w else y
+        return self.conv(y)[:, :, : x.shape[2], : x.shape[3]]
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def same_padding(room: Room):
+    """As in networks that come from TensorFlow."""
+
+    def run(self, x):
+        pads = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in x.shape[2:]]
+        y = functional.pad(self.bn(torch.sigmoid(x)), [0, pads[1], 0, pads[0]])
+        return x + self.conv(y).mean((2, 3), keepdim=True)
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def down_and_up(room: Room):
+    """A U-Net's skip, which has to fit."""
+
+    def run(self, x):
+        y = self.bn(self.conv(functional.max_pool2d(x, 2)))
+        y = functional.interpolate(y, scale_factor=2.0)
+        if y.shape != x.shape:
+            y = functional.pad(y, [0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]])
+        return self.conv2(y + x)
+
+    return room.block(run, "conv", "bn", "conv2")
+
+
+@sizes
+def early_exit(room: Room):
+    def run(self, x):
+        y = self.bn(torch.sigmoid(x))
+        return self.conv(y) if x.shape[2] * x.shape[3] < 75 else self.conv2(y + 1)
+
+    return room.block(run, "conv", "bn", "conv2")
+
+
+@sizes
+def row_by_row(room: Room):
+    def run(self, x):
+        y = self.bn(torch.sigmoid(x))
+        return torch.stack([self.conv(y[:, :, row : row + 1]) for row in range(len(y[0, 0]))], 3)[
+            :, :, 0
+        ]
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def wide_or_high(room: Room):
+    def run(self, x):
+        y = self.bn(torch.sigmoid(x))
+        return self.conv(torch.tanh(y) if x.shape[3] > x.shape[2] else y)
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def one_image_or_more(room: Room):
+    def run(self, x):
+        y = self.bn(torch.sigmoid(x))
+        return self.conv(y if x.size(0) == 1 else torch.cat([y[:1] * 2, y[1:]]))
+
+    return room.block(run, "conv", "bn")
+
+
+@sizes
+def branch_by_name(room: Room):
+    def run(self, x):
+        name = f"w{x.shape[3]}"
+        return self.conv(self.acts.get(name, torch.sigmoid)(self.bn(x)))
+
+    return room.block(run, "conv", "bn", acts={"w7": torch.relu, "w8": torch.tanh})
+
+
+@sizes
+def view_or_else(room: Room):
+    def run(self, x):
+        y = self.bn(torch.sigmoid(x))
+        try:
+            z = y.view(y.shape[0], y.shape[1], 3, -1)
+        except RuntimeError:
+            return self.conv(torch.sigmoid(y))
+        return self.conv(z).reshape(y.shape)
+
+    return room.block(run, "conv", "bn")

@@ -11,7 +11,6 @@ from tests.property.programs.block import Block, Room, habit
 from tests.property.programs.layers import filled
 
 structure = habit("structure")
-by_size = habit("structure", several_paths=True)
 
 
 @structure
@@ -35,7 +34,7 @@ def body_called_twice(room: Room):
     return room.block(lambda self, x: self.body(torch.tanh(self.body(x))), "body")
 
 
-@by_size
+@structure
 def body_called_by_size(room: Room):
     def run(self, x):
         for _ in range(1 + x.shape[0] % 2):
@@ -378,7 +377,7 @@ def layers_in_a_loop(room: Room):
     )
 
 
-@by_size
+@structure
 def one_norm_per_branch(room: Room):
     """Domain-specific BatchNorms."""
 

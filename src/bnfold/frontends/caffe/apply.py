@@ -3,7 +3,7 @@
     linear    core/weights.py has the formulas; a bias is born where one is needed and none is
     Scale     gamma' = a', beta' = b'; the same for Bias and for SegNet's BN
 
-Everything is float64 and is rounded once, to the form that the array has in the file.
+Everything is float64 and is rounded once, to the form that the array gets in the file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold._storage import Weights
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.fitting import Overflow
@@ -38,9 +39,9 @@ class NewArrays:
     """Layers that go, in the order of the file."""
 
 
-def compute(net: Net, lifted: Lifted, plan: Plan) -> NewArrays:
+def compute(net: Net, lifted: Lifted, plan: Plan, *, weights: Weights) -> NewArrays:
     """Everything that changes; weights are computed when they are written. Raises Overflow."""
-    made = _Maker(net)
+    made = _Maker(net, weights)
     for number, edit in plan.linear.items():
         site = lifted.sites[number]
         assert isinstance(site, LinearSite)
@@ -60,9 +61,9 @@ def compute(net: Net, lifted: Lifted, plan: Plan) -> NewArrays:
 
 
 class _Maker:
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, weights: Weights) -> None:
         self.net = net
-        self.new = NewArrays()
+        self.new = NewArrays(Changes(weights=weights))
         self.done: set[int] = set()
         self.overflown: list[int] = []
         """Numbers of the ops whose new arrays do not fit their dtype."""
@@ -73,9 +74,11 @@ class _Maker:
         layer, changes = site.layer, self.new.changes
         stored = self.index[id(layer.stored)]
         if edit.rescales:
-            changes.arrays[stored, 0] = partial(_weight, site, edit)
-            self._check(number, site.weight, partial(_weight, site, edit), _growth(edit))
-        if site.bias is None and not edit.needs_bias:
+            make = partial(_weight, site, edit, changes.form(site.weight).dtype)
+            changes.arrays[stored, 0] = make
+            self._check(number, site.weight, make, _growth(edit))
+        is_scaled = bool((edit.output_scale != 1.0).any() or edit.zeroed.any())
+        if not edit.needs_bias and (site.bias is None or not is_scaled):
             return
         old = None if site.bias is None else site.bias.read().reshape(-1)
         weight = site.weight.read().reshape(site.matrix)
@@ -103,7 +106,7 @@ class _Maker:
         stored = self.index[id(layer.stored)]
         is_born = index == len(layer.blobs)
         like = layer.blobs[0 if is_born else index]
-        if not _fits(content, like):
+        if not _fits(content, self.new.changes.form(like).dtype):
             self.overflown.append(number)
         if not is_born:
             self.new.changes.arrays[stored, index] = partial(_as_it_is, content)
@@ -119,15 +122,16 @@ class _Maker:
     ) -> None:
         """Note an overflow; the array itself is computed only if it may come near one."""
         old = blob.read()
+        limit = float(np.finfo(self.new.changes.form(blob).dtype).max) / 2
         largest = max(float(old.max(initial=0)), -float(old.min(initial=0)))
-        if not np.isfinite(largest) or largest * growth < float(np.finfo(blob.dtype).max) / 2:
+        if not np.isfinite(largest) or largest * growth < limit:
             return
         if not np.isfinite(make()).all():
             self.overflown.append(number)
 
 
-def _weight(site: LinearSite, edit: LinearEdit) -> NDArray[Any]:
-    weight = site.weight.read().reshape(site.matrix)
+def _weight(site: LinearSite, edit: LinearEdit, dtype: np.dtype[Any]) -> NDArray[Any]:
+    weight = site.weight.read().reshape(site.matrix).astype(dtype, copy=False)
     return fold_weight(weight, edit, site.layout, site.groups)
 
 
@@ -143,6 +147,6 @@ def _growth(edit: LinearEdit) -> float:
     return out * float(np.abs(edit.input_inverse).max(initial=0))
 
 
-def _fits(content: FloatArray, like: Blob) -> bool:
+def _fits(content: FloatArray, dtype: np.dtype[Any]) -> bool:
     with np.errstate(over="ignore"):
-        return bool(np.isfinite(content.astype(like.dtype)).all())
+        return bool(np.isfinite(content.astype(dtype)).all())

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from bnfold._places import check_place, is_same_file
+from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
-from bnfold.core.removal import ClipMode
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
@@ -65,30 +66,6 @@ class Folded:
         write_pair(network, self.text, weights, self.weights())
 
 
-def fold_files(
-    network: Path,
-    weights: Path,
-    target: Path,
-    *,
-    clip: ClipMode,
-    force: bool,
-    phase: str | None = None,
-) -> tuple[Path, FoldReport]:
-    """See `bnfold.fold`. The weights go beside the target, with the suffix .caffemodel."""
-    beside = weights_beside(target)
-    check_target(target, (network, weights), force=force)
-    folded, report = fold_read(*read_files(network, weights), clip=clip, phase=phase)
-    folded.write(target, beside)
-    return target, report
-
-
-def inspect_files(
-    network: Path, weights: Path, *, clip: ClipMode, phase: str | None = None
-) -> FoldReport:
-    """See `bnfold.inspect`."""
-    return fold_read(*read_files(network, weights), clip=clip, phase=phase)[1]
-
-
 def weights_beside(network: Path) -> Path:
     """Where the weights go that belong to a prototxt."""
     return network.with_suffix(".caffemodel")
@@ -122,7 +99,12 @@ def read_files(network: Path, weights: Path) -> tuple[Document, Caffemodel]:
 
 
 def fold_read(
-    document: Document, weights: Caffemodel, *, clip: ClipMode, phase: str | None
+    document: Document,
+    weights: Caffemodel,
+    *,
+    clip: ClipMode,
+    phase: str | None,
+    storage: Weights = "stored",
 ) -> tuple[Folded, FoldReport]:
     """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
     _check_phase(document, phase)
@@ -130,7 +112,7 @@ def fold_read(
     _check_match(net)
     infer(net)
     lifted = lift(net)
-    decided = _decide(net, lifted, clip)
+    decided = _decide(net, lifted, clip, storage)
     return Folded(decided), _report(decided)
 
 
@@ -156,11 +138,11 @@ def _check_match(net: Net) -> None:
         )
 
 
-def _decide(net: Net, lifted: Lifted, clip: ClipMode) -> Decided:
+def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decided:
     """Plan, and plan again without the removals that cannot be written."""
 
     def write(plan: Plan) -> Decided:
-        new = compute(net, lifted, plan)
+        new = compute(net, lifted, plan, weights=storage)
         try:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:
@@ -175,6 +157,8 @@ def _report(decided: Decided) -> FoldReport:
     items = outcomes(decided.lifted.graph, decided.plan)
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
-    notes = (f"layers: {count} -> {left}", *decided.net.notes)
+    rounded = decided.new.changes.rounded(decided.net.weights)
+    said = [rounding_note(len(rounded), rounded[0])] if rounded else []
+    notes = (f"layers: {count} -> {left}", *decided.net.notes, *said)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), (), notes, {"numpy": np.__version__}, network)

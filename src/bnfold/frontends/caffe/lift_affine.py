@@ -27,8 +27,6 @@ from bnfold.frontends.caffe.statistics import numbers, read_batch_norm
 
 _CUDNN_MIN_EPS = 1e-5
 
-Refusal = tuple[Reason, str | None]
-
 
 def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     """BatchNorm; kept with a reason if it is not constant, or not of a known kind."""
@@ -36,13 +34,15 @@ def batch_norm(lifter: Lifter, layer: Layer) -> bool:
     shape = lifter.source(layer)
     channels = _channels(layer, shape)
     if shape is None or len(shape) < 2 or channels is None or channels > MAX_ELEMENTS:
-        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, "its shape is not known"))
+        return _keep(
+            lifter, layer, shape, g.Refusal(Reason.MODULE_DOES_MORE, "its shape is not known")
+        )
     refusal = _batch_norm_refusal(layer, options)
     if refusal is not None:
         return _keep(lifter, layer, shape, refusal)
     maps = read_batch_norm(lifter, layer, options, channels)
     if isinstance(maps, str):
-        return _keep(lifter, layer, shape, (Reason.MODULE_DOES_MORE, maps))
+        return _keep(lifter, layer, shape, g.Refusal(Reason.MODULE_DOES_MORE, maps))
     affine, of_normalised = maps
     laid = (1, channels, *[1] * (len(shape) - 2))
     return _add(lifter, layer, affine, laid, AffineSite(layer), of_normalised)
@@ -55,12 +55,12 @@ def _channels(layer: Layer, shape: Shape | None) -> int | None:
     return layer.blobs[0].count if layer.blobs else None
 
 
-def _batch_norm_refusal(layer: Layer, options: Options) -> Refusal | None:
+def _batch_norm_refusal(layer: Layer, options: Options) -> g.Refusal | None:
     if not options.flag("use_global_stats", default=layer.phase == "TEST"):
         said = "use_global_stats: false" if options.has("use_global_stats") else "phase: TRAIN"
-        return Reason.BATCH_STATISTICS, said
+        return g.Refusal(Reason.BATCH_STATISTICS, said)
     if len(layer.bottoms) != 1 or len(layer.tops) != 1:
-        return Reason.MODULE_DOES_MORE, "it has several bottoms or tops"
+        return g.Refusal(Reason.MODULE_DOES_MORE, "it has several bottoms or tops")
     return None
 
 
@@ -119,7 +119,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
     options = layer.options.part("bn_param")
     shape = lifter.source(layer)
     channels = _channels(layer, shape)
-    strange = (Reason.MODULE_DOES_MORE, "a BN layer of a kind that bnfold does not know")
+    strange = g.Refusal(Reason.MODULE_DOES_MORE, "a BN layer of a kind that bnfold does not know")
     if shape is None or len(shape) != 4 or channels is None or not layer.blobs:
         return _keep(lifter, layer, shape, strange)
     if len(layer.bottoms) != 1 or len(layer.tops) != 1:
@@ -140,7 +140,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
     if not is_known or eps < float(np.float32(_CUDNN_MIN_EPS)):
         return _keep(lifter, layer, shape, strange)
     if layer.phase != "TEST" and not options.flag("frozen", default=False):
-        return _keep(lifter, layer, shape, (Reason.BATCH_STATISTICS, "phase: TRAIN"))
+        return _keep(lifter, layer, shape, g.Refusal(Reason.BATCH_STATISTICS, "phase: TRAIN"))
     gamma, beta, mean, var = (numbers(blob) for blob in layer.blobs)
     affine = Affine.from_batchnorm(mean, var, eps, gamma, beta)
     return _add(lifter, layer, affine, laid, AffineSite(layer), Affine(gamma, beta))
@@ -192,18 +192,18 @@ def _add(
     `of_normalised` is what it does to values of mean 0 and deviation 1, if it normalises; other
     steps are taken to read such values.
     """
-    refusal: Refusal | None = None
+    refusal: g.Refusal | None = None
     held = placeholder(lifter.shape(layer.outputs[0]))
     if len(held) != len(laid) or any(b not in (1, a) for a, b in zip(held, laid, strict=True)):
-        refusal = (Reason.MODULE_DOES_MORE, "its shape is not known")
+        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its shape is not known")
     elif lifter.overwritten & {*layer.inputs, *layer.outputs}:
-        refusal = (Reason.SHARED, "its memory is overwritten while another layer reads it")
+        refusal = g.Refusal(Reason.SHARED, "its memory is overwritten while another layer reads it")
     elif lifter.sharing.differs(layer):
-        refusal = (Reason.SHARED, "its arrays are stored differently for another layer")
+        refusal = g.Refusal(Reason.SHARED, "its arrays are stored differently for another layer")
     elif not affine.is_finite:
-        refusal = (Reason.BAD_STATISTICS, None)
+        refusal = g.Refusal(Reason.BAD_STATISTICS)
     elif any(layer.options.numbers("loss_weight")):
-        refusal = (Reason.MODULE_DOES_MORE, "its output is a loss")
+        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its output is a loss")
     if refusal is not None:
         return _keep(lifter, layer, lifter.source(layer), refusal)
     is_half = lifter.is_half or any(blob.dtype.itemsize == 2 for blob in layer.blobs)
@@ -213,8 +213,8 @@ def _add(
         affine.shift.reshape(laid),
         kind=layer.type,
         channels=affine.scale.size,
-        scale_editable=site.scale is not None,
-        shift_editable=site.shift is not None,
+        factors=g.Parameter.editable_if(site.scale is not None),
+        summands=g.Parameter.editable_if(site.shift is not None),
         spread=np.abs((of_normalised or affine).scale).reshape(laid),
         center=(of_normalised or affine).shift.reshape(laid),
         range_limit=range_limit(dtype),
@@ -225,25 +225,12 @@ def _add(
     return True
 
 
-def _keep(lifter: Lifter, layer: Layer, shape: Shape | None, refusal: Refusal) -> bool:
+def _keep(lifter: Lifter, layer: Layer, shape: Shape | None, refusal: g.Refusal) -> bool:
     """Append a step that stays and of which nothing is known but why."""
     if len(layer.inputs) != 1 or len(layer.outputs) != 1:
         lifter.opaque(layer)
-        lifter.net.notes.append(f"{layer.name} ({layer.type}) stays: {refusal[1]}")
+        lifter.net.notes.append(f"{layer.name} ({layer.type}) stays: {refusal.detail}")
         return True
-    one = np.ones((1,) * len(placeholder(shape)))
-    role = g.AffineStep(
-        one,
-        one * 0,
-        kind=layer.type,
-        channels=_channels(layer, shape) or 0,
-        removable=False,
-        scale_editable=False,
-        shift_editable=False,
-        scale_known=False,
-        shift_known=False,
-        refusal=refusal,
-        opaque=True,
-    )
+    role = g.RefusedStep(refusal, layer.type, _channels(layer, shape) or 0)
     lifter.add(layer, role, layer.inputs, layer.outputs)
     return True

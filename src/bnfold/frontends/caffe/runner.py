@@ -17,14 +17,22 @@ from numpy.typing import DTypeLike
 from bnfold.core.plan import make_plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import MissingExtraError, UnsupportedModelError
-from bnfold.frontends.caffe.caffemodel import Caffemodel, read_caffemodel
+from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, read_caffemodel
 from bnfold.frontends.caffe.fold import Folded, read_files
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import Document, read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
-from bnfold.verify.runner import Array, Evaluation, InputSpec, NotRunnableError, Output, Watch
+from bnfold.verify.runner import (
+    Array,
+    Evaluation,
+    InputSpec,
+    NotRunnableError,
+    Output,
+    Rounded,
+    Watch,
+)
 from bnfold.verify.verdict import unit
 
 try:
@@ -35,6 +43,8 @@ except ImportError as error:
 
 from bnfold.frontends.caffe.run import example_inputs, run
 from bnfold.frontends.caffe.run_layers import RunLayer
+
+_FLOAT = np.dtype(np.float32)
 
 
 @dataclass(slots=True)
@@ -52,11 +62,15 @@ class CaffeRunner:
     may_have_state: bool = False
     other_shapes: Sequence[tuple[int, ...]] | None = None
 
-    @property
-    def storage_dtype(self) -> str:
-        """float16 where weights are stored in that; Caffe computes in float32."""
-        kinds = {str(blob.dtype) for layer in self.net.layers for blob in layer.blobs}
-        return "float16" if "float16" in kinds else ""
+    def rounded(self, original: object) -> Rounded | None:
+        """Arrays of its own in float16; Caffe computes in float32."""
+        known = _blobs(original.net) if isinstance(original, CaffeRunner) else {}
+        for key, blob in _blobs(self.net).items():
+            if blob.dtype.itemsize < _FLOAT.itemsize:
+                old = known.get(key)
+                if old is None or not np.array_equal(old.read(), blob.read(), equal_nan=True):
+                    return Rounded(str(blob.dtype), is_only_stored=True)
+        return None
 
     def is_same_as(self, other: object) -> bool:
         """Whether text and weights are the same."""
@@ -178,6 +192,13 @@ def _specs(net: Net, name: str) -> tuple[InputSpec, ...]:
         InputSpec(blob, array.shape, "float32", None, shapes.get(blob))
         for blob, array in drawn.items()
     )
+
+
+def _blobs(net: Net) -> dict[tuple[str, int], Blob]:
+    """All arrays, by layer and place."""
+    return {
+        (layer.name, place): blob for layer in net.layers for place, blob in enumerate(layer.blobs)
+    }
 
 
 def _key(layer: str, place: int) -> str:

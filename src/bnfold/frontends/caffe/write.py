@@ -1,8 +1,9 @@
 """Write a caffemodel again: what does not change is copied from the old file, byte for byte.
 
 A layer whose arrays change is written anew around them, with its other fields as they were. An
-array keeps the form that it had: packed or not, float, double or raw half. The new bytes are made
-when they are written, so that no more than one array is in memory at a time.
+array keeps the form that it had: packed or not, float, double or raw half; on request a raw half
+becomes floats, in the field that every Caffe reads. The new bytes are made when they are written,
+so that no more than one array is in memory at a time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold._places import part_beside, put_in_place, sync_file
+from bnfold._storage import Weights
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.caffemodel import (
     BLOB_DATA,
@@ -44,6 +46,8 @@ _DATA_FIELDS = (BLOB_DATA, BLOB_DOUBLE_DATA, BLOB_RAW_DATA)
 _MAX_SIZE = 2**31 - 1
 """Protobuf reads no larger message."""
 _BLOCK = 1 << 24
+_FLOAT = np.dtype("<f4")
+"""What Caffe computes in."""
 
 Make = Callable[[], NDArray[Any]]
 """Computes an array: the new content of a blob."""
@@ -59,6 +63,31 @@ class Changes:
     """An array that a layer gets behind those that it has, per index of the layer."""
     dropped: set[int] = field(default_factory=set)
     """Indices of layers that go."""
+    weights: Weights = "stored"
+    """How arrays that change are stored."""
+
+    def form(self, like: Blob) -> Form:
+        """How a new array is stored that was, or whose layer's first array was, like that."""
+        if self.weights == "float32" and like.dtype.itemsize < _FLOAT.itemsize:
+            return Form(BLOB_DATA, _FLOAT, is_packed=True)
+        return Form(like.number, like.dtype, is_packed=like.is_packed)
+
+    def rounded(self, model: Caffemodel) -> list[str]:
+        """The dtype of each new array that is stored in less than float32."""
+        likes = [model.layers[index].blobs[place] for index, place in self.arrays]
+        likes += [model.layers[index].blobs[0] for index in self.born]
+        dtypes = [self.form(like).dtype for like in likes]
+        return [str(dtype) for dtype in dtypes if dtype.itemsize < _FLOAT.itemsize]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the values of an array are stored."""
+
+    number: int
+    """The field that holds them."""
+    dtype: np.dtype[Any]
+    is_packed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,28 +195,30 @@ def _content(
         make = changes.arrays.get((index, position))
         if make is not None:
             yield from _copy(model, done, one.start)
-            yield from _wrap(one.number, list(_blob(layer.blobs[position], make)))
+            yield from _wrap(one.number, list(_blob(layer.blobs[position], changes, make)))
             done = one.end
         if position == len(layer.blobs) - 1 and index in changes.born:
             yield from _copy(model, done, one.end)
             done = one.end
-            new = _new_blob(layer.blobs[0], changes.born[index])
+            new = _new_blob(layer.blobs[0], changes, changes.born[index])
             yield from _wrap(one.number, new)
     yield from _copy(model, done, inner.end)
 
 
-def _blob(blob: Blob, make: Make) -> Iterator[_Piece]:
+def _blob(blob: Blob, changes: Changes, make: Make) -> Iterator[_Piece]:
     """The blob with other values; the first field that held some holds all of them now."""
-    wire = blob.wire
+    wire, form = blob.wire, changes.form(blob)
     at, is_written = blob.start, False
     while at < blob.end:
         one = wire.field(at, blob.end)
         at = one.end
+        if one.number == BLOB_RAW_TYPE and form.number != BLOB_RAW_DATA:
+            continue
         if one.number not in _DATA_FIELDS:
             yield _Piece(one.end - one.start, lambda one=one: wire.content[one.start : one.end])  # type: ignore[misc]
         elif not is_written and _holds_values(blob, one):
             is_written = True
-            yield from _values(blob, blob.count, make)
+            yield from _values(form, blob.count, make)
 
 
 def _holds_values(blob: Blob, one: WireField) -> bool:
@@ -195,39 +226,40 @@ def _holds_values(blob: Blob, one: WireField) -> bool:
     return one.number == blob.number
 
 
-def _values(like: Blob, count: int, make: Make) -> Iterator[_Piece]:
-    """The fields of some values, in the form of a blob."""
-    size = like.dtype.itemsize
-    if like.is_packed:
-        yield _bytes(tag_bytes(like.number, LENGTH) + varint_bytes(count * size))
-        yield _Piece(count * size, lambda: _flat(like, make).data.cast("B"))
+def _values(form: Form, count: int, make: Make) -> Iterator[_Piece]:
+    """The fields of some values."""
+    size = form.dtype.itemsize
+    if form.is_packed:
+        yield _bytes(tag_bytes(form.number, LENGTH) + varint_bytes(count * size))
+        yield _Piece(count * size, lambda: _flat(form, make).data.cast("B"))
         return
-    tag = tag_bytes(like.number, EIGHT_BYTES if size == 8 else FOUR_BYTES)
+    tag = tag_bytes(form.number, EIGHT_BYTES if size == 8 else FOUR_BYTES)
     stride = len(tag) + size
 
     def tagged() -> Any:
         rows = np.empty((count, stride), dtype=np.uint8)
         rows[:, : len(tag)] = np.frombuffer(tag, dtype=np.uint8)
-        rows[:, len(tag) :] = _flat(like, make).view(np.uint8).reshape(count, size)
+        rows[:, len(tag) :] = _flat(form, make).view(np.uint8).reshape(count, size)
         return rows.data.cast("B")
 
     yield _Piece(count * stride, tagged)
 
 
-def _flat(like: Blob, make: Make) -> NDArray[Any]:
+def _flat(form: Form, make: Make) -> NDArray[Any]:
     with np.errstate(over="ignore", under="ignore"):
-        return np.ascontiguousarray(make().reshape(-1), dtype=like.dtype)
+        return np.ascontiguousarray(make().reshape(-1), dtype=form.dtype)
 
 
-def _new_blob(like: Blob, values: NDArray[Any]) -> list[_Piece]:
+def _new_blob(like: Blob, changes: Changes, values: NDArray[Any]) -> list[_Piece]:
     """A blob in the form of another one."""
+    form = changes.form(like)
     if like.is_legacy:
         four = (1,) * (4 - values.ndim) + values.shape
         shape = b"".join(varint_field(n + 1, size) for n, size in enumerate(four))
     else:
         dims = b"".join(varint_bytes(size) for size in values.shape)
         shape = length_field(BLOB_SHAPE, length_field(1, dims))
-    if like.number == BLOB_RAW_DATA:
-        raw = {8: 0, 4: 1, 2: 2}[like.dtype.itemsize]
+    if form.number == BLOB_RAW_DATA:
+        raw = {8: 0, 4: 1, 2: 2}[form.dtype.itemsize]
         shape += varint_field(BLOB_RAW_TYPE, raw)
-    return [_bytes(shape), *_values(like, values.size, lambda: values)]
+    return [_bytes(shape), *_values(form, values.size, lambda: values)]

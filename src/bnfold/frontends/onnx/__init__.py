@@ -1,4 +1,4 @@
-"""The ONNX frontend: read, lift, apply, write."""
+"""The ONNX frontend: read, lift, apply, write; others come in through `door`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,3 @@ try:
     import onnx as _onnx  # noqa: F401
 except ImportError as error:
     raise MissingExtraError("onnx", "onnx") from error
-
-from bnfold.frontends.onnx.fold import fold_file, fold_model, inspect_model
-
-__all__ = ["fold_file", "fold_model", "inspect_model"]

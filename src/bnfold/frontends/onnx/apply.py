@@ -5,6 +5,8 @@
     removed affine step   its readers read its input
     kept affine step      gamma' = a' * sqrt(var + eps)      beta' = b' + a' * mean
     clip                  Relu, Clip -> Max, Min, or one behind the other, with a bound per channel
+    in 16 bits            what is only stored in them (see `narrow`) is rounded to them again, or on
+                          request becomes a float32 of its own
 
 Nothing is written to the model here; see `rewrite`.
 """
@@ -19,8 +21,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
+from bnfold._storage import Weights
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.fitting import Overflow
@@ -28,6 +31,7 @@ from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.narrow import cast_later, is_narrow
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import (
@@ -96,6 +100,10 @@ class Edits:
     """Outputs of removed nodes, and what is read instead."""
     removed: set[int] = field(default_factory=set)
     """Indices of the removed nodes."""
+    retyped: set[str] = field(default_factory=set)
+    """Values that have another dtype now."""
+    rounded: dict[str, int] = field(default_factory=dict)
+    """Constants whose new content is rounded to less than what it is computed with in."""
 
     def compute(self) -> None:
         """Compute every new tensor once, one at a time. Raises Overflow."""
@@ -119,19 +127,23 @@ class Namer:
         return name
 
 
-def plan_edits(lifted: Lifted, plan: Plan) -> Edits:
+def plan_edits(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
     """The edits of a plan."""
-    return _Editor(lifted).run(plan)
+    return _Editor(lifted, plan, weights).run(plan)
 
 
 class _Editor:
-    def __init__(self, lifted: Lifted) -> None:
+    def __init__(self, lifted: Lifted, plan: Plan, weights: Weights) -> None:
         self.lifted = lifted
+        self.weights = weights
         self.network = lifted.network
         self.constants = lifted.constants
         self.edits = Edits()
         self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ties = self._ties()
+        self.gone = {self.lifted.sites[number].node.index for number in plan.removed}
+        self.widened: dict[str, str] = {}
+        """New float32 initializers, by the name of what they were made of."""
 
     def run(self, plan: Plan) -> Edits:
         for number, edit in plan.linear.items():
@@ -314,6 +326,11 @@ class _Editor:
         old_shape = self.constants.shape(name) if name else None
         shape = old_shape if shape is None else shape
         assert shape is not None
+        if self._is_narrow(node, position):
+            if self.weights == "float32":
+                self._widen(number, node, position, name, shape, content)
+                return
+            self.edits.rounded[name] = self._data_type(name)
         is_same = name in self.network.initializers and shape == old_shape and not copied
         if is_same and self._may_edit(number, name):
             if name not in self.edits.replaced:
@@ -324,6 +341,36 @@ class _Editor:
         born = self._bear(number, wanted, name or like, shape, content, old=name)
         self.edits.born[born] = replace(self.edits.born[born], source=name, factor=factor)
         self.edits.inputs[node.index, position] = born
+
+    def _is_narrow(self, node: Node, position: int) -> bool:
+        dtypes = self.constants.shapes.dtypes
+        return is_narrow(self.network, dtypes, node, position, self.gone)
+
+    def _widen(
+        self,
+        number: int,
+        node: Node,
+        position: int,
+        name: str,
+        shape: Shape,
+        content: Callable[[], Array],
+    ) -> None:
+        """Let a node read float32; ops that want the same edit share it."""
+        born = self.widened.get(name) if self._may_edit(number, name) else None
+        if born is None:
+            born = self._bear(number, f"{name}_folded", name, shape, content, old=name)
+            wide = replace(self.edits.born[born], data_type=TensorProto.FLOAT)
+            self.edits.born[born] = wide
+            self.widened[name] = born
+        self.edits.inputs[node.index, position] = born
+        if node.op == "Gather":
+            dtypes = self.constants.shapes.dtypes
+            later = cast_later(self.network, dtypes, node, self.gone)
+            assert later is not None
+            self.edits.retyped |= {*later.values}
+            for cast in later.casts:
+                self.edits.removed.add(cast.index)
+                self.edits.bypassed[cast.outputs[0]] = cast.inputs[0]
 
     def _may_edit(self, number: int, name: str) -> bool:
         """Whether everybody who reads the initializer wants this edit."""
@@ -375,6 +422,9 @@ class _Editor:
         tensor = self.network.initializers.get(name)
         if tensor is not None:
             return tensor.data_type
+        known = self.constants.shapes.dtypes.get(name)
+        if known:
+            return known
         return int(helper.np_dtype_to_tensor_dtype(self._array(name).dtype))
 
     # ---------------------------------------------------------------- affine steps, activations
@@ -388,6 +438,8 @@ class _Editor:
         contents = [(1, scale * site.deviation), (2, shift + scale * mean)]
         if not np.array_equal(mean, site.mean):
             contents.append((3, mean))
+            if self.weights == "float32" and self._is_narrow(site.node, 3):  # both of one dtype
+                contents.append((4, as_float64(self._array(site.node.input(4)))))
         for position, content in contents:
             name = site.node.input(position)
             self._put(number, site.node, position, name, None, partial(np.asarray, content))
@@ -430,7 +482,7 @@ class _Editor:
                 bias.name,
                 bias.shape,
                 content,
-                like=node.input(1),
+                like=node.outputs[0],
             )
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:

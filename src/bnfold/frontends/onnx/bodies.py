@@ -91,7 +91,8 @@ def _fold_body(
     inside.items += [placed(item, prefix, node.name, _EDGE) for item in report.items]
     inside.clips += [prefix + name for name in report.clips]
     inside.scalars += folding.scalars_gone
-    if report.removed or folding.scalars_gone or folding.inside.changed:
+    if folding.changes:
+        inside.rounded += folding.rounded
         _put_back(model, body, inner, folded)
         inside.changed = True
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
 from bnfold._places import check_place, is_same_file, shortened
+from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
@@ -18,15 +19,20 @@ from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.folding import Folding, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
-from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.write import data_name
 from bnfold.report import FoldReport
 
+if TYPE_CHECKING:
+    import onnx_ir
 
-def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
+
+def prepare(
+    model: OnnxModel, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
     analysis = analyse(model, inputs)
-    prepare_inner = partial(prepare, inputs=None, clip=clip)
+    prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
     inside = fold_bodies(model, analysis, prepare_inner)
     if model.outside is None:
         fold_functions(model, analysis, prepare_inner, inside)
@@ -43,30 +49,47 @@ def prepare(model: OnnxModel, inputs: Pins, *, clip: ClipMode) -> Folding:
         better = Fitting(partial(decide, alone, clip))
         if len(better.plan.removed) > len(fitting.plan.removed):
             lifted, fitting = alone, better
-    return Folding(model, shapes, lifted, fitting, inside)
+    return Folding(model, shapes, lifted, fitting, inside, weights)
 
 
-def fold_model(model: Any, inputs: Pins, *, clip: ClipMode) -> tuple[Any, FoldReport]:
+def fold_model(
+    model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> tuple[Any, FoldReport]:
     """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
-    if isinstance(model, ModelProto):
-        folding = prepare(read_proto(model), inputs, clip=clip)
-        return folding.proto(), folding.report
+    if not isinstance(model, ModelProto):
+        folded, folding = _fold_ir(model, inputs, clip, weights)
+        return folded, folding.report
+    folding = prepare(read_proto(model), inputs, clip=clip, weights=weights)
+    return folding.proto(), folding.report
+
+
+def fold_in_place(
+    model: onnx_ir.Model, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> tuple[bool, FoldReport]:
+    """The same, but the model gets another graph and other functions, if there is a step to remove.
+
+    Returns whether there was one.
+    """
+    folded, folding = _fold_ir(model, inputs, clip, weights)
+    if not folding.changes:
+        return False, folding.report
+    model.graph = folded.graph
+    model.ir_version = folded.ir_version
+    model.functions.clear()
+    model.functions.update(folded.functions)
+    return True, folding.report
+
+
+def _fold_ir(
+    model: onnx_ir.Model, inputs: Pins, clip: ClipMode, weights: Weights
+) -> tuple[onnx_ir.Model, Folding]:
     from bnfold.frontends.onnx import ir
 
-    folding = prepare(ir.read_model(model), inputs, clip=clip)
+    source = ir.read_model(model)
+    before = dict(source.bulk)
+    folding = prepare(source, inputs, clip=clip, weights=weights)
     folding.check()
-    return ir.folded_like(model, folding.folded()), folding.report
-
-
-def fold_file(path: Path, output: Path, inputs: Pins, *, clip: ClipMode, force: bool) -> FoldReport:
-    """See `bnfold.fold`: file to file."""
-    check_target(path, output, force=force)
-    model = read_file(path)
-    check_data_target(model, output, force=force)
-    folding = prepare(model, inputs, clip=clip)
-    with folding.staged(output, output.parent) as stage:
-        stage.move_to(output, force=force)
-    return folding.report
+    return ir.folded_like(model, folding.folded(), before), folding
 
 
 def check_target(path: Path, output: Path, *, force: bool) -> None:
@@ -109,16 +132,10 @@ def check_name(output: Path) -> None:
         ) from error
 
 
-def inspect_model(model: Any, inputs: Pins, *, clip: ClipMode) -> FoldReport:
-    """See `bnfold.inspect`."""
+def read_model(model: Any) -> OnnxModel:
+    """A ModelProto or an onnx_ir.Model, read."""
     if isinstance(model, ModelProto):
-        source = read_proto(model)
-    elif isinstance(model, str | Path) or hasattr(model, "__fspath__"):
-        source = read_file(Path(model))
-    else:
-        from bnfold.frontends.onnx import ir
+        return read_proto(model)
+    from bnfold.frontends.onnx import ir
 
-        source = ir.read_model(model)
-    folding = prepare(source, inputs, clip=clip)
-    folding.check()
-    return folding.report
+    return ir.read_model(model)

@@ -10,17 +10,20 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from bnfold._storage import Weights, rounding_note
 from bnfold.core.blame import Obstacle
 from bnfold.core.fitting import Bans, Fitting
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
-from bnfold.frontends.onnx.apply import plan_edits
+from bnfold.frontends.onnx.apply import Edits, plan_edits
+from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes
 from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
@@ -35,6 +38,8 @@ class Inside:
     clips: list[str] = field(default_factory=list)
     scalars: int = 0
     """How many steps with a single number went."""
+    rounded: list[int] = field(default_factory=list)
+    """Dtypes of the constants that were rounded to less than they are computed with in."""
     changed: bool = False
     """Whether the model is another one now."""
 
@@ -49,6 +54,7 @@ class Folding:
     fitting: Fitting
     inside: Inside
     """What was done in the bodies of control flow; they are folded already."""
+    weights: Weights = "stored"
 
     @property
     def plan(self) -> Plan:
@@ -59,6 +65,23 @@ class Folding:
     def scalars_gone(self) -> int:
         """How many steps with a single number go, in bodies too."""
         return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
+
+    @property
+    def rounded(self) -> list[int]:
+        """The dtypes of the constants that are rounded to less than they are computed with in."""
+        dtypes = self.shapes.dtypes
+        constants = (*self.lifted.network.initializers, *self.lifted.constants.nodes)
+        if not any(dtypes.get(name) in HALF for name in constants):
+            return self.inside.rounded
+        return [*self._edits().rounded.values(), *self.inside.rounded]
+
+    def _edits(self) -> Edits:
+        return plan_edits(self.lifted, self.plan, self.weights)
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything goes, here or in bodies and functions."""
+        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
 
     @property
     def report(self) -> FoldReport:
@@ -100,13 +123,13 @@ class Folding:
                 f"Nothing passes {shown}{more}: not with the inputs, outputs and attributes that"
                 " such an operator has."
             )
+        if rounded := self.rounded:
+            notes.append(rounding_note(len(rounded), numpy_dtype(rounded[0]).name))
         return tuple(notes)
 
     def folded(self) -> OnnxModel:
         """The folded model, large tensors still to be computed."""
-        return self.fitting.attempt(
-            lambda plan: rewrite(self.model, self.lifted, plan_edits(self.lifted, plan))
-        )
+        return self.fitting.attempt(lambda plan: rewrite(self.model, self.lifted, self._edits()))
 
     def proto(self) -> ModelProto:
         """The folded model with its tensors."""
@@ -127,7 +150,7 @@ class Folding:
 
     def check(self) -> None:
         """Compute every new tensor once, to see that all of them fit."""
-        self.fitting.attempt(lambda plan: plan_edits(self.lifted, plan).compute())
+        self.fitting.attempt(lambda plan: self._edits().compute())
 
 
 def decide(lifted: Lifted, clip: ClipMode, banned: Bans) -> Plan:

@@ -126,8 +126,9 @@ def _fold_function(
     ]
     inside.clips += [prefix + name for name in report.clips]
     inside.scalars += folding.scalars_gone
-    if not report.removed and not folding.scalars_gone and not folding.inside.changed:
+    if not folding.changes:
         return False
+    inside.rounded += folding.rounded
     _put_back(model, function, calls, inner, folded)
     return True
 

@@ -1,69 +1,139 @@
 """onnx_ir.Model in, onnx_ir.Model out.
 
-The model goes through a ModelProto that refers to external tensors without loading them. In the
-result, tensors that did not change are the very objects of the original; changed ones are computed
-when somebody asks for them.
+The model goes through a ModelProto that holds no large initializer: where those lie in a file they
+are read from there, and those that some code makes (`LazyTensor`, a PyTorch tensor) are asked when
+they are needed, one at a time. In the result, tensors that did not change are the very objects of
+the original; changed ones are computed when somebody asks for them. What lies inside of attributes
+and of subgraphs is small as a rule, and is loaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
+from onnx import TensorProto
 
-from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, ScaledBulk
+from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
+_LARGE = 4096
+"""Bytes from which on a tensor that some code makes is not put into the message."""
+
 
 def read_model(model: onnx_ir.Model) -> OnnxModel:
-    """The model as the other kinds are read."""
-    kept = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if isinstance(value.const_value, onnx_ir.ExternalTensor)
-    }
-    try:
-        for name in kept:
-            model.graph.initializers[name].const_value = _empty(kept[name])
+    """The model as the other kinds are read; it is left as it was."""
+    with ExitStack() as stack:
+        bulk = stack.enter_context(_without_bulk(model.graph))
+        graphs: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
+        for graph in graphs:
+            for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
+                stack.enter_context(_loaded_inside(node))
         proto = onnx_ir.to_proto(model)
+    return read_proto(proto, bulk)
+
+
+@contextmanager
+def _without_bulk(graph: onnx_ir.Graph) -> Iterator[dict[str, Bulk]]:
+    """Initializers have no content meanwhile where it is large; where it is to be had."""
+    held: dict[str, Any] = {}
+    try:
+        for name, value in graph.initializers.items():
+            if _is_bulk(value.const_value):
+                held[name] = value.const_value
+                value.const_value = _empty(held[name])
+        yield {name: _bulk(tensor) for name, tensor in held.items()}
     finally:
-        for name, tensor in kept.items():
-            model.graph.initializers[name].const_value = tensor
-    return read_proto(proto, {name: _bulk(tensor) for name, tensor in kept.items()})
+        for name, tensor in held.items():
+            graph.initializers[name].const_value = tensor
 
 
-def _empty(tensor: onnx_ir.ExternalTensor) -> Any:
-    """The same tensor without its data, which to_proto would refer to by a relative path."""
-    import onnx
+def _is_bulk(tensor: Any) -> bool:
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return True
+    is_in_memory = isinstance(tensor, onnx_ir.serde.TensorProtoTensor)
+    has_bytes = tensor is not None and tensor.dtype != onnx_ir.DataType.STRING
+    return has_bytes and not is_in_memory and bool(tensor.nbytes >= _LARGE)
 
-    proto = onnx.TensorProto(name=tensor.name or "", data_type=int(tensor.dtype))
+
+def _empty(tensor: Any, content: bytes = b"") -> Any:
+    """The same tensor with other content, or none: to_proto would load it, or refer to its file by
+    some path."""
+    proto = TensorProto(name=tensor.name or "", data_type=int(tensor.dtype), raw_data=content)
     proto.dims.extend(int(str(length)) for length in tensor.shape)
+    if not content:
+        proto.ClearField("raw_data")
     return onnx_ir.serde.TensorProtoTensor(proto)
 
 
-def _bulk(tensor: onnx_ir.ExternalTensor) -> Bulk:
-    from pathlib import Path
+def _bulk(tensor: Any) -> Bulk:
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return FileBulk(Path(tensor.path), tensor.offset or 0, tensor.length or tensor.nbytes)
+    return ComputedBulk(tensor.nbytes, partial(_bytes, tensor))
 
-    return FileBulk(Path(tensor.path), tensor.offset or 0, tensor.length or tensor.nbytes)
+
+def _bytes(tensor: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
-def folded_like(model: onnx_ir.Model, folded: OnnxModel) -> onnx_ir.Model:
-    """What the model was folded to, as a model of its kind."""
+@contextmanager
+def _loaded_inside(node: onnx_ir.Node) -> Iterator[None]:
+    """Tensors of a node's attributes and subgraphs that lie in files are in memory meanwhile."""
+    undo: list[Callable[[], object]] = []
+    try:
+        for name, attribute in list(node.attributes.items()):
+            if isinstance(attribute.value, onnx_ir.ExternalTensor):
+                undo.append(partial(node.attributes.__setitem__, name, attribute))
+                node.attributes[name] = onnx_ir.AttrTensor(name, _loaded(attribute.value))
+            for graph in _graphs(attribute):
+                for value in graph.initializers.values():
+                    if isinstance(value.const_value, onnx_ir.ExternalTensor):
+                        undo.append(partial(setattr, value, "const_value", value.const_value))
+                        value.const_value = _loaded(value.const_value)
+        yield
+    finally:
+        for step in undo:
+            step()
+
+
+def _graphs(attribute: Any) -> Sequence[onnx_ir.Graph]:
+    if attribute.type == onnx_ir.AttributeType.GRAPH:
+        return [attribute.value]
+    return list(attribute.value) if attribute.type == onnx_ir.AttributeType.GRAPHS else []
+
+
+def _loaded(tensor: onnx_ir.ExternalTensor) -> Any:
+    return _empty(tensor, tensor.tobytes())
+
+
+# -------------------------------------------------------------------- and back
+
+
+def folded_like(
+    model: onnx_ir.Model, folded: OnnxModel, before: Mapping[str, Bulk]
+) -> onnx_ir.Model:
+    """What the model was folded to, as a model of its kind; `before` is the bulk that it had."""
     result = onnx_ir.from_proto(folded.proto)
     originals = model.graph.initializers
     for name, value in result.graph.initializers.items():
         bulk = folded.bulk.get(name)
         if bulk is None:
             continue
-        if isinstance(bulk, ComputedBulk | ScaledBulk):
-            value.const_value = _lazy(name, value.const_value, bulk)
-        else:
+        if bulk is before.get(name):
             value.const_value = originals[name].const_value
+        else:
+            value.const_value = _lazy(name, value.const_value, bulk)
     return result
 
 
-def _lazy(name: str, tensor: Any, bulk: ComputedBulk | ScaledBulk) -> onnx_ir.LazyTensor:
+def _lazy(name: str, tensor: Any, bulk: Bulk) -> onnx_ir.LazyTensor:
     dtype = tensor.dtype
 
     def compute() -> Any:

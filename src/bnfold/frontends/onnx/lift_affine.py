@@ -81,8 +81,8 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         affine.shift.reshape(laid),
         node.op,
         shape[1],
-        scale_editable=not per_value,
-        shift_editable=not per_value,
+        factors=g.Parameter.editable_if(not per_value),
+        summands=g.Parameter.editable_if(not per_value),
         spread=np.abs(gamma).reshape(laid),
         center=(affine.shift + affine.scale * mean).reshape(laid),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
@@ -109,16 +109,8 @@ def _refused(lifter: Lifter, node: Node, reason: Reason, detail: str | None) -> 
     shape = lifter.shape(node.inputs[0]) or ()
     computed = [n for n in node.inputs[1:] if n and not lifter.constants.is_constant(n)]
     if computed:  # parameters are values too, and it reads them as they are
-        lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(name) for name in computed], [])
-    role = g.AffineStep(
-        np.ones(1),
-        np.zeros(1),
-        node.op,
-        shape[1] if len(shape) > 1 else 0,
-        removable=False,
-        refusal=(reason, detail),
-        opaque=True,
-    )
+        lifter.graph.pin(node.name, [lifter.tensor(name) for name in computed])
+    role = g.RefusedStep(g.Refusal(reason, detail), node.op, shape[1] if len(shape) > 1 else 0)
     site = AffineSite(node, node.inputs[0], node.outputs[0])
     return _emit(lifter, node, role, site, outputs=[o for o in node.outputs if o])
 
@@ -126,7 +118,7 @@ def _refused(lifter: Lifter, node: Node, reason: Reason, detail: str | None) -> 
 def _emit(
     lifter: Lifter,
     node: Node,
-    role: g.AffineStep,
+    role: g.Step,
     site: AffineSite,
     *,
     outputs: list[str] | None = None,
@@ -136,7 +128,7 @@ def _emit(
     inputs = [lifter.tensor(site.source) if tensor is None else tensor]
     rank = len(lifter.shape(site.output) or ())
     varying: frozenset[int] = frozenset()
-    if not role.opaque:
+    if isinstance(role, g.AffineStep):
         lengths = role.scale.shape
         own = frozenset(axis for axis, length in enumerate(lengths) if length > 1)
         varying = own | lifter.axes_of(inputs[0], rank)
@@ -207,9 +199,9 @@ def _emit_arithmetic(
         shift,
         node.op,
         scale.size,
-        removable=len(own) <= 1,
-        scale_editable=editable and node.op in ("Mul", "Div"),
-        shift_editable=editable and node.op in ("Add", "Sub"),
+        removal=g.Removal.WANTED if len(own) <= 1 else g.Removal.UNASKED,
+        factors=g.Parameter.editable_if(editable and node.op in ("Mul", "Div")),
+        summands=g.Parameter.editable_if(editable and node.op in ("Add", "Sub")),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
         growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )

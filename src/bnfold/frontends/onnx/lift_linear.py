@@ -151,7 +151,7 @@ def emit_fixed(lifter: Lifter, node: Node) -> bool:
         bias_editable=False,
         bias=None if bias is None else as_float64(bias).reshape(-1),
     )
-    lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(name)], [])
+    lifter.graph.pin(node.name, [lifter.tensor(name)])
     inputs = [lifter.tensor(spec.source)]
     return lifter.emit(node, role, inputs, frozenset((spec.out_axis,))) is not None
 

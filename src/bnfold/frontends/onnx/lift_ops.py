@@ -85,7 +85,7 @@ def _prelu(lifter: Lifter, node: Node) -> bool:
     if not lifter.is_activation(node.inputs[0]):
         return False
     if not lifter.constants.is_constant(slope):
-        lifter.graph.add(node.name, g.Opaque(), [lifter.tensor(slope)], [])
+        lifter.graph.pin(node.name, [lifter.tensor(slope)])
     slopes = lifter.constants.array(slope) if lifter.constants.is_constant(slope) else None
     role = g.Homogeneous(None if slopes is None else as_float64(slopes))
     same_shape = lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0])
@@ -237,7 +237,7 @@ def _div(lifter: Lifter, node: Node) -> bool:
     if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
         return False
     x, y = (lifter.tensor(name) for name in node.inputs)
-    lifter.graph.add(node.name, g.Opaque(), [y], [])
+    lifter.graph.pin(node.name, [y])
     return _emit_joint(lifter, node, g.Gate(), [x, y])
 
 

@@ -132,19 +132,18 @@ def _emit(
         g.channel_array(np.broadcast_to(bias.values, spec.out_channels), spec.out_axis, rank),
         node.op,
         spec.out_channels,
-        removable=False,
-        scale_editable=scale_editable,
-        shift_editable=bias.editable,
+        removal=g.Removal.UNASKED,
+        factors=g.Parameter.editable_if(scale_editable),
+        summands=g.Parameter.editable_if(bias.editable),
         range_limit=range_limit(lifter.shapes.dtypes[spec.output]),
     )
-    positive = g.Max(())  # a law that lets positive scales pass, and any shift
     at = lifter.tensor(spec.source)
     axes = frozenset((spec.out_axis,))
     if lifter.shapes.count > 1 and axes & lifter.shapes.open_axes(spec.output):
         return False
-    for role in (linear, positive):
+    for role in (linear, g.POSITIVE):
         (at,) = lifter.graph.add(node.name, role, [at], [shape])
     (at,) = lifter.graph.add(node.name, affine, [at], [shape])
     site = spec.bias or BiasSite(node, 2, "", (spec.out_channels,))
     lifter.lifted.sites[len(lifter.graph.ops) - 1] = QuantizedSite(node, dequantize, site)
-    return lifter.emit(node, positive, [at], axes, outputs=[spec.output]) is not None
+    return lifter.emit(node, g.POSITIVE, [at], axes, outputs=[spec.output]) is not None

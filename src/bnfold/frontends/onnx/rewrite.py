@@ -37,7 +37,7 @@ def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
     del graph.node[:]
     graph.node.MergeFrom(holder.node)
     _put_tensors(folded, edits, model.bulk)
-    _forget_values(graph, before - _named(graph))
+    _forget_values(graph, (before - _named(graph)) | edits.retyped)
     return folded
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import ModelProto
@@ -20,12 +20,14 @@ from onnx import ModelProto
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
-from bnfold.frontends.onnx.analysis import Pins
+from bnfold.frontends.onnx.analysis import Pins, analyse
+from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.fold import prepare
+from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
-from bnfold.frontends.onnx.read import OnnxModel, read_file, read_proto
+from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
 from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import moved, stored_dtype, weight_names
+from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
 from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
@@ -38,12 +40,15 @@ from bnfold.verify.runner import (
     NotExactError,
     NotRunnableError,
     Output,
+    Rounded,
     Watch,
 )
 
+if TYPE_CHECKING:
+    from bnfold.frontends.onnx.run_plain import PlainModel
+
 _CLIPS = ("auto", "always", "never")
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
-_HALF = frozenset((onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
 
 
 @dataclass(slots=True)
@@ -63,11 +68,25 @@ class OnnxRunner:
 
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = False
+    threads: int = 0
+    """Of ONNX Runtime; 0 for as many as it likes."""
 
-    @property
-    def storage_dtype(self) -> str:
-        """float16 where weights are only stored in that: each is cast as soon as it is read."""
-        return stored_dtype(self.model.proto)
+    def rounded(self, original: object) -> Rounded | None:
+        """Initializers of its own in 16 bits, those that are only stored in them first."""
+        known = _halves(original.model) if isinstance(original, OnnxRunner) else {}
+        own = {
+            name: half
+            for name, half in _halves(self.model).items()
+            if name not in known or not _is_same_tensor(half, known[name])
+        }
+        if not own:
+            return None
+        with suppress(BnfoldError):
+            analysis = analyse(self.model, self.pins)
+            for name in narrow_names(analysis.network, analysis.shapes.dtypes):
+                if name in own:
+                    return _rounded(own[name], is_only_stored=True)
+        return _rounded(next(iter(own.values())), is_only_stored=False)
 
     def is_same_as(self, other: object) -> bool:
         """Whether two files have the same content, and none outside of them."""
@@ -100,6 +119,8 @@ class OnnxRunner:
             levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         )
         options.log_severity_level = 4
+        if self.threads:
+            options.intra_op_num_threads = self.threads
         weights = {} if draw is None else self._moved(draw)
         for name, weight in weights.items():
             options.add_initializer(name, weight)
@@ -135,6 +156,15 @@ class OnnxRunner:
             raise NotExactError("PyTorch, which does the arithmetic, is not installed") from error
         yield ExactModel(self.model)
 
+    def side_by_side(self) -> PlainModel:
+        """By NumPy, if the model is one of float32. Raises NotExactError."""
+        from bnfold.frontends.onnx.run_plain import PlainModel
+
+        dtypes = {t.data_type for t in self.model.proto.graph.initializer} & FLOATS
+        if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
+            raise NotExactError("it is not one of float32 alone")
+        return PlainModel(self.model)
+
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
         if self.known is not None:
@@ -144,7 +174,7 @@ class OnnxRunner:
         with suppress(BnfoldError):
             for clip in _CLIPS:
                 folding = prepare(self.model, self.pins, clip=clip)  # type: ignore[arg-type]
-                if kinds & _HALF:  # where weights may overflow, which changes the plan
+                if kinds & HALF:  # where weights may overflow, which changes the plan
                     folding.check()
                 found.append(storage(folding.lifted, folding.plan))
         return found
@@ -177,6 +207,33 @@ class _Session:
         names = [output.name for output in self.session.get_outputs()]
         found = zip(names, results, strict=True)
         return [output for name, result in found for output in to_outputs(name, result)]
+
+
+_Half = tuple[onnx.TensorProto, Bulk | None]
+
+
+def _halves(model: OnnxModel) -> dict[str, _Half]:
+    """The initializers in 16 bits, of bodies too, and where their content lies."""
+    graphs = [model.proto.graph]
+    for graph in graphs:  # which grows
+        graphs += [g for node in graph.node for a in node.attribute for g in inner_graphs(a)]
+    return {
+        tensor.name: (tensor, model.bulk.get(tensor.name))
+        for graph in reversed(graphs)
+        for tensor in graph.initializer
+        if tensor.data_type in HALF
+    }
+
+
+def _rounded(half: _Half, *, is_only_stored: bool) -> Rounded:
+    dtype = numpy_dtype(half[0].data_type).name
+    return Rounded(dtype, is_only_stored=is_only_stored)
+
+
+def _is_same_tensor(one: _Half, two: _Half) -> bool:
+    if one[0].data_type != two[0].data_type or one[0].dims != two[0].dims:
+        return False
+    return to_array(*one).tobytes() == to_array(*two).tobytes()
 
 
 def file_runner(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bnfold.core.fitting import Bans, Fitting
+from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
-from bnfold.core.removal import ClipMode
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.outcomes import outcomes
 from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, compute
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
 from bnfold.frontends.torch.recording import Recording
-from bnfold.report import FoldReport
+from bnfold.report import FoldReport, Item
 
 if TYPE_CHECKING:
     from bnfold.verify.result import VerifyResult
@@ -83,3 +85,18 @@ def decide(lifted: Lifted, clip: ClipMode, bans: Bans | None = None) -> tuple[Pl
     """Plan, compute, and plan again without the removals whose weights do not fit their dtype."""
     fitting = Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans), bans)
     return fitting.attempt(lambda plan: (plan, compute(lifted, plan)))
+
+
+def affine_items(lifted: Lifted, plan: Plan, given: int | None = None) -> list[Item]:
+    """What became of each affine step, one item per module or function call.
+
+    `given` is how many events are of the example inputs, if not all are: a step counts the calls
+    on these; those on other sizes, where there were none on these.
+    """
+
+    def calls(group: Collection[int]) -> int:
+        sites = [lifted.sites[number] for number in group]
+        events = [site.event for site in sites if isinstance(site, AffineSite)]
+        return sum(given is None or event < given for event in events) or len(group)
+
+    return outcomes(lifted.graph, plan, calls=calls)

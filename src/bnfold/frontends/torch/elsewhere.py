@@ -1,35 +1,45 @@
-"""Read a module on other sizes where its channels may come to lie along another axis.
+"""Read a module on other sizes where those of the example do not tell all.
 
 In a module, the length of an axis and a number that is computed from it are what they are on the
-example. A reshape, or a concatenation along the height, may make the channel of an element depend
-on them. Then the module is read on other sizes, as many as it takes: axes that have other lengths
-there are open, and so are numbers that differ, as in an exported program with dynamic shapes (see
-`symbolic`).
+example. Two things depend on them:
 
-Where another size takes another path through the code, both paths are read as one, as for `also`:
-what is decided then holds on both. A plain network is read once.
+    channels   a reshape, or a concatenation along the height, may make the channel of an element
+               depend on them
+    the code   it may ask for a size, and take another path for another one (see `asked`)
+
+Then the module is read on other sizes, as many as it takes. Readings that are alike are one (see
+`alike`): axes that have other lengths there are open, and so are numbers that differ, as in an
+exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as one,
+as for `also`: what is decided then holds on each. A network that does neither is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from bnfold.core.forest import IntArray
 from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
 from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch import resizing
+from bnfold.frontends.torch.alike import Pairing, note_differences, pair
 from bnfold.frontends.torch.leaves import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
-from bnfold.frontends.torch.read import Entry, read_module
-from bnfold.frontends.torch.recording import Const, Event, Recording, Value, constants, values
+from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.recording import Event, Recording, Value, constants, values
+
+_TURNS = 4
+"""How many comparisons are made to turn: those nearest to the example's size."""
+
+
+_PATHS = 6
+"""How many paths are read as one, at most: time grows with them."""
 
 
 def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
@@ -37,19 +47,152 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
 
     Raises what `read_module` raises for the example inputs.
     """
-    recording = read_module(model, runs)
-    if not _may_mix(recording):
-        return recording
-    paths = list(runs)
-    for other_runs, other in _elsewhere(model, runs, recording):
-        if _is_alike(_steps(recording.events), _steps(other.events)):
-            _note_differences(recording, other.events)
+    first = read_module(model, runs)
+    asked = first.asked.sizes and _has_steps(first)
+    if not asked and not _may_mix(first):
+        return first
+    found = Readings(model, runs, first)
+    found.explore(decided=asked and first.asked.decided)
+    return found.joined()
+
+
+@dataclass(slots=True)
+class Path:
+    """A way through the code, and the inputs on which it was taken."""
+
+    runs: list[Any]
+    recording: Recording
+
+
+class Readings:
+    """What a module does on inputs of several sizes."""
+
+    def __init__(self, model: nn.Module, runs: Sequence[Any], first: Recording) -> None:
+        self.model = model
+        self.runs = list(runs)
+        self.first = first
+        self.paths = [Path(self.runs, first)]
+        self.tried = [resizing.shapes(runs)]
+        """Sizes that the module was read on, or refused."""
+        self.has_rests = False
+        """Whether an op is there on some sizes alone."""
+        self.taken: list[list[tuple[int, ...]]] = []
+        """Sizes that the module takes; first those on which it does something else."""
+
+    def explore(self, *, decided: bool) -> None:
+        """Read the module on other sizes; on more of them where its code decides by sizes."""
+        axes = resizing.open_axes(self.runs)
+        for rule in (resizing.half, resizing.under):
+            self.read_any(axes, rule)
+        if not decided:
+            return
+        mixed = [self.read(axes, rule) for rule in resizing.oblong(axes)]
+        if not all(mixed):
+            self.read(axes, resizing.over)
+        self.read(axes, resizing.even)
+        turns = sorted(self.first.asked.turns, key=lambda turn: abs(turn.factor - 1))
+        for turn in turns[:_TURNS]:
+            self.read(axes, resizing.turned(turn))
+        for axis in axes if self.differ else ():  # which one it is that decides
+            self.read([axis], resizing.under)
+
+    @property
+    def differ(self) -> bool:
+        """Whether other sizes take other paths."""
+        return len(self.paths) > 1 or self.has_rests
+
+    def read_any(self, axes: Sequence[int], rule: resizing.Rule) -> None:
+        """A reading with all axes changed, or if the module does not take that, one by one."""
+        if not self.read(axes, rule) and len(axes) > 1:
+            for axis in axes:
+                self.read([axis], rule)
+
+    def read(self, axes: Sequence[int], rule: resizing.Rule) -> bool:
+        """Whether the module takes inputs with these axes changed; if so, it was read on them."""
+        runs = resizing.resized(self.runs, axes, rule)
+        if runs is None or (sizes := resizing.shapes(runs)) in self.tried:
+            return True
+        self.tried.append(sizes)
+        try:
+            recording = read_module(self.model, runs, like=self.first)
+        except ExampleInputError:
+            return False
+        is_new = self.add(Path(runs, recording))
+        self.taken.insert(0 if is_new else len(self.taken), sizes)
+        return True
+
+    def add(self, other: Path) -> bool:
+        """Note what this reading has that the others do not; whether it is another path."""
+        for path in self.paths:
+            found = pair(path.recording, other.recording)
+            if found is None or all(found.rests):
+                continue
+            if found.rests[1]:  # the longer one stands for both
+                other.recording = read_module(self.model, other.runs)
+                found = pair(path.recording, other.recording)
+                if found is None or found.rests[0]:
+                    continue
+                note_differences(other.recording, found, side=1)
+                _carry_notes(path.recording, other.recording, found)
+                path.runs, path.recording = other.runs, other.recording
+                self.has_rests = True
+                return True
+            note_differences(path.recording, found, side=0)
+            self.has_rests |= bool(found.rests[0])
+            return bool(found.rests[0])
+        if len(self.paths) < _PATHS:
+            self.paths.append(other)
+        return True
+
+    def joined(self) -> Recording:
+        """All readings as one."""
+        if len(self.paths) == 1:
+            recording = self.paths[0].recording
         else:
-            paths += other_runs
-    return recording if len(paths) == len(runs) else read_module(model, paths)
+            given = len(self.paths[0].runs)
+            runs = [run for path in self.paths for run in path.runs]
+            recording = read_module(self.model, runs, given=given)
+            _place_notes(recording, [path.recording for path in self.paths])
+        recording.taken = self.taken
+        return recording
 
 
-# -------------------------------------------------------------------- other sizes
+def _carry_notes(old: Recording, new: Recording, found: Pairing) -> None:
+    """What was noted of the first reading's events, of the second's."""
+    for event, other in found.pairs:
+        _copy_notes(old, event.number, new, other.number, len(event.outputs))
+
+
+def _copy_notes(old: Recording, number: int, new: Recording, there: int, outputs: int) -> None:
+    none: frozenset[str] = frozenset()
+    names = old.open_arguments.get(number, none) | new.open_arguments.get(there, none)
+    if names:
+        new.open_arguments[there] = names
+    for place in range(outputs):
+        axes = {*old.open_axes.get((number, place), ()), *new.open_axes.get((there, place), ())}
+        if axes:
+            new.open_axes[there, place] = tuple(sorted(axes))
+
+
+def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
+    """Take over what was noted of the readings that this one consists of, one after the other."""
+    before = 0
+    whole.given = len(parts[0].events)
+    for part in parts:
+        for event in part.events:
+            there = before + event.number
+            _copy_notes(part, event.number, whole, there, len(event.outputs))
+        before += len(part.events)
+    if before != len(whole.events):  # what one run leaves changes the next
+        whole.varying.update(event.number for event in whole.events)
+
+
+def _has_steps(recording: Recording) -> bool:
+    """Whether there is anything to fold."""
+    return bool(lift(recording).graph.affine_groups())
+
+
+# -------------------------------------------------------------------- channels along other axes
 
 
 def _may_mix(recording: Recording) -> bool:
@@ -122,158 +265,3 @@ def _is_fixed(value: Value, readers: dict[int, list[Any]], returned: set[int]) -
     if value.number in returned or len(value.shape) != 2:
         return False
     return all(isinstance(target, nn.Linear) for target in readers.get(value.number, ()))
-
-
-Change = Callable[[Tensor, int], Tensor]
-
-
-def _elsewhere(
-    model: nn.Module, runs: Sequence[Any], first: Recording
-) -> Iterator[tuple[list[Any], Recording]]:
-    """Readings on other sizes that the module takes: on all axes at once, or else one by one.
-
-    Smaller ones, which cost less; half of a size, as networks halve them themselves, and one less,
-    which is odd where the example is even.
-    """
-    axes = _axes(runs)
-    found = list(_taken(model, runs, axes, _half, first))
-    for axis in axes if not found and len(axes) > 1 else ():
-        found += _taken(model, runs, [axis], _half, first)
-    yield from found
-    yield from _taken(model, runs, axes, _one_less, first)
-
-
-def _taken(
-    model: nn.Module, runs: Sequence[Any], axes: Sequence[int], change: Change, first: Recording
-) -> Iterator[tuple[list[Any], Recording]]:
-    """The reading with these axes changed, if the module takes that."""
-    other = [_resized(run, axes, change) for run in runs]
-    with suppress(ExampleInputError):
-        yield other, read_module(model, other, like=first)
-
-
-def _half(tensor: Tensor, axis: int) -> Tensor:
-    size = tensor.shape[axis]
-    if axis == 0:
-        return _one_more(tensor, axis)
-    if size < _SMALL or size % 2:
-        return torch.cat([tensor, tensor], dim=axis)
-    return tensor.narrow(axis, 0, size // 2)
-
-
-def _one_less(tensor: Tensor, axis: int) -> Tensor:
-    if axis == 0 or tensor.shape[axis] == 1:
-        return _one_more(tensor, axis)
-    return tensor.narrow(axis, 0, tensor.shape[axis] - 1)
-
-
-def _one_more(tensor: Tensor, axis: int) -> Tensor:
-    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
-
-
-_SMALL = 64
-"""Sizes below this are doubled, not halved: networks halve them up to five times."""
-
-
-def _axes(runs: Sequence[Any]) -> list[int]:
-    """The axes whose length may be another one: not the channels of images."""
-    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
-    tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
-    most = max((tensor.ndim for tensor in tensors), default=0)
-    return [axis for axis in range(most) if not (axis == 1 and most > 3)]
-
-
-def _is_resizable(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
-
-
-def _resized(run: Any, axes: Sequence[int], change: Change) -> Any:
-    """The same inputs, changed along these axes."""
-    if isinstance(run, Entry):
-        return Entry(run.entry, _resized(run.inputs, axes, change))
-
-    def resized(leaf: Any) -> Any:
-        if _is_resizable(leaf):
-            for axis in axes:
-                leaf = change(leaf, axis) if axis < leaf.ndim else leaf
-        return leaf
-
-    return pytree.tree_map(resized, run)
-
-
-# -------------------------------------------------------------------- comparing
-
-
-def _steps(events: Sequence[Event]) -> list[Event]:
-    """The events without those that only lay out memory anew: that, too, depends on the size."""
-    return [event for event in events if functional(op_name(event.target)) not in _LAYOUT]
-
-
-_LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
-_RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
-"""One op in code, several in a recording."""
-
-
-def _is_alike(first: Sequence[Event], second: Sequence[Event]) -> bool:
-    """Whether both are the same ops in the same order."""
-    return len(first) == len(second) and all(
-        _target(a) == _target(b) and a.call.name == b.call.name and _fits(a, b)
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def _target(event: Event) -> Any:
-    reshapes = functional(op_name(event.target)) in _RESHAPING
-    return "reshape" if reshapes else event.target
-
-
-def _fits(one: Event, other: Event) -> bool:
-    return len(one.outputs) == len(other.outputs) and one.kwargs.keys() == other.kwargs.keys()
-
-
-def _note_differences(recording: Recording, others: Sequence[Event]) -> None:
-    """Call open what differs in another reading of the same ops."""
-    for event, other in zip(_steps(recording.events), _steps(others), strict=True):
-        names = frozenset(name for name, a, b in _arguments(event, other) if _differs(a, b))
-        if names:
-            known = recording.open_arguments.get(event.number, frozenset())
-            recording.open_arguments[event.number] = known | names
-        for place, (a, b) in enumerate(zip(event.outputs, other.outputs, strict=True)):
-            if a is None or b is None or len(a.shape) != len(b.shape):
-                continue
-            pairs = enumerate(zip(a.shape, b.shape, strict=True))
-            axes = {axis for axis, (length, there) in pairs if length != there}
-            if axes:
-                known_axes = recording.open_axes.get((event.number, place), ())
-                recording.open_axes[event.number, place] = tuple(sorted(axes.union(known_axes)))
-
-
-def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:
-    """The arguments of two events of one op, side by side, by their names."""
-    schema = getattr(one.target, "_schema", None)
-    names = [argument.name for argument in schema.arguments] if schema is not None else []
-    for place in range(max(len(one.args), len(other.args))):
-        name = names[place] if place < len(names) else str(place)
-        a, b = (event.args[place] if place < len(event.args) else None for event in (one, other))
-        yield name, a, b
-    for name in one.kwargs:
-        yield name, one.kwargs[name], other.kwargs[name]
-
-
-def _differs(one: Any, other: Any) -> bool:
-    """Whether an argument is another one; of values, which differ always, only what they are."""
-    left, right = pytree.tree_leaves(one), pytree.tree_leaves(other)
-    return len(left) != len(right) or any(
-        _leaf_differs(a, b) for a, b in zip(left, right, strict=True)
-    )
-
-
-def _leaf_differs(one: Any, other: Any) -> bool:
-    if isinstance(one, Value) or isinstance(other, Value):
-        return type(one) is not type(other)
-    if isinstance(one, Const) and isinstance(other, Const):
-        a, b = one.tensor, other.tensor
-        if a is b:
-            return False
-        return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
-    return type(one) is not type(other) or one != other

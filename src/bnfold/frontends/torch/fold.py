@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +10,17 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnfold.core import graph as g
 from bnfold.core.fitting import Bans
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
-from bnfold.core.removal import ClipMode
 from bnfold.errors import ExampleInputError, UsageError
-from bnfold.frontends.outcomes import outcomes
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
     Decided,
+    affine_items,
     cannot_run,
     decide_on,
     depth,
@@ -107,8 +108,11 @@ class Folding:
             for run in self.runs
         ]
         layers = depth(self.recording)
+        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
         try:
-            proof = prove.start(name, self.model, calls, layers, inplace=self.inplace)
+            proof = prove.start(
+                name, self.model, calls, layers, shapes=shapes[:2], inplace=self.inplace
+            )
         except ExampleInputError as error:  # it could be analysed, but not be run
             folded, report = self.unproven()
             return folded, replace(report, unverified=cannot_run(error))
@@ -172,7 +176,7 @@ def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[R
 
 
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
-    items = outcomes(decided.lifted.graph, decided.plan)
+    items = affine_items(decided.lifted, decided.plan, decided.recording.given)
     unreached = _unreached(model, decided.recording)
     items += unreached
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
@@ -180,7 +184,7 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         note
         for note, applies in (
             (_UNREACHED, bool(unreached)),
-            (_FUNCTIONS, any(_stops_at_function(item) for item in items)),
+            (_FUNCTIONS, _stops_at_function(decided, items)),
         )
         if applies
     )
@@ -203,9 +207,13 @@ _FUNCTIONS = (
 )
 
 
-def _stops_at_function(item: Item) -> bool:
-    """Whether the blocker is a call of a function, which `record` names 'relu in block.1'."""
-    return item.reason is Reason.ACTIVATION and " in " in (item.blocker or "")
+def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
+    """Whether something stays for an activation that would have bounds, were it not a function."""
+    events = decided.recording.events
+    functions = {event.name for event in events if not isinstance(event.target, nn.Module)}
+    clips = {op.name for op in decided.lifted.graph.ops if isinstance(op.role, g.Clip)}
+    blockers = {item.blocker for item in items if item.reason is Reason.ACTIVATION}
+    return not blockers.isdisjoint(clips & functions)
 
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:

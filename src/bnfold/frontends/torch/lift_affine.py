@@ -25,7 +25,7 @@ from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
-from bnfold.frontends.torch.recording import Call, Event, Value, constants, values
+from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants, values
 from bnfold.frontends.torch.symbolic import EVERY
 
 
@@ -36,7 +36,7 @@ class Chain:
     events: tuple[Event, ...]
     source: Value
     output: Value
-    role: g.AffineStep
+    role: g.Step
     site: AffineSite
     name: str
     is_batch_norm: bool = True
@@ -77,19 +77,21 @@ def survey(lifter: Lifter) -> Steps:
 
 def _refused(chain: Chain | None) -> Chain | None:
     """The same step, as one that must stay; a step of constants is left to its single events."""
-    if chain is None or chain.role.refusal is not None:
+    if chain is None or isinstance(chain.role, g.RefusedStep) or chain.role.refusal is not None:
         return chain
     if not chain.is_batch_norm:
         return None
-    refusal = (Reason.MODULE_DOES_MORE, "another call of it did something else")
-    return replace(chain, role=replace(chain.role, removable=False, refusal=refusal))
+    refusal = g.Refusal(Reason.MODULE_DOES_MORE, "another call of it did something else")
+    return replace(chain, role=replace(chain.role, removal=refusal))
 
 
 def emit(lifter: Lifter, chain: Chain) -> None:
     """Add the op."""
     last = chain.events[-1]
     inputs = [lifter.tensor(chain.source)]
-    if chain.role.opaque:  # it may read more that depends on the input: its statistics
+    if isinstance(
+        chain.role, g.RefusedStep
+    ):  # it may read more that depends on the input: its statistics
         inputs = [lifter.tensor(value) for value in values(last.args, last.kwargs)]
     number = lifter.emit(last, chain.role, inputs, outputs=[chain.output], name=chain.name)
     lifter.sites[number] = chain.site
@@ -190,27 +192,19 @@ def _batch_norm_chain(
     site = _site(module, successors or (), spec.source, event)
     is_node = node_of(event) is not None
     affine = _affine_of(spec)
-    refusal = _refusal(spec, affine, module, successors, is_node=is_node)
+    is_open = event.number in lifter.open
+    refusal = _refusal(spec, affine, module, successors, is_node=is_node, is_open=is_open)
     if refusal is None and is_node and _has_other_readers(lifter, event):
-        refusal = Reason.MODULE_DOES_MORE, "its other results are read"
-    if refusal is not None and refusal[0] is Reason.FUNCTIONAL and lifter.is_program:
-        refusal = Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}"
+        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its other results are read")
+    if refusal is not None and refusal.reason is Reason.FUNCTIONAL and lifter.is_program:
+        refusal = g.Refusal(Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}")
     if refusal is None and module is not None and not _can_be_replaced(lifter, module):
-        refusal = Reason.MODULE_DOES_MORE, "it is not a plain part of the model"
+        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "it is not a plain part of the model")
     if refusal is None and module is not None and _is_read_elsewhere(lifter, module):
-        refusal = Reason.SHARED, "its parameters or statistics are read elsewhere"
-    if refusal is not None and refusal[0] in _UNKNOWN:
-        role = g.AffineStep(
-            np.ones(1),
-            np.zeros(1),
-            kind,
-            channels,
-            removable=False,
-            tie=tie,
-            refusal=refusal,
-            opaque=True,
-        )
-        return Chain((event,), spec.source, event.outputs[0], role, site, name)
+        refusal = g.Refusal(Reason.SHARED, "its parameters or statistics are read elsewhere")
+    if refusal is not None and refusal.reason in _UNKNOWN:
+        refused = g.RefusedStep(refusal, kind, channels, tie)
+        return Chain((event,), spec.source, event.outputs[0], refused, site, name)
     assert affine is not None and spec.mean is not None and spec.var is not None
     deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
     rank = len(spec.source.shape)
@@ -220,15 +214,14 @@ def _batch_norm_chain(
         g.channel_array(affine.shift, 1, rank),
         kind,
         channels,
-        removable=refusal is None,
-        scale_editable=gamma is not None or can_gain(module) or is_node,
-        shift_editable=beta is not None or can_gain(module) or is_node,
+        removal=refusal or g.Removal.WANTED,
+        factors=g.Parameter.editable_if(gamma is not None or can_gain(module) or is_node),
+        summands=g.Parameter.editable_if(beta is not None or can_gain(module) or is_node),
         spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
         center=g.channel_array(affine.shift + affine.scale * to_numpy(spec.mean), 1, rank),
         range_limit=range_limit(spec.source.dtype),
         growth_limit=growth_limit(spec.source.dtype),
         tie=tie,
-        refusal=refusal,
     )
     site = replace(
         site,
@@ -278,24 +271,23 @@ def _refusal(
     successors: tuple[nn.Module, ...] | None,
     *,
     is_node: bool,
-) -> tuple[Reason, str | None] | None:
+    is_open: bool,
+) -> g.Refusal | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
-        if (
-            spec.changing and module is None
-        ):  # gamma.repeat(n), and what a tracked InstanceNorm does
-            return Reason.NOT_CONSTANT, None
-        return Reason.BATCH_STATISTICS, _why_not_constant(spec)
+        if is_open and module is None:  # gamma.repeat(n), and what a tracked InstanceNorm does
+            return g.Refusal(Reason.NOT_CONSTANT)
+        return g.Refusal(Reason.BATCH_STATISTICS, _why_not_constant(spec))
     if not affine.is_finite:
-        return Reason.BAD_STATISTICS, None
+        return g.Refusal(Reason.BAD_STATISTICS)
     if is_node:
         return None
     if module is None:
-        return Reason.FUNCTIONAL, None
+        return g.Refusal(Reason.FUNCTIONAL)
     if is_hooked(module):
-        return Reason.HOOK, None
+        return g.Refusal(Reason.HOOK)
     if successors is None:
-        return Reason.MODULE_DOES_MORE, type(module).__name__
+        return g.Refusal(Reason.MODULE_DOES_MORE, type(module).__name__)
     return None
 
 
@@ -425,8 +417,8 @@ def _constants_chain(
         flat.shift,
         kind=type(module).__name__,
         channels=flat.scale.size,
-        scale_editable=gamma is not None,
-        shift_editable=beta is not None,
+        factors=g.Parameter.editable_if(gamma is not None),
+        summands=g.Parameter.editable_if(beta is not None),
         range_limit=range_limit(source.dtype),
         growth_limit=growth_limit(source.dtype),
         tie=_tie(lifter, module),
@@ -448,7 +440,9 @@ _SUMS = ("add",)
 def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
     """The parameter of a step that is one of these ops alone, if nothing else uses it."""
     found = [constant for event in events for constant in constants(event.args)]
-    if len(events) != 1 or len(found) != 1 or found[0].how not in ("", "view"):
+    if len(events) != 1 or len(found) != 1:
+        return None
+    if found[0].how not in (Derivation.ITSELF, Derivation.RESHAPED):
         return None
     if functional(op_name(events[0].target)) not in ops:
         return None
@@ -502,20 +496,21 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     own = _by_parameters(lifter, event) and not is_open
     is_node = lifter.is_program and not is_open
     per_channel = flat is not None and flat.scale.size > 1
-    removable = node_of(event) is not None and is_node and own and per_channel
+    is_wanted = node_of(event) is not None and is_node and own and per_channel
+    # A number in a module's code may depend on the shape or on values, and so may a tensor
+    # that is not the model's own: nothing is built on what it is in this run.
+    has_own_factors = own or is_node or (only_adds(event) and not has_open_factor)
+    has_own_summands = not is_open and (
+        is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
+    )
     role = g.AffineStep(
         affine.scale,
         affine.shift,
         kind=str(getattr(event.target, "_opname", "")),
         channels=affine.scale.size,
-        # A number in a module's code may depend on the shape or on values, and so may a tensor
-        # that is not the model's own: nothing is built on what it is in this run.
-        scale_known=own or is_node or (only_adds(event) and not has_open_factor),
-        shift_known=not is_open
-        and (is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))),
-        removable=removable,
-        scale_editable=False,
-        shift_editable=False,
+        removal=g.Removal.WANTED if is_wanted else g.Removal.UNASKED,
+        factors=g.Parameter.FIXED if has_own_factors else g.Parameter.UNKNOWN,
+        summands=g.Parameter.FIXED if has_own_summands else g.Parameter.UNKNOWN,
         range_limit=range_limit(source.dtype),
         growth_limit=growth_limit(source.dtype),
     )

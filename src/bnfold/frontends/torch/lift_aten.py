@@ -211,6 +211,37 @@ def _cut_of_open_size(lifter: Lifter, event: Event) -> bool:
     return True
 
 
+def _select_of_open_size(lifter: Lifter, event: Event) -> bool:
+    source = first_value(event)
+    if source is None or not lifter.open[event.number] <= {"index"}:
+        return False
+    axis = Arguments(event).whole("dim") % len(source.shape)
+    lifter.emit(event, g.Mean((axis,), False), [lifter.tensor(source)])
+    return True
+
+
+def _roll_of_open_size(lifter: Lifter, event: Event) -> bool:
+    source = first_value(event)
+    if source is None or not lifter.open[event.number] <= {"shifts"}:
+        return False
+    axes = {axis % len(source.shape) for axis in Arguments(event).wholes("dims")}
+    if not axes:  # all elements in one row
+        return False
+    lifter.emit(event, g.Mean(tuple(sorted(axes))), [lifter.tensor(source)])
+    return True
+
+
+def _avg_pool_of_open_size(rank: int) -> Handler:
+    """As a window slides over what is stored alike, its size does not matter."""
+
+    def handler(lifter: Lifter, event: Event) -> bool:
+        return lifter.open[event.number] <= {"kernel_size", "stride"} and _avg_pool(rank)(
+            lifter, event
+        )
+
+    return handler
+
+
 _OPEN_SIZES = frozenset(
     f"{name}{rank}d"
     for name in (
@@ -219,13 +250,16 @@ _OPEN_SIZES = frozenset(
         *("upsample_trilinear", "upsample_bicubic", "reflection_pad", "replication_pad"),
     )
     for rank in (1, 2, 3)
-)
+) | {"max_pool2d_with_indices", "max_pool3d_with_indices"}
 """Ops whose numbers say how an image is resized; which law holds does not depend on them."""
 
 _OPEN: dict[str, Handler] = {
     "constant_pad_nd": _pad_of_open_size,
     "slice": _cut_of_open_size,
     "narrow": _cut_of_open_size,
+    "select": _select_of_open_size,
+    "roll": _roll_of_open_size,
+    **{f"avg_pool{rank}d": _avg_pool_of_open_size(rank) for rank in (1, 2, 3)},
 }
 """How ops with open arguments are lifted, see `symbolic`; all others are opaque."""
 
@@ -274,7 +308,7 @@ def _div(lifter: Lifter, event: Event) -> bool:
         return False
     if not is_floating(x):
         return False
-    lifter.graph.add(event.name, g.Opaque(), [lifter.tensor(y)], [])
+    lifter.graph.pin(event.name, [lifter.tensor(y)])
     lifter.emit(event, g.Gate(), [lifter.tensor(x), lifter.tensor(y)])
     return True
 

@@ -20,7 +20,7 @@ from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifter, LinearSite, channel_axis, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
-from bnfold.frontends.torch.recording import Const, Event, Value
+from bnfold.frontends.torch.recording import Const, Derivation, Event, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +114,8 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
     )
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(event, role, inputs)
-    content = spec.weight.origin if spec.weight.how in ("", "t") else spec.weight.tensor
+    is_whole = spec.weight.is_itself or spec.weight.is_transposed
+    content = spec.weight.origin if is_whole else spec.weight.tensor
     lifter.sites[number] = LinearSite(
         content,
         spec.weight.origin if editable else None,
@@ -126,11 +127,16 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
     )
 
 
+_EDITABLE = {
+    Layout.OUT_IN: (Derivation.ITSELF, Derivation.TRANSPOSED, Derivation.SIGNS),
+    Layout.IN_OUT: (Derivation.ITSELF, Derivation.SIGNS),
+}
+"""What may have been made of a weight that is edited."""
+
+
 def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Weight:
     weight = spec.weight
-    allowed = {Layout.OUT_IN: ("", "t", "sign"), Layout.IN_OUT: ("", "sign")}.get(
-        spec.layout, ("",)
-    )
+    allowed = _EDITABLE.get(spec.layout, (Derivation.ITSELF,))
     if id(weight.origin) not in lifter.owned or weight.how not in allowed:
         return g.Weight.FIXED
     if not weight.origin.dtype.is_floating_point:
@@ -145,7 +151,7 @@ def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Wei
         return g.Weight.FIXED
     if any(other.bias is not None and other.bias.origin is weight.origin for other in specs):
         return g.Weight.FIXED
-    if weight.how == "sign" or (linears.binary_network and _is_binary(weight.origin)):
+    if weight.how is Derivation.SIGNS or (linears.binary_network and _is_binary(weight.origin)):
         return g.Weight.SIGNS
     return g.Weight.FREE
 
@@ -176,7 +182,11 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     origin = spec.bias.origin
     if id(origin) in lifter.recording.probes:
         return True, None
-    if id(origin) not in lifter.owned or spec.bias.how or not origin.dtype.is_floating_point:
+    if (
+        id(origin) not in lifter.owned
+        or not spec.bias.is_itself
+        or not origin.dtype.is_floating_point
+    ):
         return False, None
     same = {id(event) for event in owner_uses}
     for use in lifter.recording.parameter_uses[id(origin)]:
@@ -296,7 +306,7 @@ def _matrix(
     """x @ W.T + b with W (out, in); a vector W is a linear op whose output has no channels."""
     if weight.tensor.ndim != 2:
         return None
-    outs, ins = weight.tensor.shape if weight.how != "t" else weight.tensor.shape[::-1]
+    outs, ins = weight.tensor.shape if not weight.is_transposed else weight.tensor.shape[::-1]
     if not _is_bias(bias, outs):
         return None
     rank = len(source.shape)
@@ -390,7 +400,7 @@ def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
     """x @ M: M is a transposed Linear weight, or a matrix (in, out) of its own."""
     if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
         return None
-    if weight.how == "t":
+    if weight.is_transposed:
         return _matrix(source, weight, bias, None)
     ins, outs = weight.tensor.shape
     if not _is_bias(bias, outs):

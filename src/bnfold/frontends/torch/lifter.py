@@ -13,7 +13,15 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
-from bnfold.frontends.torch.recording import Call, Const, Event, Recording, Value, values
+from bnfold.frontends.torch.recording import (
+    Call,
+    Const,
+    Derivation,
+    Event,
+    Recording,
+    Value,
+    values,
+)
 from bnfold.frontends.torch.symbolic import EVERY, open_arguments, open_axes
 
 
@@ -178,7 +186,7 @@ class Lifter:
         What a module's code makes may depend on the shape, or on what earlier runs left; in a
         program that is said (`symbolic`).
         """
-        own = id(constant.origin) in self.owned and constant.how != "?"
+        own = id(constant.origin) in self.owned and constant.how is not Derivation.OTHER
         return own or self.is_program
 
     def single_use(self, value: Value) -> bool:

@@ -14,12 +14,12 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold.core.fitting import Bans
-from bnfold.core.removal import ClipMode
+from bnfold.core.modes import ClipMode
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.outcomes import outcomes
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
     Decided,
+    affine_items,
     cannot_run,
     decide_on,
     depth,
@@ -85,7 +85,7 @@ def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
 
 
 def _report(decided: Decided) -> FoldReport:
-    items = outcomes(decided.lifted.graph, decided.plan)
+    items = affine_items(decided.lifted, decided.plan)
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
+from bnfold.frontends.torch.asked import sizes_heard
 from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
 from bnfold.frontends.torch.record import Recorder, escaped, forget, module_calls
@@ -31,12 +32,17 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def read_module(
-    model: nn.Module, runs: Sequence[Any], *, like: Recording | None = None
+    model: nn.Module,
+    runs: Sequence[Any],
+    *,
+    like: Recording | None = None,
+    given: int | None = None,
 ) -> Recording:
     """Run `model` once per example input and record it. The model is left as it was.
 
     `like` is another reading of the same module, whose way of running is good enough: without
-    values if that was, and once, as what is state is known.
+    values if that was, and once, as what is state is known. `given` says how many of the runs are
+    the user's own, if not all are.
 
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
@@ -46,23 +52,43 @@ def read_module(
     # The run patches nn.Module and Tensor: one thread at a time.
     with _ONE_AT_A_TIME, torch.no_grad(), torch.random.fork_rng(devices=[]):
         # A hook is the user's code and must see real values.
+        plan = _Plan(runs, len(runs) if given is None else given, again=like is None)
         if not any(is_observed(module) for module in modules):
-            with suppress(Exception, NeedsValues):
-                return _read(model, modules, names, runs, hollow=True, again=like is None)
-        if like is not None and like.is_hollow:
-            raise ExampleInputError(type(model).__name__, ValueError("other sizes are not taken"))
+            try:
+                return _read(model, modules, names, plan, hollow=True)
+            except NeedsValues:
+                pass
+            except Exception as error:
+                if like is not None and like.is_hollow:  # these sizes are not taken
+                    raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
-        return _read(model, modules, names, runs, hollow=False, again=like is None)
+        return _read(model, modules, names, plan, hollow=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be run."""
+
+    runs: Sequence[Any]
+    given: int
+    """How many of them are the user's."""
+    again: bool
+    """Whether to run them again, to see what is other then."""
+
+    def prefix(self, number: int) -> str:
+        """What stands before the names of a run's inputs and outputs."""
+        if number >= self.given:
+            return "on other sizes: "
+        return "" if self.given == 1 else f"run {number}: "
 
 
 def _read(
     model: nn.Module,
     modules: list[nn.Module],
     names: dict[int, str],
-    runs: Sequence[Any],
+    plan: _Plan,
     *,
     hollow: bool,
-    again: bool,
 ) -> Recording:
     """Run a copy, and run it again to see what the first run changed for the next."""
     for own_memory in (False, True):
@@ -70,7 +96,7 @@ def _read(
         named = {id(part): names.get(id(shadow.original(part)), "") for part in shadow.modules}
         reader = _Reader(shadow, {**names, **named})
         try:
-            recording = reader.read(runs, hollow=hollow, again=again)
+            recording = reader.read(plan, hollow=hollow)
         except NeedsMemory:
             continue
         back(recording, shadow)
@@ -187,6 +213,11 @@ def _state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
             buffer.copy_(values)
 
 
+def _contents(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and buffers, with what they hold."""
+    return [(tensor, tensor.detach().clone()) for tensor in _own_tensors(modules).values()]
+
+
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -242,45 +273,51 @@ class _Reader:
         """The model and everything in it."""
         return self.shadow.modules
 
-    def read(self, runs: Sequence[Any], *, hollow: bool, again: bool) -> Recording:
+    def read(self, plan: _Plan, *, hollow: bool) -> Recording:
         """Record all runs."""
+        with nullcontext() if self.shadow.is_copy else _state_restored(self.modules):
+            return self._read(plan, hollow=hollow)
+
+    def _read(self, plan: _Plan, *, hollow: bool) -> Recording:
         before, stands = snapshot(self.modules), _stands()
-        recording, recorders = self._record(runs, hollow=hollow)
+        # What is run itself holds the very tensors that are compared: keep what was in them.
+        kept = [] if self.shadow.is_copy or not plan.again else _contents(self.modules)
+        recording, recorders = self._record(plan, hollow=hollow)
         recording.is_hollow = hollow
         if recording.by_chance or stands != _stands():
             # A path or a number that was drawn: no number of runs tells what it can be.
             recording.varying.update(event.number for event in recording.events)
             return recording
-        if not again or not self.shadow.is_copy:
+        if not plan.again:
             return recording
-        if not may_vary(recording, recorders, self.shadow, before):
+        is_copy = self.shadow.is_copy
+        if is_copy and not may_vary(recording, recorders, self.shadow, before):
             return recording
         changed = self.shadow.changed()
+        changed += [tensor for tensor, content in kept if _is_written(tensor, content)]
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
         moved = any(recorder.strange for recorder in recorders)
-        second, _ = self._record(runs, hollow=hollow, other=moved)
+        second, _ = self._record(plan, hollow=hollow, other=moved)
         ids = {id(tensor) for tensor in changed}
         mark_varying(recording, second, ids, self.shadow, moved=moved)
         return recording
 
     def _record(
-        self, runs: Sequence[Any], *, hollow: bool, other: bool = False
+        self, plan: _Plan, *, hollow: bool, other: bool = False
     ) -> tuple[Recording, list[Recorder]]:
         recording = Recording(
             owned=_own_tensors(self.modules), members=frozenset(map(id, self.modules))
         )
         recorders = []
-        restored = nullcontext() if self.shadow.is_copy else _state_restored(self.modules)
-        with restored, _biases_lent(self.modules, recording):
-            for number, run in enumerate(runs):
+        with _biases_lent(self.modules, recording):
+            for number, run in enumerate(plan.runs):
                 lends = self.shadow.shares_memory
                 recorder = Recorder(recording, self.names, hollow=hollow, lends=lends)
                 recorders.append(recorder)
-                prefix = "" if len(runs) == 1 else f"run {number}: "
                 entry = run.entry if isinstance(run, Entry) else ""
                 given = run.inputs if isinstance(run, Entry) else run
                 given = other_values(given) if other else given
-                self._run(recorder, entry, *split_inputs(given), prefix)
+                self._run(recorder, entry, *split_inputs(given), plan.prefix(number))
         return recording, recorders
 
     def _run(
@@ -303,7 +340,12 @@ class _Reader:
         result: Any = None
         content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
         try:
-            with recorder, module_calls(recorder), values_guarded(_look(recorder)):
+            hears = sizes_heard(
+                recorder.recording.asked,
+                recorder.knows,
+                tell=recorder.is_hollow,
+            )
+            with recorder, module_calls(recorder), values_guarded(_look(recorder)), hears:
                 try:
                     result = method(self.model, entry)(*args, **kwargs)
                 except Exception as error:

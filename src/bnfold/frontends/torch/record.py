@@ -44,6 +44,7 @@ from bnfold.frontends.torch.recording import (
     OVERLAY,
     Call,
     Const,
+    Derivation,
     Event,
     Geometry,
     Handle,
@@ -127,6 +128,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.placeholders is not None
 
     # ----------------------------------------------------------------- tensors in and out
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether the program asks about a tensor that was seen to depend on the input."""
+        return not self.depth and isinstance(getattr(tensor, _ATTRIBUTE, None), Handle)
 
     def handle_of(self, tensor: Tensor) -> Handle | None:
         """The handle of a tensor that depends on the input."""
@@ -213,7 +218,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def note_returned(self, constant: Const) -> None:
         """A constant leaves the program: it is to stay what it is."""
-        self._note_use(Const(constant.tensor, constant.origin, "?"), None)
+        self._note_use(Const(constant.tensor, constant.origin, Derivation.OTHER), None)
 
     def read(self, tensor: Tensor) -> Value | Const:
         """What a tensor holds now."""
@@ -247,7 +252,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known is not None and known[0] is tensor:
             return known[1]
         if id(tensor) not in self.owned and (owner := self._owner(tensor)) is not None:
-            return Const(tensor, owner, "?")  # another name for a parameter's memory
+            return Const(tensor, owner, Derivation.OTHER)  # another name for a parameter's memory
         if id(tensor) not in self.owned and not hasattr(tensor, _MADE):
             # It may come from anywhere, out of a thread that was handed values too.
             self.strange = True
@@ -358,18 +363,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 # A counter or cache: from now on it is not the same in every run.
                 self._prepare_write(tensor)
         result = func(*args, **kwargs)
-        how = _DERIVATIONS.get(aten_name(func), "?")
+        derivation = _DERIVATIONS.get(aten_name(func), Derivation.OTHER)
         self._sign(func, tensors, result)
         for tensor in tensors:
             constant = self._constant(tensor)
             if id(constant.origin) not in self.owned:
                 continue
-            chained = constant.how and not constant.how == how == "view"
-            if how == "?" or chained or not isinstance(result, Tensor):
-                self._note_use(Const(tensor, constant.origin, "?"), None)
+            how = constant.how.then(derivation)
+            if how is Derivation.OTHER or not isinstance(result, Tensor):
+                self._note_use(Const(tensor, constant.origin, Derivation.OTHER), None)
             if isinstance(result, Tensor) and result is not tensor:
-                step = how if not constant.how or constant.how == how == "view" else "?"
-                self.derived[id(result)] = (result, Const(result, constant.origin, step))
+                self.derived[id(result)] = (result, Const(result, constant.origin, how))
         return result
 
     def _sign(self, func: Any, tensors: Sequence[Tensor], result: Any) -> None:
@@ -484,7 +488,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owner is None and known is not None and known[0] is tensor:
             owner = known[1].origin
         if owner is not None:
-            self._note_use(Const(tensor, owner, "?"), None)
+            self._note_use(Const(tensor, owner, Derivation.OTHER), None)
 
     def guard_memory(self, tensor: Tensor) -> None:
         """Nobody may get hold of memory through which the original can be written to unseen."""
@@ -498,7 +502,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.recording.lost.append(module)
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
-                    self._note_use(Const(tensor, tensor, "?"), None)
+                    self._note_use(Const(tensor, tensor, Derivation.OTHER), None)
 
     def takes_as_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether this call can be recorded as one event."""
@@ -590,13 +594,13 @@ def _name(func: Any) -> str:
 
 
 _DERIVATIONS = {
-    "t": "t",
-    "detach": "",
-    "alias": "",
-    "sign": "sign",
-    "view": "view",
-    "_unsafe_view": "view",
-    "unsqueeze": "view",
+    "t": Derivation.TRANSPOSED,
+    "detach": Derivation.ITSELF,
+    "alias": Derivation.ITSELF,
+    "sign": Derivation.SIGNS,
+    "view": Derivation.RESHAPED,
+    "_unsafe_view": Derivation.RESHAPED,
+    "unsqueeze": Derivation.RESHAPED,
 }
 """Computations on a parameter that leave it editable, and what they make of it."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from bnfold.frontends.torch.asked import Asked
 
 Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Storage offset, shape, strides."""
@@ -34,6 +37,23 @@ class Value:
     """Number of the tensor object through which it was made or read."""
 
 
+class Derivation(StrEnum):
+    """What was made of a parameter or buffer."""
+
+    ITSELF = ""
+    TRANSPOSED = "t"
+    SIGNS = "sign"
+    RESHAPED = "view"
+    OTHER = "?"
+    """Anything else: an edit of the parameter would come out as who knows what."""
+
+    def then(self, further: Derivation) -> Derivation:
+        """What both steps make, one after the other."""
+        if self is Derivation.ITSELF or self is further is Derivation.RESHAPED:
+            return further
+        return Derivation.OTHER
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Const:
     """A tensor that does not depend on the input."""
@@ -41,9 +61,18 @@ class Const:
     tensor: Tensor
     origin: Tensor
     """The parameter or buffer behind it, or the tensor itself."""
-    how: str = ""
-    """'' for the tensor itself, 't' for its transpose, 'sign' for its signs, 'view' for another
-    shape of it, '?' for the rest."""
+    how: Derivation = Derivation.ITSELF
+    """What the tensor is of its origin."""
+
+    @property
+    def is_itself(self) -> bool:
+        """Whether the tensor holds what its origin holds, in the same shape."""
+        return self.how is Derivation.ITSELF
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the tensor is its origin, transposed."""
+        return self.how is Derivation.TRANSPOSED
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +117,7 @@ class Use:
 
     event: Event | None
     """The event that takes it; None for a computation on constants."""
-    how: str
+    how: Derivation
     """See `Const.how`."""
     call: Call
     """The module call in which it happens."""
@@ -161,6 +190,12 @@ class Recording:
     """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
     open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
     """Per event number, the arguments that are others on other sizes; see `elsewhere`."""
+    asked: Asked = field(default_factory=Asked)
+    """What the program's code wanted to know of sizes."""
+    taken: list[list[tuple[int, ...]]] = field(default_factory=list)
+    """Shapes of inputs of other sizes that the module was read on as well; see `elsewhere`."""
+    given: int | None = None
+    """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
     is_hollow: bool = False

@@ -45,6 +45,7 @@ from bnfold.verify.runner import (
     InputSpec,
     NotRunnableError,
     Output,
+    Rounded,
     Watch,
 )
 
@@ -64,12 +65,15 @@ class TorchRunner:
     notes: Sequence[str] = ()
     other_shapes: Sequence[tuple[int, ...]] | None = None
     may_have_state: bool = True
-    storage_dtype: str = ""
 
     @property
     def kind(self) -> str:
         """See `Runner`."""
         return "module" if isinstance(self.model, nn.Module) else "program"
+
+    def rounded(self, original: object) -> Rounded | None:
+        """None: a module computes with its parameters as they are."""
+        return None
 
     def is_same_as(self, other: object) -> bool:
         """Whether two programs are the same code with the same tensors."""

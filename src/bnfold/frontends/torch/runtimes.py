@@ -21,6 +21,7 @@ from torch.utils import _pytree
 from bnfold.bench.settings import CHANNELS_LAST, CONTIGUOUS, Setting, Wishes, check
 from bnfold.bench.timing import Timed, on_clock
 from bnfold.errors import ExampleInputError, TrainingModeError, UsageError
+from bnfold.frontends.torch.read import split_inputs
 
 EAGER = "eager"
 COMPILE = "compile"
@@ -162,9 +163,7 @@ def _split(model: nn.Module | ExportedProgram, inputs: Any) -> Inputs:
         return tuple(args), dict(kwargs)
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+    return split_inputs(inputs)
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

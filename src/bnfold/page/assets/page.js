@@ -36,8 +36,10 @@
   const details = one("#details");
   const section = one("#network");
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const BOX = { width: 148, height: 32 }; // as in layout.py
-  const LEGIBLE = 0.6; // screen pixels per unit from which on words can be read
+  // Screen pixels per unit of the drawing from which on all words of a box can be read, and from
+  // which on its kind alone, in larger letters.
+  const LEGIBLE = 0.8;
+  const GLANCE = 0.45;
   const drawings = new Map();
   let current = null;
 
@@ -46,10 +48,15 @@
       this.svg = svg;
       this.view = one(".view", svg);
       this.box = svg.viewBox.baseVal;
+      this.at = d3.zoomIdentity;
       this.scale = 1;
       this.selected = null;
       this.boxes = all(".n", svg); // in the order of the ops
       this.lines = all(".e path", svg);
+      this.places = this.boxes.map((box) => {
+        const { e, f } = box.transform.baseVal.getItem(0).matrix;
+        return { x: e, y: f };
+      });
       const { width, height } = this.box;
       this.zoom = d3
         .zoom()
@@ -64,6 +71,7 @@
         })
         .on("zoom", (event) => {
           this.view.setAttribute("transform", event.transform);
+          this.at = event.transform;
           this.scale = event.transform.k;
           this.words();
         });
@@ -73,7 +81,25 @@
       return Math.min(canvas.clientWidth / this.box.width, canvas.clientHeight / this.box.height);
     }
     words() {
-      this.svg.classList.toggle("far", this.pixels() * this.scale < LEGIBLE / 1.6);
+      const seen = this.pixels() * this.scale;
+      if (seen >= GLANCE) this.cull(seen);
+      this.svg.classList.toggle("far", seen < GLANCE);
+      this.svg.classList.toggle("mid", seen >= GLANCE && seen < LEGIBLE);
+    }
+    // Words outside of the window are not drawn: of 2,000 boxes they would take seconds.
+    cull(seen) {
+      const wide = canvas.clientWidth / seen;
+      const high = canvas.clientHeight / seen;
+      const x = this.at.invertX(this.box.width / 2) - wide / 2;
+      const y = this.at.invertY(0);
+      this.places.forEach((place, number) => {
+        const isOff = place.x < x - wide || place.x > x + 2 * wide
+          || place.y < y - high || place.y > y + 2 * high;
+        if (isOff !== Boolean(place.isOff)) {
+          place.isOff = isOff;
+          this.boxes[number].classList.toggle("off", isOff);
+        }
+      });
     }
     moving() {
       const target = d3.select(this.svg);
@@ -107,15 +133,22 @@
       rowOf(box)?.classList.add("lit");
       if (look) this.look(box);
     }
-    look(box) {
-      const place = box.transform.baseVal.getItem(0).matrix;
-      const wanted = Math.max(this.scale, 1.1 / this.pixels());
+    look(box, target = this.moving()) {
+      const place = this.places[this.boxes.indexOf(box)];
+      const frame = one("rect", box).getBBox();
+      const wanted = Math.max(this.scale, 1 / this.pixels());
       const scale = Math.min(wanted, this.zoom.scaleExtent()[1]);
-      const x = place.e + BOX.width / 2;
-      const y = place.f + BOX.height / 2;
+      this.zoom.transform(target, this.around(
+        place.x + frame.width / 2, place.y + frame.height / 2, scale));
+    }
+    // With a place in the middle, or as near to it as the drawing's edges allow.
+    around(x, y, scale) {
       const { width, height } = this.box;
-      const to = d3.zoomIdentity.translate(width / 2, height / 2).scale(scale).translate(-x, -y);
-      this.zoom.transform(this.moving(), to);
+      const high = canvas.clientHeight / this.pixels(); // of the window, in the drawing's units
+      const within = (at, half, end) => (2 * half > end ? end / 2 : Math.min(Math.max(at, half), end - half));
+      const across = within(x, canvas.clientWidth / this.pixels() / scale / 2, width);
+      const down = within(y, high / scale / 2, height);
+      return d3.zoomIdentity.translate(width / 2, high / 2).scale(scale).translate(-across, -down);
     }
     step(by) {
       const count = this.boxes.length;
@@ -134,7 +167,7 @@
     end: "where the network begins or ends",
     plain: "unchanged",
     edited: "edited: new weights or constants",
-    bounds: "became max(x, c) or min(x, c)",
+    bounds: "became max(x, c) or min(x, c), with one constant c per channel",
     kept: "kept",
     removed: "removed",
   };
@@ -143,7 +176,9 @@
 
   // A box in words: its name, and what became of it.
   function says(box) {
-    const outcome = rowOf(box)?.cells[4].textContent ?? SAYS[box.classList[1]];
+    const kept = box.matches(".kept") ? "kept: " : "";
+    const row = rowOf(box);
+    const outcome = row ? kept + row.cells[4].textContent : SAYS[box.classList[1]];
     const blocks = box.matches(".blocker") ? "; stands in the way of a step that is kept" : "";
     return `${nameOf(box)}: ${outcome}${blocks}`;
   }
@@ -162,7 +197,10 @@
     const isNew = !drawings.has(name);
     if (isNew) drawings.set(name, new Network(document.getElementById(name)));
     current = drawings.get(name);
-    if (isNew) begin();
+    if (isNew) {
+      fit();
+      begin();
+    }
     current.words();
   }
 
@@ -214,24 +252,24 @@
     Escape: () => (section.classList.contains("whole") ? fill(false) : current.select(null, { look: false })),
   };
 
-  // As high as the drawing is; on a phone, where all of it would be a ribbon, as it begins.
+  // As high as the drawing is, but no higher than would make words larger than those around it.
   const NARROW = 600;
   function fit() {
     if (canvas.clientWidth < NARROW) return;
     const { width, height } = current.box;
-    const wanted = (canvas.clientWidth * height) / width;
-    canvas.style.height = `${Math.max(240, Math.min(wanted, 0.7 * innerHeight, 736))}px`;
+    const wanted = Math.min((canvas.clientWidth * height) / width, 1.25 * height);
+    canvas.style.height = `${Math.max(200, Math.min(wanted, 0.75 * innerHeight, 800))}px`;
   }
+  // The whole drawing, if its words can be read then; or else where something stays, or its start.
   function begin() {
-    if (canvas.clientWidth >= NARROW) return;
-    const scale = Math.max(1, 0.8 / current.pixels());
-    const top = d3.zoomIdentity.scale(Math.min(scale, current.zoom.scaleExtent()[1]));
-    current.zoom.transform(d3.select(current.svg), top);
+    const pixels = current.pixels();
+    if (pixels >= GLANCE) return;
+    const marked = current.boxes.find((box) => box.matches(".kept, .blocker"));
+    current.look(marked ?? current.boxes[0], d3.select(current.svg));
   }
 
   function startDrawing() {
     show("before");
-    fit();
     for (const button of all("[data-do]")) {
       button.addEventListener("click", () => actions[button.dataset.do]());
     }

@@ -1,0 +1,214 @@
+"""Two readings of a module on inputs of different sizes, side by side.
+
+They are alike if they are the same ops on the same values, in the same order, up to
+
+    layout     clone, contiguous and their like: how memory is laid out depends on the size, too
+    rests      pads, cuts, pools and resizings that one of the two alone makes (`if h % 2: pad`).
+               Whatever law holds for such an op, it also holds for none at all
+
+What differs then (numbers, constants, lengths of axes, whether an op is there) is noted in one of
+the two, and nothing is built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnfold.frontends.torch.ops import functional, op_name
+from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of, values
+
+_LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
+_RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
+"""One op in code, several in a recording."""
+
+_OPTIONAL: dict[str, frozenset[str]] = {
+    "constant_pad_nd": frozenset({"pad"}),
+    "slice": frozenset({"start", "end"}),
+    "narrow": frozenset({"start", "length"}),
+    **{
+        f"{name}{rank}d{suffix}": frozenset({"kernel_size"})
+        for rank in (1, 2, 3)
+        for name, suffix in (
+            *(("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", "")),
+            *(("adaptive_avg_pool", ""), ("_adaptive_avg_pool", ""), ("upsample_nearest", "")),
+            *(("_upsample_nearest_exact", ""), ("upsample_linear", ""), ("upsample_bilinear", "")),
+            *(("upsample_trilinear", ""), ("upsample_bicubic", "")),
+            *(("reflection_pad", ""), ("replication_pad", "")),
+        )
+    },
+}
+"""Ops whose laws hold for a value that is left as it is as well, and what is open of them then."""
+
+
+@dataclass(slots=True)
+class Pairing:
+    """Which event of one reading is which of the other."""
+
+    pairs: list[tuple[Event, Event]] = field(default_factory=list)
+    rests: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
+    """Events that only one of the two has."""
+
+
+def pair(first: Recording, second: Recording) -> Pairing | None:
+    """How the two correspond; None where they are not alike."""
+    found, match = Pairing(), _Match()
+    steps = [
+        _steps(reading, roots) for reading, roots in zip((first, second), match.roots, strict=True)
+    ]
+    if not match.all(_values(first.inputs), _values(second.inputs)):
+        return None
+    at = [0, 0]
+    while any(place < len(events) for place, events in zip(at, steps, strict=True)):
+        nexts = [
+            events[i] if i < len(events) else None for events, i in zip(steps, at, strict=True)
+        ]
+        if match.events(*nexts):
+            found.pairs.append((steps[0][at[0]], steps[1][at[1]]))
+            at = [place + 1 for place in at]
+            continue
+        side = next((side for side, event in enumerate(nexts) if _is_optional(event)), None)
+        if side is None:
+            return None
+        event = steps[side][at[side]]
+        found.rests[side].append(event)
+        match.skip(event, side)
+        at[side] += 1
+    if not match.all(_values(first.outputs), _values(second.outputs)):
+        return None
+    return found
+
+
+def note_differences(recording: Recording, found: Pairing, *, side: int) -> None:
+    """Call open what differs from the other reading; `side` says which of the two this one is."""
+    for event in found.rests[side]:
+        _open(recording, event, _OPTIONAL[functional(op_name(event.target))])
+    for both in found.pairs:
+        event, other = both[side], both[1 - side]
+        names = frozenset(name for name, a, b in _arguments(event, other) if _differs(a, b))
+        if names:
+            _open(recording, event, names)
+        for place, (a, b) in enumerate(zip(event.outputs, other.outputs, strict=True)):
+            if a is None or b is None or len(a.shape) != len(b.shape):
+                continue
+            lengths = enumerate(zip(a.shape, b.shape, strict=True))
+            axes = {axis for axis, (length, there) in lengths if length != there}
+            if axes:
+                known = recording.open_axes.get((event.number, place), ())
+                recording.open_axes[event.number, place] = tuple(sorted(axes.union(known)))
+
+
+def _open(recording: Recording, event: Event, names: frozenset[str]) -> None:
+    known = recording.open_arguments.get(event.number, frozenset())
+    recording.open_arguments[event.number] = known | names
+
+
+def _values(named: Sequence[tuple[Value, str]]) -> list[Value]:
+    return [value for value, _ in named]
+
+
+def _steps(recording: Recording, roots: dict[int, int]) -> list[Event]:
+    """The events without those that only lay out memory anew; these make what they are given."""
+    steps = []
+    for event in recording.events:
+        made = event.outputs[0] if event.outputs else None
+        source = event.args[0] if event.args else None
+        lays_out = functional(op_name(event.target)) in _LAYOUT
+        if lays_out and isinstance(source, Value) and made is not None and event.written is None:
+            roots[made.number] = roots.get(source.number, source.number)
+        else:
+            steps.append(event)
+    return steps
+
+
+def _is_optional(event: Event | None) -> bool:
+    if event is None or isinstance(event.target, nn.Module) or event.written is not None:
+        return False
+    if functional(op_name(event.target)) not in _OPTIONAL:
+        return False
+    return len(list(values(event.args, event.kwargs))) == 1
+
+
+@dataclass(slots=True)
+class _Match:
+    """Which value of the first reading is which of the second."""
+
+    roots: tuple[dict[int, int], dict[int, int]] = field(default_factory=lambda: ({}, {}))
+    """Values that are another value over again, on either side."""
+    there: dict[int, int] = field(default_factory=dict)
+    here: dict[int, int] = field(default_factory=dict)
+
+    def skip(self, event: Event, side: int) -> None:
+        """The event makes what it is given, for all that the other reading knows."""
+        (source,) = values(event.args, event.kwargs)
+        roots, made = self.roots[side], event.outputs[0]
+        assert made is not None
+        roots[made.number] = roots.get(source.number, source.number)
+
+    def value(self, a: Value, b: Value) -> bool:
+        """Whether these may be one value; if so, they are from now on."""
+        one = self.roots[0].get(a.number, a.number)
+        two = self.roots[1].get(b.number, b.number)
+        return self.there.setdefault(one, two) == two and self.here.setdefault(two, one) == one
+
+    def may_be(self, a: Value, b: Value) -> bool:
+        """The same without noting it."""
+        one = self.roots[0].get(a.number, a.number)
+        two = self.roots[1].get(b.number, b.number)
+        return self.there.get(one, two) == two and self.here.get(two, one) == one
+
+    def all(self, first: Sequence[Value], second: Sequence[Value]) -> bool:
+        """Whether these are the same values, one by one."""
+        return len(first) == len(second) and all(map(self.value, first, second))
+
+    def events(self, a: Event | None, b: Event | None) -> bool:
+        """Whether this is one op on the same values."""
+        if a is None or b is None or _target(a) != _target(b) or a.call.name != b.call.name:
+            return False
+        if len(a.outputs) != len(b.outputs) or a.kwargs.keys() != b.kwargs.keys():
+            return False
+        taken = [list(values(event.args, event.kwargs)) for event in (a, b)]
+        if len(taken[0]) != len(taken[1]) or not all(map(self.may_be, *taken)):
+            return False
+        made = [[value for value in event.outputs if value is not None] for event in (a, b)]
+        return self.all(*taken) and self.all(*made)
+
+
+def _target(event: Event) -> Any:
+    reshapes = functional(op_name(event.target)) in _RESHAPING
+    return "reshape" if reshapes else event.target
+
+
+def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:
+    """The arguments of two events of one op, side by side, by their names."""
+    schema = getattr(one.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    for place in range(max(len(one.args), len(other.args))):
+        name = names[place] if place < len(names) else str(place)
+        a, b = (event.args[place] if place < len(event.args) else None for event in (one, other))
+        yield name, a, b
+    for name in one.kwargs:
+        yield name, one.kwargs[name], other.kwargs[name]
+
+
+def _differs(one: Any, other: Any) -> bool:
+    """Whether an argument is another one; of values, which differ always, only what they are."""
+    left, right = leaves_of(one), leaves_of(other)
+    return len(left) != len(right) or any(
+        _leaf_differs(a, b) for a, b in zip(left, right, strict=True)
+    )
+
+
+def _leaf_differs(one: Any, other: Any) -> bool:
+    if isinstance(one, Value) or isinstance(other, Value):
+        return type(one) is not type(other)
+    if isinstance(one, Const) and isinstance(other, Const):
+        a, b = one.tensor, other.tensor
+        if a is b:
+            return False
+        return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
+    return type(one) is not type(other) or one != other

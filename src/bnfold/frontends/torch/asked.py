@@ -1,0 +1,215 @@
+"""Which sizes a program's Python asks for, and what it compares them with.
+
+A module's code gets the length of an axis as a number. What it decides by that is decided for the
+example alone: `if h % 2: pad`, `for row in range(h)`, a pad or a window computed from the width.
+So the lengths that the code is told are numbers that know where they came from (`Length`), and so
+is what is computed from them (`Ratio`, if it is no whole number). They note when one is compared,
+or becomes a number that knows nothing: then other sizes may take another path, and where both
+sides of a comparison are known, also which sizes.
+
+PyTorch's own code gets plain numbers: what it decides by sizes it decides inside of an op.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a run wanted to know of sizes."""
+
+    sizes: bool = False
+    """Whether it asked for any."""
+    decided: bool = False
+    """Whether its path may depend on one."""
+    turns: set[Turn] = field(default_factory=set)
+    """Where an answer would be another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A comparison of a size with some other number."""
+
+    factor: float
+    """How many times the example's size that number is."""
+    is_batch: bool
+    """Whether the size is that of the batch."""
+    is_exact: bool
+    """Whether it was asked for equality, so that the answer turns at that very size."""
+
+
+class _Told:
+    """A number that came out of sizes."""
+
+    asked: Asked
+    is_batch: bool
+
+
+def _told(answer: Any, source: _Told) -> Any:
+    """The answer, as a number that knows where it came from."""
+    if type(answer) is tuple:  # divmod
+        return tuple(_told(part, source) for part in answer)
+    if type(answer) not in (int, float):
+        return answer
+    number: Any = (Length if type(answer) is int else Ratio)(answer)
+    number.asked, number.is_batch = source.asked, source.is_batch
+    return number
+
+
+def _plain(number: Any) -> Any:
+    if not isinstance(number, _Told):
+        return number
+    return int.__pos__(number) if isinstance(number, int) else float.__pos__(number)  # type: ignore[arg-type]
+
+
+def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *others: Any) -> Any:
+        if not all(isinstance(other, int | float) for other in others):
+            return NotImplemented
+        return _told(function(_plain(self), *map(_plain, others)), self)
+
+    return method
+
+
+def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return _computed(lambda one, other: function(other, one))
+
+
+def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def method(self: Any, other: Any) -> Any:
+        if not isinstance(other, int | float):
+            return NotImplemented
+        here, there = _plain(self), _plain(other)
+        self.asked.decided = True
+        if not isinstance(other, _Told) and here > 0 and there > 0:
+            exact = function in (operator.eq, operator.ne)
+            self.asked.turns.add(Turn(there / here, self.is_batch, exact))
+        return function(here, there)
+
+    return method
+
+
+def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What becomes of it is not seen any more."""
+
+    def method(self: Any, *others: Any) -> Any:
+        self.asked.decided = True
+        return function(_plain(self), *others)
+
+    return method
+
+
+_BINARY = [
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+    *("lshift", "rshift", "and_", "or_", "xor"),
+]
+_METHODS = {
+    **{f"__{name.rstrip('_')}__": _computed(getattr(operator, name)) for name in _BINARY},
+    **{f"__r{name.rstrip('_')}__": _swapped(getattr(operator, name)) for name in _BINARY},
+    "__divmod__": _computed(divmod),
+    "__rdivmod__": _swapped(divmod),
+    **{f"__{name}__": _computed(getattr(operator, name)) for name in ("neg", "pos", "abs")},
+    **{f"__{name}__": _computed(getattr(math, name)) for name in ("ceil", "floor", "trunc")},
+    "__round__": _computed(round),
+    **{
+        f"__{name}__": _compared(getattr(operator, name))
+        for name in ("eq", "ne", "lt", "le", "gt", "ge")
+    },
+    **{f"__{kind.__name__}__": _ended(kind) for kind in (int, float, bool, hash, repr, format)},
+}
+
+Length = type("Length", (_Told, int), {**_METHODS, "__module__": __name__})
+"""A length, or a whole number computed from lengths."""
+Ratio = type("Ratio", (_Told, float), {**_METHODS, "__module__": __name__})
+"""Any other number computed from lengths."""
+
+
+@contextmanager
+def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool) -> Iterator[None]:
+    """While this is open, it is noted which sizes the program asks for.
+
+    Args:
+        asked: Where it is noted.
+        is_known: Whether a tensor depends on the input.
+        tell: Whether the program gets numbers that note what becomes of them.
+    """
+    thread = threading.get_ident()  # the patch is global; other threads go on as before
+
+    def is_heard(tensor: Tensor) -> bool:
+        name = sys._getframe(2).f_globals.get("__name__", "")
+        if name.startswith(_OWN) or threading.get_ident() != thread or not is_known(tensor):
+            return False
+        asked.sizes = True
+        asked.decided |= not tell
+        return True
+
+    def length(number: int, axis: int) -> Any:
+        if not tell:
+            return number
+        source = _Told()
+        source.asked, source.is_batch = asked, axis == 0
+        return _told(number, source)
+
+    def shape(tensor: Tensor) -> Any:
+        found = _shape(tensor)
+        if not is_heard(tensor):
+            return found
+        return torch.Size([length(number, axis) for axis, number in enumerate(found)])
+
+    def size(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = _size(tensor, *args, **kwargs)
+        if not is_heard(tensor):
+            return found
+        if isinstance(found, int):
+            (axis,) = (*args, *kwargs.values())
+            return length(found, axis if isinstance(axis, int) else -1)
+        return torch.Size([length(number, axis) for axis, number in enumerate(found)])
+
+    def numel(tensor: Tensor) -> Any:
+        found = _numel(tensor)
+        return length(found, -1) if is_heard(tensor) else found
+
+    def counted(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def method(tensor: Tensor) -> Any:
+            if is_heard(tensor):
+                asked.decided = True
+            return original(tensor)
+
+        return method
+
+    patches: dict[str, Any] = {
+        "shape": property(shape),
+        "size": size,
+        "numel": numel,
+        "nelement": numel,
+        "__len__": counted(torch.Tensor.__len__),
+        "__iter__": counted(torch.Tensor.__iter__),
+    }
+    own = {name: vars(torch.Tensor).get(name) for name in patches}
+    for name, patch in patches.items():
+        setattr(torch.Tensor, name, patch)
+    try:
+        yield
+    finally:
+        for name, original in own.items():
+            if original is None:
+                delattr(torch.Tensor, name)
+            else:
+                setattr(torch.Tensor, name, original)
+
+
+_OWN = ("torch.", "bnfold.")
+_shape = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]
+_size = torch._C.TensorBase.size
+_numel = torch._C.TensorBase.numel

@@ -1,0 +1,148 @@
+"""Example inputs of other sizes: which axes have others, and which lengths are worth trying.
+
+    half      another size for all that follows it; twice, where it is small
+    under     one less than a power of 2 divides: odd now, and however often it is halved
+    over      one more than that, for layers that round up: ceil(n / 2) stays odd
+    oblong    a longer one along one axis, a shorter one along the others
+    even      what a power of 2 divides, where the example is not that
+    turned    where a comparison that the program made turns out otherwise
+
+Smaller sizes cost less. Batches are one image larger or smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bnfold.frontends.torch.asked import Turn
+from bnfold.frontends.torch.read import Entry
+
+Rule = Callable[[int, int], int]
+"""Another length for an axis, given its number and its length."""
+
+_SMALL = 64
+"""Sizes below this are doubled, not halved: networks halve them up to five times."""
+_LARGEST = 1 << 24
+"""Elements of an input that is made to let a comparison turn."""
+
+
+def half(axis: int, size: int) -> int:
+    """Another size altogether."""
+    if axis == 0:
+        return size + 1
+    return 2 * size if size < _SMALL or size % 2 else size // 2
+
+
+def under(axis: int, size: int) -> int:
+    """An odd size, that also layers which round down halve to odd ones."""
+    if axis == 0:
+        return size - 1 if size > 1 else 3
+    return max(size // _step(size) * _step(size) - 1, 1) if size > 1 else 2
+
+
+def over(axis: int, size: int) -> int:
+    """An odd size, that also layers which round up halve to odd ones."""
+    if axis == 0:
+        return size + 2
+    return (size - 2) // _step(size) * _step(size) + 1 if size > 2 else size + 1
+
+
+def oblong(axes: Sequence[int]) -> list[Rule]:
+    """Sizes of which the last axis is longer than the one before, or shorter."""
+    last = axes[-1] if axes else -1
+
+    def long(axis: int, size: int) -> int:
+        return under(axis, size) if axis == 0 else 2 * size - 1 if size > 1 else 2
+
+    def wide(axis: int, size: int) -> int:
+        return long(axis, size) if axis == last else over(axis, size)
+
+    def high(axis: int, size: int) -> int:
+        return over(axis, size) if axis == last else long(axis, size)
+
+    return [wide, high]
+
+
+def even(axis: int, size: int) -> int:
+    """A size that layers halve to even ones."""
+    return size if axis == 0 else size // _step(size) * _step(size)
+
+
+def turned(turn: Turn) -> Rule:
+    """A size on the other side of a comparison."""
+
+    def rule(axis: int, size: int) -> int:
+        if (axis == 0) != turn.is_batch:
+            return size
+        there = size * turn.factor
+        if turn.is_exact:
+            return max(round(there), 1)
+        # With a margin for what layers round on the way to the comparison.
+        return math.ceil(there * 1.02) + 1 if turn.factor >= 1 else max(int(there * 0.98), 1)
+
+    return rule
+
+
+def _step(size: int) -> int:
+    """The power of 2 by which a size of this order is divided."""
+    return max(1 << min(5, (size // 4).bit_length() - 1), 1) if size >= 4 else 1
+
+
+def open_axes(runs: Sequence[Any]) -> list[int]:
+    """The axes whose length may be another one: not the channels of images."""
+    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
+    most = max((tensor.ndim for tensor in tensors), default=0)
+    return [axis for axis in range(most) if not (axis == 1 and most > 3)]
+
+
+def shapes(runs: Sequence[Any]) -> list[tuple[int, ...]]:
+    """What tells inputs of other sizes apart."""
+    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    return [tuple(leaf.shape) for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
+def resized(runs: Sequence[Any], axes: Sequence[int], rule: Rule) -> list[Any] | None:
+    """The same inputs with other lengths along these axes; None for inputs that are too large."""
+    before = sum(math.prod(shape) for shape in shapes(runs))
+    sizes = [
+        math.prod(rule(axis, n) if axis in axes else n for axis, n in enumerate(shape))
+        for shape in shapes(runs)
+    ]
+    if sum(sizes) > max(_LARGEST, 2 ** len(axes) * before):
+        return None
+    return [_resized(run, axes, rule) for run in runs]
+
+
+def _resized(run: Any, axes: Sequence[int], rule: Rule) -> Any:
+    if isinstance(run, Entry):
+        return Entry(run.entry, _resized(run.inputs, axes, rule))
+
+    def one(leaf: Any) -> Any:
+        if _is_resizable(leaf):
+            for axis in axes:
+                if axis < leaf.ndim:
+                    leaf = _of_length(leaf, axis, rule(axis, leaf.shape[axis]))
+        return leaf
+
+    return pytree.tree_map(one, run)
+
+
+def _is_resizable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
+
+
+def _of_length(tensor: Tensor, axis: int, length: int) -> Tensor:
+    """The tensor, cut, or over and over."""
+    size = tensor.shape[axis]
+    if length <= size:
+        return tensor.narrow(axis, 0, length).clone()  # inputs of one reading share no memory
+    times, rest = divmod(length, size)
+    parts = [tensor] * times + ([tensor.narrow(axis, 0, rest)] if rest else [])
+    return torch.cat(parts, dim=axis)

@@ -1,0 +1,83 @@
+"""bnfold where ONNX models are optimised: a pass for the pipelines of onnx_ir.
+
+    fold = bnfold.onnx.FoldPass()
+    onnx_ir.passes.Sequential(fold, RemoveUnusedNodesPass(), ...)(model)
+    print(fold.reports[-1].summary)
+
+`import bnfold` does not load this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bnfold._storage import Weights
+from bnfold.core.modes import ClipMode
+from bnfold.errors import MissingExtraError
+from bnfold.formats import ModelKind
+from bnfold.frontend import Request, check
+from bnfold.report import FoldReport
+
+try:
+    import onnx_ir
+    from onnx_ir.passes import InPlacePass, PassResult
+except ImportError as error:
+    raise MissingExtraError("onnx", "onnx") from error
+
+__all__ = ["FoldPass", "FoldPassResult"]
+
+
+@dataclass
+class FoldPassResult(PassResult):
+    """What a `FoldPass` returns: the model, whether it was modified, and the report."""
+
+    report: FoldReport
+    """What was removed and what was kept, as `bnfold.fold` returns it."""
+
+
+class FoldPass(InPlacePass):
+    """A pass of onnx_ir that removes every BatchNormalization that can go exactly.
+
+    It also removes any other constant affine step per channel, as `bnfold.fold` does. The model is
+    changed in place: it gets a new graph, so values and nodes that were taken from the old one are
+    no longer in it. Where there is nothing to remove, the model is left untouched and `modified` is
+    False. `onnx_ir.passes.functionalize(FoldPass())` leaves the model alone and returns another.
+
+    Large initializers are not loaded for it: those in files stay there, and those that change are
+    computed when somebody asks for them.
+
+    Args:
+        inputs: A mapping of input names to shapes, for those that the model leaves open: see
+            `bnfold.fold`.
+        clip: Whether an activation may get bounds per channel (a ReLU becomes a Max or Min):
+            "always", "never", or "auto" where that costs less than it saves.
+        weights: How weights that change are stored where they were stored in fewer bits than the
+            network computes in: "stored" or "float32"; see `bnfold.fold`.
+
+    Raises:
+        UsageError: `clip` or `weights` is not one of its values, or `inputs` no mapping.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Sequence[int]] | None = None,
+        *,
+        clip: ClipMode = "auto",
+        weights: Weights = "stored",
+    ) -> None:
+        self.request = Request(inputs=inputs, clip=clip, weights=weights)
+        check(ModelKind.ONNX_IR, self.request)
+        self.reports: list[FoldReport] = []
+        """One for each run, the last one last: a pipeline hands no result of its passes on."""
+
+    def call(self, model: onnx_ir.Model) -> FoldPassResult:
+        """Fold the model. Raises what `bnfold.fold` raises; a pipeline wraps it in a PassError."""
+        from bnfold.frontends.onnx.fold import fold_in_place
+
+        asked = self.request
+        modified, report = fold_in_place(
+            model, asked.inputs, clip=asked.clip, weights=asked.weights
+        )
+        self.reports.append(report)
+        return FoldPassResult(model, modified, report)

@@ -1,0 +1,279 @@
+"""Say "equal" in a fraction of the time, or nothing: then `course` judges.
+
+    1  both in float64 on smaller images, by NumPy: the tensors inside are compared, channel by
+       channel, with what rounding the weights once more does there, exactly as `course` does
+    2  both in their own dtype on the sizes that the model declares, by the runtime: the outputs
+       are as near, relative to their size, as those of 1 may be
+
+A weight or bias is the same on an image of any size, so that 1 finds what `course` finds; what only
+large images show, a runtime that refuses the file, digits that are lost in float32, is for 2. The
+original is run ahead, in a thread, while the fold is still going on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from threading import Thread
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from bnfold.errors import BnfoldError
+from bnfold.verify import compare, layers, outputs, verdict
+from bnfold.verify.evidence import (
+    DRAWS_FIRST,
+    DRAWS_SMALL,
+    SMALL,
+    Evidence,
+    Outputs,
+    channel_axes,
+    with_outputs,
+)
+from bnfold.verify.inputs import draw
+from bnfold.verify.layers import Storage
+from bnfold.verify.outputs import Judged
+from bnfold.verify.probe import Probe
+from bnfold.verify.result import OutputDifference, VerifyResult
+from bnfold.verify.runner import Array, Evaluation, InputSpec, Lane, NotExactError, Output
+
+_SIDE = 96
+"""Rows and columns of an image, at most, in float64."""
+_MOST, _MOST_WHOLE = 1 << 18, 1 << 22
+"""Numbers of the inputs, at most, in float64 and of the declared size."""
+Result = TypeVar("Result")
+
+
+class SideBySide(Protocol):
+    """A model of which several runs go through the network at once."""
+
+    def run(self, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[Outputs]:
+        """The outputs in each lane. Raises NotExactError."""
+
+
+class QuickRunner(Protocol):
+    """A runner that can be run side by side, in float32 as its own dtype."""
+
+    specs: Sequence[InputSpec]
+    other_shapes: Sequence[tuple[int, ...]] | None
+    runtimes: Mapping[str, str]
+
+    def own(self) -> AbstractContextManager[Evaluation]:
+        """See `Runner`."""
+
+    def side_by_side(self) -> SideBySide:
+        """Raises NotExactError where that cannot be."""
+
+
+class _Later(Generic[Result]):
+    """What a thread of its own works out."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._made: list[Result] = []
+        self._thread = Thread(target=self._run, args=(work,))
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Result]) -> None:
+        try:
+            self._made.append(work())
+        except Exception:  # whatever a runtime raises: `course` runs it again, and says so
+            self._made.clear()
+
+    def get(self) -> Result | None:
+        """It, as soon as it is there; None where that raised."""
+        self._thread.join()
+        return self._made[0] if self._made else None
+
+
+@dataclass(slots=True)
+class Quick:
+    """An original that is run ahead."""
+
+    original: QuickRunner
+    inputs: list[list[Array]]
+    """Of the declared size, and of the other one, if there is any."""
+    before: _Later[list[Outputs | None]]
+    """What it returns for these."""
+    inside: _Later[_Inside] | None = None
+
+    def has_inputs_of(self, other: QuickRunner) -> bool:
+        """Whether it is run on what the other one would be run on."""
+        return [spec.shape for spec in self.original.specs] == [s.shape for s in other.specs]
+
+    def look_inside(self, storages: Sequence[Storage]) -> None:
+        """Go on with it in float64, as soon as it is known how the fold stores its tensors."""
+        axes = channel_axes(storages)
+        self.inside = _Later(lambda: _original_inside(self.original, axes))
+
+    def judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
+        """Equal; or None, which says nothing."""
+        after = _Later(lambda: _own(folded, self.inputs))
+        if self.inside is None:
+            self.look_inside(storages)
+        try:
+            found = _compare(self.inside.get(), folded, storages) if self.inside else None
+        except (NotExactError, BnfoldError):
+            found = None
+        before_runs, after_runs = self.before.get(), after.get()
+        if found is None or before_runs is None or after_runs is None:
+            return None
+        evidence, judged = found
+        pairs = []
+        for one, other in zip(before_runs, after_runs, strict=True):
+            if one is None:
+                continue
+            if other is None or not _match(one, other):
+                return None
+            if not outputs.is_as_near(one, other, judged):
+                return None
+            pairs.append((one, other))
+        scope = _scope(evidence.samples[0], self.inputs[0])
+        exact = [None] * len(judged) if scope else evidence.exact_before[0]
+        return VerifyResult(
+            True,
+            tuple(map(_measured, judged, *pairs[0], exact)),
+            tuple(one for one in evidence.inside().layers if one.kind != layers.OUTPUT),
+            samples=len(pairs),
+            seed=0,
+            runtimes={**self.original.runtimes, **folded.runtimes, "numpy": np.__version__},
+            scope=scope,
+        )
+
+
+def run_ahead(original: QuickRunner) -> Quick | None:
+    """Start with the original; None where the rest would not come to anything."""
+    try:
+        original.side_by_side()
+    except NotExactError:
+        return None
+    shapes = [[spec.shape for spec in original.specs]]
+    if original.other_shapes is not None:
+        shapes.append(list(original.other_shapes))
+    if max(sum(map(math.prod, sizes)) for sizes in shapes) > _MOST_WHOLE:
+        return None
+    inputs = [
+        draw([replace(s, shape=n) for s, n in zip(original.specs, sizes, strict=True)], 0, at)
+        for at, sizes in enumerate(shapes)
+    ]
+    return Quick(original, inputs, _Later(lambda: _own(original, inputs)))
+
+
+def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:
+    """In its own dtype; None where it does not take the other size after all."""
+    with runner.own() as evaluation:
+        found: list[Outputs | None] = [evaluation.run(inputs[0])]
+        for other in inputs[1:]:
+            try:
+                found.append(evaluation.run(other))
+            except Exception:  # whatever a runtime raises
+                found.append(None)
+    return found
+
+
+# ------------------------------------------------------------------- inside, in float64
+
+
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """The original on a smaller image."""
+
+    inputs: list[Array]
+    axes: Mapping[str, int]
+    exact: Outputs
+    own: Outputs
+    """In float32: its distance from `exact` says what rounding does."""
+    seen: layers.Run
+
+
+def _original_inside(original: QuickRunner, axes: Mapping[str, int]) -> _Inside:
+    """Raises NotExactError."""
+    inputs = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
+    if sum(array.size for array in inputs) > _MOST:
+        raise NotExactError("that takes NumPy too long")
+    probe = Probe(axes)
+    lanes = [Lane("float64", watch=probe), Lane("float32")]
+    exact, own = original.side_by_side().run(inputs, lanes)
+    return _Inside(inputs, axes, exact, own, with_outputs(probe, exact).seen)
+
+
+def _compare(
+    before: _Inside | None, folded: QuickRunner, storages: Sequence[Storage]
+) -> tuple[Evidence, list[Judged]] | None:
+    """What the runs in float64 say, if that is "equal". Raises NotExactError."""
+    if before is None:
+        return None
+    numbers = sum(math.prod(one.shape) for one in before.seen.values())
+    count = DRAWS_SMALL if numbers <= SMALL else DRAWS_FIRST
+    probes = [Probe(before.axes) for _ in range(1 + count)]
+    lanes = [Lane("float64", at - 1 if at else None, probe) for at, probe in enumerate(probes)]
+    found = folded.side_by_side().run(before.inputs, lanes)
+    if not _match(before.exact, found[0]):
+        return None
+    inside, *moved = [with_outputs(*pair).seen for pair in zip(probes, found, strict=True)]
+    evidence = Evidence([before.inputs], storages=storages)
+    # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
+    evidence.own_before, evidence.own_after = [before.own], [found[0]]
+    evidence.exact_before, evidence.exact_after = [before.exact], [found[0]]
+    evidence.drawn = found[1:]
+    evidence.runs = layers.Runs([before.seen], [inside], moved)
+    compared = evidence.inside()
+    judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
+    if not compared.fits or not all(one.equal for one in compared.layers):
+        return None
+    if not all(one.difference.equal for one in judged):
+        return None
+    return evidence, [_keeping_digits(one) for one in judged]
+
+
+def _smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an image (N, C, H, W)."""
+    return tuple(min(n, _SIDE) if at > 1 else n for at, n in enumerate(shape))
+
+
+def _match(before: Outputs, after: Outputs) -> bool:
+    forms = [[(one.values.shape, one.dtype) for one in run] for run in (before, after)]
+    return forms[0] == forms[1]
+
+
+# ------------------------------------------------------------------- outputs, in their own dtype
+
+
+def _keeping_digits(known: Judged) -> Judged:
+    """The same, with what it may be off by if the fold keeps its digits, too; see `verdict`."""
+    one = known.difference
+    own = float(np.hypot(one.own_error, verdict.unit(one.dtype) * known.size))
+    most = max(verdict.digits(math.prod(one.shape)) * own, verdict.ENOUGH * known.size)
+    return replace(known, difference=replace(one, allowed=min(one.allowed, most)))
+
+
+def _measured(
+    known: Judged, before: Output, after: Output, exact: Output | None
+) -> OutputDifference:
+    """One output of the declared size.
+
+    Where it was run in float64 on a smaller one (`exact` is None), what that says is in its units.
+    """
+    one = replace(
+        known.difference,
+        shape=before.values.shape,
+        **asdict(compare.measure([before.values], [after.values])),
+    )
+    if exact is not None:
+        own, error = (compare.distance([exact.values], [run.values]) for run in (before, after))
+        return replace(one, own_error=own, error=error)
+    units = verdict.rms(compare.flat(before.values)) / known.size if known.size else 0.0
+    return replace(
+        one,
+        error=compare.distance([before.values], [after.values]),
+        own_error=one.own_error * units,
+        allowed=one.allowed * units,
+    )
+
+
+def _scope(inside: Sequence[Array], whole: Sequence[Array]) -> str:
+    small, large = (
+        ", ".join("x".join(map(str, array.shape)) for array in arrays) for arrays in (inside, whole)
+    )
+    return f"every tensor in float64 at {small}, outputs at {large}" if small != large else ""

@@ -1,0 +1,197 @@
+"""The quick judge of `bnfold fold`: it says "equal" where the full one would, or nothing."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+import bnfold
+from bnfold.core.stored import Stored
+from bnfold.frontends.onnx.fold import prepare
+from bnfold.frontends.onnx.read import read_proto
+from bnfold.frontends.onnx.runner import model_runner, storage
+from bnfold.verify.quick import run_ahead
+from bnfold.verify.result import VerifyResult
+from tests.frontends.onnx.support import Sketch
+
+
+def network(*shape: int | str, data_type: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """Convolutions in all their forms, with activations, a shortcut and a head."""
+    s = Sketch(*(shape or (1, 3, 32, 32)), data_type=data_type)
+    s.conv(3, 8, name="c1", pads=[1, 1, 1, 1], strides=[2, 2])
+    s.bn(8, name="b1")
+    first = s.node("Relu")
+    s.conv(8, 8, name="c2", pads=[1, 1, 1, 1], group=4)
+    s.bn(8, name="b2")
+    s.node("Add", s.at, first)
+    s.node("Relu")
+    s.conv(8, 12, 1, name="c3")
+    s.bn(12, name="b3")
+    s.node("LeakyRelu", alpha=0.2)
+    s.node("GlobalAveragePool")
+    s.node("Flatten")
+    s.node("Gemm", s.at, s.weight("head", 5, 12), transB=1)
+    return s.model()
+
+
+def judged(
+    original: onnx.ModelProto, folded: onnx.ModelProto, clip: str = "always"
+) -> VerifyResult | None:
+    first = model_runner(original, None, "original")
+    quick = run_ahead(first)
+    if quick is None:
+        return None
+    folding = prepare(read_proto(original), None, clip=clip)
+    storages = [storage(folding.lifted, folding.plan)]
+    quick.look_inside(storages)
+    return quick.judge(model_runner(folded, None, "folded"), storages)
+
+
+def changed(model: onnx.ModelProto, node: str, at: int, change) -> onnx.ModelProto:
+    """The weights that a node reads at an input, changed."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    (reader,) = [n for n in wrong.graph.node if n.name == node]
+    (tensor,) = [t for t in wrong.graph.initializer if t.name == reader.input[at]]
+    array = numpy_helper.to_array(tensor).copy()
+    change(array)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return wrong
+
+
+# ------------------------------------------------------------------- nothing is said
+
+
+def relative(array):
+    array.reshape(-1)[7] *= 1.001
+
+
+def absolute(array):
+    array.reshape(-1)[11] += 1e-3
+
+
+def forgotten(array):
+    array[np.flatnonzero(array)[0]] = 0.0
+
+
+def dead(array):
+    array[2] = 0.0
+
+
+def swapped(array):
+    array[[0, 1]] = array[[1, 0]]
+
+
+def flipped(array):
+    array[3] *= -1.0
+
+
+@pytest.mark.parametrize("size", [(1, 3, 32, 32), (1, 3, 160, 128), ("N", 3, "H", "W")])
+@pytest.mark.parametrize("node", ["c1", "c2", "c3"])
+@pytest.mark.parametrize("fault", [relative, absolute, forgotten, dead, swapped, flipped])
+def test_a_fault_is_left_to_the_full_judge(size, node, fault):
+    original = network(*size)
+    folded = bnfold.fold(original, clip="always").model
+    wrong = changed(folded, node, 2 if fault is forgotten else 1, fault)
+    assert judged(original, wrong) is None
+
+
+def test_a_fault_that_never_reaches_the_output():
+    original = network()
+    folded = bnfold.fold(original, clip="always").model
+    cut = changed(folded, "gemm12", 1, lambda array: array.__setitem__((slice(None), 4), 0.0))
+    base = changed(original, "gemm12", 1, lambda array: array.__setitem__((slice(None), 4), 0.0))
+    assert judged(base, cut) is not None
+    wrong = changed(cut, "c3", 1, lambda array: array.__setitem__(4, 1.01 * array[4]))
+    assert judged(base, wrong) is None
+
+
+def test_what_is_true_of_one_size_only():
+    original = network("N", 3, "S", "S")
+    folded = bnfold.fold(original, clip="always").model
+    side = model_runner(original, None, "original").specs[0].shape[2] // 2
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(folded)
+    (pool,) = [node for node in wrong.graph.node if node.op_type == "GlobalAveragePool"]
+    pool.op_type = "AveragePool"
+    pool.attribute.append(onnx.helper.make_attribute("kernel_shape", [side, side]))
+    assert judged(original, wrong) is None
+
+
+@pytest.mark.parametrize("what", ["float16", "an operator", "an attribute", "a fixed shape"])
+def test_what_numpy_does_not_run(what):
+    if what == "float16":
+        model = network(data_type=TensorProto.FLOAT16)
+    else:
+        s = Sketch(1, 3, 128, 128)
+        s.conv(3, 4, pads=[1, 1, 1, 1])
+        s.bn(4)
+        if what == "an operator":
+            s.node("Softplus")
+        elif what == "an attribute":
+            s.node("MaxPool", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+        else:
+            s.node("Flatten")
+            s.node("Gemm", s.at, s.weight("head", 4 * 128 * 128, 2))
+        model = s.model()
+    folded = bnfold.fold(model, clip="always").model
+    assert judged(model, folded) is None
+    shapes = {"x": tuple(model_runner(model, None, "it").specs[0].shape)}
+    assert bnfold.verify(model, folded, shapes, samples=1).equal
+
+
+def test_without_onnx_runtime(monkeypatch):
+    original = network()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert judged(original, bnfold.fold(original, clip="always").model) is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0**17])
+def test_a_fold_that_loses_digits(shift):
+    """The folded model stores v + shift between two convolutions; in float64 that is the same."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(4, 3, 3, 3)), rng.integers(-99, 99, (5, 4, 1, 1)) / 64
+    models = []
+    for by in (0.0, shift):
+        s = Sketch(1, 3, 16, 16)
+        b1, b2 = np.full(4, by), -by * second.sum((1, 2, 3))
+        s.node("Conv", "x", s.constant("w1", first), s.constant("b1", b1), output="c1_out")
+        s.node("Conv", s.at, s.constant("w2", second), s.constant("b2", b2), output="c2_out")
+        models.append(s.model())
+    original, folded = models
+    quick = run_ahead(model_runner(original, None, "original"))
+    one = np.ones((4, 1, 1))
+    stored = {"c1_out": Stored(one, shift * one, one > 0)}
+    assert quick is not None
+    result = quick.judge(model_runner(folded, None, "folded"), [stored])
+    assert (result is None) == (shift > 0.0)
+
+
+# ------------------------------------------------------------------- equal
+
+
+@pytest.mark.parametrize("size", [(1, 3, 32, 32), (2, 3, 160, 128), ("N", 3, "H", "W")])
+@pytest.mark.parametrize("clip", ["always", "never", "auto"])
+def test_a_right_fold_is_equal(size, clip):
+    original = network(*size)
+    result = judged(original, bnfold.fold(original, clip=clip).model, clip)
+    assert result is not None and result.equal and result.truth == "float64"
+    assert len(result.layers) >= 8 and all(layer.equal for layer in result.layers)
+    (output,) = result.outputs
+    assert output.error <= output.allowed and output.max_absolute > 0.0
+    assert result.samples == (1 if isinstance(size[2], int) else 2)
+    assert bool(result.scope) == (size != (1, 3, 32, 32)), result.scope
+    assert VerifyResult.from_json(result.to_json()) == result
+
+
+def test_it_says_what_it_ran():
+    original = network(1, 3, 160, 128)
+    result = judged(original, bnfold.fold(original, clip="always").model)
+    assert result is not None
+    assert result.scope == "every tensor in float64 at 1x3x96x96, outputs at 1x3x160x128"
+    assert result.scope in str(result)
+    assert set(result.runtimes) == {"onnxruntime", "numpy"}
