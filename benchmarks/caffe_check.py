@@ -32,7 +32,8 @@ from benchmarks.markdown import table
 from benchmarks.measure import machine
 from benchmarks.pycaffe import run_pycaffe
 from bnfold.frontends.caffe.fold import read_files
-from bnfold.frontends.caffe.net import Net, read_net
+from bnfold.frontends.caffe.net import Net
+from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run import example_inputs, run_net
 from bnfold.frontends.caffe.shapes import infer
 from tests.conformance.caffe_models import MODELS, CaffeModel

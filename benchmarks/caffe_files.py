@@ -116,7 +116,7 @@ def _commands(model: CaffeModel, folder: Path) -> dict[str, list[str]]:
     fold = f"import bnfold; bnfold.fold({tuple(files)!r}, output={target!r}, force=True)"
     command = ["fold", *files, "-o", target, "--force", "--no-check"]
     run = f"from bnfold.cli import main; main({command!r})"
-    ready = f"import bnfold.api, bnfold.frontends.caffe.rules\n{copy}"
+    ready = f"import bnfold.api, bnfold.frontends.caffe.lift\n{copy}"
     sources = {_START: "import numpy", _COPY: copy, _READY: ready, _FOLD: fold, _COMMAND: run}
     return {name: [sys.executable, "-c", f"{code}\n{_TELL}"] for name, code in sources.items()}
 

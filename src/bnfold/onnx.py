@@ -73,7 +73,7 @@ class FoldPass(InPlacePass):
 
     def call(self, model: onnx_ir.Model) -> FoldPassResult:
         """Fold the model. Raises what `bnfold.fold` raises; a pipeline wraps it in a PassError."""
-        from bnfold.frontends.onnx.ir import fold_in_place
+        from bnfold.frontends.onnx.fold import fold_in_place
 
         asked = self.request
         modified, report = fold_in_place(

@@ -18,7 +18,7 @@ import bnfold
 from bnfold.core.plan import make_plan
 from bnfold.frontends.caffe.fold import read_files
 from bnfold.frontends.caffe.lift import lift
-from bnfold.frontends.caffe.net import read_net
+from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run import run_net
 from bnfold.frontends.caffe.shapes import infer
 from tests.conformance.caffe_models import MODELS, CaffeModel

@@ -197,3 +197,40 @@ def test_labels_that_come_again_on_their_axis(labels, repeats):
 )
 def test_labels_that_vary_off_the_channels(shape, vary):
     assert lab.vary_off_the_channels(np.arange(np.prod(shape)).reshape(shape)) is vary
+
+
+def test_thin_keeps_the_labels_and_the_axes_asked_for() -> None:
+    full = lab.expand(lab.along(1, 3, 1, 3), (2, 3, 4))
+    assert lab.thin(full).shape == (1, 3, 1)
+    assert lab.thin(full, keep=(2,)).shape == (1, 3, 4)
+    assert np.array_equal(np.broadcast_to(lab.thin(full), full.shape), full)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concat_is_numpys_without_spreading(axis: int) -> None:
+    first = lab.expand(lab.along(1, 3, 1, 3), (2, 3, 4))
+    second = lab.expand(lab.along(9, 3, 1, 3), (2, 3, 4))
+    joined = lab.concat([first, second], axis)
+    whole = np.concatenate([first, second], axis=axis)
+    assert np.array_equal(np.broadcast_to(joined, whole.shape), whole)
+    assert joined.size == max(6, 3 * whole.shape[axis]) or axis == 1
+
+
+def test_concat_spreads_where_one_part_changes() -> None:
+    first = lab.expand(lab.along(1, 4, 2, 3), (2, 3, 4))
+    second = lab.expand(lab.pinned(3), (2, 3, 4))
+    joined = lab.concat([first, second], 1)
+    assert joined.shape == (1, 6, 4)
+    assert (joined[:, 3:] == 0).all()
+
+
+def test_concat_broadcasts_an_axis_of_length_1() -> None:
+    first, second = lab.along(1, 4, 2, 3), np.full((1, 2, 1), 9)
+    assert lab.concat([first, second], 1).tolist() == [[[1, 2, 3, 4], [9] * 4, [9] * 4]]
+
+
+def test_concat_of_too_many_is_refused() -> None:
+    part = lab.along(1, 4, 1, 2)
+    assert lab.concat([part, part], 1, 8).size == 8
+    with pytest.raises(ValueError, match="too many"):
+        lab.concat([part, part], 1, 7)

@@ -16,6 +16,7 @@ from typing import Any
 
 from bnfold._kinds import caffe_files, folded_beside
 from bnfold._storage import refuse_for_torch
+from bnfold.cli._torch_source import check_options, is_factory, open_source
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind, kind_of_file, refusal
 from bnfold.frontend import Frontend, Request, frontend_of
@@ -73,9 +74,7 @@ class Source:
             return (network, weights), None
         if self.kind is ModelKind.ONNX_FILE:
             return Path(self.name), self._shapes()
-        from bnfold.cli import _torch_source
-
-        return _torch_source.open_source(self.name, self.inputs, eval_mode=self.eval_mode)
+        return open_source(self.name, self.inputs, eval_mode=self.eval_mode)
 
     def _shapes(self) -> dict[str, tuple[int, ...]] | None:
         """Every --input under the name of its input."""
@@ -130,11 +129,6 @@ def source_of(
     return Source(name, kind, weights, tuple(inputs), eval_mode)
 
 
-def is_factory(source: str) -> bool:
-    """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
-    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
-
-
 def check_source(source: Source, *, phase: str | None = None, storage: str = "stored") -> None:
     """Raise UsageError for options that mean nothing for this kind, before any work."""
     name = source.name
@@ -159,9 +153,7 @@ def check_source(source: Source, *, phase: str | None = None, storage: str = "st
         return
     if storage != "stored":
         raise refuse_for_torch(f"--weights {storage}")
-    from bnfold.cli import _torch_source
-
-    _torch_source.check_options(name, source.inputs, eval_mode=source.eval_mode)
+    check_options(name, source.inputs, eval_mode=source.eval_mode)
 
 
 def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnfold._kinds import caffe_files
-from bnfold.cli._source import is_factory
+from bnfold.cli._torch_source import is_factory
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.formats import ModelKind, kind_of_file
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold._places import shortened
-from bnfold.cli._source import is_factory
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -76,6 +75,11 @@ def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Non
             f"--input and --eval are for package.module:factory, and {source} is a file",
             "leave them out: an exported program carries its inputs and has no modes",
         )
+
+
+def is_factory(source: str) -> bool:
+    """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
+    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
 
 
 def open_source(

@@ -2,9 +2,9 @@
 
 Scales: the outputs of removed affine steps are the values that were normalised in training, so
 each class is scaled such that their median there is 1: a Conv followed by BatchNorm becomes
-exactly W * a, and chains of identity branches do not drift. Of steps in a row (BatchNorm and Scale
-of Caffe) the last one's output counts. Signs: the first such output is
-positive. Shifts: the first such output has none. A class without a removed step stays as it is.
+exactly W * a, and chains of identity branches do not drift. Of steps in a row (a BatchNorm, then
+a Scale) the last one's output counts. Signs: the first such output is positive. Shifts: the first
+such output has none. A class without a removed step stays as it is.
 """
 
 from __future__ import annotations

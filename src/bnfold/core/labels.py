@@ -8,12 +8,14 @@ its value is stored as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from bnfold.core.forest import IntArray
 
+Apply = Callable[[Sequence[IntArray]], Sequence[IntArray]]
+"""What an op that moves values does to labels, each broadcast to its tensor's shape."""
 MAX_PAIRS = 2_000_000
 """More distinct label combinations than this are not worth tracking: the op is taken as opaque."""
 SMALL = 4096
@@ -51,7 +53,7 @@ def compress(labels: IntArray) -> IntArray:
     if not labels.size:  # nothing is there to be stored
         return pinned(labels.ndim)
     # Axes that are broadcast go first, without a look at the values: the tensor may be huge.
-    labels = labels[tuple(slice(0, 1) if step == 0 else slice(None) for step in labels.strides)]
+    labels = thin(labels)
     for axis in range(labels.ndim):
         if labels.shape[axis] <= 1:
             continue
@@ -59,6 +61,31 @@ def compress(labels: IntArray) -> IntArray:
         if (labels == first).all():
             labels = first
     return labels
+
+
+def thin(labels: IntArray, keep: Collection[int] = ()) -> IntArray:
+    """The labels with each axis that is broadcast at length 1, but for those to keep."""
+    return labels[
+        tuple(
+            slice(0, 1) if step == 0 and axis not in keep else slice(None)
+            for axis, step in enumerate(labels.strides)
+        )
+    ]
+
+
+def concat(parts: Sequence[IntArray], axis: int, most: int | None = None) -> IntArray:
+    """The labels side by side; other axes along which no part changes come out at length 1.
+
+    A part of length 1 along another axis is broadcast to the rest. Raises ValueError where that
+    makes more than `most` labels.
+    """
+    shared = np.broadcast_shapes(*((*p.shape[:axis], *p.shape[axis + 1 :]) for p in parts))
+    full = [np.broadcast_to(p, (*shared[:axis], p.shape[axis], *shared[axis:])) for p in parts]
+    kept = {axis} | {other for part in full for other, step in enumerate(part.strides) if step}
+    small = [thin(part, kept) for part in full]
+    if most is not None and sum(part.size for part in small) > most:
+        raise ValueError("too many labels to follow")
+    return np.concatenate(small, axis=axis)
 
 
 def merge_axes(labels: IntArray, axes: Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:

@@ -13,8 +13,8 @@ from bnfold._storage import Weights
 from bnfold.core.modes import ClipMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
-from bnfold.frontends.caffe.net import read_net
 from bnfold.frontends.caffe.prototxt import Message, read_text
+from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run import run as run_layers_of
 from bnfold.frontends.caffe.run_layers import Execution
 from bnfold.frontends.caffe.shapes import infer

@@ -15,8 +15,8 @@ from bnfold.cli import main
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe import apply
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
-from bnfold.frontends.caffe.net import read_net
 from bnfold.frontends.caffe.prototxt import read_text
+from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run import example_inputs, run_net
 from bnfold.frontends.caffe.shapes import infer
 from tests.frontends.caffe.wire import caffemodel

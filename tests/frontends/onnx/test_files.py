@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import bnfold
+from bnfold.core.fitting import Overflow
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx import bulk, wire, write
-from bnfold.frontends.onnx.apply import Overflow
 from bnfold.frontends.onnx.read import read_file
 from bnfold.frontends.onnx.write import to_proto
 from tests.frontends.onnx.support import Sketch, assert_same, ops

@@ -218,7 +218,8 @@ def _tied(model: onnx.ModelProto, clip: ClipMode) -> FoldReport:
 
     In ONNX an op may get a weight of its own, which is what `fold` does where more goes then.
     """
-    from bnfold.frontends.onnx.fold import affine_items, decide, prepare
+    from bnfold.frontends.onnx.fold import prepare
+    from bnfold.frontends.onnx.folding import affine_items, decide
     from bnfold.frontends.onnx.lift import lift
     from bnfold.frontends.onnx.read import read_proto
 

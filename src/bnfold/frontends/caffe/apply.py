@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from bnfold._storage import Weights
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, LinearEdit, Plan
 from bnfold.core.weights import fold_bias, fold_weight
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.lift import AffineSite, Lifted, LinearSite
+from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.write import Changes
 
@@ -36,12 +37,10 @@ class NewArrays:
     """Layers that get a bias, by their id, with the message that says so."""
     removed: list[Layer] = field(default_factory=list)
     """Layers that go, in the order of the file."""
-    overflown: list[int] = field(default_factory=list)
-    """Numbers of the ops whose new arrays do not fit their dtype."""
 
 
 def compute(net: Net, lifted: Lifted, plan: Plan, *, weights: Weights) -> NewArrays:
-    """Everything that changes. Weights are computed later, when they are written."""
+    """Everything that changes; weights are computed when they are written. Raises Overflow."""
     made = _Maker(net, weights)
     for number, edit in plan.linear.items():
         site = lifted.sites[number]
@@ -53,6 +52,8 @@ def compute(net: Net, lifted: Lifted, plan: Plan, *, weights: Weights) -> NewArr
         step, role = lifted.sites[number], lifted.graph.ops[number].role
         assert isinstance(step, AffineSite) and isinstance(role, g.AffineStep)
         made.affine(number, step, role, change)
+    if made.overflown:
+        raise Overflow(*made.overflown)
     gone = {id(lifted.sites[number].layer) for number in plan.removed}
     made.new.removed = [layer for layer in net.layers if id(layer) in gone]
     made.drop(gone)
@@ -64,6 +65,8 @@ class _Maker:
         self.net = net
         self.new = NewArrays(Changes(weights=weights))
         self.done: set[int] = set()
+        self.overflown: list[int] = []
+        """Numbers of the ops whose new arrays do not fit their dtype."""
         self.index = {id(layer): n for n, layer in enumerate(net.weights.layers)}
 
     def linear(self, number: int, site: LinearSite, edit: LinearEdit) -> None:
@@ -104,7 +107,7 @@ class _Maker:
         is_born = index == len(layer.blobs)
         like = layer.blobs[0 if is_born else index]
         if not _fits(content, self.new.changes.form(like).dtype):
-            self.new.overflown.append(number)
+            self.overflown.append(number)
         if not is_born:
             self.new.changes.arrays[stored, index] = partial(_as_it_is, content)
             return
@@ -124,7 +127,7 @@ class _Maker:
         if not np.isfinite(largest) or largest * growth < limit:
             return
         if not np.isfinite(make()).all():
-            self.new.overflown.append(number)
+            self.overflown.append(number)
 
 
 def _weight(site: LinearSite, edit: LinearEdit, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -11,21 +11,24 @@ import numpy as np
 
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
-from bnfold.core.blame import Obstacle
+from bnfold.core.fitting import Fitting, MustStay
 from bnfold.core.modes import ClipMode
-from bnfold.core.plan import Plan, ban_overflow, make_plan
+from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
-from bnfold.frontends.caffe.lift import Lifted, lift
-from bnfold.frontends.caffe.net import Net, is_for_training, read_net
+from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
+from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
-from bnfold.report import FoldReport, Item, Kept, Removed
+from bnfold.report import FoldReport
 
 _HAS_WEIGHTS = {"BatchNorm", "Convolution", "Deconvolution", "InnerProduct"}
 
@@ -137,38 +140,21 @@ def _check_match(net: Net) -> None:
 
 def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decided:
     """Plan, and plan again without the removals that cannot be written."""
-    banned: dict[int, Obstacle] = {}
-    while True:
-        plan = make_plan(lifted.graph, clip=clip, banned=banned)
+
+    def write(plan: Plan) -> Decided:
         new = compute(net, lifted, plan, weights=storage)
-        if new.overflown:
-            more = ban_overflow(plan, new.overflown)
-            assert more, "an array overflows although no removed step touches it"
-            banned |= more
-            continue
         try:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:
-            banned |= {
-                number: taken.obstacle
-                for number in plan.removed
-                if lifted.sites[number].layer is taken.layer
-            }
+            layers = {number: lifted.sites[number].layer for number in plan.removed}
+            last = [number for number, layer in layers.items() if layer is taken.layer]
+            raise MustStay(dict.fromkeys(last, taken.obstacle)) from taken
+
+    return Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans)).attempt(write)
 
 
 def _report(decided: Decided) -> FoldReport:
-    items = []
-    for number, op, step in decided.lifted.graph.steps():
-        outcome: Removed | Kept
-        if number in decided.plan.removed:
-            outcome = Removed(decided.plan.removed[number])
-        elif number in decided.plan.kept:
-            obstacle = decided.plan.kept[number]
-            detail = step.refusal.detail if step.refusal else None
-            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
-        else:
-            continue
-        items.append(Item(op.name, step.kind, step.channels, 1, outcome))
+    items = outcomes(decided.lifted.graph, decided.plan)
     count = len(decided.net.layers)
     left = count - len(decided.new.removed)
     rounded = decided.new.changes.rounded(decided.net.weights)

@@ -1,202 +1,105 @@
 """Lift a network into the core's roles, layer by layer, in the order in which they run.
 
-What is not in a table here is opaque. A size that is not known is 1 in the core's graph: labels
-never change along such an axis, so they broadcast; what would need the size is opaque.
+What is not in the table is opaque.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from bnfold.core import graph as g
-from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
-from bnfold.core.weights import Layout
-from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.memory import overwriting, shared_memory
-from bnfold.frontends.caffe.net import Layer, Net, Shape
-from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.sharing import Sharing
+from bnfold.frontends.caffe import lift_affine, lift_linear, lift_views
+from bnfold.frontends.caffe.lifter import Lifted, Lifter, LinearSite
+from bnfold.frontends.caffe.net import Layer, Net
 
-_NVIDIA = {"default_forward_type", "default_backward_type", "default_forward_math"}
-MAX_ELEMENTS = 20_000_000
-"""A value with more elements than this is not followed through a change of its axes."""
-ROOM = False
-"""Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearSite:
-    """Where a linear op's weights are."""
-
-    layer: Layer
-    layout: Layout
-    groups: int
-    matrix: tuple[int, ...]
-    """The weight's shape; old files write an InnerProduct's as 1 x 1 x N x K."""
-    part: str
-    """The message that holds bias_term."""
-    is_editable: bool = True
-    """Whether the weight and the bias may change."""
-
-    @property
-    def weight(self) -> Blob:
-        """The weight."""
-        return self.layer.blobs[0]
-
-    @property
-    def bias(self) -> Blob | None:
-        """The bias; None if there is none yet."""
-        return self.layer.blobs[1] if len(self.layer.blobs) > 1 else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AffineSite:
-    """Where an affine step's constants are, in case that it stays."""
-
-    layer: Layer
-    scale: int | None = None
-    """Index of the blob with the factors; None if they cannot be edited."""
-    shift: int | None = None
-    """Index of the blob with the summands, which may have to be born; None as above."""
-
-
-Site = LinearSite | AffineSite
-
-
-@dataclass(slots=True)
-class Lifted:
-    """The graph, and where its ops come from."""
-
-    graph: g.Graph
-    sites: dict[int, Site] = field(default_factory=dict)
-    """Per op number, for what may have to be edited or removed."""
-    tensors: dict[int, int] = field(default_factory=dict)
-    """The graph's tensor of each value."""
+Rule = Callable[[Lifter, Layer], bool]
+"""Adds the ops of a layer; False, before it has added any, if the layer is not of its kind."""
 
 
 def lift(net: Net) -> Lifted:
     """Lift all layers of the phase. Shapes have to be inferred. Raises ModelUnreadableError."""
     lifter = Lifter(net)
-    lifter.lift()
-    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
+    while True:
+        _walk(lifter)
+        broken = _broken_partners(lifter)
+        if not broken:
+            return Lifted(lifter.graph, lifter.sites, lifter.tensors)
+        # What shares its weight with a layer that could not be lifted must not change.
+        lifter.sharing.freeze(broken)
+        lifter.start_again()
 
 
-ViewFunction = Callable[[Sequence[IntArray]], Sequence[IntArray]]
-"""What a view does to label arrays."""
-Rule = Callable[["Lifter", Layer], bool]
-"""Adds the ops of a layer; False, before it has added any, if the layer is not of its kind."""
+def _broken_partners(lifter: Lifter) -> list[Layer]:
+    """The layers with an editable weight that a layer without a site uses, too."""
+    lifted = {id(site.layer) for site in lifter.sites.values()}
+    found = []
+    for site in lifter.sites.values():
+        if isinstance(site, LinearSite) and site.is_editable:
+            partners = lifter.sharing.partners(site.layer) or []
+            if any(id(partner) not in lifted for partner in partners):
+                found += partners
+    return found
 
 
-class Lifter:
-    """The state of a lift."""
-
-    def __init__(self, net: Net) -> None:
-        self.net = net
-        self.graph = g.Graph()
-        self.sites: dict[int, Site] = {}
-        self.tensors: dict[int, int] = {}
-        """The graph's tensor of each value."""
-        self.sharing = Sharing(net)
-        fields = {one.name for one in net.document.root.fields}
-        self.is_nvidia = bool(fields & _NVIDIA)
-        """Whether the file has fields that only NVIDIA's Caffe knows."""
-        types = Options(net.document, net.document.root).texts("default_forward_type")
-        self.is_half = "FLOAT16" in types
-        """Whether values are float16 by default."""
-        self.notes_before = len(net.notes)
-        self.overwritten = _overwritten(net)
-        """Values whose memory a layer overwrites while another one still reads it."""
-
-    def lift(self) -> None:
-        """Do it, again if a shared weight turns out to be fixed."""
-        while True:
-            self._pass()
-            broken = self._broken_partners()
-            if not broken:
-                return
-            # What shares its weight with a layer that could not be lifted must not change.
-            self.sharing.freeze(broken)
-            self.graph, self.sites, self.tensors = g.Graph(), {}, {}
-            del self.net.notes[self.notes_before :]
-
-    def _broken_partners(self) -> list[Layer]:
-        """The layers with an editable weight that a layer without a site uses, too."""
-        lifted = {id(site.layer) for site in self.sites.values()}
-        found = []
-        for site in self.sites.values():
-            if isinstance(site, LinearSite) and site.is_editable:
-                partners = self.sharing.partners(site.layer) or []
-                if any(id(partner) not in lifted for partner in partners):
-                    found += partners
-        return found
-
-    def _pass(self) -> None:
-        from bnfold.frontends.caffe.rules import RULES
-
-        for number in self.net.inputs:
-            self._input(number)
-        for layer in self.net.layers:
-            if not layer.bottoms:
-                for number in layer.outputs:
-                    self._input(number)
-                continue
-            rule = RULES.get(layer.type)
-            if rule is None or not rule(self, layer):
-                self.opaque(layer)
-        for number in self.overwritten:
-            self.graph.output(self.tensors[number], self.net.values[number].name)
-        for number, name in self.net.outputs.items():
-            self.graph.output(self.tensors[number], name, Reason.GRAPH_OUTPUT)
-        for number, name in self.net.elsewhere.items():
-            self.graph.output(self.tensors[number], name, Reason.OTHER_PHASE)
-
-    def shape(self, number: int) -> Shape | None:
-        """The shape of a value."""
-        return self.net.values[number].shape
-
-    def source(self, layer: Layer) -> Shape | None:
-        """The shape of a layer's first bottom."""
-        return self.shape(layer.inputs[0])
-
-    def add(self, layer: Layer, role: g.Role, inputs: Sequence[int], outputs: Sequence[int]) -> int:
-        """Append an op from values to values; returns its number."""
-        tensors = [self.tensors[number] for number in inputs]
-        shapes = [placeholder(self.shape(number)) for number in outputs]
-        made = self.graph.add(layer.name, role, tensors, shapes, kind=layer.type)
-        self.tensors.update(zip(outputs, made, strict=True))
-        return len(self.graph.ops) - 1
-
-    def add_view(self, layer: Layer, role: g.View, tensor: int, shape: Sequence[int]) -> int:
-        """Append a view of one tensor; returns the new tensor."""
-        (made,) = self.graph.add(layer.name, role, [tensor], [shape])
-        return made
-
-    def opaque(self, layer: Layer) -> None:
-        """Append an op of which nothing is known but what it reads."""
-        self.add(layer, g.Opaque(), layer.read, layer.outputs)
-
-    def _input(self, number: int) -> None:
-        value = self.net.values[number]
-        self.tensors[number] = self.graph.input(placeholder(value.shape), value.name)
+def _walk(lifter: Lifter) -> None:
+    net = lifter.net
+    for number in net.inputs:
+        lifter.input(number)
+    for layer in net.layers:
+        if not layer.bottoms:
+            for number in layer.outputs:
+                lifter.input(number)
+            continue
+        rule = RULES.get(layer.type)
+        if rule is None or not rule(lifter, layer):
+            lifter.opaque(layer)
+    for number in lifter.overwritten:
+        lifter.graph.output(lifter.tensors[number], net.values[number].name)
+    for number, name in net.outputs.items():
+        lifter.graph.output(lifter.tensors[number], name, Reason.GRAPH_OUTPUT)
+    for number, name in net.elsewhere.items():
+        lifter.graph.output(lifter.tensors[number], name, Reason.OTHER_PHASE)
 
 
-def _overwritten(net: Net) -> set[int]:
-    """All values in memory that a layer in place overwrites while another one still reads it.
-
-    What a reader finds there depends on the order of work, so there everything stays as it is.
-    """
-
-    def name(value: int) -> str:
-        return net.values[value].name
-
-    everything = range(len(net.values))
-    memory = shared_memory(net.layers, everything, name)
-    owners = {memory[bottom] for _, bottom in overwriting(net, net.layers, everything, name)}
-    return {value for value, owner in memory.items() if owner in owners}
+def _scale(lifter: Lifter, layer: Layer) -> bool:
+    one = len(layer.bottoms) == 1
+    return (lift_affine.scale if one else lift_views.gate)(lifter, layer)
 
 
-def placeholder(shape: Shape | None) -> tuple[int, ...]:
-    """The shape with 1 for what is not known."""
-    return (1,) if shape is None else tuple(1 if size is None else size for size in shape)
+def _bias(lifter: Lifter, layer: Layer) -> bool:
+    one = len(layer.bottoms) == 1
+    return (lift_affine.bias if one else lift_views.added)(lifter, layer)
+
+
+RULES: dict[str, Rule] = {
+    "AbsVal": lift_views.homogeneous,
+    "Axpy": lift_views.axpy,
+    "BN": lift_affine.fork_bn,
+    "BatchNorm": lift_affine.batch_norm,
+    "Bias": _bias,
+    "Clip": lift_views.clip,
+    "Concat": lift_views.concat,
+    "Convolution": lift_linear.convolution,
+    "ConvolutionDW": lift_linear.convolution,
+    "ConvolutionDepthwise": lift_linear.convolution,
+    "Crop": lift_views.crop,
+    "Deconvolution": lift_linear.convolution,
+    "DepthwiseConvolution": lift_linear.convolution,
+    "Dropout": lift_views.dropout,
+    "Eltwise": lift_views.eltwise,
+    "Flatten": lift_views.reshape,
+    "InnerProduct": lift_linear.inner_product,
+    "Interp": lift_views.interp,
+    "PReLU": lift_views.homogeneous,
+    "Permute": lift_views.permute,
+    "Pooling": lift_views.pooling,
+    "Power": lift_affine.power,
+    "ReLU": lift_views.relu,
+    "ReLU6": lift_views.relu6,
+    "Reshape": lift_views.reshape,
+    "Scale": _scale,
+    "ShuffleChannel": lift_views.shuffle_channels,
+    "Silence": lift_views.silence,
+    "Slice": lift_views.slice_,
+    "Split": lift_views.identity,
+}

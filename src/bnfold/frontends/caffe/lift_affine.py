@@ -16,16 +16,15 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine
+from bnfold.core.limits import growth_limit, range_limit
 from bnfold.core.reasons import Reason
-from bnfold.frontends.caffe.lift import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
+from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import canonical
 from bnfold.frontends.caffe.statistics import numbers, read_batch_norm
 
-_HALF_RANGE, _RANGE = 2.0**8, 2.0**40
-_HALF_GROWTH, _GROWTH = 2.0**4, 2.0**10
 _CUDNN_MIN_EPS = 1e-5
 
 
@@ -208,6 +207,7 @@ def _add(
     if refusal is not None:
         return _keep(lifter, layer, lifter.source(layer), refusal)
     is_half = lifter.is_half or any(blob.dtype.itemsize == 2 for blob in layer.blobs)
+    dtype = "float16" if is_half else "float32"
     role = g.AffineStep(
         affine.scale.reshape(laid),
         affine.shift.reshape(laid),
@@ -217,8 +217,8 @@ def _add(
         summands=g.Parameter.editable_if(site.shift is not None),
         spread=np.abs((of_normalised or affine).scale).reshape(laid),
         center=(of_normalised or affine).shift.reshape(laid),
-        range_limit=_HALF_RANGE if is_half else _RANGE,
-        growth_limit=_HALF_GROWTH if is_half else _GROWTH,
+        range_limit=range_limit(dtype),
+        growth_limit=growth_limit(dtype),
     )
     number = lifter.add(layer, role, layer.inputs, layer.outputs)
     lifter.sites[number] = site

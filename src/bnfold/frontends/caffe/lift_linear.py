@@ -17,9 +17,10 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
+from bnfold.core.labels import Apply
 from bnfold.core.weights import Layout
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.lift import Lifter, LinearSite, ViewFunction, placeholder
+from bnfold.frontends.caffe.lifter import Lifter, LinearSite, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.shapes import (
@@ -124,7 +125,7 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     return True
 
 
-def _flatten_from(axis: int, repeat: int) -> ViewFunction:
+def _flatten_from(axis: int, repeat: int) -> Apply:
     """All axes from `axis` on as one; each label stands for `repeat` elements of unknown axes."""
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:

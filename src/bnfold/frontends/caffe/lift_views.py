@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnfold.core import graph as g
+from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
-from bnfold.frontends.caffe.lift import MAX_ELEMENTS, ROOM, Lifter, ViewFunction, placeholder
+from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, ROOM, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import (
     Window,
@@ -186,35 +187,10 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     others = [(*shape[:axis], *shape[axis + 1 :]) for shape in known]
     if not _are_alike(others):
         return False
-    lifter.add(layer, g.View(_join_along(axis)), layer.inputs, layer.outputs)
-    return True
-
-
-def _join_along(axis: int) -> ViewFunction:
-    def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
-        # Other axes may be known for one operand and 1 for another: they broadcast.
-        shared = np.broadcast_shapes(*((*a.shape[:axis], *a.shape[axis + 1 :]) for a in labels))
-        full = [
-            np.broadcast_to(one, (*shared[:axis], one.shape[axis], *shared[axis:]))
-            for one in labels
-        ]
-        if all(_is_constant_but(one, axis) for one in full):
-            full = [_thin(one, axis) for one in full]
-        return [np.concatenate(full, axis=axis)]
-
-    return apply
-
-
-def _is_constant_but(labels: IntArray, axis: int) -> bool:
-    """Whether labels are known not to change along any axis but this one."""
-    return all(
-        labels.strides[n] == 0 or labels.shape[n] == 1 for n in range(labels.ndim) if n != axis
+    lifter.add(
+        layer, g.View(lambda labels: [lab.concat(labels, axis)]), layer.inputs, layer.outputs
     )
-
-
-def _thin(labels: IntArray, axis: int) -> IntArray:
-    """One index along each axis but this one."""
-    return labels[tuple(slice(None) if n == axis else slice(0, 1) for n in range(labels.ndim))]
+    return True
 
 
 def gate(lifter: Lifter, layer: Layer) -> bool:

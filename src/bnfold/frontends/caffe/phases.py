@@ -9,12 +9,9 @@ TRAIN, as behind a BatchNorm that each phase has of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.options import Options
-
-if TYPE_CHECKING:
-    from bnfold.frontends.caffe.net import Layer, Net
 
 PHASES = {0: "TRAIN", 1: "TEST"}
 

@@ -20,8 +20,9 @@ from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, read_caffemodel
 from bnfold.frontends.caffe.fold import Folded, read_files
 from bnfold.frontends.caffe.lift import lift
-from bnfold.frontends.caffe.net import Net, read_net
+from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import Document, read_text
+from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.verify.runner import (
     Array,

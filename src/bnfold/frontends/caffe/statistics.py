@@ -16,8 +16,8 @@ import numpy as np
 
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.lift import Lifter
 from bnfold.frontends.caffe.lift_linear import check_shape
+from bnfold.frontends.caffe.lifter import Lifter
 from bnfold.frontends.caffe.net import Layer
 from bnfold.frontends.caffe.options import Options
 

@@ -26,10 +26,15 @@ from onnx import NodeProto, TensorProto, helper
 from bnfold._storage import Weights
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 from bnfold.frontends.onnx.bulk import is_finite
-from bnfold.frontends.onnx.lift import (
+from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.narrow import cast_later, is_narrow
+from bnfold.frontends.onnx.nodes import Node, named_values
+from bnfold.frontends.onnx.shapes import Shape
+from bnfold.frontends.onnx.sites import (
     AffineSite,
     ClipSite,
     ConstantSite,
@@ -37,23 +42,10 @@ from bnfold.frontends.onnx.lift import (
     LinearSite,
     QuantizedSite,
     RecurrentSite,
-    as_float64,
 )
-from bnfold.frontends.onnx.narrow import cast_later, is_narrow
-from bnfold.frontends.onnx.nodes import Node, named_values
-from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 Array = NDArray[Any]
-
-
-class Overflow(Exception):  # noqa: N818  # an answer, not an error
-    """New content does not fit its dtype."""
-
-    def __init__(self, op: int) -> None:
-        super().__init__(op)
-        self.op = op
-        """Number of the op it belongs to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +104,11 @@ class Edits:
     """Values that have another dtype now."""
     rounded: dict[str, int] = field(default_factory=dict)
     """Constants whose new content is rounded to less than what it is computed with in."""
+
+    def compute(self) -> None:
+        """Compute every new tensor once, one at a time. Raises Overflow."""
+        for new in (*self.replaced.values(), *self.born.values()):
+            new.compute()
 
 
 class Namer:

@@ -13,20 +13,18 @@ first. https://github.com/onnx/onnx/blob/main/docs/IR.md#names-within-a-graph
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError
+from bnfold.frontends.onnx.analysis import Analysis
+from bnfold.frontends.onnx.folding import Folding, Inside
 from bnfold.frontends.onnx.nodes import Node, described, free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
 from bnfold.frontends.onnx.rounds import hold
 from bnfold.report import Item, Kept, Removed
-
-if TYPE_CHECKING:
-    from bnfold.frontends.onnx.fold import Analysis, Folding
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))
@@ -35,21 +33,7 @@ _EDGE = "what goes in and out of a subgraph stays as it is"
 _LARGEST = 1 << 24
 """Bytes up to which a constant that the outer graph computes is handed to a body."""
 
-Prepare = Callable[[OnnxModel], "Folding"]
-
-
-@dataclass(slots=True)
-class Inside:
-    """What was folded in the bodies of a graph, for the report."""
-
-    items: list[Item] = field(default_factory=list)
-    clips: list[str] = field(default_factory=list)
-    scalars: int = 0
-    """How many steps with a single number went."""
-    rounded: list[int] = field(default_factory=list)
-    """Dtypes of the constants that were rounded to less than they are computed with in."""
-    changed: bool = False
-    """Whether the model is another one now."""
+Prepare = Callable[[OnnxModel], Folding]
 
 
 def fold_bodies(model: OnnxModel, analysis: Analysis, prepare: Prepare) -> Inside:

@@ -21,13 +21,13 @@ from bnfold.errors import BnfoldError, UsageError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.fold import (
-    Folding,
     check_data_target,
     check_target,
     fold_model,
     prepare,
     read_model,
 )
+from bnfold.frontends.onnx.folding import Folding
 from bnfold.frontends.onnx.read import OnnxModel, read_file
 from bnfold.frontends.onnx.write import Staged, data_name
 from bnfold.report import FoldReport

@@ -2,264 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 from onnx import ModelProto
 
 from bnfold._places import check_place, is_same_file, shortened
-from bnfold._storage import Weights, rounding_note
-from bnfold.core.blame import Obstacle
+from bnfold._storage import Weights
+from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode
-from bnfold.core.plan import Plan, ban_overflow, make_plan
-from bnfold.core.reasons import Reason
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx.apply import Edits, Overflow, plan_edits
-from bnfold.frontends.onnx.bodies import Inside, fold_bodies
+from bnfold.frontends.onnx.analysis import Pins, analyse
+from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
-from bnfold.frontends.onnx.constants import Constants, find_constants
+from bnfold.frontends.onnx.folding import Folding, decide
 from bnfold.frontends.onnx.functions import fold_functions
-from bnfold.frontends.onnx.lift import Lifted, lift
-from bnfold.frontends.onnx.narrow import HALF
-from bnfold.frontends.onnx.nodes import MALFORMED, Network, read_network
+from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
-from bnfold.frontends.onnx.rewrite import rewrite
-from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
-from bnfold.frontends.onnx.tensors import numpy_dtype
-from bnfold.frontends.onnx.write import Staged, data_name, staged, to_proto
-from bnfold.network import draw
-from bnfold.report import FoldReport, Item, Kept, Removed
+from bnfold.frontends.onnx.write import data_name
+from bnfold.report import FoldReport
 
-Pins = Mapping[str, Sequence[int]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What is known about a graph before it is lifted."""
-
-    network: Network
-    shapes: Shapes
-    constants: Constants
-
-
-@dataclass(slots=True)
-class Folding:
-    """A model and how it is going to be folded; overflow may still change the plan."""
-
-    model: OnnxModel
-    shapes: Shapes
-    lifted: Lifted
-    clip: ClipMode
-    banned: dict[int, Obstacle]
-    plan: Plan
-    inside: Inside
-    """What was done in the bodies of control flow; they are folded already."""
-    weights: Weights = "stored"
-
-    @property
-    def scalars_gone(self) -> int:
-        """How many steps with a single number go, in bodies too."""
-        return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
-
-    @property
-    def rounded(self) -> list[int]:
-        """The dtypes of the constants that are rounded to less than they are computed with in."""
-        dtypes = self.shapes.dtypes
-        constants = (*self.lifted.network.initializers, *self.lifted.constants.nodes)
-        if not any(dtypes.get(name) in HALF for name in constants):
-            return self.inside.rounded
-        return [*self._edits().rounded.values(), *self.inside.rounded]
-
-    def _edits(self) -> Edits:
-        return plan_edits(self.lifted, self.plan, self.weights)
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything goes, here or in bodies and functions."""
-        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
-
-    @property
-    def report(self) -> FoldReport:
-        """What the plan does."""
-        own = affine_items(self.lifted, self.plan)
-        clips = [self.lifted.graph.ops[number].name for number in self.plan.clip]
-        clips += self.inside.clips
-        network = draw(self.lifted.graph, self.plan, [item.name for item in own])
-        items, versions = own + self.inside.items, {"onnx": onnx.__version__}
-        return FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
-
-    def _notes(self) -> tuple[str, ...]:
-        gone = self.scalars_gone
-        malformed = [n for n in self.lifted.network.nodes if n.op.startswith(f"{MALFORMED}::")]
-        notes = []
-        if self.shapes.for_given_only:
-            notes.append(
-                "The network takes no other shapes, or none that could be followed: what was"
-                " decided holds for the given shapes only."
-            )
-        if gone:
-            notes.append(
-                f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
-                " went too."
-            )
-        open_names = sorted(self.lifted.network.overridable)
-        if open_names and self.plan.kept:
-            shown = ", ".join(open_names[:3])
-            more = f" and {len(open_names) - 3} more" if len(open_names) > 3 else ""
-            notes.append(
-                f"{shown}{more} are initializers and inputs of the graph: a caller may override"
-                " them, so they are no constants. If nobody does, drop them from the inputs and"
-                " fold again."
-            )
-        if malformed:
-            shown = ", ".join(node.name for node in malformed[:3])
-            more = f" and {len(malformed) - 3} more" if len(malformed) > 3 else ""
-            notes.append(
-                f"Nothing passes {shown}{more}: not with the inputs, outputs and attributes that"
-                " such an operator has."
-            )
-        if rounded := self.rounded:
-            notes.append(rounding_note(len(rounded), numpy_dtype(rounded[0]).name))
-        return tuple(notes)
-
-    def folded(self) -> OnnxModel:
-        """The folded model, large tensors still to be computed."""
-        while True:
-            try:
-                return rewrite(self.model, self.lifted, self._edits())
-            except Overflow as overflow:
-                self.ban(overflow)
-
-    def ban(self, overflow: Overflow) -> None:
-        """Plan again, without what makes a weight overflow."""
-        more = ban_overflow(self.plan, [overflow.op])
-        assert more, "an op overflows although no removed step touches it"
-        self.banned = {**self.banned, **more}
-        self.plan = decide(self.lifted, self.clip, self.banned)
-
-    @contextmanager
-    def staged(
-        self, output: Path, folder: Path, step: Callable[[float], None] = lambda part: None
-    ) -> Iterator[Staged]:
-        """The folded model, written inside a folder, to be moved to its place.
-
-        `step` is told which part of it is written.
-        """
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stage = stack.enter_context(staged(self.folded(), output, folder, step))
-                except Overflow as overflow:
-                    self.ban(overflow)
-                    continue
-                break
-            yield stage
-
-    def check(self) -> None:
-        """Compute every new tensor once, to see that all of them fit."""
-        while True:
-            edits = self._edits()
-            try:
-                for new in (*edits.replaced.values(), *edits.born.values()):
-                    new.compute()
-            except Overflow as overflow:
-                self.ban(overflow)
-                continue
-            return
+if TYPE_CHECKING:
+    import onnx_ir
 
 
 def prepare(
     model: OnnxModel, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
 ) -> Folding:
-    """Read, lift and plan; bodies of control flow are folded at once, in `model`."""
+    """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
     analysis = analyse(model, inputs)
-    prepare_body = partial(prepare, inputs=None, clip=clip, weights=weights)
-    inside = fold_bodies(model, analysis, prepare_body)
+    prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
+    inside = fold_bodies(model, analysis, prepare_inner)
+    if model.outside is None:
+        fold_functions(model, analysis, prepare_inner, inside)
     if inside.changed:
-        analysis = analyse(model, inputs)
-    if model.outside is None and fold_functions(model, analysis, prepare_body, inside):
         analysis = analyse(model, inputs)
     network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
     lifted = lift(network, constants, shapes)
-    plan = decide(lifted, clip, {})
-    if plan.kept and any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops):
+    fitting = Fitting(partial(decide, lifted, clip))
+    if fitting.plan.kept and any(
+        getattr(op.role, "tie", None) is not None for op in lifted.graph.ops
+    ):
         # One weight may not serve all its readers: see whether weights of their own do better.
         alone = lift(network, constants, shapes, ties=False)
-        better = decide(alone, clip, {})
-        if len(better.removed) > len(plan.removed):
-            lifted, plan = alone, better
-    return Folding(model, shapes, lifted, clip, {}, plan, inside, weights)
-
-
-def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
-    """Look at the graph, and find the shapes of all values."""
-    network = read_network(model.name, model.proto)
-    shapes = choose_inputs(network, inputs)
-    if model.outside is not None:
-        network.captured |= model.outside.pinned
-        network.taken = model.outside.taken
-        shapes = shapes.seen_from_inside(model.outside.shapes)
-    constants = find_constants(network, model.bulk, shapes)
-    infer(network, shapes, constants.value)
-    if inputs and shapes.count > 1:
-        given = shapes.given_alone()
-        constants_given = find_constants(network, model.bulk, given)
-        infer(network, given, constants_given.value)
-        if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
-            return Analysis(network, given, constants_given)
-    return Analysis(network, shapes, constants)
-
-
-def decide(lifted: Lifted, clip: ClipMode, banned: Mapping[int, Obstacle]) -> Plan:
-    """The plan. Single numbers for all channels go only if no BatchNorm has to stay for it."""
-    plan = make_plan(lifted.graph, clip=clip, banned=banned)
-    if not lifted.scalars or not (plan.kept.keys() - lifted.scalars):
-        return plan
-    aside = dict.fromkeys(lifted.scalars, Obstacle(Reason.BRANCHES, None))
-    without = make_plan(lifted.graph, clip=clip, banned={**aside, **banned})
-    if (without.removed.keys() - lifted.scalars) - plan.removed.keys():
-        return without
-    return plan
-
-
-def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
-    """What became of each affine step that somebody would ask about."""
-    items = []
-    for number, op, step in lifted.graph.steps():
-        outcome: Removed | Kept
-        if number in lifted.scalars:
-            continue
-        if number in plan.removed:
-            outcome = Removed(plan.removed[number])
-        elif number in plan.kept:
-            obstacle = plan.kept[number]
-            detail = step.refusal.detail if step.refusal else None
-            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
-        else:
-            continue
-        items.append(Item(op.name, step.kind, step.channels, 1, outcome))
-    return items
+        better = Fitting(partial(decide, alone, clip))
+        if len(better.plan.removed) > len(fitting.plan.removed):
+            lifted, fitting = alone, better
+    return Folding(model, shapes, lifted, fitting, inside, weights)
 
 
 def fold_model(
     model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
 ) -> tuple[Any, FoldReport]:
     """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
-    if isinstance(model, ModelProto):
-        folding = prepare(read_proto(model), inputs, clip=clip, weights=weights)
-        while True:
-            try:
-                return to_proto(folding.folded()), folding.report
-            except Overflow as overflow:
-                folding.ban(overflow)
+    if not isinstance(model, ModelProto):
+        folded, folding = _fold_ir(model, inputs, clip, weights)
+        return folded, folding.report
+    folding = prepare(read_proto(model), inputs, clip=clip, weights=weights)
+    return folding.proto(), folding.report
+
+
+def fold_in_place(
+    model: onnx_ir.Model, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+) -> tuple[bool, FoldReport]:
+    """The same, but the model gets another graph and other functions, if there is a step to remove.
+
+    Returns whether there was one.
+    """
+    folded, folding = _fold_ir(model, inputs, clip, weights)
+    if not folding.changes:
+        return False, folding.report
+    model.graph = folded.graph
+    model.ir_version = folded.ir_version
+    model.functions.clear()
+    model.functions.update(folded.functions)
+    return True, folding.report
+
+
+def _fold_ir(
+    model: onnx_ir.Model, inputs: Pins, clip: ClipMode, weights: Weights
+) -> tuple[onnx_ir.Model, Folding]:
     from bnfold.frontends.onnx import ir
 
-    return ir.fold_model(model, inputs, clip=clip, weights=weights)
+    source = ir.read_model(model)
+    before = dict(source.bulk)
+    folding = prepare(source, inputs, clip=clip, weights=weights)
+    folding.check()
+    return ir.folded_like(model, folding.folded(), before), folding
 
 
 def check_target(path: Path, output: Path, *, force: bool) -> None:

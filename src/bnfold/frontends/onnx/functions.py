@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from bnfold.errors import BnfoldError
+from bnfold.frontends.onnx.analysis import Analysis
 from bnfold.frontends.onnx.bodies import (
-    Inside,
     Prepare,
     add_initializer,
     constant,
@@ -30,18 +29,16 @@ from bnfold.frontends.onnx.bodies import (
     left_alone,
     placed,
 )
+from bnfold.frontends.onnx.folding import Inside
 from bnfold.frontends.onnx.nodes import free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
-
-if TYPE_CHECKING:
-    from bnfold.frontends.onnx.fold import Analysis
 
 _EDGE = "what goes in and out of a local function stays as it is"
 _INLINE = "onnx.inliner puts it in the place of its calls, where it can be folded"
 
 
-def fold_functions(model: OnnxModel, analysis: Analysis, prepare: Prepare, inside: Inside) -> bool:
-    """Fold what can be folded in local functions, in the model itself; says if it changed."""
+def fold_functions(model: OnnxModel, analysis: Analysis, prepare: Prepare, inside: Inside) -> None:
+    """Fold what can be folded in local functions, in the model itself; `inside` says what."""
     before: set[str] = set()
     changed = False
     for function in model.proto.functions:
@@ -58,7 +55,7 @@ def fold_functions(model: OnnxModel, analysis: Analysis, prepare: Prepare, insid
         changed |= _fold_function(model, analysis, function, calls, prepare, inside)
     if changed:
         drop_unread(model, before)
-    return changed
+        inside.changed = True
 
 
 def _is_call(node: NodeProto, function: FunctionProto) -> bool:

@@ -20,13 +20,9 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from bnfold._storage import Weights
-from bnfold.core.modes import ClipMode
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk
-from bnfold.frontends.onnx.fold import Folding, prepare
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.tensors import numpy_dtype
-from bnfold.report import FoldReport
 
 _LARGE = 4096
 """Bytes from which on a tensor that some code makes is not put into the message."""
@@ -117,54 +113,13 @@ def _loaded(tensor: onnx_ir.ExternalTensor) -> Any:
     return _empty(tensor, tensor.tobytes())
 
 
-# -------------------------------------------------------------------- folding
+# -------------------------------------------------------------------- and back
 
 
-def fold_model(
-    model: onnx_ir.Model,
-    inputs: Mapping[str, Sequence[int]] | None,
-    *,
-    clip: ClipMode,
-    weights: Weights = "stored",
-) -> tuple[onnx_ir.Model, FoldReport]:
-    """See `bnfold.fold`."""
-    folded, folding = _folded(model, inputs, clip=clip, weights=weights)
-    return folded, folding.report
-
-
-def fold_in_place(
-    model: onnx_ir.Model,
-    inputs: Mapping[str, Sequence[int]] | None,
-    *,
-    clip: ClipMode,
-    weights: Weights = "stored",
-) -> tuple[bool, FoldReport]:
-    """The same, but the model gets another graph and other functions, if there is a step to remove.
-
-    Returns whether there was one.
-    """
-    folded, folding = _folded(model, inputs, clip=clip, weights=weights)
-    if not folding.changes:
-        return False, folding.report
-    model.graph = folded.graph
-    model.ir_version = folded.ir_version
-    model.functions.clear()
-    model.functions.update(folded.functions)
-    return True, folding.report
-
-
-def _folded(
-    model: onnx_ir.Model,
-    inputs: Mapping[str, Sequence[int]] | None,
-    *,
-    clip: ClipMode,
-    weights: Weights,
-) -> tuple[onnx_ir.Model, Folding]:
-    source = read_model(model)
-    before = dict(source.bulk)
-    folding = prepare(source, inputs, clip=clip, weights=weights)
-    folding.check()
-    folded = folding.folded()
+def folded_like(
+    model: onnx_ir.Model, folded: OnnxModel, before: Mapping[str, Bulk]
+) -> onnx_ir.Model:
+    """What the model was folded to, as a model of its kind; `before` is the bulk that it had."""
     result = onnx_ir.from_proto(folded.proto)
     originals = model.graph.initializers
     for name, value in result.graph.initializers.items():
@@ -175,7 +130,7 @@ def _folded(
             value.const_value = originals[name].const_value
         else:
             value.const_value = _lazy(name, value.const_value, bulk)
-    return result, folding
+    return result
 
 
 def _lazy(name: str, tensor: Any, bulk: Bulk) -> onnx_ir.LazyTensor:

@@ -20,10 +20,11 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.reasons import Reason
-from bnfold.frontends.onnx.lift import AffineSite, Lifter, as_float64, constant_at_rank
 from bnfold.frontends.onnx.lift_constants import table
+from bnfold.frontends.onnx.lifter import Lifter, as_float64, constant_at_rank
 from bnfold.frontends.onnx.limits import growth_limit, range_limit
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import AffineSite
 
 _LARGEST = 1 << 22
 """Elements of the largest constant that is looked at."""

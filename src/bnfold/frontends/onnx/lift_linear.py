@@ -16,9 +16,10 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
-from bnfold.frontends.onnx.lift import Lifter, LinearSite, as_float64
+from bnfold.frontends.onnx.lifter import Lifter, as_float64
 from bnfold.frontends.onnx.linear_nodes import LinearSpec, Weight, read_linear
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import LinearSite
 from bnfold.frontends.onnx.tensors import FLOATS
 
 

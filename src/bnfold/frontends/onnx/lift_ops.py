@@ -8,10 +8,11 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lift import ClipSite, Handler, Lifter, as_float64
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lift_views import VIEWS
+from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import ClipSite
 
 
 def emit(lifter: Lifter, node: Node) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
-from bnfold.frontends.onnx.lift import BiasSite, Lifter, QuantizedSite, as_float64
 from bnfold.frontends.onnx.lift_linear import has_bias_size
+from bnfold.frontends.onnx.lifter import Lifter, as_float64
 from bnfold.frontends.onnx.limits import range_limit
 from bnfold.frontends.onnx.linear_nodes import LinearSpec, Weight, read_linear
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import BiasSite, QuantizedSite
 from bnfold.frontends.onnx.tensors import FLOATS
 
 

@@ -10,9 +10,10 @@ https://onnx.ai/onnx/operators/onnx__LSTM.html
 from __future__ import annotations
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lift import Lifter, RecurrentSite
+from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.linear_nodes import is_constant
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import RecurrentSite
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 

@@ -8,16 +8,18 @@ shape; an axis along which they do not change has stride 0 and is not spread out
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bnfold.core import graph as g
+from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
+from bnfold.core.labels import Apply
 from bnfold.frontends.onnx.arrays import slice_index, split_sizes
-from bnfold.frontends.onnx.lift import Apply, Handler, Lifter
 from bnfold.frontends.onnx.lift_constants import operands
+from bnfold.frontends.onnx.lifter import Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.shapes import Shape
 
@@ -190,13 +192,7 @@ def _gather(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 def _take(labels: IntArray, indices: Any, axis: int) -> Any:
     """np.take, without spreading out the other axes."""
     axis %= labels.ndim
-    small = labels[
-        tuple(
-            slice(0, 1) if stride == 0 and at != axis else slice(None)
-            for at, stride in enumerate(labels.strides)
-        )
-    ]
-    taken = np.take(small, indices, axis=axis)
+    taken = np.take(lab.thin(labels, (axis,)), indices, axis=axis)
     shape = (*labels.shape[:axis], *np.shape(indices), *labels.shape[axis + 1 :])
     return np.broadcast_to(taken, shape)
 
@@ -237,22 +233,9 @@ def _concat(lifter: Lifter, node: Node) -> bool:
 
     def make(choice: int) -> Apply:
         full = _shape(lifter, output, choice)
-        return lambda labels: [_joined(labels, axis, full)]
+        return lambda labels: [lab.expand(lab.concat(labels, axis, _LARGEST), full)]
 
     return lifter.emit_view(node, tensors, [output], make)
-
-
-def _joined(labels: Sequence[IntArray], axis: int, full: Shape) -> IntArray:
-    """Concatenation, without spreading labels over axes along which none of them changes."""
-    index = tuple(
-        slice(0, 1)
-        if other != axis and all(array.strides[other] == 0 for array in labels)
-        else slice(None)
-        for other in range(len(full))
-    )
-    parts = [array[index] for array in labels]
-    _check_size(sum(part.size for part in parts))
-    return np.broadcast_to(np.concatenate(parts, axis=axis), full)
 
 
 def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:

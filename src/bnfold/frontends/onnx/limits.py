@@ -1,32 +1,37 @@
-"""How far stored values may move from their own size, by data type; see `core.choose`."""
+"""How far stored values may move from their own size, by data type; see `core.limits`."""
 
 from __future__ import annotations
+
+from onnx import TensorProto
+
+from bnfold.core import limits
+
+_NAMES: dict[int | None, tuple[str, int]] = {
+    TensorProto.DOUBLE: ("float64", 64),
+    TensorProto.FLOAT: ("float32", 32),
+    TensorProto.FLOAT16: ("float16", 16),
+    TensorProto.BFLOAT16: ("bfloat16", 16),
+}
+"""Name and bits per data type."""
 
 
 def range_limit(data_type: int) -> float:
     """How far stored values may be scaled from their own size."""
-    from onnx import TensorProto
-
-    return 2.0**8 if data_type == TensorProto.FLOAT16 else 2.0**40
+    return limits.range_limit(_name(data_type))
 
 
 def growth_limit(data_type: int) -> float:
-    """How much larger a shift may make what others read: as many digits are lost."""
-    from onnx import TensorProto
-
-    if data_type == TensorProto.DOUBLE:
-        return 2.0**20
-    return 2.0**4 if data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else 2.0**10
+    """How much larger a shift may make what others read."""
+    return limits.growth_limit(_name(data_type))
 
 
 def narrowing(source: int | None, result: int | None) -> dict[str, float]:
     """The limits of an op that rounds what it reads to a narrower type; none for any other."""
-    from onnx import TensorProto
+    if source not in _NAMES or result not in _NAMES:
+        return {}
+    (_, before), (name, after) = _NAMES[source], _NAMES[result]
+    return limits.both(name) if after < before else {}
 
-    bits: dict[int | None, int] = {TensorProto.DOUBLE: 64, TensorProto.FLOAT: 32}
-    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    if source not in bits or result not in (TensorProto.FLOAT, *halves):
-        return {}
-    if bits.get(result, 16) >= bits[source]:
-        return {}
-    return {"range_limit": range_limit(result), "growth_limit": growth_limit(result)}
+
+def _name(data_type: int) -> str:
+    return _NAMES[data_type][0] if data_type in _NAMES else ""

@@ -16,9 +16,10 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
-from bnfold.frontends.onnx.lift import BiasSite, Lifter
+from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
+from bnfold.frontends.onnx.sites import BiasSite
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from bnfold.frontends.onnx.apply import Edits, NewTensor, Overflow
+from bnfold.core.fitting import Overflow
+from bnfold.frontends.onnx.apply import Edits, NewTensor
 from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, MemoryBulk, ScaledBulk
-from bnfold.frontends.onnx.lift import Lifted
 from bnfold.frontends.onnx.nodes import Network, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
+from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import clear_content, numpy_dtype
 
 _SMALL = 1 << 12

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
-from bnfold.frontends.onnx.runner import to_outputs
+from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.verify.runner import Lane, NotExactError, Output
 
 Array = NDArray[Any]

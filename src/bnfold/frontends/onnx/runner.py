@@ -14,21 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
+from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.bulk import Bulk
-from bnfold.frontends.onnx.fold import Pins, analyse, prepare
-from bnfold.frontends.onnx.lift import Lifted
+from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
+from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
 from bnfold.verify.inputs import other_size
@@ -233,19 +234,6 @@ def _is_same_tensor(one: _Half, two: _Half) -> bool:
     if one[0].data_type != two[0].data_type or one[0].dims != two[0].dims:
         return False
     return to_array(*one).tobytes() == to_array(*two).tobytes()
-
-
-def to_outputs(name: str, result: Any) -> list[Output]:
-    """A tensor is one output; of a sequence or a map, each of its parts is."""
-    if isinstance(result, list | tuple):
-        parts = [(f"{name}[{at}]", part) for at, part in enumerate(result)]
-    elif isinstance(result, Mapping):
-        parts = [(f"{name}[{key!r}]", result[key]) for key in sorted(result, key=repr)]
-    else:
-        array = np.asarray(result)
-        return [Output(name, array, "string" if array.dtype.kind in "OSU" else str(array.dtype))]
-    count = Output(f"{name} (number of parts)", np.asarray(len(parts)), "int64")
-    return [count, *(output for key, part in parts for output in to_outputs(key, part))]
 
 
 def file_runner(

@@ -14,13 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold._share import share
 from bnfold.core.affine import FloatArray
+from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontends.torch.aliasing import Precautions
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
-from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, LinearSite
 from bnfold.frontends.torch.lift_affine import can_gain
+from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted, LinearSite
 from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
 
 
@@ -32,8 +33,6 @@ class NewTensors:
     """Per id(old): old and new content."""
     born: list[tuple[nn.Module | fx.Node, str, Tensor]] = field(default_factory=list)
     """Parameters that did not exist: the module or node that gets it, name, content."""
-    overflown: list[int] = field(default_factory=list)
-    """Op numbers whose new values do not fit their dtype."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +66,9 @@ def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
 
 
 def compute(lifted: Lifted, plan: Plan) -> NewTensors:
-    """The new content of every parameter that the plan changes."""
+    """The new content of every parameter that the plan changes. Raises Overflow."""
     new = NewTensors()
+    overflown = []
     jobs: dict[object, _Job] = {}  # the uses of one parameter share one edit
     for number, edit in plan.linear.items():
         site = lifted.sites[number]
@@ -84,8 +84,10 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
     ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
     for job, (tensor, fits) in zip(ordered, _run_all(ordered), strict=True):
         if not fits and _is_finite(job.like):
-            new.overflown.append(job.number)
+            overflown.append(job.number)
         job.place(tensor)
+    if overflown:
+        raise Overflow(*overflown)
     return new
 
 

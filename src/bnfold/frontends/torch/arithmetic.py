@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.core.affine import Affine
-from bnfold.frontends.torch.lift import is_floating, is_readable, to_numpy
+from bnfold.frontends.torch.lifter import is_floating, is_readable, to_numpy
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 

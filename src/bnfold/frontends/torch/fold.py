@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
-from bnfold.core.blame import Obstacle
+from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode
-from bnfold.core.plan import Plan, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError, UsageError
-from bnfold.frontends.torch.aliasing import Precautions, precautions
-from bnfold.frontends.torch.apply import NewTensors, apply, compute
+from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
+from bnfold.frontends.torch.decide import (
+    UNCHANGED,
+    Decided,
+    affine_items,
+    cannot_run,
+    decide_on,
+    depth,
+    proven_report,
+)
 from bnfold.frontends.torch.elsewhere import read_as_needed
-from bnfold.frontends.torch.lift import AffineSite, ClipSite, Lifted, lift
+from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
-from bnfold.report import FoldReport, Item, Kept, Removed
-
-if TYPE_CHECKING:
-    from bnfold.frontends.torch.prove import Found
-
-
-@dataclass(slots=True)
-class Decided:
-    """Everything that is known before anything is written."""
-
-    recording: Recording
-    lifted: Lifted
-    plan: Plan
-    new: NewTensors
-    care: Precautions
-
-
-Bans = Mapping[int, Obstacle]
-"""Steps that must not be removed, with the reason."""
+from bnfold.report import FoldReport, Item, Kept
 
 
 def fold_module(
@@ -128,7 +118,7 @@ class Folding:
             return folded, replace(report, unverified=cannot_run(error))
         groups = self.lifted.graph.affine_groups()
         folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
-        return folded, proven_report(_report(self.model, self.decided), found)
+        return folded, proven_report(_report(self.model, self.decided), found.verdict, found.parted)
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()
@@ -185,68 +175,6 @@ def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[R
         return recording, lift(recording)
 
 
-def decide_on(
-    recording: Recording, lifted: Lifted, clip: ClipMode, bans: Bans | None = None
-) -> Decided:
-    """What to do, without removing what is banned."""
-    plan, new = decide(lifted, clip, bans)
-    care = precautions(recording, lifted, plan.removed, rewritten_events(lifted, plan))
-    return Decided(recording, lifted, plan, new, care)
-
-
-def depth(recording: Recording) -> int:
-    """How many ops a run takes, each of which rounds its result."""
-    return len(recording.events) // max(1, len(recording.roots))
-
-
-UNCHANGED = "nothing was removed"
-"""Why a model that did not change was not run."""
-
-
-def cannot_run(error: ExampleInputError) -> str:
-    """Why the original was not run, in words."""
-    lines = str(error.cause).strip().splitlines()
-    return f"the original cannot be run here ({lines[0] if lines else type(error.cause).__name__})"
-
-
-def proven_report(report: FoldReport, found: Found) -> FoldReport:
-    """The report with its verdict, and with what was seen before something had to stay."""
-    if not found.parted:
-        return replace(report, verdict=found.verdict)
-    note = f"{_PARTED} With them gone as well: {found.parted}."
-    return replace(report, verdict=found.verdict, notes=(*report.notes, note))
-
-
-_PARTED = (
-    "Some steps were kept because the model computed something else without them: its code does"
-    " what the analysis does not see."
-)
-
-
-def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:
-    """Numbers of the events that no longer write to memory once the plan is applied."""
-    # A module that clipped in place does so with bounds per channel too; a node becomes a new op.
-    clips = [lifted.sites[number] for number in plan.clip]
-    removed = [lifted.sites[number] for number in plan.removed]
-    return [
-        *(site.event for site in clips if isinstance(site, ClipSite) and site.module is None),
-        *(site.event for site in removed if isinstance(site, AffineSite)),
-    ]
-
-
-def decide(lifted: Lifted, clip: ClipMode, bans: Bans | None = None) -> tuple[Plan, NewTensors]:
-    """Plan, compute, and plan again without the removals whose weights do not fit their dtype."""
-    banned: dict[int, Obstacle] = dict(bans or {})
-    while True:
-        plan = make_plan(lifted.graph, clip=clip, banned=banned)
-        new = compute(lifted, plan)
-        if not new.overflown:
-            return plan, new
-        more = ban_overflow(plan, new.overflown)
-        assert more, "an op overflows although no removed step touches it"
-        banned |= more
-
-
 def _report(model: nn.Module, decided: Decided) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan, decided.recording.given)
     unreached = _unreached(model, decided.recording)
@@ -286,42 +214,6 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
     clips = {op.name for op in decided.lifted.graph.ops if isinstance(op.role, g.Clip)}
     blockers = {item.blocker for item in items if item.reason is Reason.ACTIVATION}
     return not blockers.isdisjoint(clips & functions)
-
-
-def affine_items(lifted: Lifted, plan: Plan, given: int | None = None) -> list[Item]:
-    """What became of each affine step, one item per module or function call.
-
-    `given` is how many events are of the example inputs, if not all are.
-    """
-    items = []
-    seen: set[Any] = set()
-    groups = lifted.graph.affine_groups()
-    for number, group in groups.items():
-        if group in seen or (number not in plan.removed and number not in plan.kept):
-            continue
-        seen.add(group)
-        step = lifted.graph.step(number)
-        outcome: Removed | Kept
-        if number in plan.removed:
-            names = [name for call in group for name in plan.removed[call]]
-            outcome = Removed(tuple(dict.fromkeys(names)))
-        else:
-            obstacle = plan.kept[number]
-            detail = step.refusal.detail if step.refusal else None
-            outcome = Kept(obstacle.reason, obstacle.blocker, detail)
-        name = lifted.graph.ops[number].name
-        count = _calls(lifted, group, given)
-        items.append(Item(name, step.kind, step.channels, count, outcome))
-    return items
-
-
-def _calls(lifted: Lifted, group: Collection[int], given: int | None) -> int:
-    """How often a step was run on the example inputs; on other sizes, where it was not on these."""
-    if given is None:
-        return len(group)
-    sites = [lifted.sites[number] for number in group]
-    own = [site for site in sites if isinstance(site, AffineSite) and site.event < given]
-    return len(own) or len(group)
 
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:

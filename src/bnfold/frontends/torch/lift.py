@@ -6,247 +6,19 @@ table knows is opaque. For each op that the plan may change, a site says where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from torch import nn
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
-
-from bnfold.core import graph as g
-from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
-from bnfold.core.weights import Layout
-from bnfold.frontends.torch.recording import (
-    Call,
-    Const,
-    Derivation,
-    Event,
-    Recording,
-    Value,
-    values,
-)
-from bnfold.frontends.torch.symbolic import EVERY, open_arguments, open_axes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearSite:
-    """Where a linear op keeps its weight and bias."""
-
-    weight: Tensor
-    """What the op multiplies by, in `layout`."""
-    parameter: Tensor | None
-    """Where the weight is kept; None where it may not be edited."""
-    bias: Tensor | None
-    """The parameter; None where there is none or it may not be edited."""
-    layout: Layout
-    groups: int
-    module: nn.Module | None = None
-    """The module that can be given a bias it does not have."""
-    node: fx.Node | None = None
-    """The node, in an exported program."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AffineSite:
-    """Where an affine step lives."""
-
-    module: nn.Module | None
-    """The module to replace; None for a function call."""
-    successors: tuple[nn.Module, ...] = ()
-    """What else the module ran after the affine step, in order."""
-    gamma: Tensor | None = None
-    beta: Tensor | None = None
-    statistics: Tensor | None = None
-    """The running mean, for the dtype and device of new constants."""
-    running_mean: Tensor | None = None
-    """The statistics' mean, where it may be edited."""
-    mean: FloatArray | None = None
-    deviation: FloatArray | None = None
-    """sqrt(var + eps)"""
-    source: Value | None = None
-    """What went in."""
-    output: Value | None = None
-    """What came out."""
-    event: int = -1
-    """Number of the event that made the output."""
-    nodes: tuple[fx.Node, ...] = ()
-    """The nodes, in an exported program."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClipSite:
-    """Where an activation lives."""
-
-    module: nn.Module | None
-    value: Value
-    """What it clips."""
-    event: int
-    """Number of the event."""
-    device: torch.device
-    """Where its input lives."""
-    node: fx.Node | None = None
-    """The node, in an exported program."""
-
-
-Site = LinearSite | AffineSite | ClipSite
-
-
-@dataclass(slots=True)
-class Lifted:
-    """The core's view of a recording, with the way back."""
-
-    graph: g.Graph
-    sites: dict[int, Site] = field(default_factory=dict)
-    """Per op number."""
-    tensors: dict[int, int] = field(default_factory=dict)
-    """Graph tensor per value number."""
-
-
-Handler = Callable[["Lifter", Event], None]
-
-
-class Lifter:
-    """Walks the events once; see the module's head."""
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-        self.owned = recording.owned
-        self.is_program = any(root.node is not None for root in _calls(recording))
-        """An exported program, where every op is a node that can be replaced."""
-        self.graph = g.Graph()
-        self.sites: dict[int, Site] = {}
-        self.tensors: dict[int, int] = {}
-        """Graph tensor per value number."""
-        self.open: dict[int, frozenset[str]] = {
-            event.number: names
-            for event in (recording.events if recording.open_nodes else ())
-            if (names := open_arguments(event, recording.open_nodes))
-        } | recording.open_arguments
-        """Per event number: the names of its open arguments; see `symbolic`."""
-        # What is other in the next run is open, too.
-        self.open |= dict.fromkeys(recording.varying, frozenset({EVERY}))
-        self.readers: dict[int, int] = {}
-        """How many events read each value number."""
-        for event in recording.events:
-            for value in values(event.args, event.kwargs):
-                self.readers[value.number] = self.readers.get(value.number, 0) + 1
-        for value, _ in recording.outputs:
-            self.readers[value.number] = self.readers.get(value.number, 0) + 1
-
-    # ---------------------------------------------------------------- values
-
-    def tensor(self, value: Value) -> int:
-        """The graph tensor of a value; one that nothing made is stored as it is."""
-        known = self.tensors.get(value.number)
-        if known is None:
-            known = self.tensors[value.number] = self.graph.tensor(value.shape)
-        return known
-
-    def operand(self, argument: Value | Const, name: str) -> int:
-        """The graph tensor of a value or constant."""
-        if isinstance(argument, Value):
-            return self.tensor(argument)
-        array = to_numpy(argument.tensor)
-        return self.graph.add(name, g.Constant(array), (), [argument.tensor.shape])[0]
-
-    def emit(
-        self,
-        event: Event,
-        role: g.Role,
-        inputs: Sequence[int],
-        *,
-        outputs: Sequence[Value | None] | None = None,
-        name: str | None = None,
-    ) -> int:
-        """Add an op that makes the event's outputs (those that are tensors); returns its number."""
-        made = [value for value in (event.outputs if outputs is None else outputs) if value]
-        places = {id(value): place for place, value in enumerate(event.outputs)}
-        shapes = [value.shape for value in made]
-        kind = kind_of(event)
-        numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
-        added = len(self.graph.ops) - 1
-        # What moves labels, and where an array of bounds would be made for one size.
-        ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
-        for value, number in zip(made, numbers, strict=True):
-            axes = self._open_axes(event, places.get(id(value), 0)) if ties else ()
-            if axes:  # what is stored along an axis of any length is stored alike
-                (number,) = self.graph.add(event.name, g.Mean(axes), [number], [value.shape])
-            self.tensors[value.number] = number
-        return added
-
-    def _open_axes(self, event: Event, output: int) -> tuple[int, ...]:
-        known = self.recording.open_axes
-        return known.get((event.number, output), ()) if known else open_axes(event, output)
-
-    def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
-        """Nothing is known about the event."""
-        inputs = [self.tensor(value) for value in values(event.args, event.kwargs)]
-        self.emit(event, g.Opaque(reason), inputs)
-
-    def is_known(self, constant: Const) -> bool:
-        """Whether the constant is the same in every run.
-
-        What a module's code makes may depend on the shape, or on what earlier runs left; in a
-        program that is said (`symbolic`).
-        """
-        own = id(constant.origin) in self.owned and constant.how is not Derivation.OTHER
-        return own or self.is_program
-
-    def single_use(self, value: Value) -> bool:
-        """Whether exactly one event reads the value, and no one outside."""
-        return self.readers.get(value.number, 0) == 1
-
-
-def kind_of(event: Event) -> str:
-    """What the reader of a report calls an event: the module's class, or the function."""
-    if isinstance(event.target, nn.Module):
-        return type(event.target).__name__
-    name = str(getattr(event.target, "_opname", event.target))
-    return name.removeprefix("_").removesuffix("_")
-
-
-def to_numpy(tensor: Tensor) -> FloatArray:
-    """A constant as float64, on the CPU."""
-    return tensor.detach().to("cpu", torch.float64).numpy()
-
-
-def is_readable(tensor: Tensor) -> bool:
-    """Whether a constant has content that NumPy can read as real numbers."""
-    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def is_floating(value: Value) -> bool:
-    """Whether rescaling makes sense for the value."""
-    return value.dtype.is_floating_point
-
-
-def first_value(event: Event) -> Value | None:
-    """An event's first argument, if it is a floating-point value."""
-    value = event.args[0] if event.args else None
-    return value if isinstance(value, Value) and is_floating(value) else None
-
-
-def channel_axis(value: Value, kernel_rank: int) -> int:
-    """The channel axis of a convolution's input, batched or not."""
-    return len(value.shape) - kernel_rank - 1
-
-
-def calls_of(call: Call) -> list[Call]:
-    """The calls directly inside a call."""
-    return [item for item in call.items if isinstance(item, Call)]
-
-
-def _calls(recording: Recording) -> list[Call]:
-    return [call for root in recording.roots for call in calls_of(root)]
+from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
+from bnfold.frontends.torch.aliasing import written_or_not
+from bnfold.frontends.torch.leaves import is_observed
+from bnfold.frontends.torch.lifter import Lifted, Lifter
+from bnfold.frontends.torch.recording import Recording, Value
+from bnfold.frontends.torch.symbolic import EVERY
 
 
 def lift(recording: Recording) -> Lifted:
     """The graph of a recording."""
-    from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
-    from bnfold.frontends.torch.aliasing import written_or_not
-
     lifter = Lifter(recording)
     lifter.open |= dict.fromkeys(written_or_not(recording), frozenset({EVERY}))
     for value, name in recording.inputs:
@@ -273,16 +45,9 @@ def lift(recording: Recording) -> Lifted:
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:
-    from bnfold.frontends.torch.leaves import is_observed
-
     found = []
     for calls in recording.calls.values():
         for call in calls:
             if call.module is not None and is_observed(call.module):
                 found += [(value, call.name) for value in (*call.inputs, *call.outputs)]
     return found
-
-
-def shape_of(array: FloatArray, rank: int) -> FloatArray:
-    """The array with leading axes of length 1 up to a rank."""
-    return np.reshape(array, (1,) * (rank - array.ndim) + array.shape)

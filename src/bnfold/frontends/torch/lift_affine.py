@@ -22,7 +22,7 @@ from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
-from bnfold.frontends.torch.lift import AffineSite, Lifter, shape_of, to_numpy
+from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
 from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants, values

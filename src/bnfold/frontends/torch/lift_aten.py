@@ -8,9 +8,9 @@ import numpy as np
 from torch import fx
 
 from bnfold.core import graph as g
-from bnfold.frontends.torch.lift import ClipSite, Lifter, first_value, is_floating
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
+from bnfold.frontends.torch.lifter import ClipSite, Lifter, first_value, is_floating
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
 from bnfold.frontends.torch.symbolic import is_part_of_open_size

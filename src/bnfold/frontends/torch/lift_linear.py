@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
-from bnfold.frontends.torch.lift import Lifter, LinearSite, channel_axis, is_floating, to_numpy
+from bnfold.frontends.torch.lifter import Lifter, LinearSite, channel_axis, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
 from bnfold.frontends.torch.recording import Const, Derivation, Event, Value

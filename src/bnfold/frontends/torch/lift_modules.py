@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.frontends.torch.lift import ClipSite, Lifter, is_floating
+from bnfold.frontends.torch.lifter import ClipSite, Lifter, is_floating
 from bnfold.frontends.torch.recording import Event, Recording, Value
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bnfold.core import graph as g
+from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
-from bnfold.frontends.torch.lift import Lifter, first_value, is_floating
+from bnfold.frontends.torch.lifter import Lifter, first_value, is_floating
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments
 from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
@@ -75,18 +76,8 @@ def _cat(lifter: Lifter, event: Event) -> bool:
     parts = [part for part in parts if len(part_shape(part)) == len(made.shape)]
     axis = a.whole("dim") % len(made.shape)
 
-    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
-        flat = [
-            other
-            for other in range(len(made.shape))
-            if other != axis and all(array.strides[other] == 0 for array in labels)
-        ]
-        index = tuple(
-            slice(0, 1) if other in flat else slice(None) for other in range(len(made.shape))
-        )
-        return [np.concatenate([array[index] for array in labels], axis=axis)]
-
-    lifter.emit(event, g.View(apply), [lifter.operand(part, event.name) for part in parts])
+    view = g.View(lambda labels: [lab.concat(labels, axis)])
+    lifter.emit(event, view, [lifter.operand(part, event.name) for part in parts])
     return True
 
 
@@ -105,8 +96,7 @@ _ABOUT_MEMORY = {"memory_format", "dtype", "layout", "device", "pin_memory", "no
 
 def to_labels(array: IntArray) -> Tensor:
     """Labels as a tensor; axes along which they do not change keep stride 0."""
-    small = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
-    return torch.from_numpy(np.array(small)).expand(array.shape)
+    return torch.from_numpy(np.array(lab.thin(array))).expand(array.shape)
 
 
 def _same(lifter: Lifter, event: Event) -> bool:

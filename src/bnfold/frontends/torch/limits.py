@@ -1,24 +1,27 @@
-"""How far stored values may move from their own size, by dtype; see `core.choose`."""
+"""How far stored values may move from their own size, by dtype; see `core.limits`."""
 
 from __future__ import annotations
 
 import torch
 
+from bnfold.core import limits
+
 
 def range_limit(dtype: torch.dtype) -> float:
     """How far stored values may be scaled from their own size."""
-    return 2.0**8 if dtype == torch.float16 else 2.0**40
+    return limits.range_limit(_name(dtype))
 
 
 def growth_limit(dtype: torch.dtype) -> float:
-    """How much larger a shift may make what others read: as many digits are lost."""
-    if dtype == torch.float64:
-        return 2.0**20
-    return 2.0**4 if dtype in (torch.float16, torch.bfloat16) else 2.0**10
+    """How much larger a shift may make what others read."""
+    return limits.growth_limit(_name(dtype))
 
 
 def narrowing(source: torch.dtype, result: torch.dtype) -> dict[str, float]:
     """The limits of an op that rounds what it reads to a narrower dtype; none for any other."""
-    if not result.is_floating_point or result.itemsize >= source.itemsize:
-        return {}
-    return {"range_limit": range_limit(result), "growth_limit": growth_limit(result)}
+    is_narrower = result.is_floating_point and result.itemsize < source.itemsize
+    return limits.both(_name(result)) if is_narrower else {}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

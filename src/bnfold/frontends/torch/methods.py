@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from bnfold.core.plan import Plan
-from bnfold.frontends.torch.lift import Lifted
+from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.recording import Call, Event, Recording, values
 
 

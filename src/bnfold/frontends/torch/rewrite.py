@@ -22,8 +22,8 @@ from torch.export.graph_signature import (
 
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.apply import clip_bounds, parameter_like
-from bnfold.frontends.torch.fold import Decided
-from bnfold.frontends.torch.lift import AffineSite, ClipSite
+from bnfold.frontends.torch.decide import Decided
+from bnfold.frontends.torch.lifter import AffineSite, ClipSite
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnfold.frontends.torch import program
+from bnfold.frontends.torch.read_program import lifted_tensors
 from bnfold.frontends.torch.run_values import (
     round_again,
     seeded,
@@ -31,14 +31,20 @@ from bnfold.frontends.torch.run_values import (
 )
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
 
-if TYPE_CHECKING:
-    from bnfold.frontends.torch.runner import TorchRunner
+
+class Given(Protocol):
+    """Whose inputs they are: the runner."""
+
+    name: str
+
+    def arguments(self, arrays: Sequence[Array], like: torch.dtype | None = None) -> Any:
+        """Positional and keyword arguments with their tensors replaced by these arrays."""
 
 
 class ExactModule:
     """A copy in float64 that is hooked for the time of a run."""
 
-    def __init__(self, model: nn.Module, runner: TorchRunner) -> None:
+    def __init__(self, model: nn.Module, runner: Given) -> None:
         self.runner = runner
         self.original = model
         self.draw: int | None = None
@@ -75,10 +81,10 @@ class ExactModule:
 class ExactProgram:
     """A program's graph, interpreted with its tensors in float64."""
 
-    def __init__(self, model: ExportedProgram, runner: TorchRunner) -> None:
+    def __init__(self, model: ExportedProgram, runner: Given) -> None:
         self.program = model
         self.runner = runner
-        self.own = dict(program.lifted_tensors(model))
+        self.own = dict(lifted_tensors(model))
         for spec in model.graph_signature.input_specs:
             if spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
                 self.own[spec.arg.name] = model.constants[spec.target]

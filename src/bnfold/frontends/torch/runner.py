@@ -21,9 +21,11 @@ from torch.utils import _pytree as pytree
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, ExampleInputError
-from bnfold.frontends.torch import fold, program
-from bnfold.frontends.torch.lift import Lifted, lift
+from bnfold.frontends.torch.decide import decide
+from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.read import read_module, split_inputs
+from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.run_exact import ExactModule, ExactProgram
 from bnfold.frontends.torch.run_values import (
@@ -123,10 +125,10 @@ class TorchRunner:
                 args, kwargs = self.inputs
                 recording = read_module(self.model, [kwargs if kwargs and not args else args])
             else:
-                recording = program.read_program(self.model, program.lifted_tensors(self.model))
+                recording = read_program(self.model, lifted_tensors(self.model))
             lifted = lift(recording)
             for clip in _CLIPS:
-                plan, _ = fold.decide(lifted, clip)  # type: ignore[arg-type]
+                plan, _ = decide(lifted, clip)  # type: ignore[arg-type]
                 found.append(storage(recording, lifted, plan))
         except BnfoldError:
             return found
@@ -163,7 +165,7 @@ def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunne
         args, kwargs = model.example_inputs
         made = _runner(model, (tuple(args), dict(kwargs)), name)
     else:
-        drawn = program._user_inputs(model)
+        drawn = user_inputs(model)
         made = _runner(model, (tuple(drawn.values()), {}), name, given=False)
     made.other_shapes = _other_shapes(model, [spec.shape for spec in made.specs])
     return made

@@ -1,0 +1,150 @@
+"""A lift under way: the values' tensors, and how ops are added to the core's graph.
+
+A size that is not known is 1 in the core's graph: labels never change along such an axis, so they
+broadcast; what would need the size is opaque.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bnfold.core import graph as g
+from bnfold.core.weights import Layout
+from bnfold.frontends.caffe.caffemodel import Blob
+from bnfold.frontends.caffe.memory import overwriting, shared_memory
+from bnfold.frontends.caffe.net import Layer, Net, Shape
+from bnfold.frontends.caffe.options import Options
+from bnfold.frontends.caffe.sharing import Sharing
+
+_NVIDIA = {"default_forward_type", "default_backward_type", "default_forward_math"}
+MAX_ELEMENTS = 20_000_000
+"""A value with more elements than this is not followed through a change of its axes."""
+ROOM = False
+"""Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearSite:
+    """Where a linear op's weights are."""
+
+    layer: Layer
+    layout: Layout
+    groups: int
+    matrix: tuple[int, ...]
+    """The weight's shape; old files write an InnerProduct's as 1 x 1 x N x K."""
+    part: str
+    """The message that holds bias_term."""
+    is_editable: bool = True
+    """Whether the weight and the bias may change."""
+
+    @property
+    def weight(self) -> Blob:
+        """The weight."""
+        return self.layer.blobs[0]
+
+    @property
+    def bias(self) -> Blob | None:
+        """The bias; None if there is none yet."""
+        return self.layer.blobs[1] if len(self.layer.blobs) > 1 else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineSite:
+    """Where an affine step's constants are, in case that it stays."""
+
+    layer: Layer
+    scale: int | None = None
+    """Index of the blob with the factors; None if they cannot be edited."""
+    shift: int | None = None
+    """Index of the blob with the summands, which may have to be born; None as above."""
+
+
+Site = LinearSite | AffineSite
+
+
+@dataclass(slots=True)
+class Lifted:
+    """The graph, and where its ops come from."""
+
+    graph: g.Graph
+    sites: dict[int, Site] = field(default_factory=dict)
+    """Per op number, for what may have to be edited or removed."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """The graph's tensor of each value."""
+
+
+class Lifter:
+    """The state of a lift."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.graph = g.Graph()
+        self.sites: dict[int, Site] = {}
+        self.tensors: dict[int, int] = {}
+        """The graph's tensor of each value."""
+        self.sharing = Sharing(net)
+        fields = {one.name for one in net.document.root.fields}
+        self.is_nvidia = bool(fields & _NVIDIA)
+        """Whether the file has fields that only NVIDIA's Caffe knows."""
+        types = Options(net.document, net.document.root).texts("default_forward_type")
+        self.is_half = "FLOAT16" in types
+        """Whether values are float16 by default."""
+        self.notes_before = len(net.notes)
+        self.overwritten = _overwritten(net)
+        """Values whose memory a layer overwrites while another one still reads it."""
+
+    def start_again(self) -> None:
+        """Forget what was lifted, but not what is known of shared weights."""
+        self.graph, self.sites, self.tensors = g.Graph(), {}, {}
+        del self.net.notes[self.notes_before :]
+
+    def shape(self, number: int) -> Shape | None:
+        """The shape of a value."""
+        return self.net.values[number].shape
+
+    def source(self, layer: Layer) -> Shape | None:
+        """The shape of a layer's first bottom."""
+        return self.shape(layer.inputs[0])
+
+    def add(self, layer: Layer, role: g.Role, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+        """Append an op from values to values; returns its number."""
+        tensors = [self.tensors[number] for number in inputs]
+        shapes = [placeholder(self.shape(number)) for number in outputs]
+        made = self.graph.add(layer.name, role, tensors, shapes, kind=layer.type)
+        self.tensors.update(zip(outputs, made, strict=True))
+        return len(self.graph.ops) - 1
+
+    def add_view(self, layer: Layer, role: g.View, tensor: int, shape: Sequence[int]) -> int:
+        """Append a view of one tensor; returns the new tensor."""
+        (made,) = self.graph.add(layer.name, role, [tensor], [shape])
+        return made
+
+    def opaque(self, layer: Layer) -> None:
+        """Append an op of which nothing is known but what it reads."""
+        self.add(layer, g.Opaque(), layer.read, layer.outputs)
+
+    def input(self, number: int) -> None:
+        """A value that comes from outside."""
+        value = self.net.values[number]
+        self.tensors[number] = self.graph.input(placeholder(value.shape), value.name)
+
+
+def _overwritten(net: Net) -> set[int]:
+    """All values in memory that a layer in place overwrites while another one still reads it.
+
+    What a reader finds there depends on the order of work, so there everything stays as it is.
+    """
+
+    def name(value: int) -> str:
+        return net.values[value].name
+
+    everything = range(len(net.values))
+    memory = shared_memory(net.layers, everything, name)
+    owners = {memory[bottom] for _, bottom in overwriting(net, net.layers, everything, name)}
+    return {value for value, owner in memory.items() if owner in owners}
+
+
+def placeholder(shape: Shape | None) -> tuple[int, ...]:
+    """The shape with 1 for what is not known."""
+    return (1,) if shape is None else tuple(1 if size is None else size for size in shape)

@@ -1,0 +1,41 @@
+"""What is known about a graph before it is lifted: its nodes, the shapes, the constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bnfold.frontends.onnx.constants import Constants, find_constants
+from bnfold.frontends.onnx.nodes import Network, read_network
+from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
+
+Pins = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """See the head of this file."""
+
+    network: Network
+    shapes: Shapes
+    constants: Constants
+
+
+def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
+    """Look at the graph, and find the shapes of all values."""
+    network = read_network(model.name, model.proto)
+    shapes = choose_inputs(network, inputs)
+    if model.outside is not None:
+        network.captured |= model.outside.pinned
+        network.taken = model.outside.taken
+        shapes = shapes.seen_from_inside(model.outside.shapes)
+    constants = find_constants(network, model.bulk, shapes)
+    infer(network, shapes, constants.value)
+    if inputs and shapes.count > 1:
+        given = shapes.given_alone()
+        constants_given = find_constants(network, model.bulk, given)
+        infer(network, given, constants_given.value)
+        if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
+            return Analysis(network, given, constants_given)
+    return Analysis(network, shapes, constants)

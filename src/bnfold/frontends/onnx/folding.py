@@ -1,0 +1,170 @@
+"""A model on its way to be folded: plan, apply, and plan again where a weight would overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from bnfold._storage import Weights, rounding_note
+from bnfold.core.blame import Obstacle
+from bnfold.core.fitting import Bans, Fitting
+from bnfold.core.modes import ClipMode
+from bnfold.core.plan import Plan, make_plan
+from bnfold.core.reasons import Reason
+from bnfold.frontends.onnx.apply import Edits, plan_edits
+from bnfold.frontends.onnx.narrow import HALF
+from bnfold.frontends.onnx.nodes import MALFORMED
+from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.rewrite import rewrite
+from bnfold.frontends.onnx.shapes import Shapes
+from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.tensors import numpy_dtype
+from bnfold.frontends.onnx.write import Staged, staged, to_proto
+from bnfold.frontends.outcomes import outcomes
+from bnfold.network import draw
+from bnfold.report import FoldReport, Item
+
+
+@dataclass(slots=True)
+class Inside:
+    """What was folded in the bodies of a graph, for the report."""
+
+    items: list[Item] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
+    scalars: int = 0
+    """How many steps with a single number went."""
+    rounded: list[int] = field(default_factory=list)
+    """Dtypes of the constants that were rounded to less than they are computed with in."""
+    changed: bool = False
+    """Whether the model is another one now."""
+
+
+@dataclass(slots=True)
+class Folding:
+    """A model and how it is going to be folded; overflow may still change the plan."""
+
+    model: OnnxModel
+    shapes: Shapes
+    lifted: Lifted
+    fitting: Fitting
+    inside: Inside
+    """What was done in the bodies of control flow; they are folded already."""
+    weights: Weights = "stored"
+
+    @property
+    def plan(self) -> Plan:
+        """What is decided so far."""
+        return self.fitting.plan
+
+    @property
+    def scalars_gone(self) -> int:
+        """How many steps with a single number go, in bodies too."""
+        return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
+
+    @property
+    def rounded(self) -> list[int]:
+        """The dtypes of the constants that are rounded to less than they are computed with in."""
+        dtypes = self.shapes.dtypes
+        constants = (*self.lifted.network.initializers, *self.lifted.constants.nodes)
+        if not any(dtypes.get(name) in HALF for name in constants):
+            return self.inside.rounded
+        return [*self._edits().rounded.values(), *self.inside.rounded]
+
+    def _edits(self) -> Edits:
+        return plan_edits(self.lifted, self.plan, self.weights)
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything goes, here or in bodies and functions."""
+        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
+
+    @property
+    def report(self) -> FoldReport:
+        """What the plan does."""
+        own = affine_items(self.lifted, self.plan)
+        clips = [self.lifted.graph.ops[number].name for number in self.plan.clip]
+        clips += self.inside.clips
+        network = draw(self.lifted.graph, self.plan, [item.name for item in own])
+        items, versions = own + self.inside.items, {"onnx": onnx.__version__}
+        return FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
+
+    def _notes(self) -> tuple[str, ...]:
+        gone = self.scalars_gone
+        malformed = [n for n in self.lifted.network.nodes if n.op.startswith(f"{MALFORMED}::")]
+        notes = []
+        if self.shapes.for_given_only:
+            notes.append(
+                "The network takes no other shapes, or none that could be followed: what was"
+                " decided holds for the given shapes only."
+            )
+        if gone:
+            notes.append(
+                f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
+                " went too."
+            )
+        open_names = sorted(self.lifted.network.overridable)
+        if open_names and self.plan.kept:
+            shown = ", ".join(open_names[:3])
+            more = f" and {len(open_names) - 3} more" if len(open_names) > 3 else ""
+            notes.append(
+                f"{shown}{more} are initializers and inputs of the graph: a caller may override"
+                " them, so they are no constants. If nobody does, drop them from the inputs and"
+                " fold again."
+            )
+        if malformed:
+            shown = ", ".join(node.name for node in malformed[:3])
+            more = f" and {len(malformed) - 3} more" if len(malformed) > 3 else ""
+            notes.append(
+                f"Nothing passes {shown}{more}: not with the inputs, outputs and attributes that"
+                " such an operator has."
+            )
+        if rounded := self.rounded:
+            notes.append(rounding_note(len(rounded), numpy_dtype(rounded[0]).name))
+        return tuple(notes)
+
+    def folded(self) -> OnnxModel:
+        """The folded model, large tensors still to be computed."""
+        return self.fitting.attempt(lambda plan: rewrite(self.model, self.lifted, self._edits()))
+
+    def proto(self) -> ModelProto:
+        """The folded model with its tensors."""
+        return self.fitting.attempt(lambda plan: to_proto(self.folded()))
+
+    @contextmanager
+    def staged(
+        self, output: Path, folder: Path, step: Callable[[float], None] = lambda part: None
+    ) -> Iterator[Staged]:
+        """The folded model, written inside a folder, to be moved to its place.
+
+        `step` is told which part of it is written.
+        """
+        with ExitStack() as stack:
+            yield self.fitting.attempt(
+                lambda plan: stack.enter_context(staged(self.folded(), output, folder, step))
+            )
+
+    def check(self) -> None:
+        """Compute every new tensor once, to see that all of them fit."""
+        self.fitting.attempt(lambda plan: self._edits().compute())
+
+
+def decide(lifted: Lifted, clip: ClipMode, banned: Bans) -> Plan:
+    """The plan. Single numbers for all channels go only if no BatchNorm has to stay for it."""
+    plan = make_plan(lifted.graph, clip=clip, banned=banned)
+    if not lifted.scalars or not (plan.kept.keys() - lifted.scalars):
+        return plan
+    aside = dict.fromkeys(lifted.scalars, Obstacle(Reason.BRANCHES, None))
+    without = make_plan(lifted.graph, clip=clip, banned={**aside, **banned})
+    if (without.removed.keys() - lifted.scalars) - plan.removed.keys():
+        return without
+    return plan
+
+
+def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
+    """What became of each affine step that somebody would ask about."""
+    return outcomes(lifted.graph, plan, aside=lifted.scalars)

@@ -1,0 +1,137 @@
+"""The house: files do not import each other in a circle, and the core knows no framework.
+
+Imports inside of functions and for type checkers count: they hide a circle, and do not end it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import bnfold
+
+SOURCE = Path(bnfold.__file__).parent
+# A result draws itself, and what draws it asks for its type. These go when renderers take plain
+# values; no other may come.
+KNOWN = [
+    [
+        "bnfold._render",
+        "bnfold.page.data",
+        "bnfold.page.outcome",
+        "bnfold.page.render",
+        "bnfold.report",
+    ],
+    ["bnfold.bench.chart", "bnfold.bench.result", "bnfold.bench.table"],
+    ["bnfold.verify.render", "bnfold.verify.result"],
+]
+FRAMEWORKS = re.compile(r"torch|onnx|caffe|tensorflow|keras|protobuf", re.IGNORECASE)
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
+    """All (module, name) that are imported anywhere; the name is "" for `import module`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            parts = [*above, node.module] if node.level else [node.module]
+            yield from ((".".join(filter(None, parts)), alias.name) for alias in node.names)
+
+
+def arrows(root: Path) -> dict[str, set[str]]:
+    """Per module of a package, the modules of the package that it imports."""
+    files = {_module(root, path): path for path in root.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        found[module] = set()
+        for source, name in imports(ast.parse(path.read_text("utf-8")), package):
+            inner = f"{source}.{name}"
+            found[module].add(inner if inner in files else source)
+        found[module] &= files.keys() - {module}
+    return found
+
+
+def _module(root: Path, path: Path) -> str:
+    parts = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """The largest groups of modules that all reach each other."""
+    reached = {module: _reached(graph, module) for module in graph}
+    groups = {
+        tuple(sorted(other for other in reached[module] if module in reached[other]))
+        for module in graph
+    }
+    return [list(group) for group in sorted(groups) if group]
+
+
+def _reached(graph: Mapping[str, Collection[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += graph[module]
+    return seen
+
+
+def write(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / "house" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return root / "house"
+
+
+@pytest.mark.parametrize(
+    "hall",
+    [
+        "import house.room\n",
+        "from house import room\n",
+        "from house.room import door\n",
+        "from . import room\n",
+        "from .room import door\n",
+        "def enter():\n    from house.room import door\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.room import door\n",
+    ],
+)
+def test_a_circle_is_found_however_it_is_imported(tmp_path: Path, hall: str) -> None:
+    files = {"__init__.py": "", "hall.py": hall, "room.py": "from house.hall import floor\n"}
+    assert circles(arrows(write(tmp_path, files))) == [["house.hall", "house.room"]]
+
+
+def test_one_way_is_no_circle(tmp_path: Path) -> None:
+    files = {"__init__.py": "", "hall.py": "import house.room\n", "room.py": "import sys\n"}
+    assert circles(arrows(write(tmp_path, files))) == []
+
+
+def test_a_package_counts_as_its_own_file(tmp_path: Path) -> None:
+    files = {"__init__.py": "from house.hall import floor\n", "hall.py": "import house\n"}
+    assert circles(arrows(write(tmp_path, files))) == [["house", "house.hall"]]
+
+
+def test_no_circles() -> None:
+    assert len(arrows(SOURCE)) > 100
+    assert circles(arrows(SOURCE)) == KNOWN
+
+
+def test_the_core_imports_numpy_and_itself() -> None:
+    for path in (SOURCE / "core").rglob("*.py"):
+        for module, _ in imports(ast.parse(path.read_text("utf-8")), "bnfold.core"):
+            top = module.partition(".")[0]
+            is_own = module == "bnfold.core" or module.startswith("bnfold.core.")
+            assert is_own or top == "numpy" or top in sys.stdlib_module_names, (path, module)
+
+
+def test_the_core_has_no_word_of_a_framework() -> None:
+    for path in (SOURCE / "core").rglob("*.py"):
+        found = FRAMEWORKS.search(path.read_text("utf-8"))
+        assert found is None, (path, found)
