@@ -20,9 +20,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError
+from bnfold.frontends.onnx.loop_declarations import hold
 from bnfold.frontends.onnx.nodes import Node, described, free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
-from bnfold.frontends.onnx.rounds import hold
 from bnfold.report import Item, Kept, Removed
 
 if TYPE_CHECKING:
