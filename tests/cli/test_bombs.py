@@ -20,7 +20,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold.cli._archive import load_program
-from bnfold.cli._plain import NotPlainError, check_json
+from bnfold.cli._program_json import NotPlainError, check_json
 from bnfold.errors import ModelUnreadableError
 from tests.cli.test_caffe_hostile import GOOD, TEXT
 from tests.frontends.caffe.wire import chunk, varint

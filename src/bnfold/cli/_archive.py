@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.cli._pickles import is_pickle
-from bnfold.cli._plain import NotPlainError, check_json
+from bnfold.cli._program_json import NotPlainError, check_json
 from bnfold.errors import ModelUnreadableError
 
 if TYPE_CHECKING:

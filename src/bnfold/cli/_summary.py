@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bnfold._next_steps import next_step
 from bnfold._text import printable, shortened, size
 from bnfold.report import FoldReport, Item
 
@@ -83,7 +84,7 @@ def _reasons(report: FoldReport, width: int) -> list[str]:
     counted = Counter(item.reason for item in report.items if item.reason is not None)
     lines = []
     for reason, count in counted.most_common():
-        step = reason.next_step or f"see docs/reasons.md#{reason}"
+        step = next_step(reason)
         text = f"{count} {'stays' if count == 1 else 'stay'} ({reason}): {step}"
         lines += _wrapped([text], width, indent="   ")
     return lines

@@ -58,11 +58,6 @@ class Reason(StrEnum):
         """One plain sentence, with {blocker} where the op that stands in the way is named."""
         return _SENTENCES[self]
 
-    @property
-    def next_step(self) -> str | None:
-        """What the user can do about it, or why nothing can be done, in a line; None: unknown."""
-        return _NEXT_STEPS.get(self)
-
 
 _SENTENCES = {
     Reason.PADDING: "its shift would have to cross the zero padding of {blocker}",
@@ -88,20 +83,4 @@ _SENTENCES = {
     ' clip="always" allows them',
     Reason.NOT_PROVEN: "with it removed, the model was run and computed something else",
     Reason.NOT_REACHED: "the run on the example inputs did not reach it",
-}
-
-_NEXT_STEPS = {
-    Reason.CLIP_COST: "without them ONNX Runtime would be slower; --clip always removes them",
-    Reason.ACTIVATION: "their sign or shift cannot pass the activation behind them",
-    Reason.FUNCTIONAL: "called as functions; export the program and fold that",
-    Reason.BATCH_STATISTICS: "in training mode; export the model in eval mode",
-    Reason.OTHER_PHASE: "needed by layers for training; fold the deploy.prototxt",
-    Reason.NOT_REACHED: "not run on the example inputs; give inputs that reach them",
-    Reason.SHARED: "used several times; give each use weights of its own",
-    Reason.FIXED_WEIGHT: "the weights beside are computed, not stored",
-    Reason.HOOK: "remove the hook before the fold",
-    Reason.PADDING: "their shift would cross zero padding",
-    Reason.BRANCHES: "branches need different rescalings",
-    Reason.NONLINEAR: "no rescaling passes the op behind or before them",
-    Reason.OVERFLOW: "the folded weights do not fit their dtype; fold in float32",
 }

@@ -41,8 +41,8 @@ from bnfold.core.removal import (
     try_group,
 )
 from bnfold.core.shortcut_law import is_overgrown, prefer_no_additions
+from bnfold.core.shortcut_trial import close_sums, try_shortcut
 from bnfold.core.shortcuts import Shortcut
-from bnfold.core.wholes import close_sums, try_shortcut
 
 _MOST_TRIED = 8
 """So many shortcuts are tried one by one where not all of them go together."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.forest import RELATIVE_TOLERANCE, Conflict, Forest, IntArray, each_once
-from bnfold.core.waiting import RowsByRoot
+from bnfold.core.rows_by_root import RowsByRoot
 
 _VANISHES = 1e-12
 

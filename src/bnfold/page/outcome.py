@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bnfold._next_steps import next_step
 from bnfold._text import size
 from bnfold.network import op_counts
 from bnfold.page.html import Cell, Column, count, paragraphs, row, section, table
@@ -125,7 +126,7 @@ def reasons_section(report: FoldReport) -> str:
         named = [f"{name} ({times})" for name, times in blockers.most_common(_BLOCKERS)]
         if len(blockers) > _BLOCKERS:
             named.append(f"and {len(blockers) - _BLOCKERS} more")
-        step = group[0].reason.next_step or f"see docs/reasons.md#{reason}"
+        step = next_step(group[0].reason)
         rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named), step]))
     caption = "The reasons, the most frequent first; in brackets how many steps a layer holds up."
     return section("kept", "Why the rest stayed", table(_REASONS, rows, caption=caption))

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from bnfold._share import share
+from bnfold._threads import share
 from bnfold.core.fitting import Overflow
 from bnfold.frontends.onnx import bulk, write
 

@@ -21,9 +21,9 @@ from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError
 from bnfold.frontends.onnx.analysis import Analysis
 from bnfold.frontends.onnx.folding import Folding, Inside
+from bnfold.frontends.onnx.loop_declarations import hold
 from bnfold.frontends.onnx.nodes import Node, described, free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
-from bnfold.frontends.onnx.rounds import hold
 from bnfold.report import Item, Kept, Removed
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))

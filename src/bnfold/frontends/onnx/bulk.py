@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold._share import processors, share
+from bnfold._threads import processors, share
 
 _BLOCK = 1 << 23
 """Bytes copied at a time."""

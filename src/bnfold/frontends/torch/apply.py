@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnfold._share import share
+from bnfold._threads import share
 from bnfold.core.affine import FloatArray
 from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan

@@ -20,12 +20,12 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.asked import sizes_heard
-from bnfold.frontends.torch.hollow import NeedsValues, values_guarded
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
 from bnfold.frontends.torch.record import Recorder, escaped, forget, module_calls
 from bnfold.frontends.torch.recording import Recording, Value
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, back, shadow_of
 from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
+from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 
 _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()

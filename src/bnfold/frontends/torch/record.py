@@ -30,13 +30,6 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
-from bnfold.frontends.torch.hollow import (
-    NeedsValues,
-    Placeholders,
-    hollow_output,
-    hollow_result,
-    looks_at_values,
-)
 from bnfold.frontends.torch.leaves import is_leaf
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
@@ -58,6 +51,13 @@ from bnfold.frontends.torch.recording import (
     map_tensors,
 )
 from bnfold.frontends.torch.shadow import NeedsMemory
+from bnfold.frontends.torch.structure_run import (
+    NeedsValues,
+    Placeholders,
+    hollow_output,
+    hollow_result,
+    looks_at_values,
+)
 
 _ATTRIBUTE = "_bnfold_handle"
 _MADE = "_bnfold_made"
@@ -100,7 +100,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names = names
         self.owned = recording.owned
         self.placeholders = Placeholders() if hollow else None
-        """What is heavy returns one of these instead of computing; see `hollow`."""
+        """What is heavy returns one of these instead of computing; see `structure_run`."""
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
         self.call = Call(None, "", None)

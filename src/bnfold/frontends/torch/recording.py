@@ -199,7 +199,7 @@ class Recording:
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
     is_hollow: bool = False
-    """Whether nothing was computed in the run; see `hollow`."""
+    """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
     varying: set[int] = field(default_factory=set)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.frontends.torch.hollow import Placeholders, hollow_output, hollow_result
+from bnfold.frontends.torch.structure_run import Placeholders, hollow_output, hollow_result
 from tests.frontends.torch.support import assert_folds, build, image
 
 aten = torch.ops.aten
