@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bnfold._version import __version__
     from bnfold.api import FoldResult, fold, inspect
     from bnfold.bench.call import bench
-    from bnfold.bench.result import BenchResult, BenchRow
+    from bnfold.bench.result import BenchResult
+    from bnfold.bench.rows import BenchRow
     from bnfold.core.reasons import Reason
     from bnfold.errors import (
         BnfoldError,
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         UsageError,
     )
-    from bnfold.report import FoldReport, Item, Kept, Removed
+    from bnfold.outcomes import Item, Kept, Removed
+    from bnfold.report import FoldReport
     from bnfold.verify.api import verify
-    from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+    from bnfold.verify.findings import LayerDifference, OutputDifference
+    from bnfold.verify.result import VerifyResult
 
 __all__ = [
     "BenchResult",
@@ -65,13 +68,14 @@ _HOMES = {
     "__version__": "bnfold._version",
     **dict.fromkeys(("FoldResult", "fold", "inspect"), "bnfold.api"),
     "bench": "bnfold.bench.call",
-    **dict.fromkeys(("BenchResult", "BenchRow"), "bnfold.bench.result"),
+    "BenchResult": "bnfold.bench.result",
+    "BenchRow": "bnfold.bench.rows",
     "verify": "bnfold.verify.api",
     "Reason": "bnfold.core.reasons",
-    **dict.fromkeys(("FoldReport", "Item", "Kept", "Removed"), "bnfold.report"),
-    **dict.fromkeys(
-        ("LayerDifference", "OutputDifference", "VerifyResult"), "bnfold.verify.result"
-    ),
+    "FoldReport": "bnfold.report",
+    **dict.fromkeys(("Item", "Kept", "Removed"), "bnfold.outcomes"),
+    "VerifyResult": "bnfold.verify.result",
+    **dict.fromkeys(("LayerDifference", "OutputDifference"), "bnfold.verify.findings"),
 }
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from bnfold._text import printable
 
 if TYPE_CHECKING:
-    from bnfold.report import FoldReport
+    from bnfold.outcomes import Outcomes
 
 _HEADINGS = ("BatchNorm", "kind", "channels", "outcome")
 
 
-def text(report: FoldReport, *, color: bool, width: int) -> str:
+def text(report: Outcomes, *, color: bool, width: int) -> str:
     """A summary line, the table, and the notes."""
     plain = None if color else _plain(report, width)
     if plain is not None:
@@ -43,7 +43,7 @@ def text(report: FoldReport, *, color: bool, width: int) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
-def _plain(report: FoldReport, width: int) -> str | None:
+def _plain(report: Outcomes, width: int) -> str | None:
     """What rich would print, where nothing has to be wrapped: importing it takes its time."""
     rows = [
         [printable(cell) for cell in (item.name, item.kind, str(item.channels), item.sentence)]
@@ -61,7 +61,7 @@ def _plain(report: FoldReport, width: int) -> str | None:
     return "\n".join(line.rstrip() for line in lines) if fits else None
 
 
-def _closing(report: FoldReport) -> list[str]:
+def _closing(report: Outcomes) -> list[str]:
     """What stands below the table."""
     lines = []
     if report.clips:
@@ -77,7 +77,7 @@ def _closing(report: FoldReport) -> list[str]:
     return lines + [printable(note) for note in report.notes]
 
 
-def html(report: FoldReport) -> str:
+def html(report: Outcomes) -> str:
     """A self-contained fragment; every name is escaped, and has no control characters."""
     head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
     rows = "".join(

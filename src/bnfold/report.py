@@ -1,200 +1,20 @@
-"""What became of each BatchNorm: removed (into which ops), or kept (why, and what blocks it)."""
+"""What `bnfold.fold` reports: the outcomes, and how they are shown."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bnfold.core.reasons import Reason
+from bnfold.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult
-    from bnfold.network import Network
-    from bnfold.verify.result import VerifyResult
-
-SCHEMA = "bnfold.report/1"
-"""Name and version of the JSON document; its JSON Schema is `report.schema.json`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
-    """The step is gone."""
-
-    into: tuple[str, ...]
-    """Names of the ops that do its work now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The step stays."""
-
-    reason: Reason
-    """What kind of obstacle."""
-    blocker: str | None = None
-    """Name of the op that stands in the way, if one does."""
-    detail: str | None = None
-    """What else is known about it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One affine step of the network and its outcome."""
-
-    name: str
-    """Module path, or node name."""
-    kind: str
-    """What it is: BatchNorm2d, FrozenBatchNorm2d, LayerScale, ..."""
-    channels: int
-    """Number of channels."""
-    calls: int
-    """How often the analysed run called it."""
-    outcome: Removed | Kept
-
-    @property
-    def is_removed(self) -> bool:
-        """Whether it is gone."""
-        return isinstance(self.outcome, Removed)
-
-    @property
-    def into(self) -> tuple[str, ...]:
-        """Names of the ops that took it in; empty if it stays."""
-        return self.outcome.into if isinstance(self.outcome, Removed) else ()
-
-    @property
-    def reason(self) -> Reason | None:
-        """Why it stays; None if it is gone."""
-        return self.outcome.reason if isinstance(self.outcome, Kept) else None
-
-    @property
-    def blocker(self) -> str | None:
-        """The op that stands in the way; None if it is gone or none does."""
-        return self.outcome.blocker if isinstance(self.outcome, Kept) else None
-
-    @property
-    def sentence(self) -> str:
-        """The outcome in words."""
-        if isinstance(self.outcome, Removed):
-            into = self.outcome.into
-            if not into:
-                return "removed"
-            shown = ", ".join(into[:3])
-            more = f" and {len(into) - 3} more" if len(into) > 3 else ""
-            return f"folded into {shown}{more}"
-        nameless = self.name if self.reason is Reason.HOOK else "a layer beside it"
-        blocker = self.outcome.blocker or nameless
-        sentence = f"kept: {self.outcome.reason.sentence.format(blocker=blocker)}"
-        return f"{sentence} ({self.outcome.detail})" if self.outcome.detail else sentence
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "channels": self.channels,
-            "calls": self.calls,
-            "outcome": "removed" if self.is_removed else "kept",
-            "into": list(self.into),
-            "reason": None if self.reason is None else str(self.reason),
-            "blocker": self.blocker,
-            "detail": self.outcome.detail if isinstance(self.outcome, Kept) else None,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Item:
-        """The inverse of `to_dict`."""
-        outcome: Removed | Kept
-        if data["outcome"] == "removed":
-            outcome = Removed(tuple(data["into"]))
-        else:
-            outcome = Kept(Reason(data["reason"]), data["blocker"], data["detail"])
-        return cls(data["name"], data["kind"], data["channels"], data["calls"], outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class FoldReport:
+class FoldReport(Outcomes):
     """What a fold did, or would do."""
-
-    items: tuple[Item, ...]
-    """Every affine step that could be removed or that somebody would ask about."""
-    clips: tuple[str, ...] = ()
-    """Activations that got bounds per channel."""
-    notes: tuple[str, ...] = ()
-    """What else the reader should know."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of what took part."""
-    network: Network | None = field(default=None, compare=False, repr=False)
-    """The network, to be drawn."""
-    verdict: VerifyResult | None = None
-    """What running the original and the folded model showed; None if they were not run."""
-    unverified: str | None = None
-    """Why they were not run; None if they were, or nobody asked."""
-
-    @property
-    def total(self) -> int:
-        """Number of items."""
-        return len(self.items)
-
-    @property
-    def removed(self) -> int:
-        """Number of items that are gone."""
-        return sum(item.is_removed for item in self.items)
-
-    @property
-    def kept(self) -> int:
-        """Number of items that stay."""
-        return self.total - self.removed
-
-    @property
-    def summary(self) -> str:
-        """One line: how many of what are gone."""
-        kinds = sorted({item.kind for item in self.items})
-        parts = [
-            f"{sum(item.is_removed for item in self.items if item.kind == kind)}"
-            f" of {sum(item.kind == kind for item in self.items)} {kind}"
-            for kind in kinds
-        ]
-        return f"{', '.join(parts)} removed" if parts else "no BatchNorm found"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "schema": SCHEMA,
-            "total": self.total,
-            "removed": self.removed,
-            "kept": self.kept,
-            "items": [item.to_dict() for item in self.items],
-            "clips": list(self.clips),
-            "notes": list(self.notes),
-            "versions": dict(self.versions),
-            "network": None if self.network is None else self.network.to_dict(),
-            "verify": None if self.verdict is None else self.verdict.to_dict(),
-            "unverified": self.unverified,
-        }
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """The report as a JSON document (schema: `bnfold/report.schema.json`)."""
-        text = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
-        if text.isascii() or text.encode(errors="ignore").decode() == text:
-            return text
-        return json.dumps(self.to_dict(), indent=indent)  # a name of a file that is no UTF-8
-
-    @classmethod
-    def from_json(cls, text: str) -> FoldReport:
-        """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = json.loads(text)
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a {SCHEMA} document: {data.get('schema')!r}")
-        return cls(
-            tuple(Item.from_dict(item) for item in data["items"]),
-            tuple(data["clips"]),
-            tuple(data["notes"]),
-            dict(data["versions"]),
-            _network(data.get("network")),  # younger than the schema
-            verdict=_verdict(data.get("verify")),
-            unverified=data.get("unverified"),
-        )
 
     def table(self, *, color: bool = False, width: int = 100) -> str:
         """The report as a text table."""
@@ -236,19 +56,3 @@ class FoldReport:
         from bnfold import _render
 
         return _render.html(self)
-
-
-def _network(data: Mapping[str, Any] | None) -> Network | None:
-    if data is None:
-        return None
-    from bnfold.network import Network
-
-    return Network.from_dict(data)
-
-
-def _verdict(data: Mapping[str, Any] | None) -> VerifyResult | None:
-    if data is None:
-        return None
-    from bnfold.verify.result import VerifyResult
-
-    return VerifyResult.from_dict(data)

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from bnfold.bench.result import BenchResult, BenchRow
+from bnfold.bench.result import BenchResult
+from bnfold.bench.rows import BenchRow
 
 ROW = BenchRow(
     variant="original",

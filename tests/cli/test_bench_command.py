@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bnfold.bench import call
-from bnfold.bench.result import BenchResult, BenchRow
+from bnfold.bench.result import BenchResult
+from bnfold.bench.rows import BenchRow
 from bnfold.cli import main
 
 ROW = BenchRow(

@@ -17,7 +17,8 @@ import torch
 import bnfold
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.run import run_net
-from bnfold.report import FoldReport, Item, Kept
+from bnfold.outcomes import Item, Kept
+from bnfold.report import FoldReport
 from tests.conformance.three_frontends import (
     INPUT,
     Network,

@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import replace
 
 from bnfold import FoldReport, Item, Kept, Reason, Removed
-from bnfold.bench.result import BenchResult, BenchRow
+from bnfold.bench.result import BenchResult
+from bnfold.bench.rows import BenchRow
 from bnfold.network import INPUT, OUTPUT, Network, NetworkNode, State
-from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+from bnfold.verify.findings import LayerDifference, OutputDifference
+from bnfold.verify.result import VerifyResult
 
 NASTY = (
     "</script><img src=x onerror=alert(1)>",

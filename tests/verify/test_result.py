@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+from bnfold.verify.findings import LayerDifference, OutputDifference
+from bnfold.verify.result import VerifyResult
 
 
 def result(*, equal: bool = True) -> VerifyResult:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from bnfold._kinds import ModelKind, kind_of
 from bnfold.api import fold
-from bnfold.bench.result import FOLDED, ORIGINAL, BenchResult
+from bnfold.bench.result import BenchResult
+from bnfold.bench.rows import FOLDED, ORIGINAL
 from bnfold.bench.run import Found, Progress, run
 from bnfold.bench.settings import Wishes
 from bnfold.bench.timing import Budget

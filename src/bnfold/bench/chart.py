@@ -12,10 +12,10 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bnfold.bench.result import FOLDED, ORIGINAL
+from bnfold.bench.rows import FOLDED, ORIGINAL
 
 if TYPE_CHECKING:
-    from bnfold.bench.result import BenchResult, BenchRow
+    from bnfold.bench.rows import BenchRow, Measurements
 
 _WIDTH = 720
 _LEFT, _RIGHT = 150, 150
@@ -49,7 +49,7 @@ _STYLE = """
 """
 
 
-def svg(result: BenchResult) -> str:
+def svg(result: Measurements) -> str:
     """The chart as an SVG document."""
     groups = [
         (setting, list(rows)) for setting, rows in groupby(result.rows, key=lambda row: row.setting)

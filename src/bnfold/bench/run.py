@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bnfold.bench import machine
-from bnfold.bench.result import ORIGINAL, BenchResult, BenchRow
+from bnfold.bench.result import BenchResult
+from bnfold.bench.rows import ORIGINAL, BenchRow
 from bnfold.bench.settings import Setting, Subject, first_line, is_needed
 from bnfold.bench.timing import Budget, FloatArray, Timed, measure, quartiles, ratio
 from bnfold.errors import BnfoldError, UsageError

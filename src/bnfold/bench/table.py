@@ -7,8 +7,10 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from bnfold.bench.chart import svg
+
 if TYPE_CHECKING:
-    from bnfold.bench.result import BenchResult, BenchRow
+    from bnfold.bench.rows import BenchRow, Measurements
 
 Columns = Mapping[str, "Callable[[BenchRow], str]"]
 
@@ -34,7 +36,7 @@ _TO_THE_LEFT = ("runtime", "device", "dtype", "layout", "variant", "")
 _BOLD, _GREEN, _YELLOW, _END = "\x1b[1m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
-def text(result: BenchResult, *, color: bool, width: int) -> str:
+def text(result: Measurements, *, color: bool, width: int) -> str:
     """A summary line, what all rows have in common, the table, the machine, the notes."""
     lines = _wrapped(result.summary, width)
     if color:
@@ -55,7 +57,7 @@ def _wrapped(line: str, width: int) -> list[str]:
     ) or [line]
 
 
-def _table_lines(result: BenchResult, *, color: bool, width: int) -> list[str]:
+def _table_lines(result: Measurements, *, color: bool, width: int) -> list[str]:
     columns = _columns(result)
     for name in _FIRST_TO_GO:
         if _width(result, columns) > width:
@@ -65,7 +67,7 @@ def _table_lines(result: BenchResult, *, color: bool, width: int) -> list[str]:
     return _lines(result.rows, columns, color=color)
 
 
-def _grouped_lines(result: BenchResult, columns: Columns, *, color: bool) -> list[str]:
+def _grouped_lines(result: Measurements, columns: Columns, *, color: bool) -> list[str]:
     """The settings as headings above their rows, where there is no room for them in columns."""
     settings = {name: cell for name, cell in columns.items() if name in _SETTING}
     figures = {name: cell for name, cell in columns.items() if name not in _SETTING}
@@ -100,7 +102,7 @@ def _lines(rows: Sequence[BenchRow], columns: Columns, *, color: bool) -> list[s
     return lines
 
 
-def _width(result: BenchResult, columns: Columns) -> int:
+def _width(result: Measurements, columns: Columns) -> int:
     """Of the table, with two blanks between its columns."""
     sizes = [
         max(len(name), *(len(cell(row)) for row in result.rows)) for name, cell in columns.items()
@@ -114,7 +116,7 @@ def _style(row: BenchRow) -> str:
     return _GREEN if row.outcome and row.is_faster else ""
 
 
-def _columns(result: BenchResult) -> dict[str, Callable[[BenchRow], str]]:
+def _columns(result: Measurements) -> dict[str, Callable[[BenchRow], str]]:
     """The settings that differ, then the figures."""
     varied = {
         name: cell for name, cell in _SETTING.items() if len({cell(row) for row in result.rows}) > 1
@@ -122,7 +124,7 @@ def _columns(result: BenchResult) -> dict[str, Callable[[BenchRow], str]]:
     return {**varied, **_FIGURES}
 
 
-def _common_line(result: BenchResult) -> str:
+def _common_line(result: Measurements) -> str:
     """The settings that are the same in all rows, in words."""
     row = result.rows[0]
     varied = _columns(result)
@@ -143,7 +145,7 @@ def _milliseconds(seconds: float) -> str:
     return f"{value:.{decimals}f}"
 
 
-def html(result: BenchResult) -> str:
+def html(result: Measurements) -> str:
     """A self-contained fragment: the chart and the table; every name is escaped."""
     parts = [f"<p><b>{escape(result.summary)}</b></p>"]
     if result.rows:
@@ -154,7 +156,7 @@ def html(result: BenchResult) -> str:
             for row in result.rows
         )
         parts += [
-            result.chart(),
+            svg(result),
             f"<p>{escape(_common_line(result))}</p>",
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
         ]

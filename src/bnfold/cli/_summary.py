@@ -16,7 +16,8 @@ from pathlib import Path
 
 from bnfold._next_steps import next_step
 from bnfold._text import printable, shortened, size
-from bnfold.report import FoldReport, Item
+from bnfold.outcomes import Item
+from bnfold.report import FoldReport
 
 MOST_OPS = 12
 """Lines of types of ops; those that did not change are summed up first."""

@@ -16,7 +16,8 @@ from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
 if TYPE_CHECKING:
-    from bnfold.bench.result import BenchResult, BenchRow
+    from bnfold.bench.result import BenchResult
+    from bnfold.bench.rows import BenchRow
 
 _CHART = "--chart"
 _DESCRIPTION = """\

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from bnfold.core import graph as g
 from bnfold.core.plan import Plan
-from bnfold.report import Item, Kept, Removed
+from bnfold.outcomes import Item, Kept, Removed
 
 
 def outcomes(

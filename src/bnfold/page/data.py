@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult
-    from bnfold.report import FoldReport
+    from bnfold.outcomes import Outcomes
 
 SCHEMA = "bnfold.page/1"
 """Name and version of the document; `report` and `bench` name their own."""
@@ -34,7 +34,7 @@ class Facts:
     """Bytes of the files, before and after; after is None if nothing was written."""
 
 
-def page_data(report: FoldReport, facts: Facts) -> dict[str, Any]:
+def page_data(report: Outcomes, facts: Facts) -> dict[str, Any]:
     """Plain data for JSON; `ops` and `bytes` as the command's --json has them."""
     before, after = (None, None) if facts.ops is None else map(dict, facts.ops)
     return {

@@ -13,8 +13,8 @@ from bnfold.page.html import Cell, Column, count, paragraphs, row, section, tabl
 from bnfold.page.text import escape
 
 if TYPE_CHECKING:
+    from bnfold.outcomes import Item, Outcomes
     from bnfold.page.data import Facts
-    from bnfold.report import FoldReport, Item
 
 _ITEMS = (
     Column("BatchNorm", css="code"),
@@ -40,7 +40,7 @@ _BLOCKERS = 5
 """So many blockers are named per reason."""
 
 
-def items_section(report: FoldReport) -> str:
+def items_section(report: Outcomes) -> str:
     """Every step, with filters."""
     if not report.items:
         body = "<p>No BatchNorm was found.</p>"
@@ -85,7 +85,7 @@ def _item(number: int, item: Item, is_drawn: bool) -> str:
     return row(_ITEMS, cells, attributes)
 
 
-def _filters(report: FoldReport) -> str:
+def _filters(report: Outcomes) -> str:
     kinds = sorted({item.kind for item in report.items})
     reasons = sorted({str(item.reason) for item in report.items if item.reason is not None})
     selects = _select("outcome", "Outcome", ["removed", "kept"])
@@ -111,7 +111,7 @@ def _select(name: str, label: str, options: Sequence[str]) -> str:
     )
 
 
-def reasons_section(report: FoldReport) -> str:
+def reasons_section(report: Outcomes) -> str:
     """Why the rest stayed: one row per reason; nothing if nothing stayed."""
     kept = [item for item in report.items if item.reason is not None]
     if not kept:
@@ -164,7 +164,7 @@ def _ops_row(kind: str, before: int, after: int) -> str:
     return row(_OPS, [kind, str(before), str(after), change], is_labelled=False)
 
 
-def ops_of(report: FoldReport, facts: Facts) -> tuple[Mapping[str, int], Mapping[str, int]]:
+def ops_of(report: Outcomes, facts: Facts) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """By type, before and after: as they were counted in the files, or else in the drawing."""
     if facts.ops is not None:
         return facts.ops

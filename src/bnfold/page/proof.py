@@ -10,8 +10,10 @@ from bnfold.page.html import Cell, Column, paragraphs, row, section, table
 from bnfold.page.text import escape
 
 if TYPE_CHECKING:
-    from bnfold.bench.result import BenchResult, BenchRow
-    from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+    from bnfold.bench.result import BenchResult
+    from bnfold.bench.rows import BenchRow
+    from bnfold.verify.findings import LayerDifference, OutputDifference
+    from bnfold.verify.result import VerifyResult
 
 _OWN = Column("original, off by", is_number=True)
 _OUTPUTS = (

@@ -32,14 +32,14 @@ from bnfold.page.text import escape, json_for_script
 
 if TYPE_CHECKING:
     from bnfold.network import Network
+    from bnfold.outcomes import Outcomes
     from bnfold.page.data import Facts
-    from bnfold.report import FoldReport
 
 _FILES = (Column("file", css="code"), Column("sha256", css="code"))
 _VERSIONS = (Column("what"), Column("version"))
 
 
-def render(report: FoldReport, facts: Facts) -> str:
+def render(report: Outcomes, facts: Facts) -> str:
     """See `FoldReport.to_html`."""
     verdict, bench = report.verdict, facts.bench
     before, after = ops_of(report, facts)
@@ -77,7 +77,7 @@ def render(report: FoldReport, facts: Facts) -> str:
     )
 
 
-def _style(report: FoldReport) -> str:
+def _style(report: Outcomes) -> str:
     """The style sheet, with the sizes of the drawing's boxes."""
     width = 0 if report.network is None else box_width(report.network.before)
     return f":root {{ --box: {width}px; --high: {HEIGHT}px; }}\n{_asset('page.css')}"
@@ -109,7 +109,7 @@ _TO = "\N{RIGHTWARDS ARROW}"
 _ANSWERS = {"equal": "yes", "not equal": "no", "not proven": "not proven"}
 
 
-def _tiles(report: FoldReport, facts: Facts) -> str:
+def _tiles(report: Outcomes, facts: Facts) -> str:
     bench = facts.bench
     tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
     if report.clips:
@@ -144,7 +144,7 @@ def _change(read: int, written: int | None) -> str:
     return f"{before} {_TO} {after}"
 
 
-def _network_section(report: FoldReport) -> str:
+def _network_section(report: Outcomes) -> str:
     network = report.network
     if network is None or not network.before:
         return ""
@@ -196,7 +196,7 @@ def _toolbar(network: Network) -> str:
     return f'<div class="toolbar" role="group" aria-label="Drawing">{"".join(buttons)}</div>'
 
 
-def _origin_section(report: FoldReport, hashes: Mapping[str, str]) -> str:
+def _origin_section(report: Outcomes, hashes: Mapping[str, str]) -> str:
     body = ""
     if hashes:
         rows = (row(_FILES, [name, digest]) for name, digest in hashes.items())

@@ -14,6 +14,7 @@ course      the course of it
 result      what was found; render shows it
 """
 
-from bnfold.verify.result import LayerDifference, OutputDifference, VerifyResult
+from bnfold.verify.findings import LayerDifference, OutputDifference
+from bnfold.verify.result import VerifyResult
 
 __all__ = ["LayerDifference", "OutputDifference", "VerifyResult"]

@@ -30,10 +30,11 @@ from bnfold.verify.evidence import (
     run_moved,
     run_own,
 )
+from bnfold.verify.findings import LayerDifference
 from bnfold.verify.inputs import check_inputs, choose_samples
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
-from bnfold.verify.result import LayerDifference, VerifyResult
+from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import NotExactError, Rounded, Runner
 from bnfold.verify.trust import distrust, is_random
 

@@ -15,8 +15,8 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.stored import Stored
 from bnfold.verify import verdict
 from bnfold.verify.compare import gaps
+from bnfold.verify.findings import LayerDifference
 from bnfold.verify.probe import Seen, broadcast_places
-from bnfold.verify.result import LayerDifference
 
 Run = Mapping[str, Seen]
 """What was seen in one run, by key, in order."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bnfold.core.affine import FloatArray
 from bnfold.verify import compare, verdict
 from bnfold.verify.evidence import Evidence, Outputs, output_key
-from bnfold.verify.result import LayerDifference, OutputDifference
+from bnfold.verify.findings import LayerDifference, OutputDifference
 
 HOPELESS = 30.0
 """A difference so many times what draws explain is not explained by more of them."""

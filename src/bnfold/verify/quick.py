@@ -32,11 +32,12 @@ from bnfold.verify.evidence import (
     channel_axes,
     with_outputs,
 )
+from bnfold.verify.findings import OutputDifference
 from bnfold.verify.inputs import draw
 from bnfold.verify.layers import Storage
 from bnfold.verify.outputs import Judged
 from bnfold.verify.probe import Probe
-from bnfold.verify.result import OutputDifference, VerifyResult
+from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Lane, NotExactError, Output
 
 _SIDE = 96

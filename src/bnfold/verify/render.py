@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bnfold.verify.result import OutputDifference, VerifyResult
+    from bnfold.verify.findings import Findings, OutputDifference
 
 _HEADINGS = (
     *("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "top-1"),
@@ -14,7 +14,7 @@ _HEADINGS = (
 )
 
 
-def text(result: VerifyResult, *, color: bool, width: int) -> str:
+def text(result: Findings, *, color: bool, width: int) -> str:
     """The summary, a line per output, the layers that part, and the notes."""
     rows = [list(_HEADINGS), *(_cells(output) for output in result.outputs)]
     lengths = [max(len(row[at]) for row in rows) for at in range(len(_HEADINGS))]
@@ -39,7 +39,7 @@ def _painted(line: str, color: bool, code: str) -> str:
     return f"\x1b[{code}m{line}\x1b[0m" if color else line
 
 
-def _closing(result: VerifyResult) -> list[str]:
+def _closing(result: Findings) -> list[str]:
     truths = {
         "float64": "folded, original: how far each is from the original in float64",
         "nudged": (
@@ -83,7 +83,7 @@ def _printable(cell: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
 
 
-def html(result: VerifyResult) -> str:
+def html(result: Findings) -> str:
     """A self-contained fragment; every name is escaped."""
     head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
     rows = "".join(

@@ -17,7 +17,8 @@ import numpy as np
 
 from bnfold.core.affine import FloatArray
 from bnfold.verify import compare, verdict
-from bnfold.verify.result import OutputDifference, VerifyResult
+from bnfold.verify.findings import OutputDifference
+from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Array, Output
 
 _FINE = 2.0**-24

@@ -24,7 +24,8 @@ import torch
 import bnfold
 from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
-from bnfold.report import FoldReport, Item
+from bnfold.outcomes import Item
+from bnfold.report import FoldReport
 from tests.frontends.caffe import support as caffe
 from tests.property.networks.build_caffe import NotInCaffe, caffe_pair
 from tests.property.networks.build_onnx import onnx_model

@@ -24,7 +24,7 @@ from bnfold.frontends.onnx.folding import Folding, Inside
 from bnfold.frontends.onnx.loop_declarations import hold
 from bnfold.frontends.onnx.nodes import Node, described, free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
-from bnfold.report import Item, Kept, Removed
+from bnfold.outcomes import Item, Kept, Removed
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))

@@ -27,7 +27,8 @@ from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
-from bnfold.report import FoldReport, Item
+from bnfold.outcomes import Item
+from bnfold.report import FoldReport
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ from bnfold.frontends.torch.aliasing import Precautions, precautions
 from bnfold.frontends.torch.apply import NewTensors, compute
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
 from bnfold.frontends.torch.recording import Recording
-from bnfold.report import FoldReport, Item
+from bnfold.outcomes import Item
+from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
     from bnfold.verify.result import VerifyResult

@@ -34,7 +34,8 @@ from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
-from bnfold.report import FoldReport, Item, Kept
+from bnfold.outcomes import Item, Kept
+from bnfold.report import FoldReport
 
 
 def fold_module(
