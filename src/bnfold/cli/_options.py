@@ -21,8 +21,8 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options of fold and inspect."""
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """What a SOURCE is run on."""
     parser.add_argument(
         "--input",
         action="append",
@@ -30,11 +30,16 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME:]SHAPE[:DTYPE]",
         dest="inputs",
         help="example input of a factory's model, like 1x3x224x224 or 4x16:int64, once per input;"
-        " for ONNX, the shape to analyse an input with, like image:1x3x224x224",
+        " for ONNX, the shape of an input that the model leaves open, like image:1x3x224x224",
     )
     parser.add_argument(
         "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
     )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options of fold and inspect."""
+    add_input_options(parser)
     parser.add_argument(
         "--clip",
         choices=get_args(ClipMode),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, get_args
 
 from bnfold._places import write_whole
+from bnfold.cli._options import add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.core.modes import ClipMode
@@ -48,18 +49,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folded", metavar="B", nargs="?", help="the folded model (default: A, folded now)"
     )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="[NAME:]SHAPE[:DTYPE]",
-        dest="inputs",
-        help="example input of a factory's model, like 1x3x224x224, once per input;"
-        " for ONNX, the shape of an input that the model leaves open, like image:1x3x224x224",
-    )
-    parser.add_argument(
-        "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
-    )
+    add_input_options(parser)
     parser.add_argument(
         "--clip",
         choices=get_args(ClipMode),

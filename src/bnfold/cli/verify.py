@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bnfold.cli._options import add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.errors import UsageError
@@ -33,17 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("ORIGINAL", "FOLDED"),
         help="the .caffemodel of each .prototxt (default: those beside them with the same stem)",
     )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="[NAME:]SHAPE[:DTYPE]",
-        dest="inputs",
-        help="the shape of an input, as for fold",
-    )
-    parser.add_argument(
-        "--eval", action="store_true", dest="eval_mode", help="put a factory's model in eval mode"
-    )
+    add_input_options(parser)
     parser.add_argument(
         "--data", metavar="FILE", help="your own inputs: an .npz or .npy, or a folder of images"
     )
