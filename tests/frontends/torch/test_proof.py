@@ -15,7 +15,7 @@ import bnfold
 from bnfold import Kept, NotProvenError, Reason, UnsupportedModelError
 from bnfold.core.plan import make_plan
 from bnfold.frontends.torch import apply as apply_module
-from bnfold.frontends.torch import fold as fold_module
+from bnfold.frontends.torch import decide
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from tests.frontends.torch.support import assert_same, build, image, run
 
@@ -62,7 +62,7 @@ def wrong_plan(monkeypatch: pytest.MonkeyPatch, *faulty: str) -> None:
                 edit.output_shift[...] += 0.25
         return plan
 
-    monkeypatch.setattr(fold_module, "make_plan", planned)
+    monkeypatch.setattr(decide, "make_plan", planned)
 
 
 # ------------------------------------------------------------------- must not be changed
