@@ -13,7 +13,7 @@ Sources: https://onnx.ai/onnx/operators/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,10 @@ _OPSET = 13
 class PlainModel(Graph):
     """A model ready to run. Raises NotExactError where it is not for NumPy."""
 
-    def __init__(self, model: OnnxModel) -> None:
+    def __init__(self, model: OnnxModel, is_stopped: Callable[[], bool] = lambda: False) -> None:
         super().__init__(model)
         _check(self.network)
+        self._is_stopped = is_stopped
 
     def run(self, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[list[Output]]:
         """The outputs in each lane; every weight is read once for all. Raises NotExactError."""
@@ -45,6 +46,8 @@ class PlainModel(Graph):
             values[name] = _in_lanes(array, lanes)
         is_smaller = not self._are_declared(inputs)
         for node in self.network.nodes:
+            if self._is_stopped():
+                raise NotExactError("somebody stopped it")
             with np.errstate(all="ignore"), not_exact_where_it_raises(node):
                 results = self._node(node, values, lanes)
                 if is_smaller and node.op == "Conv":

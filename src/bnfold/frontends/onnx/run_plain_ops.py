@@ -1,7 +1,7 @@
 """The operators of usual convolutional networks, by NumPy: what `run_plain` runs.
 
-Convolutions are matrix products of weights and windows, (out, in * kernel) by (in * kernel, places),
-group by group.
+Convolutions are matrix products of weights and windows, (out, in * kernel) by
+(in * kernel, places), group by group.
 
 Sources: https://onnx.ai/onnx/operators/
 """
