@@ -88,7 +88,7 @@ def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
     code = main(["fold", "a.onnx", "bad.onnx", "b.onnx", "--jobs", jobs])
     out, _ = capsys.readouterr()
     assert code == 3
-    assert re.search(r"^a.onnx .* 1 of 1 removed, .* equal, .* a.folded.onnx$", out, re.M)
+    assert re.search(r"^a.onnx .* 1 of 1 removed, equal, .* a.folded.onnx$", out, re.M)
     assert re.search(r"^bad.onnx +failed: bad.onnx: ", out, re.M)
     assert re.search(r"^b.onnx .* b.folded.onnx$", out, re.M)
     assert out.endswith("3 models: 2 folded, 1 not\n")
@@ -190,6 +190,32 @@ def test_a_stream_that_is_no_model(folder):
     assert b"TensorFlow Lite" in done.stderr
 
 
+@pytest.mark.parametrize("content", [b"", b"text", "a.onnx"])
+def test_what_is_wrong_with_a_stream_names_no_file_of_ours(folder, content):
+    content = content if isinstance(content, bytes) else Path(content).read_bytes()[:100]
+    done = command("fold", "-", stdin=content)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.startswith((b"bnfold: error: stdin: ", b"bnfold: error: stdin is "))
+    assert b"/stdin" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "text"),
+    [
+        ("<&-", "stdin is closed"),
+        ("<a.onnx >&-", "stdout is closed"),
+        ("<a.onnx >/dev/full", "stdout did not take the whole model"),
+        ("<a.onnx | true; exit ${PIPESTATUS[0]}", "stdout did not take the whole model"),
+    ],
+)
+def test_a_stream_that_is_not_there(folder, redirection, text):
+    words = f'"{sys.executable}" -m bnfold fold - {redirection}'
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "bug in bnfold" not in done.stderr and "Traceback" not in done.stderr
+
+
 # -------------------------------------------------------------------- inspect and terminals
 
 
@@ -241,3 +267,20 @@ def test_every_line_fits(folder, columns, table):
     assert max(map(len, lines)) <= columns
     assert all("..." in line for line in lines if "denselayer" in line and columns < 60)
     assert any("more: --table" in line for line in lines) == (not table)
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_every_line_of_a_fold_fits(folder, columns):
+    """The verdict of each of many models, too, is not cut."""
+    s = Sketch(2, 3, 6, 6)
+    for at in range(60):
+        s.bn(3, name=f"bn{at}")
+    s.node("Relu")
+    s.conv(3, 4, name="conv")
+    s.node("GlobalAveragePool")
+    Path("long.onnx").write_bytes(s.model().SerializeToString())
+    many = on_terminal(columns, "fold", "a.onnx", "long.onnx", "--output-dir", "a/rather/long/name")
+    for text in (many, on_terminal(columns, "fold", "long.onnx")):
+        lines = [line.rpartition("\x1b[K")[2] for line in text.replace("\r\n", "\n").split("\n")]
+        assert max(map(len, lines)) <= columns
+        assert any("equal" in line for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_the_table_of_an_equal_pair():
     assert text.startswith("equal: largest difference 1e-06 absolute, 3e-07 relative")
     assert "50.0%" in text
     assert "a note" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+@pytest.mark.parametrize("color", [False, True])
+def test_the_table_fits(width, color):
+    text = re.sub(r"\x1b\[[\d;]+m", "", result(equal=False).table(width=width, color=color))
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    for part in ("logits", "NOT EQUAL", "1.0e-06", "50.0%", "conv2", "a note", "max abs"):
+        assert part in words
 
 
 def test_names_are_escaped():

@@ -6,6 +6,7 @@ shtab writes it from the parser, so that nothing has to be kept in step by hand.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from bnfold.cli._output import answer
@@ -28,7 +29,7 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> None:
     answer(shtab.complete(parser, shell=shell))
 
 
-def _tell_files(parser: argparse.ArgumentParser, file: object) -> None:
+def _tell_files(parser: argparse.ArgumentParser, file: Mapping[str, object]) -> None:
     for action in parser._actions:  # argparse has no public way through its options
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():

@@ -32,9 +32,11 @@ class Line:
     source: str
     exit_code: int
     text: str
-    """In one line."""
+    """Why it failed; empty if it did not."""
     document: dict[str, Any]
     """What `bnfold fold --json` prints of it; empty if it failed."""
+    parts: tuple[str, ...] = ()
+    """What became of it, what matters most first."""
 
 
 def fold_many(arguments: argparse.Namespace, found: Sequence[Model]) -> int:
@@ -100,13 +102,13 @@ def _line(arguments: argparse.Namespace) -> Line:
     parts = [f"{report.removed} of {report.total} removed"]
     if done.is_refused:
         parts.append("nothing written (--strict)")
-    elif ending.files and ending.read is not None:
-        parts.append(f"{size(ending.read)} -> {size(ending.written)}")
     parts.append(ending.verdict.split(":")[0])
     parts.append(f"{ending.seconds or 0.0:.1f} s")
+    if ending.files and ending.read is not None:
+        parts.append(f"{size(ending.read)} -> {size(ending.written)}")
     if ending.files:
         parts.append(str(ending.files[0][0]))
-    return Line(arguments.source, int(done.is_refused), ", ".join(parts), done.document)
+    return Line(arguments.source, int(done.is_refused), "", done.document, tuple(parts))
 
 
 def _failed(source: str, exit_code: int, text: str) -> Line:
@@ -116,10 +118,18 @@ def _failed(source: str, exit_code: int, text: str) -> Line:
 def _row(line: Line, longest: int) -> str:
     width = columns()
     room = min(longest, width * 2 // 5)
-    text = printable(line.text)
-    if line.exit_code == 0:
-        text = shortened(text, width - room - 2)
+    text = printable(line.text or _fitted(line.parts, width - room - 2))
     return f"{shortened(line.source, room).ljust(room)}  {text}"
+
+
+def _fitted(parts: Sequence[str], room: int) -> str:
+    """As many of them as there is room for."""
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + 2 + len(part) > room:
+            break
+        text += f", {part}"
+    return text
 
 
 def _document(lines: Sequence[Line]) -> dict[str, Any]:

@@ -47,13 +47,30 @@ def answer(text: str) -> None:
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
-        # Python flushes stdout once more at exit, and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _shut_stdout()
         if not isinstance(error, BrokenPipeError):
             raise UsageError(
                 f"the answer could not be printed: {error.strerror or error}",
                 "look at the output, if one was asked for, and send the answer elsewhere",
             ) from error
+
+
+def send(path: Path) -> None:
+    """The content of a file, on stdout. Raises UsageError if stdout does not take all of it."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        _shut_stdout()
+        raise UsageError(
+            f"stdout did not take the whole model: {error.strerror or error}", "use -o FILE"
+        ) from error
+
+
+def _shut_stdout() -> None:
+    """Python flushes stdout once more at exit, and would complain there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def answer_json(document: dict[str, Any]) -> None:

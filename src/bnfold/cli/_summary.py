@@ -101,7 +101,9 @@ def _steps(report: FoldReport, width: int, color: bool, *, table: bool) -> list[
     room = min(longest, max(12, (width - 2) * 3 // 5))
     lines = [_step(item, room, width, color) for item in shown]
     if len(items) > len(shown):
-        lines.append(f"... and {len(items) - len(shown)} more: --table lists every step")
+        lines += _wrapped(
+            [f"... and {len(items) - len(shown)} more: --table lists every step"], width
+        )
     return lines
 
 
@@ -113,7 +115,8 @@ def _step(item: Item, room: int, width: int, color: bool) -> str:
     if len(outcome) > beside:  # the sentence is above, once for all
         word = "into" if item.is_removed else str(item.reason)
         others = ", ".join(item.into) if item.is_removed else item.blocker or ""
-        outcome = shortened(f"{word} {shortened(others, max(beside - len(word) - 1, 5))}", beside)
+        text = f"{word} {shortened(others, max(beside - len(word) - 1, 5))}".rstrip()
+        outcome = shortened(text, beside)
     return f"{name}  {_paint(outcome, '32' if item.is_removed else '33', color)}"
 
 
@@ -152,11 +155,18 @@ def _ops(ending: Ending, width: int) -> list[str]:
     if ending.read is not None:
         after = size(ending.written) if ending.files else ""
         cells.append(("file", size(ending.read), after, ""))
-    room = min(max(len(row[0]) for row in cells), width - 24)
+    names, *numbers = ([len(row[at]) for row in cells] for at in range(4))
+    first, second, third = (max(lengths) for lengths in numbers)
+    first, second = max(first, _COLUMN), max(second, _COLUMN)
+    room = min(max(names), max(width - first - second - third - 6, 8))
     return [
-        f"{shortened(name, room).ljust(room)}  {first:>9}  {second:>9}  {change}".rstrip()
-        for name, first, second, change in cells
+        f"{shortened(name, room).ljust(room)}  {a:>{first}}  {b:>{second}}  {change}".rstrip()
+        for name, a, b, change in cells
     ]
+
+
+_COLUMN = 9
+"""Characters of a number, at least: 103.5 MB."""
 
 
 def _row(row: tuple[str, int, int]) -> tuple[str, str, str, str]:

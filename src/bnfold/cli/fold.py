@@ -6,19 +6,22 @@ What depends on the kind of model is in one file per kind; see `_kinds`.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bnfold._kinds import renamed
 from bnfold.cli._fold import Done, fold_one
 from bnfold.cli._options import add_common_options, add_sources
-from bnfold.cli._output import answer_json, answer_summary, say
+from bnfold.cli._output import answer_json, answer_summary, say, send
 from bnfold.cli._report import add_report_option
 from bnfold.cli._source import source_of
 from bnfold.cli._sources import STREAM, check_many, models
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +107,13 @@ def _stream(arguments: argparse.Namespace) -> int:
     to_stdout = str(arguments.output or STREAM) == STREAM
     if to_stdout and arguments.json:
         raise UsageError("stdout holds the model, so that --json has no place", "use -o FILE")
+    if to_stdout and sys.stdout is None:
+        raise UsageError("stdout is closed, and takes no model", "use -o FILE")
     if to_stdout and sys.stdout.isatty() and not arguments.dry_run:
         raise UsageError("stdout is a terminal, which shows no model", "use -o FILE, or a pipe")
-    with tempfile.TemporaryDirectory() as folder:
+    if arguments.source == STREAM and sys.stdin is None:
+        raise UsageError("stdin is closed, and holds no model", "name a file, or use a pipe")
+    with tempfile.TemporaryDirectory() as folder, _called(f"{folder}{os.sep}stdin", "stdin"):
         if arguments.source == STREAM:
             arguments.source = str(Path(folder) / "stdin")
             with Path(arguments.source).open("xb") as file:
@@ -126,10 +133,18 @@ def _stream(arguments: argparse.Namespace) -> int:
         if to_stdout and done.ending.files:
             if len(done.ending.files) > 1:
                 raise UsageError("the model has external data, which no pipe holds", "use -o FILE")
-            with done.ending.files[0][0].open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            send(done.ending.files[0][0])
     return _status(done)
+
+
+@contextmanager
+def _called(path: str, name: str) -> Iterator[None]:
+    """Errors speak of what the user knows, not of a file that is gone when they are read."""
+    try:
+        yield
+    except BnfoldError as error:
+        error.problem = error.problem.replace(path, name)
+        raise
 
 
 def _count(text: str) -> int:

@@ -67,6 +67,9 @@ class QuickRunner(Protocol):
     def side_by_side(self) -> SideBySide:
         """Raises NotExactError where that cannot be."""
 
+    def stop(self) -> None:
+        """Runs in other threads raise, soon."""
+
 
 class _Later(Generic[Result]):
     """What a thread of its own works out."""
@@ -108,8 +111,19 @@ class Quick:
         axes = channel_axes(storages)
         self.inside = _Later(lambda: _original_inside(self.original, axes))
 
+    def stop(self) -> None:
+        """Nobody waits for it any longer, as Python does for each thread before it ends."""
+        self.original.stop()
+
     def judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
         """Equal; or None, which says nothing."""
+        try:
+            return self._judge(folded, storages)
+        except BaseException:  # Ctrl-C, too
+            folded.stop()
+            raise
+
+    def _judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
         after = _Later(lambda: _own(folded, self.inputs))
         if self.inside is None:
             self.look_inside(storages)

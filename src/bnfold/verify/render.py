@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,22 +18,42 @@ _HEADINGS = (
 def text(result: Findings, *, color: bool, width: int) -> str:
     """The summary, a line per output, the layers that part, and the notes."""
     rows = [list(_HEADINGS), *(_cells(output) for output in result.outputs)]
+    code = "1;32" if result.equal else "1;31"
+    lines = [_painted(line, color, code) for line in _wrapped(_printable(result.summary), width)]
+    if result.outputs:
+        lines += _table(rows, width)
+    texts = [*(_printable(o.detail) for o in result.outputs if o.detail), *_closing(result)]
+    return "\n".join([*lines, *(part for line in texts for part in _wrapped(line, width))])
+
+
+def _table(rows: list[list[str]], width: int) -> list[str]:
+    """A line for each output; two where the terminal is narrow, or as many as it takes."""
     lengths = [max(len(row[at]) for row in rows) for at in range(len(_HEADINGS))]
-    lines = [_painted(_printable(result.summary), color, "1;32" if result.equal else "1;31")]
-    for name, *numbers in rows if result.outputs else ():
-        cells = [name.ljust(lengths[0])]
-        cells += [cell.rjust(length) for cell, length in zip(numbers, lengths[1:], strict=True)]
-        lines += _wrapped(cells, width)
-    lines += [_printable(o.detail) for o in result.outputs if o.detail]
-    return "\n".join([*lines, *_closing(result)])
+    beside = [
+        "  ".join(cell.rjust(length) for cell, length in zip(row[1:], lengths[1:], strict=True))
+        for row in rows
+    ]
+    if lengths[0] + 2 + len(beside[0]) <= width:
+        pairs = zip(rows, beside, strict=True)
+        return [f"{row[0].ljust(lengths[0])}  {rest}".rstrip() for row, rest in pairs]
+    if 4 + len(beside[0]) <= width:
+        pairs = zip(rows, beside, strict=True)
+        return [line for row, rest in pairs for line in (row[0], f"    {rest}".rstrip())]
+    lines = []
+    for name, *cells in rows[1:]:
+        named = zip(_HEADINGS[1:], cells, strict=True)
+        parts = [f"{heading} {cell}".replace(" ", _HARD) for heading, cell in named if cell]
+        wrapped = wrap(", ".join(parts), width, initial_indent="    ", subsequent_indent="    ")
+        lines += [name, *(line.replace(_HARD, " ") for line in wrapped)]
+    return lines
 
 
-def _wrapped(cells: list[str], width: int) -> list[str]:
-    """One line, or two where the terminal is narrow."""
-    line = "  ".join(cells).rstrip()
-    if len(line) <= width:
-        return [line]
-    return ["  ".join(cells[:1]).rstrip(), f"    {'  '.join(cells[1:])}".rstrip()]
+_HARD = "\N{NO-BREAK SPACE}"
+"""Where no line is broken."""
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _painted(line: str, color: bool, code: str) -> str:

@@ -69,14 +69,16 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
         check_data_target(source, request.output, force=request.force)
     counts = _counted(source)
     quick = _run_ahead(model, source, request) if request.ahead else None
-    folding = _prepared(source, request)
-    if quick is not None:
-        from bnfold.frontends.onnx.runner import storage
-
-        quick.look_inside([storage(folding.lifted, folding.plan)])
     output = request.output or Path("model.onnx")
     stack = ExitStack()
     try:
+        if quick is not None:
+            stack.callback(quick.stop)
+        folding = _prepared(source, request)
+        if quick is not None:
+            from bnfold.frontends.onnx.runner import storage
+
+            quick.look_inside([storage(folding.lifted, folding.plan)])
         waits = output.parent
         if request.output is None:
             waits = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -222,6 +224,7 @@ class FoldedFile:
             return None
         original, made = self.pair
         if not self.quick.has_inputs_of(original):
+            self.quick.stop()
             return None
         return self.quick.judge(replace(made, threads=1), original.known or ())
 

@@ -8,7 +8,7 @@ external data stays there.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,15 @@ class OnnxRunner:
     may_have_state: bool = False
     threads: int = 0
     """Of ONNX Runtime; 0 for as many as it likes."""
+    is_stopped: bool = False
+    running: list[Any] = field(default_factory=list)
+    """ONNX Runtime's options of each run, which may end it."""
+
+    def stop(self) -> None:
+        """Runs in other threads raise at their next node, as do those that begin."""
+        self.is_stopped = True
+        for options in tuple(self.running):
+            options.terminate = True
 
     def rounded(self, original: object) -> Rounded | None:
         """Initializers of its own in 16 bits, those that are only stored in them first."""
@@ -131,7 +140,7 @@ class OnnxRunner:
             )
         except Exception as error:  # whatever the runtime raises: it has no kernels for this model
             raise NotRunnableError(f"ONNX Runtime cannot load it ({_first_line(error)})") from error
-        return _Session(session, self, weights)
+        return _Session(session, self, weights, onnxruntime.RunOptions)
 
     def _moved(self, draw: int) -> dict[str, Any]:
         """ONNX Runtime's values of the weights, by name."""
@@ -163,7 +172,7 @@ class OnnxRunner:
         dtypes = {t.data_type for t in self.model.proto.graph.initializer} & FLOATS
         if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
             raise NotExactError("it is not one of float32 alone")
-        return PlainModel(self.model)
+        return PlainModel(self.model, lambda: self.is_stopped)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
@@ -195,6 +204,7 @@ class _Session:
     runner: OnnxRunner
     weights: Mapping[str, Any]
     """What the session reads where it lies, and so has to live as long."""
+    make_options: Callable[[], Any]
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
@@ -203,7 +213,13 @@ class _Session:
         if draw is not None:
             return self.runner._session(draw=draw).run(inputs)
         feeds = {spec.name: array for spec, array in zip(self.runner.specs, inputs, strict=True)}
-        results = self.session.run(None, feeds)
+        options = self.make_options()
+        self.runner.running.append(options)
+        options.terminate = self.runner.is_stopped  # `stop` may have come in between
+        try:
+            results = self.session.run(None, feeds, options)
+        finally:
+            self.runner.running.remove(options)
         names = [output.name for output in self.session.get_outputs()]
         found = zip(names, results, strict=True)
         return [output for name, result in found for output in to_outputs(name, result)]
