@@ -661,6 +661,18 @@ def test_custom_autograd_function():
     assert_folds(build(Net()), image(2, 3, 4, 4), removed=1)
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+def test_parameters_made_in_inference_mode(inplace):
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        net = build(net)
+        expected = net(x := image(2, 3, 6, 6))
+    with torch.no_grad():
+        folded, report = bnfold.fold(net, x, inplace=inplace)
+        torch.testing.assert_close(folded(x), expected)
+    assert report.removed == 1
+
+
 def test_inference_mode_around_the_fold():
     model, x = build(ConvBN()), image(2, 3, 4, 4)
     with torch.inference_mode():

@@ -153,3 +153,71 @@ def test_a_copy_that_is_a_copy_costs_nothing():
         assert report.removed == 1
         assert folded.relu.inplace
         _assert_alike(model, folded)
+
+
+class Asks(nn.Module):
+    """Takes one path for one layout, and another for another."""
+
+    def __init__(self, run: Callable[[Asks, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.run(self, x).relu())
+
+
+def _lies_plainly(net: Asks, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x))
+    return y if x.is_contiguous() else net.bn(y)
+
+
+def _lies_in_channels_last(net: Asks, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    last = y.is_contiguous(memory_format=torch.channels_last)
+    return net.bn(y) + y if last else net.bn(y)
+
+
+def _steps_by_one(net: Asks, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return y if y.stride(1) == 1 else net.bn(y)
+
+
+def _steps(net: Asks, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.bn(y) if y.stride()[-1] == 1 else net.bn(y * y)
+
+
+def _steps_of_the_sum(net: Asks, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.bn(y) * (2.0 if (y + 1).stride(1) == 1 else -1.0)
+
+
+def _gives_up(net: Asks, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x))
+    return y if x.is_contiguous() else net.conv(x)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("example", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize(
+    "run",
+    [
+        _lies_plainly, _lies_in_channels_last, _steps_by_one, _steps, _steps_of_the_sum, _gives_up,
+    ],
+)  # fmt: skip
+def test_code_that_asks_for_the_layout(
+    run: Callable[[Asks, Tensor], Tensor], example: Callable[[Tensor], Tensor], verify: bool
+) -> None:
+    net = build(Asks(run))
+    folded, _ = bnfold.fold(net, example(image(2, 4, 6, 6)), verify=verify)
+    for size in SIDES.values():
+        for lay_out in (LAYOUTS["contiguous"], LAYOUTS["channels last"], example):
+            x = lay_out(image(*size, seed=1))
+            with torch.no_grad():
+                torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_code_that_asks_for_the_layout_to_change_it_loses_nothing() -> None:
+    net = build(Asks(lambda net, x: net.bn(net.conv(x if x.is_contiguous() else x.contiguous()))))
+    assert bnfold.fold(net, image(2, 4, 6, 6)).report.removed == 1

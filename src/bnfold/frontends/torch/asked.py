@@ -1,4 +1,4 @@
-"""Which sizes a program's Python asks for, and what it compares them with.
+"""Which sizes and layouts a program's Python asks for, and what it compares sizes with.
 
 A module's code gets the length of an axis as a number. What it decides by that is decided for the
 example alone: `if h % 2: pad`, `for row in range(h)`, a pad or a window computed from the width.
@@ -6,6 +6,8 @@ So the lengths that the code is told are numbers that know where they came from 
 is what is computed from them (`Ratio`, if it is no whole number). They note when one is compared,
 or becomes a number that knows nothing: then other sizes may take another path, and where both
 sides of a comparison are known, also which sizes.
+
+Of layouts (`stride()`, `is_contiguous()`) it is only noted that one was asked for.
 
 PyTorch's own code gets plain numbers: what it decides by sizes it decides inside of an op.
 """
@@ -33,6 +35,8 @@ class Asked:
     """Whether it asked for any."""
     decided: bool = False
     """Whether its path may depend on one."""
+    layout: bool = False
+    """Whether it asked how a tensor lies in memory."""
     turns: set[Turn] = field(default_factory=set)
     """Where an answer would be another one."""
 
@@ -146,9 +150,13 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
     """
     thread = threading.get_ident()  # the patch is global; other threads go on as before
 
+    def is_asked(tensor: Tensor) -> bool:
+        name = sys._getframe(3).f_globals.get("__name__", "")
+        own = name.startswith(_OWN) or threading.get_ident() != thread
+        return not own and is_known(tensor)
+
     def is_heard(tensor: Tensor) -> bool:
-        name = sys._getframe(2).f_globals.get("__name__", "")
-        if name.startswith(_OWN) or threading.get_ident() != thread or not is_known(tensor):
+        if not is_asked(tensor):
             return False
         asked.sizes = True
         asked.decided |= not tell
@@ -188,6 +196,16 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
 
         return method
 
+    def note_layout(tensor: Tensor) -> None:
+        asked.layout |= is_asked(tensor)
+
+    def laid_out(original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            note_layout(tensor)
+            return original(tensor, *args, **kwargs)
+
+        return method
+
     patches: dict[str, Any] = {
         "shape": property(shape),
         "size": size,
@@ -195,6 +213,8 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
         "nelement": numel,
         "__len__": counted(torch.Tensor.__len__),
         "__iter__": counted(torch.Tensor.__iter__),
+        "stride": laid_out(torch.Tensor.stride),
+        "is_contiguous": laid_out(torch.Tensor.is_contiguous),
     }
     own = {name: vars(torch.Tensor).get(name) for name in patches}
     for name, patch in patches.items():

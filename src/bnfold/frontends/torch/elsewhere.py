@@ -7,7 +7,8 @@ example. Two things depend on them:
                depend on them
     the code   it may ask for a size, and take another path for another one (see `asked`)
 
-Then the module is read on other sizes, as many as it takes. Readings that are alike are one (see
+Then the module is read on other sizes, as many as it takes; where the code asks for a layout, on
+the inputs in channels_last and contiguous. Readings that are alike are one (see
 `alike`): axes that have other lengths there are open, and so are numbers that differ, as in an
 exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as one,
 as for `also`: what is decided then holds on each. A network that does neither is read once.
@@ -48,11 +49,16 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
     Raises what `read_module` raises for the example inputs.
     """
     first = read_module(model, runs)
-    asked = first.asked.sizes and _has_steps(first)
-    if not asked and not _may_mix(first):
+    has_asked = (first.asked.sizes or first.asked.layout) and _has_steps(first)
+    sizes, layout = has_asked and first.asked.sizes, has_asked and first.asked.layout
+    mixes = not sizes and _may_mix(first)
+    if not sizes and not layout and not mixes:
         return first
     found = Readings(model, runs, first)
-    found.explore(decided=asked and first.asked.decided)
+    if sizes or mixes:
+        found.explore(decided=sizes and first.asked.decided)
+    if layout:
+        found.read_laid_out()
     return found.joined()
 
 
@@ -121,6 +127,15 @@ class Readings:
         self.taken.insert(0 if is_new else len(self.taken), sizes)
         return True
 
+    def read_laid_out(self) -> None:
+        """Readings of the same inputs in other memory layouts."""
+        for runs in resizing.laid_out(self.runs):
+            try:
+                recording = read_module(self.model, runs, like=self.first)
+            except ExampleInputError:  # view() takes contiguous memory alone
+                continue
+            self.add(Path(runs, recording))
+
     def add(self, other: Path) -> bool:
         """Note what this reading has that the others do not; whether it is another path."""
         for path in self.paths:
@@ -138,6 +153,11 @@ class Readings:
                 self.has_rests = True
                 return True
             note_differences(path.recording, found, side=0)
+            path.recording.varying.update(
+                event.number
+                for event, twin in found.pairs
+                if twin.number in other.recording.varying
+            )
             self.has_rests |= bool(found.rests[0])
             return bool(found.rests[0])
         if len(self.paths) < _PATHS:
@@ -165,6 +185,8 @@ def _carry_notes(old: Recording, new: Recording, found: Pairing) -> None:
 
 def _copy_notes(old: Recording, number: int, new: Recording, there: int, outputs: int) -> None:
     none: frozenset[str] = frozenset()
+    if number in old.varying:
+        new.varying.add(there)
     names = old.open_arguments.get(number, none) | new.open_arguments.get(there, none)
     if names:
         new.open_arguments[there] = names

@@ -38,6 +38,11 @@ def is_leaf(module: nn.Module) -> bool:
     return _holds_its_own(module)
 
 
+def has_settings(module: nn.Module) -> bool:
+    """Whether it is of a kind that may be taken as one op."""
+    return isinstance(module, _LEAVES)
+
+
 def _holds_its_own(module: nn.Module) -> bool:
     """A parametrized, pruned or overwritten weight is not a parameter of the module."""
     for name in ("weight", "bias"):

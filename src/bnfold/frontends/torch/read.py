@@ -21,8 +21,15 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.asked import sizes_heard
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
-from bnfold.frontends.torch.record import Recorder, escaped, forget, module_calls
+from bnfold.frontends.torch.record import (
+    Recorder,
+    address_of,
+    escaped,
+    forget,
+    module_calls,
+)
 from bnfold.frontends.torch.recording import Recording, Value
+from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, back, shadow_of
 from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
@@ -94,7 +101,8 @@ def _read(
     for own_memory in (False, True):
         shadow = shadow_of(model, modules, own_memory=own_memory)
         named = {id(part): names.get(id(shadow.original(part)), "") for part in shadow.modules}
-        reader = _Reader(shadow, {**names, **named})
+        given = Given([*modules, *shadow.modules], address_of)
+        reader = _Reader(shadow, {**names, **named}, given)
         try:
             recording = reader.read(plan, hollow=hollow)
         except NeedsMemory:
@@ -262,6 +270,7 @@ class _Reader:
     shadow: Shadow
     names: dict[int, str]
     """What modules are called, by id()."""
+    given: Given
 
     @property
     def model(self) -> nn.Module:
@@ -312,7 +321,9 @@ class _Reader:
         with _biases_lent(self.modules, recording):
             for number, run in enumerate(plan.runs):
                 lends = self.shadow.shares_memory
-                recorder = Recorder(recording, self.names, hollow=hollow, lends=lends)
+                recorder = Recorder(
+                    recording, self.names, hollow=hollow, lends=lends, given=self.given
+                )
                 recorders.append(recorder)
                 entry = run.entry if isinstance(run, Entry) else ""
                 given = run.inputs if isinstance(run, Entry) else run

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
-from bnfold.frontends.torch.leaves import is_leaf
+from bnfold.frontends.torch.leaves import BATCH_NORMS, is_leaf
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
     LOOK,
@@ -50,6 +50,7 @@ from bnfold.frontends.torch.recording import (
     leaves_of,
     map_tensors,
 )
+from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory
 from bnfold.frontends.torch.structure_run import (
     NeedsValues,
@@ -94,6 +95,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         hollow: bool = False,
         lends: bool = False,
+        given: Given | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
@@ -117,6 +119,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.is_void = False
         """Whether values were asked for in a run that has none: it tells nothing any more."""
 
+        self.given = given
+        """What the modules were set to before; None for an exported program, which has none."""
         self.lends = lends
         """Whether the parameters' memory is the original's."""
         self.has_lent = False
@@ -152,7 +156,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         nn.Parameter(y), y.data, set_, DLPack and the like: what it holds has left the recording,
         so nothing more is known than that it looks at all that this memory held.
         """
-        known = self.memories.get(_address(tensor) or -1)
+        known = self.memories.get(address_of(tensor) or -1)
         if known is None or known[0].expired():  # type: ignore[no-untyped-call]
             return None
         _, storage, first = known
@@ -162,7 +166,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return getattr(tensor, _ATTRIBUTE)  # type: ignore[no-any-return]
 
     def _remember(self, tensor: Tensor, storage: Storage, value: Value) -> None:
-        address = _address(tensor)
+        address = address_of(tensor)
         if address is None:
             return
         known = self.memories.get(address)
@@ -282,6 +286,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tensor = constant.tensor
             if getattr(tensor, _MADE, None) == _AT_RANDOM or not _is_readable(tensor):
                 self.recording.varying.add(number)
+            if self.given is not None and self.given.has_moved(constant.origin):
+                # Lent for this call alone (p.data = average): not what the parameter holds.
+                self.recording.varying.add(number)
+                self._note_use(Const(tensor, constant.origin, Derivation.OTHER), None)
         return event
 
     def _note_use(self, constant: Const, event: Event | None) -> None:
@@ -512,7 +520,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and isinstance(args[0], Tensor)
             and is_leaf(module)
             and self.handle_of(args[0]) is not None
+            and (isinstance(module, BATCH_NORMS) or not self._is_reset(module))
         )
+
+    def _is_reset(self, module: nn.Module) -> bool:
+        """Whether it computes something else now than what it says when the run is over."""
+        return self.given is not None and self.given.has_reset(module)
 
     def run_leaf(
         self, module: nn.Module, call: Call, forward: Any, tensor: Tensor, source: Value
@@ -531,6 +544,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         event = self._append(
             module, (source,), arguments, (), name=call.name, written=source if in_place else None
         )
+        if self._is_reset(module):
+            self.recording.varying.add(event.number)
         call.inputs, call.single = (source,), True
         if not in_place:
             event.outputs = call.outputs = (self._output(result, event, [tensor], []),)
@@ -577,7 +592,7 @@ def _is_readable(tensor: Tensor) -> bool:
     return not tensor.is_meta and tensor.layout is torch.strided
 
 
-def _address(tensor: Tensor) -> int | None:
+def address_of(tensor: Tensor) -> int | None:
     """Where the memory begins that a tensor lives in; None where it has none."""
     try:
         return int(_storage_of(tensor).data_ptr()) or None

@@ -134,6 +134,36 @@ def _resized(run: Any, axes: Sequence[int], rule: Rule) -> Any:
     return pytree.tree_map(one, run)
 
 
+def laid_out(runs: Sequence[Any]) -> list[list[Any]]:
+    """The same inputs contiguous, and in channels_last, without what they are already."""
+    found = [[_laid_out(run, plain=plain) for run in runs] for plain in (True, False)]
+    return [there for there in found if _strides(there) != _strides(runs)]
+
+
+def _laid_out(run: Any, *, plain: bool) -> Any:
+    if isinstance(run, Entry):
+        return Entry(run.entry, _laid_out(run.inputs, plain=plain))
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.ndim < 2 or leaf.layout is not torch.strided:
+            return leaf
+        channels = 0 if leaf.ndim == 2 else 1
+        if plain:
+            return leaf.contiguous()
+        return leaf.movedim(channels, -1).contiguous().movedim(-1, channels)
+
+    return pytree.tree_map(one, run)
+
+
+def _strides(runs: Sequence[Any]) -> list[tuple[int, ...]]:
+    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    return [
+        leaf.stride()
+        for leaf in pytree.tree_leaves(given)
+        if isinstance(leaf, Tensor) and leaf.layout is torch.strided
+    ]
+
+
 def _is_resizable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
 

@@ -109,7 +109,9 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
 
 
 def _parameter(old: nn.Parameter, content: Tensor) -> nn.Parameter:
-    new = nn.Parameter(content, requires_grad=old.requires_grad)
+    # Made in inference mode, it takes no gradient outside of it.
+    learns = old.requires_grad and not content.is_inference()
+    new = nn.Parameter(content, requires_grad=learns)
     new.__dict__.update(old.__dict__)
     return new
 

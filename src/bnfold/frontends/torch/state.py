@@ -148,7 +148,11 @@ def mark_varying(
         if not _is_same_op(one, other):
             break
         aligned += 1
-        if not _is_same(one, other) or _takes(one, changed, shadow):
+        if (
+            not _is_same(one, other)
+            or other.number in second.varying
+            or _takes(one, changed, shadow)
+        ):
             first.varying.add(one.number)
     if moved and first.varying:
         # With other inputs a constant was another one: it came from values in some unseen way, and
