@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
+import io
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -123,3 +126,36 @@ def test_what_is_handed_out_and_read_stays_and_its_neighbours_go():
     folded, report = bnfold.fold(model, image(2, 3, 5, 5))
     assert report.removed == 1
     assert torch.equal(folded.conv2.weight, model.conv2.weight)
+
+
+def _pickled(y: Tensor) -> Tensor:
+    return pickle.loads(pickle.dumps(y))
+
+
+def _saved(y: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torch.save({"y": y}, file)
+    file.seek(0)
+    return torch.load(file)["y"]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("through", [_pickled, _saved, copy.copy, copy.deepcopy])
+def test_values_that_are_copied_or_saved(through: Callable[[Tensor], Tensor], verify: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.head = (
+                nn.Conv2d(3, 4, 1),
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 2, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(through(self.bn(self.conv(x))).sigmoid())
+
+    net, x = build(Net()), image(2, 3, 4, 4)
+    folded, _ = bnfold.fold(net, x, verify=verify)
+    for inputs in (x, image(3, 3, 5, 5, seed=1)):
+        with torch.no_grad():
+            torch.testing.assert_close(folded(inputs), net(inputs))

@@ -89,3 +89,53 @@ def test_inputs_that_the_program_writes_to_are_put_back():
     x, before = X.clone(), X.clone()
     bnfold.fold(Writes().eval(), x)
     assert torch.equal(x, before)
+
+
+class Collects(Net):
+    """Its hook fills the list of the model that it was made for, which a copy has not got."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.bn.register_forward_hook(lambda module, args, output: self.seen.append(output))
+
+    def forward(self, x):
+        self.seen.clear()
+        return super().forward(x) + self.seen[-1]
+
+
+class Swaps(Net):
+    """Tensors that are watched cannot be swapped."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        torch.utils.swap_tensors(y, torch.ones_like(y))
+        return y
+
+
+class Nested(Net):
+    """Nested tensors do not say what shape they have."""
+
+    def forward(self, x):
+        y = torch.nested.nested_tensor(list(super().forward(x)))
+        return y.to_padded_tensor(0.0)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(Collects, "a copy of Collects"), (Swaps, "be recorded"), (Nested, "be recorded")],
+)
+def test_what_raises_in_the_analysis_alone_is_not_blamed_on_the_inputs(kind, why, inplace):
+    model = kind().eval()
+    before = dict(model.bn.__dict__)
+    with pytest.raises(bnfold.errors.UnsupportedModelError, match=why):
+        bnfold.fold(model, X, inplace=inplace)
+    assert model.bn.__dict__ == before
+    assert not getattr(model, "seen", None)
+    model(X)
+
+
+def test_inputs_that_the_model_does_not_take():
+    with pytest.raises(bnfold.errors.ExampleInputError, match="on the example inputs"):
+        bnfold.fold(Collects().eval(), torch.randn(2, 4, 5, 5))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # PyTorch's own name for it
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 import bnfold
@@ -28,7 +28,14 @@ def reloaded(program: ExportedProgram) -> ExportedProgram:
 
 
 def batch_norms(program: ExportedProgram) -> int:
-    return sum("batch_norm" in str(node.target) for node in program.graph.nodes)
+    graphs = [
+        part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)
+    ]
+    return sum(
+        node.op == "call_function" and "batch_norm" in str(node.target)
+        for graph in graphs
+        for node in graph.nodes
+    )
 
 
 def fold_equal(
@@ -183,3 +190,33 @@ def test_a_cast_between_float_dtypes():
     assert any("_assert_tensor_metadata" in str(node.target) for node in program.graph.nodes)
     _, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
     assert report.kept == 0
+
+
+class Guarded(nn.Module):
+    """One BatchNorm in a region without autocast, one in a branch, one in neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.conv, self.guarded = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.stem(x)).relu()
+        with torch.autocast("cpu", enabled=False):
+            return self.guarded(self.conv(x))
+
+
+class Branches(Guarded):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.stem(x))
+        return torch.cond(y.sum() > 0, lambda t: self.guarded(t), lambda t: t * 2, (y,))
+
+
+@pytest.mark.parametrize("kind", [Guarded, Branches])
+def test_a_batch_norm_inside_a_higher_order_op_is_listed(kind: type[nn.Module]) -> None:
+    program = export(build(kind()), image(2, 3, 4, 4))
+    for report in (fold_equal(program, image(2, 3, 4, 4, seed=5))[1], bnfold.inspect(program)):
+        (kept,) = [item for item in report.items if isinstance(item.outcome, Kept)]
+        assert (kept.outcome.reason, kept.channels) == (Reason.MODULE_DOES_MORE, 4)
+        assert kept.outcome.detail == "it is in the body of a higher-order op"
+        assert report.removed == 1

@@ -10,12 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode
+from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
     Decided,
@@ -26,10 +29,17 @@ from bnfold.frontends.torch.decide import (
     proven_report,
 )
 from bnfold.frontends.torch.lift import lift
-from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
+from bnfold.frontends.torch.ops import op_name
+from bnfold.frontends.torch.read_program import (
+    lifted_tensors,
+    node_names,
+    read_program,
+    user_inputs,
+)
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.network import draw
+from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
 
@@ -39,9 +49,9 @@ def fold_program(
     """See `bnfold.fold`."""
     decided = _decide(program, clip)
     if not verify:
-        return rewrite(program, decided), _report(decided)
+        return rewrite(program, decided), _report(program, decided)
     if not decided.plan.removed:
-        return rewrite(program, decided), replace(_report(decided), unverified=UNCHANGED)
+        return rewrite(program, decided), replace(_report(program, decided), unverified=UNCHANGED)
     from bnfold.frontends.torch import prove
     from bnfold.frontends.torch.course import Call
 
@@ -57,7 +67,9 @@ def fold_program(
             shapes=other_sizes(program, leaves),
         )
     except ExampleInputError as error:
-        return rewrite(program, decided), replace(_report(decided), unverified=cannot_run(error))
+        return rewrite(program, decided), replace(
+            _report(program, decided), unverified=cannot_run(error)
+        )
 
     whole = decided
 
@@ -69,7 +81,8 @@ def fold_program(
 
     groups = decided.lifted.graph.affine_groups()
     folded, found = prove.proven(proof, decided.plan, groups, attempt)
-    return folded, proven_report(_report(decided), found.verdict, found.parted)
+    report = _report(program, decided)
+    return folded, proven_report(report, found.verdict, found.parted)
 
 
 def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -81,14 +94,27 @@ def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(_decide(program, clip))
+    return _report(program, _decide(program, clip))
 
 
-def _report(decided: Decided) -> FoldReport:
-    items = affine_items(decided.lifted, decided.plan)
+def _report(program: ExportedProgram, decided: Decided) -> FoldReport:
+    items = [*affine_items(decided.lifted, decided.plan), *_inside(program)]
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
+
+
+def _inside(program: ExportedProgram) -> list[Item]:
+    """The BatchNorms in the bodies of higher-order ops, such as a cond or an autocast region."""
+    outcome = Kept(Reason.MODULE_DOES_MORE, None, "it is in the body of a higher-order op")
+    return [
+        Item(name, "batch_norm", int(node.args[0].meta["val"].shape[1]), 1, outcome)
+        for path, body in program.graph_module.named_modules()
+        if path and isinstance(body, fx.GraphModule)
+        for node, name in node_names(body.graph).items()
+        if node.op == "call_function" and is_batch_norm(op_name(node.target))
+        if isinstance(node.args[0], fx.Node) and "val" in node.args[0].meta
+    ]
 
 
 def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:

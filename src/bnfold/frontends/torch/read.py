@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.asked import sizes_heard
+from bnfold.frontends.torch.excuse import excuse, fresh
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
 from bnfold.frontends.torch.record import (
     Recorder,
@@ -69,7 +71,12 @@ def read_module(
                 if like is not None and like.is_hollow:  # these sizes are not taken
                     raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
-        return _read(model, modules, names, plan, hollow=False)
+        try:
+            return _read(model, modules, names, plan, hollow=False)
+        except ExampleInputError as error:
+            if like is not None:
+                raise
+            raise excuse(error, model, [partial(_call, run=run) for run in runs]) from error.cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,12 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple | list):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def _call(model: nn.Module, run: Any) -> None:
+    entry, given = (run.entry, run.inputs) if isinstance(run, Entry) else ("", run)
+    args, kwargs = split_inputs(fresh(given))
+    method(model, entry)(*args, **kwargs)
 
 
 def _check(model: nn.Module) -> None:

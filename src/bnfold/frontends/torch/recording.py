@@ -7,6 +7,7 @@ that do not depend on the input. `record` fills these in.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -153,6 +154,10 @@ class Handle:
 
     def __deepcopy__(self, memo: Any) -> None:
         """A copied tensor is another tensor."""
+
+    def __reduce__(self) -> tuple[type[OrderedDict[Any, Any]], tuple[()]]:
+        """So is one that was saved and loaded; `torch.load` takes an empty dictionary from all."""
+        return OrderedDict, ()
 
 
 @dataclass(slots=True, eq=False)

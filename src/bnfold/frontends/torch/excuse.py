@@ -1,0 +1,64 @@
+"""Why the recorded run of a model raised: its inputs, its copy, or what cannot be recorded.
+
+A recorded run is one of a copy, with tensors that are watched. What raises there may run well
+outside: a hook that collects into the model that it was made for leaves the copy's list empty, and
+nested tensors do not say what shape they have. Then it is not the inputs that are to blame.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError
+from bnfold.frontends.torch.copies import Snapshot, same_randomness
+
+Call = Callable[[nn.Module], Any]
+"""Makes one call of a module."""
+
+
+def excuse(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) -> BnfoldError:
+    """What to raise for a recorded run that raised `error`.
+
+    Args:
+        error: What it raised.
+        model: The original. It is left as it was.
+        calls: The calls that were recorded.
+    """
+    if not _runs(model, calls):
+        return error
+    name, cause = type(model).__name__, f"{type(error.cause).__name__}: {error.cause}"
+    try:
+        copied = copy.deepcopy(model)
+    except Exception:
+        copied = model
+    if _runs(copied, calls):
+        return UnsupportedModelError(
+            f"{name} does what cannot be recorded, and raised {cause}",
+            "fold the exported program (torch.export.export) instead, or the parts that can be",
+        )
+    return UnsupportedModelError(
+        f"a copy of {name} (copy.deepcopy) raised {cause}, while {name} itself runs: a hook or a"
+        " function that it holds refers to the model that was copied",
+        "let hooks use the module that they are given, and functions their arguments",
+    )
+
+
+def _runs(model: nn.Module, calls: Sequence[Call]) -> bool:
+    with Snapshot(model.modules()).restoring(), same_randomness(model), torch.no_grad():
+        try:
+            for call in calls:
+                call(model)
+        except Exception:
+            return False
+    return True
+
+
+def fresh(tree: Any) -> Any:
+    """The same inputs in memory of their own, which a run may write to."""
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)
