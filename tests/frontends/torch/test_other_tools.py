@@ -19,6 +19,41 @@ import bnfold
 from benchmarks.zoo import load_vision
 from tests.frontends.torch.support import assert_same, build, image, run
 
+# ------------------------------------------------------------ marks at modules, as in YOLO
+
+
+class Marked(nn.Module):
+    """Each layer says where its input comes from, and is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.BatchNorm2d(4), nn.Conv2d(8, 2, 1))
+        for number, layer in enumerate(self.layers):
+            layer.i, layer.f, layer.kind = number, -1, type(layer).__name__
+        self.layers[-1].f = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        for layer in self.layers:
+            x = layer(x if layer.f == -1 else torch.cat([x, seen[layer.f]], dim=1))
+            seen.append(x)
+        return x
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("clip", ["auto", "always"])
+def test_what_stands_for_a_module_keeps_its_marks(clip: Any, inplace: bool, verify: bool) -> None:
+    model, x = build(Marked()), image(2, 3, 7, 7)
+    expected, kinds = run(model, x), [layer.kind for layer in model.layers]
+    folded, report = bnfold.fold(model, x, clip=clip, inplace=inplace, verify=verify)
+    assert report.removed == 2
+    assert_same(expected, run(folded, x), 1e-9)
+    assert [layer.i for layer in folded.layers] == list(range(6))
+    assert [layer.kind for layer in folded.layers] == kinds
+
+
 # -------------------------------------------------------------------- fuse(), as in YOLO
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -111,3 +113,41 @@ def test_fold_does_not_move_the_random_state():
     before = torch.get_rng_state()
     bnfold.fold(model, image(2, 3, 5, 5))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Writes(nn.Module):
+    """Something is written to the BatchNorm before it runs."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.write = write
+
+    def forward(self, x):
+        self.write(self.bn, x)
+        return self.head(self.bn(self.conv(x)).relu())
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda bn, x: bn.weight.data.mul_(0.9),
+        lambda bn, x: bn.bias.data.add_(x.mean()),
+        lambda bn, x: bn.weight.data.copy_(x.mean((0, 2, 3))[[0, 1, 2, 0]]),
+        lambda bn, x: bn.load_state_dict({n: t * 0.5 for n, t in bn.state_dict().items()}),
+        lambda bn, x: nn.init.ones_(bn.weight),
+        lambda bn, x: bn.weight.data.clamp_(min=0.1),
+        lambda bn, x: bn.reset_running_stats(),
+    ],
+)
+def test_a_batch_norm_that_is_written_to_is_listed(write, verify):
+    model = build(Writes(write))
+    new = copy.deepcopy(model)
+    state, x = snapshot(model), image(2, 3, 5, 5)
+    folded, report = bnfold.fold(model, x, verify=verify)
+    assert_state(model, state)
+    assert reasons(report) == {"bn": "batch-statistics"}
+    for inputs in (x, x, image(3, 3, 4, 4, seed=1)):
+        with torch.no_grad():
+            torch.testing.assert_close(folded(inputs), new(inputs))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -275,8 +276,27 @@ def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, objec
     memo: dict[int, object] = {}
     for site, copied in _removed_modules(lifted, plan, care):
         if not site.successors:
-            memo[id(site.module)] = _remainder((), copied=copied).eval()
+            left = _remainder((), copied=copied).eval()
+            left.__dict__.update(_marks(site.module))
+            memo[id(site.module)] = left
     return memo
+
+
+def _marks(module: nn.Module | None) -> dict[str, Any]:
+    """What somebody noted at a module (`m.i`, `m.stage`), and may ask it for."""
+    found = {} if module is None else module.__dict__
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in _STANDARD and type(value) in (int, float, bool, str, type(None))
+    }
+
+
+_STANDARD = frozenset(
+    name
+    for module in (nn.BatchNorm2d(1), nn.ReLU(), nn.Hardtanh(), nn.Sequential())
+    for name in module.__dict__
+)
 
 
 def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[nn.Module, Find]:
@@ -313,7 +333,7 @@ def _give(module: nn.Module, name: str, content: Tensor) -> None:
 def _become(module: nn.Module, new: nn.Module) -> None:
     """Turn a module into another one, for everybody who holds it: parents, lists, closures."""
     training = module.training
-    content = dict(new.__dict__)
+    content = {**_marks(module), **new.__dict__}
     for name in ("_parameters", "_buffers", "_modules"):
         content[name] = dict(content[name])
     module.__class__ = type(new)

@@ -53,12 +53,12 @@ def batch_norm_spec(event: Event) -> BatchNormSpec | None:
     if name not in _BATCH_NORM_OPS:
         return None
     try:
-        return _op_spec(name, Arguments(event))
+        return _op_spec(name, Arguments(event), event.call.module)
     except UnfitError:
         return None
 
 
-def _op_spec(name: str, a: Arguments) -> BatchNormSpec | None:
+def _op_spec(name: str, a: Arguments, caller: nn.Module | None) -> BatchNormSpec | None:
     source, eps = a["input"], a.get("eps", "epsilon")
     parts = {key: a.get(key) for key in _TENSORS}
     if not isinstance(source, Value) or not isinstance(eps, int | float):
@@ -66,19 +66,20 @@ def _op_spec(name: str, a: Arguments) -> BatchNormSpec | None:
     if a.get("use_input_stats"):  # an instance norm; with running statistics it is a BatchNorm
         return None
     training = bool(a.get("training")) or name == "_batch_norm_with_update"
+    if _is_computed(parts) and not isinstance(caller, BATCH_NORMS):
+        return None  # gamma or beta are computed from the input: that is no BatchNorm
     return _spec(source, parts, training=training, eps=float(eps))
+
+
+def _is_computed(parts: Mapping[str, Any]) -> bool:
+    return isinstance(parts["weight"], Value) or isinstance(parts["bias"], Value)
 
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 """What the tensors of a BatchNorm are called in schemas and modules."""
 
 
-def _spec(
-    source: Value, parts: Mapping[str, Any], *, training: bool, eps: float
-) -> BatchNormSpec | None:
-    """None where gamma or beta are computed from the input: that is no BatchNorm."""
-    if isinstance(parts["weight"], Value) or isinstance(parts["bias"], Value):
-        return None
+def _spec(source: Value, parts: Mapping[str, Any], *, training: bool, eps: float) -> BatchNormSpec:
     gamma, beta, mean, var = (
         part.tensor if isinstance(part, Const) else None for part in map(parts.get, _TENSORS)
     )
@@ -88,7 +89,7 @@ def _spec(
     return BatchNormSpec(source, gamma, beta, mean, var, training, changing, eps)
 
 
-def _leaf_spec(event: Event) -> BatchNormSpec | None:
+def _leaf_spec(event: Event) -> BatchNormSpec:
     module = event.target
     parts = {name: event.kwargs.get(name) for name in _TENSORS}
     return _spec(event.args[0], parts, training=bool(module.training), eps=module.eps)

@@ -50,7 +50,11 @@ def excuse(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) ->
 
 
 def _runs(model: nn.Module, calls: Sequence[Call]) -> bool:
-    with Snapshot(model.modules()).restoring(), same_randomness(model), torch.no_grad():
+    with (
+        Snapshot(model.modules(), weights=True).restoring(),
+        same_randomness(model),
+        torch.no_grad(),
+    ):
         try:
             for call in calls:
                 call(model)
