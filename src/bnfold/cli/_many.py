@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from bnfold._kinds import renamed
 from bnfold._text import printable, shortened, size
 from bnfold.cli._fold import fold_one
 from bnfold.cli._output import answer, answer_json, columns, progress
+from bnfold.cli._signals import signals_raise
 from bnfold.cli._source import source_of
 from bnfold.cli._sources import Model
 from bnfold.errors import BnfoldError, FoldFailedError
@@ -77,14 +83,61 @@ def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
         yield from map(_line, each)
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
-    with ProcessPoolExecutor(min(jobs, len(each)), mp_context=spawn) as pool:
-        waiting = [pool.submit(_line, arguments) for arguments in each]
+    is_over = spawn.Event()
+    with ProcessPoolExecutor(
+        min(jobs, len(each)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
+    ) as pool:
+        with _unheard() as is_heard:
+            waiting = [pool.submit(_work, arguments, is_heard) for arguments in each]
         try:
             for future in as_completed(waiting):
                 yield future.result()
         except BaseException:
+            is_over.set()
+            for process in multiprocessing.active_children():  # a signal may be for us alone
+                if process.pid is not None and os.name == "posix":
+                    os.kill(process.pid, signal.SIGINT)
             pool.shutdown(cancel_futures=True)
             raise
+
+
+_is_over: Event | None = None
+"""In a process that works for another: whether that one has ended."""
+
+
+def _begin(is_over: Event) -> None:
+    global _is_over
+    _is_over = is_over
+
+
+@contextmanager
+def _unheard() -> Iterator[bool]:
+    """Processes that start here ignore Ctrl-C; whether they have to listen while they work."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield False
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield before != signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(arguments: argparse.Namespace, is_heard: bool) -> Line:
+    """Fold one in a process of its own: Ctrl-C cleans up, and nothing is said of it there."""
+    if not is_heard:
+        return _line(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals_raise():
+            if _is_over is not None and _is_over.is_set():  # before there was anybody to listen
+                raise KeyboardInterrupt
+            return _line(arguments)
+    except KeyboardInterrupt:
+        return _failed(arguments.source, 130, "interrupted")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _line(arguments: argparse.Namespace) -> Line:
