@@ -12,10 +12,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
 from typing import Any
 
 from bnfold._kinds import renamed
@@ -83,7 +82,7 @@ def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
         yield from map(_line, each)
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
-    is_over = spawn.Event()
+    is_over = spawn.RawValue("b", 0)  # without a lock, which nobody can leave locked
     with ProcessPoolExecutor(
         min(jobs, len(each)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
     ) as pool:
@@ -93,19 +92,30 @@ def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
             for future in as_completed(waiting):
                 yield future.result()
         except BaseException:
-            is_over.set()
-            for process in multiprocessing.active_children():  # a signal may be for us alone
-                if process.pid is not None and os.name == "posix":
-                    os.kill(process.pid, signal.SIGINT)
-            pool.shutdown(cancel_futures=True)
+            is_over.value = 1
+            _end(waiting)
             raise
 
 
-_is_over: Event | None = None
+_PATIENCE = 4.0
+"""Seconds until processes are told again: more than in which a second signal counts as the first."""
+
+
+def _end(waiting: Sequence[Future[Line]]) -> None:
+    """A signal may be for us alone, and an exception that it raises may get lost in a callback."""
+    running = [future for future in waiting if not future.cancel()]
+    while running:
+        for process in multiprocessing.active_children():
+            if process.pid is not None and os.name == "posix":
+                os.kill(process.pid, signal.SIGINT)
+        running = list(wait(running, _PATIENCE).not_done)
+
+
+_is_over: Any = None
 """In a process that works for another: whether that one has ended."""
 
 
-def _begin(is_over: Event) -> None:
+def _begin(is_over: Any) -> None:
     global _is_over
     _is_over = is_over
 
@@ -131,7 +141,7 @@ def _work(arguments: argparse.Namespace, is_heard: bool) -> Line:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with signals_raise():
-            if _is_over is not None and _is_over.is_set():  # before there was anybody to listen
+            if _is_over.value:  # before there was anybody to listen
                 raise KeyboardInterrupt
             return _line(arguments)
     except KeyboardInterrupt:

@@ -105,9 +105,10 @@ class ExactModel(Graph):
             for function, held in zip(functions, self.model.proto.functions, strict=True):
                 function.CopyFrom(held)
             if draw is not None:
-                inner = [g for a in proto.attribute for g in inner_graphs(a)]
-                for part in (*inner, *functions):
+                for part in [g for a in proto.attribute for g in inner_graphs(a)]:
                     draw_inside(part, calls, draw)
+                for function in functions:
+                    draw_inside(function, calls, draw)
             graph = helper.make_graph(
                 [proto],
                 "one",
