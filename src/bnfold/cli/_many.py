@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,7 @@ from bnfold._kinds import renamed
 from bnfold._text import printable, shortened, size
 from bnfold.cli._fold import fold_one
 from bnfold.cli._output import answer, answer_json, columns, progress
+from bnfold.cli._signals import signals_raise
 from bnfold.cli._source import source_of
 from bnfold.cli._sources import Model
 from bnfold.errors import BnfoldError, FoldFailedError
@@ -77,14 +82,72 @@ def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
         yield from map(_line, each)
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
-    with ProcessPoolExecutor(min(jobs, len(each)), mp_context=spawn) as pool:
-        waiting = [pool.submit(_line, arguments) for arguments in each]
+    is_over = spawn.RawValue("b", 0)  # without a lock, which nobody can leave locked
+    with ProcessPoolExecutor(
+        min(jobs, len(each)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
+    ) as pool:
+        with _unheard() as is_heard:
+            waiting = [pool.submit(_work, arguments, is_heard) for arguments in each]
         try:
             for future in as_completed(waiting):
                 yield future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            is_over.value = 1
+            _end(waiting)
             raise
+
+
+_PATIENCE = 4.0
+"""Seconds until processes are told again: more than in which a second signal counts as the first."""
+
+
+def _end(waiting: Sequence[Future[Line]]) -> None:
+    """A signal may be for us alone, and an exception that it raises may get lost in a callback."""
+    running = [future for future in waiting if not future.cancel()]
+    while running:
+        for process in multiprocessing.active_children():
+            if process.pid is not None and os.name == "posix":
+                os.kill(process.pid, signal.SIGINT)
+        running = list(wait(running, _PATIENCE).not_done)
+
+
+_is_over: Any = None
+"""In a process that works for another: whether that one has ended."""
+
+
+def _begin(is_over: Any) -> None:
+    global _is_over
+    _is_over = is_over
+
+
+@contextmanager
+def _unheard() -> Iterator[bool]:
+    """Processes that start here ignore Ctrl-C; whether they have to listen while they work."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield False
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield before != signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(arguments: argparse.Namespace, is_heard: bool) -> Line:
+    """Fold one in a process of its own: Ctrl-C cleans up, and nothing is said of it there."""
+    if not is_heard:
+        return _line(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals_raise():
+            if _is_over.value:  # before there was anybody to listen
+                raise KeyboardInterrupt
+            return _line(arguments)
+    except KeyboardInterrupt:
+        return _failed(arguments.source, 130, "interrupted")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _line(arguments: argparse.Namespace) -> Line:

@@ -38,6 +38,8 @@ class Measured:
     """Of what is stored, in the original's units: v + t."""
     noise: FloatArray
     """Of what one more rounding of all weights does."""
+    compared: FloatArray
+    """Of v and t, whose difference and sum are taken here, in float64."""
     cut: bool
     """Whether parts were cut off: several places hold the very same extreme value."""
 
@@ -99,6 +101,7 @@ def _measure(
         _mean_square([b for b, _ in pairs], known),
         _mean_square([after / scale for _, after in pairs], known),
         _mean_square(drawn, known),
+        _mean_square([b for b, _ in pairs], known) + _mean_square([shift], known),
         _is_cut(np.concatenate([b for b, _ in pairs], axis=1)),
     )
 
@@ -161,7 +164,10 @@ def _judge(one: Measured, k: float, q: float) -> LayerDifference:
         # What a ReLU lets through may be as small as it likes; its rounding error stays.
         typical = stored[stored > 0].mean() if (stored > 0).any() else 0.0
         stored = np.maximum(stored, typical) if one.cut else stored
-        allowed = k * np.sqrt(one.noise + q * q * stored)
+        # v + t may be next to nothing where v and t are not.
+        compared = np.where(np.isfinite(one.compared), one.compared, 0.0)
+        floor = verdict.ARITHMETIC * verdict.ARITHMETIC * compared
+        allowed = k * np.sqrt(one.noise + q * q * stored + floor)
         difference = np.sqrt(one.difference)
         excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)
     excess[np.isinf(one.noise) & np.isinf(one.difference)] = 0.0  # both overflow: rounding decides

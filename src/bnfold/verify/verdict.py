@@ -24,7 +24,8 @@ How far apart two draws of one kind may be
     v + t in units of v: a shift that is large next to the values costs precision there, and that
     is the fold's doing, not a fault. Where a few channels differ far more than the median (values
     that cross a step: sign, round), q is the root of the mean square instead. And q is at least 8
-    units in the last place of float64: what a sum of 64 terms costs there.
+    units in the last place of float64: what a sum of 64 terms costs there. As much of v and t
+    themselves is granted on top: that is what comparing stored / s - t with v costs.
 
 In the model's own dtype
     each run adds the rounding of its arithmetic. The original's own error E = RMS(A_own - A) says
@@ -86,7 +87,7 @@ _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
-_ARITHMETIC = 8.0 * 2.0**-53
+ARITHMETIC = 8.0 * 2.0**-53
 """What the arithmetic of a layer in float64 costs, relative to what is stored."""
 DIGITS = 8.0
 """So many times the original's own error a fold may have: three bits. Of right folds it is 1.5."""
@@ -131,10 +132,10 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
     found = np.concatenate(window) if window else np.zeros(0)
     found = found[np.isfinite(found)]
     if not found.size:
-        return _ARITHMETIC
+        return ARITHMETIC
     median = float(np.median(found))
     spread = rms(found)
-    return max(_ARITHMETIC, spread if spread > _STEPS * median else median)
+    return max(ARITHMETIC, spread if spread > _STEPS * median else median)
 
 
 def spread(differences: FloatArray) -> FloatArray:

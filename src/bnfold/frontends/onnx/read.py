@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -53,6 +53,12 @@ class OnnxModel:
     """Names of the initializers whose data lies in another file."""
     outside: Outside | None = None
     """Set where this is the body of a control flow operator, taken for a model of its own."""
+
+    def copy(self) -> OnnxModel:
+        """One that is edited without this one; the content of large initializers is shared."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        return replace(self, proto=proto, bulk=dict(self.bulk), external=set(self.external))
 
 
 def read_file(path: Path) -> OnnxModel:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx import FunctionProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.errors import MissingExtraError
@@ -25,6 +25,7 @@ from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
 from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE, NotHereError
 from bnfold.frontends.onnx.run_values import to_outputs
+from bnfold.frontends.onnx.run_weights import draw_inside
 from bnfold.frontends.onnx.tensors import FLOATS
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
 
@@ -34,7 +35,7 @@ class ExactModel(Graph):
 
     def __init__(self, model: OnnxModel) -> None:
         super().__init__(model)
-        self._evaluators: dict[int, tuple[ReferenceEvaluator, list[str]]] = {}
+        self._evaluators: dict[tuple[int, int | None], tuple[ReferenceEvaluator, list[str]]] = {}
 
     def run(
         self, inputs: Sequence[Array], watch: Watch | None = None, *, draw: int | None = None
@@ -81,7 +82,7 @@ class ExactModel(Graph):
             return [_given(operands[0]).to(torch.float64)]
         if node.op == "Constant":
             return [_widened(self.drawn(node.outputs[0], *self.constant_node(node), draw))]
-        evaluator, outer = self._evaluator(node)
+        evaluator, outer = self._evaluator(node, draw)
         feeds = {n: _array(x) for n, x in zip(node.inputs, operands, strict=True) if n}
         feeds |= {name: _array(self._value(name, values, draw)) for name in outer}
         np.random.seed(0)  # what the evaluator draws from, if a node asks
@@ -90,24 +91,34 @@ class ExactModel(Graph):
         named = dict(zip([name for name in node.outputs if name], results, strict=True))
         return [_widened(named[name]) if name else None for name in node.outputs]
 
-    def _evaluator(self, node: Node) -> tuple[ReferenceEvaluator, list[str]]:
-        known = self._evaluators.get(node.index)
+    def _evaluator(self, node: Node, draw: int | None) -> tuple[ReferenceEvaluator, list[str]]:
+        subgraphs = [g for a in node.proto.attribute for g in inner_graphs(a)]
+        calls = {f"{one.domain}::{one.name}" for one in self.model.proto.functions}
+        if not subgraphs and node.op not in calls:
+            draw = None  # it holds no weights itself
+        known = self._evaluators.get((node.index, draw))
         if known is None:
-            subgraphs = [g for a in node.proto.attribute for g in inner_graphs(a)]
             outer = sorted(set().union(*(free_names(graph) for graph in subgraphs)))
             names = list(dict.fromkeys([*(n for n in node.inputs if n), *outer]))
+            proto, functions = NodeProto(), [FunctionProto() for _ in self.model.proto.functions]
+            proto.CopyFrom(node.proto)
+            for function, held in zip(functions, self.model.proto.functions, strict=True):
+                function.CopyFrom(held)
+            if draw is not None:
+                for part in [g for a in proto.attribute for g in inner_graphs(a)]:
+                    draw_inside(part, calls, draw)
+                for function in functions:
+                    draw_inside(function, calls, draw)
             graph = helper.make_graph(
-                [node.proto],
+                [proto],
                 "one",
                 [helper.make_empty_tensor_value_info(name) for name in names],
                 [helper.make_empty_tensor_value_info(name) for name in node.outputs if name],
             )
-            proto = helper.make_model(
-                graph,
-                opset_imports=list(self.model.proto.opset_import),
-                functions=list(self.model.proto.functions),
+            model = helper.make_model(
+                graph, opset_imports=list(self.model.proto.opset_import), functions=functions
             )
-            known = self._evaluators[node.index] = (ReferenceEvaluator(proto), outer)
+            known = self._evaluators[node.index, draw] = (ReferenceEvaluator(model), outer)
         return known
 
 

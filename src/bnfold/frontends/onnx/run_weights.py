@@ -6,14 +6,18 @@ A verification moves them by what rounding does, to see how much that moves the 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.frontends.onnx.nodes import Network
-from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
+from bnfold.frontends.onnx.read import inner_graphs
+from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.verify.verdict import unit
 
 _WEIGHTED = frozenset(
@@ -31,18 +35,66 @@ _SHAPES = frozenset(("Shape", "Size"))
 
 def weight_names(network: Network) -> set[str]:
     """Names of the constants that are weights, not numbers to compute a shape with."""
-    made_of_shapes: set[str] = set()
     constant = {n.outputs[0] for n in network.nodes if n.op == "Constant"}
     constant |= network.initializers.keys()
+    calls = {f"{function.domain}::{function.name}" for function in network.proto.functions}
+    nodes = [node.proto for node in network.nodes]
+    return _weights_of(nodes, [node.op for node in network.nodes], constant, calls)
+
+
+def _weights_of(
+    nodes: Sequence[NodeProto],
+    ops: Sequence[str],
+    constant: AbstractSet[str],
+    calls: AbstractSet[str],
+) -> set[str]:
+    """The same of some nodes, and of the bodies in them."""
+    made_of_shapes: set[str] = set()
     weights: set[str] = set()
-    for node in network.nodes:
-        read = [name for name in node.inputs if name and name not in constant]
+    for node, op in zip(nodes, ops, strict=True):
+        read = [name for name in node.input if name and name not in constant]
         shapely = bool(read) and all(name in made_of_shapes for name in read)
-        if node.op in _SHAPES or shapely:
-            made_of_shapes.update(node.outputs)
-        elif node.op in _WEIGHTED or node.op == "Cast":
-            weights.update(name for name in node.inputs if name in constant)
+        if op in _SHAPES or shapely:
+            made_of_shapes.update(node.output)
+        elif op in _WEIGHTED or op == "Cast" or op in calls:
+            weights.update(name for name in node.input if name in constant)
+        for attribute in node.attribute:
+            for graph in inner_graphs(attribute):
+                weights |= _weights_inside(graph, constant, calls)
     return weights
+
+
+def _weights_inside(
+    graph: GraphProto | FunctionProto, outer: AbstractSet[str], calls: AbstractSet[str]
+) -> set[str]:
+    """Of a body or a function: its own constants, and those around it that it reads."""
+    own = {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    own |= {tensor.name for tensor in getattr(graph, "initializer", ())}
+    ops = [
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        for node in graph.node
+    ]
+    return _weights_of(graph.node, ops, own | outer, calls)
+
+
+def draw_inside(graph: GraphProto | FunctionProto, calls: AbstractSet[str], draw: int) -> None:
+    """Round the weights that a body or a function holds itself once more, in place."""
+    _draw_among(graph, _weights_inside(graph, set(), calls), draw)
+
+
+def _draw_among(graph: GraphProto | FunctionProto, names: AbstractSet[str], draw: int) -> None:
+    held = [tensor for tensor in getattr(graph, "initializer", ()) if tensor.name in names]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and node.output[0] in names and attribute.name == "value":
+                attribute.t.name = node.output[0]
+                held.append(attribute.t)
+            for inner in inner_graphs(attribute):
+                _draw_among(inner, names, draw)
+    for tensor in held:
+        if tensor.data_type in FLOATS and tensor.data_location != TensorProto.EXTERNAL:
+            array = rounded_again(tensor.name, to_array(tensor, None), tensor.data_type, draw)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def rounded_again(name: str, array: NDArray[Any], kind: int, draw: int) -> NDArray[Any]:

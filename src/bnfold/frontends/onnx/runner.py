@@ -182,7 +182,8 @@ class OnnxRunner:
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in _CLIPS:
-                folding = prepare(self.model, self.pins, clip=clip)  # type: ignore[arg-type]
+                model = self.model.copy()  # bodies and functions are folded in it
+                folding = prepare(model, self.pins, clip=clip)  # type: ignore[arg-type]
                 if kinds & HALF:  # where weights may overflow, which changes the plan
                     folding.check()
                 found.append(storage(folding.lifted, folding.plan))

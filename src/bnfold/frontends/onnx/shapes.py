@@ -232,6 +232,8 @@ def _prepared(
     proto = ModelProto()
     proto.CopyFrom(network.proto)
     graph = proto.graph
+    # Before IR 4 inference knows the initializers alone that are inputs, too; runtimes know all.
+    proto.ir_version = max(proto.ir_version, 4)
     for node in graph.node:
         if node.domain == "ai.onnx":  # the same as none, and inference knows only none
             node.domain = ""

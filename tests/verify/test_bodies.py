@@ -1,0 +1,109 @@
+"""What is inside of control flow and functions is verified as the original has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold
+from bnfold.cli import main
+from bnfold.frontends.onnx.runner import model_runner
+from tests.frontends.onnx.support import Sketch
+
+OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+
+
+def tensors(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    parts = {name: rng.normal(size=4) for name in ("g", "b", "m")}
+    parts |= {"w": rng.normal(size=(4, 4, 1, 1)), "v": rng.uniform(0.5, 2.0, 4)}
+    return {name: part.astype(np.float32) for name, part in parts.items()}
+
+
+def steps(source: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Conv", [source, "w"], ["c"], name="c"),
+        helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"], name="n"),
+    ]
+
+
+def constants(seed: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
+        for name, array in tensors(seed).items()
+    ]
+
+
+def function(*, calls: int = 2) -> onnx.ModelProto:
+    """Constants inside of a function that is called once or twice."""
+    s = Sketch(2, 4, 6, 5)
+    for at in range(calls):
+        s.nodes.append(helper.make_node("F", [s.at], [f"f{at}"], domain="my", name=f"f{at}"))
+        s.at = f"f{at}"
+    model = s.model()
+    model.functions.append(
+        helper.make_function("my", "F", ["x"], ["n"], [*constants(0), *steps("x")], OPSETS[:1])
+    )
+    del model.opset_import[:]
+    model.opset_import.extend(OPSETS)
+    return model
+
+
+def branch(seed: int, *, initializers: bool) -> onnx.GraphProto:
+    held = [numpy_helper.from_array(array, name) for name, array in tensors(seed).items()]
+    nodes = steps("x") if initializers else [*constants(seed), *steps("x")]
+    output = helper.make_tensor_value_info("n", TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, "branch", [], [output], held if initializers else [])
+
+
+def conditional(*, initializers: bool = True) -> onnx.ModelProto:
+    s = Sketch(2, 4, 6, 5)
+    mean = s.node("ReduceMean", "x", keepdims=0)
+    s.node("Greater", mean, s.constant("zero", np.float32(0)))
+    branches = [branch(at, initializers=initializers) for at in range(2)]
+    s.node("If", s.at, then_branch=branches[0], else_branch=branches[1])
+    return s.model()
+
+
+def captured() -> onnx.ModelProto:
+    """The weights lie outside of the branches, which read them."""
+    s = Sketch(2, 4, 6, 5)
+    for name, array in tensors(0).items():
+        s.constant(name, array)
+    mean = s.node("ReduceMean", "x", keepdims=0)
+    s.node("Greater", mean, s.constant("zero", np.float32(0)))
+    output = helper.make_tensor_value_info("n", TensorProto.FLOAT, None)
+    body = helper.make_graph(steps("x"), "branch", [], [output])
+    s.node("If", s.at, then_branch=body, else_branch=body)
+    return s.model()
+
+
+MODELS = {
+    "a function": function,
+    "a function of one call": lambda: function(calls=1),
+    "a branch": conditional,
+    "a branch of Constants": lambda: conditional(initializers=False),
+    "captured weights": captured,
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_the_original_stays_as_it_is(make):
+    """It is the truth: were it folded on the way, a wrong fold would be compared with itself."""
+    runner = model_runner(make(), None, "original")
+    before = runner.model.proto.SerializeToString(deterministic=True)
+    assert runner.storages()
+    assert runner.model.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_right_fold(make, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(make(), "net.onnx")
+    assert main(["fold", "net.onnx", "--strict"]) == 0
+    assert "equal" in capsys.readouterr().out
+    assert bnfold.verify("net.onnx", "net.folded.onnx").equal
+    folded = bnfold.fold(make()).model
+    assert bnfold.verify(make(), folded).equal
