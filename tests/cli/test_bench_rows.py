@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -152,20 +151,6 @@ def test_rows_make_room_for_themselves_on_a_terminal(
     measured(1, 8)
     main(["bench", str(program), "--batch", "1,8"])
     assert line.cleared == 4  # two rows, the gap, the table
-
-
-@pytest.mark.parametrize("command", ["bench", "verify"])
-@pytest.mark.parametrize("to", [">&-", "> /dev/full", "| true"])
-def test_a_stdout_that_takes_nothing_is_no_traceback(command: str, to: str, program: Path) -> None:
-    more = "--threads 1,2 --rounds 1" if command == "bench" else ""
-    line = f"{sys.executable} -m bnfold {command} {program} {program} {more} {to}"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in done.stderr
-    assert "bug" not in done.stderr
-    slower = {1} if command == "bench" else set()  # one round says anything
-    assert done.returncode in ({2} if "full" in to else {0} | slower), done.stderr
 
 
 # -------------------------------------------------------------------- as wide as the terminal

@@ -56,6 +56,16 @@ def test_there_is_no_stdout(command: list[str], words: list[str]) -> None:
     assert_has_answered(words, subprocess.run(closed, stderr=subprocess.PIPE, text=True))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+@pytest.mark.parametrize("words", [ANSWERS[5], ANSWERS[7]], ids=" ".join)
+def test_a_stdout_that_takes_no_more(command: list[str], words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*command, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "could not be printed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def assert_has_answered(words: list[str], done: subprocess.CompletedProcess[str]) -> None:
     """No complaint, and the status of what was found; of `bench`, that is a matter of time."""
     assert done.returncode in ((0, 1) if words[0] == "bench" else (0,)), done.stderr
