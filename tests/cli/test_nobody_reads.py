@@ -59,7 +59,7 @@ def test_there_is_no_stdout(command: list[str], words: list[str]) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
 @pytest.mark.parametrize("words", [ANSWERS[5], ANSWERS[7]], ids=" ".join)
 def test_a_stdout_that_takes_no_more(command: list[str], words: list[str]) -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*command, *words], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2, done.stderr
     assert "could not be printed" in done.stderr
