@@ -240,13 +240,6 @@ def test_fold_before_prepare_pt2e(clip: Any, how: str, quantizer: Any) -> None:
     assert rounded > 3
 
 
-def test_without_a_fold_pt2e_leaves_the_norm_in_front(quantizer: Any) -> None:
-    """What the fold before it is good for: there a BatchNorm is left in float."""
-    model = build(Norms()).float()
-    made = quantised(torch.export.export(model, (X.float(),)).module(), quantizer, X.float())
-    assert len(norms_in(made)) == 1
-
-
 def test_what_pt2e_has_made_folds_no_further(quantizer: Any) -> None:
     model = build(Norms()).float()
     program, _ = bnfold.fold(torch.export.export(model, (X.float(),)), clip="never")
