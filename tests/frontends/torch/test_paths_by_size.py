@@ -71,6 +71,26 @@ def check(run: Run, gone: int, *, verify: bool, first: tuple[int, ...] = (2, 4, 
     assert report.removed >= gone, report.table()
 
 
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda y: y.nbytes // 8,
+        lambda y: y.numel(),
+        lambda y: y.nelement(),
+        lambda y: y.shape.numel(),
+        lambda y: math.prod(y.shape),
+        lambda y: len(y) * y.size(1) * y.size(2) * y.size(3),
+    ],
+)
+def test_code_that_counts_elements(count: Callable[[Tensor], int], verify: bool) -> None:
+    def large(net: Net, x: Tensor) -> Tensor:
+        y = net.stem(x)
+        return net.head(net.bn(y).relu() if count(y) <= 8 * 288 else y.relu())
+
+    check(large, 0, verify=verify)
+
+
 def padded_if_odd(net: Net, x: Tensor) -> Tensor:
     y = net.bn(net.stem(x).sigmoid())
     if y.shape[2] % 2:

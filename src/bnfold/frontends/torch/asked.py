@@ -188,6 +188,10 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
         found = _numel(tensor)
         return length(found, -1) if is_heard(tensor) else found
 
+    def nbytes(tensor: Tensor) -> Any:
+        found = _nbytes(tensor)
+        return length(found, -1) if is_heard(tensor) else found
+
     def counted(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         def method(tensor: Tensor) -> Any:
             if is_heard(tensor):
@@ -211,6 +215,7 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
         "size": size,
         "numel": numel,
         "nelement": numel,
+        "nbytes": property(nbytes),
         "__len__": counted(torch.Tensor.__len__),
         "__iter__": counted(torch.Tensor.__iter__),
         "stride": laid_out(torch.Tensor.stride),
@@ -233,3 +238,4 @@ _OWN = ("torch.", "bnfold.")
 _shape = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]
 _size = torch._C.TensorBase.size
 _numel = torch._C.TensorBase.numel
+_nbytes = torch._C.TensorBase.nbytes.__get__  # type: ignore[attr-defined]
