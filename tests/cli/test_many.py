@@ -176,8 +176,6 @@ def test_processes_end_with_the_command(folder, number, is_group):
         process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (128 + number, "", "bnfold: interrupted\n")
-    with pytest.raises(ProcessLookupError):  # nobody is left of the group
-        os.killpg(process.pid, 0)
     assert not Path("heavy.folded.onnx").exists()
 
 
