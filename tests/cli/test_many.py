@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,31 @@ def test_an_output_dir_that_is_the_models_own(folder, capsys):
     assert main(["fold", "a.onnx", "b.onnx", "--output-dir", ".", "--force"]) == 2
     assert "is the model itself" in capsys.readouterr().out
     assert Path("a.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize("is_group", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_processes_end_with_the_command(folder, number, is_group):
+    """On Ctrl-C a terminal tells them all; a signal for the command alone is told to them."""
+    s = Sketch(1, 3, 1024, 1024)
+    s.conv(3, 64, name="first", pads=[1, 1, 1, 1])
+    for at in range(24):
+        s.conv(64, 64, name=f"c{at}", pads=[1, 1, 1, 1])
+        s.bn(64, name=f"bn{at}")
+    Path("heavy.onnx").write_bytes(s.model().SerializeToString())
+    words = [sys.executable, "-m", "bnfold", "fold", "a.onnx", "heavy.onnx", "--jobs", "2"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("a.onnx")  # they work
+    if is_group and number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (128 + number, "", "bnfold: interrupted\n")
+    assert not Path("heavy.folded.onnx").exists()
 
 
 # -------------------------------------------------------------------- streams

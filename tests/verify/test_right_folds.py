@@ -14,6 +14,7 @@ from torch import float16, float32, float64, manual_seed
 import bnfold
 from bnfold.core.modes import ClipMode
 from tests.frontends.caffe import test_random_nets
+from tests.frontends.onnx.support import Sketch
 from tests.frontends.torch.support import build, image
 from tests.frontends.torch.test_random_modules import NAME, STEP, Random
 from tests.property.onnx_graphs import Builder
@@ -52,3 +53,16 @@ def test_caffe_networks(tmp_path, seed):
     network, folded = tmp_path / "net.prototxt", tmp_path / "folded.prototxt"
     result = bnfold.verify(network, folded)
     assert result.equal and result.truth == "float64", str(result)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_value_next_to_nothing_that_is_stored_with_a_shift(seed):
+    """Each of 240 channels has one place, and v + t is near 0 in some, where v and t are not."""
+    s = Sketch(2, 4, 6, 5, seed=seed)
+    s.bn(4)
+    s.node("Flatten", axis=0)
+    s.node("Gemm", s.at, s.weight("w", 240, 3))
+    model = s.model()
+    folded = bnfold.fold(model).model
+    assert [node.op_type for node in folded.graph.node] == ["Flatten", "Gemm"]
+    assert bnfold.verify(model, folded, seed=seed).equal

@@ -98,7 +98,7 @@ def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
 
 
 _PATIENCE = 4.0
-"""Seconds until processes are told again: more than in which a second signal counts as one."""
+"""Seconds until processes are told again: more than those in which two signals count as one."""
 
 
 def _end(waiting: Sequence[Future[Line]]) -> None:

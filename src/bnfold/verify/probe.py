@@ -91,7 +91,7 @@ def broadcast_places(array: FloatArray, shape: tuple[int, ...], axis: int) -> Fl
     places = flat_places(shape, axis)
     if array.size == 1:
         return np.broadcast_to(array.reshape(1, 1), places.shape)
-    if array.size == array.shape[axis]:  # it varies along the channels alone
+    if len(shape) > 1 and array.size == array.shape[axis]:  # it varies along the channels alone
         return np.broadcast_to(array.reshape(-1, 1), places.shape)
     coordinates = np.unravel_index(places, shape)
     picked = [0 if n == 1 else at for n, at in zip(array.shape, coordinates, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 import bnfold
 from tests.frontends.onnx.support import Sketch, assert_same, ops
@@ -82,3 +82,22 @@ def test_a_mean_of_the_input_stays_where_the_reader_has_too_few_digits(mean, hal
     assert [str(item.reason) for item in report.items if not item.is_removed] == [
         "scale-range"
     ] * stays
+
+
+@pytest.mark.parametrize("ir_version", [3, 4])
+@pytest.mark.parametrize("are_inputs", [False, True])
+def test_initializers_before_ir_4(ir_version, are_inputs):
+    """They have to be inputs there; runtimes load them without that, too."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    s.node("Relu")
+    model = s.model(opset=8, ir_version=ir_version)
+    if are_inputs:
+        model.graph.input.extend(
+            helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+            for t in model.graph.initializer
+        )
+    made = bnfold.fold(model).model
+    kept = are_inputs and ir_version >= 4  # a caller may override them
+    assert ("BatchNormalization" in ops(made)) == kept

@@ -68,12 +68,10 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     if request.output is not None:
         check_data_target(source, request.output, force=request.force)
     counts = _counted(source)
-    quick = _run_ahead(model, source, request) if request.ahead else None
     output = request.output or Path("model.onnx")
     stack = ExitStack()
     try:
-        if quick is not None:
-            stack.callback(quick.stop)
+        quick = _run_ahead(model, source, request, stack) if request.ahead else None
         folding = _prepared(source, request)
         if quick is not None:
             from bnfold.frontends.onnx.runner import storage
@@ -103,8 +101,11 @@ _LARGE = 1 << 29
 """Bytes of weights from which on one model at a time is in memory."""
 
 
-def _run_ahead(path: Path, source: OnnxModel, request: Request) -> Quick | None:
-    """The original, run while the fold goes on; None where that would not be worth it."""
+def _run_ahead(path: Path, source: OnnxModel, request: Request, stack: ExitStack) -> Quick | None:
+    """The original, run while the fold goes on; None where that would not be worth it.
+
+    It stops where the stack ends, so also where a signal comes while it is starting.
+    """
     from bnfold.frontends.onnx.runner import file_runner
     from bnfold.verify.quick import run_ahead
 
@@ -115,6 +116,7 @@ def _run_ahead(path: Path, source: OnnxModel, request: Request) -> Quick | None:
     except BnfoldError:  # the fold says what is wrong
         return None
     original.threads = 1  # the fold has the other processors
+    stack.callback(original.stop)
     return run_ahead(original)
 
 
