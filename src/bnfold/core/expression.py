@@ -1,0 +1,335 @@
+"""What a tensor is as a linear op of an earlier one, its source.
+
+    affine step, linear op     of an expression               is an expression     (chain)
+    sum                        of expressions of one source   is an expression     (sum)
+
+where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
+whatever is not linear end an expression: what they make is a source, and no more. An expression
+knows what it would cost as one op, and in the cheapest way that is known; its kernel is computed
+when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.kernel import Kernel, added, behind
+from bnfold.core.window import Window, chained, joint
+
+_MOST_SOURCES = 8
+"""How many of the sources of a tensor are looked at, the nearest ones."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A linear op as its frontend states it, for merging: constant, and nobody else's."""
+
+    window: Window | None
+    """None where it has no spatial axes, as a Linear."""
+    groups: int
+    axis: int
+    """Of the channels, in the input and in the output."""
+    in_channels: int
+    out_channels: int
+    weight: Callable[[], FloatArray]
+    """(out_channels, in_channels / groups, *kernel)"""
+    bias: Callable[[], FloatArray] | None
+    """(out_channels,); None if there is none."""
+    dtype: str
+    """Of the weight: only equal ones merge."""
+    carries: bool = True
+    """Whether it can be given the kernel and the source of others."""
+
+    def kernel(self, channels: int, rank: int) -> Kernel:
+        """The numbers, with so many spatial axes."""
+        window = self.window or Window.pointwise(rank)
+        weight = np.asarray(self.weight(), dtype=np.float64)
+        bias = np.zeros(self.out_channels) if self.bias is None else self.bias()
+        shape = (self.out_channels, self.in_channels // self.groups, *window.kernel)
+        return Kernel(window, self.groups, weight.reshape(shape), bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Freedom:
+    """What a frontend can do."""
+
+    can_go: Callable[[int], bool] = lambda number: True
+    """Whether an op that is merged can be taken out."""
+    takes_identity: bool = True
+    """Whether an operand of a sum that is the source itself can be taken out."""
+    carries_affine: Callable[[int], bool] = lambda number: True
+    """Whether an affine step can be given any other constants."""
+
+
+Build = Callable[[int, int], Kernel]
+"""Makes a kernel for so many channels of the source, and so many spatial axes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expression:
+    """A tensor as a linear op of an earlier one."""
+
+    source: int
+    build: Build
+    window: Window | None = None
+    """None for one tap that reads the place it writes to, whatever the rank."""
+    axis: int | None = None
+    """Of the channels; None if it does the same to all of them."""
+    groups: int = 0
+    """0 for as many as there are channels."""
+    shifts: bool = False
+    """Whether it may make other values of zeros than zeros."""
+    ops: frozenset[int] = frozenset()
+    """The ops that it stands for."""
+    dtypes: frozenset[str] = frozenset()
+    """Of the weights."""
+    cost: int = 0
+    """Multiplications, as one op."""
+    parts_cost: int = 0
+    """The same in the cheapest way that is known, merged or not."""
+    size: int = 0
+    """Elements of the weight, as one op."""
+    parts_size: int = 0
+    """The same of what it is made of."""
+    is_chain: bool = False
+    """Whether it holds a linear op behind others."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor is the source."""
+        return not self.ops
+
+    @property
+    def pays(self) -> bool:
+        """Whether it costs no more as one op."""
+        return self.cost <= self.parts_cost and self.size <= self.parts_size
+
+    @property
+    def saves(self) -> int:
+        """How many multiplications."""
+        return self.parts_cost - self.cost
+
+    @property
+    def least(self) -> int:
+        """What it costs in the cheapest way."""
+        return min(self.cost, self.parts_cost)
+
+
+@dataclass(slots=True)
+class Expressions:
+    """Of the tensors of a network."""
+
+    graph: g.Graph
+    parts: Mapping[int, Part]
+    freedom: Freedom
+    makers: dict[int, int] = field(default_factory=dict)
+    """Number of the op that makes a tensor."""
+    readings: dict[int, int] = field(default_factory=dict)
+    """How often a tensor is read; more than once where somebody outside does."""
+    found: dict[int, list[Expression]] = field(default_factory=dict)
+    """Per tensor, the nearest source first; that it is itself is not among them."""
+
+    @classmethod
+    def of(cls, graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom) -> Expressions:
+        """All of a network."""
+        self = cls(graph, parts, freedom)
+        for number, op in enumerate(graph.ops):
+            self.makers |= dict.fromkeys(op.outputs, number)
+            for tensor in op.inputs:
+                self.readings[tensor] = self.readings.get(tensor, 0) + 1
+        for tensor, _, _ in graph.outputs:
+            self.readings[tensor] = self.readings.get(tensor, 0) + 2
+        alone = {number for number, calls in graph.affine_groups().items() if len(calls) == 1}
+        for number, op in enumerate(graph.ops):
+            if len(op.outputs) == 1 and (found := self._made_by(number, op, alone)):
+                self.found[op.outputs[0]] = found
+        return self
+
+    def seen(self, tensor: int) -> list[Expression]:
+        """What an op that reads the tensor may build on: first, that it is itself."""
+        own = Expression(tensor, _build_identity)
+        if self.readings.get(tensor) != 1:
+            return [own]
+        return [own, *self.found.get(tensor, ())][:_MOST_SOURCES]
+
+    def are_alike(self, tensors: Iterable[int], output: int) -> bool:
+        """Whether no operand of a sum is broadcast."""
+        return all(self.graph.shapes[tensor] == self.graph.shapes[output] for tensor in tensors)
+
+    def _made_by(self, number: int, op: g.Op, alone: set[int]) -> list[Expression]:
+        role = op.role
+        if isinstance(role, g.Sum):
+            return self._sums(number, op, role)
+        if not self.freedom.can_go(number):
+            return []
+        if number in self.parts:
+            made = (self._behind_part(number, op, inner) for inner in self.seen(op.inputs[0]))
+        elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
+            made = (self._behind_step(number, op, role, e) for e in self.seen(op.inputs[0]))
+        else:
+            return []
+        return [expression for expression in made if expression is not None]
+
+    def _behind_part(self, number: int, op: g.Op, inner: Expression) -> Expression | None:
+        part = self.parts[number]
+        if inner.axis not in (None, part.axis) or inner.dtypes - {part.dtype}:
+            return None
+        window = part.window
+        if inner.window is not None:
+            window = window and chained(inner.window, window, inner_shifts=inner.shifts)
+            if window is None:
+                return None
+        elif inner.shifts and window is not None and (window.pads or window.is_transposed):
+            return None
+        ins, width = self.channels(inner.source, part.axis), part.in_channels // part.groups
+        # An affine step in front leaves the groups as they are.
+        groups = math.gcd(inner.groups, part.groups) if inner.groups else part.groups
+        (source, output) = op.inputs[0], op.outputs[0]
+        own = self._cost(part.window, width, part.out_channels, source, output)
+        return Expression(
+            inner.source,
+            partial(_build_chain, inner.build, part.kernel, window),
+            window,
+            part.axis,
+            groups,
+            inner.shifts or part.bias is not None,
+            inner.ops | {number},
+            inner.dtypes | {part.dtype},
+            self._cost(window, ins // groups, part.out_channels, inner.source, output),
+            inner.least + own,
+            part.out_channels * (ins // groups) * _taps(window),
+            inner.parts_size + part.out_channels * width * _taps(part.window),
+            is_chain=bool(inner.dtypes),
+        )
+
+    def _behind_step(
+        self, number: int, op: g.Op, role: g.AffineStep, inner: Expression
+    ) -> Expression | None:
+        shape = self.graph.shapes[op.outputs[0]]
+        axes = varying_axes(role, len(shape))
+        if len(axes) > 1 or self.graph.shapes[op.inputs[0]] != shape:
+            return None
+        axis = axes[0] if axes else inner.axis
+        if inner.axis not in (None, axis):
+            return None
+        return replace(
+            inner,
+            build=partial(_build_chain, inner.build, partial(_build_step, role), inner.window),
+            axis=axis,
+            shifts=inner.shifts or bool(role.shift.any()),
+            ops=inner.ops | {number},
+            cost=inner.cost if inner.ops else math.prod(shape),
+            parts_cost=inner.least + math.prod(shape),
+        )
+
+    def _sums(self, number: int, op: g.Op, role: g.Sum) -> list[Expression]:
+        """A sum all of whose operands are expressions of one source."""
+        if not self.are_alike(op.inputs, op.outputs[0]):
+            return []
+        seen = [{e.source: e for e in self.seen(tensor)} for tensor in op.inputs]
+        found = []
+        for source in seen[0]:
+            if not all(source in each for each in seen):
+                continue
+            operands = [each[source] for each in seen]
+            if not self.freedom.takes_identity and any(e.is_identity for e in operands):
+                continue
+            whole = self.sum(operands, role.coefficients, op.outputs[0])
+            if whole is not None:
+                found.append(replace(whole, ops=whole.ops | {number}))
+        return found
+
+    def sum(
+        self, operands: Sequence[Expression], coefficients: Sequence[float], output: int
+    ) -> Expression | None:
+        """The sum of expressions of one source, if it is one op."""
+        axes = {e.axis for e in operands} - {None}
+        dtypes = frozenset().union(*(e.dtypes for e in operands))
+        if len(axes) > 1 or len(dtypes) > 1:
+            return None
+        if 0.0 in coefficients or not np.isfinite(coefficients).all():
+            return None
+        windows = [e.window for e in operands]
+        ranks = {len(window.kernel) for window in windows if window is not None}
+        window = None
+        if ranks:
+            plain = Window.pointwise(min(ranks))
+            window = joint([own or plain for own in windows]) if len(ranks) == 1 else None
+            if window is None:
+                return None
+        source, axis = operands[0].source, next(iter(axes), None)
+        groups = math.gcd(*(e.groups for e in operands))
+        ins = outs = width = 1
+        if axis is not None:
+            ins, outs = self.channels(source, axis), self.channels(output, axis)
+            width = ins // groups if groups else 1
+        each = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
+        return Expression(
+            source,
+            partial(_build_sum, each),
+            window,
+            axis,
+            groups,
+            any(e.shifts for e in operands),
+            frozenset().union(*(e.ops for e in operands)),
+            dtypes,
+            self._cost(window, width, outs, source, output),
+            sum(e.least for e in operands),
+            outs * width * _taps(window) if dtypes else 0,
+            sum(e.parts_size for e in operands),
+        )
+
+    def channels(self, tensor: int, axis: int) -> int:
+        """How many there are."""
+        return self.graph.shapes[tensor][axis]
+
+    def _cost(self, window: Window | None, width: int, outs: int, source: int, output: int) -> int:
+        """Multiplications of an op that reads so many channels for each that it makes."""
+        places = math.prod(self.graph.shapes[output])
+        if window is not None and window.is_transposed:
+            ins = self.graph.shapes[source][1]
+            places = math.prod(self.graph.shapes[source]) // ins * outs
+        return places * width * _taps(window)
+
+
+def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:
+    """The axes of a tensor of this rank along which an affine step has several constants."""
+    behind = rank - role.scale.ndim
+    return tuple(axis + behind for axis, length in enumerate(role.scale.shape) if length > 1)
+
+
+def _is_constant(role: g.AffineStep) -> bool:
+    finite = np.isfinite(role.scale).all() and np.isfinite(role.shift).all()
+    return role.refusal is None and role.is_known and bool(finite)
+
+
+def _taps(window: Window | None) -> int:
+    return 1 if window is None else window.taps
+
+
+def _build_identity(channels: int, rank: int) -> Kernel:
+    return Kernel.affine(np.ones(channels), np.zeros(channels), rank)
+
+
+def _build_step(role: g.AffineStep, channels: int, rank: int) -> Kernel:
+    scale, shift = (np.broadcast_to(c.reshape(-1), channels) for c in (role.scale, role.shift))
+    return Kernel.affine(scale, shift, rank)
+
+
+def _build_chain(
+    inner: Build, outer: Build, window: Window | None, channels: int, rank: int
+) -> Kernel:
+    first = inner(channels, rank)
+    second = outer(len(first.bias), rank)
+    return behind(first, second, window or Window.pointwise(rank))
+
+
+def _build_sum(operands: Sequence[tuple[Build, float]], channels: int, rank: int) -> Kernel:
+    return added([build(channels, rank) for build, _ in operands], [c for _, c in operands])

@@ -1,0 +1,318 @@
+"""Linear ops that can be one: which of a network's to merge, and which of them does the work.
+
+Looked for are chains of linear ops, and sums whose operands are linear ops of one tensor (see
+`expression`). Operands of a sum that are something else stay in a smaller sum. What is merged costs
+no more multiplications and holds no larger weight than what it is made of; of several choices the
+one that saves most is taken. Steps at the ends that a fold removes anyway are left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Build, Expression, Expressions, Freedom, Part, varying_axes
+from bnfold.core.kernel import Kernel
+from bnfold.core.window import Window
+
+_MOST_OPERANDS = 64
+"""Sums of more operands are left alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merge:
+    """Several ops whose work one of them does."""
+
+    carrier: int
+    """The op that does it: it gets the kernel, and reads the source."""
+    source: int
+    """A tensor."""
+    output: int
+    """The tensor that the carrier makes now; with `enters`, what that stands in the place of."""
+    enters: tuple[int, int] | None
+    """Where the carrier makes but a part of a sum: the number of the sum, and which operand."""
+    window: Window | None
+    """None where there are no spatial axes."""
+    groups: int
+    kernel: Callable[[], Kernel]
+    """Computed when it is asked for."""
+    gone: frozenset[int]
+    """The ops that are no longer needed; the carrier is not among them."""
+    sums: Mapping[int, tuple[int, ...]]
+    """Sums that lose operands, with the positions of those that they keep. One that keeps a single
+    operand is that operand, whatever its coefficient."""
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the carrier is an affine step."""
+        return self.groups == 0
+
+
+@dataclass(slots=True)
+class _Operand:
+    """An operand of a sum, or of a sum that it alone reads."""
+
+    tensor: int
+    coefficient: float
+    place: tuple[int, int]
+    """The number of the sum that it enters, and its position there."""
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """Operands of one sum that are going to be one."""
+
+    operands: list[_Operand]
+    expressions: list[Expression]
+    whole: Expression
+    """Their sum."""
+
+    @property
+    def last(self) -> _Operand:
+        """The operand that comes in last: there, all that the others are made of is known."""
+        return max(self.operands, key=lambda operand: (operand.place[0], -operand.place[1]))
+
+
+def find_merges(
+    graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom | None = None
+) -> list[Merge]:
+    """What to merge in a network; no op is in two of them."""
+    return _Finder(graph, parts, Expressions.of(graph, parts, freedom or Freedom())).run()
+
+
+class _Finder:
+    def __init__(self, graph: g.Graph, parts: Mapping[int, Part], expressions: Expressions) -> None:
+        self.graph = graph
+        self.parts = parts
+        self.expressions = expressions
+        self.freedom = expressions.freedom
+        self.taken: set[int] = set()
+        """Numbers of the ops that are merged."""
+
+    def run(self) -> list[Merge]:
+        """From the back: what holds more comes first."""
+        merges: list[Merge] = []
+        for number in reversed(range(len(self.graph.ops))):
+            if number in self.taken:
+                continue
+            if isinstance(self.graph.ops[number].role, g.Sum):
+                merges += self._in_sum(number)
+            elif number in self.parts:
+                merges += self._in_chain(number)
+        return merges
+
+    def _in_chain(self, number: int) -> list[Merge]:
+        """The merge of what ends in a linear op."""
+        (output,) = self.graph.ops[number].outputs
+        chains = [e for e in self.expressions.found.get(output, ()) if e.is_chain and e.pays]
+        for whole in sorted(chains, key=lambda e: (-e.saves, -len(e.ops))):
+            if self._carrier(whole) is not None and not whole.ops & self.taken:
+                return [self._merge(whole, output)]
+        return []
+
+    def _in_sum(self, number: int) -> list[Merge]:
+        sums, operands = self._flattened(number)
+        (output,) = self.graph.ops[number].outputs
+        if len(operands) > _MOST_OPERANDS or not self.expressions.are_alike(
+            (operand.tensor for operand in operands), output
+        ):
+            return []
+        clusters = self._clusters(operands, output)
+        if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
+            whole = clusters[0].whole
+            return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
+        return self._in_part(sums, operands, clusters) if clusters else []
+
+    def _flattened(self, number: int) -> tuple[list[int], list[_Operand]]:
+        """A sum with the sums that it alone reads, and the operands of all of them."""
+        sums, operands = [number], []
+        waiting = [(number, 1.0)]
+        while waiting:
+            at, factor = waiting.pop()
+            op = self.graph.ops[at]
+            assert isinstance(op.role, g.Sum)
+            for position, own in enumerate(op.role.coefficients):
+                tensor = op.inputs[position]
+                inner = self._inner_sum(tensor)
+                if inner is None:
+                    operands.append(_Operand(tensor, factor * own, (at, position)))
+                else:
+                    sums.append(inner)
+                    waiting.append((inner, factor * own))
+        return sorted(sums), sorted(operands, key=lambda operand: operand.place)
+
+    def _inner_sum(self, tensor: int) -> int | None:
+        """The sum that makes a tensor for one reader alone."""
+        maker = self.expressions.makers.get(tensor)
+        if maker is None or not isinstance(self.graph.ops[maker].role, g.Sum):
+            return None
+        alone = self.expressions.readings[tensor] == 1
+        alike = self.expressions.are_alike(self.graph.ops[maker].inputs, tensor)
+        return maker if alone and alike else None
+
+    # ---------------------------------------------------------------- which operands
+
+    def _clusters(self, operands: Sequence[_Operand], output: int) -> list[_Cluster]:
+        """Which operands become one; what saves most comes first."""
+        left = list(operands)
+        chosen: list[_Cluster] = []
+        while options := [
+            cluster
+            for members in self._by_source(left)
+            for cluster in self._grouped(members, output)
+        ]:
+            best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
+            chosen.append(best)
+            merged = {operand.place for operand in best.operands}
+            left = [operand for operand in left if operand.place not in merged]
+        return chosen
+
+    def _by_source(self, operands: Sequence[_Operand]) -> list[list[_Cluster]]:
+        """The operands that are expressions of one source, each alone as yet."""
+        found: dict[int, list[_Cluster]] = {}
+        for operand in operands:
+            for expression in self.expressions.seen(operand.tensor):
+                is_fixed = expression.is_identity and not self.freedom.takes_identity
+                if not is_fixed and not expression.ops & self.taken:
+                    alone = _Cluster([operand], [expression], expression)
+                    found.setdefault(expression.source, []).append(alone)
+        return [members for members in found.values() if len(members) > 1]
+
+    def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
+        """Operands of one source, put together two by two while that pays."""
+        while True:
+            pairs = [
+                (both.whole.saves, -first, -second, both)
+                for second in range(len(clusters))
+                for first in range(second)
+                if (both := self._both(clusters[first], clusters[second], output)) is not None
+            ]
+            if not pairs:
+                break
+            _, first, second, both = max(pairs, key=lambda pair: pair[:3])
+            clusters[-first] = both
+            del clusters[-second]
+        for cluster in clusters:
+            if len(cluster.operands) > 1 and self._carrier(cluster.whole) is not None:
+                yield cluster
+
+    def _both(self, first: _Cluster, second: _Cluster, output: int) -> _Cluster | None:
+        """Two clusters as one, if that pays."""
+        operands = first.operands + second.operands
+        expressions = first.expressions + second.expressions
+        whole = self.expressions.sum(expressions, [o.coefficient for o in operands], output)
+        if whole is None:
+            return None
+        whole = replace(whole, parts_cost=first.whole.least + second.whole.least)
+        return _Cluster(operands, expressions, whole) if whole.pays else None
+
+    def _carrier(self, whole: Expression) -> int | None:
+        """The op that can do the work of all: one that has as many taps already, if there is."""
+        linear = [n for n in whole.ops if n in self.parts and self.parts[n].carries]
+        if linear or whole.dtypes:
+            return min(
+                linear, key=lambda n: (self.parts[n].window != whole.window, n), default=None
+            )
+        return min((n for n in whole.ops if self._carries_affine(n)), default=None)
+
+    def _carries_affine(self, number: int) -> bool:
+        op = self.graph.ops[number]
+        if not isinstance(op.role, g.AffineStep) or not self.freedom.carries_affine(number):
+            return False
+        both = op.role.factors is op.role.summands is g.Parameter.EDITABLE
+        return both and bool(varying_axes(op.role, len(self.graph.shapes[op.outputs[0]])))
+
+    # ---------------------------------------------------------------- what becomes of the sum
+
+    def _in_part(
+        self, sums: Sequence[int], operands: Sequence[_Operand], clusters: Sequence[_Cluster]
+    ) -> list[Merge]:
+        """Merges in a sum that keeps other operands, too."""
+        last = [cluster.last.place for cluster in clusters]
+        merged = {operand.place for cluster in clusters for operand in cluster.operands}
+        kept = self._kept(sums, merged - {*last})
+        now = self._coefficients(sums[-1], kept)
+        if any(
+            operand.place not in merged and now[operand.place] != operand.coefficient
+            for operand in operands
+        ):
+            return []  # a subtrahend would be left alone
+        fewer = {
+            number: positions
+            for number, positions in kept.items()
+            if len(positions) < len(self.graph.ops[number].inputs)
+        }
+        self.taken |= {*sums}
+        empty = {number for number in sums if number not in kept}
+        return [
+            self._merge(
+                replace(cluster.whole, ops=cluster.whole.ops | empty),
+                cluster.last.tensor,
+                enters=cluster.last.place,
+                coefficient=now[cluster.last.place],
+                sums=fewer,
+            )
+            for cluster in clusters
+        ]
+
+    def _kept(
+        self, sums: Sequence[int], dropped: Collection[tuple[int, int]]
+    ) -> dict[int, tuple[int, ...]]:
+        """The positions that each sum keeps; one that keeps none is not there."""
+        kept: dict[int, tuple[int, ...]] = {}
+        for number in sums:  # inner ones come first
+            positions = []
+            for position, tensor in enumerate(self.graph.ops[number].inputs):
+                maker = self._inner_sum(tensor)
+                is_empty = maker in sums and maker not in kept
+                if (number, position) not in dropped and not is_empty:
+                    positions.append(position)
+            if positions:
+                kept[number] = tuple(positions)
+        return kept
+
+    def _coefficients(
+        self, root: int, kept: Mapping[int, tuple[int, ...]]
+    ) -> dict[tuple[int, int], float]:
+        """What each operand that is kept is multiplied by now: one that is left alone, by 1."""
+        found: dict[tuple[int, int], float] = {}
+        waiting = [(root, 1.0)]
+        while waiting:
+            number, factor = waiting.pop()
+            op = self.graph.ops[number]
+            assert isinstance(op.role, g.Sum)
+            for position in kept[number]:
+                own = op.role.coefficients[position] if len(kept[number]) > 1 else 1.0
+                found[number, position] = factor * own
+                maker = self._inner_sum(op.inputs[position])
+                if maker is not None and maker in kept:
+                    waiting.append((maker, factor * own))
+        return found
+
+    def _merge(
+        self,
+        whole: Expression,
+        output: int,
+        *,
+        enters: tuple[int, int] | None = None,
+        coefficient: float = 1.0,
+        sums: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> Merge:
+        carrier = self._carrier(whole)
+        assert carrier is not None and whole.axis is not None
+        self.taken |= whole.ops
+        channels = self.expressions.channels(whole.source, whole.axis)
+        rank = 0 if whole.window is None else len(whole.window.kernel)
+        kernel = partial(_kernel, whole.build, channels, rank, 1.0 / coefficient)
+        groups = whole.groups or (channels if whole.dtypes else 0)
+        gone = whole.ops - {carrier}
+        return Merge(
+            carrier, whole.source, output, enters, whole.window, groups, kernel, gone, sums or {}
+        )
+
+
+def _kernel(build: Build, channels: int, rank: int, factor: float) -> Kernel:
+    kernel = build(channels, rank)
+    return replace(kernel, weight=factor * kernel.weight, bias=factor * kernel.bias)
