@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ov
 
 from bnfold._kinds import folded_beside, kind_of, opened
 from bnfold._storage import Weights
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.frontend import Frontend, Request, check, frontend_of
 from bnfold.report import FoldReport
 
@@ -47,6 +47,7 @@ def fold(
     also: Sequence[Any] = (),
     inplace: bool = False,
     clip: ClipMode = "auto",
+    merge: MergeMode = "auto",
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
@@ -57,6 +58,7 @@ def fold(
     inputs: Mapping[str, Sequence[int]] | None = None,
     *,
     clip: ClipMode = "auto",
+    merge: MergeMode = "auto",
     verify: bool = True,
     weights: Weights = "stored",
 ) -> FoldResult[Graph]: ...
@@ -66,6 +68,7 @@ def fold(
     inputs: Mapping[str, Sequence[int]] | None = None,
     *,
     clip: ClipMode = "auto",
+    merge: MergeMode = "auto",
     verify: bool = True,
     output: Pathlike | None = None,
     force: bool = False,
@@ -79,6 +82,7 @@ def fold(
     also: Sequence[Any] = (),
     inplace: bool = False,
     clip: ClipMode = "auto",
+    merge: MergeMode = "auto",
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
@@ -104,6 +108,9 @@ def fold(
         inplace: Change the given module instead of a copy.
         clip: Whether an activation may get bounds per channel (a ReLU becomes a Max or Min):
             "always", "never", or "auto" where that costs less than it saves.
+        merge: Whether linear ops that can be one become one: the branches of a RepVGG or MobileOne
+            block, a convolution beside an identity, two convolutions in a row. "auto" where that
+            costs no more multiplications and no larger weights, or "never".
         verify: For a module or program, whether to run original and folded model and compare them
             before returning: on the example inputs, then on other values of their shapes; a
             program with open sizes on a second size. Where they part, the steps to blame are found
@@ -131,7 +138,7 @@ def fold(
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
         ModelUnreadableError: The file is missing or damaged, or not what its name says.
         NotProvenError: The model differs from itself, so no fold of it can be proven.
-        UsageError: `clip` or `weights` is not one of its values, an option means nothing for this
+        UsageError: `clip`, `merge` or `weights` is not one of its values, an option means nothing for this
             kind of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
@@ -140,6 +147,7 @@ def fold(
         also=also,
         inplace=inplace,
         clip=clip,
+        merge=merge,
         verify=verify,
         keep=keep,
         entry=entry,
@@ -160,6 +168,7 @@ def inspect(
     *,
     also: Sequence[Any] = (),
     clip: ClipMode = "auto",
+    merge: MergeMode = "auto",
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
     phase: Literal["test"] | None = None,
@@ -167,7 +176,14 @@ def inspect(
 ) -> FoldReport:
     """What `fold` would do, without touching anything. Arguments and errors are the same."""
     request = Request(
-        inputs=inputs, also=also, clip=clip, keep=keep, entry=entry, phase=phase, weights=weights
+        inputs=inputs,
+        also=also,
+        clip=clip,
+        merge=merge,
+        keep=keep,
+        entry=entry,
+        phase=phase,
+        weights=weights,
     )
     frontend, model, request = _asked(model, request)
     return frontend.inspect(model, request).report

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from bnfold._storage import Weights, refuse_for_torch
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
@@ -37,6 +37,7 @@ class Request:
     also: Sequence[Any] = ()
     inplace: bool = False
     clip: ClipMode = "auto"
+    merge: MergeMode = "auto"
     verify: bool = True
     keep: Sequence[str] = ()
     entry: Sequence[str] = ()
@@ -156,6 +157,8 @@ def check(kind: ModelKind, request: Request) -> None:
     """Raise UsageError for a value that is none, or means nothing for this kind of model."""
     if request.clip not in get_args(ClipMode):
         raise UsageError(f"clip={request.clip!r} is not known", "use 'auto', 'always' or 'never'")
+    if request.merge not in get_args(MergeMode):
+        raise UsageError(f"merge={request.merge!r} is not known", "use 'auto' or 'never'")
     if request.weights not in get_args(Weights):
         raise UsageError(f"weights={request.weights!r} is not known", "use 'stored' or 'float32'")
     is_module = kind is ModelKind.MODULE

@@ -112,6 +112,34 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """Linear ops that became one."""
+
+    into: str
+    """Name of the op that does the work of all."""
+    kind: str
+    """What it is: Conv2d, Conv, Convolution, ..."""
+    parts: tuple[str, ...]
+    """Names of the linear ops, affine steps and sums that are gone, in the order of the network."""
+
+    @property
+    def sentence(self) -> str:
+        """What was merged, in words."""
+        shown = ", ".join(self.parts[:3])
+        more = f" and {len(self.parts) - 3} more" if len(self.parts) > 3 else ""
+        return f"{shown}{more} merged into {self.into}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"into": self.into, "kind": self.kind, "parts": list(self.parts)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Merged:
+        """The inverse of `to_dict`."""
+        return cls(data["into"], data["kind"], tuple(data["parts"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
     """What a fold did, or would do: a `FoldReport` without its looks."""
 
@@ -119,6 +147,8 @@ class Outcomes:
     """Every affine step that could be removed or that somebody would ask about."""
     clips: tuple[str, ...] = ()
     """Activations that got bounds per channel."""
+    merged: tuple[Merged, ...] = field(default=(), kw_only=True)
+    """Linear ops that became one; the affine steps among them are items, too."""
     notes: tuple[str, ...] = ()
     """What else the reader should know."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -165,6 +195,7 @@ class Outcomes:
             "kept": self.kept,
             "items": [item.to_dict() for item in self.items],
             "clips": list(self.clips),
+            "merged": [merged.to_dict() for merged in self.merged],
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "network": None if self.network is None else self.network.to_dict(),
@@ -191,6 +222,7 @@ class Outcomes:
             tuple(data["notes"]),
             dict(data["versions"]),
             _network(data.get("network")),  # younger than the schema
+            merged=tuple(Merged.from_dict(merged) for merged in data.get("merged", ())),
             verdict=_verdict(data.get("verify")),
             unverified=data.get("unverified"),
         )
