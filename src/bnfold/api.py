@@ -138,8 +138,8 @@ def fold(
         UnsupportedModelError: The model is of another kind, compiled, or scripted.
         ModelUnreadableError: The file is missing or damaged, or not what its name says.
         NotProvenError: The model differs from itself, so no fold of it can be proven.
-        UsageError: `clip`, `merge` or `weights` is not one of its values, an option means nothing for this
-            kind of model, or the output exists or cannot be written.
+        UsageError: `clip`, `merge` or `weights` is not one of its values, an option means nothing
+            for this kind of model, or the output exists or cannot be written.
         MissingExtraError: A package that reads this kind of model is not installed.
     """
     request = Request(

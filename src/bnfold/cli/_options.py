@@ -47,6 +47,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="whether an activation may get bounds per channel (default: where it pays)",
     )
     parser.add_argument(
+        "--no-merge",
+        action="store_false",
+        dest="merge",
+        help="leave branches and chains of linear ops as they are, though they could be one op",
+    )
+    parser.add_argument(
         "--phase",
         choices=["test"],
         help="of a .prototxt with layers for training, fold what the TEST phase computes",

@@ -102,6 +102,7 @@ def request_of(arguments: argparse.Namespace, inputs: Any, **more: Any) -> Reque
     return Request(
         inputs=inputs,
         clip=arguments.clip,
+        merge="auto" if arguments.merge else "never",
         phase=arguments.phase,
         weights=arguments.storage,
         force=arguments.force,
