@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,10 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
 from bnfold.core.fitting import Bans
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
-from bnfold.errors import ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.frontends.merged import taken_in, told, with_merges
 from bnfold.frontends.torch.apply import apply
+from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
@@ -29,6 +32,7 @@ from bnfold.frontends.torch.decide import (
 from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.merge_module import Change, changes
 from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
@@ -36,6 +40,9 @@ from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
+
+if TYPE_CHECKING:
+    from bnfold.frontends.torch import prove
 
 
 def fold_module(
@@ -48,6 +55,7 @@ def fold_module(
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
+    merge: MergeMode = "never",
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
@@ -56,7 +64,10 @@ def fold_module(
     try:
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
-        folded, report = folding.proven() if verify else folding.unproven()
+        made = folding.merged(verify=verify) if merge == "auto" else None
+        if made is None:
+            made = folding.proven() if verify else folding.unproven()
+        folded, report = made
     except BaseException:
         before.restore()
         raise
@@ -84,10 +95,70 @@ class Folding:
         self.before = before
         """The module as it was given."""
         self.inplace = inplace
+        self.keep = keep
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
         self.bans: Bans = {}
-        self.decided = decide_on(self.recording, self.lifted, clip)
+
+    @functools.cached_property
+    def decided(self) -> Decided:
+        """What to do."""
+        return decide_on(self.recording, self.lifted, self.clip, self.bans)
+
+    def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
+        """The fold of the module with its branches merged; None where that is not to be had."""
+        todo = self.changes()
+        if not todo:
+            return None
+        try:
+            proof = self._proof() if verify else None
+        except ExampleInputError:
+            return None
+        try:
+            merged = carry_out(self.model, todo, inplace=self.inplace)
+            before = Snapshot(merged.modules())
+            inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+            if is_as_expected(self.recording, inner.recording, todo):
+                folded, report = inner.unproven()
+                verdict = None if proof is None else proof.check(folded)
+                if verdict is None or verdict.equal:
+                    return folded, replace(self.with_merges(report, todo), verdict=verdict)
+        except (BnfoldError, AssertionError):
+            pass
+        self.before.restore()
+        return None
+
+    def changes(self) -> list[Change]:
+        """What to merge."""
+        parts = [self.model.get_submodule(name) for name in self.keep]
+        fixed = frozenset(id(module) for part in parts for module in part.modules())
+        return changes(self.model, self.recording, self.lifted, fixed)
+
+    def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
+        """The report of the merged module as one of the given module."""
+        graph, merges = self.lifted.graph, [change.merge for change in todo]
+        order = [op.name for op in graph.ops]
+        return with_merges(report, told(graph, merges), taken_in(graph, merges), order)
+
+    def _proof(self) -> prove.Proof:
+        from bnfold.frontends.torch import prove
+        from bnfold.frontends.torch.course import Call
+
+        calls = [
+            Call(*split_inputs(run.inputs), run.entry)
+            if isinstance(run, Entry)
+            else Call(*split_inputs(run))
+            for run in self.runs
+        ]
+        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
+        return prove.start(
+            type(self.model).__name__,
+            self.model,
+            calls,
+            depth(self.recording),
+            shapes=shapes[:2],
+            inplace=self.inplace,
+        )
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
         """The fold as it was decided."""
@@ -99,21 +170,9 @@ class Folding:
             folded, report = self.unproven()
             return folded, replace(report, unverified=UNCHANGED)
         from bnfold.frontends.torch import prove
-        from bnfold.frontends.torch.course import Call
 
-        name = type(self.model).__name__
-        calls = [
-            Call(*split_inputs(run.inputs), run.entry)
-            if isinstance(run, Entry)
-            else Call(*split_inputs(run))
-            for run in self.runs
-        ]
-        layers = depth(self.recording)
-        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
         try:
-            proof = prove.start(
-                name, self.model, calls, layers, shapes=shapes[:2], inplace=self.inplace
-            )
+            proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
             folded, report = self.unproven()
             return folded, replace(report, unverified=cannot_run(error))
