@@ -83,6 +83,8 @@ def _set_window(module: Any, window: Window) -> None:
 def is_as_expected(before: Recording, after: Recording, changes: Sequence[Change]) -> bool:
     """Whether the merged module does what the given one did, but for what is gone."""
     gone = frozenset().union(*(change.events for change in changes))
+    if len(before.outputs) != len(after.outputs):
+        return False
     return _course(before, gone) == _course(after, frozenset())
 
 

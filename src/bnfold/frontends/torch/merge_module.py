@@ -29,7 +29,6 @@ from bnfold.core.merge import Merge, find_merges
 from bnfold.core.window import Window
 from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, is_hooked, overrides_call
-from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite, to_numpy
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
 from bnfold.frontends.torch.recording import Call, Event, Recording, Value, values
@@ -201,7 +200,7 @@ class _Run:
         return role
 
     def _is_plain_sum(self, number: int) -> bool:
-        """Whether Python adds up two tensors of one dtype, and reads the result by its own name."""
+        """Whether Python adds up two tensors of one dtype."""
         event = self.network.events.get(number)
         if event is None or functional(op_name(event.target)) not in _SUMS:
             return False
@@ -209,8 +208,7 @@ class _Run:
         operands = [arguments["self"], arguments["other"]]
         if output is None or not all(isinstance(operand, Value) for operand in operands):
             return False
-        alike = all(operand.dtype == output.dtype for operand in operands)
-        return alike and not old_name_is_read(self.network.recording, event)
+        return all(operand.dtype == output.dtype for operand in operands)
 
     def _part(self, number: int) -> Part | None:
         role, site = self.network.lifted.graph.ops[number].role, self.network.lifted.sites.get(number)
@@ -249,7 +247,7 @@ class _Run:
             return False
         if site.module is None:  # what Python does with a number
             event = self.network.events[number]
-            plain = functional(op_name(event.target)) in _SUMS and event.written is None
+            plain = functional(op_name(event.target)) in _SUMS
             return plain and not role.shift.any() and bool((role.scale == 1.0).all())
         module = self.network.module(number)
         return module is not None and role.is_wanted and self._is_once(module)
@@ -413,7 +411,8 @@ class _Walk:
             self.vanished.add(number)
             return inner
         self.passes += 1
-        return replace(inner, is_foreign=False)
+        in_place = self.run.network.events[number].written is not None
+        return replace(inner, is_foreign=inner.is_foreign and in_place)
 
     def _sum(self, number: int, op: g.Op, role: g.Sum) -> _State:
         states = [self._operand(number, place) for place in range(len(op.inputs))]
@@ -443,10 +442,11 @@ class _Walk:
     def _operand(self, number: int, place: int) -> _State:
         """An operand of a sum; the source is merged where the merge says so."""
         tensor = self.graph.ops[number].inputs[place]
-        if tensor == self.merge.source and self.merge.enters is not None and number not in self.ops:
+        if tensor == self.merge.source:
             kept = self.merge.sums.get(number, range(len(self.graph.ops[number].inputs)))
-            if place in kept and (number, place) != self.merge.enters:
-                return _State(is_foreign=True)
+            is_enters = self.merge.enters in (None, (number, place))
+            is_merged = is_enters or number in self.ops or place not in kept
+            return self._state(tensor) if is_merged else _State(is_foreign=True)
         maker = self.run.makers.get(tensor)
         is_inner = maker is not None and isinstance(self.graph.ops[maker].role, g.Sum)
         if is_inner and maker not in self.ops and not self._is_inner(tensor, number):

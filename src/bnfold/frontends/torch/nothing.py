@@ -94,6 +94,7 @@ class Nothing:
 
 
 NOTHING = Nothing()
+_TENSORS = (Tensor, Nothing, fx.Proxy)
 
 _MISSING = (
     "this tensor was merged into that of another branch; where the program needs it, fold with"
@@ -104,8 +105,8 @@ _MISSING = (
 def _sum(input: Any, other: Any, *, alpha: Any = 1) -> Any:  # noqa: A002  # as PyTorch calls it
     """The operand that is not nothing."""
     if isinstance(other, Nothing):
-        return input
-    if not isinstance(other, Tensor):
+        return input if isinstance(input, _TENSORS) else _with_number(input)
+    if not isinstance(other, _TENSORS):
         return _with_number(other)
     return other if isinstance(alpha, int) and alpha == 1 else other * alpha
 
@@ -113,8 +114,8 @@ def _sum(input: Any, other: Any, *, alpha: Any = 1) -> Any:  # noqa: A002  # as 
 def _difference(input: Any, other: Any, *, alpha: Any = 1) -> Any:  # noqa: A002
     """What is left of a difference."""
     if isinstance(other, Nothing):
-        return input if isinstance(input, Nothing | Tensor) else _with_number(input)
-    if not isinstance(other, Tensor):
+        return input if isinstance(input, _TENSORS) else _with_number(input)
+    if not isinstance(other, _TENSORS):
         return _with_number(other)
     return -other if isinstance(alpha, int) and alpha == 1 else other * -alpha
 
