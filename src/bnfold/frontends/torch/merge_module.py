@@ -15,16 +15,17 @@ Where a network was read in several runs, a merge has to be the same one in each
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Freedom, Part
-from bnfold.core.kernel import Kernel, added
+from bnfold.core.expression import Freedom, Part, varying_axes
+from bnfold.core.kernel import Kernel, added, behind
 from bnfold.core.merge import Merge, find_merges
 from bnfold.core.window import Window
 from bnfold.frontends.torch.apply import is_finite, tensor_like
@@ -285,8 +286,44 @@ class _Run:
     def _module(self, number: int) -> nn.Module | None:
         return self.network.module(number)
 
+    def _extended(self, merge: Merge) -> Merge:
+        """With the steps behind a sum that keeps the source itself: the carrier can make up for it.
+
+        Without, they would be folded into the carrier alone, and the source could not follow.
+        """
+        ops = {*merge.gone, merge.carrier}
+        if merge.enters is not None or not any(
+            isinstance(self.graph.ops[n].role, g.Sum) and merge.source in self.graph.ops[n].inputs
+            for n in ops
+        ):
+            return merge
+        while (number := self._step_behind(merge)) is not None:
+            role = self.graph.ops[number].role
+            assert isinstance(role, g.AffineStep)
+            merge = replace(
+                merge,
+                output=self.graph.ops[number].outputs[0],
+                gone=merge.gone | {number},
+                kernel=partial(_with_step, merge.kernel, role),
+            )
+        return merge
+
+    def _step_behind(self, merge: Merge) -> int | None:
+        """The affine module that alone reads what a merge makes."""
+        readers = self.readers.get(merge.output, [])
+        if len(readers) != 1 or any(tensor == merge.output for tensor, _, _ in self.graph.outputs):
+            return None
+        role = self.graph.ops[readers[0]].role
+        if not isinstance(role, g.AffineStep) or self.network.module(readers[0]) is None:
+            return None
+        shape = self.graph.shapes[merge.output]
+        axis = self.parts[merge.carrier].axis
+        fits = set(varying_axes(role, len(shape))) <= {axis} and readers[0] in self.movable
+        return readers[0] if fits and role.is_known and _is_finite(role) else None
+
     def _served(self, merge: Merge) -> Change | None:
         """The merge with the carrier that costs least; None if none can carry it."""
+        merge = self._extended(merge)
         options = []
         for number in sorted({*merge.gone, merge.carrier} & self.parts.keys()):
             try:
@@ -490,6 +527,19 @@ class _Walk:
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)
+
+
+def _is_finite(role: g.AffineStep) -> bool:
+    return bool(np.isfinite(role.scale).all() and np.isfinite(role.shift).all())
+
+
+def _with_step(kernel: Callable[[], Kernel], role: g.AffineStep) -> Kernel:
+    """A kernel, and an affine step behind it."""
+    inner = kernel()
+    shape = np.broadcast_shapes(role.scale.reshape(-1).shape, inner.bias.shape)
+    scale, shift = (np.broadcast_to(c.reshape(-1), shape) for c in (role.scale, role.shift))
+    outer = Kernel.affine(scale, shift, len(inner.window.kernel))
+    return behind(inner, outer, inner.window)
 
 
 def _root(call: Call) -> Call:
