@@ -8,8 +8,8 @@ import pickle
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  # as everybody calls it
 
 import bnfold
 from bnfold.frontends.torch.nothing import NOTHING, MergedAway
@@ -570,7 +570,14 @@ def test_nothing_is_the_zero_of_sums():
     y = x
     y += NOTHING
     assert y is x
-    for nothing in (NOTHING + NOTHING, 0 + NOTHING, NOTHING - 0, 2 * NOTHING, NOTHING * x, x * NOTHING):
+    for nothing in (
+        NOTHING + NOTHING,
+        0 + NOTHING,
+        NOTHING - 0,
+        2 * NOTHING,
+        NOTHING * x,
+        x * NOTHING,
+    ):
         assert nothing is NOTHING
     for nothing in (NOTHING / 2, -NOTHING, F.dropout(NOTHING), nn.Identity()(NOTHING)):
         assert nothing is NOTHING

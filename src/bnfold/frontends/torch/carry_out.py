@@ -64,7 +64,9 @@ def carrying(module: nn.Module, kernel: Kernel) -> nn.Module:
         new.out_channels, new.in_channels = len(content), content.shape[1] * kernel.groups  # type: ignore[assignment]
     new._parameters["weight"] = parameter_like(weight, tensor_like(content, weight))
     if bias is not None or kernel.bias.any():
-        new._parameters["bias"] = parameter_like(weight if bias is None else bias, tensor_like(kernel.bias, weight))
+        new._parameters["bias"] = parameter_like(
+            weight if bias is None else bias, tensor_like(kernel.bias, weight)
+        )
     return new
 
 

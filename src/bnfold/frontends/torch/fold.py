@@ -107,32 +107,41 @@ class Folding:
 
     def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
         """The fold of the module with its branches merged; None where that is not to be had."""
-        todo = self.changes()
-        if not todo:
-            return None
-        try:
-            proof = self._proof() if verify else None
-        except ExampleInputError:
-            return None
-        try:
-            merged = carry_out(self.model, todo, inplace=self.inplace)
-            before = Snapshot(merged.modules())
-            inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
-            if is_as_expected(self.recording, inner.recording, todo):
-                folded, report = inner.unproven()
-                verdict = None if proof is None else proof.check(folded)
-                if verdict is None or verdict.equal:
-                    return folded, replace(self.with_merges(report, todo), verdict=verdict)
-        except (BnfoldError, AssertionError):
-            pass
-        self.before.restore()
+        proof = None
+        for wide in (True, False):
+            todo = self.changes(wide=wide)
+            if not todo:
+                break
+            try:
+                proof = proof or (self._proof() if verify else None)
+                made = self._merged(todo, proof)
+            except (BnfoldError, AssertionError):  # its code does not take it: as if none were
+                made = None
+            if made is not None:
+                return made
+            self.before.restore()
         return None
 
-    def changes(self) -> list[Change]:
+    def _merged(
+        self, todo: Sequence[Change], proof: prove.Proof | None
+    ) -> tuple[nn.Module, FoldReport] | None:
+        """The fold of the module with these changes, if it computes the same."""
+        merged = carry_out(self.model, todo, inplace=self.inplace)
+        before = Snapshot(merged.modules())
+        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        if not is_as_expected(self.recording, inner.recording, todo):
+            return None
+        folded, report = inner.unproven()
+        verdict = None if proof is None else proof.check(folded)
+        if verdict is not None and not verdict.equal:
+            return None
+        return folded, replace(self.with_merges(report, todo), verdict=verdict)
+
+    def changes(self, *, wide: bool = True) -> list[Change]:
         """What to merge."""
         parts = [self.model.get_submodule(name) for name in self.keep]
         fixed = frozenset(id(module) for part in parts for module in part.modules())
-        return changes(self.model, self.recording, self.lifted, fixed)
+        return changes(self.model, self.recording, self.lifted, fixed, wide=wide)
 
     def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
         """The report of the merged module as one of the given module."""

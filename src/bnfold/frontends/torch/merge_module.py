@@ -15,8 +15,8 @@ Where a network was read in several runs, a merge has to be the same one in each
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,10 +74,23 @@ class Change:
 
 
 def changes(
-    model: nn.Module, recording: Recording, lifted: Lifted, fixed: frozenset[int]
+    model: nn.Module,
+    recording: Recording,
+    lifted: Lifted,
+    fixed: frozenset[int],
+    *,
+    wide: bool = True,
 ) -> list[Change]:
-    """What to merge; `fixed` are the ids of modules that have to stay as they are."""
-    network = _Network(model, recording, lifted, fixed)
+    """What to merge.
+
+    Args:
+        model: The module.
+        recording: Its runs.
+        lifted: The same as a graph.
+        fixed: The ids of modules that have to stay as they are.
+        wide: Whether what nothing is left of goes with all the modules that are around it.
+    """
+    network = _Network(model, recording, lifted, fixed, wide=wide)
     runs = [_Run(network, place) for place in range(len(recording.roots))]
     found = [run.changes() for run in runs]
     common: dict[int, Change] = {}
@@ -96,8 +109,15 @@ class _Network:
     """What was read, by what a merge asks of it."""
 
     def __init__(
-        self, model: nn.Module, recording: Recording, lifted: Lifted, fixed: frozenset[int]
+        self,
+        model: nn.Module,
+        recording: Recording,
+        lifted: Lifted,
+        fixed: frozenset[int],
+        *,
+        wide: bool,
     ) -> None:
+        self.wide = wide
         self.recording = recording
         self.lifted = lifted
         self.fixed = fixed
@@ -137,11 +157,13 @@ class _Network:
         module = event.target if isinstance(site, LinearSite) and event else None
         if isinstance(site, AffineSite):
             module = site.module
-        if not isinstance(module, nn.Module) or id(module) in self.fixed or is_hooked(module):
-            return None
+        return module if isinstance(module, nn.Module) and self.is_free(module) else None
+
+    def is_free(self, module: nn.Module) -> bool:
+        """Whether something else can stand in its place."""
         lost = any(module is one for one in self.recording.lost)
-        ours = id(module) in self.recording.members
-        return None if lost or not ours or overrides_call(type(module)) else module
+        ours = id(module) in self.recording.members and id(module) not in self.fixed
+        return ours and not lost and not is_hooked(module) and not overrides_call(type(module))
 
     def own_events(self, number: int) -> Iterator[int]:
         """The events that are gone with an op."""
@@ -212,7 +234,10 @@ class _Run:
         return all(operand.dtype == output.dtype for operand in operands)
 
     def _part(self, number: int) -> Part | None:
-        role, site = self.network.lifted.graph.ops[number].role, self.network.lifted.sites.get(number)
+        role, site = (
+            self.network.lifted.graph.ops[number].role,
+            self.network.lifted.sites.get(number),
+        )
         if not isinstance(role, g.Linear) or not isinstance(site, LinearSite):
             return None
         module, event = self.network.module(number), self.network.events[number]
@@ -226,6 +251,10 @@ class _Run:
 
     def _is_once(self, module: nn.Module) -> bool:
         return len(self.calls.get(id(module), ())) == 1
+
+    def can_be_replaced(self, module: nn.Module | None) -> bool:
+        """Whether its one call is all that it is for."""
+        return module is not None and self._is_once(module) and self.network.is_free(module)
 
     def _is_alone(self, module: nn.Module) -> bool:
         """Whether nobody else holds or reads what the module holds."""
@@ -241,7 +270,10 @@ class _Run:
         return True
 
     def _is_movable_step(self, number: int) -> bool:
-        role, site = self.network.lifted.graph.ops[number].role, self.network.lifted.sites.get(number)
+        role, site = (
+            self.network.lifted.graph.ops[number].role,
+            self.network.lifted.sites.get(number),
+        )
         if not isinstance(role, g.AffineStep) or not isinstance(site, AffineSite):
             return False
         if site.source is None or site.output is None or site.source.dtype != site.output.dtype:
@@ -260,10 +292,8 @@ class _Run:
         banned: set[int] = set()
         found: list[Change] = []
         for _ in range(_MOST_ROUNDS):
-            freedom = Freedom(
-                can_go=lambda number: number in self.movable - banned,
-                carries_affine=lambda number: False,
-            )
+            free = frozenset(self.movable - banned)
+            freedom = Freedom(can_go=free.__contains__, carries_affine=lambda number: False)
             merges = find_merges(self.graph, self.parts, freedom)
             found, obstacles = [], set()
             for merge in merges:
@@ -328,7 +358,8 @@ class _Run:
         for number in sorted({*merge.gone, merge.carrier} & self.parts.keys()):
             try:
                 walk = _Walk(self, merge, number)
-                options.append(((walk.passes, self._misfit(merge, number), number), walk))
+                # Nothing plus a tensor is Python; a tensor plus nothing goes through PyTorch.
+                options.append(((walk.passes, self._misfit(merge, number), -number), walk))
             except _Unserved:
                 continue
         for _, walk in sorted(options, key=lambda option: option[0]):
@@ -453,7 +484,9 @@ class _Walk:
 
     def _sum(self, number: int, op: g.Op, role: g.Sum) -> _State:
         states = [self._operand(number, place) for place in range(len(op.inputs))]
-        left = [pair for pair in zip(states, role.coefficients, strict=True) if not pair[0].is_nothing]
+        left = [
+            pair for pair in zip(states, role.coefficients, strict=True) if not pair[0].is_nothing
+        ]
         event = self.run.network.events[number]
         if len(left) < len(states):
             self.vanished.add(number)
@@ -513,14 +546,30 @@ class _Walk:
         network = self.run.network
         events = {e for n in (*self.away, *self.identities) for e in network.own_events(n)}
         events |= {network.events[number].number for number in self.vanished}
-        return Change(
-            merge,
-            module,
-            kernel,
-            dict(self._replaced(number) for number in self.away),
-            dict(self._replaced(number) for number in self.identities),
-            frozenset(events),
-        )
+        away = dict(self._replaced(number) for number in self.away)
+        identities = dict(self._replaced(number) for number in self.identities)
+        for number in self.away if self.run.network.wide else ():
+            whole = self._whole_branch(number, events)
+            if whole is not None:
+                inside = {id(part) for part in whole.modules()}
+                away = {key: one for key, one in away.items() if key not in inside}
+                identities = {key: one for key, one in identities.items() if key not in inside}
+                away[id(whole)] = (whole, ())
+        return Change(merge, module, kernel, away, identities, frozenset(events))
+
+    def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
+        """The largest module around one that returns nothing, of which nothing else is left."""
+        inner = self.run._module(number)
+        call, whole = self.run.calls[id(inner)][0], None
+        while (call := call.parent) is not None and call.parent is not None:
+            if not call.single or not set(_events(call)) <= gone:
+                break
+            tensor = self.run.network.lifted.tensors.get(call.outputs[0].number)
+            state = None if tensor is None else self.known.get(tensor)
+            if state is None or not state.is_nothing or not self.run.can_be_replaced(call.module):
+                break
+            whole = call.module
+        return whole
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
         module, site = self.run._module(number), self.run.network.lifted.sites[number]
@@ -546,6 +595,14 @@ def _root(call: Call) -> Call:
     while call.parent is not None:
         call = call.parent
     return call
+
+
+def _events(call: Call) -> Iterator[int]:
+    for item in call.items:
+        if isinstance(item, Call):
+            yield from _events(item)
+        else:
+            yield item.number
 
 
 def _blank(op: g.Op, here: set[int]) -> g.Op:

@@ -159,7 +159,7 @@ Nothing._answers = {name: answer for answer, names in _FUNCTIONS.items() for nam
 class MergedAway(nn.Module):
     """A branch's first module, merged into another branch's convolution: it returns nothing.
 
-    In TorchScript, and in a graph that fx traces, where everything is a tensor, it returns one zero.
+    In TorchScript and in a graph of fx, where everything is a tensor, it returns one zero.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
