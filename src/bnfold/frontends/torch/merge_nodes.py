@@ -235,13 +235,12 @@ class Writer:
         doomed = {*self.gone, *(self.editor.find(node) for node in nodes)}
         waiting: list[fx.Node] = []
         for node in reversed([*self.editor.graph.nodes]):
-            if node not in doomed:
-                continue
-            for part in [*node.users]:
-                assert part.target is operator.getitem, f"{node.name} is read by {part.name}"
-                self.editor.graph.erase_node(part)
-            waiting += node.all_input_nodes
-            self.editor.graph.erase_node(node)
+            if node in doomed:
+                doomed |= {*node.users}  # the results of one that has several
+                waiting += node.all_input_nodes
+                for part in [*node.users]:
+                    self.editor.graph.erase_node(part)
+                self.editor.graph.erase_node(node)
         sweep(self.editor, [node for node in waiting if node not in doomed])
 
 

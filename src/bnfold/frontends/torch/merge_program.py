@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import fx
 from torch.export import ExportedProgram
 
@@ -42,12 +43,9 @@ class Merging:
 
 def merge_program(program: ExportedProgram, recording: Recording, lifted: Lifted) -> Merging | None:
     """The program with what can be one merged; None if nothing can."""
-    parts = parts_of(lifted)
-    if not parts:
-        return None
     merger = _Merger(program, recording, lifted)
     freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
-    found = find_merges(lifted.graph, parts, freedom)
+    found = find_merges(lifted.graph, parts_of(lifted), freedom)
     ready = merger.ready(sorted(found, key=lambda merge: merge.carrier))
     if not ready:
         return None
@@ -125,7 +123,8 @@ class _Merger:
     def _content(self, merge: Merge) -> Content:
         site = self.lifted.sites[merge.carrier]
         assert isinstance(site, LinearSite | AffineSite)
-        return content_of(merge.kernel(), site)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return content_of(merge.kernel(), site)
 
     def _can_write(self, merge: Merge) -> bool:
         involved = [merge.carrier, *merge.gone, *merge.sums]
@@ -135,6 +134,9 @@ class _Merger:
             return False
         if self._source(merge) is None or self._is_overwritten(merge):
             return False
+        carried = self.values[self.graph.ops[merge.carrier].outputs[0]]
+        if _layout(carried) != _layout(self.values[merge.output]):
+            return False  # a view that fits the sum might not fit what the carrier makes
         return self._are_alone(merge) and all(
             self._can_collapse(number, kept[0])
             for number, kept in merge.sums.items()
@@ -230,6 +232,12 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _layout(value: Value) -> list[int]:
+    """The axes in the order in which they lie in memory, the outermost first."""
+    long = [axis for axis, length in enumerate(value.shape) if length > 1]
+    return sorted(long, key=lambda axis: -value.strides[axis])
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:

@@ -163,8 +163,11 @@ def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     layers = depth(recording)
     merging = merge_program(program, recording, lifted) if merge == "auto" else None
     if merging is not None:
-        program = merging.program
-        recording, lifted = _read(program)
+        try:
+            recording, lifted = _read(merging.program)
+            program = merging.program
+        except RuntimeError:  # a view of what lies in memory in another way now
+            merging = None
     return _Work(program, decide_on(recording, lifted, clip), merging, layers)
 
 
