@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,12 +25,12 @@ def told(graph: g.Graph, merges: Sequence[Merge]) -> list[Merged]:
     ]
 
 
-def taken_in(graph: g.Graph, merges: Sequence[Merge]) -> list[Item]:
-    """The affine steps that went into merged ops."""
+def taken_in(graph: g.Graph, merges: Sequence[Merge], aside: Collection[int] = ()) -> list[Item]:
+    """The affine steps that went into merged ops, but for those that nobody asks about."""
     return [
         Item(op.name, op.role.kind, op.role.channels, 1, Removed((graph.ops[merge.carrier].name,)))
         for merge in merges
-        for number in sorted(merge.gone)
+        for number in sorted(merge.gone - {*aside})
         if isinstance((op := graph.ops[number]).role, g.AffineStep) and op.role.is_wanted
     ]
 

@@ -16,7 +16,9 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
+from bnfold.frontends.merged import with_merges
 from bnfold.frontends.onnx.apply import Edits, plan_edits
+from bnfold.frontends.onnx.merge import Merging
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
@@ -56,6 +58,8 @@ class Folding:
     inside: Inside
     """What was done in the bodies of control flow; they are folded already."""
     weights: Weights = "stored"
+    merging: Merging = field(default_factory=Merging)
+    """What was merged in `model` before."""
 
     @property
     def plan(self) -> Plan:
@@ -82,7 +86,9 @@ class Folding:
     @property
     def changes(self) -> bool:
         """Whether anything goes, here or in bodies and functions."""
-        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
+        return bool(
+            self.report.removed or self.merging.merged or self.scalars_gone or self.inside.changed
+        )
 
     @property
     def report(self) -> FoldReport:
@@ -92,7 +98,9 @@ class Folding:
         clips += self.inside.clips
         network = draw(self.lifted.graph, self.plan, [item.name for item in own])
         items, versions = own + self.inside.items, {"onnx": onnx.__version__}
-        return FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
+        report = FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
+        merging = self.merging
+        return with_merges(report, merging.merged, merging.items, merging.order)
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

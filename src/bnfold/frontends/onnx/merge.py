@@ -1,0 +1,301 @@
+"""Merge linear nodes before the fold: the model that is folded has one where several stood.
+
+    carrier            a node of its own kind, with the weight, bias and pads of all
+    a sum              goes, or keeps its other operands; one that is left alone takes its place
+    what stood in      goes, with the initializers that nobody reads any more
+    between
+
+What a carrier makes has the name of the sum where it is all of that, and else a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Freedom
+from bnfold.core.kernel import Kernel
+from bnfold.core.merge import Merge, find_merges
+from bnfold.frontends.merged import taken_in, told
+from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
+from bnfold.frontends.onnx.nodes import Node, named_values
+from bnfold.frontends.onnx.parts import exchanged, parts_of
+from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.rewrite import rewrite
+from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite
+from bnfold.frontends.onnx.tensors import numpy_dtype
+from bnfold.outcomes import Item, Merged
+
+
+@dataclass(slots=True)
+class Merging:
+    """What was merged in a model, for the report."""
+
+    merged: list[Merged] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    """The affine steps that went."""
+    order: list[str] = field(default_factory=list)
+    """Names of all ops of the network as it was."""
+
+
+def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
+    """The model with what can be one merged; None if nothing can."""
+    names = {number: name for name, number in lifted.tensors.items()}
+    merger = _Merger(lifted, names)
+    parts = parts_of(lifted)
+    if not parts:
+        return None
+    freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
+    merges = [m for m in find_merges(lifted.graph, parts, freedom) if merger.can_write(m)]
+    if not merges:
+        return None
+    merges = merger.run(merges)
+    if not merges:
+        return None
+    graph = lifted.graph
+    order = [op.name for op in graph.ops]
+    done = Merging(told(graph, merges), taken_in(graph, merges, lifted.scalars), order)
+    return rewrite(model, lifted, merger.edits), done
+
+
+class _Merger:
+    def __init__(self, lifted: Lifted, names: dict[int, str]) -> None:
+        self.lifted = lifted
+        self.graph = lifted.graph
+        self.network = lifted.network
+        self.names = names
+        """Of the values, per graph tensor."""
+        self.edits = Edits()
+        self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
+        self.ops: dict[int, int] = {}
+        """How many ops each node is lifted into, by the node's index."""
+        for op in self.graph.ops:
+            for node in self._nodes_of(op):
+                self.ops[node.index] = self.ops.get(node.index, 0) + 1
+
+    def can_go(self, number: int) -> bool:
+        """Whether an op is one whole node, or a MatMul with its Add."""
+        op = self.graph.ops[number]
+        nodes = self._nodes(number)
+        return (
+            bool(nodes)
+            and all(self.ops.get(node.index, 0) == 1 or node.op == "MatMul" for node in nodes)
+            and all(tensor in self.names for tensor in op.outputs)
+        )
+
+    def is_batch_norm(self, number: int) -> bool:
+        """Whether an affine step has factors and summands of its own."""
+        site = self.lifted.sites.get(number)
+        return isinstance(site, AffineSite) and site.mean is not None
+
+    def can_write(self, merge: Merge) -> bool:
+        """Whether the carrier's node can be written with the new window, and the sums without."""
+        node = self._nodes(merge.carrier)[0]
+        window = merge.window
+        if window is not None and window.is_transposed and node.op == "ConvTranspose":
+            steps = zip(window.after, window.stride, window.dilation, strict=True)
+            if any(-after >= max(stride, dilation) for after, stride, dilation in steps):
+                return False
+        elif window is not None and node.op == "ConvTranspose":
+            return False
+        if node.op == "Gemm" and len(self.graph.shapes[merge.source]) != 2:
+            return False
+        involved = {
+            number for number in merge.gone if isinstance(self.graph.ops[number].role, g.Sum)
+        }
+        return all(self._nodes(number) for number in {*involved, *merge.sums})
+
+    def _nodes_of(self, op: g.Op) -> list[Node]:
+        made = (self.network.makers.get(self.names.get(tensor, "")) for tensor in op.outputs)
+        return list({node.index: node for node in made if node is not None}.values())
+
+    def _nodes(self, number: int) -> list[Node]:
+        """The nodes behind an op; the linear one comes first."""
+        site = self.lifted.sites.get(number)
+        nodes = self._nodes_of(self.graph.ops[number])
+        if isinstance(site, LinearSite):
+            nodes = [site.node, *(node for node in nodes if node is not site.node)]
+        return nodes
+
+    # ---------------------------------------------------------------- writing
+
+    def run(self, merges: Sequence[Merge]) -> list[Merge]:
+        """Write the edits of all; those whose numbers do not fit their dtype are left out."""
+        ready = []
+        for merge in merges:
+            kernel = merge.kernel()
+            data_type = self._data_type(merge)
+            numbers = [kernel.weight, kernel.bias]
+            with np.errstate(over="ignore"):
+                fit = [
+                    np.isfinite(n.astype(numpy_dtype(data_type)).astype(np.float64)).all()
+                    for n in numbers
+                ]
+            if all(fit):
+                ready.append((merge, kernel, data_type))
+        done = [merge for merge, _, _ in ready]
+        # Merges in one sum go together.
+        shared = {tuple(merge.sums) for merge in merges if merge.sums and merge not in done}
+        ready = [each for each in ready if tuple(each[0].sums) not in shared or not each[0].sums]
+        entered: dict[tuple[int, int], str] = {}
+        for merge, kernel, data_type in ready:
+            self._write(merge, kernel, data_type, entered)
+        for merge, _, _ in ready:
+            for number, kept in merge.sums.items():
+                self._shorten(number, kept, entered)
+        for place, name in entered.items():
+            number, position = place
+            node = self._nodes(number)[0]
+            if node.index not in self.edits.nodes and node.index not in self.edits.removed:
+                self.edits.inputs[node.index, position] = name
+        return [merge for merge, _, _ in ready]
+
+    def _data_type(self, merge: Merge) -> int:
+        dtypes = self.lifted.constants.shapes.dtypes
+        return dtypes[self._nodes(merge.carrier)[0].outputs[0]]
+
+    def _write(
+        self,
+        merge: Merge,
+        kernel: Kernel,
+        data_type: int,
+        entered: dict[tuple[int, int], str],
+    ) -> None:
+        nodes = self._nodes(merge.carrier)
+        output = self.names[merge.output]
+        if merge.enters is not None:
+            output = self.namer.fresh(f"{nodes[0].outputs[0]}_merged")
+            entered[merge.enters] = output
+        for number in merge.gone:
+            self.edits.removed |= {node.index for node in self._nodes(number)}
+        self.edits.removed |= {node.index for node in nodes[1:]}
+        self.edits.removed.discard(nodes[0].index)
+        source = self.names[merge.source]
+        bear = partial(self._bear, merge.carrier, data_type, nodes[0])
+        make = {"BatchNormalization": _batch_norm, "MatMul": _matmul, "Gemm": _gemm}
+        maker = make.get(nodes[0].op, _convolution)
+        self.edits.nodes[nodes[0].index] = maker(
+            _Place(nodes[0], source, output, self.lifted.sites[merge.carrier], self.namer),
+            kernel,
+            bear,
+        )
+
+    def _bear(
+        self, number: int, data_type: int, node: Node, what: str, content: NDArray[np.float64]
+    ) -> str:
+        name = self.namer.fresh(f"{node.name}_{what}")
+        array = content.astype(numpy_dtype(data_type))
+        self.edits.born[name] = NewTensor(number, data_type, array.shape, lambda: array, None)
+        return name
+
+    def _shorten(
+        self, number: int, kept: tuple[int, ...], entered: dict[tuple[int, int], str]
+    ) -> None:
+        """A sum keeps some of its operands."""
+        (node,) = self._nodes(number)
+        inputs = [entered.get((number, position), node.inputs[position]) for position in kept]
+        if len(inputs) == 1:
+            self.edits.removed.add(node.index)
+            self.edits.bypassed[node.outputs[0]] = inputs[0]
+            return
+        proto = NodeProto()
+        proto.CopyFrom(node.proto)
+        del proto.input[:]
+        proto.input.extend(inputs)
+        self.edits.nodes[node.index] = [proto]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a merged node stands."""
+
+    node: Node
+    """The carrier."""
+    source: str
+    output: str
+    site: object
+    namer: Namer
+
+
+Bear = Callable[[str, NDArray[np.float64]], str]
+"""Makes an initializer, and names it."""
+
+
+def _convolution(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
+    window, weight = kernel.window, kernel.weight
+    after = window.after
+    attributes: dict[str, Any] = {
+        "kernel_shape": window.kernel,
+        "strides": window.stride,
+        "dilations": window.dilation,
+        "group": kernel.groups,
+    }
+    if window.is_transposed or place.node.op == "ConvTranspose":
+        weight = exchanged(weight, kernel.groups)
+        attributes["output_padding"] = tuple(max(0, -pad) for pad in after)
+        after = tuple(max(0, pad) for pad in after)
+    attributes["pads"] = (*window.before, *after)
+    inputs = [place.source, bear("weight", weight)]
+    if kernel.bias.any():
+        inputs.append(bear("bias", kernel.bias))
+    return [
+        helper.make_node(
+            place.node.op, inputs, [place.output], name=place.node.proto.name, **attributes
+        )
+    ]
+
+
+def _dense(kernel: Kernel) -> NDArray[np.float64]:
+    """(out, in)"""
+    return kernel.in_groups(1).reshape(len(kernel.bias), -1)
+
+
+def _gemm(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
+    inputs = [place.source, bear("weight", _dense(kernel))]
+    if kernel.bias.any():
+        inputs.append(bear("bias", kernel.bias))
+    name = place.node.proto.name
+    return [helper.make_node("Gemm", inputs, [place.output], name=name, transB=1)]
+
+
+def _matmul(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
+    is_left = isinstance(place.site, LinearSite) and place.site.position == 0
+    weight = bear("weight", _dense(kernel) if is_left else _dense(kernel).T)
+    inputs = [weight, place.source] if is_left else [place.source, weight]
+    name = place.node.proto.name
+    if not kernel.bias.any():
+        return [helper.make_node("MatMul", inputs, [place.output], name=name)]
+    inner = place.namer.fresh(f"{place.output}_before_bias")
+    bias = bear("bias", kernel.bias.reshape(-1, 1) if is_left else kernel.bias)
+    added = place.namer.fresh(f"{name}_add") if name else ""
+    return [
+        helper.make_node("MatMul", inputs, [inner], name=name),
+        helper.make_node("Add", [inner, bias], [place.output], name=added),
+    ]
+
+
+def _batch_norm(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
+    """gamma' = a * sqrt(var + eps), beta' = b + a * mean"""
+    site = place.site
+    assert isinstance(site, AffineSite) and site.mean is not None and site.deviation is not None
+    scale = kernel.weight.reshape(-1)
+    proto = NodeProto()
+    proto.CopyFrom(place.node.proto)
+    del proto.input[:], proto.output[:]
+    proto.input.extend(
+        [
+            place.source,
+            bear("scale", scale * site.deviation),
+            bear("B", kernel.bias + scale * site.mean),
+            *place.node.inputs[3:],
+        ]
+    )
+    proto.output.append(place.output)
+    return [proto]
