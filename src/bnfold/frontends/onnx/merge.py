@@ -11,7 +11,7 @@ What a carrier makes has the name of the sum where it is all of that, and else a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,15 +23,20 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge, find_merges
+from bnfold.core.window import Window
 from bnfold.frontends.merged import taken_in, told
 from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
+from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.parts import exchanged, parts_of
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
-from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite
+from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite, Site
 from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.outcomes import Item, Merged
+
+_KEPT = 1 << 25
+"""Bytes of kernels that are kept until they are written, in all."""
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class _Merger:
         self.names = names
         """Of the values, per graph tensor."""
         self.edits = Edits()
+        self.room = _KEPT
         self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
         self.ops: dict[int, int] = {}
         """How many ops each node is lifted into, by the node's index."""
@@ -128,71 +134,60 @@ class _Merger:
 
     def run(self, merges: Sequence[Merge]) -> list[Merge]:
         """Write the edits of all; those whose numbers do not fit their dtype are left out."""
-        ready = []
-        for merge in merges:
-            kernel = merge.kernel()
-            data_type = self._data_type(merge)
-            numbers = [kernel.weight, kernel.bias]
-            with np.errstate(over="ignore"):
-                fit = [
-                    np.isfinite(n.astype(numpy_dtype(data_type)).astype(np.float64)).all()
-                    for n in numbers
-                ]
-            if all(fit):
-                ready.append((merge, kernel, data_type))
-        done = [merge for merge, _, _ in ready]
+        tried = [(merge, self._numbers(merge)) for merge in merges]
         # Merges in one sum go together.
-        shared = {tuple(merge.sums) for merge in merges if merge.sums and merge not in done}
-        ready = [each for each in ready if tuple(each[0].sums) not in shared or not each[0].sums]
+        failed = {tuple(merge.sums) for merge, numbers in tried if numbers is None}
+        ready = [
+            (merge, numbers)
+            for merge, numbers in tried
+            if numbers is not None and (not merge.sums or tuple(merge.sums) not in failed)
+        ]
         entered: dict[tuple[int, int], str] = {}
-        for merge, kernel, data_type in ready:
-            self._write(merge, kernel, data_type, entered)
-        for merge, _, _ in ready:
+        for merge, numbers in ready:
+            self._write(merge, numbers, entered)
+        for merge, _ in ready:
             for number, kept in merge.sums.items():
                 self._shorten(number, kept, entered)
-        for place, name in entered.items():
-            number, position = place
-            node = self._nodes(number)[0]
+        for (number, position), name in entered.items():
+            (node,) = self._nodes(number)
             if node.index not in self.edits.nodes and node.index not in self.edits.removed:
                 self.edits.inputs[node.index, position] = name
-        return [merge for merge, _, _ in ready]
+        return [merge for merge, _ in ready]
 
-    def _data_type(self, merge: Merge) -> int:
+    def _numbers(self, merge: Merge) -> _Numbers | None:
+        """The kernel of a merge; None if it does not fit its dtype."""
         dtypes = self.lifted.constants.shapes.dtypes
-        return dtypes[self._nodes(merge.carrier)[0].outputs[0]]
+        data_type = dtypes[self._nodes(merge.carrier)[0].outputs[0]]
+        kernel = merge.kernel()
+        with np.errstate(over="ignore"):
+            if not all(is_finite(n.astype(numpy_dtype(data_type))) for n in kernel.numbers):
+                return None
+        is_kept = kernel.weight.nbytes <= self.room
+        self.room -= kernel.weight.nbytes if is_kept else 0
+        shapes = (kernel.weight.shape, kernel.bias.shape)
+        blank = replace(kernel, weight=np.broadcast_to(0.0, shapes[0]), bias=np.zeros(shapes[1]))
+        has_bias = bool(kernel.bias.any())
+        return _Numbers(data_type, merge.kernel, kernel if is_kept else None, blank, has_bias)
 
-    def _write(
-        self,
-        merge: Merge,
-        kernel: Kernel,
-        data_type: int,
-        entered: dict[tuple[int, int], str],
-    ) -> None:
-        nodes = self._nodes(merge.carrier)
+    def _write(self, merge: Merge, numbers: _Numbers, entered: dict[tuple[int, int], str]) -> None:
+        node, *others = self._nodes(merge.carrier)
         output = self.names[merge.output]
         if merge.enters is not None:
-            output = self.namer.fresh(f"{nodes[0].outputs[0]}_merged")
+            output = self.namer.fresh(f"{node.outputs[0]}_merged")
             entered[merge.enters] = output
-        for number in merge.gone:
-            self.edits.removed |= {node.index for node in self._nodes(number)}
-        self.edits.removed |= {node.index for node in nodes[1:]}
-        self.edits.removed.discard(nodes[0].index)
-        source = self.names[merge.source]
-        bear = partial(self._bear, merge.carrier, data_type, nodes[0])
-        make = {"BatchNormalization": _batch_norm, "MatMul": _matmul, "Gemm": _gemm}
-        maker = make.get(nodes[0].op, _convolution)
-        self.edits.nodes[nodes[0].index] = maker(
-            _Place(nodes[0], source, output, self.lifted.sites[merge.carrier], self.namer),
-            kernel,
-            bear,
+        gone = {one.index for number in merge.gone for one in self._nodes(number)}
+        self.edits.removed |= (gone | {one.index for one in others}) - {node.index}
+        site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
+        place = _Place(node, source, output, site, merge.window, merge.groups, self.namer)
+        make = _MAKERS.get(node.op, _convolution)
+        self.edits.nodes[node.index] = make(
+            place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node)
         )
 
-    def _bear(
-        self, number: int, data_type: int, node: Node, what: str, content: NDArray[np.float64]
-    ) -> str:
+    def _bear(self, number: int, numbers: _Numbers, node: Node, what: str, pick: Pick) -> str:
         name = self.namer.fresh(f"{node.name}_{what}")
-        array = content.astype(numpy_dtype(data_type))
-        self.edits.born[name] = NewTensor(number, data_type, array.shape, lambda: array, None)
+        shape, content = pick(numbers.blank).shape, partial(numbers.picked, pick)
+        self.edits.born[name] = NewTensor(number, numbers.data_type, shape, content, None)
         return name
 
     def _shorten(
@@ -212,6 +207,29 @@ class _Merger:
         self.edits.nodes[node.index] = [proto]
 
 
+Array = NDArray[np.float64]
+Pick = Callable[[Kernel], Array]
+"""What a tensor is of a kernel."""
+Bear = Callable[[str, Pick], str]
+"""Makes an initializer, and names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """A kernel in the dtype of a file; large ones are computed again when they are asked for."""
+
+    data_type: int
+    make: Callable[[], Kernel]
+    kept: Kernel | None
+    blank: Kernel
+    """Of the same shape."""
+    has_bias: bool
+
+    def picked(self, pick: Pick) -> NDArray[Any]:
+        """One of its tensors."""
+        return pick(self.kept or self.make()).astype(numpy_dtype(self.data_type))
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a merged node stands."""
@@ -220,60 +238,61 @@ class _Place:
     """The carrier."""
     source: str
     output: str
-    site: object
+    site: Site
+    window: Window | None
+    groups: int
     namer: Namer
 
 
-Bear = Callable[[str, NDArray[np.float64]], str]
-"""Makes an initializer, and names it."""
-
-
-def _convolution(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
-    window, weight = kernel.window, kernel.weight
-    after = window.after
+def _convolution(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    window = place.window
+    assert window is not None
     attributes: dict[str, Any] = {
         "kernel_shape": window.kernel,
         "strides": window.stride,
         "dilations": window.dilation,
-        "group": kernel.groups,
+        "group": place.groups,
     }
-    if window.is_transposed or place.node.op == "ConvTranspose":
-        weight = exchanged(weight, kernel.groups)
+    after = window.after
+    if place.node.op == "ConvTranspose":
         attributes["output_padding"] = tuple(max(0, -pad) for pad in after)
         after = tuple(max(0, pad) for pad in after)
+        weight = bear("weight", lambda kernel: exchanged(kernel.weight, kernel.groups))
+    else:
+        weight = bear("weight", lambda kernel: kernel.weight)
     attributes["pads"] = (*window.before, *after)
-    inputs = [place.source, bear("weight", weight)]
-    if kernel.bias.any():
-        inputs.append(bear("bias", kernel.bias))
-    return [
-        helper.make_node(
-            place.node.op, inputs, [place.output], name=place.node.proto.name, **attributes
-        )
-    ]
+    inputs = [place.source, weight]
+    if has_bias:
+        inputs.append(bear("bias", lambda kernel: kernel.bias))
+    name = place.node.proto.name
+    return [helper.make_node(place.node.op, inputs, [place.output], name=name, **attributes)]
 
 
-def _dense(kernel: Kernel) -> NDArray[np.float64]:
+def _dense(kernel: Kernel) -> Array:
     """(out, in)"""
     return kernel.in_groups(1).reshape(len(kernel.bias), -1)
 
 
-def _gemm(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
-    inputs = [place.source, bear("weight", _dense(kernel))]
-    if kernel.bias.any():
-        inputs.append(bear("bias", kernel.bias))
+def _gemm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    inputs = [place.source, bear("weight", _dense)]
+    if has_bias:
+        inputs.append(bear("bias", lambda kernel: kernel.bias))
     name = place.node.proto.name
     return [helper.make_node("Gemm", inputs, [place.output], name=name, transB=1)]
 
 
-def _matmul(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
-    is_left = isinstance(place.site, LinearSite) and place.site.position == 0
-    weight = bear("weight", _dense(kernel) if is_left else _dense(kernel).T)
-    inputs = [weight, place.source] if is_left else [place.source, weight]
+def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     name = place.node.proto.name
-    if not kernel.bias.any():
+    is_left = isinstance(place.site, LinearSite) and place.site.position == 0
+    if is_left:
+        inputs = [bear("weight", _dense), place.source]
+    else:
+        inputs = [place.source, bear("weight", lambda kernel: _dense(kernel).T)]
+    if not has_bias:
         return [helper.make_node("MatMul", inputs, [place.output], name=name)]
     inner = place.namer.fresh(f"{place.output}_before_bias")
-    bias = bear("bias", kernel.bias.reshape(-1, 1) if is_left else kernel.bias)
+    width = (-1, 1) if is_left else (-1,)
+    bias = bear("bias", lambda kernel: kernel.bias.reshape(width))
     added = place.namer.fresh(f"{name}_add") if name else ""
     return [
         helper.make_node("MatMul", inputs, [inner], name=name),
@@ -281,21 +300,20 @@ def _matmul(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
     ]
 
 
-def _batch_norm(place: _Place, kernel: Kernel, bear: Bear) -> list[NodeProto]:
+def _batch_norm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     """gamma' = a * sqrt(var + eps), beta' = b + a * mean"""
     site = place.site
     assert isinstance(site, AffineSite) and site.mean is not None and site.deviation is not None
-    scale = kernel.weight.reshape(-1)
+    mean, deviation = site.mean, site.deviation
+    scale = bear("scale", lambda kernel: kernel.weight.reshape(-1) * deviation)
+    shift = bear("B", lambda kernel: kernel.bias + kernel.weight.reshape(-1) * mean)
     proto = NodeProto()
     proto.CopyFrom(place.node.proto)
     del proto.input[:], proto.output[:]
-    proto.input.extend(
-        [
-            place.source,
-            bear("scale", scale * site.deviation),
-            bear("B", kernel.bias + scale * site.mean),
-            *place.node.inputs[3:],
-        ]
-    )
+    proto.input.extend([place.source, scale, shift, *place.node.inputs[3:]])
     proto.output.append(place.output)
     return [proto]
+
+
+_MAKERS = {"BatchNormalization": _batch_norm, "MatMul": _matmul, "Gemm": _gemm}
+"""By the carrier's op; the others are convolutions."""
