@@ -85,7 +85,8 @@ def added(kernels: Sequence[Kernel], coefficients: Sequence[float]) -> Kernel:
             taps = (0,) * len(window.kernel)
             own[(channels, channels % width, *taps)] += coefficient * kernel.weight.reshape(-1)
         else:
-            weight[place] += coefficient * kernel.in_groups(groups)
+            own = kernel.in_groups(groups)
+            weight[place] += own if coefficient == 1.0 else coefficient * own
     return Kernel(window, groups, weight, bias)
 
 

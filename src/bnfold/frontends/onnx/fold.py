@@ -13,13 +13,13 @@ from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.folding import Folding, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
-from bnfold.frontends.onnx.merge import Merging
 from bnfold.frontends.onnx.merge import merge as merge_nodes
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.write import data_name

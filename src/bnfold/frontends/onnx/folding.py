@@ -16,9 +16,8 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.frontends.merged import with_merges
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.apply import Edits, plan_edits
-from bnfold.frontends.onnx.merge import Merging
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
@@ -86,9 +85,7 @@ class Folding:
     @property
     def changes(self) -> bool:
         """Whether anything goes, here or in bodies and functions."""
-        return bool(
-            self.report.removed or self.merging.merged or self.scalars_gone or self.inside.changed
-        )
+        return bool(self.report.removed or self.merging or self.scalars_gone or self.inside.changed)
 
     @property
     def report(self) -> FoldReport:
@@ -99,8 +96,7 @@ class Folding:
         network = draw(self.lifted.graph, self.plan, [item.name for item in own])
         items, versions = own + self.inside.items, {"onnx": onnx.__version__}
         report = FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
-        merging = self.merging
-        return with_merges(report, merging.merged, merging.items, merging.order)
+        return self.merging.told(report)
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

@@ -11,7 +11,7 @@ What a carrier makes has the name of the sum where it is all of that, and else a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge, find_merges
 from bnfold.core.window import Window
-from bnfold.frontends.merged import taken_in, told
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
 from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -33,21 +33,9 @@ from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite, Site
 from bnfold.frontends.onnx.tensors import numpy_dtype
-from bnfold.outcomes import Item, Merged
 
 _KEPT = 1 << 25
 """Bytes of kernels that are kept until they are written, in all."""
-
-
-@dataclass(slots=True)
-class Merging:
-    """What was merged in a model, for the report."""
-
-    merged: list[Merged] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    """The affine steps that went."""
-    order: list[str] = field(default_factory=list)
-    """Names of all ops of the network as it was."""
 
 
 def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
@@ -64,10 +52,7 @@ def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
     merges = merger.run(merges)
     if not merges:
         return None
-    graph = lifted.graph
-    order = [op.name for op in graph.ops]
-    done = Merging(told(graph, merges), taken_in(graph, merges, lifted.scalars), order)
-    return rewrite(model, lifted, merger.edits), done
+    return rewrite(model, lifted, merger.edits), Merging(lifted.graph, merges, lifted.scalars)
 
 
 class _Merger:
