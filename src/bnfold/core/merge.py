@@ -315,4 +315,6 @@ class _Finder:
 
 def _kernel(build: Build, channels: int, rank: int, factor: float) -> Kernel:
     kernel = build(channels, rank)
+    if factor == 1.0:
+        return kernel
     return replace(kernel, weight=factor * kernel.weight, bias=factor * kernel.bias)
