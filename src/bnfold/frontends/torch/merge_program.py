@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import fx
@@ -16,7 +15,7 @@ from torch.export import ExportedProgram
 
 from bnfold.core.expression import Freedom
 from bnfold.core.merge import Merge, find_merges
-from bnfold.frontends.merged import taken_in, told
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.lift_modules import old_name_is_read
@@ -26,37 +25,19 @@ from bnfold.frontends.torch.ops import node_of, op_name
 from bnfold.frontends.torch.parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.recording import Event, Recording, Value, values
 from bnfold.frontends.torch.rewrite import Editor
-from bnfold.outcomes import Item, Merged
 
 
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """A program in which ops were merged, and what its report says of them."""
-
-    program: ExportedProgram
-    merged: Sequence[Merged]
-    items: Sequence[Item]
-    """The affine steps that went."""
-    order: Sequence[str]
-    """The names of all ops, in the order of the program as it was."""
-
-
-def merge_program(program: ExportedProgram, recording: Recording, lifted: Lifted) -> Merging | None:
-    """The program with what can be one merged; None if nothing can."""
+def merge_program(
+    program: ExportedProgram, recording: Recording, lifted: Lifted
+) -> tuple[ExportedProgram, Merging]:
+    """The program with what can be one merged, and what that was; itself, if nothing can."""
     merger = _Merger(program, recording, lifted)
     freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
     found = find_merges(lifted.graph, parts_of(lifted), freedom)
     ready = merger.ready(sorted(found, key=lambda merge: merge.carrier))
     if not ready:
-        return None
-    merges = [merge for merge, _ in ready]
-    graph = lifted.graph
-    return Merging(
-        merger.write(ready),
-        told(graph, merges),
-        taken_in(graph, merges),
-        [op.name for op in graph.ops],
-    )
+        return program, Merging()
+    return merger.write(ready), Merging(lifted.graph, [merge for merge, _ in ready])
 
 
 class _Merger:

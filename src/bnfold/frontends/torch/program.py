@@ -18,7 +18,7 @@ from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.merged import with_merges
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
@@ -31,7 +31,7 @@ from bnfold.frontends.torch.decide import (
 )
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_program import Merging, merge_program
+from bnfold.frontends.torch.merge_program import merge_program
 from bnfold.frontends.torch.ops import op_name
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
@@ -57,14 +57,14 @@ class _Work:
     program: ExportedProgram
     """What is rewritten."""
     decided: Decided
-    merging: Merging | None
+    merging: Merging
     layers: int
     """How many ops the program ran as it came."""
 
     @property
     def changes(self) -> bool:
         """Whether the outcome is another program."""
-        return bool(self.decided.plan.removed) or self.merging is not None
+        return bool(self.decided.plan.removed or self.merging)
 
 
 def fold_program(
@@ -93,7 +93,7 @@ def fold_program(
         return rewrite(work.program, work.decided), replace(
             _report(work), unverified=cannot_run(error)
         )
-    if work.merging is not None:
+    if work.merging:
         folded = rewrite(work.program, work.decided)
         verdict = proof.check(folded)
         if verdict.equal:
@@ -135,14 +135,12 @@ def inspect_program(
 
 
 def _report(work: _Work) -> FoldReport:
-    decided, merging = work.decided, work.merging
+    decided = work.decided
     items = [*affine_items(decided.lifted, decided.plan), *_inside(work.program)]
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     report = FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
-    if merging is None:
-        return report
-    return with_merges(report, merging.merged, merging.items, merging.order)
+    return work.merging.told(report)
 
 
 def _inside(program: ExportedProgram) -> list[Item]:
@@ -161,13 +159,15 @@ def _inside(program: ExportedProgram) -> list[Item]:
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     recording, lifted = _read(program)
     layers = depth(recording)
-    merging = merge_program(program, recording, lifted) if merge == "auto" else None
-    if merging is not None:
+    merging = Merging()
+    if merge == "auto":
+        merged, found = merge_program(program, recording, lifted)
         try:
-            recording, lifted = _read(merging.program)
-            program = merging.program
+            if found:
+                recording, lifted = _read(merged)
+                program, merging = merged, found
         except RuntimeError:  # a view of what lies in memory in another way now
-            merging = None
+            pass
     return _Work(program, decide_on(recording, lifted, clip), merging, layers)
 
 
