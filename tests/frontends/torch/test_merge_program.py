@@ -12,6 +12,8 @@ from torch.export import Dim, ExportedProgram
 
 import bnfold
 from bnfold import FoldReport
+from bnfold.frontends.torch import merge_program
+from bnfold.frontends.torch.merge_nodes import Content
 from tests.frontends.torch.support import build, image
 
 
@@ -367,6 +369,34 @@ def test_an_op_whose_numbers_come_from_sizes_stays() -> None:
     )
     folded, report = fold_equal(program, image(2, 4, 6, 6))
     assert linears(folded) == 2 and not report.merged
+
+
+def test_what_cannot_be_proven_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = merge_program.content_of
+
+    def wrong(*arguments: Any) -> Content:
+        made = real(*arguments)
+        return Content(made.weight * 1.01, made.bias)
+
+    monkeypatch.setattr(merge_program, "content_of", wrong)
+    program = torch.export.export(build(RepVgg()), (image(2, 4, 6, 6),))
+    folded, report = fold_equal(program, image(2, 4, 6, 6))
+    assert not report.merged and linears(folded) == 2
+    assert report.removed == 3 and report.verdict is not None and report.verdict.equal
+
+
+def test_what_cannot_be_run_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.transpose(1, 2)
+            return (x + self.a(x)).transpose(1, 2).view(2, -1)
+
+    monkeypatch.setattr(merge_program, "_layout", lambda value: [])
+    assert_not_merged(Net(), image(2, 4, 6))
 
 
 def test_never() -> None:
