@@ -63,7 +63,7 @@ def _plain(report: Outcomes, width: int) -> str | None:
 
 def _closing(report: Outcomes) -> list[str]:
     """What stands below the table."""
-    lines = []
+    lines = [printable(report.merged_summary)] if report.merged else []
     if report.clips:
         count = len(report.clips)
         activations = "1 activation" if count == 1 else f"{count} activations"

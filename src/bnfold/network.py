@@ -30,6 +30,10 @@ class State(StrEnum):
     """An affine step that stays."""
     REMOVED = "removed"
     """An affine step that is gone."""
+    CARRIER = "carrier"
+    """A linear op that does the work of others, too."""
+    MERGED = "merged"
+    """An op whose work another does now."""
 
 
 class NetworkNode(NamedTuple):
@@ -67,9 +71,28 @@ class Network:
         """The folded network."""
         nodes: list[NetworkNode] = []
         moved: list[tuple[int, ...]] = []  # per node of `before`: what its readers now read
+        sources: list[tuple[int, ...]] = []  # and what a carrier behind it does
         for node in self.before:
             inputs = tuple(dict.fromkeys(new for old in node.inputs for new in moved[old]))
+            origin = tuple(dict.fromkeys(new for old in node.inputs for new in sources[old]))
+            if node.state is State.CARRIER:
+                inputs = origin
+            sources.append(origin if node.state is State.MERGED else (len(nodes),))
+            if node.state is State.MERGED:  # of what it read, only what a carrier makes is left
+                states = (self.before[old].state for old in node.inputs)
+                moved.append(
+                    tuple(
+                        dict.fromkeys(
+                            new
+                            for old, state in zip(node.inputs, states, strict=True)
+                            if state in (State.CARRIER, State.MERGED)
+                            for new in moved[old]
+                        )
+                    )
+                )
+                continue
             if node.state is State.REMOVED:
+                sources[-1] = origin
                 moved.append(inputs)
                 continue
             moved.append((len(nodes),))

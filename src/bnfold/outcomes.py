@@ -186,6 +186,16 @@ class Outcomes:
         ]
         return f"{', '.join(parts)} removed" if parts else "no BatchNorm found"
 
+    @property
+    def merged_summary(self) -> str:
+        """One line: how many ops became how many; "" if none did."""
+        if not self.merged:
+            return ""
+        gone = sum(len(merged.parts) for merged in self.merged)
+        ops = "1 op" if gone == 1 else f"{gone} ops"
+        kinds = sorted({merged.kind for merged in self.merged})
+        return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {

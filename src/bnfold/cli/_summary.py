@@ -52,9 +52,11 @@ class Ending:
 def summary(ending: Ending, *, width: int, color: bool = False, table: bool = False) -> str:
     """The screen. `table` lists every step, not just those that stayed."""
     report = ending.report
-    parts = [[_paint(report.summary, "1", color)], _reasons(report, width)]
+    done = [line for line in (report.summary, report.merged_summary) if line]
+    parts = [[_paint(line, "1", color) for line in done], _reasons(report, width)]
     parts.append(_ops(ending, width))
     parts.append(_steps(report, width, color, table=table))
+    parts.append(_merges(report, width) if table else [])
     parts.append([*_clips(report, width), *_wrapped(report.notes, width)])
     parts.append(_closing(ending, width))
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -118,6 +120,17 @@ def _step(item: Item, room: int, width: int, color: bool) -> str:
         text = f"{word} {shortened(others, max(beside - len(word) - 1, 5))}".rstrip()
         outcome = shortened(text, beside)
     return f"{name}  {_paint(outcome, '32' if item.is_removed else '33', color)}"
+
+
+def _merges(report: FoldReport, width: int) -> list[str]:
+    """A line for each op that does the work of others: its name, and theirs."""
+    longest = max((len(printable(merged.into)) for merged in report.merged), default=0)
+    room = min(longest, max(12, (width - 2) * 2 // 5))
+    return [
+        f"{shortened(merged.into, room).ljust(room)}  "
+        + shortened(f"merged from {', '.join(merged.parts)}", width - room - 2)
+        for merged in report.merged
+    ]
 
 
 def _clips(report: FoldReport, width: int) -> list[str]:

@@ -169,7 +169,7 @@ class Expressions:
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
-        if number in self.parts:
+        if number in self.parts and _is_free(role):
             made = (self._behind_part(number, op, inner) for inner in self.seen(op.inputs[0]))
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             made = (self._behind_step(number, op, role, e) for e in self.seen(op.inputs[0]))
@@ -286,6 +286,35 @@ class Expressions:
             sum(e.parts_size for e in operands),
         )
 
+    def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
+        """An expression, made a single op, of what another one makes."""
+        if not inner.dtypes or inner.dtypes != outer.dtypes or inner.axis != outer.axis:
+            return None
+        window = outer.window
+        if inner.window is not None and window is not None:
+            window = chained(inner.window, window, inner_shifts=inner.shifts)
+        if (window is None) != (outer.window is None) or (window is None) != (inner.window is None):
+            return None
+        assert outer.axis is not None
+        groups = math.gcd(inner.groups, outer.groups)
+        width = self.channels(inner.source, outer.axis) // groups
+        outs = self.channels(output, outer.axis)
+        return Expression(
+            inner.source,
+            partial(_build_chain, inner.build, outer.build, window),
+            window,
+            outer.axis,
+            groups,
+            inner.shifts or outer.shifts,
+            inner.ops | outer.ops,
+            outer.dtypes,
+            self._cost(window, width, outs, inner.source, output),
+            inner.least + outer.cost,
+            outs * width * _taps(window),
+            inner.parts_size + outer.size,
+            is_chain=True,
+        )
+
     def channels(self, tensor: int, axis: int) -> int:
         """How many there are."""
         return self.graph.shapes[tensor][axis]
@@ -303,6 +332,13 @@ def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:
     """The axes of a tensor of this rank along which an affine step has several constants."""
     behind = rank - role.scale.ndim
     return tuple(axis + behind for axis, length in enumerate(role.scale.shape) if length > 1)
+
+
+def _is_free(role: g.Role) -> bool:
+    """Whether a linear op has a weight of its own, which may be anything."""
+    if not isinstance(role, g.Linear):
+        return True
+    return role.weight is g.Weight.FREE and role.tie is None
 
 
 def _is_constant(role: g.AffineStep) -> bool:

@@ -46,9 +46,15 @@ class Kernel:
         return cls(window, channels, weight, np.zeros(channels))
 
     @property
+    def numbers(self) -> tuple[FloatArray, FloatArray]:
+        """All there are."""
+        return self.weight, self.bias
+
+    @property
     def is_affine(self) -> bool:
         """Whether each output depends on the input at its own place and channel alone."""
-        return self.groups == len(self.weight) and self.window.is_pointwise
+        is_diagonal = self.groups == len(self.weight) and self.weight.shape[1] == 1
+        return is_diagonal and self.window.is_pointwise
 
     def in_groups(self, groups: int) -> FloatArray:
         """The weight of the same op in fewer groups."""
@@ -68,16 +74,19 @@ def added(kernels: Sequence[Kernel], coefficients: Sequence[float]) -> Kernel:
     window = joint([kernel.window for kernel in kernels])
     assert window is not None, "these have no window in common"
     groups = math.gcd(*(kernel.groups for kernel in kernels))
-    weight: FloatArray | None = None
-    bias = np.zeros(len(kernels[0].bias))
+    outs = len(kernels[0].bias)
+    width = kernels[0].weight.shape[1] * kernels[0].groups // groups
+    weight, bias = np.zeros((outs, width, *window.kernel)), np.zeros(outs)
     for kernel, coefficient in zip(kernels, coefficients, strict=True):
-        own = kernel.in_groups(groups)
-        if weight is None:
-            weight = np.zeros((*own.shape[:2], *window.kernel))
         place: tuple[Any, ...] = (..., *kernel.window.index_in(window))
-        weight[place] += coefficient * own
         bias += coefficient * kernel.bias
-    assert weight is not None
+        if kernel.is_affine:  # one number per channel: not worth a dense weight
+            own, channels = weight[place], np.arange(outs)
+            taps = (0,) * len(window.kernel)
+            own[(channels, channels % width, *taps)] += coefficient * kernel.weight.reshape(-1)
+        else:
+            own = kernel.in_groups(groups)
+            weight[place] += own if coefficient == 1.0 else coefficient * own
     return Kernel(window, groups, weight, bias)
 
 

@@ -1,48 +1,83 @@
-"""What was merged, as a report tells it."""
+"""What was merged before a fold, as the report of the fold tells it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from bnfold.core import graph as g
 from bnfold.core.merge import Merge
+from bnfold.core.plan import Plan
+from bnfold.network import Network, State, draw
 from bnfold.outcomes import Item, Merged, Outcomes, Removed
 
 Report = TypeVar("Report", bound=Outcomes)
 
 
-def told(graph: g.Graph, merges: Sequence[Merge]) -> list[Merged]:
-    """What became of the ops of a network, in its order; sums are not named."""
-    return [
-        Merged(
-            graph.ops[merge.carrier].name,
-            graph.ops[merge.carrier].kind,
-            tuple(graph.ops[n].name for n in sorted(merge.gone) if _is_named(graph.ops[n])),
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What was merged in a network."""
+
+    graph: g.Graph = field(default_factory=g.Graph)
+    """The network as it was."""
+    merges: Sequence[Merge] = ()
+    aside: Collection[int] = ()
+    """Affine steps that nobody asks about."""
+
+    def __bool__(self) -> bool:
+        return bool(self.merges)
+
+    @property
+    def merged(self) -> tuple[Merged, ...]:
+        """What became of the ops, in the network's order."""
+        ops = self.graph.ops
+        return tuple(
+            Merged(
+                ops[merge.carrier].name,
+                ops[merge.carrier].kind,
+                tuple(dict.fromkeys(ops[number].name for number in sorted(merge.gone))),
+            )
+            for merge in sorted(self.merges, key=lambda merge: merge.carrier)
         )
-        for merge in sorted(merges, key=lambda merge: merge.carrier)
-    ]
 
+    @property
+    def items(self) -> list[Item]:
+        """The affine steps that went into merged ops."""
+        return [
+            Item(op.name, op.role.kind, op.role.channels, 1, Removed((into,)))
+            for merge in self.merges
+            if (into := self.graph.ops[merge.carrier].name)
+            for number in sorted(merge.gone - {*self.aside})
+            if isinstance((op := self.graph.ops[number]).role, g.AffineStep) and op.role.is_wanted
+        ]
 
-def taken_in(graph: g.Graph, merges: Sequence[Merge]) -> list[Item]:
-    """The affine steps that went into merged ops."""
-    return [
-        Item(op.name, op.role.kind, op.role.channels, 1, Removed((graph.ops[merge.carrier].name,)))
-        for merge in merges
-        for number in sorted(merge.gone)
-        if isinstance((op := graph.ops[number]).role, g.AffineStep) and op.role.is_wanted
-    ]
+    def told(self, report: Report) -> Report:
+        """The report of a fold of the merged network, as one of the network that it was."""
+        if not self:
+            return report
+        places = {op.name: place for place, op in enumerate(self.graph.ops)}
+        items = [*self.items, *report.items]
+        items.sort(key=lambda item: places.get(item.name, len(places)))
+        network = None
+        if report.network is not None:
+            network = self._drawn(report.network, [item.name for item in items])
+        return replace(report, items=tuple(items), merged=self.merged, network=network)
 
-
-def with_merges(
-    report: Report, merged: Sequence[Merged], items: Sequence[Item], order: Sequence[str]
-) -> Report:
-    """The report of the merged network, with what was merged before; items in the given order."""
-    places = {name: place for place, name in enumerate(order)}
-    both = sorted([*items, *report.items], key=lambda item: places.get(item.name, len(places)))
-    return replace(report, items=tuple(both), merged=(*report.merged, *merged))
-
-
-def _is_named(op: g.Op) -> bool:
-    return not isinstance(op.role, g.Sum)
+    def _drawn(self, folded: Network, items: Collection[str]) -> Network:
+        """The network as it was, with what both the merges and the fold did to it."""
+        ops = self.graph.ops
+        after = {(node.name, node.kind): node for node in folded.before}
+        states: dict[str, State] = {}
+        for merge in self.merges:
+            for number, kept in merge.sums.items():
+                if len(kept) == 1:
+                    states[ops[number].name] = State.REMOVED
+            states |= dict.fromkeys((ops[number].name for number in merge.gone), State.MERGED)
+        states |= {ops[merge.carrier].name: State.CARRIER for merge in self.merges}
+        nodes = []
+        for node in draw(self.graph, Plan(), items).before:
+            known = after.get((node.name, node.kind), node)
+            state = states.get(node.name, known.state)
+            nodes.append(node._replace(state=state, blocker=known.blocker))
+        return Network(tuple(nodes))

@@ -35,6 +35,8 @@ WORDS = {
     State.BOUNDS: "bounds",
     State.KEPT: "kept",
     State.REMOVED: "removed",
+    State.CARRIER: "merges",
+    State.MERGED: "merged",
 }
 """What stands in a box."""
 BLOCKS = "blocks"
@@ -182,6 +184,8 @@ def _arrows(drawing: Drawing) -> str:
 _LEGEND = (
     (State.EDITED, "edited: took a BatchNorm in, or makes up for one"),
     (State.REMOVED, "removed"),
+    (State.CARRIER, "merges: does the work of others, too"),
+    (State.MERGED, "merged into another"),
     (State.BOUNDS, "activation with one bound per channel"),
     (State.KEPT, "kept"),
     ("blocker", "blocks: keeps a BatchNorm in place"),

@@ -30,6 +30,11 @@ _REASONS = (
     Column("in the way", css="code"),
     Column("hint"),
 )
+_MERGED = (
+    Column("op", css="code"),
+    Column("kind", css="kind"),
+    Column("does the work of", css="code"),
+)
 _OPS = (
     Column("type", css="code"),
     Column("before", is_number=True),
@@ -109,6 +114,19 @@ def _select(name: str, label: str, options: Sequence[str]) -> str:
         f'<label>{label}<select name="{name}"><option value="">all</option>{listed}</select>'
         "</label>"
     )
+
+
+def merged_section(report: Outcomes) -> str:
+    """Which ops became one; nothing if none did."""
+    if not report.merged:
+        return ""
+    rows = (
+        row(_MERGED, [merged.into, merged.kind, ", ".join(merged.parts)])
+        for merged in report.merged
+    )
+    caption = "Linear ops of one tensor that met in a sum, and linear ops in a row."
+    listed = table(_MERGED, rows, caption=caption)
+    return section("merged", "What was merged", f"<p>{report.merged_summary}.</p>{listed}")
 
 
 def reasons_section(report: Outcomes) -> str:

@@ -23,6 +23,7 @@ from bnfold.page.html import Column, count, row, section, table
 from bnfold.page.layout import HEIGHT
 from bnfold.page.outcome import (
     items_section,
+    merged_section,
     ops_of,
     ops_section,
     reasons_section,
@@ -47,6 +48,7 @@ def render(report: Outcomes, facts: Facts) -> str:
         "Drawing": _network_section(report),
         "Why the rest stayed": reasons_section(report),
         "Table": items_section(report),
+        "Merged": merged_section(report),
         "Ops": ops_section(before, after, facts) if before else "",
         "Errors": "" if verdict is None else verify_section(verdict),
         "Latency": "" if bench is None else bench_section(bench),

@@ -62,7 +62,9 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     """A model in memory is folded at once, a file is written where it waits for its place."""
     if not isinstance(model, Path):
         pins = request.inputs
-        folded, report = fold_model(model, pins, clip=request.clip, weights=request.weights)
+        folded, report = fold_model(
+            model, pins, clip=request.clip, weights=request.weights, merge=request.merge
+        )
         return FoldedModel(model, folded, report, pins)
     source = read_file(model)
     if request.output is not None:
@@ -94,7 +96,13 @@ def _read(model: Any) -> OnnxModel:
 
 
 def _prepared(source: OnnxModel, request: Request) -> Folding:
-    return prepare(source, request.inputs, clip=request.clip, weights=request.weights)
+    return prepare(
+        source,
+        request.inputs,
+        clip=request.clip,
+        weights=request.weights,
+        merge=request.merge,
+    )
 
 
 _LARGE = 1 << 29

@@ -11,14 +11,16 @@ from onnx import ModelProto
 from bnfold._places import check_place, is_same_file, shortened
 from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.folding import Folding, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
+from bnfold.frontends.onnx.merge import merge as merge_nodes
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.write import data_name
 from bnfold.report import FoldReport
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    model: OnnxModel, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+    model: OnnxModel,
+    inputs: Pins,
+    *,
+    clip: ClipMode,
+    weights: Weights = "stored",
+    merge: MergeMode = "never",
 ) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
     analysis = analyse(model, inputs)
@@ -40,6 +47,12 @@ def prepare(
         analysis = analyse(model, inputs)
     network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
     lifted = lift(network, constants, shapes)
+    merging = Merging()
+    if merge == "auto" and (merged := merge_nodes(model, lifted)) is not None:
+        model, merging = merged
+        analysis = analyse(model, inputs)
+        network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
+        lifted = lift(network, constants, shapes)
     fitting = Fitting(partial(decide, lifted, clip))
     if fitting.plan.kept and any(
         getattr(op.role, "tie", None) is not None for op in lifted.graph.ops
@@ -49,28 +62,38 @@ def prepare(
         better = Fitting(partial(decide, alone, clip))
         if len(better.plan.removed) > len(fitting.plan.removed):
             lifted, fitting = alone, better
-    return Folding(model, shapes, lifted, fitting, inside, weights)
+    return Folding(model, shapes, lifted, fitting, inside, weights, merging)
 
 
 def fold_model(
-    model: Any, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+    model: Any,
+    inputs: Pins,
+    *,
+    clip: ClipMode,
+    weights: Weights = "stored",
+    merge: MergeMode = "auto",
 ) -> tuple[Any, FoldReport]:
     """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
     if not isinstance(model, ModelProto):
-        folded, folding = _fold_ir(model, inputs, clip, weights)
+        folded, folding = _fold_ir(model, inputs, clip, weights, merge)
         return folded, folding.report
-    folding = prepare(read_proto(model), inputs, clip=clip, weights=weights)
+    folding = prepare(read_proto(model), inputs, clip=clip, weights=weights, merge=merge)
     return folding.proto(), folding.report
 
 
 def fold_in_place(
-    model: onnx_ir.Model, inputs: Pins, *, clip: ClipMode, weights: Weights = "stored"
+    model: onnx_ir.Model,
+    inputs: Pins,
+    *,
+    clip: ClipMode,
+    weights: Weights = "stored",
+    merge: MergeMode = "auto",
 ) -> tuple[bool, FoldReport]:
     """The same, but the model gets another graph and other functions, if there is a step to remove.
 
     Returns whether there was one.
     """
-    folded, folding = _fold_ir(model, inputs, clip, weights)
+    folded, folding = _fold_ir(model, inputs, clip, weights, merge)
     if not folding.changes:
         return False, folding.report
     model.graph = folded.graph
@@ -81,13 +104,13 @@ def fold_in_place(
 
 
 def _fold_ir(
-    model: onnx_ir.Model, inputs: Pins, clip: ClipMode, weights: Weights
+    model: onnx_ir.Model, inputs: Pins, clip: ClipMode, weights: Weights, merge: MergeMode
 ) -> tuple[onnx_ir.Model, Folding]:
     from bnfold.frontends.onnx import ir
 
     source = ir.read_model(model)
     before = dict(source.bulk)
-    folding = prepare(source, inputs, clip=clip, weights=weights)
+    folding = prepare(source, inputs, clip=clip, weights=weights, merge=merge)
     folding.check()
     return ir.folded_like(model, folding.folded(), before), folding
 

@@ -16,6 +16,7 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.apply import Edits, plan_edits
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
@@ -56,6 +57,8 @@ class Folding:
     inside: Inside
     """What was done in the bodies of control flow; they are folded already."""
     weights: Weights = "stored"
+    merging: Merging = field(default_factory=Merging)
+    """What was merged in `model` before."""
 
     @property
     def plan(self) -> Plan:
@@ -82,7 +85,7 @@ class Folding:
     @property
     def changes(self) -> bool:
         """Whether anything goes, here or in bodies and functions."""
-        return bool(self.report.removed or self.scalars_gone or self.inside.changed)
+        return bool(self.report.removed or self.merging or self.scalars_gone or self.inside.changed)
 
     @property
     def report(self) -> FoldReport:
@@ -92,7 +95,8 @@ class Folding:
         clips += self.inside.clips
         network = draw(self.lifted.graph, self.plan, [item.name for item in own])
         items, versions = own + self.inside.items, {"onnx": onnx.__version__}
-        return FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
+        report = FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
+        return self.merging.told(report)
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

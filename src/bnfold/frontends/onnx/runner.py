@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import onnx
 from onnx import ModelProto
 
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
@@ -47,7 +48,6 @@ from bnfold.verify.runner import (
 if TYPE_CHECKING:
     from bnfold.frontends.onnx.run_plain import PlainModel
 
-_CLIPS = ("auto", "always", "never")
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
 
 
@@ -181,12 +181,15 @@ class OnnxRunner:
         found = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
-            for clip in _CLIPS:
-                model = self.model.copy()  # bodies and functions are folded in it
-                folding = prepare(model, self.pins, clip=clip)  # type: ignore[arg-type]
-                if kinds & HALF:  # where weights may overflow, which changes the plan
-                    folding.check()
-                found.append(storage(folding.lifted, folding.plan))
+            for clip in get_args(ClipMode):
+                for merge in get_args(MergeMode):
+                    model = self.model.copy()  # bodies and functions are folded in it
+                    folding = prepare(model, self.pins, clip=clip, merge=merge)
+                    if kinds & HALF:  # where weights may overflow, which changes the plan
+                        folding.check()
+                    found.append(storage(folding.lifted, folding.plan))
+                    if not folding.merging:
+                        break
         return found
 
     def _serialized(self) -> bytes:

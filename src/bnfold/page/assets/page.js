@@ -170,6 +170,8 @@
     bounds: "became max(x, c) or min(x, c), with one constant c per channel",
     kept: "kept",
     removed: "removed",
+    carrier: "does the work of others, too",
+    merged: "merged into another",
   };
   const nameOf = (box) => one("title", box)?.textContent
     ?? `${one("text:not([class])", box).textContent} (${one(".k", box).textContent})`;

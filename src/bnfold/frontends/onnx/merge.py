@@ -1,0 +1,304 @@
+"""Merge linear nodes before the fold: the model that is folded has one where several stood.
+
+    carrier            a node of its own kind, with the weight, bias and pads of all
+    a sum              goes, or keeps its other operands; one that is left alone takes its place
+    what stood in      goes, with the initializers that nobody reads any more
+    between
+
+What a carrier makes has the name of the sum where it is all of that, and else a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Freedom
+from bnfold.core.kernel import Kernel
+from bnfold.core.merge import Merge, find_merges
+from bnfold.core.window import Window
+from bnfold.frontends.merged import Merging
+from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
+from bnfold.frontends.onnx.bulk import is_finite
+from bnfold.frontends.onnx.nodes import Node, named_values
+from bnfold.frontends.onnx.parts import exchanged, parts_of
+from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.rewrite import rewrite
+from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite, Site
+from bnfold.frontends.onnx.tensors import numpy_dtype
+
+_KEPT = 1 << 25
+"""Bytes of kernels that are kept until they are written, in all."""
+
+
+def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
+    """The model with what can be one merged; None if nothing can."""
+    names = {number: name for name, number in lifted.tensors.items()}
+    merger = _Merger(lifted, names)
+    parts = parts_of(lifted)
+    if not parts:
+        return None
+    freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
+    merges = [m for m in find_merges(lifted.graph, parts, freedom) if merger.can_write(m)]
+    if not merges:
+        return None
+    merges = merger.run(merges)
+    if not merges:
+        return None
+    return rewrite(model, lifted, merger.edits), Merging(lifted.graph, merges, lifted.scalars)
+
+
+class _Merger:
+    def __init__(self, lifted: Lifted, names: dict[int, str]) -> None:
+        self.lifted = lifted
+        self.graph = lifted.graph
+        self.network = lifted.network
+        self.names = names
+        """Of the values, per graph tensor."""
+        self.edits = Edits()
+        self.room = _KEPT
+        self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
+        self.ops: dict[int, int] = {}
+        """How many ops each node is lifted into, by the node's index."""
+        for op in self.graph.ops:
+            for node in self._nodes_of(op):
+                self.ops[node.index] = self.ops.get(node.index, 0) + 1
+
+    def can_go(self, number: int) -> bool:
+        """Whether an op is one whole node, or a MatMul with its Add."""
+        op = self.graph.ops[number]
+        nodes = self._nodes(number)
+        return (
+            bool(nodes)
+            and all(self.ops.get(node.index, 0) == 1 or node.op == "MatMul" for node in nodes)
+            and all(tensor in self.names for tensor in op.outputs)
+        )
+
+    def is_batch_norm(self, number: int) -> bool:
+        """Whether an affine step has factors and summands of its own."""
+        site = self.lifted.sites.get(number)
+        return isinstance(site, AffineSite) and site.mean is not None
+
+    def can_write(self, merge: Merge) -> bool:
+        """Whether the carrier's node can be written with the new window, and the sums without."""
+        node = self._nodes(merge.carrier)[0]
+        window = merge.window
+        if window is not None and window.is_transposed and node.op == "ConvTranspose":
+            steps = zip(window.after, window.stride, window.dilation, strict=True)
+            if any(-after >= max(stride, dilation) for after, stride, dilation in steps):
+                return False
+        elif window is not None and node.op == "ConvTranspose":
+            return False
+        if node.op == "Gemm" and len(self.graph.shapes[merge.source]) != 2:
+            return False
+        involved = {
+            number for number in merge.gone if isinstance(self.graph.ops[number].role, g.Sum)
+        }
+        return all(self._nodes(number) for number in {*involved, *merge.sums})
+
+    def _nodes_of(self, op: g.Op) -> list[Node]:
+        made = (self.network.makers.get(self.names.get(tensor, "")) for tensor in op.outputs)
+        return list({node.index: node for node in made if node is not None}.values())
+
+    def _nodes(self, number: int) -> list[Node]:
+        """The nodes behind an op; the linear one comes first."""
+        site = self.lifted.sites.get(number)
+        nodes = self._nodes_of(self.graph.ops[number])
+        if isinstance(site, LinearSite):
+            nodes = [site.node, *(node for node in nodes if node is not site.node)]
+        return nodes
+
+    # ---------------------------------------------------------------- writing
+
+    def run(self, merges: Sequence[Merge]) -> list[Merge]:
+        """Write the edits of all; those whose numbers do not fit their dtype are left out."""
+        tried = [(merge, self._numbers(merge)) for merge in merges]
+        # Merges in one sum go together.
+        failed = {tuple(merge.sums) for merge, numbers in tried if numbers is None}
+        ready = [
+            (merge, numbers)
+            for merge, numbers in tried
+            if numbers is not None and (not merge.sums or tuple(merge.sums) not in failed)
+        ]
+        entered: dict[tuple[int, int], str] = {}
+        for merge, numbers in ready:
+            self._write(merge, numbers, entered)
+        for merge, _ in ready:
+            for number, kept in merge.sums.items():
+                self._shorten(number, kept, entered)
+        for (number, position), name in entered.items():
+            (node,) = self._nodes(number)
+            if node.index not in self.edits.nodes and node.index not in self.edits.removed:
+                self.edits.inputs[node.index, position] = name
+        return [merge for merge, _ in ready]
+
+    def _numbers(self, merge: Merge) -> _Numbers | None:
+        """The kernel of a merge; None if it does not fit its dtype."""
+        dtypes = self.lifted.constants.shapes.dtypes
+        data_type = dtypes[self._nodes(merge.carrier)[0].outputs[0]]
+        kernel = merge.kernel()
+        with np.errstate(over="ignore"):
+            if not all(is_finite(n.astype(numpy_dtype(data_type))) for n in kernel.numbers):
+                return None
+        is_kept = kernel.weight.nbytes <= self.room
+        self.room -= kernel.weight.nbytes if is_kept else 0
+        shapes = (kernel.weight.shape, kernel.bias.shape)
+        blank = replace(kernel, weight=np.broadcast_to(0.0, shapes[0]), bias=np.zeros(shapes[1]))
+        has_bias = bool(kernel.bias.any())
+        return _Numbers(data_type, merge.kernel, kernel if is_kept else None, blank, has_bias)
+
+    def _write(self, merge: Merge, numbers: _Numbers, entered: dict[tuple[int, int], str]) -> None:
+        node, *others = self._nodes(merge.carrier)
+        output = self.names[merge.output]
+        if merge.enters is not None:
+            output = self.namer.fresh(f"{node.outputs[0]}_merged")
+            entered[merge.enters] = output
+        gone = {one.index for number in merge.gone for one in self._nodes(number)}
+        self.edits.removed |= (gone | {one.index for one in others}) - {node.index}
+        site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
+        place = _Place(node, source, output, site, merge.window, merge.groups, self.namer)
+        make = _MAKERS.get(node.op, _convolution)
+        self.edits.nodes[node.index] = make(
+            place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node)
+        )
+
+    def _bear(self, number: int, numbers: _Numbers, node: Node, what: str, pick: Pick) -> str:
+        name = self.namer.fresh(f"{node.name}_{what}")
+        shape, content = pick(numbers.blank).shape, partial(numbers.picked, pick)
+        self.edits.born[name] = NewTensor(number, numbers.data_type, shape, content, None)
+        return name
+
+    def _shorten(
+        self, number: int, kept: tuple[int, ...], entered: dict[tuple[int, int], str]
+    ) -> None:
+        """A sum keeps some of its operands."""
+        (node,) = self._nodes(number)
+        inputs = [entered.get((number, position), node.inputs[position]) for position in kept]
+        if len(inputs) == 1:
+            self.edits.removed.add(node.index)
+            self.edits.bypassed[node.outputs[0]] = inputs[0]
+            return
+        proto = NodeProto()
+        proto.CopyFrom(node.proto)
+        del proto.input[:]
+        proto.input.extend(inputs)
+        self.edits.nodes[node.index] = [proto]
+
+
+Array = NDArray[np.float64]
+Pick = Callable[[Kernel], Array]
+"""What a tensor is of a kernel."""
+Bear = Callable[[str, Pick], str]
+"""Makes an initializer, and names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """A kernel in the dtype of a file; large ones are computed again when they are asked for."""
+
+    data_type: int
+    make: Callable[[], Kernel]
+    kept: Kernel | None
+    blank: Kernel
+    """Of the same shape."""
+    has_bias: bool
+
+    def picked(self, pick: Pick) -> NDArray[Any]:
+        """One of its tensors."""
+        return pick(self.kept or self.make()).astype(numpy_dtype(self.data_type))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a merged node stands."""
+
+    node: Node
+    """The carrier."""
+    source: str
+    output: str
+    site: Site
+    window: Window | None
+    groups: int
+    namer: Namer
+
+
+def _convolution(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    window = place.window
+    assert window is not None
+    attributes: dict[str, Any] = {
+        "kernel_shape": window.kernel,
+        "strides": window.stride,
+        "dilations": window.dilation,
+        "group": place.groups,
+    }
+    after = window.after
+    if place.node.op == "ConvTranspose":
+        attributes["output_padding"] = tuple(max(0, -pad) for pad in after)
+        after = tuple(max(0, pad) for pad in after)
+        weight = bear("weight", lambda kernel: exchanged(kernel.weight, kernel.groups))
+    else:
+        weight = bear("weight", lambda kernel: kernel.weight)
+    attributes["pads"] = (*window.before, *after)
+    inputs = [place.source, weight]
+    if has_bias:
+        inputs.append(bear("bias", lambda kernel: kernel.bias))
+    name = place.node.proto.name
+    return [helper.make_node(place.node.op, inputs, [place.output], name=name, **attributes)]
+
+
+def _dense(kernel: Kernel) -> Array:
+    """(out, in)"""
+    return kernel.in_groups(1).reshape(len(kernel.bias), -1)
+
+
+def _gemm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    inputs = [place.source, bear("weight", _dense)]
+    if has_bias:
+        inputs.append(bear("bias", lambda kernel: kernel.bias))
+    name = place.node.proto.name
+    return [helper.make_node("Gemm", inputs, [place.output], name=name, transB=1)]
+
+
+def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    name = place.node.proto.name
+    is_left = isinstance(place.site, LinearSite) and place.site.position == 0
+    if is_left:
+        inputs = [bear("weight", _dense), place.source]
+    else:
+        inputs = [place.source, bear("weight", lambda kernel: _dense(kernel).T)]
+    if not has_bias:
+        return [helper.make_node("MatMul", inputs, [place.output], name=name)]
+    inner = place.namer.fresh(f"{place.output}_before_bias")
+    width = (-1, 1) if is_left else (-1,)
+    bias = bear("bias", lambda kernel: kernel.bias.reshape(width))
+    added = place.namer.fresh(f"{name}_add") if name else ""
+    return [
+        helper.make_node("MatMul", inputs, [inner], name=name),
+        helper.make_node("Add", [inner, bias], [place.output], name=added),
+    ]
+
+
+def _batch_norm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
+    """gamma' = a * sqrt(var + eps), beta' = b + a * mean"""
+    site = place.site
+    assert isinstance(site, AffineSite) and site.mean is not None and site.deviation is not None
+    mean, deviation = site.mean, site.deviation
+    scale = bear("scale", lambda kernel: kernel.weight.reshape(-1) * deviation)
+    shift = bear("B", lambda kernel: kernel.bias + kernel.weight.reshape(-1) * mean)
+    proto = NodeProto()
+    proto.CopyFrom(place.node.proto)
+    del proto.input[:], proto.output[:]
+    proto.input.extend([place.source, scale, shift, *place.node.inputs[3:]])
+    proto.output.append(place.output)
+    return [proto]
+
+
+_MAKERS = {"BatchNormalization": _batch_norm, "MatMul": _matmul, "Gemm": _gemm}
+"""By the carrier's op; the others are convolutions."""

@@ -1,0 +1,150 @@
+"""The linear nodes of a model, as the core merges them: windows, and weights in one layout.
+
+Conv, ConvTranspose   any number of spatial axes; SAME where the stride is 1
+Gemm, MatMul          without spatial axes; what is added behind a MatMul is its bias
+AveragePool           equal taps; not where padded zeros are not counted, or a window is cut
+
+https://onnx.ai/onnx/operators/onnx__Conv.html and the like
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.expression import Part
+from bnfold.core.weights import Layout
+from bnfold.core.window import Window
+from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.sites import Lifted, LinearSite
+from bnfold.frontends.onnx.tensors import FLOATS
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+def parts_of(lifted: Lifted) -> dict[int, Part]:
+    """The ops that may take part in a merge, by number."""
+    parts = {}
+    for number, op in enumerate(lifted.graph.ops):
+        site = lifted.sites.get(number)
+        part = None
+        if isinstance(op.role, g.Linear) and isinstance(site, LinearSite):
+            part = _linear(lifted, op.role, site)
+        elif isinstance(op.role, g.Mean) and op.kind == "AveragePool":
+            part = _pooling(lifted, op)
+        if part is not None:
+            parts[number] = part
+    return parts
+
+
+def window_of(node: Node, kernel: tuple[int, ...]) -> Window | None:
+    """Where the taps of a node read; None if that depends on the size, or is not known."""
+    rank = len(kernel)
+    ones = (1,) * rank
+    stride, dilation = node.integers("strides") or ones, node.integers("dilations") or ones
+    mode, pads = node.text("auto_pad", "NOTSET"), node.integers("pads") or (0,) * (2 * rank)
+    if len(stride) != rank or len(dilation) != rank or len(pads) != 2 * rank:
+        return None
+    before, after = pads[:rank], pads[rank:]
+    is_transposed = node.op == "ConvTranspose"
+    if mode == "VALID":
+        before = after = (0,) * rank
+    elif mode != "NOTSET":
+        if set(stride) != {1} or is_transposed:
+            return None
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        half = tuple(each // 2 for each in total)
+        rest = tuple(each - small for each, small in zip(total, half, strict=True))
+        before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
+    if is_transposed:
+        if node.integers("output_shape"):
+            return None
+        more = node.integers("output_padding") or (0,) * rank
+        after = tuple(pad - own for pad, own in zip(after, more, strict=True))
+    return Window(kernel, stride, dilation, before, after, is_transposed)
+
+
+def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
+    constants, network = lifted.constants, lifted.network
+    bias = site.bias
+    names = [site.weight] + ([bias.name] if bias is not None and bias.name else [])
+    dtype = constants.shapes.dtypes.get(site.weight)
+    is_plain = role.weight is g.Weight.FREE and role.tie is None and role.in_axis == role.out_axis
+    has_room = role.bias_editable or (bias is None and role.bias is None)
+    if not is_plain or not has_room or dtype not in FLOATS:
+        return None
+    if any(network.is_pinned(name) or name in constants.open for name in names):
+        return None
+    maker = constants.nodes.get(site.weight)  # a bias may be shared: the merged op has its own
+    is_own = site.weight in network.initializers or (maker and maker.op == "Constant")
+    if not is_own or len(network.value_readers(site.weight)) != 1:
+        return None
+    if constants.shapes.dtypes.get(site.node.outputs[0]) != dtype:
+        return None
+    if bias is not None and (bias.axis is not None or bias.node.op == "CastLike"):
+        return None
+    shape = constants.shape(site.weight)
+    assert shape is not None
+    window = None
+    if site.node.op in CONVOLUTIONS:
+        window = window_of(site.node, shape[2:])
+        if window is None:
+            return None
+    elif site.node.op not in ("Gemm", "MatMul"):
+        return None
+    has_bias = bias is not None and bool(bias.name)
+    return Part(
+        window,
+        site.groups,
+        role.in_axis,
+        role.in_channels,
+        role.out_channels,
+        partial(_weight, lifted, site),
+        partial(_bias, lifted, site, role.out_channels) if has_bias else None,
+        str(dtype),
+        # A transposed input would be read by the others as it is.
+        carries=not site.node.integer("transA"),
+    )
+
+
+def _weight(lifted: Lifted, site: LinearSite) -> FloatArray:
+    """(out, in/groups, *kernel)"""
+    array = lifted.constants.array(site.weight)
+    assert array is not None
+    weight = as_float64(array) * site.factor
+    return weight if site.layout is Layout.OUT_IN else exchanged(weight, site.groups)
+
+
+def _bias(lifted: Lifted, site: LinearSite, channels: int) -> FloatArray:
+    assert site.bias is not None
+    array = lifted.constants.array(site.bias.name)
+    assert array is not None
+    return np.broadcast_to(as_float64(array).reshape(-1) * site.bias.factor, (channels,))
+
+
+def exchanged(weight: FloatArray, groups: int) -> FloatArray:
+    """(in, out/groups, *kernel) as (out, in/groups, *kernel), and the other way round."""
+    first, second, *taps = weight.shape
+    blocks = weight.reshape(groups, first // groups, second, *taps).swapaxes(1, 2)
+    return blocks.reshape(groups * second, first // groups, *taps)
+
+
+def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
+    (tensor,) = op.outputs
+    name = next((name for name, number in lifted.tensors.items() if number == tensor), "")
+    node = lifted.network.makers.get(name)
+    if node is None or node.integer("ceil_mode"):
+        return None
+    window = window_of(node, node.integers("kernel_shape"))
+    if window is None or (window.pads and not node.integer("count_include_pad")):
+        return None
+    if any(spread > 1 for spread in window.dilation):  # younger than most runtimes
+        return None
+    channels = lifted.graph.shapes[tensor][1]
+    weight = np.full((channels, 1, *window.kernel), 1.0 / window.taps)
+    dtype = str(lifted.constants.shapes.dtypes.get(name))
+    return Part(window, channels, 1, channels, channels, lambda: weight, None, dtype, carries=False)
