@@ -11,7 +11,7 @@ from torch import nn
 from bnfold.core.kernel import Kernel
 from bnfold.core.window import Window
 from bnfold.frontends.torch.apply import become, copied_with, marks, parameter_like, tensor_like
-from bnfold.frontends.torch.merge_module import Change
+from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
 

@@ -16,7 +16,7 @@ from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
-from bnfold.frontends.merged import taken_in, told, with_merges
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
@@ -32,7 +32,8 @@ from bnfold.frontends.torch.decide import (
 from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_module import Change, changes
+from bnfold.frontends.torch.merge_module import changes
+from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
@@ -145,9 +146,7 @@ class Folding:
 
     def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
         """The report of the merged module as one of the given module."""
-        graph, merges = self.lifted.graph, [change.merge for change in todo]
-        order = [op.name for op in graph.ops]
-        return with_merges(report, told(graph, merges), taken_in(graph, merges), order)
+        return Merging(self.lifted.graph, [change.merge for change in todo]).told(report)
 
     def _proof(self) -> prove.Proof:
         from bnfold.frontends.torch import prove

@@ -16,61 +16,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part, varying_axes
-from bnfold.core.kernel import Kernel, added, behind
+from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import Merge, find_merges
-from bnfold.core.window import Window
-from bnfold.frontends.torch.apply import is_finite, tensor_like
-from bnfold.frontends.torch.leaves import CONVOLUTIONS, is_hooked, overrides_call
-from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite, to_numpy
+from bnfold.frontends.torch.leaves import is_hooked, overrides_call
+from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
+from bnfold.frontends.torch.parts import parts_of
 from bnfold.frontends.torch.recording import Call, Event, Recording, Value, values
 
 _SUMS = {"add", "sub", "subtract", "rsub"}
 _MOST_ROUNDS = 8
 """How often merges are looked for again without the ops that stood in the way of one."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Change:
-    """A merge, as modules take part in it."""
-
-    merge: Merge
-    carrier: nn.Module
-    kernel: Kernel
-    """What the carrier computes."""
-    away: dict[int, tuple[nn.Module, tuple[nn.Module, ...]]]
-    """By id(), modules that return nothing, and what else they ran behind."""
-    identities: dict[int, tuple[nn.Module, tuple[nn.Module, ...]]]
-    """By id(), modules that pass on what they are given, and what else they ran behind."""
-    events: frozenset[int]
-    """Numbers of the events that are not there any more."""
-
-    @property
-    def modules(self) -> Iterator[nn.Module]:
-        """All that are replaced."""
-        yield self.carrier
-        yield from (module for module, _ in (*self.away.values(), *self.identities.values()))
-
-    def is_like(self, other: Change) -> bool:
-        """Whether it makes the same of the modules."""
-        if self.carrier is not other.carrier or self.away.keys() != other.away.keys():
-            return False
-        one, two = self.kernel, other.kernel
-        return (
-            self.identities.keys() == other.identities.keys()
-            and (one.window, one.groups) == (two.window, two.groups)
-            and np.array_equal(one.weight, two.weight)
-            and np.array_equal(one.bias, two.bias)
-        )
 
 
 def changes(
@@ -90,8 +55,8 @@ def changes(
         fixed: The ids of modules that have to stay as they are.
         wide: Whether what nothing is left of goes with all the modules that are around it.
     """
-    network = _Network(model, recording, lifted, fixed, wide=wide)
-    runs = [_Run(network, place) for place in range(len(recording.roots))]
+    network = Network(model, recording, lifted, fixed, wide=wide)
+    runs = [Run(network, place) for place in range(len(recording.roots))]
     found = [run.changes() for run in runs]
     common: dict[int, Change] = {}
     for change in (change for changes in found for change in changes):
@@ -105,7 +70,7 @@ def changes(
     return list(common.values())
 
 
-class _Network:
+class Network:
     """What was read, by what a merge asks of it."""
 
     def __init__(
@@ -125,18 +90,15 @@ class _Network:
         """Per graph tensor."""
         self.events: dict[int, Event] = {}
         """Per op number, the event that makes its output."""
-        makers = {v.number: event for event in recording.events for v in event.outputs if v}
-        made: dict[int, Event] = {}
-        for value, event in makers.items():
-            if (tensor := lifted.tensors.get(value)) is not None:
-                made.setdefault(tensor, event)
         for event in recording.events:
             for one in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
                 if (tensor := lifted.tensors.get(one.number)) is not None:
                     self.values.setdefault(tensor, one)
         for number, op in enumerate(lifted.graph.ops):
-            if len(op.outputs) == 1 and op.outputs[0] in made:
-                self.events[number] = made[op.outputs[0]]
+            event = lifted.events.get(number)
+            made = {lifted.tensors.get(v.number) for v in (event.outputs if event else ()) if v}
+            if event is not None and len(op.outputs) == 1 and op.outputs[0] in made:
+                self.events[number] = event
         self.holders = Counter(
             id(tensor)
             for module in model.modules()
@@ -153,10 +115,14 @@ class _Network:
 
     def module(self, number: int) -> nn.Module | None:
         """The module that is the op, if it can be replaced."""
+        """The module that is the op, if it can be replaced."""
         site, event = self.lifted.sites.get(number), self.events.get(number)
         module = event.target if isinstance(site, LinearSite) and event else None
         if isinstance(site, AffineSite):
             module = site.module
+        if event and isinstance(self.lifted.graph.ops[number].role, g.Mean):
+            call = event.call
+            module = call.module if call.single and call.items == [event] else None
         return module if isinstance(module, nn.Module) and self.is_free(module) else None
 
     def is_free(self, module: nn.Module) -> bool:
@@ -174,25 +140,10 @@ class _Network:
             yield from (item.number for item in event.call.items if isinstance(item, Event))
 
 
-@dataclass(slots=True)
-class _State:
-    """What a tensor is once a merge is carried out: a * carrier(x) + b * x + what is not merged."""
-
-    a: float = 0.0
-    b: float = 0.0
-    is_nothing: bool = False
-    is_foreign: bool = False
-    """Whether it may be in memory that is not its own."""
-
-
-class _Unserved(Exception):  # noqa: N818  # not an error: the next carrier is tried
-    """A module's Python does not do what the merge takes."""
-
-
-class _Run:
+class Run:
     """One run of the network."""
 
-    def __init__(self, network: _Network, place: int) -> None:
+    def __init__(self, network: Network, place: int) -> None:
         self.network = network
         recording, graph = network.recording, network.lifted.graph
         self.calls = {
@@ -210,7 +161,7 @@ class _Run:
         for number, op in enumerate(self.graph.ops):
             for tensor in op.inputs:
                 self.readers.setdefault(tensor, []).append(number)
-        self.parts = {n: part for n in here if (part := self._part(n)) is not None}
+        self.parts = self._parts(here)
         self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
         self.written = {e.written.storage for e in recording.events if e.written is not None}
 
@@ -233,21 +184,16 @@ class _Run:
             return False
         return all(operand.dtype == output.dtype for operand in operands)
 
-    def _part(self, number: int) -> Part | None:
-        role, site = (
-            self.network.lifted.graph.ops[number].role,
-            self.network.lifted.sites.get(number),
-        )
-        if not isinstance(role, g.Linear) or not isinstance(site, LinearSite):
-            return None
-        module, event = self.network.module(number), self.network.events[number]
-        if module is None or role.weight is not g.Weight.FREE or not self._is_once(module):
-            return None
-        part = part_of(module, role)
-        if part is None or not self._is_alone(module):
-            return None
-        dtypes = {event.args[0].dtype, *(v.dtype for v in event.outputs if v), site.weight.dtype}
-        return part if len(dtypes) == 1 else None
+    def _parts(self, here: set[int]) -> dict[int, Part]:
+        """The linear ops that are modules, each called once and sharing nothing."""
+        lifted = self.network.lifted
+        events = {n: self.network.events[n] for n in here}
+        found = parts_of(replace(lifted, graph=self.graph, events=events))
+        return {number: part for number, part in found.items() if self._is_own(number)}
+
+    def _is_own(self, number: int) -> bool:
+        module = self.network.module(number)
+        return module is not None and self.can_be_replaced(module) and self._is_alone(module)
 
     def _is_once(self, module: nn.Module) -> bool:
         return len(self.calls.get(id(module), ())) == 1
@@ -270,10 +216,7 @@ class _Run:
         return True
 
     def _is_movable_step(self, number: int) -> bool:
-        role, site = (
-            self.network.lifted.graph.ops[number].role,
-            self.network.lifted.sites.get(number),
-        )
+        role, site = self.graph.ops[number].role, self.network.lifted.sites.get(number)
         if not isinstance(role, g.AffineStep) or not isinstance(site, AffineSite):
             return False
         if site.source is None or site.output is None or site.source.dtype != site.output.dtype:
@@ -310,10 +253,11 @@ class _Run:
     def _obstacles(self, merge: Merge) -> set[int]:
         """What to leave out of the next round: what Python does, or else the last linear op."""
         ops = {*merge.gone, merge.carrier}
-        functions = {n for n in ops & self.movable if self._module(n) is None}
+        functions = {n for n in ops & self.movable if self.module(n) is None}
         return functions or {max(n for n in ops if n in self.parts)}
 
-    def _module(self, number: int) -> nn.Module | None:
+    def module(self, number: int) -> nn.Module | None:
+        """The module that is the op, if it can be replaced."""
         return self.network.module(number)
 
     def _extended(self, merge: Merge) -> Merge:
@@ -357,10 +301,10 @@ class _Run:
         options = []
         for number in sorted({*merge.gone, merge.carrier} & self.parts.keys()):
             try:
-                walk = _Walk(self, merge, number)
+                walk = Walk(self, merge, number)
                 # Nothing plus a tensor is Python; a tensor plus nothing goes through PyTorch.
                 options.append(((walk.passes, self._misfit(merge, number), -number), walk))
-            except _Unserved:
+            except UnservedError:
                 continue
         for _, walk in sorted(options, key=lambda option: option[0]):
             change = walk.change()
@@ -373,209 +317,15 @@ class _Run:
         return (part.window, part.groups) != (merge.window, merge.groups)
 
 
-class _Walk:
-    """What becomes of the tensors of a merge with a certain carrier."""
+def _root(call: Call) -> Call:
+    while call.parent is not None:
+        call = call.parent
+    return call
 
-    def __init__(self, run: _Run, merge: Merge, carrier: int) -> None:
-        self.run = run
-        self.graph = run.graph
-        self.merge = merge
-        self.carrier = carrier
-        self.ops = {*merge.gone, merge.carrier}
-        self.away: list[int] = []
-        self.identities: list[int] = []
-        self.vanished: set[int] = set()
-        """Sums and numbers that nothing is left of."""
-        self.passes = 0
-        """How many sums are left."""
-        self.known: dict[int, _State] = {}
-        if not can_carry(run._module(carrier), merge.window):
-            raise _Unserved
-        self.path = self._path()
-        root, self.factor = self._root()
-        self.final = self._state(root)
-        if self.final.a == 0.0 or self.final.is_nothing:
-            raise _Unserved
 
-    def _path(self) -> set[int]:
-        """The ops before and behind the carrier."""
-        path = {self.carrier}
-        waiting = list(self.graph.ops[self.carrier].inputs)
-        while waiting:
-            maker = self.run.makers.get(waiting.pop())
-            if maker in self.ops:
-                path.add(maker)
-                waiting += self.graph.ops[maker].inputs
-        if len(path) > 1:  # what is not copied any more is read where it lies
-            source = self.run.network.values.get(self.merge.source)
-            if source is None or source.storage in self.run.written:
-                raise _Unserved
-        at = self.graph.ops[self.carrier].outputs[0]
-        while at != self.merge.output and len(readers := self.run.readers.get(at, ())) == 1:
-            if readers[0] not in self.ops:
-                break
-            path.add(readers[0])
-            at = self.graph.ops[readers[0]].outputs[0]
-        return path
-
-    def _root(self) -> tuple[int, float]:
-        """The tensor that has all of the merge, and what of it the merged op makes."""
-        if self.merge.enters is None:
-            return self.merge.output, 1.0
-        factor, (number, position) = 1.0, self.merge.enters
-        while True:
-            role = self.graph.ops[number].role
-            assert isinstance(role, g.Sum)
-            kept = self.merge.sums.get(number, range(len(role.coefficients)))
-            factor *= role.coefficients[position] if len(kept) > 1 else 1.0
-            (output,) = self.graph.ops[number].outputs
-            readers = self.run.readers.get(output, [])
-            if len(readers) != 1 or not self._is_inner(output, readers[0]):
-                return output, factor
-            number, position = readers[0], self.graph.ops[readers[0]].inputs.index(output)
-
-    def _is_inner(self, tensor: int, reader: int) -> bool:
-        """Whether a sum is part of another one."""
-        op = self.graph.ops[reader]
-        if not isinstance(op.role, g.Sum) or any(t == tensor for t, _, _ in self.graph.outputs):
-            return False
-        shape = self.graph.shapes[tensor]
-        return all(self.graph.shapes[one] == shape for one in (*op.inputs, *op.outputs))
-
-    # ---------------------------------------------------------------- what tensors become
-
-    def _state(self, tensor: int) -> _State:
-        if tensor not in self.known:
-            self.known[tensor] = self._made(tensor)
-        return self.known[tensor]
-
-    def _made(self, tensor: int) -> _State:
-        if tensor == self.merge.source:
-            return _State(b=1.0, is_foreign=True)
-        number = self.run.makers.get(tensor)
-        op = None if number is None else self.graph.ops[number]
-        if number is None or op is None:
-            return _State(is_foreign=True)
-        if isinstance(op.role, g.Sum) and (number in self.ops or self.merge.enters is not None):
-            return self._sum(number, op, op.role)
-        if number not in self.ops:
-            return _State(is_foreign=True)
-        inner = self._state(op.inputs[0])
-        if number == self.carrier:
-            if (inner.a, inner.b, inner.is_nothing) != (0.0, 1.0, False):
-                raise _Unserved
-            return _State(a=1.0)
-        if self.run._module(number) is None:
-            return self._number(number, inner)
-        if number in self.path or inner.is_nothing:
-            self.identities.append(number)
-            return inner
-        self.away.append(number)
-        return _State(is_nothing=True)
-
-    def _number(self, number: int, inner: _State) -> _State:
-        """Plus 0."""
-        if inner.is_nothing:
-            self.vanished.add(number)
-            return inner
-        self.passes += 1
-        in_place = self.run.network.events[number].written is not None
-        return replace(inner, is_foreign=inner.is_foreign and in_place)
-
-    def _sum(self, number: int, op: g.Op, role: g.Sum) -> _State:
-        states = [self._operand(number, place) for place in range(len(op.inputs))]
-        left = [
-            pair for pair in zip(states, role.coefficients, strict=True) if not pair[0].is_nothing
-        ]
-        event = self.run.network.events[number]
-        if len(left) < len(states):
-            self.vanished.add(number)
-        if not left:
-            return _State(is_nothing=True)
-        # A write in place must not reach memory that it did not reach before.
-        if event.written is not None and any(
-            state.is_foreign and tensor != self.merge.source and self._was_fresh(tensor)
-            for state, tensor in zip(states, op.inputs, strict=True)
-        ):
-            raise _Unserved
-        if len(left) == 1 and left[0][1] != 1.0:
-            raise _Unserved  # what is left would have to be negated
-        self.passes += len(left) > 1
-        a, b = (sum(c * getattr(state, name) for state, c in left) for name in ("a", "b"))
-        return _State(a, b, is_foreign=len(left) == 1 and left[0][0].is_foreign)
-
-    def _was_fresh(self, tensor: int) -> bool:
-        """Whether the tensor is made in the merge."""
-        number = self.run.makers.get(tensor)
-        return number in self.ops or number in self.vanished
-
-    def _operand(self, number: int, place: int) -> _State:
-        """An operand of a sum; the source is merged where the merge says so."""
-        tensor = self.graph.ops[number].inputs[place]
-        if tensor == self.merge.source:
-            kept = self.merge.sums.get(number, range(len(self.graph.ops[number].inputs)))
-            is_enters = self.merge.enters in (None, (number, place))
-            is_merged = is_enters or number in self.ops or place not in kept
-            return self._state(tensor) if is_merged else _State(is_foreign=True)
-        maker = self.run.makers.get(tensor)
-        is_inner = maker is not None and isinstance(self.graph.ops[maker].role, g.Sum)
-        if is_inner and maker not in self.ops and not self._is_inner(tensor, number):
-            return _State(is_foreign=True)
-        if is_inner and len(self.run.readers.get(tensor, ())) != 1:
-            return _State(is_foreign=True)
-        return self._state(tensor)
-
-    # ---------------------------------------------------------------- what modules become
-
-    def change(self) -> Change | None:
-        """What to do; None if the numbers do not fit."""
-        kernel = self.merge.kernel()
-        parts, factors = [kernel], [self.factor / self.final.a]
-        if self.final.b:
-            channels = len(kernel.bias)
-            one = Kernel.affine(np.ones(channels), np.zeros(channels), len(kernel.window.kernel))
-            parts.append(one)
-            factors.append(-self.final.b / self.final.a)
-        kernel = added(parts, factors)
-        gone = self.ops - {self.carrier}
-        merge = replace(self.merge, carrier=self.carrier, gone=frozenset(gone))
-        module = self.run._module(self.carrier)
-        assert module is not None
-        if kernel.window.before != kernel.window.after or not fits(module, kernel):
-            return None
-        network = self.run.network
-        events = {e for n in (*self.away, *self.identities) for e in network.own_events(n)}
-        events |= {network.events[number].number for number in self.vanished}
-        away = dict(self._replaced(number) for number in self.away)
-        identities = dict(self._replaced(number) for number in self.identities)
-        for number in self.away if self.run.network.wide else ():
-            whole = self._whole_branch(number, events)
-            if whole is not None:
-                inside = {id(part) for part in whole.modules()}
-                away = {key: one for key, one in away.items() if key not in inside}
-                identities = {key: one for key, one in identities.items() if key not in inside}
-                away[id(whole)] = (whole, ())
-        return Change(merge, module, kernel, away, identities, frozenset(events))
-
-    def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
-        """The largest module around one that returns nothing, of which nothing else is left."""
-        inner = self.run._module(number)
-        call, whole = self.run.calls[id(inner)][0], None
-        while (call := call.parent) is not None and call.parent is not None:
-            if not call.single or not set(_events(call)) <= gone:
-                break
-            tensor = self.run.network.lifted.tensors.get(call.outputs[0].number)
-            state = None if tensor is None else self.known.get(tensor)
-            if state is None or not state.is_nothing or not self.run.can_be_replaced(call.module):
-                break
-            whole = call.module
-        return whole
-
-    def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
-        module, site = self.run._module(number), self.run.network.lifted.sites[number]
-        assert module is not None
-        rest = site.successors if isinstance(site, AffineSite) else ()
-        return id(module), (module, rest)
+def _blank(op: g.Op, here: set[int]) -> g.Op:
+    """An op of another run, or one that no event of its own made: nothing is known of it."""
+    return replace(op, role=g.Opaque())
 
 
 def _is_finite(role: g.AffineStep) -> bool:
@@ -589,77 +339,3 @@ def _with_step(kernel: Callable[[], Kernel], role: g.AffineStep) -> Kernel:
     scale, shift = (np.broadcast_to(c.reshape(-1), shape) for c in (role.scale, role.shift))
     outer = Kernel.affine(scale, shift, len(inner.window.kernel))
     return behind(inner, outer, inner.window)
-
-
-def _root(call: Call) -> Call:
-    while call.parent is not None:
-        call = call.parent
-    return call
-
-
-def _events(call: Call) -> Iterator[int]:
-    for item in call.items:
-        if isinstance(item, Call):
-            yield from _events(item)
-        else:
-            yield item.number
-
-
-def _blank(op: g.Op, here: set[int]) -> g.Op:
-    """An op of another run, or one that no event of its own made: nothing is known of it."""
-    return replace(op, role=g.Opaque())
-
-
-# -------------------------------------------------------------------- modules
-
-
-def part_of(module: nn.Module, role: g.Linear) -> Part | None:
-    """A convolution or Linear as a linear op; None for others."""
-    if not isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-        return None
-    window = None
-    if not isinstance(module, nn.Linear):
-        window = window_of(module)
-        if window is None:
-            return None
-    weight, bias = module.weight, module.bias
-    return Part(
-        window,
-        role.groups,
-        role.in_axis,
-        role.in_channels,
-        role.out_channels,
-        lambda: to_numpy(weight),
-        None if bias is None else lambda: to_numpy(bias),
-        f"{weight.dtype} {weight.device}",
-    )
-
-
-def window_of(module: Any) -> Window | None:
-    """Of a convolution; None where it pads with something else than zeros."""
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    padding = module.padding
-    if padding == "valid":
-        padding = (0,) * len(kernel)
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        before = tuple(one // 2 for one in total)
-        after = tuple(one - half for one, half in zip(total, before, strict=True))
-    else:
-        before = after = tuple(padding)
-    if module.padding_mode != "zeros" and any((*before, *after)):
-        return None
-    return Window(tuple(kernel), tuple(stride), tuple(dilation), before, after)
-
-
-def can_carry(module: nn.Module | None, window: Window | None) -> bool:
-    """Whether a module of this kind can compute with such a window."""
-    if window is None:
-        return isinstance(module, nn.Linear)
-    rank = len(window.kernel)
-    return isinstance(module, CONVOLUTIONS) and len(module.kernel_size) == rank
-
-
-def fits(module: Any, kernel: Kernel) -> bool:
-    """Whether the numbers are finite in the module's dtype."""
-    return all(is_finite(tensor_like(part, module.weight)) for part in (kernel.weight, kernel.bias))
