@@ -56,7 +56,7 @@ def fold_module(
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
-    merge: MergeMode = "never",
+    merge: MergeMode = "auto",
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
@@ -127,16 +127,33 @@ class Folding:
         self, todo: Sequence[Change], proof: prove.Proof | None
     ) -> tuple[nn.Module, FoldReport] | None:
         """The fold of the module with these changes, if it computes the same."""
-        merged = carry_out(self.model, todo, inplace=self.inplace)
-        before = Snapshot(merged.modules())
-        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
-        if not is_as_expected(self.recording, inner.recording, todo):
+        inner = self._with(todo, inplace=self.inplace)
+        if inner is None:
             return None
         folded, report = inner.unproven()
         verdict = None if proof is None else proof.check(folded)
         if verdict is not None and not verdict.equal:
             return None
-        return folded, replace(self.with_merges(report, todo), verdict=verdict)
+        return folded, replace(self._told(report, todo), verdict=verdict)
+
+    def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
+        """The module with these changes, if it still does everything else."""
+        merged = carry_out(self.model, todo, inplace=inplace)
+        before = Snapshot(merged.modules())
+        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        return inner if is_as_expected(self.recording, inner.recording, todo) else None
+
+    def merged_report(self) -> FoldReport | None:
+        """What the fold of the module with its branches merged would do; None if none is merged."""
+        for wide in (True, False):
+            todo = self.changes(wide=wide)
+            try:
+                inner = self._with(todo, inplace=False) if todo else None
+            except (BnfoldError, AssertionError):
+                inner = None
+            if inner is not None:
+                return self._told(_report(inner.model, inner.decided), todo)
+        return None
 
     def changes(self, *, wide: bool = True) -> list[Change]:
         """What to merge."""
@@ -144,7 +161,7 @@ class Folding:
         fixed = frozenset(id(module) for part in parts for module in part.modules())
         return changes(self.model, self.recording, self.lifted, fixed, wide=wide)
 
-    def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
+    def _told(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
         """The report of the merged module as one of the given module."""
         return Merging(self.lifted.graph, [change.merge for change in todo]).told(report)
 
@@ -210,14 +227,17 @@ def inspect_module(
     clip: ClipMode,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
+    merge: MergeMode = "auto",
 ) -> FoldReport:
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    with Snapshot(model.modules()).restoring():
-        return _report(
-            model, decide_on(*_read(model, runs_of(model, inputs, also, entry), keep), clip)
-        )
+    before = Snapshot(model.modules())
+    with before.restoring():
+        runs = runs_of(model, inputs, also, entry)
+        folding = Folding(model, runs, clip, before, inplace=False, keep=keep)
+        report = folding.merged_report() if merge == "auto" else None
+        return report or _report(model, folding.decided)
 
 
 def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[str]) -> list[Any]:

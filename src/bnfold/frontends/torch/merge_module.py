@@ -94,10 +94,10 @@ class Network:
             for one in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
                 if (tensor := lifted.tensors.get(one.number)) is not None:
                     self.values.setdefault(tensor, one)
-        for number, op in enumerate(lifted.graph.ops):
-            event = lifted.events.get(number)
-            made = {lifted.tensors.get(v.number) for v in (event.outputs if event else ()) if v}
-            if event is not None and len(op.outputs) == 1 and op.outputs[0] in made:
+        for number, event in lifted.events.items():
+            outputs = lifted.graph.ops[number].outputs
+            made = {lifted.tensors.get(value.number) for value in event.outputs if value}
+            if len(outputs) == 1 and outputs[0] in made:
                 self.events[number] = event
         self.holders = Counter(
             id(tensor)
@@ -163,7 +163,6 @@ class Run:
                 self.readers.setdefault(tensor, []).append(number)
         self.parts = self._parts(here)
         self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
-        self.written = {e.written.storage for e in recording.events if e.written is not None}
 
     def _role(self, number: int, role: g.Role) -> g.Role:
         """Without what ties the run to others; a sum that does not stay one is unknown."""
@@ -197,6 +196,11 @@ class Run:
 
     def _is_once(self, module: nn.Module) -> bool:
         return len(self.calls.get(id(module), ())) == 1
+
+    def is_written_later(self, value: Value) -> bool:
+        """Whether what holds a value holds another one later."""
+        writes = self.network.recording.storages[value.storage].writes
+        return any(write.value.number > value.number for write in writes)
 
     def can_be_replaced(self, module: nn.Module | None) -> bool:
         """Whether its one call is all that it is for."""
