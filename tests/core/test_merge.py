@@ -316,10 +316,8 @@ class TestBlocks:
     def test_asymmetric_block(self) -> None:
         net = Branches()
         x = net.input(2, 4, 6, 6)
-        tall, flat = (
-            net.conv(x, kernel=(3, 1), name="tall"),
-            net.conv(x, kernel=(1, 3), name="flat"),
-        )
+        tall = net.conv(x, kernel=(3, 1), name="tall")
+        flat = net.conv(x, kernel=(1, 3), name="flat")
         net.output(net.sum(net.sum(tall, flat), net.conv(x, name="square")))
         (found,) = merges_of(net)
         assert net.graph.ops[found.carrier].name == "square"
