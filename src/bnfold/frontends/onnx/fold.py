@@ -48,8 +48,9 @@ def prepare(
     network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
     lifted = lift(network, constants, shapes)
     merging = Merging()
-    if merge == "auto" and (merged := merge_nodes(model, lifted)) is not None:
-        model, merging = merged
+    if merge == "auto":
+        model, merging = merge_nodes(model, lifted)
+    if merging:
         analysis = analyse(model, inputs)
         network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
         lifted = lift(network, constants, shapes)

@@ -38,21 +38,16 @@ _KEPT = 1 << 25
 """Bytes of kernels that are kept until they are written, in all."""
 
 
-def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
-    """The model with what can be one merged; None if nothing can."""
+def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging]:
+    """The model with what can be one merged; itself if nothing can."""
     names = {number: name for name, number in lifted.tensors.items()}
     merger = _Merger(lifted, names)
     parts = parts_of(lifted)
-    if not parts:
-        return None
     freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
-    merges = [m for m in find_merges(lifted.graph, parts, freedom) if merger.can_write(m)]
-    if not merges:
-        return None
-    merges = merger.run(merges)
-    if not merges:
-        return None
-    return rewrite(model, lifted, merger.edits), Merging(lifted.graph, merges, lifted.scalars)
+    merges = find_merges(lifted.graph, parts, freedom) if parts else []
+    merges = merger.run([m for m in merges if merger.can_write(m)])
+    merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
+    return rewrite(model, lifted, merger.edits) if merges else model, merging
 
 
 class _Merger:
