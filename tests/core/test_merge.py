@@ -12,6 +12,7 @@ import pytest
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
+from bnfold.core.merge import choices, find_merges
 from bnfold.core.reasons import Reason
 from tests.core.branches import Branches, merges_of, names
 
@@ -139,7 +140,6 @@ class TestOps:
 
 def find(net: Branches):
     """Without a run, where numbers are not finite."""
-    from bnfold.core.merge import find_merges
 
     return find_merges(net.graph, net.parts)
 
@@ -376,10 +376,8 @@ class TestBlocks:
     def test_asymmetric_block(self) -> None:
         net = Branches()
         x = net.input(2, 4, 6, 6)
-        tall, flat = (
-            net.conv(x, kernel=(3, 1), name="tall"),
-            net.conv(x, kernel=(1, 3), name="flat"),
-        )
+        tall = net.conv(x, kernel=(3, 1), name="tall")
+        flat = net.conv(x, kernel=(1, 3), name="flat")
         net.output(net.sum(net.sum(tall, flat), net.conv(x, name="square")))
         (found,) = merges_of(net)
         assert net.graph.ops[found.carrier].name == "square"
@@ -517,3 +515,39 @@ class TestAtLength:
             total = net.sum(total, net.conv(x, 2, (1, 1), name=f"conv{number}"))
         net.output(total)
         assert len(find(net)) == 1
+
+
+class TestChoices:
+    """A chain whose first op saw no zeros may keep a shift in front of it."""
+
+    @staticmethod
+    def chain(net: Branches, x: int) -> int:
+        inner = net.conv(x, 8, (1, 1), bias=False, name="inner")
+        return net.conv(inner, 4, bias=False, name="outer")
+
+    def found(self, build) -> list[list[str]]:
+        net = Branches()
+        x = net.input(1, 4, 6, 6)
+        net.output(net.clip(build(net, x)))
+        merges = find(net)
+        return [
+            sorted(net.graph.ops[merge.carrier].name for merge in chosen)
+            for chosen in choices(net.graph, net.parts, merges)
+        ]
+
+    def test_without_it(self) -> None:
+        def build(net, x):
+            first = self.chain(net, x)
+            relu = net.clip(first)
+            return net.sum(net.conv(relu, name="a"), net.conv(relu, name="b"))
+
+        assert self.found(build) == [["a", "outer"], ["a"], []]
+
+    def test_beside_an_op_that_sees_zeros_it_changes_nothing(self) -> None:
+        def build(net, x):
+            return net.sum(self.chain(net, x), net.conv(x, name="a"))
+
+        assert self.found(build) == [["a"], []] or self.found(build) == [["outer"], []]
+
+    def test_nothing_to_choose_from(self) -> None:
+        assert self.found(lambda net, x: net.conv(x)) == [[]]

@@ -169,7 +169,7 @@ class Expressions:
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
-        if number in self.parts and _is_free(role):
+        if number in self.parts and is_free(role):
             made = (self._behind_part(number, op, inner) for inner in self.seen(op.inputs[0]))
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             made = (self._behind_step(number, op, role, e) for e in self.seen(op.inputs[0]))
@@ -334,7 +334,7 @@ def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:
     return tuple(axis + behind for axis, length in enumerate(role.scale.shape) if length > 1)
 
 
-def _is_free(role: g.Role) -> bool:
+def is_free(role: g.Role) -> bool:
     """Whether a linear op has a weight of its own, which may be anything."""
     if not isinstance(role, g.Linear):
         return True
