@@ -84,7 +84,7 @@ def run(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 def run_on(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The same on the very inputs, which the model may write to."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # quicker than torch.manual_seed
     with torch.no_grad():
         if isinstance(inputs, dict):
             result = model(**inputs)

@@ -121,9 +121,11 @@ def _read(
     raise AssertionError("a copy with memory of its own was not enough")
 
 
-def _stands() -> str:
-    """Where Python's and NumPy's random numbers stand."""
-    return repr((random.getstate(), np.random.get_state()))
+def _stands() -> list[Any]:
+    """Where Python's and NumPy's random numbers stand, as values that can be compared."""
+    numpy = pytree.tree_leaves(np.random.get_state(legacy=False))
+    plain = [leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf for leaf in numpy]
+    return [random.getstate(), *plain]
 
 
 def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
