@@ -9,7 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -260,22 +263,25 @@ def test_two_models_side_by_side(folder, capsys):
 def on_terminal(columns: int, *words: str) -> str:
     """What the command writes to a terminal of so many columns."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnfold", *words], stdout=slave, stderr=slave, env=environment
-    )
-    os.close(slave)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
+    terminal = {"COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # nobody writes any more
+            while chunk := os.read(master, 65536):
+                chunks.append(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with (
+        os.fdopen(slave, "w", encoding="utf-8") as screen,
+        redirect_stdout(screen),
+        redirect_stderr(screen),
+        patch.dict(os.environ, terminal),
+    ):
+        assert main(words) == 0
+    reader.join()
     os.close(master)
-    assert process.wait() == 0
     return b"".join(chunks).decode()
 
 
@@ -305,7 +311,8 @@ def test_every_line_of_a_fold_fits(folder, columns):
     s.conv(3, 4, name="conv")
     s.node("GlobalAveragePool")
     Path("long.onnx").write_bytes(s.model().SerializeToString())
-    many = on_terminal(columns, "fold", "a.onnx", "long.onnx", "--output-dir", "a/rather/long/name")
+    both = ("a.onnx", "long.onnx", "--output-dir", "a/rather/long/name", "--jobs", "1")
+    many = on_terminal(columns, "fold", *both)
     for text in (many, on_terminal(columns, "fold", "long.onnx")):
         lines = [line.rpartition("\x1b[K")[2] for line in text.replace("\r\n", "\n").split("\n")]
         assert max(map(len, lines)) <= columns

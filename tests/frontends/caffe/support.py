@@ -21,6 +21,7 @@ from bnfold.frontends.caffe.shapes import infer
 from bnfold.report import FoldReport
 from tests.frontends.caffe import build, plain_text
 from tests.frontends.caffe.made_up import make_up
+from tests.tolerances import EXACT
 
 Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
@@ -88,7 +89,7 @@ def values(model: Pair, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
 
 
 def assert_equal(
-    before: Pair, after: Pair, inputs: Mapping[str, NDArray[Any]], *, tolerance: float = 1e-9
+    before: Pair, after: Pair, inputs: Mapping[str, NDArray[Any]], *, tolerance: float = EXACT
 ) -> float:
     """Compare all outputs, relative to the largest value of each; returns the worst."""
     expected, actual = values(before, inputs), values(after, inputs)
@@ -235,7 +236,7 @@ class Builder:
 def check(
     builder: Builder,
     *,
-    tolerance: float = 1e-9,
+    tolerance: float = EXACT,
     clip: ClipMode = "auto",
     phase: str | None = None,
     **inputs: Sequence[int],

@@ -32,9 +32,8 @@ from tests.property.networks.build_onnx import onnx_model
 from tests.property.networks.build_torch import Model, run_torch, torch_inputs
 from tests.property.networks.description import AFFINE, CLIPS, VIEWS, Network
 from tests.property.networks.run_onnx import run_onnx
+from tests.tolerances import EXACT
 
-EXACT = 1e-9
-"""Largest difference in float64, relative to the largest value of the output."""
 NEAR_ZERO = 1e-9
 """sign(x) of an x this close to 0 says nothing: rounding decides it."""
 FRONTENDS = ("torch", "onnx", "caffe")
