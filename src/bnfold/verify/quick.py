@@ -44,6 +44,9 @@ _SIDE = 96
 """Rows and columns of an image, at most, in float64."""
 _MOST, _MOST_WHOLE = 1 << 18, 1 << 22
 """Numbers of the inputs, at most, in float64 and of the declared size."""
+_ENLARGED = 2.0**10
+"""Draws are in float32, and round weights so many times as far: what is added by the arithmetic of
+float32 is a small part of that, and weights so much farther off still are 2^-14 off at most."""
 Result = TypeVar("Result")
 
 
@@ -222,16 +225,20 @@ def _compare(
     numbers = sum(math.prod(one.shape) for one in before.seen.values())
     count = DRAWS_SMALL if numbers <= SMALL else DRAWS_FIRST
     probes = [Probe(before.axes) for _ in range(1 + count)]
-    lanes = [Lane("float64", at - 1 if at else None, probe) for at, probe in enumerate(probes)]
+    lanes = [
+        Lane("float64", watch=probes[0]),
+        *(Lane("float32", at, probe, _ENLARGED) for at, probe in enumerate(probes[1:])),
+    ]
     found = folded.side_by_side().run(before.inputs, lanes)
     if not _match(before.exact, found[0]):
         return None
-    inside, *moved = [with_outputs(*pair).seen for pair in zip(probes, found, strict=True)]
+    inside, *far = [with_outputs(*pair).seen for pair in zip(probes, found, strict=True)]
+    moved = [_nearer(inside, one) for one in far]
     evidence = Evidence([before.inputs], storages=storages)
     # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
     evidence.own_before, evidence.own_after = [before.own], [found[0]]
     evidence.exact_before, evidence.exact_after = [before.exact], [found[0]]
-    evidence.drawn = found[1:]
+    evidence.drawn = [_outputs_nearer(found[0], one) for one in found[1:]]
     evidence.runs = layers.Runs([before.seen], [inside], moved)
     compared = evidence.inside()
     judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
@@ -240,6 +247,28 @@ def _compare(
     if not all(one.difference.equal for one in judged):
         return None
     return evidence, [_keeping_digits(one) for one in judged]
+
+
+def _nearer(base: layers.Run, far: layers.Run) -> layers.Run:
+    """A draw as it would be if it were not enlarged. Raises NotExactError."""
+    return {
+        key: replace(seen, values=_back(base[key].values, seen.values)) for key, seen in far.items()
+    }
+
+
+def _outputs_nearer(base: Outputs, far: Outputs) -> Outputs:
+    return [
+        replace(one, values=_back(start.values, one.values)) if one.values.dtype.kind == "f" else one
+        for start, one in zip(base, far, strict=True)
+    ]
+
+
+def _back(base: Array, far: Array) -> Array:
+    """Raises NotExactError where float32 overflows, or float64 does."""
+    moved: Array = base + (far.astype(np.float64) - base) / _ENLARGED
+    if not np.isfinite(moved).all():
+        raise NotExactError("some values are not finite")
+    return moved
 
 
 def _smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
