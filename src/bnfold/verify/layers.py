@@ -243,4 +243,4 @@ def best(runs: Runs, storages: Sequence[Storage]) -> Comparison:
         if not unequal:
             break
     relatives = [layer.relative for layer in chosen if layer.kind != OUTPUT]
-    return Comparison(chosen, not relatives or float(np.median(relatives)) <= _STRANGE)
+    return Comparison(chosen, not relatives or verdict.median(np.array(relatives)) <= _STRANGE)

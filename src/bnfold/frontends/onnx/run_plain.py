@@ -101,9 +101,7 @@ class PlainModel(Graph):
             check_reach(node, x[0].shape[2:], weight[0].shape[2:], results[0].shape[2:])
         return results
 
-    def _weight(
-        self, name: str, lanes: Sequence[Lane], *, for_once: bool = False
-    ) -> list[Array]:
+    def _weight(self, name: str, lanes: Sequence[Lane], *, for_once: bool = False) -> list[Array]:
         return self._rounded(name, *self.constant(name), lanes, for_once=for_once)
 
     def _rounded(
