@@ -122,8 +122,8 @@ class Quick:
         assert self.inside is not None
         try:
             # The original may not be through yet: nobody waits for it before that is needed.
-            exact, moved = folded_inside(folded.side_by_side(), self.small, self.axes)
-            found = _compare(self.small, self.inside.get(), exact, moved, storages)
+            made, moved = folded_inside(folded.side_by_side(), self.small, self.axes)
+            found = _compare(self.small, self.inside.get(), made, moved, storages)
         except (NotExactError, BnfoldError):
             found = None
         before_runs, after_runs = self.before.get(), after.get()

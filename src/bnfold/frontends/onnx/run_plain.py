@@ -87,7 +87,7 @@ class PlainModel(Graph):
     ) -> list[Array]:
         if node.op == "Constant":
             return self._rounded(node.outputs[0], *self.constant_node(node), lanes)
-        operands = []
+        operands: list[list[Array]] = []
         for name in node.inputs:
             known = values.get(name)
             if known is None:
