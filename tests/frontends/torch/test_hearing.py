@@ -59,6 +59,24 @@ def count_of_values(net: Net, y: Tensor) -> Tensor:
     return y[: 1 + int((y > 0.1).sum()) % 2 + 1]
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def value_of_nobody_knows_what(net: Net, y: Tensor) -> Tensor:
+    return torch.relu(Doubled.apply(y.mean((2, 3), keepdim=True))) + 1
+
+
+def index_by_a_tensor(net: Net, y: Tensor) -> Tensor:
+    return y[:, :, : torch.tensor(3), torch.arange(2)]
+
+
+def vectorised(net: Net, y: Tensor) -> Tensor:
+    return torch.vmap(lambda row: row * torch.from_numpy(np.ones(4))[:, None, None])(y)
+
+
 @functools.cache
 def _grid(height: int) -> Tensor:
     return torch.linspace(0, 1, height, dtype=torch.float64).mul(2.0).sub(0.5)
@@ -92,6 +110,9 @@ def _compiled(y: Tensor) -> Tensor:
 HARMLESS = named(
     value_in_a_factor,
     count_of_values,
+    value_of_nobody_knows_what,
+    index_by_a_tensor,
+    vectorised,
     cached_grid,
     counts_calls,
     asks_what_stays,
@@ -198,6 +219,26 @@ def tensor_of_the_answer(net: Net, y: Tensor) -> Tensor:
     return torch.minimum(y, bound)
 
 
+def answer_in_numpy(net: Net, y: Tensor) -> Tensor:
+    bound = torch.from_numpy(np.full((1, 4, 1, 1), 1e3 * len(list(net.parameters()))))
+    return torch.minimum(y, bound)
+
+
+def tensor_made_by_its_class(net: Net, y: Tensor) -> Tensor:
+    return torch.minimum(y, torch.Tensor([1e3 * len(repr(net))]).to(y.dtype))
+
+
+def tensor_among_others(net: Net, y: Tensor) -> Tensor:
+    return torch.minimum(y, BOUNDS[isinstance(net.bn, nn.BatchNorm2d)])
+
+
+BOUNDS = [torch.tensor([limit], dtype=torch.float64) for limit in (1e4, 2e4)]
+
+
+def buffer_among_others(net: Net, y: Tensor) -> Tensor:
+    return torch.minimum(y, net.get_buffer("low" if "Norm" in str(net.bn) else "high"))
+
+
 def answer_of_numpy(net: Net, y: Tensor) -> Tensor:
     return y.clamp(max=np.float64(1e3 * len(net.bn.__class__.__name__)))
 
@@ -222,12 +263,11 @@ def answer_and_value(net: Net, y: Tensor) -> Tensor:
 
 
 class Saturated(nn.Module):
-    """What it gets for 5.0 and more is 1."""
+    """What it computes is 1, whatever its weights are, until it gets very large values."""
 
-    def __init__(self, bias: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Conv2d(4, 4, 1)
-        self.offset = bias
 
     def forward(self, y: Tensor) -> Tensor:
         return functional.hardsigmoid(self.inner(y) * 1e-3 + 100.0)
@@ -241,6 +281,10 @@ HIDDEN = named(
     another_module,
     keyword,
     tensor_of_the_answer,
+    answer_in_numpy,
+    tensor_made_by_its_class,
+    tensor_among_others,
+    buffer_among_others,
     answer_of_numpy,
     answer_that_is_kept,
     text_that_is_handed_on,
@@ -250,7 +294,10 @@ HIDDEN = named(
 
 
 def asking(between: Any) -> nn.Module:
-    return build(Net(between, narrow=Saturated(1.0), wide=Saturated(2.0)))
+    net = Net(between, narrow=Saturated(), wide=Saturated())
+    net.register_buffer("low", torch.full((1, 4, 1, 1), 1e4))
+    net.register_buffer("high", torch.full((1, 4, 1, 1), 2e4))
+    return build(net)
 
 
 @pytest.mark.parametrize("between", HIDDEN)

@@ -6,8 +6,9 @@ sigmoid that is 1 either way. So two runs are compared call by call as well, by 
 to PyTorch's functions:
 
     functions   which are called, in which order: the path that was taken
-    numbers     all arguments that are no tensors
-    weights     which of the model's parameters they take
+    numbers     all arguments that are no tensors, and what is in small tensors that no function
+                returned: made of NumPy's, or held in a list
+    weights     which of the model's parameters and buffers they take
 
 Left out are the calls of modules that the fold replaces. Within PyTorch's own modules, flags are:
 a fold may make one work out of place.
@@ -25,14 +26,15 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from types import FrameType
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_MANY = 1024
-"""How many numbers of one argument are compared."""
+_MANY = 256
+"""How many numbers of one argument are compared, at most."""
 
 
 class Asking(NamedTuple):
@@ -43,7 +45,7 @@ class Asking(NamedTuple):
     """The module whose code calls it; None outside of the model."""
     numbers: tuple[Any, ...]
     weights: tuple[frozenset[str] | None, ...]
-    """Per argument, the names of the parameter that it is."""
+    """Per argument, the names of the parameter or buffer that it is."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class _Parts:
     def add(self, module: nn.Module, path: str) -> None:
         self.paths[id(module)] = path
         self.kinds[path] = type(module), module.__dict__.get("inplace")
-        for name, weight in module._parameters.items():
+        for name, weight in (*module._parameters.items(), *module._buffers.items()):
             if weight is not None:
                 known = self.weights.get(id(weight), _UNKNOWN)[1]
                 self.weights[id(weight)] = weight, known | {f"{path}.{name}"}
@@ -108,6 +110,8 @@ class _Listener(TorchFunctionMode):
         self.calls = heard.calls
         self.paths = parts.paths
         self.weights = parts.weights
+        self.made: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+        """What functions returned: it was made of what they were given."""
 
     def __torch_function__(
         self,
@@ -120,7 +124,11 @@ class _Listener(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name != "__get__":
             self._note(name, args, kwargs, sys._getframe(1))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, Tensor):
+                self.made[id(made)] = made
+        return result
 
     def _note(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType | None
@@ -139,12 +147,13 @@ class _Listener(TorchFunctionMode):
         numbers: list[Any] = []
         weights: list[frozenset[str] | None] = []
         for value in (*args, *kwargs.values()):
-            if value is None or isinstance(value, Tensor):
-                known = self.weights.get(id(value), _UNKNOWN)
-                weights.append(known[1] if known[0] is value else None)
-            else:
-                weights.append(None)
+            known = self.weights.get(id(value), _UNKNOWN)
+            names = known[1] if known[0] is value else None
+            weights.append(names)
+            if not isinstance(value, Tensor):
                 _collect(value, numbers, flags=flags)
+            elif names is None and self.made.get(id(value)) is not value:
+                numbers += _content(value)
         self.calls.append(Asking(name, self._path_of(frame), tuple(numbers), tuple(weights)))
 
     def _path_of(self, frame: FrameType | None) -> str | None:
@@ -181,11 +190,22 @@ def _collect(value: Any, found: list[Any], *, flags: bool) -> None:
         for part in value.values():
             _collect(part, found, flags=flags)
     elif kind is slice:
-        found.append((value.start, value.stop, value.step))
+        for part in (value.start, value.stop, value.step):
+            _collect("" if part is None else part, found, flags=flags)
     elif isinstance(value, np.generic | np.ndarray):
         found += np.ravel(value)[:_MANY].tolist()
     elif isinstance(value, int | float | str):
         found.append(value)
+
+
+def _content(tensor: Tensor) -> list[Any]:
+    """What is in a small tensor, as one number."""
+    if tensor.numel() > _MANY or tensor.layout is not torch.strided or tensor.is_quantized:
+        return []
+    try:
+        return [tensor.detach().reshape(-1).tolist()]
+    except RuntimeError:  # within vmap, or without memory
+        return []
 
 
 # ------------------------------------------------------------------- comparing
