@@ -270,6 +270,66 @@ class TestChains:
         assert names(net, merges_of(net)) == [("up", ("down",))]
 
 
+class TestInFrontOfBranches:
+    """What makes the tensor that branches read has one reader once they are one."""
+
+    def net(self, *, bias: bool = False, outs: int = 4) -> Branches:
+        net = Branches()
+        x = net.clip(net.input(1, 4, 5, 5), name="before")
+        source = net.conv(x, outs, (1, 1), bias=bias, name="front")
+        net.output(
+            net.sum(
+                net.conv(source, name="wide"),
+                net.conv(source, kernel=(1, 1), name="narrow"),
+                name="sum",
+            )
+        )
+        return net
+
+    def test_a_bias_before_padded_zeros(self) -> None:
+        net = self.net(bias=True)
+        assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
+
+    def test_a_narrow_place_between(self) -> None:
+        net = self.net(outs=1)
+        assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
+
+    def test_a_source_that_another_op_reads(self) -> None:
+        net = self.net()
+        (front,) = (op.outputs[0] for op in net.graph.ops if op.name == "front")
+        net.output(net.clip(front, name="other"))
+        assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
+
+    def test_a_source_that_a_sum_reads_on(self) -> None:
+        net = Branches()
+        front = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
+        inner = net.sum(net.conv(front, name="a"), net.conv(front, name="b"), name="inner")
+        net.output(net.clip(inner, name="relu"))
+        net.output(net.clip(net.sum(net.clip(front, name="c"), front), name="other"))
+        assert names(net, merges_of(net)) == [("a", ("b", "inner"))]
+
+    def test_another_dtype(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        front = net.conv(x, kernel=(1, 1), bias=False, name="front", dtype="float16")
+        net.output(net.sum(net.conv(front, name="a"), net.conv(front, name="b"), name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    def test_all_are_one(self) -> None:
+        net = self.net()
+        assert names(net, merges_of(net)) == [("wide", ("front", "narrow", "sum"))]
+
+    def test_matrices(self) -> None:
+        net = Branches()
+        front = net.linear_over(net.input(2, 3, 4), 8, name="front")
+        net.output(
+            net.sum(
+                net.linear_over(front, 4, name="a"), net.linear_over(front, 4, name="b"), name="sum"
+            )
+        )
+        assert names(net, merges_of(net)) == [("front", ("a", "b", "sum"))]
+
+
 class TestBlocks:
     """Of networks that people train, as their authors merge them."""
 

@@ -286,6 +286,35 @@ class Expressions:
             sum(e.parts_size for e in operands),
         )
 
+    def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
+        """An expression, made a single op, of what another one makes."""
+        if not inner.dtypes or inner.dtypes != outer.dtypes or inner.axis != outer.axis:
+            return None
+        window = outer.window
+        if inner.window is not None and window is not None:
+            window = chained(inner.window, window, inner_shifts=inner.shifts)
+        if (window is None) != (outer.window is None) or (window is None) != (inner.window is None):
+            return None
+        assert outer.axis is not None
+        groups = math.gcd(inner.groups, outer.groups)
+        width = self.channels(inner.source, outer.axis) // groups
+        outs = self.channels(output, outer.axis)
+        return Expression(
+            inner.source,
+            partial(_build_chain, inner.build, outer.build, window),
+            window,
+            outer.axis,
+            groups,
+            inner.shifts or outer.shifts,
+            inner.ops | outer.ops,
+            outer.dtypes,
+            self._cost(window, width, outs, inner.source, output),
+            inner.least + outer.cost,
+            outs * width * _taps(window),
+            inner.parts_size + outer.size,
+            is_chain=True,
+        )
+
     def channels(self, tensor: int, axis: int) -> int:
         """How many there are."""
         return self.graph.shapes[tensor][axis]

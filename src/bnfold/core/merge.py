@@ -316,6 +316,20 @@ class _Finder:
                     waiting.append((maker, factor * own))
         return found
 
+    def _with_source(self, whole: Expression, output: int) -> Expression:
+        """With the linear op that makes its source, if it alone reads that now, and it pays."""
+        own = sum(self.graph.ops[n].inputs.count(whole.source) for n in whole.ops)
+        if self.expressions.readings.get(whole.source) != own:
+            return whole
+        options = [
+            both
+            for inner in self.expressions.found.get(whole.source, ())
+            if not inner.ops & self.taken
+            if (both := self.expressions.chain(inner, whole, output)) is not None
+            if both.pays and self._carrier(both) is not None
+        ]
+        return max(options, key=lambda e: (e.saves, len(e.ops)), default=whole)
+
     def _merge(
         self,
         whole: Expression,
@@ -325,6 +339,7 @@ class _Finder:
         coefficient: float = 1.0,
         sums: Mapping[int, tuple[int, ...]] | None = None,
     ) -> Merge:
+        whole = self._with_source(whole, output)
         carrier = self._carrier(whole)
         assert carrier is not None and whole.axis is not None
         self.taken |= whole.ops

@@ -50,7 +50,7 @@ def inspect(model: Model, request: Request) -> Look:
             entry=request.entry,
         )
     else:
-        report = inspect_program(model, clip=request.clip)
+        report = inspect_program(model, clip=request.clip, merge=request.merge)
     return Look(report, _counts(report)[0], ())
 
 
@@ -69,7 +69,9 @@ def fold(model: Model, request: Request) -> Folded:
             entry=request.entry,
         )
     else:
-        folded, report = fold_program(model, clip=request.clip, verify=request.verify)
+        folded, report = fold_program(
+            model, clip=request.clip, verify=request.verify, merge=request.merge
+        )
     return Folded(model, request, folded, report)
 
 

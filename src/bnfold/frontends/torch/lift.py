@@ -41,7 +41,7 @@ def lift(recording: Recording) -> Lifted:
         lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
-    return Lifted(lifter.graph, lifter.sites, lifter.tensors)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors, lifter.events)
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:

@@ -97,6 +97,9 @@ class Lifted:
     """Per op number."""
     tensors: dict[int, int] = field(default_factory=dict)
     """Graph tensor per value number."""
+    events: dict[int, Event] = field(default_factory=dict)
+    """Per op number, its event (the last, where it has several); not where something about the
+    event differs from run to run."""
 
 
 Handler = Callable[["Lifter", Event], None]
@@ -114,6 +117,8 @@ class Lifter:
         self.sites: dict[int, Site] = {}
         self.tensors: dict[int, int] = {}
         """Graph tensor per value number."""
+        self.events: dict[int, Event] = {}
+        """See `Lifted.events`."""
         self.open: dict[int, frozenset[str]] = {
             event.number: names
             for event in (recording.events if recording.open_nodes else ())
@@ -162,6 +167,8 @@ class Lifter:
         kind = kind_of(event)
         numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         added = len(self.graph.ops) - 1
+        if event.number not in self.open:
+            self.events[added] = event
         # What moves labels, and where an array of bounds would be made for one size.
         ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
         for value, number in zip(made, numbers, strict=True):

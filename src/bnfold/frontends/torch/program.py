@@ -6,8 +6,8 @@ too, and every activation has room for bounds of its own.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -15,9 +15,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold.core.fitting import Bans
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
@@ -29,6 +30,8 @@ from bnfold.frontends.torch.decide import (
     proven_report,
 )
 from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.merge_program import merge_program
 from bnfold.frontends.torch.ops import op_name
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
@@ -36,52 +39,84 @@ from bnfold.frontends.torch.read_program import (
     read_program,
     user_inputs,
 )
+from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.network import draw
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
+if TYPE_CHECKING:
+    from bnfold.frontends.torch.prove import Proof
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A program that was read and decided on, after merging if anything was merged."""
+
+    program: ExportedProgram
+    """What is rewritten."""
+    decided: Decided
+    merging: Merging
+    layers: int
+    """How many ops the program ran as it came."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the outcome is another program."""
+        return bool(self.decided.plan.removed or self.merging)
+
 
 def fold_program(
-    program: ExportedProgram, *, clip: ClipMode, verify: bool = True
+    program: ExportedProgram, *, clip: ClipMode, verify: bool = True, merge: MergeMode = "auto"
 ) -> tuple[ExportedProgram, FoldReport]:
     """See `bnfold.fold`."""
-    decided = _decide(program, clip)
+    work = _work(program, clip, merge)
     if not verify:
-        return rewrite(program, decided), _report(program, decided)
-    if not decided.plan.removed:
-        return rewrite(program, decided), replace(_report(program, decided), unverified=UNCHANGED)
+        return rewrite(work.program, work.decided), _report(work)
+    if not work.changes:
+        return rewrite(program, work.decided), replace(_report(work), unverified=UNCHANGED)
     from bnfold.frontends.torch import prove
     from bnfold.frontends.torch.course import Call
 
     args, kwargs = _example(program)
     leaves = pytree.tree_leaves((args, kwargs))
-    layers = depth(decided.recording)
     try:
         proof = prove.start(
             "the program",
             program,
             [Call(args, kwargs)],
-            layers,
+            work.layers,
             shapes=other_sizes(program, leaves),
         )
     except ExampleInputError as error:
-        return rewrite(program, decided), replace(
-            _report(program, decided), unverified=cannot_run(error)
+        return rewrite(work.program, work.decided), replace(
+            _report(work), unverified=cannot_run(error)
         )
+    if work.merging:
+        folded = rewrite(work.program, work.decided)
+        verdict = proof.check(folded)
+        if verdict.equal:
+            return folded, replace(_report(work), verdict=verdict)
+        work = _work(program, clip, "never")
+    return _proven(work, clip, proof)
 
-    whole = decided
+
+def _proven(work: _Work, clip: ClipMode, proof: Proof) -> tuple[ExportedProgram, FoldReport]:
+    """The fold of a program in which nothing is merged, as far as it can be proven."""
+    from bnfold.frontends.torch import prove
+
+    whole = decided = work.decided
 
     def attempt(bans: Bans) -> ExportedProgram:
         nonlocal decided
         if bans or decided is not whole:
             decided = decide_on(decided.recording, decided.lifted, clip, bans)
-        return rewrite(program, decided)
+        return rewrite(work.program, decided)
 
     groups = decided.lifted.graph.affine_groups()
     folded, found = prove.proven(proof, decided.plan, groups, attempt)
-    report = _report(program, decided)
+    report = _report(replace(work, decided=decided))
     return folded, proven_report(report, found.verdict, found.parted)
 
 
@@ -92,16 +127,20 @@ def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]
     return tuple(args), dict(kwargs)
 
 
-def inspect_program(program: ExportedProgram, *, clip: ClipMode) -> FoldReport:
+def inspect_program(
+    program: ExportedProgram, *, clip: ClipMode, merge: MergeMode = "auto"
+) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(program, _decide(program, clip))
+    return _report(_work(program, clip, merge))
 
 
-def _report(program: ExportedProgram, decided: Decided) -> FoldReport:
-    items = [*affine_items(decided.lifted, decided.plan), *_inside(program)]
+def _report(work: _Work) -> FoldReport:
+    decided = work.decided
+    items = [*affine_items(decided.lifted, decided.plan), *_inside(work.program)]
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
-    return FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
+    report = FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
+    return work.merging.told(report)
 
 
 def _inside(program: ExportedProgram) -> list[Item]:
@@ -117,8 +156,21 @@ def _inside(program: ExportedProgram) -> list[Item]:
     ]
 
 
-def _decide(program: ExportedProgram, clip: ClipMode) -> Decided:
-    tensors = lifted_tensors(program)
-    recording = read_program(program, tensors)
-    lifted = lift(recording)
-    return decide_on(recording, lifted, clip)
+def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
+    recording, lifted = _read(program)
+    layers = depth(recording)
+    merging = Merging()
+    if merge == "auto":
+        merged, found = merge_program(program, recording, lifted)
+        try:
+            if found:
+                recording, lifted = _read(merged)
+                program, merging = merged, found
+        except RuntimeError:  # a view of what lies in memory in another way now
+            pass
+    return _Work(program, decide_on(recording, lifted, clip), merging, layers)
+
+
+def _read(program: ExportedProgram) -> tuple[Recording, Lifted]:
+    recording = read_program(program, lifted_tensors(program))
+    return recording, lift(recording)

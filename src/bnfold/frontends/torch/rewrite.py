@@ -30,7 +30,7 @@ aten = torch.ops.aten
 
 def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
     """The folded program."""
-    editor = _Editor(program, decided.recording.written)
+    editor = Editor(program, decided.recording.written)
     for old, content in decided.new.parameters.values():
         editor.replace_tensor(old, content)
     for owner, name, content in decided.new.born:
@@ -50,7 +50,7 @@ def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
     return editor.finish()
 
 
-class _Editor:
+class Editor:
     """A program under construction."""
 
     def __init__(self, program: ExportedProgram, written: Collection[str]) -> None:
@@ -109,8 +109,27 @@ class _Editor:
         names = [argument.name for argument in schema.arguments]
         position = names.index(name)
         beside = node.args[1] if len(node.args) > 1 else None
-        new = self._placeholder(self._target(beside, name, node), content, InputKind.PARAMETER)
+        new = self.born(beside, name, node, content)
         node.update_kwarg(name, new) if name in node.kwargs else self._set(node, position, new)
+
+    def born(self, beside: Any, name: str, node: fx.Node, content: Tensor) -> fx.Node:
+        """A new parameter for a node, named after another argument of it."""
+        return self._placeholder(self._target(beside, name, node), content, InputKind.PARAMETER)
+
+    def restate(self, node: fx.Node) -> None:
+        """Say anew what a constant looks like, whose parameter has another shape now."""
+        if node.op == "placeholder":
+            placeholders = [other for other in self.graph.nodes if other.op == "placeholder"]
+            target = next(spec.target for spec in self.inputs if spec.arg.name == node.name)
+            assert target is not None
+            tensor = self.state[target] if target in self.state else self.constants[target]
+            node.meta["val"] = self._fake(placeholders, tensor)
+            return
+        for source in node.all_input_nodes:
+            self.restate(source)
+        args = fx.map_arg(node.args, lambda source: source.meta["val"])
+        kwargs = fx.map_arg(node.kwargs, lambda source: source.meta["val"])
+        node.meta["val"] = node.target(*args, **kwargs)
 
     def _set(self, node: fx.Node, position: int, new: fx.Node) -> None:
         schema = node.target._schema  # type: ignore[union-attr]

@@ -1,0 +1,227 @@
+"""Merge linear ops of an exported program before it is folded; see `bnfold.core.merge`.
+
+Only nodes that are one op each take part. Memory matters beside values: what a merged op reads must
+still hold it there, and a sum that is left with one operand shares that one's memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from torch import fx
+from torch.export import ExportedProgram
+
+from bnfold.core.expression import Freedom
+from bnfold.core.merge import Merge, find_merges
+from bnfold.frontends.merged import Merging
+from bnfold.frontends.torch.aliasing import functional_twin
+from bnfold.frontends.torch.batch_norms import is_batch_norm
+from bnfold.frontends.torch.lift_modules import old_name_is_read
+from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
+from bnfold.frontends.torch.ops import node_of, op_name
+from bnfold.frontends.torch.parts import keeps_dtype, parts_of
+from bnfold.frontends.torch.recording import Event, Recording, Value, values
+from bnfold.frontends.torch.rewrite import Editor
+
+
+def merge_program(
+    program: ExportedProgram, recording: Recording, lifted: Lifted
+) -> tuple[ExportedProgram, Merging]:
+    """The program with what can be one merged, and what that was; itself, if nothing can."""
+    merger = _Merger(program, recording, lifted)
+    freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
+    found = find_merges(lifted.graph, parts_of(lifted), freedom)
+    ready = merger.ready(sorted(found, key=lambda merge: merge.carrier))
+    if not ready:
+        return program, Merging()
+    return merger.write(ready), Merging(lifted.graph, [merge for merge, _ in ready])
+
+
+class _Merger:
+    def __init__(self, program: ExportedProgram, recording: Recording, lifted: Lifted) -> None:
+        self.program = program
+        self.recording = recording
+        self.lifted = lifted
+        self.graph = lifted.graph
+        counts = Counter(event.number for event in lifted.events.values())
+        self.nodes = {
+            number: node
+            for number, event in lifted.events.items()
+            if counts[event.number] == 1 and (node := node_of(event)) is not None
+        }
+        """Per op that is one node, and all of it."""
+        self.values = {
+            lifted.tensors[value.number]: value
+            for event in recording.events
+            for value in (*event.outputs, *values(event.args, event.kwargs))
+            if value is not None and value.number in lifted.tensors
+        }
+        """A value per tensor."""
+        self.makers = {
+            output: number for number, op in enumerate(self.graph.ops) for output in op.outputs
+        }
+        self.promised = {
+            argument.name
+            for entry in program.module_call_graph
+            if entry.fqn and entry.signature is not None
+            for argument in (*entry.signature.inputs, *entry.signature.outputs)
+        }
+        """The names of nodes by which parts of the program can be told apart again."""
+        self.out_of_place: set[int] = set()
+        """Numbers of events that must not work in place any more."""
+
+    # ---------------------------------------------------------------- which can be carried out
+
+    def can_go(self, number: int) -> bool:
+        """Whether an op is one node that rounds to the dtype that it reads."""
+        node = self.nodes.get(number)
+        if node is None or node.name in self.promised:
+            return False
+        event = self.lifted.events[number]
+        return keeps_dtype(event) and not old_name_is_read(self.recording, event)
+
+    def is_batch_norm(self, number: int) -> bool:
+        """Whether an affine step has factors and summands of its own."""
+        site, node = self.lifted.sites.get(number), self.nodes.get(number)
+        has_both = isinstance(site, AffineSite) and site.mean is not None
+        return has_both and node is not None and is_batch_norm(op_name(node.target))
+
+    def ready(self, merges: Sequence[Merge]) -> list[tuple[Merge, Content]]:
+        """Those that can be carried out; those of one sum go together, or not at all."""
+        ready: list[tuple[Merge, Content]] = []
+        refused: set[int] = set()
+        for merge in merges:
+            content = self._content(merge) if self._can_write(merge) else None
+            if content is None or not content.is_finite:
+                refused |= {*merge.sums}
+            else:
+                ready.append((merge, content))
+        return [(merge, content) for merge, content in ready if not refused & {*merge.sums}]
+
+    def _content(self, merge: Merge) -> Content:
+        site = self.lifted.sites[merge.carrier]
+        assert isinstance(site, LinearSite | AffineSite)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return content_of(merge.kernel(), site)
+
+    def _can_write(self, merge: Merge) -> bool:
+        involved = [merge.carrier, *merge.gone, *merge.sums]
+        if not all(self.can_go(number) for number in involved):
+            return False
+        if stated(self.nodes[merge.carrier], merge.window, merge.groups) is None:
+            return False
+        if self._source(merge) is None or self._is_overwritten(merge):
+            return False
+        carried = self.values[self.graph.ops[merge.carrier].outputs[0]]
+        if _layout(carried) != _layout(self.values[merge.output]):
+            return False  # a view that fits the sum might not fit what the carrier makes
+        return self._are_alone(merge) and all(
+            self._can_collapse(number, kept[0])
+            for number, kept in merge.sums.items()
+            if len(kept) == 1 and (number, kept[0]) != merge.enters
+        )
+
+    def _source(self, merge: Merge) -> fx.Node | None:
+        """The node that the carrier is to read: what the first one reads that reads the source."""
+        involved = sorted((merge.carrier, *merge.gone))
+        first = next(n for n in involved if merge.source in self.graph.ops[n].inputs)
+        event, node = self.lifted.events[first], self.nodes[first]
+        names = event.kwargs.keys() & node.kwargs.keys()
+        given = [
+            *zip(event.args, node.args, strict=False),
+            *((event.kwargs[name], node.kwargs[name]) for name in names),
+        ]
+        for held, argument in given:
+            is_source = isinstance(held, Value) and self._tensor(held) == merge.source
+            if is_source and isinstance(argument, fx.Node):
+                return argument
+        return None
+
+    def _tensor(self, value: Value) -> int | None:
+        return self.lifted.tensors.get(value.number)
+
+    def _is_overwritten(self, merge: Merge) -> bool:
+        """Whether somebody writes to the source's memory before the carrier reads it."""
+        source = self.values[merge.source]
+        made = self.lifted.events[merge.carrier].outputs[0]
+        assert made is not None
+        writes = self.recording.storages[source.storage].writes
+        return any(source.number < write.value.number < made.number for write in writes)
+
+    def _are_alone(self, merge: Merge) -> bool:
+        """Whether nobody reads what goes, in any way."""
+        inner = {self.nodes[number] for number in (merge.carrier, *merge.gone)}
+        sums = {self.nodes[number] for number in merge.sums}
+        ends = set()
+        if merge.enters is None:
+            ends.add(self.nodes[self.makers[merge.output]])
+        else:
+            sums.add(self.nodes[merge.enters[0]])
+        return all(user in inner | sums for node in inner - ends for user in _readers(node))
+
+    def _can_collapse(self, number: int, position: int) -> bool:
+        """Whether the one operand that a sum is left with can stand in its place.
+
+        The two are one memory then: nothing may write to it while the other is read.
+        """
+        op = self.graph.ops[number]
+        made, left = self.values[op.outputs[0]], self.values[op.inputs[position]]
+        if made.strides != left.strides:
+            return False
+        writing = [
+            event
+            for event in self.recording.events[self.lifted.events[number].number :]
+            if event.written is not None and event.written.storage in (made.storage, left.storage)
+        ]
+        for event in writing:
+            if node_of(event) is None or functional_twin(event.target) is None:
+                return False
+            if old_name_is_read(self.recording, event):
+                return False
+        self.out_of_place |= {event.number for event in writing}
+        return True
+
+    # ---------------------------------------------------------------- writing
+
+    def write(self, ready: Sequence[tuple[Merge, Content]]) -> ExportedProgram:
+        """The program with all of these carried out."""
+        editor = Editor(self.program, self.recording.written)
+        writer = Writer(editor)
+        for event in self._out_of_place():
+            assert event.call.node is not None
+            editor.find(event.call.node).target = functional_twin(event.target)
+        for merge, content in ready:
+            site, source = self.lifted.sites[merge.carrier], self._source(merge)
+            assert isinstance(site, LinearSite | AffineSite) and source is not None
+            writer.carry(self.nodes[merge.carrier], source, merge, content, site)
+        for merge, _ in ready:
+            carrier = self.nodes[merge.carrier]
+            if merge.enters is None:
+                writer.replace(self.nodes[self.makers[merge.output]], carrier)
+            else:
+                number, position = merge.enters
+                writer.enter(self.nodes[number], position, carrier)
+        for number, kept in {n: k for merge, _ in ready for n, k in merge.sums.items()}.items():
+            if len(kept) == 1:
+                writer.collapse(self.nodes[number], kept[0])
+        gone: Iterable[int] = (number for merge, _ in ready for number in merge.gone)
+        writer.erase(self.nodes[number] for number in gone)
+        return editor.finish()
+
+    def _out_of_place(self) -> Iterator[Event]:
+        return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _layout(value: Value) -> list[int]:
+    """The axes in the order in which they lie in memory, the outermost first."""
+    long = [axis for axis, length in enumerate(value.shape) if length > 1]
+    return sorted(long, key=lambda axis: -value.strides[axis])
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    """Of the tensor that it makes; of others, they themselves."""
+    for user in node.users:
+        yield from user.users if is_first_part(user) else (user,)

@@ -1,0 +1,182 @@
+"""The linear ops of a recording as parts that may be merged; see `bnfold.core.merge`.
+
+A part is an op whose weight and bias are the model's own and nobody else's, in the dtype that it
+also computes in. Mean pooling that divides by the same number everywhere is one, too: a convolution
+whose weight is a constant, and which cannot be given another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
+from bnfold.core.expression import Part
+from bnfold.core.weights import Layout
+from bnfold.core.window import Axes, Window
+from bnfold.frontends.torch.leaves import TRANSPOSED
+from bnfold.frontends.torch.lifter import Lifted, LinearSite, is_readable, to_numpy
+from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
+from bnfold.frontends.torch.recording import Event, Value, values
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What merged weights are rounded to."""
+
+
+def parts_of(lifted: Lifted) -> dict[int, Part]:
+    """The parts, by the numbers of their ops; none that differs from run to run is among them."""
+    found = {}
+    for number, event in lifted.events.items():
+        try:
+            part = _part(lifted, number, event)
+        except UnfitError:
+            continue
+        if part is not None:
+            found[number] = part
+    return found
+
+
+def keeps_dtype(event: Event) -> bool:
+    """Whether it makes one tensor, of the dtype of all that it reads, constants aside."""
+    made = [value for value in event.outputs if value is not None]
+    read = {value.dtype for value in values(event.args, event.kwargs)}
+    return bool(made) and read == {made[0].dtype} and made[0].dtype in DTYPES
+
+
+def _part(lifted: Lifted, number: int, event: Event) -> Part | None:
+    role, site = lifted.graph.ops[number].role, lifted.sites.get(number)
+    read = list(values(event.args, event.kwargs))
+    if len(read) != 1 or not keeps_dtype(event):
+        return None
+    if isinstance(role, g.Linear) and isinstance(site, LinearSite):
+        return _linear(event, role, site, read[0])
+    return _mean(event, read[0]) if isinstance(role, g.Mean) else None
+
+
+# -------------------------------------------------------------------- weights and biases
+
+
+def _linear(event: Event, role: g.Linear, site: LinearSite, source: Value) -> Part | None:
+    # Where a bias cannot be edited, and none is told, the op has no place for one.
+    has_own_bias = role.bias_editable or role.bias is None
+    is_ours = role.weight is g.Weight.FREE and has_own_bias and role.tie is None
+    tensors = [site.weight, *([] if site.bias is None else [site.bias])]
+    if not is_ours or role.in_axis != role.out_axis or site.layout is Layout.ROWS_OUT:
+        return None
+    if any(not _is_plain(tensor, source.dtype) for tensor in tensors):
+        return None
+    window = None
+    if site.weight.ndim > 2:
+        window = _window(event, tuple(site.weight.shape[2:]))
+        if window is None:
+            return None
+    return Part(
+        window,
+        site.groups,
+        role.in_axis,
+        role.in_channels,
+        role.out_channels,
+        partial(_weight, site),
+        None if site.bias is None else partial(to_numpy, site.bias),
+        str(source.dtype),
+    )
+
+
+def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is a tensor of PyTorch's own, that holds all its numbers."""
+    own = type(tensor) in (Tensor, nn.Parameter)
+    return own and is_readable(tensor) and tensor.dtype == dtype
+
+
+def _weight(site: LinearSite) -> FloatArray:
+    """(out_channels, in_channels / groups, *kernel)"""
+    array = to_numpy(site.weight)
+    if site.layout is Layout.OUT_IN:
+        return array
+    parts = array.reshape(site.groups, -1, *array.shape[1:])
+    return parts.swapaxes(1, 2).reshape(-1, parts.shape[1], *array.shape[2:])
+
+
+# -------------------------------------------------------------------- windows
+
+
+def _window(event: Event, kernel: Axes) -> Window | None:
+    """That of a convolution."""
+    if isinstance(event.target, nn.Module):
+        return _window_of_module(event.target, kernel)
+    a = Arguments(event)
+    transposed = bool(a.get("transposed")) or op_name(event.target).startswith("conv_transpose")
+    padding = a["padding"] if isinstance(a["padding"], str) else a.wholes("padding")
+    extra = a.wholes("output_padding") if transposed else [0]
+    stride, dilation = a.wholes("stride"), a.wholes("dilation")
+    return _made(kernel, stride, padding, dilation, extra, transposed=transposed)
+
+
+def _window_of_module(module: Any, kernel: Axes) -> Window | None:
+    if module.padding_mode != "zeros":
+        return None
+    transposed = isinstance(module, TRANSPOSED)
+    extra = module.output_padding if transposed else [0]
+    return _made(
+        kernel, module.stride, module.padding, module.dilation, extra, transposed=transposed
+    )
+
+
+def _made(
+    kernel: Axes,
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+    *,
+    transposed: bool,
+) -> Window | None:
+    rank = len(kernel)
+    strides, dilations = _spread(stride, rank), _spread(dilation, rank)
+    if padding == "same":
+        if set(strides) != {1}:
+            return None
+        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        before = tuple(both // 2 for both in total)
+        after = tuple(both - half for both, half in zip(total, before, strict=True))
+    else:
+        before = _spread([0] if isinstance(padding, str) else padding, rank)
+        extra = _spread(output_padding, rank)
+        after = tuple(front - more for front, more in zip(before, extra, strict=True))
+    return Window(kernel, strides, dilations, before, after, transposed)
+
+
+def _spread(listed: Sequence[int], rank: int) -> Axes:
+    """One number stands for all axes."""
+    return tuple(listed) if len(listed) == rank else tuple(listed) * rank
+
+
+# -------------------------------------------------------------------- mean pooling
+
+_POOLS = {f"avg_pool{rank}d": rank for rank in (1, 2, 3)}
+
+
+def _mean(event: Event, source: Value) -> Part | None:
+    rank = _POOLS.get(op_name(event.target))
+    if rank is None:
+        return None
+    a = Arguments(event)
+    padding = _spread(a.wholes("padding"), rank)
+    if a["ceil_mode"] or a.get("divisor_override") is not None:
+        return None
+    if any(padding) and not a["count_include_pad"]:
+        return None
+    kernel = _spread(a.wholes("kernel_size"), rank)
+    stride = _spread(a.wholes("stride"), rank) if a.wholes("stride") else kernel
+    window = Window(kernel, stride, (1,) * rank, padding, padding)
+    axis = len(source.shape) - rank - 1
+    channels, dtype = source.shape[axis], str(source.dtype)
+    weight = partial(np.full, (channels, 1, *kernel), 1.0 / math.prod(kernel))
+    return Part(window, channels, axis, channels, channels, weight, None, dtype, carries=False)

@@ -1,0 +1,66 @@
+"""What nobody reads any more leaves an exported program: constants, and what is computed of them.
+
+A module of which nothing is read any more leaves with all that it kept, also what was never read,
+as how many batches a BatchNorm has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import fx
+from torch.export.graph_signature import InputKind
+
+from bnfold.frontends.torch.rewrite import Editor
+
+
+def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
+    """Take out those of these nodes that nobody reads, and what nobody but them read."""
+    waiting = [*nodes]
+    looked: set[fx.Node] = set()
+    unread: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in looked or node.users:
+            continue
+        looked.add(node)
+        if node.op == "placeholder":
+            unread.add(node.name)
+        elif node.op == "call_function" and not node.is_impure():
+            waiting += node.all_input_nodes
+            editor.graph.erase_node(node)
+    _drop(editor, unread)
+
+
+_CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+def _drop(editor: Editor, unread: set[str]) -> None:
+    """Take out placeholders, with their tensors."""
+    written = {spec.target for spec in editor.program.graph_signature.output_specs}
+    nodes = {node.name: node for node in editor.graph.nodes if node.op == "placeholder"}
+    kept = [s for s in editor.inputs if s.kind in _CONSTANTS and s.target not in written]
+    gone = {spec.target for spec in kept if spec.arg.name in unread}
+    read = {_owner(spec.target) for spec in kept if nodes[spec.arg.name].users}
+    read |= {_owner(target) for target in written}
+    deserted = {_owner(target) for target in gone} - read
+    gone |= {
+        spec.target
+        for spec in kept
+        if _owner(spec.target) in deserted and not nodes[spec.arg.name].users
+    }
+    for spec in kept:
+        if spec.target in gone:
+            editor.graph.erase_node(nodes[spec.arg.name])
+            editor.inputs.remove(spec)
+    left = {spec.target for spec in editor.inputs}
+    for table in (editor.state, editor.constants):
+        tensors = {id(table[target]) for target in gone if target in table}
+        for name in [name for name, tensor in table.items() if id(tensor) in tensors]:
+            if name not in left:
+                del table[name]
+
+
+def _owner(target: str | None) -> str:
+    """The module that keeps a tensor."""
+    return (target or "").rpartition(".")[0]

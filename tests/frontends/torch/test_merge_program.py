@@ -1,0 +1,784 @@
+"""Exported programs whose linear ops become one: which must not, which must, and what is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # PyTorch's own name for it
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import bnfold
+from bnfold import FoldReport
+from bnfold.frontends.torch import merge_program
+from bnfold.frontends.torch.merge_nodes import Content
+from tests.frontends.torch.support import build, image
+
+
+def count(program: ExportedProgram, *kinds: str) -> int:
+    """How many nodes there are whose op has one of these in its name."""
+    return sum(
+        node.op == "call_function" and any(kind in str(node.target) for kind in kinds)
+        for node in program.graph.nodes
+    )
+
+
+def linears(program: ExportedProgram) -> int:
+    return count(program, "conv", "linear", "addmm", "aten.mm", "matmul")
+
+
+def fold_equal(
+    program: ExportedProgram, *inputs: Tensor, tolerance: float = 1e-9
+) -> tuple[ExportedProgram, FoldReport]:
+    """Fold; the outputs are those of the original, which is as it was."""
+    before = [node.format_node() for node in program.graph.nodes]
+    content = {name: tensor.clone() for name, tensor in program.state_dict.items()}
+    expected = program.module()(*(tensor.clone() for tensor in inputs))
+    folded, report = bnfold.fold(program)
+    made = folded.module()(*(tensor.clone() for tensor in inputs))
+    torch.testing.assert_close(made, expected, rtol=tolerance, atol=tolerance)
+    assert [node.format_node() for node in program.graph.nodes] == before
+    for name, tensor in program.state_dict.items():
+        assert torch.equal(tensor, content[name]), name
+    return folded, report
+
+
+def fold_model(model: nn.Module, *inputs: Tensor) -> tuple[ExportedProgram, FoldReport]:
+    return fold_equal(torch.export.export(build(model), inputs), *inputs)
+
+
+def assert_merged(model: nn.Module, *inputs: Tensor, left: int = 1) -> ExportedProgram:
+    """So many linear ops are left, no sum, and nothing that is not read."""
+    folded, report = fold_model(model, *inputs)
+    assert linears(folded) == left
+    assert report.merged
+    assert_no_rest(folded)
+    return folded
+
+
+def assert_not_merged(model: nn.Module, *inputs: Tensor) -> None:
+    program = torch.export.export(build(model), inputs)
+    folded, report = fold_equal(program, *inputs)
+    assert linears(folded) == linears(program)
+    assert not report.merged
+
+
+def assert_no_rest(program: ExportedProgram) -> None:
+    """Every parameter is read, and the tables name the same ones."""
+    kept = {
+        spec.target: spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
+    }
+    users = {node.name: node.users for node in program.graph.nodes}
+    assert all(users[name] for name in kept.values())
+    assert kept.keys() == {*program.state_dict, *program.constants}
+
+
+class Branches(nn.Module):
+    """Branches that read one tensor and meet in a sum, with an activation behind."""
+
+    def __init__(self, *branches: nn.Module, inplace: bool = False) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.act = nn.ReLU(inplace=inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [branch(x) for branch in self.branches]
+        total = made[0]
+        for one in made[1:]:
+            total = total + one
+        return self.act(total)
+
+
+def conv_bn(ins: int, outs: int, kernel: Any = 3, **options: Any) -> nn.Sequential:
+    options.setdefault("bias", False)
+    if "padding" not in options:
+        sizes = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        options["padding"] = tuple(size // 2 for size in sizes)
+    return nn.Sequential(nn.Conv2d(ins, outs, kernel, **options), nn.BatchNorm2d(outs))
+
+
+# -------------------------------------------------------------------- what must not
+
+
+def test_an_intermediate_that_is_an_output_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            one = self.a(x)
+            return F.relu(one + self.b(x)), one
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_an_intermediate_that_is_read_elsewhere_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one = self.a(x)
+            return F.relu(one + self.b(x)) * torch.sigmoid(one)
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_tied_weights_stay() -> None:
+    one = nn.Conv2d(4, 4, 3, padding=1)
+    assert_not_merged(Branches(one, one), image(2, 4, 6, 6))
+
+
+def test_a_weight_that_two_convolutions_share_stays() -> None:
+    one, two, three = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+    two.weight = one.weight
+    model = nn.Sequential(Branches(one, nn.Conv2d(4, 4, 1)), two, nn.ReLU(), three)
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+def test_a_weight_that_is_also_returned_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return F.relu(self.a(x) + self.b(x)), self.a.weight.abs().sum()
+
+    folded, _ = fold_model(Net(), image(2, 4, 6, 6))
+    assert linears(folded) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"kernel_size": 3, "stride": 1, "padding": 1}, {"kernel_size": 3, "padding": 0}),
+        ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 1, "stride": 1}),
+    ],
+)
+def test_other_sizes_or_strides_stay(first: dict[str, int], second: dict[str, int]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, **first), nn.Conv2d(4, 4, **second)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, two = self.a(x), self.b(x)
+            return F.relu(one[:, :, :2, :2]) + F.relu(two[:, :, :2, :2])
+
+    assert_not_merged(Net(), image(2, 4, 8, 8))
+
+
+def test_dilations_that_would_need_a_larger_kernel_stay() -> None:
+    model = Branches(
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.Conv2d(4, 4, 3, padding=3, dilation=3)
+    )
+    assert_not_merged(model, image(2, 4, 9, 9))
+
+
+def test_strides_of_which_the_outputs_are_as_many_by_chance_stay() -> None:
+    """Eight by eight at stride 2 are as many as at stride 2 with other margins: not for all."""
+    model = Branches(nn.Conv2d(4, 4, 2, stride=2), nn.Conv2d(4, 4, 1, stride=2))
+    folded, report = fold_model(model, image(2, 4, 8, 8))
+    assert linears(folded) == 2 and not report.merged
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_other_padding_stays(mode: str) -> None:
+    model = Branches(
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode), nn.Conv2d(4, 4, 3, padding=1)
+    )
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+def test_zero_padding_behind_a_bias_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 1, 1), nn.Conv2d(1, 4, 3, padding=1))
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+def test_a_depthwise_branch_beside_a_dense_one_stays() -> None:
+    model = Branches(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1))
+    assert_not_merged(model, image(2, 16, 6, 6))
+
+
+def test_depthwise_then_pointwise_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 24, 1))
+    assert_not_merged(model, image(2, 16, 6, 6))
+
+
+def test_half_precision_that_would_overflow_stays() -> None:
+    model = build(Branches(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)), dtype=torch.float16)
+    with torch.no_grad():
+        for branch in model.branches:  # type: ignore[union-attr]
+            branch.weight.fill_(4e4)
+            branch.bias.zero_()
+    x = image(1, 4, 3, 3, dtype=torch.float16) * 1e-3
+    folded, report = fold_equal(torch.export.export(model, (x,)), x, tolerance=0.1)
+    assert linears(folded) == 2 and not report.merged
+
+
+def test_weights_that_are_not_finite_stay() -> None:
+    model = build(Branches(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)))
+    with torch.no_grad():
+        model.branches[1].weight[0, 0] = float("inf")  # type: ignore[union-attr,index]
+    x = image(1, 4, 3, 3)
+    folded, report = bnfold.fold(torch.export.export(model, (x,)), verify=False)
+    assert linears(folded) == 2 and not report.merged
+
+
+def test_another_dtype_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.a(x).float() + self.b(x).float())
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_dropout_that_works_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.a(x), 0.5, training=True) + self.b(x)
+
+    program = torch.export.export(build(Net()), (image(2, 4, 6, 6),))
+    folded, report = bnfold.fold(program, verify=False)
+    assert linears(folded) == 2 and not report.merged
+
+
+def test_a_batch_norm_in_training_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(self.a(x), None, None, training=True) + self.b(x)
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_an_input_that_is_written_to_between_the_branches() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            one = self.a(x)
+            return one + self.b(x.relu_())
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_a_branch_that_is_written_to() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one = self.a(x)
+            one[:, :, 0].zero_()
+            return one + self.b(x)
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_a_weight_that_the_program_writes_to_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(4, 4, 3, padding=1)
+            self.register_buffer("kernel", torch.randn(4, 4, 1, 1, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.a(x) + F.conv2d(x, self.kernel)
+            self.kernel.mul_(0.5)
+            return made
+
+    model = build(Net())
+    x = image(2, 4, 6, 6)
+    folded, report = bnfold.fold(torch.export.export(model, (x,)))
+    assert linears(folded) == 2 and not report.merged
+
+
+def test_a_sum_that_is_written_to_the_input_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(self.a(x)).relu()
+
+    assert_not_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_a_sum_that_lies_in_memory_as_its_first_operand_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.transpose(1, 2)
+            return (x + self.a(x)).transpose(1, 2).view(2, -1)
+
+    assert_not_merged(Net(), image(2, 4, 6))
+
+
+def test_a_mean_that_does_not_count_zeros_stays() -> None:
+    model = Branches(
+        nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+        nn.Conv2d(4, 4, 3, padding=1),
+    )
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+def test_a_mean_of_partial_windows_stays() -> None:
+    model = Branches(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(4, 4, 2, stride=2))
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+def test_an_op_whose_numbers_come_from_sizes_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.add(self.a(x), self.b(x), alpha=x.shape[0])
+
+    model = build(Net())
+    program = torch.export.export(
+        model, (image(2, 4, 6, 6),), dynamic_shapes=({0: Dim("batch", min=1, max=8)},)
+    )
+    folded, report = fold_equal(program, image(2, 4, 6, 6))
+    assert linears(folded) == 2 and not report.merged
+
+
+def test_what_cannot_be_proven_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = merge_program.content_of
+
+    def wrong(*arguments: Any) -> Content:
+        made = real(*arguments)
+        return Content(made.weight * 1.01, made.bias)
+
+    monkeypatch.setattr(merge_program, "content_of", wrong)
+    program = torch.export.export(build(RepVgg()), (image(2, 4, 6, 6),))
+    folded, report = fold_equal(program, image(2, 4, 6, 6))
+    assert not report.merged and linears(folded) == 2
+    assert report.removed == 3 and report.verdict is not None and report.verdict.equal
+
+
+def test_what_cannot_be_run_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.transpose(1, 2)
+            return (x + self.a(x)).transpose(1, 2).view(2, -1)
+
+    monkeypatch.setattr(merge_program, "_layout", lambda value: [])
+    assert_not_merged(Net(), image(2, 4, 6))
+
+
+def test_never() -> None:
+    program = torch.export.export(
+        build(Branches(conv_bn(4, 4), conv_bn(4, 4, 1))), (image(1, 4, 5, 5),)
+    )
+    folded, report = bnfold.fold(program, merge="never")
+    assert linears(folded) == 2 and not report.merged
+    assert not bnfold.inspect(program, merge="never").merged
+
+
+# -------------------------------------------------------------------- what must
+
+
+class RepVgg(Branches):
+    def __init__(self, channels: int = 4, inplace: bool = False) -> None:
+        super().__init__(
+            conv_bn(channels, channels),
+            conv_bn(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+            inplace=inplace,
+        )
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_repvgg(inplace: bool) -> None:
+    model = nn.Sequential(RepVgg(inplace=inplace), RepVgg(inplace=inplace), RepVgg())
+    folded = assert_merged(model, image(2, 4, 7, 7), left=3)
+    assert not count(folded, "add", "batch_norm")
+
+
+def test_a_strided_repvgg_block() -> None:
+    model = Branches(conv_bn(4, 8, 3, stride=2), conv_bn(4, 8, 1, stride=2))
+    assert_merged(model, image(2, 4, 8, 8))
+
+
+def test_mobileone() -> None:
+    over = [conv_bn(8, 8, groups=8) for _ in range(4)]
+    depthwise = Branches(*over, conv_bn(8, 8, 1, groups=8), nn.BatchNorm2d(8))
+    pointwise = Branches(*(conv_bn(8, 12, 1) for _ in range(4)))
+    folded = assert_merged(nn.Sequential(depthwise, pointwise), image(2, 8, 7, 7), left=2)
+    weights = [tuple(tensor.shape) for tensor in folded.state_dict.values() if tensor.ndim == 4]
+    assert sorted(weights) == [(8, 1, 3, 3), (12, 8, 1, 1)]
+
+
+def test_acnet() -> None:
+    model = Branches(conv_bn(4, 6), conv_bn(4, 6, (1, 3)), conv_bn(4, 6, (3, 1)))
+    assert_merged(model, image(2, 4, 7, 7))
+
+
+def test_a_diverse_branch_block() -> None:
+    """1x1 before 3x3 and before a mean, without a bias where zeros are padded; 3x3 and 1x1."""
+    model = Branches(
+        conv_bn(8, 8),
+        conv_bn(8, 8, 1),
+        nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), *conv_bn(8, 8)),
+        nn.Sequential(
+            nn.Conv2d(8, 8, 1, bias=False), nn.AvgPool2d(3, stride=1, padding=1), nn.BatchNorm2d(8)
+        ),
+    )
+    assert_merged(model, image(2, 8, 7, 7))
+
+
+def test_yolov7_repconv() -> None:
+    class RepConv(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.rbr_dense = conv_bn(channels, channels)
+            self.rbr_1x1 = conv_bn(channels, channels, 1)
+            self.rbr_identity = nn.BatchNorm2d(channels)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.silu(self.rbr_dense(x) + self.rbr_1x1(x) + self.rbr_identity(x))
+
+    assert_merged(nn.Sequential(RepConv(6), RepConv(6)), image(2, 6, 7, 7), left=2)
+
+
+def test_low_rank_updates_of_a_linear() -> None:
+    class Lora(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(16, 12)
+            self.down, self.up = nn.Linear(16, 4, bias=False), nn.Linear(4, 12, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.base(x) + 0.5 * self.up(self.down(x)))
+
+    folded = assert_merged(Lora(), image(2, 5, 16))
+    assert {name: tuple(t.shape) for name, t in folded.state_dict.items()} == {
+        "base.weight": (12, 16),
+        "base.bias": (12,),
+    }
+
+
+def test_linears_with_a_batch_norm() -> None:
+    model = Branches(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+    assert_merged(model, image(3, 8))
+
+
+def test_products_with_matrices() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.randn(8, 6))
+            self.two = nn.Parameter(torch.randn(8, 6))
+            self.three = nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x @ self.one + self.three(x) - torch.mm(x, self.two))
+
+    assert_merged(Net(), image(3, 8))
+
+
+def test_fastvit_mixing() -> None:
+    class RepMixer(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(channels)
+            self.big = conv_bn(channels, channels, groups=channels)
+            self.small = conv_bn(channels, channels, 1, groups=channels)
+            self.skip = nn.BatchNorm2d(channels)
+            self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            mixed = self.big(x) + self.small(x) + self.skip(x)
+            return x + self.gamma * (mixed - self.norm(x))
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), RepMixer(6), nn.GELU())
+    folded = assert_merged(model, image(2, 3, 9, 9), left=2)
+    assert not count(folded, "add", "sub", "mul", "batch_norm")
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_other_ranks(rank: int) -> None:
+    conv = {1: nn.Conv1d, 3: nn.Conv3d}[rank]
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[rank]
+    model = Branches(
+        nn.Sequential(conv(4, 4, 3, padding=1, bias=False), norm(4)),
+        nn.Sequential(conv(4, 4, 1), norm(4)),
+        norm(4),
+    )
+    assert_merged(model, image(2, 4, *(5,) * rank))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_transposed(rank: int, groups: int) -> None:
+    transposed = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[rank]
+    options = {"stride": 2, "groups": groups}
+    model = Branches(
+        transposed(4, 6, 4, padding=1, **options), transposed(4, 6, 2, padding=0, **options)
+    )
+    assert_merged(model, image(2, 4, *(4,) * rank))
+
+
+def test_a_transposed_convolution_with_output_padding() -> None:
+    model = Branches(
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    )
+    assert_merged(model, image(2, 4, 4, 4))
+
+
+@pytest.mark.parametrize("groups", [(2, 2), (4, 2), (8, 4), (2, 4)])
+def test_groups(groups: tuple[int, int]) -> None:
+    one, two = groups
+    model = Branches(
+        nn.Conv2d(8, 8, 3, padding=1, groups=min(one, two)),
+        nn.Conv2d(8, 8, 1, groups=max(one, two)),
+    )
+    assert_merged(model, image(2, 8, 6, 6))
+
+
+def test_a_mean_beside_a_convolution() -> None:
+    model = Branches(nn.AvgPool2d(3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1))
+    assert_merged(model, image(2, 4, 7, 7))
+
+
+def test_a_kernel_in_a_buffer() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(4, 4, 3, padding=1)
+            self.register_buffer("kernel", torch.randn(4, 4, 3, 3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.kernel, padding=1) - 2 * self.a(x) + 3 * x
+
+    assert_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_padding_by_name() -> None:
+    model = Branches(nn.Conv2d(4, 4, (3, 2), padding="same"), nn.Conv2d(4, 4, 1, padding="valid"))
+    assert_merged(model, image(2, 4, 6, 6))
+
+
+def test_dilations_on_one_grid() -> None:
+    model = Branches(
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, (1, 3), padding=(0, 2), dilation=2),
+        nn.Conv2d(4, 4, 1),
+    )
+    assert_merged(model, image(2, 4, 9, 9))
+
+
+def test_a_chain() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.ReLU())
+    assert_merged(model, image(2, 8, 6, 6))
+
+
+def test_sums_of_normalised_shortcuts() -> None:
+    """No convolution at all: one BatchNorm of two is left, or none."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sigmoid(x)
+            return torch.sigmoid(self.one(x) - self.two(x) + x)
+
+    folded, report = fold_model(Net(), image(2, 4, 5, 5))
+    assert count(folded, "batch_norm") == 1
+    assert report.total == 2 and report.kept == 1
+
+
+def test_a_shortcut_that_is_something_else_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 3, padding=1)
+            self.rep = RepVgg()
+            self.a, self.b = conv_bn(4, 4), conv_bn(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.first(x))
+            y = self.rep(x)
+            return F.relu(self.a(y) + x + self.b(y))
+
+    folded = assert_merged(Net(), image(2, 4, 6, 6), left=3)
+    assert count(folded, "add") == 1
+
+
+@pytest.mark.parametrize("order", ["abz", "azb", "zab", "zba"])
+def test_sums_in_place(order: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 3, padding=1)
+            self.a, self.b = conv_bn(4, 4), conv_bn(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sigmoid(self.first(x))
+            y = torch.tanh(x)
+            made = {"a": self.a(y), "b": self.b(y), "z": torch.sigmoid(y)}
+            total = made[order[0]]
+            for name in order[1:]:
+                total += made[name]
+            return total.relu_() + x
+
+    folded, report = fold_model(Net(), image(2, 4, 6, 6))
+    assert linears(folded) == 2 and report.merged
+
+
+def test_an_operand_that_is_read_on_is_not_written_to() -> None:
+    """The sum that is left with one operand shares its memory; the activation must not write."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 3, padding=1)
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.sin(self.first(x))
+            y = torch.sigmoid(x)
+            total = z + self.a(y)
+            total += self.b(y)
+            total.relu_()
+            return total * z
+
+    folded, report = fold_model(Net(), image(2, 4, 6, 6))
+    assert linears(folded) == 2 and report.merged
+
+
+# -------------------------------------------------------------------- the program around it
+
+
+def test_open_sizes() -> None:
+    model = build(
+        nn.Sequential(RepVgg(), Branches(conv_bn(4, 6, 3, stride=2), conv_bn(4, 6, 1, stride=2)))
+    )
+    side = Dim("side", min=4, max=64)
+    shapes = {0: Dim("batch", min=1, max=8), 2: side, 3: side}
+    program = torch.export.export(model, (image(2, 4, 8, 8),), dynamic_shapes=(shapes,))
+    folded, _ = fold_equal(program, image(2, 4, 8, 8))
+    assert linears(folded) == 2
+    for size in (4, 7, 13):
+        x = image(3, 4, size, size)
+        torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_core_aten() -> None:
+    """Decomposed: one name for all convolutions, BatchNorms that return three results."""
+    program = torch.export.export(build(nn.Sequential(RepVgg(), RepVgg())), (image(2, 4, 6, 6),))
+    folded, report = fold_equal(program.run_decompositions(), image(2, 4, 6, 6))
+    assert linears(folded) == 2 and count(folded, "aten.convolution") == 2
+    assert report.removed == report.total == 6
+    assert_no_rest(folded)
+
+
+def test_names_and_interface_stay() -> None:
+    program = torch.export.export(build(nn.Sequential(RepVgg(), RepVgg())), (image(2, 4, 6, 6),))
+    folded, report = fold_equal(program, image(2, 4, 6, 6))
+    assert [merged.into for merged in report.merged] == ["0.branches.0.0", "1.branches.0.0"]
+    assert {*folded.state_dict} == {
+        f"{block}.branches.0.0.{name}" for block in (0, 1) for name in ("weight", "bias")
+    }
+    assert folded.graph_signature.user_inputs == program.graph_signature.user_inputs
+    assert folded.call_spec == program.call_spec
+
+
+def test_a_merged_sum_that_is_the_output() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    folded = assert_merged(Net(), image(2, 4, 6, 6))
+    (name,) = folded.graph_signature.user_outputs
+    assert name in {node.name for node in folded.graph.nodes}
+
+
+def test_saved_and_loaded(tmp_path: Any) -> None:
+    program = torch.export.export(build(RepVgg()), (image(2, 4, 6, 6),))
+    folded, _ = bnfold.fold(program)
+    torch.export.save(folded, tmp_path / "folded.pt2")
+    loaded = torch.export.load(tmp_path / "folded.pt2")
+    x = image(2, 4, 6, 6)
+    torch.testing.assert_close(loaded.module()(x), program.module()(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_second_fold_changes_nothing() -> None:
+    program = torch.export.export(build(nn.Sequential(RepVgg(), RepVgg())), (image(2, 4, 6, 6),))
+    once, _ = bnfold.fold(program)
+    twice, report = bnfold.fold(once)
+    assert not report.merged and linears(twice) == linears(once)
+    assert all(torch.equal(twice.state_dict[name], t) for name, t in once.state_dict.items())
+
+
+def test_the_report_tells_of_every_step_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), RepVgg())
+    _, report = fold_model(model, image(2, 3, 8, 8))
+    names = [item.name for item in report.items]
+    assert names == ["1", "3.branches.0.1", "3.branches.1.1", "3.branches.2"]
+    assert report.removed == 4
+    (merged,) = report.merged
+    assert merged.into == "3.branches.0.0"
+    assert {*merged.parts} >= {"3.branches.1.0", "3.branches.2"}
+
+
+def test_inspect_tells_the_same() -> None:
+    program = torch.export.export(build(RepVgg()), (image(2, 4, 6, 6),))
+    seen, (_, report) = bnfold.inspect(program), bnfold.fold(program)
+    assert seen.merged == report.merged and seen.items == report.items
+
+
+def test_channels_last_weights_stay_so() -> None:
+    model = build(RepVgg()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = image(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    folded, _ = fold_equal(torch.export.export(model, (x,)), x)
+    weight = folded.state_dict["branches.0.0.weight"]
+    assert linears(folded) == 1 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    x = image(2, 4, 6, 6, dtype=dtype)
+    program = torch.export.export(build(RepVgg(), dtype=dtype), (x,))
+    folded, report = fold_equal(program, x, tolerance=64 * torch.finfo(dtype).eps)
+    assert linears(folded) == 1 and report.removed == 3
