@@ -50,8 +50,8 @@ class _Job:
 
     def run(self) -> tuple[Tensor, bool]:
         """The tensor, and whether its values fit the dtype."""
-        tensor = _tensor(self.content(), self.like)
-        return tensor, _is_finite(tensor)
+        tensor = tensor_like(self.content(), self.like)
+        return tensor, is_finite(tensor)
 
 
 def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
@@ -84,7 +84,7 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
     # The largest first, so that all threads are done at about the same time.
     ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
     for job, (tensor, fits) in zip(ordered, _run_all(ordered), strict=True):
-        if not fits and _is_finite(job.like):
+        if not fits and is_finite(job.like):
             overflown.append(job.number)
         job.place(tensor)
     if overflown:
@@ -157,7 +157,7 @@ def _put(new: NewTensors, parameter: Tensor, content: Tensor) -> None:
     new.parameters[id(parameter)] = (parameter, content)
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether no entry is inf or NaN; looking at the extremes takes a tenth of isfinite's time."""
     if not tensor.numel():
         return True
@@ -174,7 +174,7 @@ def _array(tensor: Tensor) -> FloatArray:
     return array
 
 
-def _tensor(content: FloatArray, like: Tensor) -> Tensor:
+def tensor_like(content: FloatArray, like: Tensor) -> Tensor:
     """The content in the dtype and on the device of another tensor."""
     tensor = torch.from_numpy(np.asarray(content))
     return tensor.to(device=like.device, dtype=like.dtype)
@@ -234,13 +234,13 @@ def _edit(
         module = find(site.module)
         inplace = bool(getattr(module, "inplace", False))
         with _changing(model, site.module):
-            _become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
+            become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
     for removed, copied in _removed_modules(lifted, plan, care):
         assert removed.module is not None
         if find is _itself or removed.successors:
             rest = [find(module) for module in removed.successors]
             with _changing(model, removed.module):
-                _become(find(removed.module), _remainder(rest, copied=copied))
+                become(find(removed.module), _remainder(rest, copied=copied))
 
 
 @contextmanager
@@ -277,12 +277,12 @@ def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, objec
     for site, copied in _removed_modules(lifted, plan, care):
         if not site.successors:
             left = _remainder((), copied=copied).eval()
-            left.__dict__.update(_marks(site.module))
+            left.__dict__.update(marks(site.module))
             memo[id(site.module)] = left
     return memo
 
 
-def _marks(module: nn.Module | None) -> dict[str, Any]:
+def marks(module: nn.Module | None) -> dict[str, Any]:
     """What somebody noted at a module (`m.i`, `m.stage`), and may ask it for."""
     found = {} if module is None else module.__dict__
     return {
@@ -306,6 +306,11 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
             memo[key] = parameter_like(old, content)
         else:
             memo[key] = content
+    return copied_with(model, memo)
+
+
+def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, Find]:
+    """A deep copy that takes what is given in place of what has this id(), and the way to it."""
     try:
         folded = deep_copy(model, memo)
     except Exception as error:
@@ -330,10 +335,10 @@ def _give(module: nn.Module, name: str, content: Tensor) -> None:
         module.affine = True
 
 
-def _become(module: nn.Module, new: nn.Module) -> None:
+def become(module: nn.Module, new: nn.Module) -> None:
     """Turn a module into another one, for everybody who holds it: parents, lists, closures."""
     training = module.training
-    content = {**_marks(module), **new.__dict__}
+    content = {**marks(module), **new.__dict__}
     for name in ("_parameters", "_buffers", "_modules"):
         content[name] = dict(content[name])
     module.__class__ = type(new)

@@ -67,6 +67,7 @@ def fold(model: Model, request: Request) -> Folded:
             verify=request.verify,
             keep=request.keep,
             entry=request.entry,
+            merge=request.merge,
         )
     else:
         folded, report = fold_program(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,10 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
 from bnfold.core.fitting import Bans
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
-from bnfold.errors import ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.apply import apply
+from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
@@ -29,6 +32,8 @@ from bnfold.frontends.torch.decide import (
 from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.merge_module import changes
+from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
@@ -36,6 +41,9 @@ from bnfold.frontends.torch.recording import Recording
 from bnfold.network import draw
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
+
+if TYPE_CHECKING:
+    from bnfold.frontends.torch import prove
 
 
 def fold_module(
@@ -48,6 +56,7 @@ def fold_module(
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
+    merge: MergeMode = "never",
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
@@ -56,7 +65,10 @@ def fold_module(
     try:
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
-        folded, report = folding.proven() if verify else folding.unproven()
+        made = folding.merged(verify=verify) if merge == "auto" else None
+        if made is None:
+            made = folding.proven() if verify else folding.unproven()
+        folded, report = made
     except BaseException:
         before.restore()
         raise
@@ -84,10 +96,77 @@ class Folding:
         self.before = before
         """The module as it was given."""
         self.inplace = inplace
+        self.keep = keep
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
         self.bans: Bans = {}
-        self.decided = decide_on(self.recording, self.lifted, clip)
+
+    @functools.cached_property
+    def decided(self) -> Decided:
+        """What to do."""
+        return decide_on(self.recording, self.lifted, self.clip, self.bans)
+
+    def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
+        """The fold of the module with its branches merged; None where that is not to be had."""
+        proof = None
+        for wide in (True, False):
+            todo = self.changes(wide=wide)
+            if not todo:
+                break
+            try:
+                proof = proof or (self._proof() if verify else None)
+                made = self._merged(todo, proof)
+            except (BnfoldError, AssertionError):  # its code does not take it: as if none were
+                made = None
+            if made is not None:
+                return made
+            self.before.restore()
+        return None
+
+    def _merged(
+        self, todo: Sequence[Change], proof: prove.Proof | None
+    ) -> tuple[nn.Module, FoldReport] | None:
+        """The fold of the module with these changes, if it computes the same."""
+        merged = carry_out(self.model, todo, inplace=self.inplace)
+        before = Snapshot(merged.modules())
+        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        if not is_as_expected(self.recording, inner.recording, todo):
+            return None
+        folded, report = inner.unproven()
+        verdict = None if proof is None else proof.check(folded)
+        if verdict is not None and not verdict.equal:
+            return None
+        return folded, replace(self.with_merges(report, todo), verdict=verdict)
+
+    def changes(self, *, wide: bool = True) -> list[Change]:
+        """What to merge."""
+        parts = [self.model.get_submodule(name) for name in self.keep]
+        fixed = frozenset(id(module) for part in parts for module in part.modules())
+        return changes(self.model, self.recording, self.lifted, fixed, wide=wide)
+
+    def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
+        """The report of the merged module as one of the given module."""
+        return Merging(self.lifted.graph, [change.merge for change in todo]).told(report)
+
+    def _proof(self) -> prove.Proof:
+        from bnfold.frontends.torch import prove
+        from bnfold.frontends.torch.course import Call
+
+        calls = [
+            Call(*split_inputs(run.inputs), run.entry)
+            if isinstance(run, Entry)
+            else Call(*split_inputs(run))
+            for run in self.runs
+        ]
+        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
+        return prove.start(
+            type(self.model).__name__,
+            self.model,
+            calls,
+            depth(self.recording),
+            shapes=shapes[:2],
+            inplace=self.inplace,
+        )
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
         """The fold as it was decided."""
@@ -99,21 +178,9 @@ class Folding:
             folded, report = self.unproven()
             return folded, replace(report, unverified=UNCHANGED)
         from bnfold.frontends.torch import prove
-        from bnfold.frontends.torch.course import Call
 
-        name = type(self.model).__name__
-        calls = [
-            Call(*split_inputs(run.inputs), run.entry)
-            if isinstance(run, Entry)
-            else Call(*split_inputs(run))
-            for run in self.runs
-        ]
-        layers = depth(self.recording)
-        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
         try:
-            proof = prove.start(
-                name, self.model, calls, layers, shapes=shapes[:2], inplace=self.inplace
-            )
+            proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
             folded, report = self.unproven()
             return folded, replace(report, unverified=cannot_run(error))

@@ -1,0 +1,104 @@
+"""Carry out merges in a module: the carrier's new kernel, and what the other modules become."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from bnfold.core.kernel import Kernel
+from bnfold.core.window import Window
+from bnfold.frontends.torch.apply import become, copied_with, marks, parameter_like, tensor_like
+from bnfold.frontends.torch.merge_walk import Change
+from bnfold.frontends.torch.nothing import MergedAway
+from bnfold.frontends.torch.recording import Event, Recording
+
+
+def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> nn.Module:
+    """The merged module: the given one, or a copy.
+
+    Raises UnsupportedModelError: it cannot be copied, or a module does not want to be changed.
+    """
+    new = {id(change.carrier): carrying(change.carrier, change.kernel) for change in changes}
+    kinds = [
+        (kind, id(module), module, rest)
+        for change in changes
+        for kind, modules in ((MergedAway, change.away), (nn.Identity, change.identities))
+        for module, rest in modules.values()
+    ]
+    alone = {key: kind().eval() for kind, key, _, rest in kinds if not rest}
+    for _, key, module, rest in kinds:
+        if not rest:
+            alone[key].__dict__.update(marks(module))
+    if inplace:
+        find: Any = lambda module: module  # noqa: E731
+        for change in changes:
+            become(change.carrier, new[id(change.carrier)])
+        for _, key, module, rest in kinds:
+            if not rest:
+                become(module, alone[key])
+        merged = model
+    else:
+        merged, find = copied_with(model, {**new, **alone})
+    for kind, _, module, rest in kinds:
+        if rest:
+            become(find(module), nn.Sequential(kind(), *map(find, rest)))
+    return merged
+
+
+def carrying(module: nn.Module, kernel: Kernel) -> nn.Module:
+    """A module of the same class that computes with this kernel."""
+    new = type(module).__new__(type(module))
+    new.__dict__ = {name: _own(part) for name, part in module.__dict__.items()}
+    weight, bias = module._parameters["weight"], module._parameters["bias"]
+    assert weight is not None
+    content = kernel.weight
+    if isinstance(module, nn.Linear):
+        content = content.reshape(content.shape[:2])
+        new.out_features, new.in_features = content.shape
+    else:
+        _set_window(new, kernel.window)
+        new.groups = kernel.groups  # type: ignore[assignment]
+        new.out_channels, new.in_channels = len(content), content.shape[1] * kernel.groups  # type: ignore[assignment]
+    new._parameters["weight"] = parameter_like(weight, tensor_like(content, weight))
+    if bias is not None or kernel.bias.any():
+        new._parameters["bias"] = parameter_like(
+            weight if bias is None else bias, tensor_like(kernel.bias, weight)
+        )
+    return new
+
+
+def _own(part: Any) -> Any:
+    """A table of its own for everybody."""
+    return copy.copy(part) if isinstance(part, dict) else part
+
+
+def _set_window(module: Any, window: Window) -> None:
+    module.kernel_size, module.stride = window.kernel, window.stride
+    module.padding, module.dilation = window.before, window.dilation
+    twice = [pad for pad in reversed(window.before) for _ in range(2)]
+    module._reversed_padding_repeated_twice = twice
+
+
+def is_as_expected(before: Recording, after: Recording, changes: Sequence[Change]) -> bool:
+    """Whether the merged module does what the given one did, but for what is gone."""
+    gone = frozenset().union(*(change.events for change in changes))
+    if len(before.outputs) != len(after.outputs):
+        return False
+    return _course(before, gone) == _course(after, frozenset())
+
+
+def _course(recording: Recording, gone: frozenset[int]) -> list[tuple[Any, ...]]:
+    return [
+        (_kind(event), *(value and value.shape for value in event.outputs))
+        for event in recording.events
+        if event.number not in gone
+    ]
+
+
+def _kind(event: Event) -> str:
+    if isinstance(event.target, nn.Module):
+        return f"{event.name} {type(event.target).__name__}"
+    return str(event.target)

@@ -1,0 +1,636 @@
+"""Merging in modules: one branch's convolution carries all, and the forward stays Python."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  # as everybody calls it
+
+import bnfold
+from bnfold.frontends.torch.nothing import NOTHING, MergedAway
+from tests.frontends.torch.support import assert_same, build, image, run
+
+X = image(2, 8, 7, 7)
+
+
+def convolution(kernel=3, *, groups=1, stride=1, bias=False, channels=8):
+    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=bias)
+
+
+class Branches(nn.Module):
+    """RepVGG's block, as most people write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(8)
+        self.wide = nn.Sequential(convolution(3), nn.BatchNorm2d(8))
+        self.point = nn.Sequential(convolution(1), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return F.relu(self.bn(x) + self.wide(x) + self.point(x))
+
+
+def fold(model, x=X, **options):
+    """Fold, and compare on other inputs too."""
+    build(model)
+    others = (x, image(*x.shape, seed=3))
+    expected = [run(model, other) for other in others]
+    folded, report = bnfold.fold(model, x, **options)
+    for other, values in zip(others, expected, strict=True):
+        assert_same(values, run(folded, other), 1e-9)
+    return folded, report
+
+
+def convolutions(model, x=X):
+    """How many run."""
+    calls = []
+    hooks = [
+        module.register_forward_hook(lambda *_: calls.append(1))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
+# -------------------------------------------------------------------- what must not merge
+
+
+def stays(model, x=X, **options):
+    folded, report = fold(model, x, **options)
+    assert report.merged == ()
+    assert not any(isinstance(module, MergedAway) for module in folded.modules())
+
+
+def test_never_is_never():
+    stays(Branches(), merge="never")
+
+
+class Two(nn.Module):
+    """Two branches, and whatever a forward does with them."""
+
+    def __init__(self, how, first=None, second=None):
+        super().__init__()
+        self.first = first or convolution(3)
+        self.second = second or convolution(1)
+        self.how = how
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+def plain_sum(m, x):
+    return m.first(x) + m.second(x)
+
+
+def test_a_hooked_branch():
+    model = Two(plain_sum)
+    model.second.register_forward_hook(lambda module, inputs, output: None)
+    stays(model)
+
+
+def test_a_branch_inside_of_a_hooked_module():
+    model = Two(plain_sum, second=nn.Sequential(convolution(1)))
+    model.second.register_forward_hook(lambda module, inputs, output: None)
+    stays(model)
+
+
+def output_too(m, x):
+    y = m.second(x)
+    return m.first(x) + y, y
+
+
+def pooled_too(m, x):
+    y = m.second(x)
+    return m.first(x) + y * y.mean()
+
+
+def concatenated(m, x):
+    return torch.cat([m.first(x), m.second(x)], 1)
+
+
+def viewed(m, x):
+    return m.first(x) + m.second(x).view(x.shape)
+
+
+def of_a_size(m, x):
+    y = m.second(x)
+    return m.first(x) + y if y.shape[-1] > 2 else y
+
+
+def activated(m, x):
+    return m.first(x) + F.relu(m.second(x))
+
+
+def of_another_tensor(m, x):
+    return m.first(x) + m.second(F.relu(x))
+
+
+def weighed(m, x):
+    return m.first(x) + m.second(x) * m.second.weight.mean()
+
+
+def of_a_window(m, x):
+    return (m.first(x) + m.second(x)) * m.second.kernel_size[0]
+
+
+def of_a_weight(m, x):
+    return (m.first(x) + m.second(x)) * m.first.weight.abs().max()
+
+
+def called_twice(m, x):
+    return m.first(x) + m.second(x) + m.second(x.flip(-1))
+
+
+def stacked(m, x):
+    return torch.stack([m.first(x), m.second(x)]).sum(0)
+
+
+def kept_by_another_name(m, x):
+    y = m.second(x)
+    z = y
+    y += m.first(x)
+    return y + z
+
+
+def in_its_source(m, x):
+    x = F.relu(x)
+    y = x + m.second(x).mul(1.0)
+    y += m.first(x)
+    return torch.cat([x, y], 1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(output_too, pooled_too, concatenated, viewed, of_a_size, activated, of_another_tensor),
+        *(weighed, of_a_window, of_a_weight, called_twice, stacked, kept_by_another_name),
+        in_its_source,
+    ],
+    ids=lambda how: how.__name__,
+)
+def test_what_python_does_with_a_branch(how):
+    stays(Two(how))
+
+
+def test_a_module_that_is_two_branches():
+    shared = convolution(3)
+    stays(Two(plain_sum, shared, shared))
+
+
+def test_tied_weights():
+    model = Two(plain_sum, convolution(3), convolution(3))
+    model.second.weight = model.first.weight
+    stays(model)
+
+
+def test_a_weight_that_somebody_holds():
+    model = Two(plain_sum)
+    model.other = nn.Linear(1, 1)
+    model.other.weight = model.first.weight
+    stays(model)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_with_something_else(mode):
+    first = nn.Conv2d(8, 8, 3, padding=1, padding_mode=mode)
+    stays(Two(plain_sum, first))
+
+
+def test_windows_without_a_common_grid():
+    stays(Two(plain_sum, nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 2, 2, 0)), image(2, 8, 8, 8))
+
+
+def test_a_bias_before_padded_zeros():
+    stays(nn.Sequential(convolution(1, bias=True), convolution(3)))
+
+
+def test_a_dense_branch_beside_a_depthwise_one():
+    stays(Two(plain_sum, convolution(3, groups=8), convolution(1)))
+
+
+def test_an_activation_in_between():
+    stays(nn.Sequential(convolution(1), nn.ReLU(), convolution(1)))
+
+
+@pytest.mark.parametrize("name", ["point", "point.0", "wide.1"])
+def test_a_branch_that_is_kept(name):
+    model = Branches()
+    folded, report = fold(model, keep=[name])
+    assert all(not one.into.startswith(name) for one in report.merged)
+    kept, own = folded.get_submodule(name), model.get_submodule(name)
+    assert type(kept) is type(own)
+    assert_same(run(own, X), run(kept, X), 1e-12)
+
+
+def test_a_branch_in_training():
+    model = build(Branches())
+    model.point[1].train()
+    _, report = bnfold.fold(model, X)
+    assert all("point.1" not in one.parts for one in report.merged)
+
+
+def test_a_branch_with_a_parametrization():
+    model = Two(plain_sum)
+    nn.utils.parametrizations.weight_norm(model.second)
+    stays(model)
+
+
+def test_a_branch_of_another_dtype():
+    class Halved(Two):
+        def forward(self, x):
+            return self.first(x) + self.second(x.float()).to(x.dtype)
+
+    model = build(Halved(None))
+    model.second.float()
+    _, report = bnfold.fold(model, X)
+    assert report.merged == ()
+
+
+def test_a_sum_that_does_not_fit_the_dtype():
+    model = Two(plain_sum).half().eval()
+    with torch.no_grad():
+        model.first.weight.fill_(0)
+        model.first.weight[:, :, 1, 1] = 6e4
+        model.second.weight.fill_(6e4)
+    _, report = bnfold.fold(model, torch.zeros(1, 8, 4, 4).half())
+    assert report.merged == ()
+
+
+def test_a_run_that_goes_another_way():
+    def by_value(m, x):
+        return m.first(x) if x.shape[0] == 1 else m.first(x) + m.second(x)
+
+    model = build(Two(by_value))
+    one = image(1, 8, 7, 7)
+    for verify in (True, False):
+        folded, report = bnfold.fold(model, X, also=[one], verify=verify)
+        assert report.merged == ()
+        assert_same(run(model, one), run(folded, one), 1e-9)
+
+
+def test_a_method_that_is_run_too():
+    class Entered(Two):
+        def one(self, x):
+            return self.second(x)
+
+    model = build(Entered(plain_sum))
+    folded, report = bnfold.fold(model, X, entry=["one"])
+    assert report.merged == ()
+    assert_same([model.one(X)], [folded.one(X)], 1e-9)
+
+
+# -------------------------------------------------------------------- what must
+
+
+def merges(model, x=X, left=1, **options):
+    folded, report = fold(model, x, **options)
+    assert report.merged
+    assert report.kept == 0, str(report)
+    assert convolutions(folded, x) == left
+    assert type(folded) is type(model)
+    return folded
+
+
+@pytest.mark.parametrize("options", [{}, {"verify": False}, {"inplace": True}], ids=str)
+def test_branches_are_one(options):
+    model = Branches()
+    folded = merges(model, **options)
+    assert (folded is model) == ("inplace" in options)
+
+
+def in_place(m, x):
+    y = m.second(x)
+    y += m.first(x)
+    return y
+
+
+def of_a_list(m, x):
+    return sum([m.first(x), m.second(x)])
+
+
+def by_functions(m, x):
+    return torch.add(m.first(x), torch.mul(m.second(x), 1.0) if False else m.second(x))
+
+
+def a_difference(m, x):
+    return m.first(x) - m.second(x)
+
+
+def the_other_way_round(m, x):
+    return m.second(x) - m.first(x)
+
+
+def by_a_multiple(m, x):
+    return torch.add(m.first(x), m.second(x), alpha=2)
+
+
+def with_itself(m, x):
+    return x + m.first(x) + m.second(x)
+
+
+def with_itself_last(m, x):
+    return F.relu(m.first(x) + (m.second(x) + x))
+
+
+def from_zero(m, x):
+    out = 0
+    for part in (m.first, m.second):
+        out += part(x)
+    return out
+
+
+def beside_another(m, x):
+    return m.first(x) + F.relu(x) + m.second(x)
+
+
+def with_what_is_subtracted(m, x):
+    return F.relu(x) - (m.first(x) - m.second(x))
+
+
+def dropped_out(m, x):
+    return m.first(x) + F.dropout(m.second(x), 0.5, m.training)
+
+
+SUMS = [
+    *(plain_sum, in_place, of_a_list, by_functions, a_difference, the_other_way_round),
+    *(by_a_multiple, with_itself, with_itself_last, from_zero, beside_another),
+    *(with_what_is_subtracted,),
+]
+
+
+@pytest.mark.parametrize("how", SUMS, ids=lambda how: how.__name__)
+def test_sums_of_two_branches(how):
+    merges(Two(how))
+
+
+@pytest.mark.parametrize("how", SUMS, ids=lambda how: how.__name__)
+def test_sums_of_longer_branches(how):
+    first = nn.Sequential(convolution(1), nn.Identity(), nn.BatchNorm2d(8))
+    second = nn.Sequential(nn.BatchNorm2d(8), convolution(1, bias=True), nn.BatchNorm2d(8))
+    merges(Two(how, first, second))
+
+
+class RepMixer(nn.Module):
+    """FastViT's: what is merged is scaled, and added to what went in."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixer, self.norm = Two(plain_sum), nn.BatchNorm2d(8)
+        self.mixer.first = convolution(3, groups=8)
+        self.mixer.second = convolution(1, groups=8)
+        self.scale = LayerScale()
+
+    def forward(self, x):
+        return x + self.scale(self.mixer(x) - self.norm(x))
+
+
+class LayerScale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.linspace(-1.0, 1.0, 8).view(8, 1, 1))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Normalised(nn.Module):
+    """RepViT's: a BatchNorm behind the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = convolution(3, groups=8), convolution(1, groups=8, bias=True)
+        self.bn = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return F.gelu(self.bn(self.first(x) + self.second(x) + x))
+
+
+class Asymmetric(nn.Module):
+    """ACNet's."""
+
+    def __init__(self):
+        super().__init__()
+        self.square = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.row = nn.Conv2d(8, 8, (1, 3), padding=(0, 1), bias=False)
+        self.column = nn.Conv2d(8, 8, (3, 1), padding=(1, 0))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, x):
+        parts = (self.square, self.row, self.column)
+        return sum(norm(part(x)) for norm, part in zip(self.norms, parts, strict=True))
+
+
+class Cross(Asymmetric):
+    """Neither part has the window of both."""
+
+    def forward(self, x):
+        return self.norms[0](self.row(x)) + self.norms[1](self.column(x))
+
+
+@pytest.mark.parametrize("kind", [RepMixer, Normalised, Asymmetric], ids=lambda k: k.__name__)
+def test_blocks_of_people(kind):
+    merges(kind())
+
+
+def test_a_pointwise_chain():
+    merges(nn.Sequential(convolution(1, bias=True), nn.BatchNorm2d(8), convolution(1)))
+
+
+def test_linears():
+    model = Two(plain_sum, nn.Linear(6, 5), nn.Linear(6, 5, bias=False))
+    merges(model, image(3, 4, 6))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_other_ranks(rank):
+    kind = {1: nn.Conv1d, 3: nn.Conv3d}[rank]
+    model = Two(plain_sum, kind(4, 4, 3, padding=1), kind(4, 4, 1))
+    _, report = fold(model, image(2, 4, *(5,) * rank))
+    assert len(report.merged) == 1
+
+
+def test_several_runs():
+    model = Branches()
+    merges(model, also=[image(1, 8, 9, 5)])
+
+
+def test_the_report_tells():
+    _, report = fold(Branches())
+    assert [item.name for item in report.items] == ["bn", "wide.1", "point.1"]
+    assert all(item.is_removed and item.into == ("wide.0",) for item in report.items)
+    (one,) = report.merged
+    assert (one.into, one.kind) == ("wide.0", "Conv2d")
+    assert {"bn", "wide.1", "point.0", "point.1"} <= {*one.parts}
+
+
+def test_no_parameter_of_what_is_gone_is_left():
+    folded = merges(Branches())
+    assert sorted(folded.state_dict()) == ["wide.0.bias", "wide.0.weight"]
+
+
+def test_the_given_module_is_not_touched():
+    model = build(Branches())
+    before, text = copy.deepcopy(model.state_dict()), repr(model)
+    folded, _ = bnfold.fold(model, X)
+    assert repr(model) == text
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    own = {id(parameter) for parameter in model.parameters()}
+    assert all(id(parameter) not in own for parameter in folded.parameters())
+    folded.wide[0].register_forward_hook(lambda *_: None)
+    assert not model.wide[0]._forward_hooks
+
+
+def test_a_second_fold_changes_nothing():
+    folded = merges(Branches())
+    again, report = bnfold.fold(folded, X)
+    assert report.merged == ()
+    assert not report.items
+    assert_same(run(folded, X), run(again, X), 0.0)
+
+
+def compiled(model, x):
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, backend="aot_eager")
+
+
+def exported(model, x):
+    return torch.export.export(model, (x,), strict=False).module()
+
+
+def exported_strictly(model, x):
+    return torch.export.export(model, (x,), strict=True).module()
+
+
+def saved(model, x):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def loaded(model, x):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+WAYS = {
+    "deepcopy": lambda model, x: copy.deepcopy(model),
+    "pickle": lambda model, x: pickle.loads(pickle.dumps(model)),
+    "save": saved,
+    "state_dict": loaded,
+    "trace": torch.jit.trace,
+    "compile": compiled,
+    "export": exported,
+    "strict export": exported_strictly,
+}
+
+
+@pytest.mark.parametrize("how", SUMS, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_people_do_with_a_module(way, how):
+    model = merges(Two(how))
+    with torch.no_grad():
+        assert_same(run(model, X), run(WAYS[way](model, X), X), 1e-9)
+
+
+@pytest.mark.parametrize("way", [torch.jit.script, lambda m: torch.fx.symbolic_trace(m)])
+def test_scripts_and_traces_of_fx(way):
+    model = merges(Branches())
+    with torch.no_grad():
+        assert_same(run(model, X), run(way(model), X), 1e-9)
+
+
+# -------------------------------------------------------------------- nothing
+
+
+def test_nothing_is_the_zero_of_sums():
+    x = torch.ones(2)
+    assert x + NOTHING is x
+    assert NOTHING + x is x
+    assert torch.add(x, NOTHING, alpha=3) is x
+    assert torch.equal(torch.add(NOTHING, x, alpha=3), 3 * x)
+    assert x - NOTHING is x
+    assert torch.equal(NOTHING - x, -x)
+    assert torch.equal(torch.sub(NOTHING, x, alpha=3), -3 * x)
+    assert sum([NOTHING, x, NOTHING]) is x
+    y = x
+    y += NOTHING
+    assert y is x
+    for nothing in (
+        NOTHING + NOTHING,
+        0 + NOTHING,
+        NOTHING - 0,
+        2 * NOTHING,
+        NOTHING * x,
+        x * NOTHING,
+    ):
+        assert nothing is NOTHING
+    for nothing in (NOTHING / 2, -NOTHING, F.dropout(NOTHING), nn.Identity()(NOTHING)):
+        assert nothing is NOTHING
+    assert pickle.loads(pickle.dumps(NOTHING)) is NOTHING
+    assert copy.deepcopy(NOTHING) is NOTHING
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: NOTHING + 1,
+        lambda: 2 - NOTHING,
+        lambda: F.relu(NOTHING),
+        lambda: torch.cat([NOTHING, torch.ones(1)]),
+        lambda: NOTHING.shape,
+        lambda: NOTHING.mean(),
+        lambda: F.conv2d(NOTHING, torch.ones(1, 1, 1, 1)),
+    ],
+)
+def test_anything_else_says_what_is_wrong(use):
+    with pytest.raises((TypeError, AttributeError), match="merge='never'"):
+        use()
+
+
+# -------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "left"),
+    [
+        ("repvgg_a0", 64, 23),
+        ("mobileone_s0", 64, 44),
+        ("repvit_m0_9", 64, 104),
+        ("fastvit_t8", 64, 53),
+        ("ghostnetv3_100", 64, 138),
+    ],
+)
+def test_networks(name, size, left):
+    from benchmarks.randomize import randomize_statistics, spread_constants
+    from benchmarks.vision import load_vision
+
+    model = load_vision().timm.create_model(name).eval().double()
+    x, other = image(1, 3, size, size), image(1, 3, size, size, seed=1)
+    randomize_statistics(model, inputs=x)
+    spread_constants(model)
+    expected = run(model, other)
+    folded, report = bnfold.fold(model, x)
+    assert type(folded) is type(model)
+    assert report.kept == 0, str(report)
+    assert convolutions(folded, x) == left
+    assert_same(expected, run(folded, other), 1e-9)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(folded)))
+    assert_same(expected, run(twin, other), 1e-9)
+    again, second = bnfold.fold(folded, x, verify=False)
+    assert (second.merged, second.removed) == ((), 0)
+    assert_same(expected, run(again, other), 1e-9)
