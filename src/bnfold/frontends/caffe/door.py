@@ -46,6 +46,7 @@ def _decided(model: Files, request: Request) -> tuple[folding.Folded, FoldReport
         clip=request.clip,
         phase=request.phase,
         storage=request.weights,
+        merge=request.merge,
     )
 
 
@@ -61,8 +62,9 @@ class Folded:
     @property
     def counts(self) -> tuple[Counts, Counts]:
         """Layers by type."""
-        before = Counter(layer.type for layer in self.content.decided.net.layers)
-        return before, before - Counter(layer.type for layer in self.content.decided.new.removed)
+        before = Counter(layer.type for layer in self.content.original.layers)
+        left = Counter(layer.type for layer in self.content.decided.net.layers)
+        return before, left - Counter(layer.type for layer in self.content.decided.new.removed)
 
     def runners(self) -> tuple[Runner, Runner]:
         """Caffe's layers as bnfold runs them, on PyTorch."""
@@ -72,7 +74,7 @@ class Folded:
             raise NotRunError(
                 f"{error.problem}, and it is what runs Caffe's layers here"
             ) from error
-        net = self.content.decided.net
+        net = self.content.original
         name = net.name or str(self.files[0])
         try:
             return net_runner(net, name), folded_runner(self.content, f"the folded {name}")

@@ -12,7 +12,7 @@ import numpy as np
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
@@ -20,12 +20,14 @@ from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.merge import merge as merge_layers
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.frontends.merged import with_merges
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
 from bnfold.report import FoldReport
@@ -49,6 +51,8 @@ class Folded:
     """A folded network, not written yet."""
 
     decided: Decided
+    original: Net
+    """What was read: of what is decided on, some layers may be merged."""
 
     @property
     def text(self) -> bytes:
@@ -104,6 +108,7 @@ def fold_read(
     *,
     clip: ClipMode,
     phase: str | None,
+    merge: MergeMode = "auto",
     storage: Weights = "stored",
 ) -> tuple[Folded, FoldReport]:
     """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
@@ -112,8 +117,18 @@ def fold_read(
     _check_match(net)
     infer(net)
     lifted = lift(net)
-    decided = _decide(net, lifted, clip, storage)
-    return Folded(decided), _report(decided)
+    found = merge_layers(net, lifted) if merge == "auto" else None
+    if found is not None:
+        decided = _decide(found.net, lift(found.net), clip, storage)
+        order = [op.name for op in lifted.graph.ops]
+        report = with_merges(_report(decided, net), found.merged, found.items, order)
+        if not report.kept:
+            return Folded(decided, net), report
+    plain = _decide(net, lifted, clip, storage)
+    plainly = _report(plain, net)
+    if found is not None and report.kept <= plainly.kept:
+        return Folded(decided, net), report
+    return Folded(plain, net), plainly
 
 
 def _check_phase(document: Document, phase: str | None) -> None:
@@ -153,10 +168,10 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
     return Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans)).attempt(write)
 
 
-def _report(decided: Decided) -> FoldReport:
+def _report(decided: Decided, original: Net) -> FoldReport:
     items = outcomes(decided.lifted.graph, decided.plan)
-    count = len(decided.net.layers)
-    left = count - len(decided.new.removed)
+    count = len(original.layers)
+    left = len(decided.net.layers) - len(decided.new.removed)
     rounded = decided.new.changes.rounded(decided.net.weights)
     said = [rounding_note(len(rounded), rounded[0])] if rounded else []
     notes = (f"layers: {count} -> {left}", *decided.net.notes, *said)

@@ -6,7 +6,7 @@ Tensors inside are known by the layer that makes them: "conv1", "slice1[1]" for 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, read_caffemodel
 from bnfold.frontends.caffe.fold import Folded, read_files
 from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.merge import merge
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import Document, read_text
 from bnfold.frontends.caffe.read import read_net
@@ -98,18 +100,15 @@ class CaffeRunner:
         yield _Run(self, np.float64)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
-        """What `fold` would do; its clip modes are all the same here."""
+        """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
-        stored = Storage(make_plan(lifted.graph))
-        twice = _taken_twice(self.net)
-        return [
-            {
-                _key(layer.name, place): stored.of(lifted.tensors[number])
-                for layer in self.net.layers
-                if layer.bottoms and layer.name not in twice
-                for place, number in enumerate(layer.outputs)
-            }
-        ]
+        merged = merge(self.net, lifted)
+        plain = _storage(self.net, lifted, None)
+        return (
+            [plain]
+            if merged is None
+            else [_storage(merged.net, lift(merged.net), merged.same), plain]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +208,21 @@ def _taken_twice(net: Net) -> set[str]:
     """Names that several layers have."""
     counts = Counter(layer.name for layer in net.layers)
     return {name for name, count in counts.items() if count > 1}
+
+
+def _storage(
+    net: Net, lifted: Lifted, same: Collection[tuple[str, int]] | None
+) -> dict[str, Stored]:
+    """How each top is stored; `same` are those that mean what they did before a merge."""
+    stored = Storage(make_plan(lifted.graph))
+    twice = _taken_twice(net)
+    return {
+        _key(layer.name, place): stored.of(lifted.tensors[number])
+        for layer in net.layers
+        if layer.bottoms and layer.name not in twice
+        for place, number in enumerate(layer.outputs)
+        if same is None or (layer.name, place) in same
+    }
 
 
 def _show(watch: Watch, key: str, kind: str, top: Tensor) -> None:
