@@ -99,15 +99,15 @@ class _Merger:
     ) -> tuple[list[Order], list[Merge]]:
         """What each merge writes; and those that cannot be written."""
         orders, refused = [], []
-        for one in merges:
+        for place, one in enumerate(merges):
             try:
-                orders.append(self._order(one, parts))
+                orders.append(self._order(one, parts, len(self.net.values) + place))
             except NotWritable:
                 refused.append(one)
         return orders, refused
 
-    def _order(self, one: Merge, parts: Mapping[int, Part]) -> Order:
-        """Raises NotWritable."""
+    def _order(self, one: Merge, parts: Mapping[int, Part], fresh: int) -> Order:
+        """`fresh` numbers a value that was not there before. Raises NotWritable."""
         one = self._with_carrier(one, parts)
         self._look_at_layers(one)
         window, output = one.window, self.values.get(one.output)
@@ -120,7 +120,9 @@ class _Merger:
         else:
             source = self.values[one.source]
         part = site.part if isinstance(site, LinearSite) else "scale_param"
-        return Order(one, carrier, part, source, output, *arrays_of(one, site))
+        enters = None if one.enters is None else (self._layer_of(one.enters[0]), one.enters[1])
+        made = output if enters is None else fresh
+        return Order(one, carrier, part, source, made, enters, output, *arrays_of(one, site))
 
     def _look_at_layers(self, one: Merge) -> None:
         """Raise NotWritable where a layer that changes or goes says more than it computes."""
@@ -178,7 +180,6 @@ class _Merger:
     def _same(self, written: Written, orders: Sequence[Order]) -> set[tuple[str, int]]:
         """The tops that are what they were: not those of carriers, and of sums that lost some."""
         other = {id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]}
-        other |= {id(order.carrier) for order in orders if order.is_fresh}
         for order in orders:
             for number in (*order.merge.sums, *(order.merge.enters or ())[:1]):
                 other |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}

@@ -51,7 +51,11 @@ class Order:
     source: int
     """The value that it reads."""
     output: int
-    """The value that it makes, or stands in the place of."""
+    """The value that it makes; one that was not there before has a number behind all others."""
+    enters: tuple[Layer, int] | None
+    """The sum, and the place among its bottoms, that what was not there before goes into."""
+    stands_for: int
+    """The value that was there."""
     arrays: Sequence[NDArray[Any]]
     outs: int
     """Channels of the output."""
@@ -60,11 +64,6 @@ class Order:
     def is_depthwise(self) -> bool:
         """Whether each channel is made of one of its own."""
         return self.outs == self.merge.groups and self.arrays[0].shape[1] == 1
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether what it makes was not there before."""
-        return self.merge.enters is not None
 
 
 def arrays_of(merge: Merge, site: Site) -> tuple[list[NDArray[Any]], int]:
@@ -127,6 +126,12 @@ class Writer:
         self.gone = set(map(id, gone))
         self.kept = kept
         """The positions that an Eltwise keeps, by the id of the layer."""
+        self.entering = {
+            (id(order.enters[0]), order.enters[1]): order.output
+            for order in orders
+            if order.enters is not None
+        }
+        """The new values that a sum reads, by the id of the layer and the place."""
         self.layers = [layer for layer in net.layers if id(layer) not in self.gone]
         self.names = self._names()
 
@@ -150,8 +155,15 @@ class Writer:
         """The values that a layer reads now."""
         if id(layer) in self.orders:
             return [self.orders[id(layer)].source]
+        return [value for value in self._bottoms(layer) if value is not None]
+
+    def _bottoms(self, layer: Layer) -> list[int | None]:
+        """The same at the places that they had; None for one that is dropped."""
         positions = self.kept.get(id(layer), range(len(layer.inputs)))
-        return [layer.inputs[position] for position in positions]
+        return [
+            self.entering.get((id(layer), place), value) if place in positions else None
+            for place, value in enumerate(layer.inputs)
+        ]
 
     def outputs(self, layer: Layer) -> list[int]:
         """The values that a layer makes now."""
@@ -171,9 +183,10 @@ class Writer:
         left |= {number for number, value in enumerate(values) if value.maker is None}
         names: dict[int, str] = {}
         for order in self.orders.values():
-            name = values[order.output].name
-            is_taken = any(n < order.output and values[n].name == name for n in left)
-            if not is_taken and not order.is_fresh:
+            name = values[order.stands_for].name
+            if order.enters is None and not any(
+                n < order.output and values[n].name == name for n in left
+            ):
                 continue
             if order.output in self.net.outputs or order.output in self.net.elsewhere:
                 raise NotWritable
@@ -181,7 +194,7 @@ class Writer:
         return names
 
     def _name(self, value: int) -> str:
-        return self.names.get(value, self.net.values[value].name)
+        return self.names[value] if value in self.names else self.net.values[value].name
 
     # ---------------------------------------------------------------- text and weights
 
@@ -192,15 +205,13 @@ class Writer:
             if id(layer) in self.gone:
                 edits.replace(*layer_span(text, layer), "")
                 continue
-            read: list[str | None] = [None] * len(layer.inputs)
-            for position in self.kept.get(id(layer), range(len(layer.inputs))):
-                read[position] = self._name(layer.inputs[position])
             order = self.orders.get(id(layer))
+            read = self._bottoms(layer) if order is None else [order.source]
             if order is not None:
-                read = [self._name(order.source)]
                 self._carry(text, edits, order)
-            rename(text, edits, list(layer.message.named("bottom")), read)
-            made = [self._name(number) for number in self.outputs(layer)]
+            bottoms = [None if value is None else self._name(value) for value in read]
+            made = [self._name(value) for value in self.outputs(layer)]
+            rename(text, edits, list(layer.message.named("bottom")), bottoms)
             rename(text, edits, list(layer.message.named("top")), made)
             if id(layer) in self.kept:
                 _drop_coefficients(text, edits, layer, self.kept[id(layer)])
@@ -264,7 +275,11 @@ class Writer:
             names = {meaning[number]: net.values[number].name for number in seen}
             if names != {root(number): old[number].name for number in seen_before}:
                 raise NotWritable
-        shapes = [(net.values[new].shape, old[number].shape) for new, number in meaning.items()]
+        like = {order.output: order.stands_for for order in self.orders.values()}
+        shapes = [
+            (net.values[new].shape, old[like.get(number, number)].shape)
+            for new, number in meaning.items()
+        ]
         if not all(_agree(*pair) for pair in shapes) or not _breaks(net) <= _breaks(self.net):
             raise NotWritable
 
