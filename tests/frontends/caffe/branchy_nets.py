@@ -62,7 +62,9 @@ def _link(builder: Builder, rng: np.random.Generator, x: str, *, is_own: bool) -
     """One layer that keeps the shape; `is_own` says that nobody else reads its bottom."""
     channels = builder.channels[x]
     top = "same" if is_own and rng.random() < 0.5 else None
-    kind = rng.choice(["conv", "conv", "conv", "bn", "bn", "scale", "bias", "power", "pool", "relu"])
+    kind = rng.choice(
+        ["conv", "conv", "conv", "bn", "bn", "scale", "bias", "power", "pool", "relu"]
+    )
     if kind == "conv":
         return _convolution(builder, rng, x)
     if kind == "bn":
@@ -99,6 +101,4 @@ def _convolution(builder: Builder, rng: np.random.Generator, x: str) -> str:
     if group == channels and kind == "Convolution" and rng.random() < 0.3:
         kind = "DepthwiseConvolution"
     bias = bool(rng.random() < 0.4)
-    return builder.conv(
-        channels, kernel, options, bias=bias, group=group, kind=kind, bottom=x
-    )
+    return builder.conv(channels, kernel, options, bias=bias, group=group, kind=kind, bottom=x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -84,8 +84,13 @@ class Folded:
     def judged_quickly(self) -> None:
         """There is no quicker judge."""
 
-    def proven(self) -> None:
-        """Nobody looks for that."""
+    def proven(self) -> Folded | None:
+        """The fold without merging, if there was any."""
+        return (
+            fold(self.files, replace(self.request, merge="never"))
+            if self.content.is_merged
+            else None
+        )
 
     def deliver(self) -> Path:
         """Two files, whole: network and weights."""

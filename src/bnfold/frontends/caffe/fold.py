@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
-from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
+from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.merge import MergedNet
 from bnfold.frontends.caffe.merge import merge as merge_layers
+from bnfold.frontends.caffe.merge_again import can_merge_again
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
@@ -45,6 +47,22 @@ class Decided:
     new: NewArrays
     wiring: Wiring
 
+    @property
+    def text(self) -> bytes:
+        """The prototxt."""
+        return encode(edit_text(self.net, self.new.removed, self.wiring, self.new.biased))
+
+    def weights(self) -> Iterator[Any]:
+        """The caffemodel, piece by piece."""
+        return rewrite(self.net.weights, self.new.changes)
+
+    def read(self) -> Net:
+        """The network that would be written."""
+        weights = read_caffemodel(b"".join(self.weights()), self.net.weights.name)
+        net = read_net(read_text(self.text, self.net.name), weights)
+        infer(net)
+        return net
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
@@ -52,18 +70,18 @@ class Folded:
 
     decided: Decided
     original: Net
-    """What was read: of what is decided on, some layers may be merged."""
+    """What was read."""
+    is_merged: bool = False
+    """Whether layers of it were merged."""
 
     @property
     def text(self) -> bytes:
         """The prototxt."""
-        new = self.decided.new
-        text = edit_text(self.decided.net, new.removed, self.decided.wiring, new.biased)
-        return encode(text)
+        return self.decided.text
 
     def weights(self) -> Iterator[Any]:
         """The caffemodel, piece by piece."""
-        return rewrite(self.decided.net.weights, self.decided.new.changes)
+        return self.decided.weights()
 
     def write(self, network: Path, weights: Path) -> None:
         """Write both files whole, or neither. Raises UsageError."""
@@ -116,19 +134,58 @@ def fold_read(
     net = read_net(document, weights)
     _check_match(net)
     infer(net)
-    lifted = lift(net)
-    found = merge_layers(net, lifted) if merge == "auto" else None
-    if found is not None:
-        decided = _decide(found.net, lift(found.net), clip, storage)
+    if merge == "auto":
+        steps = list(rounds(net, clip, storage))
+        if any(step.merged is not None for step in steps):
+            report = _report_of(steps, net)
+            if not report.kept or report.kept <= _plain(net, clip, storage)[1].kept:
+                return Folded(steps[-1].decided, net, is_merged=True), report
+    return _plain(net, clip, storage)
+
+
+def _plain(net: Net, clip: ClipMode, storage: Weights) -> tuple[Folded, FoldReport]:
+    """The fold without merging."""
+    decided = _decide(net, lift(net), clip, storage)
+    return Folded(decided, net), _report(decided, net)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was merged, if anything, and the fold of what came of it."""
+
+    merged: MergedNet | None
+    decided: Decided
+    order: Sequence[str]
+    """The names of the ops before."""
+
+
+def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
+    """Merge and fold, until there is nothing left to merge."""
+    while True:
+        lifted = lift(net)
+        merged = merge_layers(net, lifted)
         order = [op.name for op in lifted.graph.ops]
-        report = with_merges(_report(decided, net), found.merged, found.items, order)
-        if not report.kept:
-            return Folded(decided, net), report
-    plain = _decide(net, lifted, clip, storage)
-    plainly = _report(plain, net)
-    if found is not None and report.kept <= plainly.kept:
-        return Folded(decided, net), report
-    return Folded(plain, net), plainly
+        if merged is not None:
+            net, lifted = merged.net, lift(merged.net)
+        decided = _decide(net, lifted, clip, storage)
+        yield Round(merged, decided, order)
+        if not can_merge_again(net, lifted, decided.plan):
+            return
+        net = decided.read()
+
+
+def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
+    """What all rounds did: a later one has the last word on what an earlier one kept."""
+    report = FoldReport(())
+    for step in steps:
+        own = _report(step.decided, net)
+        gone = [item for item in report.items if item.is_removed]
+        items = () if step.merged is None else step.merged.items
+        merged = () if step.merged is None else step.merged.merged
+        notes = (own.notes[0], *dict.fromkeys((*report.notes[1:], *own.notes[1:])))
+        own = replace(own, merged=report.merged, notes=notes)
+        report = with_merges(own, merged, [*gone, *items], steps[0].order)
+    return report
 
 
 def _check_phase(document: Document, phase: str | None) -> None:

@@ -49,7 +49,7 @@ def merge(net: Net, lifted: Lifted) -> MergedNet | None:
     banned: set[int] = set()
     while True:
         left = {number: part for number, part in parts.items() if number not in banned}
-        found = find_merges(lifted.graph, left, merger.freedom(left, banned))
+        found = find_merges(lifted.graph, left, freedom_of(lifted, left, banned))
         if not found:
             return None
         orders, refused = merger.orders(found, left)
@@ -60,6 +60,24 @@ def merge(net: Net, lifted: Lifted) -> MergedNet | None:
         if made is not None:
             return made
         banned |= {number for one in found for number in (one.carrier, *one.gone)}
+
+
+def freedom_of(lifted: Lifted, parts: Mapping[int, Part], banned: Collection[int] = ()) -> Freedom:
+    """What can be taken out, and what can be given other constants."""
+    sites = lifted.sites
+
+    def can_go(number: int) -> bool:
+        is_step = isinstance(sites.get(number), AffineSite)
+        return number not in banned and (number in parts or is_step)
+
+    def carries_affine(number: int) -> bool:
+        site = sites.get(number)
+        if not isinstance(site, AffineSite) or number in banned:
+            return False
+        is_wide = all(blob.dtype.itemsize >= 4 for blob in site.layer.blobs)
+        return site.scale == 0 and site.shift == 1 and is_wide
+
+    return Freedom(can_go, carries_affine=carries_affine)
 
 
 class _Merger:
@@ -74,23 +92,6 @@ class _Merger:
         """The layer behind an op."""
         value = self.values.get(self.graph.ops[number].outputs[0])
         return None if value is None else self.net.values[value].maker
-
-    def freedom(self, parts: Mapping[int, Part], banned: Collection[int]) -> Freedom:
-        """What can be taken out, and what can be given other constants."""
-        sites = self.lifted.sites
-
-        def can_go(number: int) -> bool:
-            is_step = isinstance(sites.get(number), AffineSite)
-            return number not in banned and (number in parts or is_step)
-
-        def carries_affine(number: int) -> bool:
-            site = sites.get(number)
-            if not isinstance(site, AffineSite) or number in banned:
-                return False
-            is_wide = all(blob.dtype.itemsize >= 4 for blob in site.layer.blobs)
-            return site.scale == 0 and site.shift == 1 and is_wide
-
-        return Freedom(can_go, carries_affine=carries_affine)
 
     # ---------------------------------------------------------------- what is to be written
 

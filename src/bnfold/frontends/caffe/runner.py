@@ -9,21 +9,21 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bnfold.core.plan import make_plan
+from bnfold.core.plan import Plan, make_plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import MissingExtraError, UnsupportedModelError
-from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, read_caffemodel
-from bnfold.frontends.caffe.fold import Folded, read_files
+from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
+from bnfold.frontends.caffe.fold import Folded, Round, read_files, rounds
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import merge
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import Document, read_text
+from bnfold.frontends.caffe.prototxt import Document
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.verify.runner import (
@@ -102,13 +102,11 @@ class CaffeRunner:
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
-        merged = merge(self.net, lifted)
-        plain = _storage(self.net, lifted, None)
-        return (
-            [plain]
-            if merged is None
-            else [_storage(merged.net, lift(merged.net), merged.same), plain]
-        )
+        plain = _storage(self.net, lifted, make_plan(lifted.graph), None)
+        steps = list(rounds(self.net, "auto", "stored"))
+        if all(step.merged is None for step in steps):
+            return [plain]
+        return [reduce(_behind, map(_storage_of, steps)), plain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +168,7 @@ def net_runner(net: Net, name: str) -> CaffeRunner:
 
 def folded_runner(folded: Folded, name: str) -> CaffeRunner:
     """A runner of what is going to be written."""
-    net = folded.decided.net
-    weights = read_caffemodel(b"".join(folded.weights()), net.weights.name)
-    return _runner(read_net(read_text(folded.text, net.document.name), weights), name)
+    return net_runner(folded.decided.read(), name)
 
 
 def _runner(net: Net, name: str) -> CaffeRunner:
@@ -210,11 +206,16 @@ def _taken_twice(net: Net) -> set[str]:
     return {name for name, count in counts.items() if count > 1}
 
 
+def _storage_of(step: Round) -> dict[str, Stored]:
+    same = None if step.merged is None else step.merged.same
+    return _storage(step.decided.net, step.decided.lifted, step.decided.plan, same)
+
+
 def _storage(
-    net: Net, lifted: Lifted, same: Collection[tuple[str, int]] | None
+    net: Net, lifted: Lifted, plan: Plan, same: Collection[tuple[str, int]] | None
 ) -> dict[str, Stored]:
     """How each top is stored; `same` are those that mean what they did before a merge."""
-    stored = Storage(make_plan(lifted.graph))
+    stored = Storage(plan)
     twice = _taken_twice(net)
     return {
         _key(layer.name, place): stored.of(lifted.tensors[number])
@@ -222,6 +223,19 @@ def _storage(
         if layer.bottoms and layer.name not in twice
         for place, number in enumerate(layer.outputs)
         if same is None or (layer.name, place) in same
+    }
+
+
+def _behind(first: dict[str, Stored], second: dict[str, Stored]) -> dict[str, Stored]:
+    """s2 * (s1 * (v + t1) + t2) = s1 s2 * (v + t1 + t2 / s1)"""
+    return {
+        key: Stored(
+            one.scale * second[key].scale,
+            one.shift + second[key].shift / np.where(one.known, one.scale, 1.0),
+            one.known & second[key].known,
+        )
+        for key, one in first.items()
+        if key in second
     }
 
 
