@@ -1,4 +1,4 @@
-"""Random nets of sums: parallel chains of linear layers, nested, in place, read twice, with a ReLU."""
+"""Random nets of sums: chains of linear layers beside each other, in place, read twice, with a ReLU."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ def _link(builder: Builder, rng: np.random.Generator, x: str, *, is_own: bool) -
     """One layer that keeps the shape; `is_own` says that nobody else reads its bottom."""
     channels = builder.channels[x]
     top = "same" if is_own and rng.random() < 0.5 else None
-    kind = rng.choice(
-        ["conv", "conv", "conv", "bn", "bn", "scale", "bias", "power", "pool", "relu"]
-    )
+    kind = rng.choice(_LINKS)
     if kind == "conv":
         return _convolution(builder, rng, x)
     if kind == "bn":
@@ -82,6 +80,7 @@ def _link(builder: Builder, rng: np.random.Generator, x: str, *, is_own: bool) -
     return builder.relu(bottom=x, top=top)
 
 
+_LINKS = ["conv", "conv", "conv", "bn", "bn", "scale", "bias", "power", "pool", "relu"]
 _WINDOWS = [
     (1, ""),
     (1, ""),

@@ -86,11 +86,9 @@ class Folded:
 
     def proven(self) -> Folded | None:
         """The fold without merging, if there was any."""
-        return (
-            fold(self.files, replace(self.request, merge="never"))
-            if self.content.is_merged
-            else None
-        )
+        if not self.content.is_merged:
+            return None
+        return fold(self.files, replace(self.request, merge="never"))
 
     def deliver(self) -> Path:
         """Two files, whole: network and weights."""

@@ -40,7 +40,8 @@ def can_merge_again(net: Net, lifted: Lifted, plan: Plan) -> bool:
 
 def _left(graph: g.Graph, plan: Plan) -> tuple[g.Graph, dict[int, int]]:
     """The graph without what is removed, and which number each op had."""
-    ops, numbers = [], {}
+    ops: list[g.Op] = []
+    numbers: dict[int, int] = {}
     now: dict[int, int] = {}
     for number, op in enumerate(graph.ops):
         inputs = tuple(now.get(tensor, tensor) for tensor in op.inputs)
