@@ -1,4 +1,4 @@
-"""Random nets of sums: chains of linear layers beside each other, in place, read twice, with a ReLU."""
+"""Random nets of sums: chains of linear layers side by side, in place, read twice, with a ReLU."""
 
 from __future__ import annotations
 

@@ -134,19 +134,12 @@ def fold_read(
     net = read_net(document, weights)
     _check_match(net)
     infer(net)
-    if merge == "auto":
-        steps = list(rounds(net, clip, storage))
-        if any(step.merged is not None for step in steps):
-            report = _report_of(steps, net)
-            if not report.kept or report.kept <= _plain(net, clip, storage)[1].kept:
-                return Folded(steps[-1].decided, net, is_merged=True), report
-    return _plain(net, clip, storage)
-
-
-def _plain(net: Net, clip: ClipMode, storage: Weights) -> tuple[Folded, FoldReport]:
-    """The fold without merging."""
-    decided = _decide(net, lift(net), clip, storage)
-    return Folded(decided, net), _report(decided, net)
+    if merge == "never":
+        decided = _decide(net, lift(net), clip, storage)
+        return Folded(decided, net), _report(decided, net)
+    steps = list(rounds(net, clip, storage))
+    is_merged = any(step.merged is not None for step in steps)
+    return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +151,35 @@ class Round:
     order: Sequence[str]
     """The names of the ops before."""
 
+    @property
+    def kept(self) -> int:
+        """How many steps stay."""
+        found = outcomes(self.decided.lifted.graph, self.decided.plan)
+        return sum(not item.is_removed for item in found)
+
 
 def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
-    """Merge and fold, until there is nothing left to merge."""
+    """Merge and fold, until there is nothing left to merge; no merge may make a step stay."""
+    is_first = True
     while True:
         lifted = lift(net)
-        merged = merge_layers(net, lifted)
         order = [op.name for op in lifted.graph.ops]
+        merged = merge_layers(net, lifted)
+        chosen = None
         if merged is not None:
-            net, lifted = merged.net, lift(merged.net)
-        decided = _decide(net, lifted, clip, storage)
-        yield Round(merged, decided, order)
-        if not can_merge_again(net, lifted, decided.plan):
+            decided = _decide(merged.net, lift(merged.net), clip, storage)
+            chosen = Round(merged, decided, order)
+        if chosen is None or chosen.kept:
+            plain = Round(None, _decide(net, lifted, clip, storage), order)
+            if chosen is None or chosen.kept > plain.kept:
+                chosen = plain
+        decided = chosen.decided
+        changes = chosen.merged is not None or bool(decided.plan.removed)
+        if is_first or changes:
+            yield chosen
+        if not changes or not can_merge_again(decided.net, decided.lifted, decided.plan):
             return
-        net = decided.read()
+        is_first, net = False, decided.read()
 
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:

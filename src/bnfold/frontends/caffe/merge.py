@@ -21,8 +21,9 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import Merge, find_merges
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
-from bnfold.frontends.caffe.merge_write import NotWritable, Order, Writer, Written, arrays_of
+from bnfold.frontends.caffe.merge_write import Writer, Written
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 from bnfold.frontends.merged import taken_in, told
