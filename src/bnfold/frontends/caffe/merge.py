@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import Merge, find_merges
+from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
@@ -164,7 +165,7 @@ class _Merger:
         }
         try:
             written = Writer(self.net, orders, gone, kept).write()
-        except NotWritable:
+        except (NotWritable, ModelUnreadableError):
             return None
         merges = [order.merge for order in orders]
         return MergedNet(

@@ -166,6 +166,7 @@ class Writer:
         return read_caffemodel(b"".join(rewrite(model, changes)), model.name)
 
     def _read(self, text: str, weights: Caffemodel) -> Net:
+        """Raises ModelUnreadableError."""
         return read_net(read_text(encode(text), self.net.document.name), weights)
 
     # ---------------------------------------------------------------- what was written
