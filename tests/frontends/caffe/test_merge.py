@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import bnfold
+from bnfold.frontend import Request
+from bnfold.frontends.caffe import door
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.runner import files_runner, read_runner
@@ -233,6 +235,13 @@ def test_other_poolings(pool: str) -> None:
     builder.conv(4, 1, group=4)
     builder.layer("Pooling", f"pooling_param {{ {pool} }}")
     assert fold(builder.pair())[1].merged == ()
+
+
+def test_a_mean_of_very_many() -> None:
+    builder = Builder((1, 2, 40, 40))
+    builder.conv(2, 1, group=2)
+    builder.layer("Pooling", "pooling_param { pool: AVE kernel_size: 40 }")
+    assert_nothing_merges(builder)
 
 
 def test_a_layer_in_place_between() -> None:
@@ -790,7 +799,25 @@ def test_the_report_says_it() -> None:
     assert report.notes[0] == "layers: 12 -> 4"
 
 
+def test_a_look_counts_the_layers_that_are_there(tmp_path: Path) -> None:
+    network = _written(repvgg(1).pair(), tmp_path)
+    look = door.inspect((network, network.with_suffix(".caffemodel")), Request())
+    assert look.counts == Counter(
+        {"Convolution": 3, "BatchNorm": 3, "Scale": 3, "ReLU": 2, "Eltwise": 1}
+    )
+
+
 # ------------------------------------------------------------------- compared
+
+
+def test_without_merging_if_merged_does_not_compare(tmp_path: Path) -> None:
+    network = _written(repvgg(1).pair(), tmp_path)
+    folded = door.fold((network, network.with_suffix(".caffemodel")), Request())
+    plain = folded.proven()
+    assert plain is not None
+    assert folded.report.merged
+    assert plain.report.merged == ()
+    assert plain.proven() is None
 
 
 def _written(model: Pair, folder: Path) -> Path:

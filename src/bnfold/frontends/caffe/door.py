@@ -31,8 +31,12 @@ def check(model: Files, request: Request) -> None:
 
 def inspect(model: Files, request: Request) -> Look:
     """Decided on, not written."""
-    report = _decided(model, request)[1]
-    return Look(report, op_counts(report.network.before) if report.network else {}, model)
+    content, report = _decided(model, request)
+    counts = op_counts(report.network.before) if report.network else {}
+    if content.is_merged:  # what is drawn is the network without what was merged
+        layers = [layer for layer in content.original.layers if layer.bottoms and layer.tops]
+        counts = Counter(layer.type for layer in layers)
+    return Look(report, counts, model)
 
 
 def fold(model: Files, request: Request) -> Folded:

@@ -9,6 +9,7 @@ where it is cut, is divided by what is left of it: that is no convolution.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,8 @@ _PARTS = {
 """The fields that are known, per message: a fork's may say anything."""
 _HALF = ("default_forward_type", "default_forward_math")
 """Of NVIDIA's Caffe: what it computes in, where a layer does not say it."""
+_MOST_TAPS = 1024
+"""A mean over more has no place in a file as a weight."""
 _AVE = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
 
 
@@ -154,6 +157,8 @@ def _of_pooling(net: Net, layer: Layer) -> Part | None:
     found = window(options, 2)
     is_mean = options.word("pool", "MAX", _AVE) == "AVE"
     if not is_mean or shape is None or len(shape) != 4 or shape[1] is None or found is None:
+        return None
+    if math.prod(found.kernel) > _MOST_TAPS:
         return None
     if any(pad >= kernel for pad, kernel in zip(found.pad, found.kernel, strict=True)):
         return None
