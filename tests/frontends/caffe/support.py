@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold._storage import Weights
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
 from bnfold.frontends.caffe.prototxt import Message, read_text
@@ -66,11 +66,14 @@ def fold(
     clip: ClipMode = "auto",
     phase: str | None = None,
     storage: Weights = "stored",
+    merge: MergeMode = "auto",
 ) -> tuple[Pair, FoldReport]:
     """The folded pair and the report."""
     document = read_text(model.text, "net.prototxt")
     weights = read_caffemodel(model.weights, "net.caffemodel")
-    folded, report = fold_read(document, weights, clip=clip, phase=phase, storage=storage)
+    folded, report = fold_read(
+        document, weights, clip=clip, phase=phase, storage=storage, merge=merge
+    )
     content = b"".join(bytes(piece) for piece in folded.weights())
     return Pair(folded.text, content), report
 
