@@ -43,7 +43,7 @@ def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
     names = {number: name for name, number in lifted.tensors.items()}
     merger = _Merger(lifted, names)
     parts = parts_of(lifted)
-    if not parts:
+    if not parts and not any(isinstance(op.role, g.Sum) for op in lifted.graph.ops):
         return None
     freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
     merges = [m for m in find_merges(lifted.graph, parts, freedom) if merger.can_write(m)]
@@ -101,7 +101,13 @@ class _Merger:
         involved = {
             number for number in merge.gone if isinstance(self.graph.ops[number].role, g.Sum)
         }
-        return all(self._nodes(number) for number in {*involved, *merge.sums})
+        if not all(self._nodes(number) for number in {*involved, *merge.sums}):
+            return False
+        # A mean of fewer would weigh each of them more.
+        return not any(
+            len(kept) > 1 and self._nodes(number)[0].op == "Mean"
+            for number, kept in merge.sums.items()
+        )
 
     def _nodes_of(self, op: g.Op) -> list[Node]:
         made = (self.network.makers.get(self.names.get(tensor, "")) for tensor in op.outputs)
