@@ -13,7 +13,7 @@ from torch import nn
 import bnfold
 from bnfold.core import graph as g
 from bnfold.core.plan import make_plan
-from bnfold.network import INPUT, OUTPUT, Network, State, draw
+from bnfold.network import INPUT, OUTPUT, Network, NetworkNode, State, draw
 from tests.page.support import NASTY, made_up
 
 
@@ -88,9 +88,51 @@ def test_a_document_from_before_it_had_networks_is_read() -> None:
     assert bnfold.FoldReport.from_json(json.dumps(document)).network is None
 
 
+BRANCHES = (
+    NetworkNode("x", "input"),
+    NetworkNode("3x3", "Conv2d", (0,), State.CARRIER),
+    NetworkNode("bn", "BatchNorm2d", (1,), State.MERGED, item="bn"),
+    NetworkNode("1x1", "Conv2d", (0,), State.MERGED),
+    NetworkNode("add", "add", (2, 3), State.MERGED),
+    NetworkNode("relu", "ReLU", (4,)),
+)
+
+
+def test_what_was_merged_leaves_its_carrier() -> None:
+    assert Network(BRANCHES).after == (
+        NetworkNode("x", "input"),
+        NetworkNode("3x3", "Conv2d", (0,), State.CARRIER),
+        NetworkNode("relu", "ReLU", (1,)),
+    )
+
+
+def test_a_carrier_reads_what_the_first_of_a_chain_read() -> None:
+    chain = (
+        NetworkNode("x", "input"),
+        NetworkNode("first", "Conv2d", (0,), State.MERGED),
+        NetworkNode("bn", "BatchNorm2d", (1,), State.MERGED),
+        NetworkNode("second", "Conv2d", (2,), State.CARRIER),
+        NetworkNode("y", "output", (3,)),
+    )
+    assert [node.inputs for node in Network(chain).after] == [(), (0,), (1,)]
+
+
+def test_a_sum_that_keeps_an_operand_reads_it_and_the_carrier() -> None:
+    partly = (
+        NetworkNode("x", "input"),
+        NetworkNode("z", "input"),
+        NetworkNode("a", "Conv2d", (0,), State.CARRIER),
+        NetworkNode("b", "Conv2d", (0,), State.MERGED),
+        NetworkNode("inner", "add", (1, 3), State.REMOVED),
+        NetworkNode("outer", "add", (4, 2)),
+    )
+    assert [node.inputs for node in Network(partly).after] == [(), (), (0,), (1, 2)]
+
+
 def test_every_state_survives_the_document() -> None:
-    network = made_up(40, names=NASTY).network
-    assert network is not None
+    made = made_up(40, names=NASTY).network
+    assert made is not None
+    network = Network((*made.before, *BRANCHES))
     assert {node.state for node in network.before} == set(State)
     assert Network.from_dict(json.loads(json.dumps(network.to_dict()))) == network
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from bnfold.core.reasons import Reason
+from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
     from bnfold.network import Network
@@ -140,6 +140,32 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmerged:
+    """A sum of linear ops of one tensor that stay several."""
+
+    name: str
+    """Name of the sum."""
+    reason: MergeReason
+    """What kind of obstacle."""
+    blocker: str | None = None
+    """Name of the op that stands in the way, if one does."""
+
+    @property
+    def sentence(self) -> str:
+        """Why, in words."""
+        return f"not merged: {self.reason.sentence.format(blocker=self.blocker or 'an op')}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"name": self.name, "reason": str(self.reason), "blocker": self.blocker}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Unmerged:
+        """The inverse of `to_dict`."""
+        return cls(data["name"], MergeReason(data["reason"]), data["blocker"])
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
     """What a fold did, or would do: a `FoldReport` without its looks."""
 
@@ -149,6 +175,8 @@ class Outcomes:
     """Activations that got bounds per channel."""
     merged: tuple[Merged, ...] = field(default=(), kw_only=True)
     """Linear ops that became one; the affine steps among them are items, too."""
+    unmerged: tuple[Unmerged, ...] = field(default=(), kw_only=True)
+    """Sums of linear ops of one tensor that stay several."""
     notes: tuple[str, ...] = ()
     """What else the reader should know."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -206,6 +234,7 @@ class Outcomes:
             "items": [item.to_dict() for item in self.items],
             "clips": list(self.clips),
             "merged": [merged.to_dict() for merged in self.merged],
+            "unmerged": [left.to_dict() for left in self.unmerged],
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "network": None if self.network is None else self.network.to_dict(),
@@ -233,6 +262,7 @@ class Outcomes:
             dict(data["versions"]),
             _network(data.get("network")),  # younger than the schema
             merged=tuple(Merged.from_dict(merged) for merged in data.get("merged", ())),
+            unmerged=tuple(Unmerged.from_dict(left) for left in data.get("unmerged", ())),
             verdict=_verdict(data.get("verify")),
             unverified=data.get("unverified"),
         )

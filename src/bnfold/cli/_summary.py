@@ -123,13 +123,15 @@ def _step(item: Item, room: int, width: int, color: bool) -> str:
 
 
 def _merges(report: FoldReport, width: int) -> list[str]:
-    """A line for each op that does the work of others: its name, and theirs."""
-    longest = max((len(printable(merged.into)) for merged in report.merged), default=0)
+    """A line for each op that does the work of others, and for each sum that could not go."""
+    rows = [(merged.into, f"merged from {', '.join(merged.parts)}") for merged in report.merged]
+    rows += [(left.name, left.sentence) for left in report.unmerged]
+    longest = max((len(printable(name)) for name, _ in rows), default=0)
     room = min(longest, max(12, (width - 2) * 2 // 5))
     return [
-        f"{shortened(merged.into, room).ljust(room)}  "
-        + shortened(f"merged from {', '.join(merged.parts)}", width - room - 2)
-        for merged in report.merged
+        f"{shortened(printable(name), room).ljust(room)}  "
+        + shortened(printable(text), width - room - 2)
+        for name, text in rows
     ]
 
 

@@ -157,13 +157,14 @@ class Expressions:
     def seen(self, tensor: int) -> list[Expression]:
         """What an op that reads the tensor may build on: first, that it is itself."""
         own = Expression(tensor, _build_identity)
-        return [own, *self.further(own, tensor)][:_MOST_SOURCES]
+        return [own, *self.further(own, tensor)]
 
     def further(self, near: Expression, output: int) -> list[Expression]:
         """The same tensor as an expression of earlier sources, where nobody else reads the one."""
         if self.readings.get(near.source) != near.reads:
             return []
-        made = (self._chain(e, near, output) for e in self.found.get(near.source, ()))
+        found = self.found.get(near.source, ())[: _MOST_SOURCES - 1]
+        made = (self._chain(e, near, output) for e in found)
         return [expression for expression in made if expression is not None]
 
     def are_alike(self, tensors: Iterable[int], output: int) -> bool:
@@ -176,7 +177,7 @@ class Expressions:
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
-        if number in self.parts:
+        if number in self.parts and is_free(role):
             near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             near = self._step(number, op, role)
@@ -347,6 +348,13 @@ def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:
     """The axes of a tensor of this rank along which an affine step has several constants."""
     behind = rank - role.scale.ndim
     return tuple(axis + behind for axis, length in enumerate(role.scale.shape) if length > 1)
+
+
+def is_free(role: g.Role) -> bool:
+    """Whether a linear op has a weight of its own, which may be anything."""
+    if not isinstance(role, g.Linear):
+        return True
+    return role.weight is g.Weight.FREE and role.tie is None
 
 
 def _is_constant(role: g.AffineStep) -> bool:

@@ -82,6 +82,31 @@ def find_merges(
     return _Finder(graph, parts, Expressions.of(graph, parts, freedom or Freedom())).run()
 
 
+def choices(
+    graph: g.Graph, parts: Mapping[int, Part], merges: Sequence[Merge]
+) -> Iterator[list[Merge]]:
+    """The merges, and fewer of them for when a step stays that would go without: none at last.
+
+    A merged op may see padded zeros where what read the source before saw none. Then a shift that
+    could have gone into the first op of a chain stays in front of it.
+    """
+    if merges:
+        yield list(merges)
+        fewer = [merge for merge in merges if not _adds_zeros(graph, parts, merge)]
+        if 0 < len(fewer) < len(merges):
+            yield fewer
+    yield []
+
+
+def _adds_zeros(graph: g.Graph, parts: Mapping[int, Part], merge: Merge) -> bool:
+    """Whether the carrier sees padded zeros of the source, and nothing in it did."""
+    if merge.window is None or not (merge.window.pads or merge.window.is_transposed):
+        return False
+    first = [n for n in {merge.carrier, *merge.gone} if merge.source in graph.ops[n].inputs]
+    windows = (parts[number].window for number in first if number in parts)
+    return not any(w is not None and (w.pads or w.is_transposed) for w in windows)
+
+
 class _Finder:
     def __init__(self, graph: g.Graph, parts: Mapping[int, Part], expressions: Expressions) -> None:
         self.graph = graph

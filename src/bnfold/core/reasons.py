@@ -84,3 +84,41 @@ _SENTENCES = {
     Reason.NOT_PROVEN: "with it removed, the model was run and computed something else",
     Reason.NOT_REACHED: "the run on the example inputs did not reach it",
 }
+
+
+class MergeReason(StrEnum):
+    """Why linear ops of one tensor that meet in a sum stay several."""
+
+    READ = "read-elsewhere"
+    """Somebody else reads what the blocker makes, or it leaves the network."""
+    WEIGHT = "fixed-weight"
+    """The blocker's weight is shared, computed, quantised, or stored in fewer bits."""
+    STEP = "step-stays"
+    """The blocker is a step that has to stay."""
+    PADDING = "padding"
+    """One op pads with zeros what another in front of it has shifted, or pads as well."""
+    GRID = "no-common-grid"
+    """Strides, sizes, padding, axes or dtypes leave no one op that does the work of both."""
+    COST = "cost"
+    """One op would take more multiplications, or a larger weight, than they do."""
+    SUM = "sum"
+    """The sum, without them, would change what else is in it; or nothing in it can carry all."""
+    CODE = "code"
+    """A module's code adds them, or uses the blocker otherwise; its exported program can merge."""
+
+    @property
+    def sentence(self) -> str:
+        """One plain sentence, with {blocker} where the op that stands in the way is named."""
+        return _MERGE_SENTENCES[self]
+
+
+_MERGE_SENTENCES = {
+    MergeReason.READ: "somebody else reads what {blocker} makes",
+    MergeReason.WEIGHT: "the weight of {blocker} is not its own to change",
+    MergeReason.STEP: "{blocker} has to stay",
+    MergeReason.PADDING: "zero padding behind {blocker} would see another value",
+    MergeReason.GRID: "their strides, sizes, padding or dtypes do not fit one op",
+    MergeReason.COST: "one op would cost more than they do",
+    MergeReason.SUM: "the sum would change what else is in it, or no op can carry all",
+    MergeReason.CODE: "the module's code adds them: its exported program can be merged",
+}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from bnfold.core import graph as g
+from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import Merge
 from bnfold.core.plan import Plan
+from bnfold.core.unmerged import unmerged
 from bnfold.network import Network, State, draw
-from bnfold.outcomes import Item, Merged, Outcomes, Removed
+from bnfold.outcomes import Item, Merged, Outcomes, Removed, Unmerged
 
 Report = TypeVar("Report", bound=Outcomes)
 
@@ -21,6 +23,8 @@ class Merging:
 
     graph: g.Graph = field(default_factory=g.Graph)
     """The network as it was."""
+    parts: Mapping[int, Part] = field(default_factory=dict)
+    freedom: Freedom = field(default_factory=Freedom)
     merges: Sequence[Merge] = ()
     aside: Collection[int] = ()
     """Affine steps that nobody asks about."""
@@ -52,8 +56,22 @@ class Merging:
             if isinstance((op := self.graph.ops[number]).role, g.AffineStep) and op.role.is_wanted
         ]
 
+    @property
+    def unmerged(self) -> tuple[Unmerged, ...]:
+        """The sums that could not be merged, and why."""
+        ops = self.graph.ops
+        return tuple(
+            Unmerged(
+                ops[left.sum].name,
+                left.reason,
+                None if left.blocker is None else ops[left.blocker].name,
+            )
+            for left in unmerged(self.graph, self.parts, self.freedom, self.merges)
+        )
+
     def told(self, report: Report) -> Report:
         """The report of a fold of the merged network, as one of the network that it was."""
+        report = replace(report, unmerged=self.unmerged)
         if not self:
             return report
         places = {op.name: place for place, op in enumerate(self.graph.ops)}

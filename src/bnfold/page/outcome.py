@@ -35,6 +35,11 @@ _MERGED = (
     Column("kind", css="kind"),
     Column("does the work of", css="code"),
 )
+_UNMERGED = (
+    Column("sum", css="code"),
+    Column("reason", css="code short"),
+    Column("meaning"),
+)
 _OPS = (
     Column("type", css="code"),
     Column("before", is_number=True),
@@ -118,15 +123,23 @@ def _select(name: str, label: str, options: Sequence[str]) -> str:
 
 def merged_section(report: Outcomes) -> str:
     """Which ops became one; nothing if none did."""
-    if not report.merged:
+    if not report.merged and not report.unmerged:
         return ""
     rows = (
         row(_MERGED, [merged.into, merged.kind, ", ".join(merged.parts)])
         for merged in report.merged
     )
     caption = "Linear ops of one tensor that met in a sum, and linear ops in a row."
-    listed = table(_MERGED, rows, caption=caption)
-    return section("merged", "What was merged", f"<p>{report.merged_summary}.</p>{listed}")
+    body = ""
+    if report.merged:
+        body = f"<p>{report.merged_summary}.</p>{table(_MERGED, rows, caption=caption)}"
+    if report.unmerged:
+        lines = (
+            row(_UNMERGED, [left.name, str(left.reason), left.sentence]) for left in report.unmerged
+        )
+        caption = "Sums of linear ops of one tensor that stay several ops."
+        body += table(_UNMERGED, lines, caption=caption)
+    return section("merged", "What was merged", body)
 
 
 def reasons_section(report: Outcomes) -> str:

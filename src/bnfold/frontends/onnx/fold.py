@@ -14,14 +14,15 @@ from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.frontends.merged import Merging
-from bnfold.frontends.onnx.analysis import Pins, analyse
+from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.folding import Folding, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
-from bnfold.frontends.onnx.merge import merge as merge_nodes
+from bnfold.frontends.onnx.merge import merges_of
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
+from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.write import data_name
 from bnfold.report import FoldReport
 
@@ -45,24 +46,33 @@ def prepare(
         fold_functions(model, analysis, prepare_inner, inside)
     if inside.changed:
         analysis = analyse(model, inputs)
-    network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
-    lifted = lift(network, constants, shapes)
-    merging = Merging()
-    if merge == "auto" and (merged := merge_nodes(model, lifted)) is not None:
-        model, merging = merged
-        analysis = analyse(model, inputs)
-        network, shapes, constants = analysis.network, analysis.shapes, analysis.constants
-        lifted = lift(network, constants, shapes)
+    lifted = lift(analysis.network, analysis.constants, analysis.shapes)
+    best: Folding | None = None
+    for merged, merging in merges_of(model, lifted) if merge == "auto" else [(model, Merging())]:
+        own, view = analysis, lifted
+        if merging:
+            own = analyse(merged, inputs)
+            view = lift(own.network, own.constants, own.shapes)
+        view, fitting = _fitted(own, view, clip)
+        folding = Folding(merged, own.shapes, view, fitting, inside, weights, merging)
+        if best is None or folding.kept < best.kept:
+            best = folding
+        if not best.kept:
+            break
+    assert best is not None
+    return best
+
+
+def _fitted(analysis: Analysis, lifted: Lifted, clip: ClipMode) -> tuple[Lifted, Fitting]:
+    """The plan; where a weight may not serve all its readers, see if weights of their own do."""
     fitting = Fitting(partial(decide, lifted, clip))
-    if fitting.plan.kept and any(
-        getattr(op.role, "tie", None) is not None for op in lifted.graph.ops
-    ):
-        # One weight may not serve all its readers: see whether weights of their own do better.
-        alone = lift(network, constants, shapes, ties=False)
+    has_ties = any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops)
+    if fitting.plan.kept and has_ties:
+        alone = lift(analysis.network, analysis.constants, analysis.shapes, ties=False)
         better = Fitting(partial(decide, alone, clip))
         if len(better.plan.removed) > len(fitting.plan.removed):
-            lifted, fitting = alone, better
-    return Folding(model, shapes, lifted, fitting, inside, weights, merging)
+            return alone, better
+    return lifted, fitting
 
 
 def fold_model(

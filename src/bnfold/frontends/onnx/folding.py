@@ -66,6 +66,11 @@ class Folding:
         return self.fitting.plan
 
     @property
+    def kept(self) -> int:
+        """How many steps stay that somebody would ask about."""
+        return len(self.plan.kept.keys() - self.lifted.scalars)
+
+    @property
     def scalars_gone(self) -> int:
         """How many steps with a single number go, in bodies too."""
         return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars

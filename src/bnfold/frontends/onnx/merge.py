@@ -10,7 +10,7 @@ What a carrier makes has the name of the sum where it is all of that, and else a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from onnx import NodeProto, helper
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import Merge, choices, find_merges
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
@@ -38,29 +38,26 @@ _KEPT = 1 << 25
 """Bytes of kernels that are kept until they are written, in all."""
 
 
-def merge(model: OnnxModel, lifted: Lifted) -> tuple[OnnxModel, Merging] | None:
-    """The model with what can be one merged; None if nothing can."""
-    names = {number: name for name, number in lifted.tensors.items()}
-    merger = _Merger(lifted, names)
+def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Merging]]:
+    """The model with what can be one merged, then with less of that: itself at last."""
     parts = parts_of(lifted)
-    if not parts and not any(isinstance(op.role, g.Sum) for op in lifted.graph.ops):
-        return None
-    freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
-    merges = [m for m in find_merges(lifted.graph, parts, freedom) if merger.can_write(m)]
-    if not merges:
-        return None
-    merges = merger.run(merges)
-    if not merges:
-        return None
-    return rewrite(model, lifted, merger.edits), Merging(lifted.graph, merges, lifted.scalars)
+    probe = _Merger(lifted)
+    freedom = Freedom(probe.can_go, carries_affine=probe.is_batch_norm)
+    found = find_merges(lifted.graph, parts, freedom)
+    writable = [merge for merge in found if probe.can_write(merge)]
+    for chosen in choices(lifted.graph, parts, writable):
+        merger = _Merger(lifted)
+        merges = merger.run(chosen)
+        merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
+        yield rewrite(model, lifted, merger.edits) if merges else model, merging
 
 
 class _Merger:
-    def __init__(self, lifted: Lifted, names: dict[int, str]) -> None:
+    def __init__(self, lifted: Lifted) -> None:
         self.lifted = lifted
         self.graph = lifted.graph
         self.network = lifted.network
-        self.names = names
+        self.names = {number: name for name, number in lifted.tensors.items()}
         """Of the values, per graph tensor."""
         self.edits = Edits()
         self.room = _KEPT

@@ -1,0 +1,135 @@
+"""Why linear ops of one tensor that meet in a sum stay several.
+
+Looked at are sums of which two operands lead back to one tensor through linear ops and affine steps
+alone, whatever their weights may be and whoever else reads what lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Expression, Expressions, Freedom, Part, is_free
+from bnfold.core.merge import Merge
+from bnfold.core.reasons import MergeReason
+
+_FARTHEST = 16
+"""Ops that an operand is followed back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmerged:
+    """Operands of a sum that stay several ops."""
+
+    sum: int
+    """Number of the sum."""
+    reason: MergeReason
+    blocker: int | None = None
+    """Number of the op in the way, if one is."""
+
+
+Way = tuple[int, ...]
+"""Numbers of the ops that lead from an operand back to a tensor, the last one first."""
+
+
+def unmerged(
+    graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom, merges: Sequence[Merge]
+) -> list[Unmerged]:
+    """One entry per sum that could have been merged, or further, and was not."""
+    expressions = Expressions.of(graph, parts, freedom)
+    gone = frozenset().union(*(merge.gone for merge in merges)) if merges else frozenset()
+    found = []
+    for number, op in enumerate(graph.ops):
+        if isinstance(op.role, g.Sum) and number not in gone:
+            entered = {at for merge in merges for at in (merge.enters,) if at}
+            left = [
+                tensor
+                for position, tensor in enumerate(op.inputs)
+                if (number, position) not in entered
+                and _is_left(merges, number, position)
+                and not _is_made_by(expressions, tensor, gone)
+            ]
+            if (why := _why(expressions, number, left)) is not None:
+                found.append(why)
+    return found
+
+
+def _is_left(merges: Sequence[Merge], number: int, position: int) -> bool:
+    """Whether a sum keeps an operand."""
+    return all(position in merge.sums.get(number, (position,)) for merge in merges)
+
+
+def _is_made_by(expressions: Expressions, tensor: int, numbers: Collection[int]) -> bool:
+    return expressions.makers.get(tensor) in numbers
+
+
+def _why(expressions: Expressions, number: int, operands: Sequence[int]) -> Unmerged | None:
+    ways = [(tensor, _ways(expressions, tensor)) for tensor in operands]
+    for (first, one), (second, other) in combinations(ways, 2):
+        source = next((s for s in one if s in other and (one[s] or other[s])), None)
+        if source is None or not _has_linear(expressions, one[source], other[source]):
+            continue
+        return _obstacle(
+            expressions, number, source, [(first, one[source]), (second, other[source])]
+        )
+    return None
+
+
+def _has_linear(expressions: Expressions, *ways: Way) -> bool:
+    ops = expressions.graph.ops
+    return any(isinstance(ops[number].role, g.Linear) for way in ways for number in way)
+
+
+def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
+    """The tensors that linear ops make it of, the nearest first, with the way there."""
+    ways: dict[int, Way] = {tensor: ()}
+    way: Way = ()
+    while len(way) < _FARTHEST:
+        number = expressions.makers.get(tensor)
+        if number is None:
+            break
+        op = expressions.graph.ops[number]
+        if not isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep) or not op.inputs:
+            break
+        way = (*way, number)
+        tensor = op.inputs[0]
+        ways[tensor] = way
+    return ways
+
+
+def _obstacle(
+    expressions: Expressions, number: int, source: int, operands: Sequence[tuple[int, Way]]
+) -> Unmerged:
+    each: list[Expression] = []
+    for tensor, way in operands:
+        made = next((e for e in expressions.seen(tensor) if e.source == source), None)
+        if made is None:
+            return next(_on_the_way(expressions, number, way))
+        each.append(made)
+    (output,) = expressions.graph.ops[number].outputs
+    if any(e.is_identity for e in each) and not expressions.freedom.takes_identity:
+        return Unmerged(number, MergeReason.CODE)
+    if not expressions.are_alike((tensor for tensor, _ in operands), output):
+        return Unmerged(number, MergeReason.GRID)
+    whole = expressions.sum(each, [1.0] * len(each), output)
+    if whole is None:
+        return Unmerged(number, MergeReason.GRID)
+    return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
+
+
+def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unmerged]:
+    """What keeps an operand from being an expression, from the sum backwards."""
+    for at in way:
+        op = expressions.graph.ops[at]
+        if expressions.readings.get(op.outputs[0]) != 1:
+            yield Unmerged(number, MergeReason.READ, at)
+        if not expressions.freedom.can_go(at):
+            yield Unmerged(number, MergeReason.CODE, at)
+        if isinstance(op.role, g.Linear):
+            if at not in expressions.parts or not is_free(op.role):
+                yield Unmerged(number, MergeReason.WEIGHT, at)
+        elif not isinstance(op.role, g.AffineStep) or op.role.refusal is not None:
+            yield Unmerged(number, MergeReason.STEP, at)
+    yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)

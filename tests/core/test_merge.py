@@ -1,0 +1,493 @@
+"""What is merged: what must not be stands first.
+
+`branch` has two convolutions of one tensor in a sum; each case changes one thing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Freedom
+from bnfold.core.merge import choices, find_merges
+from bnfold.core.reasons import Reason
+from tests.core.branches import Branches, merges_of, names
+
+
+def branch(change: Callable[[Branches, int, int, int], int | None] | None = None) -> Branches:
+    """x -> 3x3, 1x1 -> sum; `change` may add to it, and may give another sum."""
+    net = Branches()
+    x = net.input(2, 4, 5, 5)
+    first, second = net.conv(x, name="wide"), net.conv(x, kernel=(1, 1), name="narrow")
+    total = change(net, x, first, second) if change else None
+    if total is None:
+        total = net.sum(first, second, name="sum")
+    net.output(net.clip(total, name="relu"))
+    return net
+
+
+def test_two_convolutions_of_one_tensor() -> None:
+    net = branch()
+    assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
+
+
+class TestWhatSomebodyElseSees:
+    def test_a_branch_that_is_an_output(self) -> None:
+        net = branch(lambda net, x, first, second: net.output(first) and None)
+        assert not merges_of(net)
+
+    def test_a_branch_that_another_op_reads(self) -> None:
+        def read(net, x, first, second):
+            net.output(net.clip(first, name="other"))
+
+        assert not merges_of(branch(read))
+
+    def test_a_branch_that_the_sum_reads_twice(self) -> None:
+        assert not merges_of(branch(lambda net, x, a, b: net.sum(a, a, name="sum")))
+
+    def test_a_pin(self) -> None:
+        assert not find(branch(lambda net, x, a, b: net.graph.pin("pin", [a])))
+
+    def test_an_inner_sum_that_another_op_reads(self) -> None:
+        def read(net, x, a, b):
+            inner = net.sum(a, b, name="inner")
+            net.output(net.clip(inner, name="other"))
+            return net.sum(inner, net.conv(x, name="third"), name="sum")
+
+        net = branch(read)
+        assert names(net, merges_of(net)) == [("wide", ("narrow", "inner"))]
+
+
+class TestOps:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            pytest.param({"tie": "a"}, id="a weight that others have, too"),
+            pytest.param({"weight": g.Weight.SIGNS}, id="a binary weight"),
+            pytest.param({"weight": g.Weight.FIXED}, id="a computed weight"),
+        ],
+    )
+    def test_a_weight_that_is_not_free(self, options) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        total = net.sum(net.conv(x, name="a", **options), net.conv(x, name="b"))
+        net.output(total)
+        assert not merges_of(net)
+
+    def test_another_dtype(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b", dtype="float16")))
+        assert not merges_of(net)
+
+    def test_an_op_that_is_no_part(self) -> None:
+        net = branch()
+        del net.parts[net.number("narrow")]
+        assert not merges_of(net)
+
+    def test_an_op_that_cannot_go(self) -> None:
+        net = branch()
+        kept = net.number("narrow")
+        assert not merges_of(net, Freedom(can_go=lambda number: number != kept))
+
+    def test_nobody_who_can_carry(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.mean(x), x))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"removal": g.Refusal(Reason.HOOK)},
+            {"factors": g.Parameter.UNKNOWN},
+            {"summands": g.Parameter.UNKNOWN},
+        ],
+    )
+    def test_a_step_that_has_to_stay(self, options) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.bn(net.conv(x, name="a"), **options), net.conv(x, name="b")))
+        assert not merges_of(net)
+
+    def test_a_step_that_is_called_twice(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        total = net.sum(net.bn(net.conv(x, name="a"), tie=1), net.conv(x, name="b"))
+        net.output(net.bn(net.clip(total), tie=1))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_numbers_that_are_none(self, bad) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        scaled = net.affine(net.conv(x, name="a"), [bad, 1, 1, 1], np.zeros(4))
+        net.output(net.sum(scaled, net.conv(x, name="b")))
+        assert not find(net)
+
+    def test_a_step_with_constants_per_place(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        y = net.conv(x, name="a")
+        role = g.AffineStep(np.ones((1, 4, 5, 1)) * 2, np.ones((1, 4, 5, 1)))
+        (y,) = net.add(role, [y], [net.shape(y)])
+        net.output(net.sum(y, net.conv(x, name="b")))
+        assert not merges_of(net)
+
+
+def find(net: Branches):
+    """Without a run, where numbers are not finite."""
+
+    return find_merges(net.graph, net.parts)
+
+
+class TestSums:
+    def test_other_sources(self) -> None:
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(y, name="b")))
+        assert not merges_of(net)
+
+    def test_something_nonlinear_in_front_of_one(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(net.clip(x), name="b")))
+        assert not merges_of(net)
+
+    def test_strides_that_differ(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 6, 6)
+        first = net.conv(x, kernel=(2, 2), padding=(0, 0), after=(1, 1), stride=1, name="a")
+        half = net.conv(x, kernel=(1, 1), stride=6, name="b")
+        net.output(net.sum(first, half))  # (6, 6) and (1, 1)
+        assert not merges_of(net)
+
+    def test_a_broadcast_operand(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        pooled = net.conv(x, kernel=(5, 5), padding=(0, 0), name="whole")
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), pooled))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize("factor", [0.0, np.inf])
+    def test_a_coefficient_that_nothing_can_make_up_for(self, factor) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), coefficients=(1, factor)))
+        assert not find(net)
+
+    def test_a_tensor_and_itself(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(x, x))
+        assert not merges_of(net)
+
+    def test_a_raw_identity_that_cannot_go(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), x, net.conv(x, name="b"), name="sum"))
+        found = merges_of(net, Freedom(takes_identity=False))
+        assert names(net, found) == [("a", ("b",))]
+        assert found[0].sums == {net.number("sum"): (0, 1)}
+
+    def test_a_subtrahend_that_would_be_left_alone(self) -> None:
+        net = Branches()
+        x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.clip(other), name="inner")
+        net.output(net.sum(inner, net.conv(x, name="b")))
+        assert not merges_of(net)
+
+    def test_what_costs_more_multiplications(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        deep, dense = net.conv(x, groups=4, name="deep"), net.conv(x, kernel=(1, 1), name="dense")
+        net.output(net.sum(deep, dense))
+        assert not merges_of(net)
+
+    def test_kernels_that_leave_corners_out(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(
+            net.sum(net.conv(x, kernel=(1, 3), name="a"), net.conv(x, kernel=(3, 1), name="b"))
+        )
+        assert not merges_of(net)
+
+    def test_dilations_whose_grid_is_larger(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 7, 7)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, dilation=2, name="b")))
+        assert not merges_of(net)
+
+
+class TestChains:
+    def test_a_narrow_place_between_two(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.conv(net.conv(x, 1, (1, 1), name="in"), 4, (1, 1), name="out"))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize(("bias", "count"), [(True, 0), (False, 1)])
+    def test_zeros_between_two_that_a_bias_would_fill(self, bias, count) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.conv(x, kernel=(1, 1), bias=bias, name="inner")
+        net.output(net.conv(inner, name="outer"))
+        assert len(merges_of(net)) == count
+
+    def test_a_shift_between_two_is_a_bias(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.bn(net.conv(x, kernel=(1, 1), bias=False, name="inner"))
+        net.output(net.conv(inner, name="outer"))
+        assert not merges_of(net)
+
+    def test_zeros_that_the_first_reads_across(self) -> None:
+        net = Branches()
+        x = net.input(1, 2, 9, 9)
+        net.output(net.conv(net.conv(x, 8, bias=False, name="inner"), 2, name="outer"))
+        assert not merges_of(net)
+
+    def test_a_depthwise_and_a_pointwise_one(self) -> None:
+        net = Branches()
+        x = net.input(1, 8, 5, 5)
+        net.output(net.conv(net.conv(x, 8, groups=8, name="deep"), 8, (1, 1), name="point"))
+        assert not merges_of(net)
+
+    def test_two_in_a_row_that_pay(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.bn(net.conv(x, 16, (1, 1), name="inner"))
+        net.output(net.conv(inner, 4, (3, 3), padding=(0, 0), name="outer"))
+        assert names(net, merges_of(net)) == [("outer", ("inner", "bn"))]
+
+    def test_matrices_in_a_row(self) -> None:
+        net = Branches()
+        x = net.input(2, 3, 4)
+        net.output(net.linear_over(net.linear_over(x, 16, name="up"), 4, name="down"))
+        assert names(net, merges_of(net)) == [("up", ("down",))]
+
+
+class TestBlocks:
+    """Of networks that people train, as their authors merge them."""
+
+    def test_repvgg(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        wide = net.bn(net.conv(x, bias=False, name="wide"), "bn1")
+        narrow = net.bn(net.conv(x, kernel=(1, 1), bias=False, name="narrow"), "bn2")
+        total = net.sum(net.sum(narrow, wide, name="one"), net.bn(x, "bn3"), name="two")
+        net.output(net.clip(total))
+        assert names(net, merges_of(net)) == [
+            ("wide", ("bn1", "narrow", "bn2", "one", "bn3", "two"))
+        ]
+
+    @pytest.mark.parametrize("groups", [1, 4])
+    def test_mobileone_with_a_stride(self, groups) -> None:
+        net = Branches()
+        x = net.input(2, 4, 7, 7)
+        each = [
+            net.bn(net.conv(x, stride=2, groups=groups, bias=False, name=f"conv{n}"), f"bn{n}")
+            for n in range(4)
+        ]
+        each.append(net.conv(x, kernel=(1, 1), stride=2, groups=groups, name="scale"))
+        total = each[0]
+        for n, branch_ in enumerate(each[1:]):
+            total = net.sum(total, branch_, name=f"sum{n}")
+        net.output(total)
+        (found,) = merges_of(net)
+        assert net.graph.ops[found.carrier].name == "conv0"
+        assert found.groups == groups
+
+    def test_repmixer(self) -> None:
+        """x + g * (mixer(x) - norm(x))"""
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        mixer = net.sum(net.conv(x, groups=4, name="mixer"), net.bn(x, "skip"))
+        scaled = net.affine(net.minus(mixer, net.bn(x, "norm")), [0.1, -0.2, 0.3, 0.4], np.zeros(4))
+        net.output(net.sum(x, scaled))
+        (found,) = merges_of(net)
+        assert (net.graph.ops[found.carrier].name, found.enters) == ("mixer", None)
+        assert found.groups == 4
+        assert len(found.gone) == len(net.graph.ops) - 1
+
+    def test_asymmetric_block(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        tall = net.conv(x, kernel=(3, 1), name="tall")
+        flat = net.conv(x, kernel=(1, 3), name="flat")
+        net.output(net.sum(net.sum(tall, flat), net.conv(x, name="square")))
+        (found,) = merges_of(net)
+        assert net.graph.ops[found.carrier].name == "square"
+
+    def test_diverse_branch_block(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        chain = net.conv(net.conv(x, kernel=(1, 1), bias=False, name="1x1"), name="kxk")
+        means = net.mean(net.conv(x, kernel=(1, 1), bias=False, name="point"))
+        plain = net.bn(net.conv(x, name="plain"))
+        net.output(net.sum(chain, means, plain, net.conv(x, kernel=(1, 1), name="last")))
+        (found,) = merges_of(net)
+        assert net.graph.ops[found.carrier].name == "kxk"
+        assert len(found.gone) == len(net.graph.ops) - 1
+
+    def test_low_rank_adaptation(self) -> None:
+        net = Branches()
+        x = net.input(2, 3, 8)
+        low = net.linear_over(net.linear_over(x, 2, name="down", bias=False), 8, name="up")
+        net.output(net.sum(net.linear_over(x, 8, name="base"), low, coefficients=(1.0, 0.5)))
+        (found,) = merges_of(net)
+        assert len(found.gone) == len(net.graph.ops) - 1
+
+    def test_transposed_ones(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 4, 4)
+        options = {"stride": 2, "transposed": True, "padding": (1, 1)}
+        net.output(net.sum(net.conv(x, name="a", **options), net.conv(x, name="b", **options)))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum2"))]
+
+
+class TestAffine:
+    @pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, -1.0), (-0.5, 1.0)])
+    def test_x_and_its_batch_norm(self, factors) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        net.output(net.sum(x, net.bn(x), coefficients=factors, name="sum"))
+        found = merges_of(net)
+        assert names(net, found) == [("bn", ("sum",))]
+        assert found[0].is_affine
+
+    def test_constants_that_are_fixed(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        net.output(net.sum(x, net.bn(x, factors=g.Parameter.FIXED), name="sum"))
+        assert not merges_of(net)
+
+    def test_one_number_for_all_channels(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        (half,) = net.add(g.AffineStep(np.array(0.5), np.array(1.0)), [x], [net.shape(x)])
+        net.output(net.sum(x, half))
+        assert not merges_of(net)
+
+
+class TestPartOfASum:
+    """A shortcut that is not linear stays."""
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0)])
+    @pytest.mark.parametrize("nested", ["left", "right", "flat"])
+    def test_in_any_order(self, order, nested) -> None:
+        net = Branches()
+        x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        made = [net.conv(x, name="a"), net.conv(x, name="b"), net.clip(other, name="relu")]
+        p, q, r = (made[at] for at in order)
+        if nested == "flat":
+            net.output(net.sum(p, q, r))
+        elif nested == "left":
+            net.output(net.sum(net.sum(p, q), r))
+        else:
+            net.output(net.sum(p, net.sum(q, r)))
+        (found,) = merges_of(net)
+        assert {net.graph.ops[n].name for n in {found.carrier, *found.gone}} >= {"a", "b"}
+
+    @pytest.mark.parametrize("factors", [(1.0, -1.0), (-1.0, 1.0), (0.5, 2.0)])
+    def test_coefficients(self, factors) -> None:
+        net = Branches()
+        x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        net.output(
+            net.sum(
+                net.conv(x, name="a"),
+                net.clip(other),
+                net.conv(x, name="b"),
+                coefficients=(factors[0], 3.0, factors[1]),
+            )
+        )
+        assert len(merges_of(net)) == 1
+
+    def test_a_difference_that_is_left_as_its_subtrahend(self) -> None:
+        """a - (b + relu) keeps the minuend's place for all; (a + b) - relu is a - relu."""
+        net = Branches()
+        x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.sum(net.conv(x, name="a"), net.conv(x, name="b"))
+        net.output(net.minus(inner, net.clip(other)))
+        assert len(merges_of(net)) == 1
+
+    def test_two_sources_in_one_sum(self) -> None:
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        net.output(
+            net.sum(
+                net.sum(net.conv(x, name="a"), net.conv(y, name="c")),
+                net.sum(net.conv(x, name="b"), net.conv(y, name="d")),
+            )
+        )
+        found = merges_of(net)
+        assert sorted(net.graph.ops[merge.carrier].name for merge in found) == ["a", "c"]
+
+    def test_the_cheapest_of_several_choices(self) -> None:
+        """An identity goes with either; the depthwise and the dense one do not go together."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        deep, dense = net.conv(x, groups=4, name="deep"), net.conv(x, kernel=(1, 1), name="dense")
+        net.output(net.sum(net.sum(deep, dense), net.bn(x)))
+        (found,) = merges_of(net)
+        assert net.graph.ops[found.carrier].name in ("deep", "dense")
+        assert net.number("bn") in found.gone
+
+
+class TestAtLength:
+    def test_a_thousand_convolutions_in_a_row(self) -> None:
+        net = Branches()
+        x = net.input(1, 2, 1, 1)
+        y = x
+        for number in range(1000):
+            y = net.conv(y, 2, (1, 1), name=f"conv{number}")
+        net.output(y)
+        assert find(net)
+
+    def test_a_sum_of_very_many(self) -> None:
+        net = Branches()
+        x = net.input(1, 2, 1, 1)
+        total = net.conv(x, 2, (1, 1), name="first")
+        for number in range(300):
+            total = net.sum(total, net.conv(x, 2, (1, 1), name=f"conv{number}"))
+        net.output(total)
+        assert len(find(net)) == 1
+
+
+class TestChoices:
+    """A chain whose first op saw no zeros may keep a shift in front of it."""
+
+    @staticmethod
+    def chain(net: Branches, x: int) -> int:
+        inner = net.conv(x, 8, (1, 1), bias=False, name="inner")
+        return net.conv(inner, 4, bias=False, name="outer")
+
+    def found(self, build) -> list[list[str]]:
+        net = Branches()
+        x = net.input(1, 4, 6, 6)
+        net.output(net.clip(build(net, x)))
+        merges = find(net)
+        return [
+            sorted(net.graph.ops[merge.carrier].name for merge in chosen)
+            for chosen in choices(net.graph, net.parts, merges)
+        ]
+
+    def test_without_it(self) -> None:
+        def build(net, x):
+            first = self.chain(net, x)
+            relu = net.clip(first)
+            return net.sum(net.conv(relu, name="a"), net.conv(relu, name="b"))
+
+        assert self.found(build) == [["a", "outer"], ["a"], []]
+
+    def test_beside_an_op_that_sees_zeros_it_changes_nothing(self) -> None:
+        def build(net, x):
+            return net.sum(self.chain(net, x), net.conv(x, name="a"))
+
+        assert self.found(build) == [["a"], []] or self.found(build) == [["outer"], []]
+
+    def test_nothing_to_choose_from(self) -> None:
+        assert self.found(lambda net, x: net.conv(x)) == [[]]

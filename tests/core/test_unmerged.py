@@ -1,0 +1,125 @@
+"""Why ops are not merged: one network per reason, and networks of which nothing is to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Freedom
+from bnfold.core.merge import find_merges
+from bnfold.core.reasons import MergeReason, Reason
+from bnfold.core.unmerged import unmerged
+from tests.core.branches import Branches
+
+
+def reasons(
+    build: Callable[[Branches, int], int], freedom: Freedom | None = None
+) -> list[tuple[str, MergeReason, str | None]]:
+    """For each sum that is left: its name, why, and the op in the way."""
+    net = Branches()
+    x = net.input(1, 4, 6, 6)
+    net.output(build(net, x))
+    freedom = freedom or Freedom()
+    ops = net.graph.ops
+    merges = find_merges(net.graph, net.parts, freedom)
+    return [
+        (ops[left.sum].name, left.reason, None if left.blocker is None else ops[left.blocker].name)
+        for left in unmerged(net.graph, net.parts, freedom, merges)
+    ]
+
+
+def two(net: Branches, x: int, **options: object) -> int:
+    first = net.conv(x, name="a", **options)  # type: ignore[arg-type]
+    return net.sum(first, net.conv(x, name="b"), name="sum")
+
+
+class TestNothingIsSaid:
+    def test_of_what_is_merged(self) -> None:
+        assert not reasons(two)
+
+    def test_of_a_residual_block(self) -> None:
+        def build(net, x):
+            inner = net.clip(net.conv(x, name="a"))
+            return net.sum(net.conv(inner, name="b"), x, name="sum")
+
+        assert not reasons(build)
+
+    def test_of_affine_steps_alone(self) -> None:
+        refused = g.Refusal(Reason.HOOK)
+        assert not reasons(lambda net, x: net.sum(x, net.bn(x, removal=refused)))
+
+    def test_of_other_sources(self) -> None:
+        def build(net, x):
+            return net.sum(net.conv(net.clip(x)), net.conv(net.clip(x)))
+
+        assert not reasons(build)
+
+    def test_of_what_is_merged_beside_a_shortcut_that_stays(self) -> None:
+        def build(net, x):
+            relu = net.clip(net.input(1, 4, 6, 6))
+            return net.sum(net.conv(x, name="a"), relu, net.conv(x, name="b"))
+
+        assert not reasons(build)
+
+
+class TestReasons:
+    def test_read_elsewhere(self) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a")
+            net.output(first)
+            return net.sum(first, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "a")]
+
+    @pytest.mark.parametrize("options", [{"tie": 1}, {"weight": g.Weight.FIXED}])
+    def test_a_weight(self, options) -> None:
+        assert reasons(lambda net, x: two(net, x, **options)) == [("sum", MergeReason.WEIGHT, "a")]
+
+    def test_a_step(self) -> None:
+        def build(net, x):
+            step = net.bn(net.conv(x, name="a"), removal=g.Refusal(Reason.HOOK))
+            return net.sum(step, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
+
+    def test_padding(self) -> None:
+        def build(net, x):
+            inner = net.conv(x, kernel=(1, 1), name="inner")
+            return net.sum(net.conv(inner, name="a"), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.PADDING, "a")]
+
+    def test_grid(self) -> None:
+        def build(net, x):
+            whole = net.conv(x, kernel=(6, 6), padding=(0, 0), name="a")
+            return net.sum(whole, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.GRID, None)]
+
+    def test_dtypes(self) -> None:
+        assert reasons(lambda net, x: two(net, x, dtype="float16")) == [
+            ("sum", MergeReason.GRID, None)
+        ]
+
+    def test_cost(self) -> None:
+        def build(net, x):
+            deep = net.conv(x, groups=4, name="a")
+            return net.sum(deep, net.conv(x, kernel=(1, 1), name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.COST, None)]
+
+    def test_a_minuend(self) -> None:
+        def build(net, x):
+            inner = net.minus(net.conv(x, name="a"), net.clip(net.input(1, 4, 6, 6)), name="inner")
+            return net.sum(inner, net.conv(x, name="b"), name="sum")
+
+        assert not reasons(build)  # the operands meet in two sums
+
+    def test_code(self) -> None:
+        def build(net, x):
+            return net.sum(x, net.conv(x, name="a"), name="sum")
+
+        found = reasons(build, Freedom(takes_identity=False))
+        assert found == [("sum", MergeReason.CODE, None)]
