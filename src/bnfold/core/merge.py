@@ -145,10 +145,21 @@ class _Finder:
         ):
             return []
         clusters = self._clusters(operands, output)
+        for cluster in clusters:
+            cluster.whole = self._furthest(cluster.whole, output)
         if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
             whole = clusters[0].whole
             return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
         return self._in_part(sums, operands, clusters) if clusters else []
+
+    def _furthest(self, whole: Expression, output: int) -> Expression:
+        """With what is in front, where it is alone read for this, and that pays."""
+        further = [
+            e
+            for e in self.expressions.further(whole, output)
+            if e.pays and not e.ops & self.taken and self._carrier(e) is not None
+        ]
+        return max([whole, *further], key=lambda e: (e.saves, len(e.ops)))
 
     def _flattened(self, number: int) -> tuple[list[int], list[_Operand]]:
         """A sum with the sums that it alone reads, and the operands of all of them."""
@@ -235,12 +246,20 @@ class _Finder:
 
     def _carrier(self, whole: Expression) -> int | None:
         """The op that can do the work of all: one that has as many taps already, if there is."""
-        linear = [n for n in whole.ops if n in self.parts and self.parts[n].carries]
+        linear = [n for n in whole.ops if n in self.parts and self._carries(n, whole.window)]
         if linear or whole.dtypes:
             return min(
                 linear, key=lambda n: (self.parts[n].window != whole.window, n), default=None
             )
         return min((n for n in whole.ops if self._carries_affine(n)), default=None)
+
+    def _carries(self, number: int, window: Window | None) -> bool:
+        """Whether a linear op is of a kind that can have such a window."""
+        part = self.parts[number]
+        if part.window is None or window is None:
+            return part.carries and part.window is window
+        is_alike = part.window.is_transposed == window.is_transposed
+        return part.carries and (is_alike or window.is_pointwise)
 
     def _carries_affine(self, number: int) -> bool:
         op = self.graph.ops[number]
