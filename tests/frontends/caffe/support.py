@@ -242,13 +242,14 @@ def check(
     tolerance: float = EXACT,
     clip: ClipMode = "auto",
     phase: str | None = None,
+    merge: MergeMode = "auto",
     **inputs: Sequence[int],
 ) -> tuple[Pair, FoldReport]:
     """Fold what was built, compare the numbers, and return it with the report."""
     before = builder.pair()
-    after, report = fold(before, clip=clip, phase=phase)
+    after, report = fold(before, clip=clip, phase=phase, merge=merge)
     assert_equal(before, after, builder.inputs(**inputs), tolerance=tolerance)
-    again, _ = fold(after, clip=clip, phase=phase)
+    again, _ = fold(after, clip=clip, phase=phase, merge=merge)
     assert again == after, "a fold of a fold changes something"
     return after, report
 

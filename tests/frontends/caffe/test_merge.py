@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import bnfold
+from bnfold.core.window import Window, chained, joint
 from bnfold.frontend import Request
 from bnfold.frontends.caffe import door
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
@@ -94,6 +95,23 @@ def test_a_branch_that_somebody_else_reads() -> None:
     builder = two_branches()
     builder.layer("Sigmoid", bottom="b")
     assert_nothing_merges(builder)
+
+
+@pytest.mark.parametrize("reader", ["PriorBox", "Silence"])
+def test_a_branch_whose_shape_somebody_reads(reader: str) -> None:
+    """Others are merged, all the same."""
+    builder = two_branches()
+    if reader == "Silence":
+        builder.layer(reader, bottom="b", top=[])
+    else:
+        options = "prior_box_param { min_size: 3 }"
+        builder.layer(reader, options, bottom=["b", "data"], top="priors")
+    builder.last = "eltwise3"
+    builder.conv(4, 3, "pad: 1", name="c")
+    added(builder, "c", "eltwise3")
+    after, report = fold(builder.pair())
+    assert merged(report) == {"c": ()}
+    assert after.types()[:3] == ["Convolution", "Convolution", "Eltwise"]
 
 
 def test_a_branch_that_is_a_loss() -> None:
@@ -776,6 +794,23 @@ def test_shapes_of_an_old_caffe(tmp_path: Path) -> None:
     assert len(report.merged) == 2
     assert all(blob.ndim == 4 for blobs in after.stored().values() for blob in blobs)
     assert_equal(before, after, builder.inputs())
+
+
+def test_pads_are_the_same_on_both_sides() -> None:
+    """As they are in Caffe: windows with such pads have sums and chains with such pads."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(4000):
+        kernels, strides, dilations, pads = (rng.integers(low, 5, (2, 2)) for low in (1, 1, 1, 0))
+        one, other = (
+            Window((int(k),), (int(s),), (int(d),), (int(p),), (int(p),), is_transposed=False)
+            for k, s, d, p in zip(kernels[0], strides[0], dilations[0], pads[0], strict=True)
+        )
+        for made in (joint([one, other]), chained(one, other, inner_shifts=bool(found % 2))):
+            if made is not None:
+                found += 1
+                assert made.before == made.after
+    assert found > 100
 
 
 @pytest.mark.parametrize("form", ["packed", "double"])

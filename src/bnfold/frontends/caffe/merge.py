@@ -129,13 +129,23 @@ class _Merger:
 
     def _look_at_layers(self, one: Merge) -> None:
         """Raise NotWritable where a layer that changes or goes says more than it computes."""
-        for number in (one.carrier, *one.gone, *one.sums, *(one.enters or ())[:1]):
+        numbers = (one.carrier, *one.gone, *one.sums, *(one.enters or ())[:1])
+        own = {id(self.layer(number)) for number in numbers}
+        for number in numbers:
             layer = self.layer(number)
             is_sum = isinstance(self.graph.ops[number].role, g.Sum)
             if layer is None or layer.options.has(*_SPECIAL):
                 raise NotWritable
             if is_sum and layer.type != "Eltwise":
                 raise NotWritable
+            makes = self.graph.ops[number].outputs[0]
+            is_inside = not is_sum and (makes != one.output or one.enters is not None)
+            if is_inside and not {id(reader) for reader in self._readers(layer)} <= own:
+                raise NotWritable  # of its shape alone, or the graph would know it
+
+    def _readers(self, layer: Layer) -> list[Layer]:
+        """Of its top."""
+        return self.net.values[layer.outputs[0]].readers
 
     def _with_carrier(self, one: Merge, parts: Mapping[int, Part]) -> Merge:
         """The same with a carrier of the right type, which reads the source if only it can."""
