@@ -93,7 +93,7 @@ def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
     out, _ = capsys.readouterr()
     assert code == 3
     assert re.search(r"^a.onnx .* 1 of 1 removed, equal, .* a.folded.onnx$", out, re.M)
-    assert re.search(r"^bad.onnx +failed: bad.onnx: ", out, re.M)
+    assert re.search(r"^bad.onnx +failed: not an ONNX model", out, re.M)
     assert re.search(r"^b.onnx .* b.folded.onnx$", out, re.M)
     assert out.endswith("3 models: 2 folded, 1 not\n")
     assert operators("a.folded.onnx") == operators("b.folded.onnx") == {"Conv"}
@@ -301,6 +301,15 @@ def test_an_error_is_broken_between_words(folder, columns, words, status):
     assert all(len(line.rpartition("\r")[2]) <= columns for line in lines)
     assert " ".join(" ".join(lines).split()).endswith((".", "?"))
     assert len(lines) == 1 or all(line.startswith("  ") for line in lines[1:])
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_line_that_says_why_it_failed_fits(folder, columns):
+    Path("bad.onnx").write_bytes(b"\x08\x08garbage")
+    found = on_terminal(columns, "fold", "a.onnx", "bad.onnx", status=3)
+    lines = [line.rpartition("\x1b[K")[2] for line in found.replace("\r", "").splitlines()]
+    assert all(len(line) <= columns for line in lines)
+    assert any(line.startswith("bad.onnx  failed: not an ONNX model") for line in lines)
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
