@@ -16,6 +16,7 @@ from torch.nn import functional
 import bnfold
 from bnfold import Reason
 from bnfold.frontends.torch.course import Course
+from bnfold.verify import sight
 from tests.frontends.torch.support import assert_same, build, image, run
 
 X = image(2, 3, 7, 7)
@@ -315,6 +316,13 @@ def test_an_answer_that_nothing_shows_is_the_same(between: Any, inplace: bool) -
     assert any("with the steps gone" in note for note in report.notes)
     assert_same(near, run(folded, X), 1e-9)
     assert_same(far, run(folded, FAR), 1e-9)
+
+
+def test_it_is_heard_where_rounding_had_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "accept", lambda *args, **kwargs: None)
+    report = bnfold.fold(asking(text_as_a_bound), X).report
+    assert [item.reason for item in report.items] == [Reason.NOT_PROVEN]
+    assert bnfold.fold(build(Net(value_in_a_factor)), X).report.removed == 1
 
 
 def test_only_the_module_that_was_asked_stays() -> None:

@@ -74,7 +74,7 @@ class Course(nn.Module):
         self.calls = list(calls)
         self.training = model.training
         self.heard: Heard | None = None
-        """What the code asked in `run`; None where nobody listened."""
+        """What the code asked in the last run that listened; None where nobody could."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -106,7 +106,6 @@ class Course(nn.Module):
 
     def run(self, *, listens: bool = False) -> list[Output]:
         """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
-        self.heard = None
         found = self._listened() if listens else None
         return [
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
@@ -115,6 +114,7 @@ class Course(nn.Module):
 
     def _listened(self) -> dict[str, Any] | None:
         """What comes out while somebody listens; None where the program cannot be listened to."""
+        self.heard = None
         with torch.no_grad(), borrowed(self.model) as model, listening(model) as heard:
             try:
                 found = self._call_all(model, self.tensors)

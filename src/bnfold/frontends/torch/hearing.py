@@ -20,7 +20,7 @@ answers by running the original on inputs that are shaken: what moves there is n
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -56,15 +56,15 @@ class Heard:
     """Per module what a fold may replace: its class, and whether it works in place."""
     calls: list[Asking] = field(default_factory=list)
 
-    def without(self, replaced: Sequence[str]) -> list[Asking]:
+    def without(self, replaced: Set[str]) -> list[Asking]:
         """The calls that other modules make."""
         if not replaced:
             return self.calls
-        inside = {
-            name
-            for name in self.kinds
-            if any(name == path or name.startswith(f"{path}.") for path in replaced)
-        }
+        inside: set[str | None] = set()
+        for name in self.kinds:  # a module stands before its parts
+            parent = name.rpartition(".")[0] if name else None
+            if name in replaced or parent in inside:
+                inside.add(name)
         return [call for call in self.calls if call.path not in inside]
 
 
@@ -241,9 +241,9 @@ def _functions(calls: Sequence[Asking]) -> tuple[str, ...]:
     return tuple(call.name for call in calls)
 
 
-def _replaced(original: Heard, folded: Heard) -> list[str]:
+def _replaced(original: Heard, folded: Heard) -> set[str]:
     """Modules that are something else in the folded model."""
-    return [name for name, kind in original.kinds.items() if folded.kinds.get(name) != kind]
+    return {name for name, kind in original.kinds.items() if folded.kinds.get(name) != kind}
 
 
 _COUNT = -1
