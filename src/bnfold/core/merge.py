@@ -8,7 +8,7 @@ one that saves most is taken. Steps at the ends that a fold removes anyway are l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -144,13 +144,18 @@ class _Finder:
             (operand.tensor for operand in operands), output
         ):
             return []
-        clusters = self._clusters(operands, output)
-        for cluster in clusters:
-            cluster.whole = self._furthest(cluster.whole, output)
-        if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
-            whole = clusters[0].whole
-            return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
-        return self._in_part(sums, operands, clusters) if clusters else []
+        free = operands
+        while clusters := self._clusters(free, output):
+            for cluster in clusters:
+                cluster.whole = self._furthest(cluster.whole, output)
+            if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
+                whole = clusters[0].whole
+                return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
+            company = self._company(sums, operands, clusters)
+            if not company:
+                return self._in_part(sums, clusters)
+            free = [operand for operand in free if operand.place not in company]
+        return []
 
     def _furthest(self, whole: Expression, output: int) -> Expression:
         """With what is in front, where it is alone read for this, and that pays."""
@@ -270,19 +275,41 @@ class _Finder:
 
     # ---------------------------------------------------------------- what becomes of the sum
 
-    def _in_part(
+    def _company(
         self, sums: Sequence[int], operands: Sequence[_Operand], clusters: Sequence[_Cluster]
-    ) -> list[Merge]:
-        """Merges in a sum that keeps other operands, too."""
-        last = [cluster.last.place for cluster in clusters]
-        merged = {operand.place for cluster in clusters for operand in cluster.operands}
-        kept = self._kept(sums, merged - {*last})
+    ) -> set[tuple[int, int]]:
+        """Operands that have to stay, as without them a subtrahend would be left alone in a sum."""
+        kept = self._kept(sums, clusters)
         now = self._coefficients(sums[-1], kept)
-        if any(
-            operand.place not in merged and now[operand.place] != operand.coefficient
-            for operand in operands
-        ):
-            return []  # a subtrahend would be left alone
+        merged = {operand.place for cluster in clusters for operand in cluster.operands}
+        ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
+        found: set[tuple[int, int]] = set()
+        for operand in operands:
+            if operand.place in merged or now[operand.place] == operand.coefficient:
+                continue
+            for number, position in ways[operand.place]:
+                role = self.graph.ops[number].role
+                assert isinstance(role, g.Sum)
+                if len(kept[number]) == 1 and role.coefficients[position] != 1.0:
+                    found |= {
+                        place
+                        for place, way in ways.items()
+                        if any(at == number and other != position for at, other in way)
+                    }
+        return found
+
+    def _way(self, sums: Sequence[int], place: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """The places through which an operand comes into the whole sum."""
+        yield place
+        for number in sums:
+            for position, tensor in enumerate(self.graph.ops[number].inputs):
+                if self._inner_sum(tensor) == place[0]:
+                    yield from self._way(sums, (number, position))
+
+    def _in_part(self, sums: Sequence[int], clusters: Sequence[_Cluster]) -> list[Merge]:
+        """Merges in a sum that keeps other operands, too."""
+        kept = self._kept(sums, clusters)
+        now = self._coefficients(sums[-1], kept)
         fewer = {
             number: positions
             for number, positions in kept.items()
@@ -302,9 +329,11 @@ class _Finder:
         ]
 
     def _kept(
-        self, sums: Sequence[int], dropped: Collection[tuple[int, int]]
+        self, sums: Sequence[int], clusters: Sequence[_Cluster]
     ) -> dict[int, tuple[int, ...]]:
         """The positions that each sum keeps; one that keeps none is not there."""
+        merged = {operand.place for cluster in clusters for operand in cluster.operands}
+        dropped = merged - {cluster.last.place for cluster in clusters}
         kept: dict[int, tuple[int, ...]] = {}
         for number in sums:  # inner ones come first
             positions = []

@@ -14,7 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from bnfold.core.expression import Freedom
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import Merge, choices, find_merges
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
@@ -27,17 +27,20 @@ from bnfold.frontends.torch.recording import Event, Recording, Value, values
 from bnfold.frontends.torch.rewrite import Editor
 
 
-def merge_program(
+def merges_of(
     program: ExportedProgram, recording: Recording, lifted: Lifted
-) -> tuple[ExportedProgram, Merging]:
-    """The program with what can be one merged, and what that was; itself, if nothing can."""
+) -> Iterator[tuple[ExportedProgram, Merging]]:
+    """The program with what can be one merged, then with less of that: itself at last."""
+    parts = parts_of(lifted)
     merger = _Merger(program, recording, lifted)
     freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
-    found = find_merges(lifted.graph, parts_of(lifted), freedom)
-    ready = merger.ready(sorted(found, key=lambda merge: merge.carrier))
-    if not ready:
-        return program, Merging()
-    return merger.write(ready), Merging(lifted.graph, [merge for merge, _ in ready])
+    found = sorted(find_merges(lifted.graph, parts, freedom), key=lambda merge: merge.carrier)
+    for chosen in choices(lifted.graph, parts, merger.writable(found)):
+        ready = merger.ready(chosen)
+        merges = [merge for merge, _ in ready]
+        if merges or not chosen:
+            merging = Merging(lifted.graph, parts, freedom, merges)
+            yield merger.write(ready) if merges else program, merging
 
 
 class _Merger:
@@ -89,17 +92,15 @@ class _Merger:
         has_both = isinstance(site, AffineSite) and site.mean is not None
         return has_both and node is not None and is_batch_norm(op_name(node.target))
 
+    def writable(self, merges: Sequence[Merge]) -> list[Merge]:
+        """Those that the program lets through; those of one sum go together, or not at all."""
+        return _without(merges, [merge for merge in merges if not self._can_write(merge)])
+
     def ready(self, merges: Sequence[Merge]) -> list[tuple[Merge, Content]]:
-        """Those that can be carried out; those of one sum go together, or not at all."""
-        ready: list[tuple[Merge, Content]] = []
-        refused: set[int] = set()
-        for merge in merges:
-            content = self._content(merge) if self._can_write(merge) else None
-            if content is None or not content.is_finite:
-                refused |= {*merge.sums}
-            else:
-                ready.append((merge, content))
-        return [(merge, content) for merge, content in ready if not refused & {*merge.sums}]
+        """Those whose numbers fit their dtype, with the numbers."""
+        made = [(merge, self._content(merge)) for merge in merges]
+        left = _without(merges, [merge for merge, content in made if not content.is_finite])
+        return [(merge, content) for merge, content in made if merge in left]
 
     def _content(self, merge: Merge) -> Content:
         site = self.lifted.sites[merge.carrier]
@@ -213,6 +214,12 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _without(merges: Sequence[Merge], refused: Sequence[Merge]) -> list[Merge]:
+    """The merges but for these, and for those that shorten the same sums."""
+    sums = {number for merge in refused for number in merge.sums}
+    return [merge for merge in merges if merge not in refused and not sums & merge.sums.keys()]
 
 
 def _layout(value: Value) -> list[int]:

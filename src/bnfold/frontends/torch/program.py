@@ -31,7 +31,7 @@ from bnfold.frontends.torch.decide import (
 )
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_program import merge_program
+from bnfold.frontends.torch.merge_program import merges_of
 from bnfold.frontends.torch.ops import op_name
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
@@ -157,18 +157,24 @@ def _inside(program: ExportedProgram) -> list[Item]:
 
 
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
-    recording, lifted = _read(program)
-    layers = depth(recording)
-    merging = Merging()
-    if merge == "auto":
-        merged, found = merge_program(program, recording, lifted)
+    """The program with as much merged as lets the fewest steps stay."""
+    plain = _read(program)
+    layers = depth(plain[0])
+    best: _Work | None = None
+    for candidate, merging in (
+        merges_of(program, *plain) if merge == "auto" else [(program, Merging())]
+    ):
         try:
-            if found:
-                recording, lifted = _read(merged)
-                program, merging = merged, found
+            recording, lifted = _read(candidate) if merging else plain
         except RuntimeError:  # a view of what lies in memory in another way now
-            pass
-    return _Work(program, decide_on(recording, lifted, clip), merging, layers)
+            continue
+        work = _Work(candidate, decide_on(recording, lifted, clip), merging, layers)
+        if best is None or len(work.decided.plan.kept) < len(best.decided.plan.kept):
+            best = work
+        if not best.decided.plan.kept:
+            break
+    assert best is not None
+    return best
 
 
 def _read(program: ExportedProgram) -> tuple[Recording, Lifted]:
