@@ -48,20 +48,20 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
     return merged
 
 
-def carrying(module: nn.Module, kernel: Kernel) -> nn.Module:
+def carrying(module: nn.Module, kernel: Kernel) -> Any:
     """A module of the same class that computes with this kernel."""
-    new = type(module).__new__(type(module))
+    new: Any = type(module).__new__(type(module))
     new.__dict__ = {name: _own(part) for name, part in module.__dict__.items()}
     weight, bias = module._parameters["weight"], module._parameters["bias"]
     assert weight is not None
-    content = kernel.weight
+    content: Any = kernel.weight
     if isinstance(module, nn.Linear):
         content = content.reshape(content.shape[:2])
         new.out_features, new.in_features = content.shape
     else:
         _set_window(new, kernel.window)
-        new.groups = kernel.groups  # type: ignore[assignment]
-        new.out_channels, new.in_channels = len(content), content.shape[1] * kernel.groups  # type: ignore[assignment]
+        new.groups = kernel.groups
+        new.out_channels, new.in_channels = len(content), content.shape[1] * kernel.groups
     new._parameters["weight"] = parameter_like(weight, tensor_like(content, weight))
     if bias is not None or kernel.bias.any():
         new._parameters["bias"] = parameter_like(

@@ -48,6 +48,7 @@ def inspect(model: Model, request: Request) -> Look:
             clip=request.clip,
             keep=request.keep,
             entry=request.entry,
+            merge=request.merge,
         )
     else:
         report = inspect_program(model, clip=request.clip, merge=request.merge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
+from bnfold.core.expression import Freedom
 from bnfold.core.fitting import Bans
+from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
@@ -56,7 +58,7 @@ def fold_module(
     verify: bool = True,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
-    merge: MergeMode = "never",
+    merge: MergeMode = "auto",
 ) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
     if inputs is None:
@@ -66,9 +68,9 @@ def fold_module(
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
         made = folding.merged(verify=verify) if merge == "auto" else None
-        if made is None:
-            made = folding.proven() if verify else folding.unproven()
-        folded, report = made
+        folded, report = made or (folding.proven() if verify else folding.unproven())
+        if made is None and merge == "auto":
+            report = folding.unmerged(report)
     except BaseException:
         before.restore()
         raise
@@ -109,44 +111,64 @@ class Folding:
     def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
         """The fold of the module with its branches merged; None where that is not to be had."""
         proof = None
-        for wide in (True, False):
-            todo = self.changes(wide=wide)
-            if not todo:
-                break
+        for todo, merging in self._candidates():
             try:
                 proof = proof or (self._proof() if verify else None)
-                made = self._merged(todo, proof)
-            except (BnfoldError, AssertionError):  # its code does not take it: as if none were
-                made = None
-            if made is not None:
-                return made
+                inner = self._with(todo, inplace=self.inplace)
+                if inner is not None:
+                    folded, report = inner.unproven()
+                    verdict = None if proof is None else proof.check(folded)
+                    if verdict is None or verdict.equal:
+                        return folded, replace(merging.told(report), verdict=verdict)
+            except (BnfoldError, AssertionError):  # its code does not take it
+                pass
             self.before.restore()
         return None
 
-    def _merged(
-        self, todo: Sequence[Change], proof: prove.Proof | None
-    ) -> tuple[nn.Module, FoldReport] | None:
-        """The fold of the module with these changes, if it computes the same."""
-        merged = carry_out(self.model, todo, inplace=self.inplace)
-        before = Snapshot(merged.modules())
-        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
-        if not is_as_expected(self.recording, inner.recording, todo):
-            return None
-        folded, report = inner.unproven()
-        verdict = None if proof is None else proof.check(folded)
-        if verdict is not None and not verdict.equal:
-            return None
-        return folded, replace(self.with_merges(report, todo), verdict=verdict)
+    def merged_report(self) -> FoldReport | None:
+        """What such a fold would do."""
+        for todo, merging in self._candidates():
+            try:
+                inner = self._with(todo, inplace=False)
+            except (BnfoldError, AssertionError):
+                continue
+            if inner is not None:
+                return merging.told(_report(inner.model, inner.decided))
+        return None
 
-    def changes(self, *, wide: bool = True) -> list[Change]:
-        """What to merge."""
+    def unmerged(self, report: FoldReport) -> FoldReport:
+        """The report of a fold without merges, with why there are none."""
+        todo, merging = self._changes(wide=True)
+        if todo:  # its code does not take them
+            merging = replace(merging, freedom=Freedom(can_go=lambda number: False))
+        return merging.told(report)
+
+    def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:
+        """What to merge, and less of it for where that does not do."""
+        for wide in (True, False):
+            found, merging = self._changes(wide=wide)
+            merges = [change.merge for change in found]
+            for chosen in choices(merging.graph, merging.parts, merges) if merges else ():
+                if chosen:
+                    yield (
+                        [change for change in found if change.merge in chosen],
+                        replace(merging, merges=chosen),
+                    )
+
+    def _changes(self, *, wide: bool) -> tuple[list[Change], Merging]:
         parts = [self.model.get_submodule(name) for name in self.keep]
         fixed = frozenset(id(module) for part in parts for module in part.modules())
         return changes(self.model, self.recording, self.lifted, fixed, wide=wide)
 
-    def with_merges(self, report: FoldReport, todo: Sequence[Change]) -> FoldReport:
-        """The report of the merged module as one of the given module."""
-        return Merging(self.lifted.graph, [change.merge for change in todo]).told(report)
+    def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
+        """The module with these changes; None if it does not do all else, or if more steps stay."""
+        merged = carry_out(self.model, todo, inplace=inplace)
+        before = Snapshot(merged.modules())
+        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        if not is_as_expected(self.recording, inner.recording, todo):
+            return None
+        kept = len(inner.decided.plan.kept)
+        return inner if not kept or kept <= len(self.decided.plan.kept) else None
 
     def _proof(self) -> prove.Proof:
         from bnfold.frontends.torch import prove
@@ -210,14 +232,20 @@ def inspect_module(
     clip: ClipMode,
     keep: Sequence[str] = (),
     entry: Sequence[str] = (),
+    merge: MergeMode = "auto",
 ) -> FoldReport:
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    with Snapshot(model.modules()).restoring():
-        return _report(
-            model, decide_on(*_read(model, runs_of(model, inputs, also, entry), keep), clip)
-        )
+    before = Snapshot(model.modules())
+    with before.restoring():
+        runs = runs_of(model, inputs, also, entry)
+        folding = Folding(model, runs, clip, before, inplace=False, keep=keep)
+        report = folding.merged_report() if merge == "auto" else None
+        if report is None:
+            report = _report(model, folding.decided)
+            report = folding.unmerged(report) if merge == "auto" else report
+        return report
 
 
 def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[str]) -> list[Any]:

@@ -26,6 +26,7 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part, varying_axes
 from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import Merge, find_merges
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.leaves import is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
@@ -45,8 +46,8 @@ def changes(
     fixed: frozenset[int],
     *,
     wide: bool = True,
-) -> list[Change]:
-    """What to merge.
+) -> tuple[list[Change], Merging]:
+    """What to merge, and what is known of the merges of the first run, none of them carried out.
 
     Args:
         model: The module.
@@ -67,7 +68,11 @@ def changes(
         if all(one or not ids & run.called for run, one in zip(runs, alike, strict=True)):
             events = frozenset().union(*(other.events for one in alike for other in one))
             common[id(change.carrier)] = replace(change, events=events)
-    return list(common.values())
+    if not runs:
+        return [], Merging()
+    graph = lifted.graph if len(runs) == 1 else runs[0].graph
+    freedom = Freedom(can_go=(runs[0].movable - runs[0].banned).__contains__)
+    return list(common.values()), Merging(graph, runs[0].parts, freedom)
 
 
 class Network:
@@ -94,10 +99,10 @@ class Network:
             for one in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
                 if (tensor := lifted.tensors.get(one.number)) is not None:
                     self.values.setdefault(tensor, one)
-        for number, op in enumerate(lifted.graph.ops):
-            event = lifted.events.get(number)
-            made = {lifted.tensors.get(v.number) for v in (event.outputs if event else ()) if v}
-            if event is not None and len(op.outputs) == 1 and op.outputs[0] in made:
+        for number, event in lifted.events.items():
+            outputs = lifted.graph.ops[number].outputs
+            made = {lifted.tensors.get(value.number) for value in event.outputs if value}
+            if len(outputs) == 1 and outputs[0] in made:
                 self.events[number] = event
         self.holders = Counter(
             id(tensor)
@@ -162,8 +167,9 @@ class Run:
             for tensor in op.inputs:
                 self.readers.setdefault(tensor, []).append(number)
         self.parts = self._parts(here)
+        self.banned: set[int] = set()
+        """Ops that stood in the way of a merge."""
         self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
-        self.written = {e.written.storage for e in recording.events if e.written is not None}
 
     def _role(self, number: int, role: g.Role) -> g.Role:
         """Without what ties the run to others; a sum that does not stay one is unknown."""
@@ -197,6 +203,11 @@ class Run:
 
     def _is_once(self, module: nn.Module) -> bool:
         return len(self.calls.get(id(module), ())) == 1
+
+    def is_written_later(self, value: Value) -> bool:
+        """Whether what holds a value holds another one later."""
+        writes = self.network.recording.storages[value.storage].writes
+        return any(write.value.number > value.number for write in writes)
 
     def can_be_replaced(self, module: nn.Module | None) -> bool:
         """Whether its one call is all that it is for."""
@@ -232,10 +243,9 @@ class Run:
 
     def changes(self) -> list[Change]:
         """The merges that modules can be given."""
-        banned: set[int] = set()
         found: list[Change] = []
         for _ in range(_MOST_ROUNDS):
-            free = frozenset(self.movable - banned)
+            free = frozenset(self.movable - self.banned)
             freedom = Freedom(can_go=free.__contains__, carries_affine=lambda number: False)
             merges = find_merges(self.graph, self.parts, freedom)
             found, obstacles = [], set()
@@ -245,9 +255,9 @@ class Run:
                     found.append(served)
                 else:
                     obstacles |= self._obstacles(merge)
-            if not obstacles - banned:
+            if not obstacles - self.banned:
                 break
-            banned |= obstacles
+            self.banned |= obstacles
         return [change for change in found if change.away or change.identities]
 
     def _obstacles(self, merge: Merge) -> set[int]:

@@ -118,10 +118,10 @@ class Walk:
                 waiting += self.graph.ops[maker].inputs
         if len(path) > 1:  # what is not copied any more is read where it lies
             source = self.run.network.values.get(self.merge.source)
-            if source is None or source.storage in self.run.written:
+            if source is None or self.run.is_written_later(source):
                 raise UnservedError
         at = self.graph.ops[self.carrier].outputs[0]
-        while at != self.merge.output and len(readers := self.run.readers.get(at, ())) == 1:
+        while at != self.merge.output and len(readers := self.run.readers.get(at, [])) == 1:
             if readers[0] not in self.ops:
                 break
             path.add(readers[0])
@@ -269,16 +269,16 @@ class Walk:
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
         """The largest module around one that returns nothing, of which nothing else is left."""
-        inner = self.run.module(number)
-        call, whole = self.run.calls[id(inner)][0], None
-        while (call := call.parent) is not None and call.parent is not None:
+        inner, whole = self.run.module(number), None
+        around = self.run.calls[id(inner)][0].parent
+        while (call := around) is not None and call.parent is not None:
             if not call.single or not set(_events(call)) <= gone:
                 break
             tensor = self.run.network.lifted.tensors.get(call.outputs[0].number)
             state = None if tensor is None else self.known.get(tensor)
             if state is None or not state.is_nothing or not self.run.can_be_replaced(call.module):
                 break
-            whole = call.module
+            whole, around = call.module, call.parent
         return whole
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:

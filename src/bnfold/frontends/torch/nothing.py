@@ -117,7 +117,8 @@ def _difference(input: Any, other: Any, *, alpha: Any = 1) -> Any:  # noqa: A002
         return input if isinstance(input, _TENSORS) else _with_number(input)
     if not isinstance(other, _TENSORS):
         return _with_number(other)
-    return -other if isinstance(alpha, int) and alpha == 1 else other * -alpha
+    negated: Any = -other if isinstance(alpha, int) and alpha == 1 else other * -alpha  # type: ignore[operator]
+    return negated
 
 
 def _with_number(number: Any) -> Any:
