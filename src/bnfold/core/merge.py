@@ -65,7 +65,8 @@ class _Cluster:
     """Operands of one sum that are going to be one."""
 
     operands: list[_Operand]
-    expressions: list[Expression]
+    terms: list[tuple[Expression, float]]
+    """What it is the sum of, with coefficients."""
     whole: Expression
     """Their sum."""
 
@@ -146,8 +147,6 @@ class _Finder:
             return []
         free = operands
         while clusters := self._clusters(free, output):
-            for cluster in clusters:
-                cluster.whole = self._furthest(cluster.whole, output)
             if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
                 return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
@@ -156,15 +155,6 @@ class _Finder:
                 return self._in_part(sums, clusters)
             free = [operand for operand in free if operand.place not in company]
         return []
-
-    def _furthest(self, whole: Expression, output: int) -> Expression:
-        """With what is in front, where it is alone read for this, and that pays."""
-        further = [
-            e
-            for e in self.expressions.further(whole, output)
-            if e.pays and not e.ops & self.taken and self._carrier(e) is not None
-        ]
-        return max([whole, *further], key=lambda e: (e.saves, len(e.ops)))
 
     def _flattened(self, number: int) -> tuple[list[int], list[_Operand]]:
         """A sum with the sums that it alone reads, and the operands of all of them."""
@@ -197,28 +187,41 @@ class _Finder:
 
     def _clusters(self, operands: Sequence[_Operand], output: int) -> list[_Cluster]:
         """Which operands become one; what saves most comes first."""
-        left = list(operands)
-        chosen: list[_Cluster] = []
+        left = [
+            [_Cluster([o], [(e, o.coefficient)], e) for e in self.expressions.seen(o.tensor)]
+            for o in operands
+        ]
         while options := [
             cluster
             for members in self._by_source(left)
             for cluster in self._grouped(members, output)
         ]:
             best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
-            chosen.append(best)
             merged = {operand.place for operand in best.operands}
-            left = [operand for operand in left if operand.place not in merged]
-        return chosen
+            left = [each for each in left if each[0].operands[0].place not in merged]
+            seen = [best.whole, *self.expressions.further(best.whole, output)]
+            left.append([_Cluster(best.operands, [(e, 1.0)], e) for e in seen])
+        found = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
+        return sorted(found, key=lambda cluster: -cluster.whole.saves)
 
-    def _by_source(self, operands: Sequence[_Operand]) -> list[list[_Cluster]]:
-        """The operands that are expressions of one source, each alone as yet."""
+    def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
+        """Of the same operands, of one source or another."""
+        first, *others = clusters
+        others = [c for c in others if c.whole.pays and self._is_open(c.whole)]
+        return max([first, *others], key=lambda c: (c.whole.saves, len(c.whole.ops)))
+
+    def _is_open(self, whole: Expression) -> bool:
+        return not whole.ops & self.taken and self._carrier(whole) is not None
+
+    def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
+        """Those that are expressions of one source."""
         found: dict[int, list[_Cluster]] = {}
-        for operand in operands:
-            for expression in self.expressions.seen(operand.tensor):
-                is_fixed = expression.is_identity and not self.freedom.takes_identity
-                if not is_fixed and not expression.ops & self.taken:
-                    alone = _Cluster([operand], [expression], expression)
-                    found.setdefault(expression.source, []).append(alone)
+        for seen in clusters:
+            for cluster in seen:
+                whole = cluster.whole
+                is_fixed = whole.is_identity and not self.freedom.takes_identity
+                if not is_fixed and not whole.ops & self.taken:
+                    found.setdefault(whole.source, []).append(cluster)
         return [members for members in found.values() if len(members) > 1]
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
@@ -236,18 +239,18 @@ class _Finder:
             clusters[-first] = both
             del clusters[-second]
         for cluster in clusters:
-            if len(cluster.operands) > 1 and self._carrier(cluster.whole) is not None:
+            if len(cluster.terms) > 1 and self._carrier(cluster.whole) is not None:
                 yield cluster
 
     def _both(self, first: _Cluster, second: _Cluster, output: int) -> _Cluster | None:
         """Two clusters as one, if that pays."""
-        operands = first.operands + second.operands
-        expressions = first.expressions + second.expressions
-        whole = self.expressions.sum(expressions, [o.coefficient for o in operands], output)
+        terms = first.terms + second.terms
+        whole = self.expressions.sum([e for e, _ in terms], [c for _, c in terms], output)
         if whole is None:
             return None
         whole = replace(whole, parts_cost=first.whole.least + second.whole.least)
-        return _Cluster(operands, expressions, whole) if whole.pays else None
+        operands = first.operands + second.operands
+        return _Cluster(operands, terms, whole) if whole.pays else None
 
     def _carrier(self, whole: Expression) -> int | None:
         """The op that can do the work of all: one that has as many taps already, if there is."""

@@ -163,6 +163,8 @@ def _serial(sketch: Sketch, x: str, out: int, stride: int, is_padded: bool) -> s
     if sketch.pick(False, True):
         kernels.reverse()
     first, second = sketch.pick((1, stride), (stride, 1))
+    if not is_padded and max(kernels[0]) == 1:  # another size, the other way round
+        first, second = 1, stride
     x = _conv(sketch, x, inner, kernels[0], first, is_padded)
     if sketch.chance(3):
         x = str(sketch.bn(x))
