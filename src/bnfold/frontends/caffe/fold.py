@@ -29,7 +29,7 @@ from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
-from bnfold.frontends.merged import with_merges
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
 from bnfold.report import FoldReport
@@ -148,8 +148,8 @@ class Round:
 
     merged: MergedNet | None
     decided: Decided
-    order: Sequence[str]
-    """The names of the ops before."""
+    merging: Merging
+    """What was merged, and what was not."""
 
     @property
     def kept(self) -> int:
@@ -163,14 +163,13 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
     is_first = True
     while True:
         lifted = lift(net)
-        order = [op.name for op in lifted.graph.ops]
-        merged = merge_layers(net, lifted)
+        merged, merging = merge_layers(net, lifted)
         chosen = None
         if merged is not None:
             decided = _decide(merged.net, lift(merged.net), clip, storage)
-            chosen = Round(merged, decided, order)
+            chosen = Round(merged, decided, merging)
         if chosen is None or chosen.kept:
-            plain = Round(None, _decide(net, lifted, clip, storage), order)
+            plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
             if chosen is None or chosen.kept > plain.kept:
                 chosen = plain
         decided = chosen.decided
@@ -184,15 +183,20 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
     """What all rounds did: a later one has the last word on what an earlier one kept."""
+    graph = steps[0].merging.graph
+    places = {op.name: place for place, op in enumerate(graph.ops)}
     report = FoldReport(())
     for step in steps:
-        own = _report(step.decided, net)
-        gone = [item for item in report.items if item.is_removed]
-        items = () if step.merged is None else step.merged.items
-        merged = () if step.merged is None else step.merged.merged
-        notes = (own.notes[0], *dict.fromkeys((*report.notes[1:], *own.notes[1:])))
-        own = replace(own, merged=report.merged, notes=notes)
-        report = with_merges(own, merged, [*gone, *items], steps[0].order)
+        own = step.merging.told(_report(step.decided, net))
+        items = [*(item for item in report.items if item.is_removed), *own.items]
+        items.sort(key=lambda item: places.get(item.name, len(places)))
+        report = replace(
+            own,
+            items=tuple(items),
+            merged=(*report.merged, *own.merged),
+            notes=(own.notes[0], *dict.fromkeys((*report.notes[1:], *own.notes[1:]))),
+            network=report.network or own.network,  # as it came
+        )
     return report
 
 

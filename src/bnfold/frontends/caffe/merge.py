@@ -27,8 +27,7 @@ from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.merge_write import Writer, Written
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
-from bnfold.frontends.merged import taken_in, told
-from bnfold.outcomes import Item, Merged
+from bnfold.frontends.merged import Merging
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +35,31 @@ class MergedNet:
     """A network some of whose layers were merged."""
 
     net: Net
-    merged: Sequence[Merged]
+    merging: Merging
     """What became of its layers."""
-    items: Sequence[Item]
-    """The steps that went into merged layers."""
     same: Collection[tuple[str, int]]
     """The tops, by layer and place, that are what they were in the network before."""
 
 
-def merge(net: Net, lifted: Lifted) -> MergedNet | None:
-    """The network with what can be merged merged; None if nothing can be."""
+def merge(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
+    """The network with what can be merged merged, None if nothing can be; and what that was."""
     parts = parts_of(net, lifted)
     merger = _Merger(net, lifted)
     banned: set[int] = set()
     while True:
         left = {number: part for number, part in parts.items() if number not in banned}
-        found = find_merges(lifted.graph, left, freedom_of(lifted, left, banned))
+        freedom = freedom_of(lifted, left, banned)
+        found = find_merges(lifted.graph, left, freedom)
         if not found:
-            return None
+            return None, Merging(lifted.graph, left, freedom)
         orders, refused = merger.orders(found, left)
         if refused:
             banned |= {number for one in refused for number in (one.carrier, *one.gone)}
             continue
-        made = merger.write(orders)
+        merging = Merging(lifted.graph, left, freedom, [order.merge for order in orders])
+        made = merger.write(orders, merging)
         if made is not None:
-            return made
+            return made, merging
         banned |= {number for one in found for number in (one.carrier, *one.gone)}
 
 
@@ -165,7 +164,7 @@ class _Merger:
 
     # ---------------------------------------------------------------- what comes of it
 
-    def write(self, orders: Sequence[Order]) -> MergedNet | None:
+    def write(self, orders: Sequence[Order], merging: Merging) -> MergedNet | None:
         """The network that the orders make; None if it is not what it should be."""
         gone = [self._layer_of(number) for order in orders for number in order.merge.gone]
         kept = {
@@ -177,13 +176,7 @@ class _Merger:
             written = Writer(self.net, orders, gone, kept).write()
         except (NotWritable, ModelUnreadableError):
             return None
-        merges = [order.merge for order in orders]
-        return MergedNet(
-            written.net,
-            told(self.graph, merges),
-            taken_in(self.graph, merges),
-            self._same(written, orders),
-        )
+        return MergedNet(written.net, merging, self._same(written, orders))
 
     def _layer_of(self, number: int) -> Layer:
         layer = self.layer(number)

@@ -25,7 +25,8 @@ from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge, choices, find_merges
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
-from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
+from bnfold.frontends.names import Namer
+from bnfold.frontends.onnx.apply import Edits, NewTensor
 from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.parts import exchanged, parts_of
