@@ -284,7 +284,12 @@ class _Finder:
         """Operands that have to stay, as without them a subtrahend would be left alone in a sum."""
         kept = self._kept(sums, clusters)
         now = self._coefficients(sums[-1], kept)
-        merged = {operand.place for cluster in clusters for operand in cluster.operands}
+        costs = {
+            operand.place: expression.cost
+            for cluster in clusters
+            for operand, expression in zip(cluster.operands, cluster.expressions, strict=True)
+        }
+        merged = costs.keys()
         ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
         found: set[tuple[int, int]] = set()
         for operand in operands:
@@ -294,11 +299,13 @@ class _Finder:
                 role = self.graph.ops[number].role
                 assert isinstance(role, g.Sum)
                 if len(kept[number]) == 1 and role.coefficients[position] != 1.0:
-                    found |= {
+                    others = [
                         place
                         for place, way in ways.items()
                         if any(at == number and other != position for at, other in way)
-                    }
+                    ]
+                    # One is enough: that which costs least as it is.
+                    found.add(min(others, key=lambda place: (costs.get(place, 0), place)))
         return found
 
     def _way(self, sums: Sequence[int], place: tuple[int, int]) -> Iterator[tuple[int, int]]:
