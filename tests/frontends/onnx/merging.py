@@ -99,3 +99,19 @@ def given(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The inputs, without initializers: before IR version 4 those have to be inputs too."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constants]
+
+
+# -------------------------------------------------------------------- drawing
+
+X = (2, 4, 6, 6)
+
+
+def two(s: Sketch, x: str = "", *, names: str = "ab", **options) -> list[str]:
+    """Two 3x3 convolutions of one tensor, or what the options say."""
+    x = x or s.input(*X)
+    settings = {"kernel": 3, "pad": 1} | options
+    return [s.conv(x, 4, 4, name=name, **settings) for name in names]
+
+
+def added(s: Sketch, *parts: str, name: str = "sum", op: str = "Add") -> str:
+    return s.node(op, *parts, name=name)
