@@ -285,9 +285,9 @@ class _Finder:
         kept = self._kept(sums, clusters)
         now = self._coefficients(sums[-1], kept)
         costs = {
-            operand.place: expression.cost
+            operand.place: max(e.cost for e in self.expressions.seen(operand.tensor))
             for cluster in clusters
-            for operand, expression in zip(cluster.operands, cluster.expressions, strict=True)
+            for operand in cluster.operands
         }
         merged = costs.keys()
         ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
