@@ -283,7 +283,7 @@ def a_weight_that_adds_an_axis(s):
 
 
 def a_branch_that_a_branch_reads(s):
-    """The depthwise one and the dense one behind it do not pay: beside another dense one they do."""
+    """The depthwise one and what reads it do not pay alone: beside another dense one they do."""
     x = s.input(*X)
     dense = s.conv(x, 4, 4, name="dense", pad=1)
     deep = s.conv(x, 4, 4, name="deep", pad=1, groups=4)
