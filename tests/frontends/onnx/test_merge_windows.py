@@ -282,7 +282,17 @@ def a_weight_that_adds_an_axis(s):
     s.output(added(s, m, v))
 
 
+def a_branch_that_a_branch_reads(s):
+    """The depthwise one and what reads it do not pay alone: beside another dense one they do."""
+    x = s.input(*X)
+    dense = s.conv(x, 4, 4, name="dense", pad=1)
+    deep = s.conv(x, 4, 4, name="deep", pad=1, groups=4)
+    both = added(s, dense, s.conv(deep, 4, 4, name="point", kernel=1))
+    s.output(added(s, both, deep, name="less", op="Sub"))
+
+
 FORMS = {
+    a_branch_that_a_branch_reads: "Conv",
     a_matrix_beside_lines: "Conv",
     a_matrix_in_front_of_a_line: "Conv",
     a_matrix_behind_a_line: "Conv MatMul",
