@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m bnfold.demo
 
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests of the report page run in Chromium. Where it cannot be installed, they are skipped.
 browser:

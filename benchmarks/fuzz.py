@@ -38,6 +38,7 @@ class Found:
     networks: int = 0
     folded: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
+    merged: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     compared: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -59,7 +60,7 @@ class Found:
         self.seconds += other.seconds
 
 
-_COUNTERS = ("folded", "removed", "kept", "compared", "kinds", "skipped", "failures")
+_COUNTERS = ("folded", "removed", "merged", "kept", "compared", "kinds", "skipped", "failures")
 
 
 def batch(seed: int, within: str, frontends: tuple[str, ...], *, shrink: bool = False) -> Found:
@@ -142,7 +143,7 @@ def _report(total: Found, seed: int, path: Path | None) -> None:
     print(f"networks {total.networks}, seed {seed}, {total.seconds:.0f} s of work")
     for kind in ("wrong", "crashed", "disagreement", "unsteady"):
         print(f"{kind:>14} {total.failures[kind]}")
-    for name in ("folded", "removed", "compared", "kept", "skipped", "kinds"):
+    for name in ("folded", "removed", "merged", "compared", "kept", "skipped", "kinds"):
         counts = ", ".join(f"{key} {n}" for key, n in getattr(total, name).most_common())
         print(f"{name}: {counts}")
     for message in total.messages:

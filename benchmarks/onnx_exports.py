@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -149,23 +150,31 @@ class Row:
 
 def measure(network: str, exporter: str, *, image: int | None = None) -> Row:
     """Export, fold, compare; `image` is the size of the example, where the usual is too large."""
-    model, example = create(network, dtype=torch.float32, image=image)
+    model, example, module, program = _in_pytorch(network, image)
     exported = EXPORTERS[exporter](model, example)
     folded, report = bnfold.fold(exported, clip="always")
     onnx.checker.check_model(folded)
-    program = torch.export.export(model, (example,))
     norms = {n.name: n for n in exported.graph.node if n.op_type == "BatchNormalization"}
     paths = {name: module_path(node) or name for name, node in norms.items()}
     return Row(
         network=network,
         exporter=exporter,
         batch_norms=len(norms),
-        module=_of_modules(bnfold.inspect(model, example, clip="always"), model),
-        program=_of_modules(bnfold.inspect(program, clip="always"), model),
+        module=module,
+        program=program,
         exported={paths[item.name]: _reason(item) for item in report.items if item.name in paths},
         steps_left=len(affine_steps(folded)),
         rounding=_rounding(model, example, exported, folded),
     )
+
+
+@lru_cache(maxsize=1)
+def _in_pytorch(network: str, image: int | None) -> tuple[nn.Module, Tensor, Outcome, Outcome]:
+    """A network, its example, and what becomes of it as a module and as a program."""
+    model, example = create(network, dtype=torch.float32, image=image)
+    module = bnfold.inspect(model, example, clip="always")
+    program = bnfold.inspect(torch.export.export(model, (example,)), clip="always")
+    return model, example, _of_modules(module, model), _of_modules(program, model)
 
 
 def _of_modules(report: FoldReport, model: nn.Module) -> Outcome:

@@ -120,12 +120,13 @@ class Merged:
     kind: str
     """What it is: Conv2d, Conv, Convolution, ..."""
     parts: tuple[str, ...]
-    """Names of the linear ops, affine steps and sums that are gone, in the order of the network."""
+    """Names of the linear ops, affine steps and sums that are gone, in the order of the network.
+    None where a sum loses no more than the operand that the op reads as well: x + y - bn(x)."""
 
     @property
     def sentence(self) -> str:
         """What was merged, in words."""
-        shown = ", ".join(self.parts[:3])
+        shown = ", ".join(self.parts[:3]) or "its own input"
         more = f" and {len(self.parts) - 3} more" if len(self.parts) > 3 else ""
         return f"{shown}{more} merged into {self.into}"
 

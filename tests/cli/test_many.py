@@ -9,7 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -90,7 +93,7 @@ def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
     out, _ = capsys.readouterr()
     assert code == 3
     assert re.search(r"^a.onnx .* 1 of 1 removed, equal, .* a.folded.onnx$", out, re.M)
-    assert re.search(r"^bad.onnx +failed: bad.onnx: ", out, re.M)
+    assert re.search(r"^bad.onnx +failed: not an ONNX model", out, re.M)
     assert re.search(r"^b.onnx .* b.folded.onnx$", out, re.M)
     assert out.endswith("3 models: 2 folded, 1 not\n")
     assert operators("a.folded.onnx") == operators("b.folded.onnx") == {"Conv"}
@@ -257,26 +260,56 @@ def test_two_models_side_by_side(folder, capsys):
     assert [model["source"] for model in document["models"]] == ["a.onnx", "b.onnx"]
 
 
-def on_terminal(columns: int, *words: str) -> str:
+def on_terminal(columns: int, *words: str, status: int = 0) -> str:
     """What the command writes to a terminal of so many columns."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnfold", *words], stdout=slave, stderr=slave, env=environment
-    )
-    os.close(slave)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
+    terminal = {"COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # nobody writes any more
+            while chunk := os.read(master, 65536):
+                chunks.append(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with (
+        os.fdopen(slave, "w", encoding="utf-8") as screen,
+        redirect_stdout(screen),
+        redirect_stderr(screen),
+        patch.dict(os.environ, terminal),
+    ):
+        assert main(words) == status
+    reader.join()
     os.close(master)
-    assert process.wait() == 0
     return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("fold", "nosuch"), 3),
+        (("fold", "a.onnxx"), 3),
+        (("fold", "a.onnx", "-o", "no/such/folder/a.onnx"), 2),
+        (("fold", "a.onnx", "-o", "a.txt"), 2),
+        (("bench", "a.onnx", "--fx"), 2),
+    ],
+)
+def test_an_error_is_broken_between_words(folder, columns, words, status):
+    lines = on_terminal(columns, *words, status=status).replace("\x1b[K", "").splitlines()
+    assert all(len(line.rpartition("\r")[2]) <= columns for line in lines)
+    assert " ".join(" ".join(lines).split()).endswith((".", "?"))
+    assert len(lines) == 1 or all(line.startswith("  ") for line in lines[1:])
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_line_that_says_why_it_failed_fits(folder, columns):
+    Path("bad.onnx").write_bytes(b"\x08\x08garbage")
+    found = on_terminal(columns, "fold", "a.onnx", "bad.onnx", status=3)
+    lines = [line.rpartition("\x1b[K")[2] for line in found.replace("\r", "").splitlines()]
+    assert all(len(line) <= columns for line in lines)
+    assert any(line.startswith("bad.onnx  failed: not an ONNX model") for line in lines)
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
@@ -305,7 +338,8 @@ def test_every_line_of_a_fold_fits(folder, columns):
     s.conv(3, 4, name="conv")
     s.node("GlobalAveragePool")
     Path("long.onnx").write_bytes(s.model().SerializeToString())
-    many = on_terminal(columns, "fold", "a.onnx", "long.onnx", "--output-dir", "a/rather/long/name")
+    both = ("a.onnx", "long.onnx", "--output-dir", "a/rather/long/name", "--jobs", "1")
+    many = on_terminal(columns, "fold", *both)
     for text in (many, on_terminal(columns, "fold", "long.onnx")):
         lines = [line.rpartition("\x1b[K")[2] for line in text.replace("\r\n", "\n").split("\n")]
         assert max(map(len, lines)) <= columns

@@ -57,7 +57,7 @@ MODELS = (
     CaffeModel("yoloface-500k-v2", (245, 141), (52, 0), (55, 3), 3),
     CaffeModel("lane-mobilenet-yolo", (82, 44), (19, 0), (19, 0), 1),
     CaffeModel("retinaface-mnet25", (210, 116), (47, 0), (47, 0), 9),
-    CaffeModel("sfd-mobilenetv2-mod11", (284, 160), (62, 0), (62, 0), 3),
-    CaffeModel("mobilenetv2-mod11g-imagenet", (212, 106), (53, 0), (53, 0), 1),
+    CaffeModel("sfd-mobilenetv2-mod11", (284, 159), (62, 0), (62, 0), 3),
+    CaffeModel("mobilenetv2-mod11g-imagenet", (212, 105), (53, 0), (53, 0), 1),
     CaffeModel("open_nsfw", (229, 123), (53, 0), (53, 0), 1),
 )

@@ -20,6 +20,7 @@ from tests.frontends.caffe.made_up import make_up
 from tests.frontends.caffe.plain_text import parse
 from tests.frontends.caffe.random_nets import assert_is_legal
 from tests.frontends.caffe.wire import caffemodel
+from tests.tolerances import EXACT
 
 IMAGE = (1, 3, 128, 128)
 CIFAR = (1, 3, 32, 32)
@@ -38,8 +39,6 @@ NETWORKS = {
         0,
     ),
 }
-TOLERANCE = 1e-9
-"""Of an output's largest value: float64 over up to 500 layers."""
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -66,7 +65,7 @@ def test_it_computes_the_same(tmp_path: Path, name: str) -> None:
     for key, wanted in expected.items():
         scale = np.abs(wanted).max()
         assert np.isfinite(scale) and scale > 0
-        assert np.abs(actual[key] - wanted).max() <= TOLERANCE * scale, key
+        assert np.abs(actual[key] - wanted).max() <= EXACT * scale, key
 
 
 def _resized(text: str, shape: tuple[int, ...]) -> str:

@@ -1,5 +1,7 @@
 """A path, a ModelProto and an onnx_ir.Model of the same network come back as what they were, with
 the same nodes and the same numbers; so does a file with external data.
+
+Each pattern is carried in one way, and every op, opset, dtype and kind of pattern in each.
 """
 
 from __future__ import annotations
@@ -14,12 +16,26 @@ from tests.conformance.onnx_nodes import interface, op_types
 from tests.conformance.onnx_patterns import Pattern, load
 from tests.conformance.onnx_run import error, random_feed, run
 from tests.conformance.test_onnx_patterns import outcomes
+from tests.pairwise import pairwise
 
 PATTERNS = load()
 _SMALL = 100
 """Bytes. ONNX Runtime does not read the shape of a Reshape from another file."""
 
-each_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+
+def traits(pattern: Pattern) -> set[object]:
+    model = pattern.build()
+    dtypes = {tensor.data_type for tensor in model.graph.initializer}
+    sort = (pattern.draw.__module__, pattern.clip, pattern.dtype, pattern.runs)
+    return {*op_types(model), ("opset", pattern.opset), ("ir", pattern.ir), sort, *dtypes}
+
+
+CARRIED = pairwise(list(PATTERNS.values()), ("file", "external data", "onnx_ir"), traits)
+
+
+def each_pattern(carrier: str) -> pytest.MarkDecorator:
+    carried = [pattern for pattern, name in CARRIED if name == carrier]
+    return pytest.mark.parametrize("pattern", carried, ids=lambda pattern: pattern.name)
 
 
 @pytest.fixture
@@ -29,7 +45,7 @@ def path(tmp_path, pattern):
     return path
 
 
-@each_pattern
+@each_pattern("file")
 def test_a_file(pattern: Pattern, path):
     before = path.read_bytes()
     expected, report = bnfold.fold(pattern.build(), clip=pattern.clip)
@@ -41,7 +57,7 @@ def test_a_file(pattern: Pattern, path):
     assert_same(pattern, expected, onnx.load(output))
 
 
-@each_pattern
+@each_pattern("external data")
 def test_external_data(pattern: Pattern, tmp_path):
     path, output = tmp_path / "model.onnx", tmp_path / "out" / "small.onnx"
     output.parent.mkdir()
@@ -62,7 +78,7 @@ def test_external_data(pattern: Pattern, tmp_path):
         run(str(output), random_feed(model, pattern.shapes))
 
 
-@each_pattern
+@each_pattern("onnx_ir")
 def test_an_onnx_ir_model(pattern: Pattern):
     model = onnx_ir.from_proto(pattern.build())
     before = onnx_ir.to_proto(model).SerializeToString(deterministic=True)

@@ -222,6 +222,42 @@ class TestSums:
         assert not merges_of(net)
 
 
+class TestSubtrahends:
+    """One that is left alone in a sum would be added: something else has to stay with it."""
+
+    def test_beside_a_branch(self) -> None:
+        """(a - other) + b + c: b and c are one, a stays."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        other = net.clip(x, name="other")
+        inner = net.minus(net.conv(x, name="a"), other, name="inner")
+        total = net.sum(net.sum(inner, net.conv(x, name="b")), net.conv(x, name="c"))
+        net.output(net.clip(total, name="relu"))
+        assert [(carrier, gone) for carrier, (gone, *_) in names(net, merges_of(net))] == [
+            ("b", "c")
+        ]
+
+    def test_behind_a_sum(self) -> None:
+        """(a + b) - (other + c): a, b and c are one, where c was."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        first = net.sum(net.conv(x, name="a"), net.conv(x, name="b"), name="first")
+        second = net.sum(net.clip(x, name="other"), net.conv(x, name="c"), name="second")
+        net.output(net.clip(net.minus(first, second), name="relu"))
+        assert merges_of(net)
+
+    def test_of_another_source_in_between(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        y = net.clip(x, name="y")
+        inner = net.minus(net.conv(x, name="a"), net.clip(y, name="other"), name="inner")
+        more = net.minus(net.conv(x, name="b"), net.conv(y, name="c"), name="more")
+        total = net.sum(net.sum(inner, more), net.conv(y, name="d"))
+        net.output(net.clip(total, name="relu"))
+        merges = names(net, merges_of(net))
+        assert ("c", ("d",)) in merges
+
+
 class TestChains:
     def test_a_narrow_place_between_two(self) -> None:
         net = Branches()

@@ -12,36 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.hard_stops import forks
+
 _STEPS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
-_SCRIPT = """
-import sys
-from tests.hard_stops.stepping import stop_at
-stop_at(*sys.argv[1:4])
-sys.argv = ["bnfold", *sys.argv[4:]]
-import runpy
-runpy.run_module("bnfold", run_name="__main__")
-"""
 
-
-def stop_at(folder: str, step: int | str, number: int | str) -> None:
-    """Send this process a signal before its n-th step in a folder; none for a negative n."""
-    left = int(step) if int(step) >= 0 else sys.maxsize
+def stop_at(folder: str, step: int, number: int, tell: bool = False) -> None:
+    """Send this process a signal before its n-th step in a folder, or 0; `tell` each on stderr."""
+    left = step
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal left
         if not _is_step(event, arguments, folder):
             return
         left -= 1
-        if left == -1 and int(number):
-            os.kill(os.getpid(), int(number))
-        if _COUNTED:
+        if left == -1 and number:
+            os.kill(os.getpid(), number)
+        if tell:
             os.write(2, b"step\n")
 
     sys.addaudithook(hook)
-
-
-_COUNTED = bool(os.environ.get("BNFOLD_COUNT_STEPS"))
 
 
 def _is_step(event: str, arguments: tuple[object, ...], folder: str) -> bool:
@@ -57,20 +47,13 @@ def run(
     folder: Path, arguments: list[str], step: int, number: int = signal.SIGKILL
 ) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, stopped before the step."""
-    call = [sys.executable, "-c", _SCRIPT, str(folder), str(step), str(int(number)), *arguments]
-    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment())
+    return forks.run(stop_at, (str(folder), step, int(number)), arguments)
 
 
 def count_steps(folder: Path, arguments: list[str]) -> int:
     """How many steps an undisturbed run has."""
-    call = [sys.executable, "-c", _SCRIPT, str(folder), "0", "0", *arguments]
-    done = subprocess.run(
-        call,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**environment(), "BNFOLD_COUNT_STEPS": "1"},
-    )
+    done = forks.run(stop_at, (str(folder), 0, 0, True), arguments)
+    assert done.returncode == 0, done.stderr
     return done.stderr.count("step\n")
 
 

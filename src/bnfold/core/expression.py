@@ -98,6 +98,8 @@ class Expression:
     """Elements of the weight, as one op."""
     parts_size: int = 0
     """The same of what it is made of."""
+    reads: int = 1
+    """How often the source is read for it."""
     is_chain: bool = False
     """Whether it holds a linear op behind others."""
 
@@ -155,78 +157,130 @@ class Expressions:
     def seen(self, tensor: int) -> list[Expression]:
         """What an op that reads the tensor may build on: first, that it is itself."""
         own = Expression(tensor, _build_identity)
-        if self.readings.get(tensor) != 1:
-            return [own]
-        return [own, *self.found.get(tensor, ())][:_MOST_SOURCES]
+        return [own, *self.further(own, tensor)]
+
+    def further(self, near: Expression, output: int) -> list[Expression]:
+        """The same tensor as an expression of earlier sources, where nobody else reads the one."""
+        if self.readings.get(near.source) != near.reads:
+            return []
+        found = self.found.get(near.source, ())[: _MOST_SOURCES - 1]
+        made = (self._chain(e, near, output) for e in found)
+        return [expression for expression in made if expression is not None]
 
     def are_alike(self, tensors: Iterable[int], output: int) -> bool:
         """Whether no operand of a sum is broadcast."""
         return all(self.graph.shapes[tensor] == self.graph.shapes[output] for tensor in tensors)
 
     def _made_by(self, number: int, op: g.Op, alone: set[int]) -> list[Expression]:
-        role = op.role
+        role, near = op.role, None
         if isinstance(role, g.Sum):
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
         if number in self.parts and is_free(role):
-            made = (self._behind_part(number, op, inner) for inner in self.seen(op.inputs[0]))
+            near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
-            made = (self._behind_step(number, op, role, e) for e in self.seen(op.inputs[0]))
-        else:
-            return []
-        return [expression for expression in made if expression is not None]
+            near = self._step(number, op, role)
+        return [] if near is None else [near, *self.further(near, op.outputs[0])]
 
-    def _behind_part(self, number: int, op: g.Op, inner: Expression) -> Expression | None:
-        part = self.parts[number]
-        if inner.axis not in (None, part.axis) or inner.dtypes - {part.dtype}:
-            return None
-        window = part.window
-        if inner.window is not None:
-            window = window and chained(inner.window, window, inner_shifts=inner.shifts)
-            if window is None:
-                return None
-        elif inner.shifts and window is not None and (window.pads or window.is_transposed):
-            return None
-        ins, width = self.channels(inner.source, part.axis), part.in_channels // part.groups
-        # An affine step in front leaves the groups as they are.
-        groups = math.gcd(inner.groups, part.groups) if inner.groups else part.groups
-        (source, output) = op.inputs[0], op.outputs[0]
-        own = self._cost(part.window, width, part.out_channels, source, output)
+    def _part(self, number: int, op: g.Op) -> Expression:
+        part, output = self.parts[number], op.outputs[0]
+        width = part.in_channels // part.groups
+        cost = self._cost(part.window, width, part.out_channels, op.inputs[0], output)
+        size = part.out_channels * width * _taps(part.window)
         return Expression(
-            inner.source,
-            partial(_build_chain, inner.build, part.kernel, window),
-            window,
+            op.inputs[0],
+            part.kernel,
+            part.window,
             part.axis,
-            groups,
-            inner.shifts or part.bias is not None,
-            inner.ops | {number},
-            inner.dtypes | {part.dtype},
-            self._cost(window, ins // groups, part.out_channels, inner.source, output),
-            inner.least + own,
-            part.out_channels * (ins // groups) * _taps(window),
-            inner.parts_size + part.out_channels * width * _taps(part.window),
-            is_chain=bool(inner.dtypes),
+            part.groups,
+            part.bias is not None,
+            frozenset((number,)),
+            frozenset((part.dtype,)),
+            cost,
+            cost,
+            size,
+            size,
         )
 
-    def _behind_step(
-        self, number: int, op: g.Op, role: g.AffineStep, inner: Expression
-    ) -> Expression | None:
+    def _step(self, number: int, op: g.Op, role: g.AffineStep) -> Expression | None:
         shape = self.graph.shapes[op.outputs[0]]
         axes = varying_axes(role, len(shape))
         if len(axes) > 1 or self.graph.shapes[op.inputs[0]] != shape:
             return None
-        axis = axes[0] if axes else inner.axis
-        if inner.axis not in (None, axis):
+        return Expression(
+            op.inputs[0],
+            partial(_build_step, role),
+            axis=axes[0] if axes else None,
+            shifts=bool(role.shift.any()),
+            ops=frozenset((number,)),
+            cost=math.prod(shape),
+            parts_cost=math.prod(shape),
+        )
+
+    def _chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
+        """One behind the other, if that is one op."""
+        if outer.is_identity and outer.reads == 1:
+            return inner
+        axes = {inner.axis, outer.axis} - {None}
+        dtypes = inner.dtypes | outer.dtypes
+        if len(axes) > 1 or len(dtypes) > 1:
             return None
-        return replace(
-            inner,
-            build=partial(_build_chain, inner.build, partial(_build_step, role), inner.window),
-            axis=axis,
-            shifts=inner.shifts or bool(role.shift.any()),
-            ops=inner.ops | {number},
-            cost=inner.cost if inner.ops else math.prod(shape),
-            parts_cost=inner.least + math.prod(shape),
+        window = outer.window or inner.window
+        if inner.window is not None and outer.dtypes:
+            window = outer.window and chained(inner.window, outer.window, inner_shifts=inner.shifts)
+            if window is None:
+                return None
+        elif inner.shifts and outer.window is not None and outer.window.sees_fewer:
+            return None
+        # An affine step leaves the groups as they are.
+        groups = math.gcd(inner.groups, outer.groups)
+        return self._one_op(
+            inner.source,
+            output,
+            partial(_build_chain, inner.build, outer.build, window),
+            window,
+            next(iter(axes), None),
+            groups,
+            [inner, outer],
+            reads=inner.reads,
+            is_chain=bool(inner.dtypes and outer.dtypes) or inner.is_chain or outer.is_chain,
+        )
+
+    def _one_op(
+        self,
+        source: int,
+        output: int,
+        build: Build,
+        window: Window | None,
+        axis: int | None,
+        groups: int,
+        made_of: Sequence[Expression],
+        *,
+        reads: int,
+        is_chain: bool = False,
+    ) -> Expression:
+        """Several expressions as one, and what that costs."""
+        dtypes = frozenset[str]().union(*(e.dtypes for e in made_of))
+        outs = width = 1
+        if axis is not None:
+            ins, outs = self.channels(source, axis), self.channels(output, axis)
+            width = ins // groups if groups else 1
+        return Expression(
+            source,
+            build,
+            window,
+            axis,
+            groups,
+            any(e.shifts for e in made_of),
+            frozenset[int]().union(*(e.ops for e in made_of)),
+            dtypes,
+            self._cost(window, width, outs, source, output),
+            sum(e.least for e in made_of),
+            outs * width * _taps(window) if dtypes else 0,
+            sum(e.parts_size for e in made_of),
+            reads,
+            is_chain,
         )
 
     def _sums(self, number: int, op: g.Op, role: g.Sum) -> list[Expression]:
@@ -243,7 +297,8 @@ class Expressions:
                 continue
             whole = self.sum(operands, role.coefficients, op.outputs[0])
             if whole is not None:
-                found.append(replace(whole, ops=whole.ops | {number}))
+                near = replace(whole, ops=whole.ops | {number})
+                found += [near, *self.further(near, op.outputs[0])]
         return found
 
     def sum(
@@ -264,26 +319,16 @@ class Expressions:
             window = joint([own or plain for own in windows]) if len(ranks) == 1 else None
             if window is None:
                 return None
-        source, axis = operands[0].source, next(iter(axes), None)
-        groups = math.gcd(*(e.groups for e in operands))
-        ins = outs = width = 1
-        if axis is not None:
-            ins, outs = self.channels(source, axis), self.channels(output, axis)
-            width = ins // groups if groups else 1
         each = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
-        return Expression(
-            source,
+        return self._one_op(
+            operands[0].source,
+            output,
             partial(_build_sum, each),
             window,
-            axis,
-            groups,
-            any(e.shifts for e in operands),
-            frozenset().union(*(e.ops for e in operands)),
-            dtypes,
-            self._cost(window, width, outs, source, output),
-            sum(e.least for e in operands),
-            outs * width * _taps(window) if dtypes else 0,
-            sum(e.parts_size for e in operands),
+            next(iter(axes), None),
+            math.gcd(*(e.groups for e in operands)),
+            operands,
+            reads=sum(e.reads for e in operands),
         )
 
     def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:

@@ -8,7 +8,7 @@ one that saves most is taken. Steps at the ends that a fold removes anyway are l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -65,7 +65,8 @@ class _Cluster:
     """Operands of one sum that are going to be one."""
 
     operands: list[_Operand]
-    expressions: list[Expression]
+    terms: list[tuple[Expression, float]]
+    """What it is the sum of, with coefficients."""
     whole: Expression
     """Their sum."""
 
@@ -144,11 +145,16 @@ class _Finder:
             (operand.tensor for operand in operands), output
         ):
             return []
-        clusters = self._clusters(operands, output)
-        if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
-            whole = clusters[0].whole
-            return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
-        return self._in_part(sums, operands, clusters) if clusters else []
+        free = operands
+        while clusters := self._clusters(free, output):
+            if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
+                whole = clusters[0].whole
+                return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
+            company = self._company(sums, operands, clusters)
+            if not company:
+                return self._in_part(sums, clusters)
+            free = [operand for operand in free if operand.place not in company]
+        return []
 
     def _flattened(self, number: int) -> tuple[list[int], list[_Operand]]:
         """A sum with the sums that it alone reads, and the operands of all of them."""
@@ -181,28 +187,41 @@ class _Finder:
 
     def _clusters(self, operands: Sequence[_Operand], output: int) -> list[_Cluster]:
         """Which operands become one; what saves most comes first."""
-        left = list(operands)
-        chosen: list[_Cluster] = []
+        left = [
+            [_Cluster([o], [(e, o.coefficient)], e) for e in self.expressions.seen(o.tensor)]
+            for o in operands
+        ]
         while options := [
             cluster
             for members in self._by_source(left)
             for cluster in self._grouped(members, output)
         ]:
             best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
-            chosen.append(best)
             merged = {operand.place for operand in best.operands}
-            left = [operand for operand in left if operand.place not in merged]
-        return chosen
+            left = [each for each in left if each[0].operands[0].place not in merged]
+            seen = [best.whole, *self.expressions.further(best.whole, output)]
+            left.append([_Cluster(best.operands, [(e, 1.0)], e) for e in seen])
+        found = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
+        return sorted(found, key=lambda cluster: -cluster.whole.saves)
 
-    def _by_source(self, operands: Sequence[_Operand]) -> list[list[_Cluster]]:
-        """The operands that are expressions of one source, each alone as yet."""
+    def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
+        """Of the same operands, of one source or another."""
+        first, *others = clusters
+        others = [c for c in others if c.whole.pays and self._is_open(c.whole)]
+        return max([first, *others], key=lambda c: (c.whole.saves, len(c.whole.ops)))
+
+    def _is_open(self, whole: Expression) -> bool:
+        return not whole.ops & self.taken and self._carrier(whole) is not None
+
+    def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
+        """Those that are expressions of one source."""
         found: dict[int, list[_Cluster]] = {}
-        for operand in operands:
-            for expression in self.expressions.seen(operand.tensor):
-                is_fixed = expression.is_identity and not self.freedom.takes_identity
-                if not is_fixed and not expression.ops & self.taken:
-                    alone = _Cluster([operand], [expression], expression)
-                    found.setdefault(expression.source, []).append(alone)
+        for seen in clusters:
+            for cluster in seen:
+                whole = cluster.whole
+                is_fixed = whole.is_identity and not self.freedom.takes_identity
+                if not is_fixed and not whole.ops & self.taken:
+                    found.setdefault(whole.source, []).append(cluster)
         return [members for members in found.values() if len(members) > 1]
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
@@ -220,27 +239,35 @@ class _Finder:
             clusters[-first] = both
             del clusters[-second]
         for cluster in clusters:
-            if len(cluster.operands) > 1 and self._carrier(cluster.whole) is not None:
+            if len(cluster.terms) > 1 and self._carrier(cluster.whole) is not None:
                 yield cluster
 
     def _both(self, first: _Cluster, second: _Cluster, output: int) -> _Cluster | None:
         """Two clusters as one, if that pays."""
-        operands = first.operands + second.operands
-        expressions = first.expressions + second.expressions
-        whole = self.expressions.sum(expressions, [o.coefficient for o in operands], output)
+        terms = first.terms + second.terms
+        whole = self.expressions.sum([e for e, _ in terms], [c for _, c in terms], output)
         if whole is None:
             return None
         whole = replace(whole, parts_cost=first.whole.least + second.whole.least)
-        return _Cluster(operands, expressions, whole) if whole.pays else None
+        operands = first.operands + second.operands
+        return _Cluster(operands, terms, whole) if whole.pays else None
 
     def _carrier(self, whole: Expression) -> int | None:
         """The op that can do the work of all: one that has as many taps already, if there is."""
-        linear = [n for n in whole.ops if n in self.parts and self.parts[n].carries]
+        linear = [n for n in whole.ops if n in self.parts and self._carries(n, whole.window)]
         if linear or whole.dtypes:
             return min(
                 linear, key=lambda n: (self.parts[n].window != whole.window, n), default=None
             )
         return min((n for n in whole.ops if self._carries_affine(n)), default=None)
+
+    def _carries(self, number: int, window: Window | None) -> bool:
+        """Whether a linear op is of a kind that can have such a window."""
+        part = self.parts[number]
+        if part.window is None or window is None:
+            return part.carries and part.window is window
+        is_alike = part.window.is_transposed == window.is_transposed
+        return part.carries and (is_alike or window.is_pointwise)
 
     def _carries_affine(self, number: int) -> bool:
         op = self.graph.ops[number]
@@ -251,19 +278,48 @@ class _Finder:
 
     # ---------------------------------------------------------------- what becomes of the sum
 
-    def _in_part(
+    def _company(
         self, sums: Sequence[int], operands: Sequence[_Operand], clusters: Sequence[_Cluster]
-    ) -> list[Merge]:
-        """Merges in a sum that keeps other operands, too."""
-        last = [cluster.last.place for cluster in clusters]
-        merged = {operand.place for cluster in clusters for operand in cluster.operands}
-        kept = self._kept(sums, merged - {*last})
+    ) -> set[tuple[int, int]]:
+        """Operands that have to stay, as without them a subtrahend would be left alone in a sum."""
+        kept = self._kept(sums, clusters)
         now = self._coefficients(sums[-1], kept)
-        if any(
-            operand.place not in merged and now[operand.place] != operand.coefficient
-            for operand in operands
-        ):
-            return []  # a subtrahend would be left alone
+        costs = {
+            operand.place: max(e.cost for e in self.expressions.seen(operand.tensor))
+            for cluster in clusters
+            for operand in cluster.operands
+        }
+        merged = costs.keys()
+        ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
+        found: set[tuple[int, int]] = set()
+        for operand in operands:
+            if operand.place in merged or now[operand.place] == operand.coefficient:
+                continue
+            for number, position in ways[operand.place]:
+                role = self.graph.ops[number].role
+                assert isinstance(role, g.Sum)
+                if len(kept[number]) == 1 and role.coefficients[position] != 1.0:
+                    others = [
+                        place
+                        for place, way in ways.items()
+                        if any(at == number and other != position for at, other in way)
+                    ]
+                    # One is enough: that which costs least as it is.
+                    found.add(min(others, key=lambda place: (costs.get(place, 0), place)))
+        return found
+
+    def _way(self, sums: Sequence[int], place: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """The places through which an operand comes into the whole sum."""
+        yield place
+        for number in sums:
+            for position, tensor in enumerate(self.graph.ops[number].inputs):
+                if self._inner_sum(tensor) == place[0]:
+                    yield from self._way(sums, (number, position))
+
+    def _in_part(self, sums: Sequence[int], clusters: Sequence[_Cluster]) -> list[Merge]:
+        """Merges in a sum that keeps other operands, too."""
+        kept = self._kept(sums, clusters)
+        now = self._coefficients(sums[-1], kept)
         fewer = {
             number: positions
             for number, positions in kept.items()
@@ -283,9 +339,11 @@ class _Finder:
         ]
 
     def _kept(
-        self, sums: Sequence[int], dropped: Collection[tuple[int, int]]
+        self, sums: Sequence[int], clusters: Sequence[_Cluster]
     ) -> dict[int, tuple[int, ...]]:
         """The positions that each sum keeps; one that keeps none is not there."""
+        merged = {operand.place for cluster in clusters for operand in cluster.operands}
+        dropped = merged - {cluster.last.place for cluster in clusters}
         kept: dict[int, tuple[int, ...]] = {}
         for number in sums:  # inner ones come first
             positions = []

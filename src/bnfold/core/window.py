@@ -50,6 +50,11 @@ class Window:
         return any(self.before) or any(self.after)
 
     @property
+    def sees_fewer(self) -> bool:
+        """Whether some outputs see padded zeros, or fewer taps than others."""
+        return self.pads or self.is_transposed
+
+    @property
     def taps(self) -> int:
         """How many there are."""
         return math.prod(self.kernel)
@@ -102,7 +107,7 @@ def chained(inner: Window, outer: Window, *, inner_shifts: bool) -> Window | Non
 
     `inner_shifts` says that the inner op may make other values of zeros than zeros.
     """
-    if inner.is_pointwise and not (inner_shifts and (outer.pads or outer.is_transposed)):
+    if inner.is_pointwise and not (inner_shifts and outer.sees_fewer):
         return outer
     if outer.is_pointwise:
         return inner

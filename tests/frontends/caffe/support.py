@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold._storage import Weights
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
 from bnfold.frontends.caffe.prototxt import Message, read_text
@@ -21,6 +21,7 @@ from bnfold.frontends.caffe.shapes import infer
 from bnfold.report import FoldReport
 from tests.frontends.caffe import build, plain_text
 from tests.frontends.caffe.made_up import make_up
+from tests.tolerances import EXACT
 
 Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
@@ -65,11 +66,14 @@ def fold(
     clip: ClipMode = "auto",
     phase: str | None = None,
     storage: Weights = "stored",
+    merge: MergeMode = "auto",
 ) -> tuple[Pair, FoldReport]:
     """The folded pair and the report."""
     document = read_text(model.text, "net.prototxt")
     weights = read_caffemodel(model.weights, "net.caffemodel")
-    folded, report = fold_read(document, weights, clip=clip, phase=phase, storage=storage)
+    folded, report = fold_read(
+        document, weights, clip=clip, phase=phase, storage=storage, merge=merge
+    )
     content = b"".join(bytes(piece) for piece in folded.weights())
     return Pair(folded.text, content), report
 
@@ -88,7 +92,7 @@ def values(model: Pair, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
 
 
 def assert_equal(
-    before: Pair, after: Pair, inputs: Mapping[str, NDArray[Any]], *, tolerance: float = 1e-9
+    before: Pair, after: Pair, inputs: Mapping[str, NDArray[Any]], *, tolerance: float = EXACT
 ) -> float:
     """Compare all outputs, relative to the largest value of each; returns the worst."""
     expected, actual = values(before, inputs), values(after, inputs)
@@ -235,16 +239,17 @@ class Builder:
 def check(
     builder: Builder,
     *,
-    tolerance: float = 1e-9,
+    tolerance: float = EXACT,
     clip: ClipMode = "auto",
     phase: str | None = None,
+    merge: MergeMode = "auto",
     **inputs: Sequence[int],
 ) -> tuple[Pair, FoldReport]:
     """Fold what was built, compare the numbers, and return it with the report."""
     before = builder.pair()
-    after, report = fold(before, clip=clip, phase=phase)
+    after, report = fold(before, clip=clip, phase=phase, merge=merge)
     assert_equal(before, after, builder.inputs(**inputs), tolerance=tolerance)
-    again, _ = fold(after, clip=clip, phase=phase)
+    again, _ = fold(after, clip=clip, phase=phase, merge=merge)
     assert again == after, "a fold of a fold changes something"
     return after, report
 

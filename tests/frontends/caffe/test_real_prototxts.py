@@ -127,7 +127,7 @@ def folded(path: Path) -> tuple[Pair, Pair, dict[str, str], int]:
         # The weights of the first layer tell the shapes behind it.
         net = read_net(net.document, read_caffemodel(before.weights, "made up"))
     phase = "test" if is_for_training(document) else None
-    after, report = fold(before, phase=phase)
+    after, report = fold(before, phase=phase, merge="never")
     return before, after, kept(report), report.total
 
 

@@ -5,6 +5,8 @@ A module is recorded, and its numbers are those of the inputs that it is given.
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,7 +103,12 @@ IN_A_MODULE = {
 """torch.export makes the size a constant here."""
 
 
-def exported(middle):
+@cache
+def exported(middle, decomposed):
+    """The network and its program; a fold changes neither, so one serves them all."""
+    if decomposed:
+        model, program = exported(middle, False)
+        return model, program.run_decompositions()
     model = Net(middle).double().eval()
     randomize(model)
     example = torch.randn(2, 3, SIZES[0], 5, dtype=torch.float64)
@@ -123,9 +130,7 @@ def assert_same_for_all_sizes(model, folded) -> None:
 @pytest.mark.parametrize("name", HARMFUL)
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_nothing_is_built_on_a_number_that_may_be_another(name, clip, decomposed):
-    model, program = exported(HARMFUL[name])
-    if decomposed:
-        program = program.run_decompositions()
+    model, program = exported(HARMFUL[name], decomposed)
     folded, _ = bnfold.fold(program, clip=clip)
     assert_same_for_all_sizes(model, folded)
 
@@ -135,9 +140,7 @@ DECOMPOSED = [(name, True) for name in HARMLESS if name != "reflected"]  # that 
 
 @pytest.mark.parametrize(("name", "decomposed"), [*((n, False) for n in HARMLESS), *DECOMPOSED])
 def test_sizes_that_arrange_values_do_no_harm(name, decomposed):
-    model, program = exported(HARMLESS[name])
-    if decomposed:
-        program = program.run_decompositions()
+    model, program = exported(HARMLESS[name], decomposed)
     folded, report = bnfold.fold(program)
     assert_same_for_all_sizes(model, folded)
     assert report.kept == 0, report

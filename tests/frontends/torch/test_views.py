@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.frontends.torch.support import assert_folds, build, image
+from tests.pairwise import pairwise
 
 VIEWS = {
     "identity": lambda y: y,
@@ -178,16 +179,6 @@ class Through(nn.Module):
         return self.bn2(self.head(VIEWS[self.name](self.bn1(self.conv(x)))))
 
 
-@pytest.mark.parametrize("head", ["bn", "pointwise", "padded"])
-@pytest.mark.parametrize("name", VIEWS)
-def test_view_between(name, head):
-    if name == "grid_sample":
-        assert_folds(build(Through(name, head)), image(2, 3, 6, 6))
-        return
-    by_batch = name in ("index by value", "meshgrid")
-    assert_folds(build(Through(name, head)), image(2, 3, 6, 6), batches=not by_batch)
-
-
 class PreNorm(Through):
     """The same with a BatchNorm that must go forward."""
 
@@ -195,11 +186,18 @@ class PreNorm(Through):
         return self.bn2(self.head(VIEWS[self.name](self.bn1(torch.sigmoid(self.conv(x))))))
 
 
-@pytest.mark.parametrize("head", ["bn", "pointwise", "padded"])
-@pytest.mark.parametrize("name", VIEWS)
-def test_view_behind_a_pre_norm(name, head):
+# Each view before each head, each of them with both places of the BatchNorm.
+PAIRS = pairwise(
+    [(name, head) for name in VIEWS for head in ("bn", "pointwise", "padded")],
+    (Through, PreNorm),
+    lambda case: case,
+)
+
+
+@pytest.mark.parametrize(("name", "head", "kind"), [(*case, kind) for case, kind in PAIRS])
+def test_view_between(name, head, kind):
     by_batch = name in ("index by value", "meshgrid")
-    assert_folds(build(PreNorm(name, head)), image(2, 3, 6, 6), batches=not by_batch)
+    assert_folds(build(kind(name, head)), image(2, 3, 6, 6), batches=not by_batch)
 
 
 # ---------------------------------------------------------------- memory layout

@@ -3,6 +3,7 @@
     numbers        the folded network computes the same in float64
     decisions      what is removed, and why the rest stays, is the same in every frontend
     fixed point    a fold of the folded network changes nothing
+    coverage       with linear ops merged, nothing stays that goes without
     input          the network that was given is what it was, bit by bit
 
 Where frontends decide differently for a reason of their own, `differs` says which and why, and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,8 @@ from tests.property.networks.build_onnx import onnx_model
 from tests.property.networks.build_torch import Model, run_torch, torch_inputs
 from tests.property.networks.description import AFFINE, CLIPS, VIEWS, Network
 from tests.property.networks.run_onnx import run_onnx
+from tests.tolerances import EXACT
 
-EXACT = 1e-9
-"""Largest difference in float64, relative to the largest value of the output."""
 NEAR_ZERO = 1e-9
 """sign(x) of an x this close to 0 says nothing: rounding decides it."""
 FRONTENDS = ("torch", "onnx", "caffe")
@@ -65,6 +65,8 @@ class Tally:
     folded: Counter[str] = field(default_factory=Counter)
     """Networks per frontend."""
     removed: Counter[str] = field(default_factory=Counter)
+    merged: Counter[str] = field(default_factory=Counter)
+    """Linear ops that others went into."""
     kept: Counter[str] = field(default_factory=Counter)
     """By reason, in the first frontend that looked."""
     compared: Counter[str] = field(default_factory=Counter)
@@ -98,6 +100,7 @@ def check(
             continue
         tally.folded[name] += 1
         tally.removed[name] += report.removed
+        tally.merged[name] += len(report.merged)
         if not found:
             tally.kept.update(str(item.reason) for item in report.items if not item.is_removed)
         found[name] = decisions(report)
@@ -163,6 +166,8 @@ def check_torch(network: Network, clip: ClipMode, expected: dict[str, Any]) -> F
     same = fingerprint(twice) == fingerprint(folded)
     if not assert_steady(report, again, network, same=same):
         assert_same(expected, _arrays(run_torch(twice, network)), "torch, folded twice")
+    if report.merged:
+        return unmerged(report, bnfold.inspect(model, inputs, clip=clip, merge="never"))
     return report
 
 
@@ -174,14 +179,26 @@ def assert_steady(report: FoldReport, again: FoldReport, network: Network, *, sa
     """Whether a second fold did nothing; raises where it had to do nothing.
 
     A step that was kept because of another one may go once that one is gone, in two cases that the
-    solver does not look at twice: gammas of 0, and values out of range.
+    solver does not look at twice: gammas of 0, and values out of range. And what a removed step
+    stood between may be merged.
     """
-    if not again.removed and same:
+    if not again.removed and not again.merged and same:
         return True
+    if again.merged and not again.removed and report.removed:
+        return False  # a sum in front of a step that is gone is part of the sum behind it now
     zeros = any(0.0 in (node.get("gamma") or ()) for node in network.nodes)
     if zeros or any(item.reason is Reason.SCALE_RANGE for item in report.items):
         return False
     raise UnsteadyError(f"a second fold changes something\n{again}")
+
+
+def unmerged(report: FoldReport, without: FoldReport) -> FoldReport:
+    """The report of a fold without merges, for what is decided; with them as much has to go."""
+    gone, before = ({i.name for i in r.items if i.is_removed} for r in (report, without))
+    far = any(i.reason is Reason.SCALE_RANGE for r in (report, without) for i in r.items)
+    if len(before) > len(gone) and not far:  # of a sum's BatchNorms, another one may stay
+        raise UnsteadyError(f"with merges {sorted(before - gone)} stay\n{report}\n{without}")
+    return replace(without, merged=report.merged)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -209,6 +226,8 @@ def check_onnx(network: Network, clip: ClipMode, expected: dict[str, Any]) -> Fo
     same = twice.SerializeToString() == folded.SerializeToString()
     if not assert_steady(report, again, network, same=same):
         assert_same(expected, run_onnx(twice, feed), "onnx, folded twice")
+    if report.merged:
+        report = unmerged(report, bnfold.inspect(model, clip=clip, merge="never"))
     if any(node.same_as for node in network.nodes):
         return _tied(model, clip)
     return report

@@ -9,10 +9,10 @@ import bnfold
 from bnfold.core.modes import ClipMode
 from tests.property.networks.build_torch import Model, torch_inputs
 from tests.property.networks.description import Network
+from tests.tolerances import EXACT
 
 _LONGER = ((1, 0, 1, 1), (3, 0, 2, 3), (0, 0, 4, 2), (1, 0, 5, 4))
 """By how much each axis grows; there are as many channels as before."""
-_TOLERANCE = 1e-9
 
 
 def check_other_sizes(network: Network, clip: ClipMode) -> int:
@@ -39,5 +39,5 @@ def check_other_sizes(network: Network, clip: ClipMode) -> int:
         compared += 1
         for a, b in zip(wanted, made, strict=True):
             if a.numel() and a.isfinite().all():
-                assert float((a - b).abs().max()) <= _TOLERANCE * float(a.abs().max()), report
+                assert float((a - b).abs().max()) <= EXACT * float(a.abs().max()), report
     return compared

@@ -61,22 +61,20 @@ def _conv(a: dict[str, Any], x: Tensor, w: Tensor, b: Tensor | None = None) -> T
 def _conv_transpose(a: dict[str, Any], x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     rank = x.dim() - 2
     pads = a.get("pads", [0] * 2 * rank)
-    assert pads[:rank] == pads[rank:]
     kernels = (
         functional.conv_transpose1d,
         functional.conv_transpose2d,
         functional.conv_transpose3d,
     )
-    return kernels[rank - 1](
-        x,
-        w,
-        b,
-        a.get("strides", 1),
-        pads[:rank],
-        a.get("output_padding", 0),
-        a.get("group", 1),
-        a.get("dilations", 1),
+    # An output padding may be as large as the pads only where it is applied behind them.
+    more = a.get("output_padding", [0] * rank)
+    y = kernels[rank - 1](
+        x, w, None, a.get("strides", 1), 0, 0, a.get("group", 1), a.get("dilations", 1)
     )
+    ends = [extra - pad for extra, pad in zip(more, pads[rank:], strict=True)]
+    y = functional.pad(y, [n for pair in zip(reversed(pads[:rank]), reversed(ends), strict=True)
+                           for n in (-pair[0], pair[1])])  # fmt: skip
+    return y if b is None else y + b.reshape(-1, *[1] * rank)
 
 
 def _gemm(a: dict[str, Any], x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

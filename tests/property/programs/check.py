@@ -28,9 +28,8 @@ from tests.property.programs.description import Program
 from tests.property.programs.draw import draw
 from tests.property.programs.inputs import again, inputs_of
 from tests.property.programs.snapshot import difference, snapshot
+from tests.tolerances import EXACT
 
-EXACT = 1e-9
-"""Largest difference in float64, relative to the largest value."""
 SAME = 1e-12
 """Between two runs of one program."""
 SHAKEN = 1e-13, 1e-10

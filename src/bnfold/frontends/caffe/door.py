@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,8 +31,12 @@ def check(model: Files, request: Request) -> None:
 
 def inspect(model: Files, request: Request) -> Look:
     """Decided on, not written."""
-    report = _decided(model, request)[1]
-    return Look(report, op_counts(report.network.before) if report.network else {}, model)
+    content, report = _decided(model, request)
+    counts = op_counts(report.network.before) if report.network else {}
+    if content.is_merged:  # what is drawn is the network without what was merged
+        layers = [layer for layer in content.original.layers if layer.bottoms and layer.tops]
+        counts = Counter(layer.type for layer in layers)
+    return Look(report, counts, model)
 
 
 def fold(model: Files, request: Request) -> Folded:
@@ -46,6 +50,7 @@ def _decided(model: Files, request: Request) -> tuple[folding.Folded, FoldReport
         clip=request.clip,
         phase=request.phase,
         storage=request.weights,
+        merge=request.merge,
     )
 
 
@@ -61,8 +66,9 @@ class Folded:
     @property
     def counts(self) -> tuple[Counts, Counts]:
         """Layers by type."""
-        before = Counter(layer.type for layer in self.content.decided.net.layers)
-        return before, before - Counter(layer.type for layer in self.content.decided.new.removed)
+        before = Counter(layer.type for layer in self.content.original.layers)
+        left = Counter(layer.type for layer in self.content.decided.net.layers)
+        return before, left - Counter(layer.type for layer in self.content.decided.new.removed)
 
     def runners(self) -> tuple[Runner, Runner]:
         """Caffe's layers as bnfold runs them, on PyTorch."""
@@ -72,7 +78,7 @@ class Folded:
             raise NotRunError(
                 f"{error.problem}, and it is what runs Caffe's layers here"
             ) from error
-        net = self.content.decided.net
+        net = self.content.original
         name = net.name or str(self.files[0])
         try:
             return net_runner(net, name), folded_runner(self.content, f"the folded {name}")
@@ -82,8 +88,11 @@ class Folded:
     def judged_quickly(self) -> None:
         """There is no quicker judge."""
 
-    def proven(self) -> None:
-        """Nobody looks for that."""
+    def proven(self) -> Folded | None:
+        """The fold without merging, if there was any."""
+        if not self.content.is_merged:
+            return None
+        return fold(self.files, replace(self.request, merge="never"))
 
     def deliver(self) -> Path:
         """Two files, whole: network and weights."""

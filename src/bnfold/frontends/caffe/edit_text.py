@@ -15,8 +15,8 @@ from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
 from bnfold.frontends.caffe.rewire import Wiring
 
-_REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
-_SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")
+REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
+SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")
 _BLANK_LINE = re.compile(r"[ \t]*\r?\n")
 
 
@@ -29,7 +29,7 @@ def edit_text(
     gone = set(map(id, removed))
     for layer in net.layers:
         if id(layer) in gone:
-            edits.replace(*_span(text, layer), "")
+            edits.replace(*layer_span(text, layer), "")
             continue
         for scalar, number in (
             *zip(layer.bottoms, layer.inputs, strict=True),
@@ -39,18 +39,18 @@ def edit_text(
             if name != scalar.string:
                 edits.replace(scalar.start, scalar.end, quoted(name, scalar))
     for layer, part in biased.values():
-        _switch_bias_on(text, edits, layer, part)
-        _add_param(text, edits, layer)
+        switch_bias_on(text, edits, layer, part)
+        add_param(text, edits, layer)
     return edits.apply(text)
 
 
-def _span(text: str, layer: Layer) -> tuple[int, int]:
+def layer_span(text: str, layer: Layer) -> tuple[int, int]:
     """What goes with a layer."""
     start, end = layer.place.start, layer.place.end
     line = text.rfind("\n", 0, start) + 1
-    behind = _REST_OF_LINE.match(text, end)
+    behind = REST_OF_LINE.match(text, end)
     if text[line:start].strip() or behind is None:  # something else stands on its line
-        separator = _SEPARATOR.match(text, end)
+        separator = SEPARATOR.match(text, end)
         assert separator is not None
         return start, separator.end()
     if _goes_on(text, end, behind.end()):
@@ -89,7 +89,7 @@ def _goes_on(text: str, end: int, behind: int) -> bool:
     return mark >= 0 and below[-1:] == "#" and not below[:-1].strip() and "\n" not in below
 
 
-def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:
+def switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:
     """bias_term: true, in the last message that can say so."""
     messages = layer.message.messages(part)
     given = [scalar for message in messages for scalar in message.scalars("bias_term")]
@@ -101,7 +101,7 @@ def _switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:
         _insert_field(text, edits, layer.message, f"{part} {{ bias_term: true }}", behind=True)
 
 
-def _add_param(text: str, edits: Edits, layer: Layer) -> None:
+def add_param(text: str, edits: Edits, layer: Layer) -> None:
     """Where a layer lists a `param` for each of its arrays, one for the bias."""
     fields = [one for one in layer.message.named("param") if not one.is_list]
     params = [value for one in fields for value in one.values]
@@ -124,14 +124,14 @@ def _insert_field(
         _insert_behind(text, edits, message.fields[-1], entry)
     else:
         first = message.fields[0]
-        edits.insert(first.start, entry + (_line_break(text, first) or " "))
+        edits.insert(first.start, entry + (line_break(text, first) or " "))
 
 
 def _insert_behind(text: str, edits: Edits, one: Field, entry: str) -> None:
-    edits.insert(one.end, (_line_break(text, one) or " ") + entry)
+    edits.insert(one.end, (line_break(text, one) or " ") + entry)
 
 
-def _line_break(text: str, one: Field) -> str:
+def line_break(text: str, one: Field) -> str:
     """A new line with the indentation of a field; nothing if it does not begin a line."""
     line = text.rfind("\n", 0, one.start) + 1
     indentation = text[line : one.start]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,24 @@ import numpy as np
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
-from bnfold.core.modes import ClipMode
+from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.apply import NewArrays, compute
-from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel
+from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
+from bnfold.frontends.caffe.merge import MergedNet
+from bnfold.frontends.caffe.merge import merge as merge_layers
+from bnfold.frontends.caffe.merge_again import can_merge_again
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
+from bnfold.frontends.merged import Merging
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
 from bnfold.report import FoldReport
@@ -43,23 +47,41 @@ class Decided:
     new: NewArrays
     wiring: Wiring
 
+    @property
+    def text(self) -> bytes:
+        """The prototxt."""
+        return encode(edit_text(self.net, self.new.removed, self.wiring, self.new.biased))
+
+    def weights(self) -> Iterator[Any]:
+        """The caffemodel, piece by piece."""
+        return rewrite(self.net.weights, self.new.changes)
+
+    def read(self) -> Net:
+        """The network that would be written."""
+        weights = read_caffemodel(b"".join(self.weights()), self.net.weights.name)
+        net = read_net(read_text(self.text, self.net.name), weights)
+        infer(net)
+        return net
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
     """A folded network, not written yet."""
 
     decided: Decided
+    original: Net
+    """What was read."""
+    is_merged: bool = False
+    """Whether layers of it were merged."""
 
     @property
     def text(self) -> bytes:
         """The prototxt."""
-        new = self.decided.new
-        text = edit_text(self.decided.net, new.removed, self.decided.wiring, new.biased)
-        return encode(text)
+        return self.decided.text
 
     def weights(self) -> Iterator[Any]:
         """The caffemodel, piece by piece."""
-        return rewrite(self.decided.net.weights, self.decided.new.changes)
+        return self.decided.weights()
 
     def write(self, network: Path, weights: Path) -> None:
         """Write both files whole, or neither. Raises UsageError."""
@@ -104,6 +126,7 @@ def fold_read(
     *,
     clip: ClipMode,
     phase: str | None,
+    merge: MergeMode = "auto",
     storage: Weights = "stored",
 ) -> tuple[Folded, FoldReport]:
     """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
@@ -111,9 +134,70 @@ def fold_read(
     net = read_net(document, weights)
     _check_match(net)
     infer(net)
-    lifted = lift(net)
-    decided = _decide(net, lifted, clip, storage)
-    return Folded(decided), _report(decided)
+    if merge == "never":
+        decided = _decide(net, lift(net), clip, storage)
+        return Folded(decided, net), _report(decided, net)
+    steps = list(rounds(net, clip, storage))
+    is_merged = any(step.merged is not None for step in steps)
+    return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was merged, if anything, and the fold of what came of it."""
+
+    merged: MergedNet | None
+    decided: Decided
+    merging: Merging
+    """What was merged, and what was not."""
+
+    @property
+    def kept(self) -> int:
+        """How many steps stay."""
+        found = outcomes(self.decided.lifted.graph, self.decided.plan)
+        return sum(not item.is_removed for item in found)
+
+
+def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
+    """Merge and fold, until there is nothing left to merge; no merge may make a step stay."""
+    is_first = True
+    while True:
+        lifted = lift(net)
+        merged, merging = merge_layers(net, lifted)
+        chosen = None
+        if merged is not None:
+            decided = _decide(merged.net, lift(merged.net), clip, storage)
+            chosen = Round(merged, decided, merging)
+        if chosen is None or chosen.kept:
+            plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
+            if chosen is None or chosen.kept > plain.kept:
+                chosen = plain
+        decided = chosen.decided
+        changes = chosen.merged is not None or bool(decided.plan.removed)
+        if is_first or changes:
+            yield chosen
+        if not changes or not can_merge_again(decided.net, decided.lifted, decided.plan):
+            return
+        is_first, net = False, decided.read()
+
+
+def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
+    """What all rounds did: a later one has the last word on what an earlier one kept."""
+    graph = steps[0].merging.graph
+    places = {op.name: place for place, op in enumerate(graph.ops)}
+    report = FoldReport(())
+    for step in steps:
+        own = step.merging.told(_report(step.decided, net))
+        items = [*(item for item in report.items if item.is_removed), *own.items]
+        items.sort(key=lambda item: places.get(item.name, len(places)))
+        report = replace(
+            own,
+            items=tuple(items),
+            merged=(*report.merged, *own.merged),
+            notes=(own.notes[0], *dict.fromkeys((*report.notes[1:], *own.notes[1:]))),
+            network=report.network or own.network,  # as it came
+        )
+    return report
 
 
 def _check_phase(document: Document, phase: str | None) -> None:
@@ -153,10 +237,10 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
     return Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans)).attempt(write)
 
 
-def _report(decided: Decided) -> FoldReport:
+def _report(decided: Decided, original: Net) -> FoldReport:
     items = outcomes(decided.lifted.graph, decided.plan)
-    count = len(decided.net.layers)
-    left = count - len(decided.new.removed)
+    count = len(original.layers)
+    left = len(decided.net.layers) - len(decided.new.removed)
     rounded = decided.new.changes.rounded(decided.net.weights)
     said = [rounding_note(len(rounded), rounded[0])] if rounded else []
     notes = (f"layers: {count} -> {left}", *decided.net.notes, *said)

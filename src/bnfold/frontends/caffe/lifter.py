@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
 from bnfold.frontends.caffe.caffemodel import Blob
-from bnfold.frontends.caffe.memory import overwriting, shared_memory
+from bnfold.frontends.caffe.memory import overwritten
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.sharing import Sharing
@@ -91,7 +91,7 @@ class Lifter:
         self.is_half = "FLOAT16" in types
         """Whether values are float16 by default."""
         self.notes_before = len(net.notes)
-        self.overwritten = _overwritten(net)
+        self.overwritten = overwritten(net)
         """Values whose memory a layer overwrites while another one still reads it."""
 
     def start_again(self) -> None:
@@ -128,21 +128,6 @@ class Lifter:
         """A value that comes from outside."""
         value = self.net.values[number]
         self.tensors[number] = self.graph.input(placeholder(value.shape), value.name)
-
-
-def _overwritten(net: Net) -> set[int]:
-    """All values in memory that a layer in place overwrites while another one still reads it.
-
-    What a reader finds there depends on the order of work, so there everything stays as it is.
-    """
-
-    def name(value: int) -> str:
-        return net.values[value].name
-
-    everything = range(len(net.values))
-    memory = shared_memory(net.layers, everything, name)
-    owners = {memory[bottom] for _, bottom in overwriting(net, net.layers, everything, name)}
-    return {value for value, owner in memory.items() if owner in owners}
 
 
 def placeholder(shape: Shape | None) -> tuple[int, ...]:

@@ -62,6 +62,21 @@ def overwriting(
     return found
 
 
+def overwritten(net: Net) -> set[int]:
+    """All values in memory that a layer in place overwrites while another one still reads it.
+
+    What a reader finds there depends on the order of work, so there everything stays as it is.
+    """
+
+    def name(value: int) -> str:
+        return net.values[value].name
+
+    everything = range(len(net.values))
+    memory = shared_memory(net.layers, everything, name)
+    owners = {memory[bottom] for _, bottom in overwriting(net, net.layers, everything, name)}
+    return {value for value, owner in memory.items() if owner in owners}
+
+
 def in_place(layer: Layer, roots: Sequence[int], name: Name) -> list[tuple[int, int]]:
     """The pairs of values (bottom, top) that have one name and so one memory."""
     pairs = zip(layer.inputs, layer.outputs, strict=False)

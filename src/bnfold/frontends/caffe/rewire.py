@@ -23,6 +23,7 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.memory import overwriting
 from bnfold.frontends.caffe.net import Layer, Net
+from bnfold.frontends.names import Namer
 
 
 @dataclass(slots=True)
@@ -84,10 +85,9 @@ class _Rewirer:
         """The roots of each name that is settled, in the order in which they are made."""
         self.before: dict[int, int] = {}
         """Per value, the one of the same name before it in the old network."""
-        self.all_names = {value.name for value in net.values}
         self.foreign = {top.string for layer in net.others for top in layer.tops}
-        self.all_names |= self.foreign
-        self.all_names |= {bottom.string for layer in net.others for bottom in layer.bottoms}
+        read = {bottom.string for layer in net.others for bottom in layer.bottoms}
+        self.namer = Namer({value.name for value in net.values} | self.foreign | read)
 
     def rewire(self) -> Wiring:
         """Give every value that several became its last name; where that breaks a rule, another."""
@@ -132,7 +132,7 @@ class _Rewirer:
         fixed = [one for one in earlier if self._mandatory(one)]
         if fixed:
             raise self._taken(self._gone_near(value))
-        fresh = self._fresh(f"{self.wiring.names[value]}_folded")
+        fresh = self.namer.fresh(f"{self.wiring.names[value]}_folded")
         for one in earlier:
             self._call(one, fresh)
 
@@ -158,7 +158,7 @@ class _Rewirer:
                 return
         if self._mandatory(root):
             raise self._taken(root)
-        self._call(root, self._fresh(fresh))
+        self._call(root, self.namer.fresh(fresh))
 
     def _candidates(self, root: int) -> list[str]:
         """The names that its members had, the last one first; one only if it is known outside."""
@@ -216,11 +216,3 @@ class _Rewirer:
         layer, position = self.makers[second]
         bottoms = [self.wiring.roots[number] for number in layer.inputs]
         return position < len(bottoms) and bottoms[position] == first
-
-    def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 0
-        while name in self.all_names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.all_names.add(name)
-        return name

@@ -6,22 +6,24 @@ Tensors inside are known by the layer that makes them: "conv1", "slice1[1]" for 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bnfold.core.plan import make_plan
+from bnfold.core.plan import Plan, make_plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import MissingExtraError, UnsupportedModelError
-from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, read_caffemodel
-from bnfold.frontends.caffe.fold import Folded, read_files
+from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
+from bnfold.frontends.caffe.fold import Folded, Round, read_files, rounds
 from bnfold.frontends.caffe.lift import lift
+from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import Document, read_text
+from bnfold.frontends.caffe.prototxt import Document
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.verify.runner import (
@@ -98,18 +100,13 @@ class CaffeRunner:
         yield _Run(self, np.float64)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
-        """What `fold` would do; its clip modes are all the same here."""
+        """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
-        stored = Storage(make_plan(lifted.graph))
-        twice = _taken_twice(self.net)
-        return [
-            {
-                _key(layer.name, place): stored.of(lifted.tensors[number])
-                for layer in self.net.layers
-                if layer.bottoms and layer.name not in twice
-                for place, number in enumerate(layer.outputs)
-            }
-        ]
+        plain = _storage(self.net, lifted, make_plan(lifted.graph), None)
+        steps = list(rounds(self.net, "auto", "stored"))
+        if all(step.merged is None for step in steps):
+            return [plain]
+        return [reduce(_behind, map(_storage_of, steps)), plain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +168,7 @@ def net_runner(net: Net, name: str) -> CaffeRunner:
 
 def folded_runner(folded: Folded, name: str) -> CaffeRunner:
     """A runner of what is going to be written."""
-    net = folded.decided.net
-    weights = read_caffemodel(b"".join(folded.weights()), net.weights.name)
-    return _runner(read_net(read_text(folded.text, net.document.name), weights), name)
+    return net_runner(folded.decided.read(), name)
 
 
 def _runner(net: Net, name: str) -> CaffeRunner:
@@ -209,6 +204,39 @@ def _taken_twice(net: Net) -> set[str]:
     """Names that several layers have."""
     counts = Counter(layer.name for layer in net.layers)
     return {name for name, count in counts.items() if count > 1}
+
+
+def _storage_of(step: Round) -> dict[str, Stored]:
+    same = None if step.merged is None else step.merged.same
+    return _storage(step.decided.net, step.decided.lifted, step.decided.plan, same)
+
+
+def _storage(
+    net: Net, lifted: Lifted, plan: Plan, same: Collection[tuple[str, int]] | None
+) -> dict[str, Stored]:
+    """How each top is stored; `same` are those that mean what they did before a merge."""
+    stored = Storage(plan)
+    twice = _taken_twice(net)
+    return {
+        _key(layer.name, place): stored.of(lifted.tensors[number])
+        for layer in net.layers
+        if layer.bottoms and layer.name not in twice
+        for place, number in enumerate(layer.outputs)
+        if same is None or (layer.name, place) in same
+    }
+
+
+def _behind(first: dict[str, Stored], second: dict[str, Stored]) -> dict[str, Stored]:
+    """s2 * (s1 * (v + t1) + t2) = s1 s2 * (v + t1 + t2 / s1)"""
+    return {
+        key: Stored(
+            one.scale * second[key].scale,
+            one.shift + second[key].shift / np.where(one.known, one.scale, 1.0),
+            one.known & second[key].known,
+        )
+        for key, one in first.items()
+        if key in second
+    }
 
 
 def _show(watch: Watch, key: str, kind: str, top: Tensor) -> None:

@@ -61,6 +61,8 @@ class Changes:
     """New content, per index of the layer and of its blob."""
     born: dict[int, NDArray[Any]] = field(default_factory=dict)
     """An array that a layer gets behind those that it has, per index of the layer."""
+    replaced: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
+    """Arrays that a layer gets instead of all that it has, per index of the layer."""
     dropped: set[int] = field(default_factory=set)
     """Indices of layers that go."""
     weights: Weights = "stored"
@@ -75,7 +77,7 @@ class Changes:
     def rounded(self, model: Caffemodel) -> list[str]:
         """The dtype of each new array that is stored in less than float32."""
         likes = [model.layers[index].blobs[place] for index, place in self.arrays]
-        likes += [model.layers[index].blobs[0] for index in self.born]
+        likes += [model.layers[index].blobs[0] for index in (*self.born, *self.replaced)]
         dtypes = [self.form(like).dtype for like in likes]
         return [str(dtype) for dtype in dtypes if dtype.itemsize < _FLOAT.itemsize]
 
@@ -140,6 +142,7 @@ def write_pair(network: Path, text: bytes, weights: Path, content: Iterable[Any]
 def _file(model: Caffemodel, changes: Changes) -> Iterator[_Piece]:
     by_start = {layer.path[0].start: index for index, layer in enumerate(model.layers)}
     changed = {index for index, _ in changes.arrays} | set(changes.born) | changes.dropped
+    changed |= set(changes.replaced)
     done = 0
     for start in sorted(start for start, index in by_start.items() if index in changed):
         layer = model.layers[by_start[start]]
@@ -192,6 +195,14 @@ def _content(
         if one.number != layer.fields.blobs or one.wire != LENGTH:
             continue
         position += 1
+        if index in changes.replaced:
+            yield from _copy(model, done, one.start)
+            done = one.end
+            if position == 0:
+                for array in changes.replaced[index]:
+                    new = _new_blob(layer.blobs[0], changes, array)
+                    yield from _wrap(one.number, new)
+            continue
         make = changes.arrays.get((index, position))
         if make is not None:
             yield from _copy(model, done, one.start)

@@ -29,6 +29,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.names import Namer
 from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.narrow import cast_later, is_narrow
@@ -109,22 +110,6 @@ class Edits:
         """Compute every new tensor once, one at a time. Raises Overflow."""
         for new in (*self.replaced.values(), *self.born.values()):
             new.compute()
-
-
-class Namer:
-    """Names that nothing has yet."""
-
-    def __init__(self, names: set[str]) -> None:
-        self.names = names
-
-    def fresh(self, wanted: str) -> str:
-        """The wanted name, or one with a number behind it."""
-        name, number = wanted, 0
-        while name in self.names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.names.add(name)
-        return name
 
 
 def plan_edits(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
@@ -240,16 +225,8 @@ class _Editor:
         if bias.factor != 1.0:
             self.edits.unit_factors.add(bias.node.index)
         if bias.position >= 0:
-            self._put(
-                number,
-                bias.node,
-                bias.position,
-                bias.name,
-                bias.shape,
-                content,
-                like=site.weight,
-                copied=bias.factor != 1.0,
-            )
+            copied = bias.factor != 1.0
+            self._put(number, *bias.place, content, like=site.weight, copied=copied)
             return
         name = self._bear(number, f"{site.node.name}_bias", site.weight, bias.shape, content)
         (output,) = site.node.outputs
@@ -473,17 +450,8 @@ class _Editor:
             content = partial(np.asarray, as_float64(self._array(node.input(1))) * scale)
             self._put(number, node, 1, node.input(1), None, content)
         if (shift != role.shift.reshape(-1)).any():
-            bias = site.bias
             content = partial(np.asarray, shift)
-            self._put(
-                number,
-                bias.node,
-                bias.position,
-                bias.name,
-                bias.shape,
-                content,
-                like=node.outputs[0],
-            )
+            self._put(number, *site.bias.place, content, like=node.outputs[0])
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node

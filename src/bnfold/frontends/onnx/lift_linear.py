@@ -90,19 +90,8 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
     spec = linears.specs[node.index]
     bias_editable, bias = _bias_freedom(lifter, spec)
     tie = spec.weight if is_tied(lifter, spec, linears) else None
-    role = g.Linear(
-        spec.in_channels,
-        spec.out_channels,
-        spec.in_axis,
-        spec.out_axis,
-        spec.groups,
-        spec.crosses_zeros,
-        _weight_freedom(lifter, spec),
-        bias_editable,
-        bias,
-        tie=tie,
-        centre=spec.centre,
-    )
+    weight = _weight_freedom(lifter, spec)
+    role = spec.role(weight, bias_editable=bias_editable, bias=bias, tie=tie, centre=spec.centre)
     inputs = [lifter.tensor(spec.source)]
     number = lifter.emit(node, role, inputs, frozenset((spec.out_axis,)), outputs=[spec.output])
     if number is None:
@@ -140,17 +129,8 @@ def emit_fixed(lifter: Lifter, node: Node) -> bool:
     bias = lifter.constants.array(node.input(2)) if node.input(2) else None
     if node.input(2) and bias is None:
         return False
-    role = g.Linear(
-        spec.in_channels,
-        spec.out_channels,
-        spec.in_axis,
-        spec.out_axis,
-        spec.groups,
-        spec.crosses_zeros,
-        g.Weight.FIXED,
-        bias_editable=False,
-        bias=None if bias is None else as_float64(bias).reshape(-1),
-    )
+    summands = None if bias is None else as_float64(bias).reshape(-1)
+    role = spec.role(g.Weight.FIXED, bias_editable=False, bias=summands)
     lifter.graph.pin(node.name, [lifter.tensor(name)])
     inputs = [lifter.tensor(spec.source)]
     return lifter.emit(node, role, inputs, frozenset((spec.out_axis,))) is not None

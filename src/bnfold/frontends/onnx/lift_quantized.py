@@ -116,16 +116,7 @@ def _emit(
     shape = lifter.shape(spec.output)
     if shape is None or shape[spec.out_axis] != spec.out_channels or np.isnan(bias.values).any():
         return False
-    linear = g.Linear(
-        spec.in_channels,
-        spec.out_channels,
-        spec.in_axis,
-        spec.out_axis,
-        spec.groups,
-        spec.crosses_zeros,
-        g.Weight.FIXED,
-        bias_editable=False,
-    )
+    linear = spec.role(g.Weight.FIXED, bias_editable=False)
     rank = len(shape)
     affine = g.AffineStep(
         g.channel_array(np.ones(spec.out_channels), spec.out_axis, rank),

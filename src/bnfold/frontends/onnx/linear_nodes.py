@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,11 @@ class LinearSpec:
     def use(self) -> tuple[object, ...]:
         """Ops with equal keys can share one edit of one weight."""
         return self.layout, self.groups, self.factor
+
+    def role(self, weight: g.Weight, **freedom: Any) -> g.Linear:
+        """The op in the core's words; `freedom` is what else may be edited of it."""
+        channels = self.in_channels, self.out_channels, self.in_axis, self.out_axis
+        return g.Linear(*channels, self.groups, self.crosses_zeros, weight, **freedom)
 
 
 @dataclass(frozen=True, slots=True)

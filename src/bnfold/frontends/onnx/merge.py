@@ -25,7 +25,8 @@ from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge, choices, find_merges
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
-from bnfold.frontends.onnx.apply import Edits, Namer, NewTensor
+from bnfold.frontends.names import Namer
+from bnfold.frontends.onnx.apply import Edits, NewTensor
 from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.parts import exchanged, parts_of
@@ -43,7 +44,7 @@ def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Mer
     parts = parts_of(lifted)
     probe = _Merger(lifted)
     freedom = Freedom(probe.can_go, carries_affine=probe.is_batch_norm)
-    found = find_merges(lifted.graph, parts, freedom) if parts else []
+    found = find_merges(lifted.graph, parts, freedom)
     writable = [merge for merge in found if probe.can_write(merge)]
     for chosen in choices(lifted.graph, parts, writable):
         merger = _Merger(lifted)
@@ -98,7 +99,13 @@ class _Merger:
         involved = {
             number for number in merge.gone if isinstance(self.graph.ops[number].role, g.Sum)
         }
-        return all(self._nodes(number) for number in {*involved, *merge.sums})
+        if not all(self._nodes(number) for number in {*involved, *merge.sums}):
+            return False
+        # A mean of fewer would weigh each of them more.
+        return not any(
+            len(kept) > 1 and self._nodes(number)[0].op == "Mean"
+            for number, kept in merge.sums.items()
+        )
 
     def _nodes_of(self, op: g.Op) -> list[Node]:
         made = (self.network.makers.get(self.names.get(tensor, "")) for tensor in op.outputs)

@@ -29,6 +29,11 @@ class BiasSite:
     axis: int | None = None
     """Set where it is not one number per channel: the axis of the channels, from the back."""
 
+    @property
+    def place(self) -> tuple[Node, int, str, Shape]:
+        """The input of a node that it is, and what is there."""
+        return self.node, self.position, self.name, self.shape
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearSite:

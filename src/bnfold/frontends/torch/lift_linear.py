@@ -178,7 +178,7 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if any(linears.specs[event.number].use != spec.use for event in owner_uses):
         return False, None
     if spec.bias is None:
-        return spec.module is not None or spec.node is not None, None
+        return spec.node is not None or id(spec.module) in lifter.recording.members, None
     origin = spec.bias.origin
     if id(origin) in lifter.recording.probes:
         return True, None
@@ -309,20 +309,21 @@ def _matrix(
     outs, ins = weight.tensor.shape if not weight.is_transposed else weight.tensor.shape[::-1]
     if not _is_bias(bias, outs):
         return None
-    rank = len(source.shape)
+    return _dense(source, weight, bias, Layout.OUT_IN, (ins, outs), module)
+
+
+def _dense(
+    source: Value,
+    weight: Const,
+    bias: Const | None,
+    layout: Layout,
+    channels: tuple[int, int],
+    module: nn.Module | None = None,
+) -> LinearSpec:
+    """A matrix product along the last axis."""
+    last = len(source.shape) - 1
     return LinearSpec(
-        source,
-        weight,
-        bias,
-        Layout.OUT_IN,
-        1,
-        rank - 1,
-        rank - 1,
-        ins,
-        outs,
-        False,
-        module,
-        centre=(),
+        source, weight, bias, layout, 1, last, last, *channels, False, module, centre=()
     )
 
 
@@ -405,21 +406,7 @@ def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
     ins, outs = weight.tensor.shape
     if not _is_bias(bias, outs):
         return None
-    rank = len(source.shape)
-    return LinearSpec(
-        source,
-        weight,
-        bias,
-        Layout.IN_OUT,
-        1,
-        rank - 1,
-        rank - 1,
-        ins,
-        outs,
-        False,
-        None,
-        centre=(),
-    )
+    return _dense(source, weight, bias, Layout.IN_OUT, (ins, outs))
 
 
 def _is_bias(bias: Any, outs: int) -> bool:

@@ -281,4 +281,4 @@ def result_of(node: fx.Node) -> fx.Node:
 
 def is_first_part(node: fx.Node) -> bool:
     """Whether it takes the first of several results."""
-    return node.target is operator.getitem and node.args[1] == 0
+    return node.target is operator.getitem and bool(node.args[1] == 0)

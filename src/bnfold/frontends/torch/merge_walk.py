@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -22,10 +22,8 @@ from bnfold.core.window import Window
 from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaves import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
+from bnfold.frontends.torch.merge_run import Run
 from bnfold.frontends.torch.recording import Call, Value
-
-if TYPE_CHECKING:
-    from bnfold.frontends.torch.merge_module import Run
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.asked import sizes_heard
 from bnfold.frontends.torch.excuse import excuse, fresh
+from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.leaves import is_leaf, is_observed
 from bnfold.frontends.torch.record import (
     Recorder,
@@ -59,7 +60,8 @@ def read_module(
     modules = list(model.modules())
     names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
     # The run patches nn.Module and Tensor: one thread at a time.
-    with _ONE_AT_A_TIME, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    rng = torch.random.fork_rng(devices=[])
+    with _ONE_AT_A_TIME, old_objects_set_aside(), torch.no_grad(), rng:
         # A hook is the user's code and must see real values.
         plan = _Plan(runs, len(runs) if given is None else given, again=like is None)
         if not any(is_observed(module) for module in modules):
@@ -119,9 +121,11 @@ def _read(
     raise AssertionError("a copy with memory of its own was not enough")
 
 
-def _stands() -> str:
-    """Where Python's and NumPy's random numbers stand."""
-    return repr((random.getstate(), np.random.get_state()))
+def _stands() -> list[Any]:
+    """Where Python's and NumPy's random numbers stand, as values that can be compared."""
+    numpy = pytree.tree_leaves(np.random.get_state(legacy=False))
+    plain = [leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf for leaf in numpy]
+    return [random.getstate(), *plain]
 
 
 def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:

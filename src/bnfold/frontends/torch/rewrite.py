@@ -129,6 +129,7 @@ class Editor:
             self.restate(source)
         args = fx.map_arg(node.args, lambda source: source.meta["val"])
         kwargs = fx.map_arg(node.kwargs, lambda source: source.meta["val"])
+        assert callable(node.target)
         node.meta["val"] = node.target(*args, **kwargs)
 
     def _set(self, node: fx.Node, position: int, new: fx.Node) -> None:

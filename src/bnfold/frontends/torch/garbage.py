@@ -1,0 +1,30 @@
+"""Collecting garbage while a module is read, without looking through what was there before.
+
+Whether a tensor outlives a run is known once what only reference cycles hold is collected (see
+`record.escaped`). A collection looks through every object of the process: a third of a second
+where PyTorch and a few libraries are loaded, and a module may be run a hundred times. The cycles
+that matter are made by the runs, or are part of the copy that is run, so they are new.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def old_objects_set_aside() -> Iterator[None]:
+    """While this is open, collections look through what has been made since alone.
+
+    Does nothing where somebody has frozen objects already: they could not be told from ours.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect(1)  # young garbage would be old afterwards, and stay for longer
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,490 @@
+"""Odd forms of sums and chains: how many nodes are left of each, and that all is as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.frontends.onnx.merging import X, added, folded, ops, two
+
+
+def a_mean_that_would_weigh_more(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(s.node("Mean", a, s.node("Relu", x, name="r"), b, name="mean"))
+
+
+def a_mean_that_would_be_left_alone(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    inner = s.node("Mean", a, s.node("Relu", x, name="r"), name="mean")
+    s.output(added(s, inner, b))
+
+
+def a_mean_of_both_and_another(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    inner = s.node("Mean", a, b, name="mean")
+    s.output(added(s, inner, s.node("Relu", x, name="r")))
+
+
+def a_subtrahend_would_be_left_alone(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    r = s.node("Relu", x, name="r")
+    s.output(added(s, s.node("Sub", a, r, name="sub"), b))
+
+
+def subtrahends_would_be_left_alone(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    r = s.node("Relu", x, name="r")
+    s.output(s.node("Sub", s.node("Sub", a, r, name="sub"), b, name="s2"))
+
+
+def both_are_subtracted(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    r = s.node("Relu", x, name="r")
+    s.output(s.node("Sub", r, added(s, a, b), name="s2"))
+
+
+def one_tensor_twice(s):
+    x = s.input(*X)
+    (a,) = two(s, x, names="a")
+    s.output(added(s, a, a))
+
+
+def the_input_twice(s):
+    x = s.input(*X)
+    s.output(s.node("Relu", s.node("Add", x, x, name="tw"), name="r"))
+
+
+def batch_norms_and_the_input(s):
+    x = s.node("Relu", s.input(*X), name="r0")
+    s.output(
+        s.node("Relu", s.node("Sum", x, s.bn(x, 4), s.bn(x, 4, name="b2"), name="tw"), name="r")
+    )
+
+
+def the_input_less_its_batch_norm(s):
+    x = s.node("Sigmoid", s.input(*X), name="r0")
+    s.output(s.node("Sigmoid", s.node("Sub", x, s.bn(x, 4), name="tw"), name="r"))
+
+
+def the_input_twice_and_its_batch_norm(s):
+    x = s.input(*X)
+    s.output(s.node("Relu", s.node("Sum", x, s.bn(x, 4), x, name="tw"), name="r"))
+
+
+def a_sum_that_others_read(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    q = added(s, a, b)
+    s.output(s.node("Identity", q, name="id"), q, s.node("Relu", q, name="r"))
+
+
+def a_factor_of_0_in_a_channel(s):
+    a, b = two(s)
+    z = s.node("Mul", b, s.tensor("z", s.round([0.0, 1, 2, 0]).reshape(1, 4, 1, 1)), name="mul")
+    s.output(added(s, a, z))
+
+
+def a_factor_of_0(s):
+    a, b = two(s)
+    z = s.node("Mul", b, s.tensor("z", s.round(0.0)), name="mul")
+    s.output(added(s, a, z))
+
+
+def negated(s):
+    a, b = two(s)
+    s.output(added(s, a, s.node("Neg", b, name="neg")))
+
+
+def subtracted_from_a_constant(s):
+    a, b = two(s)
+    s.output(added(s, a, s.node("Sub", s.channels("c", 4), b, name="neg")))
+
+
+def a_matrix_of_rank_one(s):
+    x = s.input(2, 6)
+    s.output(
+        added(
+            s,
+            s.node("MatMul", x, s.tensor("w", s.uniform(6)), name="a"),
+            s.node("MatMul", x, s.tensor("v", s.uniform(6)), name="b"),
+        )
+    )
+
+
+def a_bias_that_adds_an_axis(s):
+    x = s.input(2, 6)
+    a, b = (s.node("MatMul", x, s.tensor(f"w{n}", s.uniform(6, 6)), name=n) for n in "ab")
+    b = s.node("Add", b, s.tensor("bias", s.uniform(1, 1, 6)), name="bb")
+    s.output(added(s, a, b))
+
+
+def a_factor_that_adds_an_axis(s):
+    x = s.input(2, 6)
+    b = s.node("MatMul", x, s.tensor("w", s.uniform(6, 6)), name="b")
+    b = s.node("Mul", b, s.tensor("sc", s.uniform(1, 1, 6)), name="bb")
+    s.output(s.node("MatMul", b, s.tensor("w2", s.uniform(6, 6)), name="c"))
+
+
+def every_form_of_bias(s):
+    x = s.input(2, 6)
+    g = [
+        s.node(
+            "Gemm",
+            x,
+            s.tensor(f"w{n}", s.uniform(6, 6)),
+            s.tensor(f"b{n}", s.uniform(*sh)),
+            name=f"g{n}",
+        )
+        for n, sh in enumerate([(), (1,), (1, 6), (6,), (1, 1)])
+    ]
+    s.output(s.node("Sum", *g, name="sum"))
+
+
+def gemms_in_a_chain(s):
+    x = s.input(2, 6)
+    s.output(s.gemm(s.gemm(x, 6, 8, name="a"), 8, 3, name="b", transB=1))
+
+
+def a_matrix_and_a_gemm_behind(s):
+    x = s.input(2, 6)
+    s.output(s.gemm(s.node("MatMul", x, s.tensor("w", s.uniform(6, 7)), name="b"), 7, 6, name="g"))
+
+
+def broadcast_of_another_operand(s):
+    x = s.input(2, 4, 6, 6)
+    a, b = two(s, x)
+    y = s.input(2, 4, 1, 1, name="y")
+    s.output(added(s, a, added(s, s.node("Relu", y, name="r"), b, name="i")))
+
+
+def broadcast_in_the_inner_sum(s):
+    x = s.input(2, 4, 1, 1)
+    a, b = two(s, x, kernel=1, pad=0)
+    y = s.input(2, 4, 6, 6, name="y")
+    s.output(added(s, a, added(s, s.node("Relu", y, name="r"), b, name="i")))
+
+
+def broadcast_behind_the_sum(s):
+    x = s.input(2, 4, 1, 1)
+    a, b = two(s, x, kernel=1, pad=0)
+    y = s.input(2, 4, 6, 6, name="y")
+    s.output(added(s, s.node("Relu", y, name="r"), added(s, a, b, name="i")))
+
+
+def a_shortcut_that_stays(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    r = s.node("Relu", x, name="r")
+    s.output(s.node("Relu", added(s, added(s, a, r, name="i"), b), name="q"))
+
+
+def two_inputs(s):
+    x = s.input(*X)
+    y = s.input(*X, name="y")
+    a, b = two(s, x)
+    c, d = two(s, y, names="cd")
+    s.output(s.node("Relu", added(s, added(s, a, c, name="i"), added(s, b, d, name="j")), name="q"))
+
+
+def two_inputs_subtracted(s):
+    x = s.input(*X)
+    y = s.input(*X, name="y")
+    a, b = two(s, x)
+    c, d = two(s, y, names="cd")
+    s.output(
+        s.node(
+            "Relu",
+            s.node("Sub", s.node("Sub", a, c, name="i"), s.node("Sub", b, d, name="j"), name="k"),
+            name="q",
+        )
+    )
+
+
+def nodes_without_names(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, b))
+    for n in s.nodes:
+        n.name = ""
+
+
+def weights_of_constant_nodes(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, b))
+    for k, i in enumerate(list(s.initializers)):
+        s.nodes.insert(0, helper.make_node("Constant", [], [i.name], value=i, name=f"c{k}"))
+    s.initializers.clear()
+
+
+def initializers_that_are_inputs_by_form(s):
+    s.ir = 3
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, b))
+    for i in s.initializers:
+        s.inputs.append(helper.make_tensor_value_info(i.name, i.data_type, i.dims))
+
+
+def values_that_are_described(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, b))
+    for v in (a, b, "a_w"):
+        s.values.append(
+            helper.make_tensor_value_info(v, s.element_type, [4, 4, 3, 3] if v == "a_w" else X)
+        )
+
+
+def a_branch_is_captured(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    flag = s.input(name="flag", element_type=TensorProto.BOOL)
+    t_ = helper.make_graph(
+        [helper.make_node("Identity", [a], ["t_out"])],
+        "t",
+        [],
+        [helper.make_tensor_value_info("t_out", s.element_type, X)],
+    )
+    e_ = helper.make_graph(
+        [helper.make_node("Identity", [x], ["e_out"])],
+        "e",
+        [],
+        [helper.make_tensor_value_info("e_out", s.element_type, X)],
+    )
+    s.node("If", flag, name="if", then_branch=t_, else_branch=e_)
+    s.output(added(s, "if_out", added(s, a, b, name="i")))
+
+
+def a_weight_is_captured(s):
+    x = s.node("Relu", s.input(*X), name="re")
+    a, b = two(s, x)
+    flag = s.input(name="flag", element_type=TensorProto.BOOL)
+    q = added(s, a, b)
+    t_ = helper.make_graph(
+        [helper.make_node("Identity", [q], ["t_out"])],
+        "t",
+        [],
+        [helper.make_tensor_value_info("t_out", s.element_type, X)],
+    )
+    e_ = helper.make_graph(
+        [helper.make_node("Identity", ["b_w"], ["e_out"])],
+        "e",
+        [],
+        [helper.make_tensor_value_info("e_out", s.element_type, (4, 4, 3, 3))],
+    )
+    s.node("If", flag, name="if", then_branch=t_, else_branch=e_)
+    s.output(s.node("ReduceSum", "if_out", name="rs"))
+
+
+def the_sum_is_captured(s):
+    x = s.node("Relu", s.input(*X), name="re")
+    a, b = two(s, x)
+    flag = s.input(name="flag", element_type=TensorProto.BOOL)
+    q = added(s, a, b)
+    t_ = helper.make_graph(
+        [helper.make_node("Identity", [q], ["t_out"])],
+        "t",
+        [],
+        [helper.make_tensor_value_info("t_out", s.element_type, X)],
+    )
+    e_ = helper.make_graph(
+        [helper.make_node("Identity", [x], ["e_out"])],
+        "e",
+        [],
+        [helper.make_tensor_value_info("e_out", s.element_type, X)],
+    )
+    s.node("If", flag, name="if", then_branch=t_, else_branch=e_)
+    s.output("if_out")
+
+
+def transposed_and_dilated(s):
+    x = s.input(2, 4, 5, 5)
+    o = {"op": "ConvTranspose", "strides": [2, 2], "bias": False}
+    a = s.conv(x, 4, 4, name="a", kernel=3, pad=2, dilations=[2, 2], **o)
+    s.output(added(s, a, s.conv(x, 4, 4, name="b", kernel=1, pad=0, **o)))
+
+
+def transposed_in_groups(s):
+    x = s.input(2, 4, 5, 5)
+    o = {"op": "ConvTranspose", "bias": True, "groups": 2, "strides": [2, 2]}
+    a = s.conv(x, 4, 6, name="a", kernel=4, pad=1, **o)
+    s.output(s.bn(added(s, a, s.conv(x, 4, 6, name="b", kernel=2, pad=0, **o)), 6))
+
+
+def a_shift_in_front_of_a_transposed_one(s):
+    x = s.input(2, 4, 5, 5)
+    a = s.conv(x, 4, 4, name="pt", kernel=1)
+    a = s.conv(a, 4, 4, name="a", op="ConvTranspose", kernel=3, strides=[2, 2], bias=False)
+    s.output(s.conv(a, 4, 4, name="post", kernel=1))
+
+
+def a_chain_around_a_transposed_one(s):
+    x = s.input(2, 4, 5, 5)
+    a = s.conv(x, 4, 4, name="pt", kernel=1, bias=False)
+    a = s.conv(
+        a, 4, 4, name="a", op="ConvTranspose", kernel=3, strides=[2, 2], output_padding=[1, 1]
+    )
+    s.output(s.conv(a, 4, 4, name="post", kernel=1))
+
+
+def a_sum_that_no_window_holds(s):
+    x = s.input(2, 4, 8, 8)
+    a = s.conv(x, 4, 4, name="a", kernel=1, strides=[2, 2])
+    b = s.conv(x, 4, 4, name="b", kernel=3, strides=[2, 2], pads=[1, 1, 0, 0])
+    s.output(s.conv(added(s, a, b), 4, 4, name="post", kernel=1, strides=[2, 2]))
+
+
+def a_mean_less_a_convolution(s):
+    x = s.input(*X)
+    c = s.node("AveragePool", x, name="p1", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
+    s.output(s.node("Sub", c, s.conv(x, 4, 4, kernel=1, groups=4), name="minus"))
+
+
+def a_mean_less_its_input(s):
+    """PoolFormer's token mixer: pool(x) - x."""
+    x = s.input(*X)
+    c = s.node("AveragePool", x, name="p1", kernel_shape=[3, 3], pads=[1] * 4)
+    s.output(s.node("Sub", c, x, name="minus"))
+
+
+def a_block_around_its_own_input(s):
+    x = s.input(*X)
+    a = s.conv(x, 4, 4, kernel=1, name="a")
+    b = s.conv(a, 4, 4, kernel=1, name="b")
+    s.output(added(s, a, b))
+
+
+def blocks_behind_each_other(s):
+    x = s.input(*X)
+    for k in range(3):
+        a, b = two(s, x, names=(f"a{k}", f"b{k}"), kernel=1, pad=0)
+        x = s.node("Add", added(s, a, b, name=f"i{k}"), x, name=f"s{k}")
+    s.output(x)
+
+
+def blocks_with_activations(s):
+    x = s.input(*X)
+    for k in range(3):
+        a, b = two(s, x, names=(f"a{k}", f"b{k}"))
+        x = s.node(
+            "Relu", s.node("Add", added(s, a, b, name=f"i{k}"), x, name=f"s{k}"), name=f"r{k}"
+        )
+    s.output(x)
+
+
+def a_weight_that_is_not_finite(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, b))
+    for i in s.initializers:
+        if i.name == "b_b":
+            arr = numpy_helper.to_array(i).copy()
+            arr[0] = np.inf
+            i.CopyFrom(numpy_helper.from_array(arr, i.name))
+
+
+def a_step_that_is_not_finite(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, s.bn(b, 4, gamma=[1, np.inf, 1, 1])))
+
+
+def factors_far_apart(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(added(s, a, s.bn(b, 4, gamma=[1e-30, 1e30, 1, 1])))
+
+
+def a_batch_norm_along_another_axis(s):
+    x = s.input(5, 4, 4)
+    s.output(
+        s.node(
+            "Relu",
+            added(s, s.bn(x, 4), s.node("MatMul", x, s.tensor("w", s.uniform(4, 4)), name="mm")),
+            name="r",
+        )
+    )
+
+
+def a_scale_in_front_of_a_matrix_on_the_left(s):
+    x = s.input(5, 4, 4)
+    s.output(
+        s.node(
+            "Relu",
+            added(
+                s,
+                s.node("Mul", x, s.tensor("c", s.uniform(4, 1)), name="m"),
+                s.node("MatMul", s.tensor("w", s.uniform(4, 4)), x, name="mm"),
+            ),
+            name="r",
+        )
+    )
+
+
+FORMS = {
+    a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
+    a_mean_that_would_be_left_alone: "Conv Conv Relu Mean Add",
+    a_mean_of_both_and_another: "Conv Relu Add",
+    a_subtrahend_would_be_left_alone: "Conv Conv Relu Sub Add",
+    subtrahends_would_be_left_alone: "Conv Conv Relu Sub Sub",
+    both_are_subtracted: "Conv Relu Sub",
+    one_tensor_twice: "Conv Add",
+    the_input_twice: "Add Relu",
+    batch_norms_and_the_input: "Relu BatchNormalization Relu",
+    the_input_less_its_batch_norm: "Sigmoid BatchNormalization Sigmoid",
+    the_input_twice_and_its_batch_norm: "BatchNormalization Relu",
+    a_sum_that_others_read: "Conv Identity Relu",
+    a_factor_of_0_in_a_channel: "Conv",
+    a_factor_of_0: "Conv",
+    negated: "Conv",
+    subtracted_from_a_constant: "Conv",
+    a_matrix_of_rank_one: "MatMul MatMul Add",
+    a_bias_that_adds_an_axis: "MatMul MatMul Add Add",
+    a_factor_that_adds_an_axis: "MatMul Mul MatMul",
+    every_form_of_bias: "Gemm",
+    gemms_in_a_chain: "Gemm",
+    a_matrix_and_a_gemm_behind: "MatMul Add",
+    broadcast_of_another_operand: "Conv Conv Relu Add Add",
+    broadcast_in_the_inner_sum: "Conv Conv Relu Add Add",
+    broadcast_behind_the_sum: "Conv Relu Add",
+    a_shortcut_that_stays: "Conv Relu Add Relu",
+    two_inputs: "Conv Conv Add Relu",
+    two_inputs_subtracted: "Conv Conv Sub Relu",
+    nodes_without_names: "Conv",
+    weights_of_constant_nodes: "Conv",
+    initializers_that_are_inputs_by_form: "Conv",
+    values_that_are_described: "Conv",
+    a_branch_is_captured: "Conv Conv If Add Add",
+    a_weight_is_captured: "Relu Conv Conv Add If ReduceSum",
+    the_sum_is_captured: "Relu Conv If",
+    transposed_and_dilated: "ConvTranspose",
+    transposed_in_groups: "ConvTranspose",
+    a_shift_in_front_of_a_transposed_one: "Conv ConvTranspose",
+    a_chain_around_a_transposed_one: "ConvTranspose",
+    a_sum_that_no_window_holds: "Conv Conv Add Conv",
+    a_mean_less_a_convolution: "Conv",
+    a_mean_less_its_input: "AveragePool Sub",
+    a_block_around_its_own_input: "Conv",
+    blocks_behind_each_other: "Conv",
+    blocks_with_activations: "Conv Relu Conv Relu Conv Relu",
+    a_weight_that_is_not_finite: "Conv Conv Add",
+    a_step_that_is_not_finite: "Conv Conv BatchNormalization Add",
+    factors_far_apart: "Conv",
+    a_batch_norm_along_another_axis: "BatchNormalization MatMul Add Relu",
+    a_scale_in_front_of_a_matrix_on_the_left: "MatMul Relu",
+}
+"""What is left, by what it was."""
+
+
+@pytest.mark.parametrize("draw", FORMS, ids=lambda draw: draw.__name__)
+def test_what_is_left(draw):
+    made, _ = folded(draw)
+    assert " ".join(ops(made)) == FORMS[draw]
