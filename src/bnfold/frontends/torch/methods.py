@@ -43,7 +43,8 @@ def note_on_methods(
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
         "Called by themselves, these methods may compute something else than before, as by their"
-        " code they run a part of the model at whose border tensors are stored rescaled now:"
+        " code they run a part of what was merged, or a part of the model at whose border tensors"
+        " are stored rescaled now:"
         f" {shown}{more}. Name those that take the model's inputs with entry=[...], or the"
         " submodules that they run with keep=[...]."
     )
