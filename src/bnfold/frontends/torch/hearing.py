@@ -10,7 +10,8 @@ to PyTorch's functions:
                 returned: made of NumPy's, or held in a list
     weights     which of the model's parameters and buffers they take
 
-Left out are the calls of modules that the fold replaces. Within PyTorch's own modules, flags are:
+Left out are the calls of modules that the fold replaces, and where it merged branches, the sums of
+values, of which some are gone. Within PyTorch's own modules, flags are:
 a fold may make one work out of place.
 
 Numbers that were taken out of values are no answers, and rounding moves them. They are told from
@@ -33,6 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bnfold.frontends.torch.nothing import SUMS, MergedAway
+
 _MANY = 256
 """How many numbers of one argument are compared, at most."""
 
@@ -53,7 +56,7 @@ class Heard:
     """What was asked in one run."""
 
     kinds: dict[str, Any]
-    """Per module what a fold may replace: its class, and whether it works in place."""
+    """Per module what a fold may replace: its class, whether it works in place, its window."""
     calls: list[Asking] = field(default_factory=list)
 
     def without(self, replaced: Set[str]) -> list[Asking]:
@@ -89,7 +92,8 @@ class _Parts:
 
     def add(self, module: nn.Module, path: str) -> None:
         self.paths[id(module)] = path
-        self.kinds[path] = type(module), module.__dict__.get("inplace")
+        own = module.__dict__
+        self.kinds[path] = type(module), *(own.get(name) for name in _SETTINGS)
         for name, weight in (*module._parameters.items(), *module._buffers.items()):
             if weight is not None:
                 known = self.weights.get(id(weight), _UNKNOWN)[1]
@@ -99,6 +103,7 @@ class _Parts:
                 self.add(part, f"{path}.{name}" if path else name)
 
 
+_SETTINGS = ("inplace", "kernel_size", "padding", "dilation", "groups")
 _UNKNOWN: tuple[Any, frozenset[str]] = (None, frozenset())
 
 
@@ -139,7 +144,7 @@ class _Listener(TorchFunctionMode):
             if not caller.startswith("torch.") or caller.startswith(_MODULES):
                 break
             frame = frame.f_back
-        if caller == _OWN:
+        if caller in _OWN:
             return
         flags = not caller.startswith(_MODULES)
         if "inplace" in kwargs:
@@ -169,7 +174,7 @@ class _Listener(TorchFunctionMode):
 
 
 _MODULES = "torch.nn.modules."
-_OWN = "bnfold.frontends.torch.modules"
+_OWN = ("bnfold.frontends.torch.modules", "bnfold.frontends.torch.nothing")
 _PLAIN = (int, float, complex, str, torch.dtype)
 
 
@@ -220,6 +225,8 @@ def difference(original: Heard, folded: Heard, shaken: Sequence[Heard] = ()) -> 
     """
     replaced = _replaced(original, folded)
     before, after, *others = (run.without(replaced) for run in (original, folded, *shaken))
+    if any(kind[0] is MergedAway for kind in folded.kinds.values()):
+        before, after, *others = (_without_sums(run) for run in (before, after, *others))
     paths = {_functions(run) for run in others}
     if len(paths) > 1:
         return ""
@@ -239,6 +246,15 @@ _OTHER_PATH = "the code calls other functions with the steps gone"
 
 def _functions(calls: Sequence[Asking]) -> tuple[str, ...]:
     return tuple(call.name for call in calls)
+
+
+def _without_sums(calls: Sequence[Asking]) -> list[Asking]:
+    """The calls but for sums of nothing but values: one with nothing is not heard."""
+    return [
+        call
+        for call in calls
+        if call.name not in SUMS or any(call.numbers) or any(name for name in call.weights)
+    ]
 
 
 def _replaced(original: Heard, folded: Heard) -> set[str]:

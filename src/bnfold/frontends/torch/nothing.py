@@ -154,6 +154,8 @@ _FUNCTIONS: Mapping[Callable[..., Any], Sequence[str]] = {
     _quotient: ("div", "div_", "truediv", "true_divide", "divide", "__truediv__", "__itruediv__"),
     _same: ("neg", "__neg__", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 }
+SUMS = frozenset((*_FUNCTIONS[_sum], *_FUNCTIONS[_difference], *_FUNCTIONS[_swapped]))
+"""Names of functions that add and subtract."""
 Nothing._answers = {name: answer for answer, names in _FUNCTIONS.items() for name in names}
 
 
