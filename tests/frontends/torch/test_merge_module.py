@@ -288,6 +288,24 @@ def test_a_method_that_is_run_too():
     assert_same([model.one(X)], [folded.one(X)], 1e-9)
 
 
+@pytest.mark.parametrize("how", [of_a_size, of_a_window, kept_by_another_name])
+def test_the_report_says_that_it_is_the_code(how):
+    model = build(Two(how))
+    for report in (bnfold.fold(model, X)[1], bnfold.inspect(model, X)):
+        assert [str(one.reason) for one in report.unmerged] == ["code"]
+
+
+def test_no_merge_makes_a_step_stay():
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), convolution(1), convolution(3))
+    _, report = fold(model)
+    assert report.kept == 0, str(report)
+
+
+def test_never_says_nothing_of_merges():
+    _, report = fold(Two(of_a_window), merge="never")
+    assert (report.merged, report.unmerged) == ((), ())
+
+
 # -------------------------------------------------------------------- what must
 
 
@@ -470,6 +488,32 @@ def test_the_report_tells():
     (one,) = report.merged
     assert (one.into, one.kind) == ("wide.0", "Conv2d")
     assert {"bn", "wide.1", "point.0", "point.1"} <= {*one.parts}
+
+
+def test_a_look_tells_the_same():
+    model = build(Branches())
+    look, (_, report) = bnfold.inspect(model, X), bnfold.fold(model, X)
+    assert (look.merged, look.items, look.unmerged) == (report.merged, report.items, ())
+
+
+class Diverse(nn.Module):
+    """A diverse branch block."""
+
+    def __init__(self):
+        super().__init__()
+        self.point = nn.Sequential(convolution(1), nn.BatchNorm2d(8))
+        self.wide = nn.Sequential(convolution(3), nn.BatchNorm2d(8))
+        self.mean = nn.Sequential(
+            convolution(1), nn.BatchNorm2d(8, affine=False), nn.AvgPool2d(3, 1, 0)
+        )
+        self.wide[0].padding = self.mean[2].padding = (0, 0)
+
+    def forward(self, x):
+        return self.point(x[..., 1:-1, 1:-1]) + self.wide(x) + self.mean(x)
+
+
+def test_mean_pooling():
+    merges(Diverse(), left=2)
 
 
 def test_no_parameter_of_what_is_gone_is_left():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from tests.frontends.torch.support import build, image
+from tests.frontends.torch.support import assert_same, build, image, run
 
 X = image(2, 3, 6, 6)
 
@@ -179,14 +179,35 @@ def noted(report: bnfold.FoldReport) -> set[str]:
 @pytest.mark.parametrize("kind", AT_RISK)
 def test_methods_at_risk_are_named(kind: type[Base]) -> None:
     model = build(kind())
-    folded, report = bnfold.fold(model, X, clip="always")
+    folded, report = bnfold.fold(model, X, clip="always", merge="never")
     assert report.removed == report.total == 2
     assert noted(report) == AT_RISK[kind]
-    assert noted(bnfold.inspect(model, X, clip="always")) == AT_RISK[kind]
+    assert noted(bnfold.inspect(model, X, clip="always", merge="never")) == AT_RISK[kind]
     for name in PUBLIC[kind]:
         expected, actual = result(model, name), result(folded, name)
         is_same = all(map(torch.allclose, expected, actual))
         assert is_same is (name not in AT_RISK[kind]), name
+
+
+MERGED: dict[type[Base], set[str]] = {
+    **AT_RISK,
+    Silent: {"up_to_the_head"},
+    Listed: {"all_stages", "without_stages"},
+}
+"""The head and the first stage are one convolution after a merge."""
+
+
+@pytest.mark.parametrize("kind", MERGED)
+def test_methods_that_run_a_part_of_a_merge_are_named(kind: type[Base]) -> None:
+    model = build(kind())
+    folded, report = bnfold.fold(model, X, clip="always")
+    assert len(report.merged) == 1
+    assert MERGED[kind] <= noted(report)
+    for name in {*PUBLIC[kind]} - noted(report):
+        assert all(map(torch.allclose, result(model, name), result(folded, name))), name
+    kept, report = bnfold.fold(model, X, clip="always", keep=["head"])
+    assert report.merged == ()
+    assert_same(run(model, X), run(kept, X), 1e-9)
 
 
 def result(model: nn.Module, name: str) -> list[Tensor]:

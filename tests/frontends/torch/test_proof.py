@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import bnfold
 from bnfold import Kept, NotProvenError, Reason, UnsupportedModelError
 from bnfold.core.plan import make_plan
 from bnfold.frontends.torch import apply as apply_module
+from bnfold.frontends.torch import carry_out as carry_out_module
 from bnfold.frontends.torch import decide
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from tests.frontends.torch.support import assert_same, build, image, run
@@ -200,16 +201,20 @@ def test_in_place_is_all_or_nothing(model: nn.Module, name: str, verify: bool) -
     assert content(model) == before
 
 
-def test_a_failure_in_the_middle_of_an_edit_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("merge", ["auto", "never"])
+def test_a_failure_in_the_middle_of_an_edit_is_undone(
+    monkeypatch: pytest.MonkeyPatch, merge: Literal["auto", "never"]
+) -> None:
     model = build(Net())
     before = content(model)
 
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(apply_module, "_become", interrupted)
+    for module in (apply_module, carry_out_module):
+        monkeypatch.setattr(module, "become", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        bnfold.fold(model, X, inplace=True)
+        bnfold.fold(model, X, inplace=True, merge=merge)
     assert content(model) == before
 
 

@@ -223,28 +223,28 @@ def _edit(
     """Everything besides new content of parameters: what is born, bounds, what vanishes."""
     for owner, name, content in new.born:
         assert isinstance(owner, nn.Module)
-        with _changing(model, owner):
+        with changing(model, owner):
             _give(find(owner), name, content)
     for event in care.out_of_place:
-        with _changing(model, event.target):
+        with changing(model, event.target):
             find(event.target).inplace = False  # type: ignore[assignment]
     for number, edit in plan.clip.items():
         site = lifted.sites[number]
         assert isinstance(site, ClipSite) and site.module is not None
         module = find(site.module)
         inplace = bool(getattr(module, "inplace", False))
-        with _changing(model, site.module):
+        with changing(model, site.module):
             become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
     for removed, copied in _removed_modules(lifted, plan, care):
         assert removed.module is not None
         if find is _itself or removed.successors:
             rest = [find(module) for module in removed.successors]
-            with _changing(model, removed.module):
+            with changing(model, removed.module):
                 become(find(removed.module), _remainder(rest, copied=copied))
 
 
 @contextmanager
-def _changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
+def changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
     """What a class says that does not want to be changed comes with the layer's name."""
     try:
         yield

@@ -10,7 +10,14 @@ from torch import nn
 
 from bnfold.core.kernel import Kernel
 from bnfold.core.window import Window
-from bnfold.frontends.torch.apply import become, copied_with, marks, parameter_like, tensor_like
+from bnfold.frontends.torch.apply import (
+    become,
+    changing,
+    copied_with,
+    marks,
+    parameter_like,
+    tensor_like,
+)
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
@@ -34,16 +41,18 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
             alone[key].__dict__.update(marks(module))
     if inplace:
         find: Any = lambda module: module  # noqa: E731
-        for change in changes:
-            become(change.carrier, new[id(change.carrier)])
-        for _, key, module, rest in kinds:
-            if not rest:
-                become(module, alone[key])
+        given = [(change.carrier, new[id(change.carrier)]) for change in changes]
+        given += [(module, alone[key]) for _, key, module, rest in kinds if not rest]
+        for module, other in given:
+            with changing(model, module):
+                become(module, other)
         merged = model
     else:
         merged, find = copied_with(model, {**new, **alone})
     for kind, _, module, rest in kinds:
-        if rest:
+        if not rest:
+            continue
+        with changing(model, module):
             become(find(module), nn.Sequential(kind(), *map(find, rest)))
     return merged
 

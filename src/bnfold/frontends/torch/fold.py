@@ -36,7 +36,7 @@ from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_module import changes
 from bnfold.frontends.torch.merge_walk import Change
-from bnfold.frontends.torch.methods import note_on_methods
+from bnfold.frontends.torch.methods import note_on_methods, split_by
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.recording import Recording
@@ -102,6 +102,8 @@ class Folding:
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
         self.bans: Bans = {}
+        self.risky: list[str] = []
+        """Methods that run a part of what was merged."""
 
     @functools.cached_property
     def decided(self) -> Decided:
@@ -133,7 +135,7 @@ class Folding:
             except (BnfoldError, AssertionError):
                 continue
             if inner is not None:
-                return merging.told(_report(inner.model, inner.decided))
+                return merging.told(_report(inner.model, inner.decided, inner.risky))
         return None
 
     def unmerged(self, report: FoldReport) -> FoldReport:
@@ -167,6 +169,7 @@ class Folding:
         inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
         if not is_as_expected(self.recording, inner.recording, todo):
             return None
+        inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
         kept = len(inner.decided.plan.kept)
         return inner if not kept or kept <= len(self.decided.plan.kept) else None
 
@@ -192,7 +195,7 @@ class Folding:
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
         """The fold as it was decided."""
-        return self._write(), _report(self.model, self.decided)
+        return self._write(), _report(self.model, self.decided, self.risky)
 
     def proven(self) -> tuple[nn.Module, FoldReport]:
         """The largest fold that computes the same."""
@@ -271,7 +274,7 @@ def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[R
         return recording, lift(recording)
 
 
-def _report(model: nn.Module, decided: Decided) -> FoldReport:
+def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> FoldReport:
     items = affine_items(decided.lifted, decided.plan, decided.recording.given)
     unreached = _unreached(model, decided.recording)
     items += unreached
@@ -284,7 +287,7 @@ def _report(model: nn.Module, decided: Decided) -> FoldReport:
         )
         if applies
     )
-    methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan)
+    methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan, risky)
     notes += () if methods is None else (methods,)
     network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
     return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__}, network)

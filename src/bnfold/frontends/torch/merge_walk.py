@@ -40,6 +40,8 @@ class Change:
     """By id(), modules that pass on what they are given, and what else they ran behind."""
     events: frozenset[int]
     """Numbers of the events that are not there any more."""
+    part: frozenset[int]
+    """Numbers of all events that take part: on their own they compute something else now."""
 
     @property
     def modules(self) -> Iterator[nn.Module]:
@@ -263,7 +265,8 @@ class Walk:
                 away = {key: one for key, one in away.items() if key not in inside}
                 identities = {key: one for key, one in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
-        return Change(merge, module, kernel, away, identities, frozenset(events))
+        part = events | {network.events[n].number for n in self.ops if n in network.events}
+        return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
         """The largest module around one that returns nothing, of which nothing else is left."""
@@ -280,7 +283,7 @@ class Walk:
         return whole
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
-        module, site = self.run.module(number), self.run.network.lifted.sites[number]
+        module, site = self.run.module(number), self.run.network.lifted.sites.get(number)
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)

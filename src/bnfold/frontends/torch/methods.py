@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
@@ -26,17 +26,25 @@ from bnfold.frontends.torch.recording import Call, Event, Recording, values
 
 
 def note_on_methods(
-    model: nn.Module, recording: Recording, lifted: Lifted, plan: Plan
+    model: nn.Module,
+    recording: Recording,
+    lifted: Lifted,
+    plan: Plan,
+    before: Sequence[str] = (),
 ) -> str | None:
-    """The note for the report; None where no method is at risk."""
-    found = at_risk(model, recording, lifted, plan)
+    """The note for the report; None where no method is at risk.
+
+    `before` are those that were at risk before the fold, see `split_by`.
+    """
+    found = _of_each_class(model, [*before, *at_risk(model, recording, lifted, plan)])
     if not found:
         return None
     shown = ", ".join(found[:_SHOWN])
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
         "Called by themselves, these methods may compute something else than before, as by their"
-        " code they run a part of the model at whose border tensors are stored rescaled now:"
+        " code they run a part of what was merged, or a part of the model at whose border tensors"
+        " are stored rescaled now:"
         f" {shown}{more}. Name those that take the model's inputs with entry=[...], or the"
         " submodules that they run with keep=[...]."
     )
@@ -49,23 +57,56 @@ def at_risk(model: nn.Module, recording: Recording, lifted: Lifted, plan: Plan) 
     """Names of methods, as `entry` takes them; of several modules of a class, the first one's."""
     if not plan.removed:
         return []
+    candidates = _candidates(model, recording)
+    if not candidates:
+        return []
+    border = _Border(lifted, plan, list(_ends(recording)))
+    return _first(candidates, recording, border.is_rescaled_around)
+
+
+def split_by(model: nn.Module, recording: Recording, wholes: Sequence[frozenset[int]]) -> list[str]:
+    """The methods that run some of the events of a whole, and not all of them."""
+
+    def is_split(inside: set[int]) -> bool:
+        return any(inside & whole and not whole <= inside for whole in wholes)
+
+    return _first(_candidates(model, recording), recording, is_split)
+
+
+_Candidate = tuple[str, Any, list[nn.Module]]
+"""Its name, what it has in common with the same method of others, and what it runs."""
+
+
+def _candidates(model: nn.Module, recording: Recording) -> list[_Candidate]:
     reader = _Reader()
-    candidates = [
+    return [
         (f"{prefix}.{name}" if prefix else name, (type(module), name), parts)
         for prefix, module in _outer(model)
         if id(module) in recording.calls
         for name in reader.methods(type(module))
         if (parts := list(reader.parts(module, name)))
     ]
-    if not candidates:
-        return []
-    border = _Border(lifted, plan, list(_ends(recording)))
+
+
+def _first(
+    candidates: Sequence[_Candidate], recording: Recording, is_at_risk: Callable[[set[int]], bool]
+) -> list[str]:
     found: dict[Any, str] = {}
     for name, key, parts in candidates:
         if key in found or name in recording.entered:
             continue
-        if border.is_rescaled_around(_repeated(recording, parts)):
+        if is_at_risk(_repeated(recording, parts)):
             found[key] = name
+    return list(found.values())
+
+
+def _of_each_class(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The first of each class, in the model's order."""
+    places = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    found: dict[Any, str] = {}
+    for name in sorted(names, key=lambda name: places[name.rpartition(".")[0]]):
+        prefix, _, method = name.rpartition(".")
+        found.setdefault((type(model.get_submodule(prefix)), method), name)
     return list(found.values())
 
 
