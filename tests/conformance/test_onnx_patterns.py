@@ -50,7 +50,7 @@ def test_what_goes_and_what_stays(pattern: Pattern):
     """Counted in the file, and as the report says it."""
     model = pattern.build()
     before = model.SerializeToString(deterministic=True)
-    folded, report = bnfold.fold(copy.deepcopy(model), clip=pattern.clip)
+    folded, report = bnfold.fold(copy.deepcopy(model), clip=pattern.clip, merge="never")
 
     onnx.checker.check_model(folded, full_check=True)
     assert interface(folded) == interface(model)
@@ -60,9 +60,9 @@ def test_what_goes_and_what_stays(pattern: Pattern):
     assert_structure(pattern, model, folded)
     assert_report(pattern, model, report)
     given = copy.deepcopy(model)
-    bnfold.fold(given, clip=pattern.clip)
+    bnfold.fold(given, clip=pattern.clip, merge="never")
     assert given.SerializeToString(deterministic=True) == before, "the input was changed"
-    inspected = bnfold.inspect(model, clip=pattern.clip)
+    inspected = bnfold.inspect(model, clip=pattern.clip, merge="never")
     assert outcomes(inspected) == outcomes(report)
 
 
@@ -70,12 +70,12 @@ def test_what_goes_and_what_stays(pattern: Pattern):
 def test_the_numbers_are_the_same(pattern: Pattern):
     """Exactly in float64, and in ONNX Runtime as close to the truth as before."""
     model = pattern.build()
-    folded, report = bnfold.fold(model, clip=pattern.clip)
+    folded, report = bnfold.fold(model, clip=pattern.clip, merge="never")
     for feed in feeds(model, pattern.shapes):
         truth = None
         if pattern.has_twin:
             twin = pattern.build(np.float64)
-            folded_twin, twin_report = bnfold.fold(twin, clip=pattern.clip)
+            folded_twin, twin_report = bnfold.fold(twin, clip=pattern.clip, merge="never")
             assert outcomes(twin_report) == outcomes(report), "decisions depend on the dtype"
             truth = run_exactly(twin, feed)
             assert error(truth, run_exactly(folded_twin, feed)) <= EXACT
@@ -87,8 +87,8 @@ def test_the_numbers_are_the_same(pattern: Pattern):
 def test_folding_again_finds_nothing(pattern: Pattern):
     """What could go is gone, and what was made by the first fold is no obstacle to the second."""
     model = pattern.build()
-    once, first = bnfold.fold(model, clip=pattern.clip)
-    twice, second = bnfold.fold(once, clip=pattern.clip)
+    once, first = bnfold.fold(model, clip=pattern.clip, merge="never")
+    twice, second = bnfold.fold(once, clip=pattern.clip, merge="never")
     assert second.removed == 0, f"{first}\n{second}"
     assert op_types(twice) == op_types(once)
     if pattern.runs:

@@ -250,9 +250,9 @@ def fold_all(nodes: list[Node], folder: Path) -> dict[str, FoldReport]:
     files = caffe_files(nodes, weights, SHAPE, folder)
     data = torch.zeros(SHAPE)
     return {
-        "torch": bnfold.fold(Network(nodes, weights), data, clip="never").report,
-        "onnx": bnfold.fold(onnx_model(nodes, weights, SHAPE), clip="never").report,
-        "caffe": bnfold.fold(files, output=folder / "folded.prototxt").report,
+        "torch": bnfold.fold(Network(nodes, weights), data, clip="never", merge="never").report,
+        "onnx": bnfold.fold(onnx_model(nodes, weights, SHAPE), clip="never", merge="never").report,
+        "caffe": bnfold.fold(files, output=folder / "folded.prototxt", merge="never").report,
     }
 
 
