@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  # as everybody calls it
 
 import bnfold
+from bnfold.frontends.torch import fold as fold_module
 from bnfold.frontends.torch.nothing import NOTHING, MergedAway
 from tests.frontends.torch.support import assert_same, build, image, run
 
@@ -461,6 +462,22 @@ def test_blocks_of_people(kind):
 
 def test_a_pointwise_chain():
     merges(nn.Sequential(convolution(1, bias=True), nn.BatchNorm2d(8), convolution(1)))
+
+
+def test_chains_of_other_channels():
+    model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Conv2d(16, 2, 1))
+    merges(model)
+    merges(nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)), image(4, 7))
+
+
+def test_what_cannot_be_merged_is_read_once_more(monkeypatch):
+    calls = []
+    counted = fold_module.Folding._with
+    monkeypatch.setattr(
+        fold_module.Folding, "_with", lambda *a, **k: calls.append(1) or counted(*a, **k)
+    )
+    stays(Two(of_a_window))
+    assert len(calls) == 1
 
 
 def test_linears():

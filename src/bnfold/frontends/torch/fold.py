@@ -147,8 +147,13 @@ class Folding:
 
     def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:
         """What to merge, and less of it for where that does not do."""
+        tried: list[set[int]] = []
         for wide in (True, False):
             found, merging = self._changes(wide=wide)
+            replaced = {id(module) for change in found for module in change.modules}
+            if replaced in tried:
+                break
+            tried.append(replaced)
             merges = [change.merge for change in found]
             for chosen in choices(merging.graph, merging.parts, merges) if merges else ():
                 if chosen:
