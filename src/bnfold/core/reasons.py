@@ -49,7 +49,7 @@ class Reason(StrEnum):
     CLIP_COST = "clip-cost"
     """Removing it would cost more in rescaled activations than it saves on this target."""
     NOT_PROVEN = "not-proven"
-    """Without it the model computed something else, for a reason that the analysis did not see."""
+    """Without it the model did something else, for a reason that the analysis did not see."""
     NOT_REACHED = "not-reached"
     """The run on the example inputs did not call it, so nothing is known about it."""
 
@@ -81,6 +81,6 @@ _SENTENCES = {
     Reason.SCALE_RANGE: "a stored value would be scaled out of the safe range of its dtype",
     Reason.CLIP_COST: "{blocker} would need bounds per channel, which cost more than they save;"
     ' clip="always" allows them',
-    Reason.NOT_PROVEN: "with it removed, the model was run and computed something else",
+    Reason.NOT_PROVEN: "with it removed, the model was run and did something else",
     Reason.NOT_REACHED: "the run on the example inputs did not reach it",
 }

@@ -230,6 +230,51 @@ def test_conv_outside_the_model_is_left_alone():
     assert all(torch.equal(value, before[key]) for key, value in _GLOBAL_CONV.state_dict().items())
 
 
+_OUTSIDE = {
+    "norm": build(nn.BatchNorm2d(4), seed=5),
+    "norm of nothing": build(nn.BatchNorm2d(4, affine=False), seed=5),
+    "convolution": build(nn.Conv2d(4, 4, 1, bias=False), seed=6),
+    "linear": build(nn.Linear(5, 5, bias=False), seed=6),
+    "transposed": build(nn.ConvTranspose2d(4, 4, 1, bias=False), seed=6),
+    "group": build(nn.Conv2d(4, 4, 1, groups=2, bias=False), seed=6),
+}
+
+
+class Holding(nn.Module):
+    """Its class has a module that is no part of it."""
+
+    held: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3), conv()
+        self.one, self.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.two(type(self).held(self.one(torch.sigmoid(self.first(x))))))
+
+
+@pytest.mark.parametrize("shifts_alone", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", _OUTSIDE)
+def test_what_is_outside_takes_in_nothing(name, inplace, shifts_alone):
+    class Model(Holding):
+        held = _OUTSIDE[name]
+
+    model = build(Model())
+    if shifts_alone:  # no weight has to change, and a bias could be born
+        for norm in (model.one, model.two):
+            norm.weight.data.copy_(torch.sqrt(norm.running_var + norm.eps))
+    before = copy.deepcopy(Model.held.state_dict()), dict(Model.held.__dict__["_parameters"])
+    expected = run(model, image(2, 3, 5, 5))
+    folded, _ = bnfold.fold(model, image(2, 3, 5, 5), inplace=inplace, verify=False)
+    assert_same(expected, run(folded, image(2, 3, 5, 5)), 1e-9)
+    after = Model.held.state_dict()
+    assert after.keys() == before[0].keys()
+    assert all(torch.equal(value, before[0][key]) for key, value in after.items())
+    assert Model.held.__dict__["_parameters"] == before[1]
+
+
 def test_module_in_a_plain_list_is_part_of_the_copy():
     model = Net(lambda m, x: m.hidden[1](m.hidden[0](x)))
     model.hidden = [build(conv(3)), build(nn.BatchNorm2d(4))]

@@ -15,7 +15,7 @@ import copy
 import random
 import types
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
@@ -113,14 +113,18 @@ def _writes(model: nn.Module) -> bool:
     )
 
 
-def throwaway(model: nn.Module) -> nn.Module | None:
-    """A copy, large weights shared; None where none can be had."""
+def throwaway(
+    model: nn.Module, changed: Callable[[Tensor], Tensor] | None = None
+) -> nn.Module | None:
+    """A copy, large weights shared or `changed`; None where none can be had."""
     parameters = list(model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    if changed is None:
+        changed = Tensor.clone if size <= _SMALL else Tensor.detach
     memo: dict[int, Any] = {}
     try:
         for parameter in parameters:
-            content = parameter.data.clone() if size <= _SMALL else parameter.data
+            content = changed(parameter.data)
             memo[id(parameter)] = alike = nn.Parameter(content, parameter.requires_grad)
             alike.__dict__.update(parameter.__dict__)
         return deep_copy(model, memo)

@@ -7,7 +7,7 @@
 
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
 next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
-written to the inputs.
+written to the inputs. What the code asks of PyTorch on the way is heard as well, see `hearing`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import borrowed, deep_copy
+from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
+from bnfold.frontends.torch.hearing import Heard, listening
 from bnfold.frontends.torch.read import method
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
@@ -72,6 +73,8 @@ class Course(nn.Module):
         self.model = model
         self.calls = list(calls)
         self.training = model.training
+        self.heard: Heard | None = None
+        """What the code asked in the last run that listened; None where nobody could."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -85,25 +88,40 @@ class Course(nn.Module):
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
+        with torch.no_grad(), borrowed(self.model) as model:
+            return self._call_all(model, tensors)
+
+    def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
         given = iter(tensors)
         found: dict[str, Any] = {}
-        with torch.no_grad(), borrowed(self.model) as model:
-            for number, call in enumerate(self.calls):
-                own = [next(given).detach().clone() for _ in call.tensors]
-                fresh = call.with_tensors(own)
-                try:
-                    result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
-                    found |= _named(number, result, own)
-                except Exception as error:
-                    raise CallFailedError(number, error) from error
+        for number, call in enumerate(self.calls):
+            own = [next(given).detach().clone() for _ in call.tensors]
+            fresh = call.with_tensors(own)
+            try:
+                result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
+                found |= _named(number, result, own)
+            except Exception as error:
+                raise CallFailedError(number, error) from error
         return found
 
-    def run(self) -> list[Output]:
-        """What comes out, in NumPy's arrays."""
+    def run(self, *, listens: bool = False) -> list[Output]:
+        """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
+        found = self._listened() if listens else None
         return [
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
-            for name, leaf in self(*self.tensors).items()
+            for name, leaf in (self(*self.tensors) if found is None else found).items()
         ]
+
+    def _listened(self) -> dict[str, Any] | None:
+        """What comes out while somebody listens; None where the program cannot be listened to."""
+        self.heard = None
+        with torch.no_grad(), borrowed(self.model) as model, listening(model) as heard:
+            try:
+                found = self._call_all(model, self.tensors)
+            except CallFailedError:  # it may take no listener, as compiled code may not
+                return None
+        self.heard = heard
+        return found
 
 
 def _is_tensor(leaf: Any) -> bool:
@@ -155,7 +173,7 @@ def _as_tensor(leaf: Any) -> Tensor:
 
 
 def first_course(
-    model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = ()
+    model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = (), *, listens: bool = False
 ) -> tuple[Course, list[Output]]:
     """The calls, each followed by one on other values, with what the model makes of them.
 
@@ -166,13 +184,13 @@ def first_course(
     for vary in chain(resized, (_varied, _redrawn, _kept)):
         course = Course(model, _with_others(given, vary))
         try:
-            return course, course.run()
+            return course, course.run(listens=listens)
         except CallFailedError as error:
             if error.number == 0:
                 raise ExampleInputError(type(model).__name__, error.cause) from error.cause
     course = Course(model, given)  # what it keeps of one call lets it take no other
     try:
-        return course, course.run()
+        return course, course.run(listens=listens)
     except CallFailedError as error:
         raise ExampleInputError(type(model).__name__, error.cause) from error.cause
 
@@ -220,6 +238,26 @@ def _redrawn(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     if finite.size and finite.min() >= 0 and size:
         drawn = drawn.abs()
     return torch.empty_like(tensor).copy_(drawn)
+
+
+def shaken(course: Course, seed: int) -> Course:
+    """The same calls on inputs moved by a thousandth; the weights are, where no input can be."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+            return tensor
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        factor = (1 + _SHAKE * noise).to(tensor.device)
+        return torch.empty_like(tensor).copy_(tensor.detach() * factor)
+
+    model = course.model
+    if not any(tensor.is_floating_point() for tensor in course.tensors):
+        model = throwaway(model, moved) or model
+    return Course(model, [call.with_tensors([*map(moved, call.tensors)]) for call in course.calls])
+
+
+_SHAKE = 1e-3
 
 
 def _kept(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:

@@ -66,7 +66,7 @@ def proven_report(report: FoldReport, verdict: VerifyResult, parted: str) -> Fol
 
 
 _PARTED = (
-    "Some steps were kept because the model computed something else without them: its code does"
+    "Some steps were kept because the model did something else without them: its code does"
     " what the analysis does not see."
 )
 

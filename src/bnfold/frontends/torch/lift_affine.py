@@ -209,14 +209,15 @@ def _batch_norm_chain(
     deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
     rank = len(spec.source.shape)
     gamma, beta = _editable(lifter, event, spec)
+    gains = is_node or (can_gain(module) and id(module) in lifter.recording.members)
     role = g.AffineStep(
         g.channel_array(affine.scale, 1, rank),
         g.channel_array(affine.shift, 1, rank),
         kind,
         channels,
         removal=refusal or g.Removal.WANTED,
-        factors=g.Parameter.editable_if(gamma is not None or can_gain(module) or is_node),
-        summands=g.Parameter.editable_if(beta is not None or can_gain(module) or is_node),
+        factors=g.Parameter.editable_if(gamma is not None or gains),
+        summands=g.Parameter.editable_if(beta is not None or gains),
         spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
         center=g.channel_array(affine.shift + affine.scale * to_numpy(spec.mean), 1, rank),
         range_limit=range_limit(spec.source.dtype),

@@ -178,7 +178,7 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if any(linears.specs[event.number].use != spec.use for event in owner_uses):
         return False, None
     if spec.bias is None:
-        return spec.module is not None or spec.node is not None, None
+        return spec.node is not None or id(spec.module) in lifter.recording.members, None
     origin = spec.bias.origin
     if id(origin) in lifter.recording.probes:
         return True, None

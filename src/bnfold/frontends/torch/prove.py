@@ -2,7 +2,8 @@
 
     1  the original runs its course once (see `course`)
     2  each attempt at a fold runs the same; small differences are accepted on sight, others are
-       judged by `bnfold.verify` on that course
+       judged by `bnfold.verify` on that course; where the outputs are equal, what the code asked
+       on the way has to be as well (see `hearing`)
     3  if they part, the removals to blame are searched for: halves are tried until what is left
        parts alone. These steps stay, for the reason `not-proven`
 
@@ -22,9 +23,17 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
-from bnfold.frontends.torch import runner
+from bnfold.frontends.torch import hearing, runner
 from bnfold.frontends.torch.copies import Snapshot, throwaway
-from bnfold.frontends.torch.course import Call, CallFailedError, Course, Shapes, first_course
+from bnfold.frontends.torch.course import (
+    Call,
+    CallFailedError,
+    Course,
+    Shapes,
+    first_course,
+    shaken,
+)
+from bnfold.frontends.torch.hearing import Heard
 from bnfold.verify import compare, sight
 from bnfold.verify import course as verification
 from bnfold.verify.result import VerifyResult
@@ -32,6 +41,8 @@ from bnfold.verify.runner import Output
 
 _LOST = "The outputs differ, and the module cannot be copied, so its rounding cannot be measured."
 Model = TypeVar("Model", nn.Module, ExportedProgram)
+_SHAKEN = 4
+"""Shaken runs of the original, at most."""
 Bans = Mapping[int, Obstacle]
 """The steps that an attempt may not remove."""
 
@@ -49,17 +60,21 @@ class Proof:
     """Whether the folded model is the user's own, which others may hold and run."""
     repeats: bool = False
     """Whether the original is known to compute the same a second time."""
+    shaken: list[Heard] = field(default_factory=list)
+    """What the original's code asks on shaken inputs, as far as that was needed."""
 
     def check(self, folded: nn.Module | ExportedProgram) -> VerifyResult:
         """Whether the folded model computes the same. It is left as it was."""
         module = runnable(folded)
         with Snapshot(module.modules() if self.inplace else ()).restoring():
-            return self._check(module)
+            other = Course(module, self.course.calls)
+            verdict = self._check(module, other)
+            asked = self._asked(other) if verdict.equal else ""
+        return replace(verdict, equal=False, notes=(*verdict.notes, asked)) if asked else verdict
 
-    def _check(self, folded: nn.Module) -> VerifyResult:
-        other = Course(folded, self.course.calls)
+    def _check(self, folded: nn.Module, other: Course) -> VerifyResult:
         try:
-            outputs = other.run()
+            outputs = other.run(listens=self.course.heard is not None)
         except CallFailedError as error:
             return _raised(error, len(self.course.calls))
         seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.course.calls))
@@ -67,6 +82,23 @@ class Proof:
             return seen or VerifyResult(False, samples=1, truth="original", notes=(_LOST,))
         self._check_itself()
         return self._measure(other)
+
+    def _asked(self, other: Course) -> str:
+        """What the folded model's code asks otherwise, in words; '' if nothing."""
+        if self.course.heard is None or other.heard is None:
+            return ""
+        while found := hearing.difference(self.course.heard, other.heard, self.shaken):
+            if len(self.shaken) == _SHAKEN or self.course.model is other.model:
+                return found
+            again = shaken(self.course, len(self.shaken))
+            try:
+                again.run(listens=True)
+            except CallFailedError:
+                return found
+            if again.heard is None:
+                return found
+            self.shaken.append(again.heard)
+        return ""
 
     def _check_itself(self) -> None:
         """Raise NotProvenError if the original does not compute twice the same."""
@@ -111,7 +143,8 @@ def start(
     module = runnable(model)
     if inplace:  # what it was, for when it is something else
         module = throwaway(module) or module
-    course, outputs = first_course(module, calls, shapes)
+    listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
+    course, outputs = first_course(module, calls, shapes, listens=listens)
     return Proof(name, course, outputs, layers, inplace)
 
 
