@@ -10,6 +10,7 @@ Linux only: read from /proc while the process runs.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -32,8 +33,13 @@ class Cost:
 
 
 def run(command: Sequence[str]) -> None:
-    """Run it, silently. Raises CalledProcessError where it fails."""
-    subprocess.run(command, check=True, capture_output=True)
+    """Run it, silently. Raises CalledProcessError where it fails.
+
+    Modules are compiled once, as they are where a tool is installed, whatever this process does.
+    """
+    unwanted = "PYTHONDONTWRITEBYTECODE"
+    environment = {key: value for key, value in os.environ.items() if key != unwanted}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
 
 
 def measure(command: Sequence[str]) -> Cost:

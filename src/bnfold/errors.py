@@ -34,7 +34,8 @@ class BnfoldError(Exception):
         """What to do about it."""
 
     def __str__(self) -> str:
-        return f"{self.problem}. Next: {self.next_step}."
+        end = "" if self.next_step.endswith("?") else "."
+        return f"{self.problem}. Next: {self.next_step}{end}"
 
 
 class UsageError(BnfoldError):

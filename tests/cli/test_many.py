@@ -93,7 +93,7 @@ def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
     out, _ = capsys.readouterr()
     assert code == 3
     assert re.search(r"^a.onnx .* 1 of 1 removed, equal, .* a.folded.onnx$", out, re.M)
-    assert re.search(r"^bad.onnx +failed: bad.onnx: ", out, re.M)
+    assert re.search(r"^bad.onnx +failed: not an ONNX model", out, re.M)
     assert re.search(r"^b.onnx .* b.folded.onnx$", out, re.M)
     assert out.endswith("3 models: 2 folded, 1 not\n")
     assert operators("a.folded.onnx") == operators("b.folded.onnx") == {"Conv"}
@@ -260,7 +260,7 @@ def test_two_models_side_by_side(folder, capsys):
     assert [model["source"] for model in document["models"]] == ["a.onnx", "b.onnx"]
 
 
-def on_terminal(columns: int, *words: str) -> str:
+def on_terminal(columns: int, *words: str, status: int = 0) -> str:
     """What the command writes to a terminal of so many columns."""
     master, slave = pty.openpty()
     terminal = {"COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
@@ -279,10 +279,37 @@ def on_terminal(columns: int, *words: str) -> str:
         redirect_stderr(screen),
         patch.dict(os.environ, terminal),
     ):
-        assert main(words) == 0
+        assert main(words) == status
     reader.join()
     os.close(master)
     return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("fold", "nosuch"), 3),
+        (("fold", "a.onnxx"), 3),
+        (("fold", "a.onnx", "-o", "no/such/folder/a.onnx"), 2),
+        (("fold", "a.onnx", "-o", "a.txt"), 2),
+        (("bench", "a.onnx", "--fx"), 2),
+    ],
+)
+def test_an_error_is_broken_between_words(folder, columns, words, status):
+    lines = on_terminal(columns, *words, status=status).replace("\x1b[K", "").splitlines()
+    assert all(len(line.rpartition("\r")[2]) <= columns for line in lines)
+    assert " ".join(" ".join(lines).split()).endswith((".", "?"))
+    assert len(lines) == 1 or all(line.startswith("  ") for line in lines[1:])
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_line_that_says_why_it_failed_fits(folder, columns):
+    Path("bad.onnx").write_bytes(b"\x08\x08garbage")
+    found = on_terminal(columns, "fold", "a.onnx", "bad.onnx", status=3)
+    lines = [line.rpartition("\x1b[K")[2] for line in found.replace("\r", "").splitlines()]
+    assert all(len(line) <= columns for line in lines)
+    assert any(line.startswith("bad.onnx  failed: not an ONNX model") for line in lines)
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])

@@ -49,7 +49,7 @@ def test_strict_writes_nothing(capsys, folder):
 def test_fold_writes_with_a_warning(capsys, folder):
     assert main(["fold", "noisy.onnx", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "warning: not proven" in err and "random numbers" in err
+    assert "warning: noisy.onnx: not proven" in err and "random numbers" in err
     document = json.loads(out)
     assert document["verify"]["verdict"] == "not proven" and not document["verify"]["equal"]
     assert (folder / "noisy.folded.onnx").exists()

@@ -14,8 +14,10 @@ from bnfold.core.stored import Stored
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.read import read_proto
 from bnfold.frontends.onnx.runner import model_runner, storage
+from bnfold.verify.compare import gaps
 from bnfold.verify.quick import run_ahead
 from bnfold.verify.result import VerifyResult
+from bnfold.verify.verdict import median
 from tests.frontends.onnx.support import Sketch
 
 
@@ -279,3 +281,29 @@ def test_it_says_what_it_ran():
     assert result.scope == "every tensor in float64 at 1x3x96x96, outputs at 1x3x160x128"
     assert result.scope in " ".join(str(result).split())
     assert set(result.runtimes) == {"onnxruntime", "numpy"}
+
+
+@pytest.mark.parametrize("at", ["c1", "c3"])
+def test_nothing_is_said_where_float32_overflows_and_float64_does_not(at):
+    original = network()
+    folded = bnfold.fold(original, clip="always").model
+    large = [
+        changed(model, at, 1, lambda array: array.__imul__(np.float32(1e38)))
+        for model in (original, folded)
+    ]
+    assert judged(*large) is None
+
+
+@pytest.mark.parametrize("values", [[3.0], [2.0, 1.0], [5.0, 1.0, 2.0], [4.0, 1.0, 3.0, 2.0]])
+def test_the_median(values):
+    assert median(np.array(values)) == np.median(values)
+
+
+def test_gaps_between_what_is_not_finite():
+    inf, nan = np.inf, np.nan
+    a = np.array([inf, -inf, nan, inf, nan, 1.0, inf, 2.0])
+    b = np.array([inf, -inf, nan, -inf, 1.0, nan, 3.0, 2.5])
+    found = gaps(a, b)
+    assert found[[0, 1, 2]].tolist() == [0.0] * 3
+    assert np.isinf(found[[3, 4, 5, 6]]).all()
+    assert found[7] == 0.5

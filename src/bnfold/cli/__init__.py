@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(words).parse_args(words)
     except SystemExit as stop:  # argparse leaves this way after --help and after a usage error
         return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:  # a subcommand was being imported
+        return INTERRUPTED
     try:
         with signals_raise():
             return int(arguments.run(arguments))

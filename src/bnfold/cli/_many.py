@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from bnfold._kinds import renamed
@@ -181,8 +182,19 @@ def _failed(source: str, exit_code: int, text: str) -> Line:
 def _row(line: Line, longest: int) -> str:
     width = columns()
     room = min(longest, width * 2 // 5)
-    text = printable(line.text or _fitted(line.parts, width - room - 2))
-    return f"{shortened(line.source, room).ljust(room)}  {text}"
+    name = shortened(line.source, room).ljust(room)
+    if not line.text:
+        return f"{name}  {printable(_fitted(line.parts, width - room - 2))}"
+    text = printable(line.text.replace(f"failed: {line.source}: ", "failed: ", 1))
+    return fill(
+        f"{name}  {text}",
+        width,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
 
 
 def _fitted(parts: Sequence[str], room: int) -> str:

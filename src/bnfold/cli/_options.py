@@ -17,8 +17,9 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a .onnx file; a .pt2 file written by torch.export.save, or package.module:factory;"
         " a .prototxt file, and its .caffemodel (default: the one beside it with the same stem);"
-        " a folder of such files; several of these",
+        " a folder of such files; several of these; - for stdin",
     )
+    parser.set_defaults(place=None)
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:

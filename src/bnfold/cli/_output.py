@@ -31,7 +31,23 @@ def say(text: str) -> None:
     """One remark for people, on stderr. Nobody may be there to read it, and that is no error."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(f"bnfold: {printable(text, keep=_BREAKS)}", file=sys.stderr, flush=True)
+            text = f"bnfold: {printable(text, keep=_BREAKS)}"
+            print(_fitted(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
+def _fitted(text: str) -> str:
+    """Broken between words where the terminal would break it anywhere; paths stay in one piece."""
+    from textwrap import wrap  # a remark is rare
+
+    width = max(shutil.get_terminal_size().columns, 40)
+    return "\n".join(
+        part
+        for line in text.split("\n")
+        for part in wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        or [""]
+    )
 
 
 def answer(text: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bnfold._places import write_whole
 from bnfold.cli._output import check_output, say
+from bnfold.cli._stream import NAME
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def write_report(
     if isinstance(verified, VerifyResult):
         report = replace(report, verdict=verified)
     page = report.to_html(
-        title=Path(arguments.source).name,
+        title=NAME if arguments.place is not None else Path(arguments.source).name,
         hashes=hashes,
         ops=(ending.before, ending.after) if ending.before else None,
         sizes=None if ending.read is None else (ending.read, ending.written if written else None),

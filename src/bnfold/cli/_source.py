@@ -1,7 +1,7 @@
 """What a SOURCE on the command line names, and the options that mean something for it.
 
 One word becomes what `bnfold.fold` takes: a path, two paths, a program that is loaded from its
-file, or what a factory returns, with the inputs it is run on.
+file, or what a factory returns, with the inputs it is run on. `-` is what came on stdin.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from bnfold._kinds import caffe_files, folded_beside
 from bnfold._storage import refuse_for_torch
+from bnfold.cli._stream import NAME, STREAM
 from bnfold.cli._torch_source import check_options, is_factory, open_source
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind, kind_of_file, refusal
@@ -34,6 +35,13 @@ class Source:
     inputs: Sequence[str] = ()
     """Of --input."""
     eval_mode: bool = False
+    place: Path | None = None
+    """Where it lies, if that is not its name: what came on stdin."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.name) if self.place is None else self.place
 
     @property
     def frontend(self) -> Frontend:
@@ -53,7 +61,7 @@ class Source:
         if self.is_caffe:
             network, beside = caffe_files(self.name)
             return [network, beside if self.weights is None else Path(self.weights)]
-        return [] if self.kind is ModelKind.MODULE else [Path(self.name)]
+        return [] if self.kind is ModelKind.MODULE else [self.path]
 
     def default_output(self) -> Path:
         """Beside the file; a factory has no such place."""
@@ -62,7 +70,7 @@ class Source:
                 f"{self.name} is no file that an output could lie beside",
                 "say where with -o folded.pt2",
             )
-        return folded_beside(Path(self.name), self.kind.suffix)
+        return folded_beside(self.path, self.kind.suffix)
 
     def open(self) -> tuple[Any, Any]:
         """The model and its inputs, as `bnfold.fold` takes both.
@@ -73,14 +81,15 @@ class Source:
             network, weights = self.files
             return (network, weights), None
         if self.kind is ModelKind.ONNX_FILE:
-            return Path(self.name), self._shapes()
-        return open_source(self.name, self.inputs, eval_mode=self.eval_mode)
+            return self.path, self._shapes()
+        name = self.name if self.place is None else str(self.place)
+        return open_source(name, self.inputs, eval_mode=self.eval_mode)
 
     def _shapes(self) -> dict[str, tuple[int, ...]] | None:
         """Every --input under the name of its input."""
         shapes = dict(_named_shape(text) for text in self.inputs)
         if "" in shapes:
-            name = _only_input(Path(self.name), shapes[""])
+            name = _only_input(self.path, shapes[""])
             shapes = {key or name: shape for key, shape in shapes.items()}
         return shapes or None
 
@@ -92,6 +101,7 @@ def asked_source(arguments: argparse.Namespace) -> Source:
         weights=arguments.weights,
         inputs=arguments.inputs,
         eval_mode=arguments.eval_mode,
+        place=arguments.place,
     )
     check_source(source, phase=arguments.phase, storage=arguments.storage)
     return source
@@ -115,11 +125,17 @@ def source_of(
     weights: str | None = None,
     inputs: Sequence[str] = (),
     eval_mode: bool = False,
+    place: Path | None = None,
 ) -> Source:
-    """The SOURCE of that name.
+    """The SOURCE of that name; `place` is where what came on stdin lies.
 
     Raises ModelUnreadableError or UsageError for what bnfold does not read.
     """
+    if name == STREAM and place is not None:
+        kind = kind_of_file(place)
+        if kind is ModelKind.CAFFE_FILES:
+            raise UsageError("a Caffe network is two files, which no pipe holds", "name both")
+        return Source(NAME, kind, weights, tuple(inputs), eval_mode, place)
     if is_factory(name):
         kind = ModelKind.MODULE
     elif not os.path.lexists(name):

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnfold._kinds import caffe_files
+from bnfold.cli._stream import STREAM
 from bnfold.cli._torch_source import is_factory
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.formats import ModelKind, kind_of_file
-
-STREAM = "-"
-"""stdin as a SOURCE, stdout as an output."""
 
 _SUFFIXES = (".onnx", ".prototxt", ".pt2")
 """What is looked for in a folder; our own outputs (model.folded.onnx) are left out there."""

@@ -43,7 +43,7 @@ def compare(source: Source, folded: Folded) -> VerifyResult | str:
     except NotRunError as error:
         return _not_run(source, str(error))
     except UnsupportedModelError as error:
-        say(f"{error}")
+        say(f"{source.name}: {error}")
         return error.problem
     except ExampleInputError as error:
         lines = error.problem.strip().splitlines()
@@ -67,13 +67,13 @@ def is_doubtful(source: str, found: VerifyResult | str) -> bool:
     if not isinstance(found, VerifyResult):
         return False
     for note in found.notes:
-        say(note)
+        say(f"{source}: {note}")
     if found.equal:
         return False
     details = [output.detail for output in found.outputs if output.detail]
     why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
     if not found.proven:
-        say(f"warning: {why}")
+        say(f"warning: {source}: {why}")
         return True
     raise FoldFailedError(
         f"the folded {source} does not compute the same: {why}".rstrip(".")

@@ -12,6 +12,7 @@ from bnfold._places import write_whole
 from bnfold.cli._options import add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
+from bnfold.cli._stream import spooled
 from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
@@ -44,7 +45,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="A",
-        help="the original: a .onnx file; a .pt2 file, or package.module:factory",
+        help="the original: a .onnx file; a .pt2 file, or package.module:factory; - for stdin",
     )
     parser.add_argument(
         "folded", metavar="B", nargs="?", help="the folded model (default: A, folded now)"
@@ -93,7 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chart is not None:
         check_output(arguments.chart, suffix=".svg", force=arguments.force, option=_CHART)
     kept: list[BenchResult] = []
-    sources = _sources(arguments)
+    names = [arguments.source, *([arguments.folded] if arguments.folded else [])]
+    with spooled(names) as place:
+        return _run(arguments, _sources(arguments, names, place), kept)
+
+
+def _run(arguments: argparse.Namespace, sources: Sequence[Source], kept: list[BenchResult]) -> int:
     runtimes = _runtimes(arguments, sources[0])  # says what is wrong before anything is loaded
     varied = _varied(arguments, runtimes)
     try:
@@ -210,16 +216,18 @@ def _runtimes(arguments: argparse.Namespace, source: Source) -> tuple[str, ...]:
     return ("eager", *compiled, *(["cuda graph"] if arguments.cuda_graph else []))
 
 
-def _sources(arguments: argparse.Namespace) -> list[Source]:
+def _sources(
+    arguments: argparse.Namespace, names: Sequence[str], place: Path | None
+) -> list[Source]:
     """The original, and the folded model if there is one: of one kind, with their options."""
-    names = [arguments.source, *([arguments.folded] if arguments.folded else [])]
-    sources = [source_of(name) for name in names]
+    sources = [source_of(name, place=place) for name in names]
     has_factory = any(source.kind is ModelKind.MODULE for source in sources)
     for number, source in enumerate(sources):
         if source.kind.suffix != sources[0].kind.suffix:
             what = {".pt2": "PyTorch", ".onnx": "ONNX", ".prototxt": "Caffe"}
             raise UsageError(
-                f"{names[0]} is for {what[sources[0].kind.suffix]}, and {source.name} is not",
+                f"{sources[0].name} is for {what[sources[0].kind.suffix]},"
+                f" and {source.name} is not",
                 "name two of one kind",
             )
         is_module = source.kind is ModelKind.MODULE

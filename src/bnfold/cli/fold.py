@@ -6,12 +6,9 @@ What depends on the kind of model is in one file per kind; see `_kinds`.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from bnfold._kinds import renamed
@@ -20,8 +17,9 @@ from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer_json, answer_summary, say, send
 from bnfold.cli._report import add_report_option
 from bnfold.cli._source import source_of
-from bnfold.cli._sources import STREAM, check_many, models
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.cli._sources import check_many, models
+from bnfold.cli._stream import STREAM, spooled
+from bnfold.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +102,8 @@ def _status(done: Done) -> int:
 
 def _stream(arguments: argparse.Namespace) -> int:
     """Read the model from stdin, or write it to stdout, or both; nothing else goes to stdout."""
+    if arguments.output_dir is not None:
+        raise UsageError("what goes through a pipe has no name in --output-dir", "use -o FILE")
     to_stdout = str(arguments.output or STREAM) == STREAM
     if to_stdout and arguments.json:
         raise UsageError("stdout holds the model, so that --json has no place", "use -o FILE")
@@ -111,17 +111,12 @@ def _stream(arguments: argparse.Namespace) -> int:
         raise UsageError("stdout is closed, and takes no model", "use -o FILE")
     if to_stdout and sys.stdout.isatty() and not arguments.dry_run:
         raise UsageError("stdout is a terminal, which shows no model", "use -o FILE, or a pipe")
-    if arguments.source == STREAM and sys.stdin is None:
-        raise UsageError("stdin is closed, and holds no model", "name a file, or use a pipe")
-    with tempfile.TemporaryDirectory() as folder, _called(f"{folder}{os.sep}stdin", "stdin"):
-        if arguments.source == STREAM:
-            arguments.source = str(Path(folder) / "stdin")
-            with Path(arguments.source).open("xb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-        suffix = source_of(arguments.source).kind.suffix
-        if suffix == ".prototxt":
-            raise UsageError("a Caffe network is two files, which no pipe holds", "name both")
+    with spooled([arguments.source]) as arguments.place, ExitStack() as stack:
         if to_stdout:
+            suffix = source_of(arguments.source, place=arguments.place).kind.suffix
+            if suffix == ".prototxt":
+                raise UsageError("a Caffe network is two files, which no pipe holds", "use -o FILE")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
             arguments.output = Path(folder) / f"folded{suffix}"
         done = fold_one(arguments)
         if arguments.json:
@@ -135,16 +130,6 @@ def _stream(arguments: argparse.Namespace) -> int:
                 raise UsageError("the model has external data, which no pipe holds", "use -o FILE")
             send(done.ending.files[0][0])
     return _status(done)
-
-
-@contextmanager
-def _called(path: str, name: str) -> Iterator[None]:
-    """Errors speak of what the user knows, not of a file that is gone when they are read."""
-    try:
-        yield
-    except BnfoldError as error:
-        error.problem = error.problem.replace(path, name)
-        raise
 
 
 def _count(text: str) -> int:

@@ -9,6 +9,7 @@ from bnfold.cli._output import answer, answer_json, answer_summary, columns, pro
 from bnfold.cli._report import add_report_option, check_report, write_report
 from bnfold.cli._source import asked_source, request_of
 from bnfold.cli._sources import Model, models
+from bnfold.cli._stream import spooled
 from bnfold.cli._summary import Ending, Look, side_by_side
 from bnfold.errors import UsageError
 
@@ -29,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = models(arguments.sources)
     if len(found) > 1 and arguments.report is not None:
         raise UsageError("--report is a page about one model", "inspect them one by one")
-    looks = [_look(arguments, model) for model in found]
+    with spooled([model.source for model in found]) as arguments.place:
+        looks = [_look(arguments, model) for model in found]
     if arguments.json and len(looks) == 1:
         answer_json(looks[0].report.to_dict())
     elif arguments.json:
@@ -46,8 +48,8 @@ def _look(arguments: argparse.Namespace, model: Model) -> Look:
     own = {"source": model.source, "weights": model.weights}
     options = argparse.Namespace(**{**vars(arguments), **own})
     source = asked_source(options)
-    with progress(f"inspecting {model.source}"):
+    with progress(f"inspecting {source.name}"):
         given, inputs = source.open()
         seen = source.frontend.inspect(given, request_of(options, inputs))
     write_report(options, Ending(seen.report), read=seen.files or source.files)
-    return Look(model.source, seen.report, seen.counts)
+    return Look(source.name, seen.report, seen.counts)

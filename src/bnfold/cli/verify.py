@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.cli._options import add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
+from bnfold.cli._stream import spooled
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name,
             metavar=name.upper(),
-            help=f"{what}: a .onnx, .pt2 or .prototxt file, or package.module:factory",
+            help=f"{what}: a .onnx, .pt2 or .prototxt file, or package.module:factory; - for stdin",
         )
     parser.add_argument(
         "--weights",
@@ -61,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify and print. Returns 1 if the two are not equal, or not proven to be."""
     from bnfold.verify.api import verify_runners
 
-    with progress(f"verifying {arguments.folded}"):
-        original, folded = _runners(arguments)
+    names = (arguments.original, arguments.folded)
+    with spooled(names) as place, progress(f"verifying {arguments.folded}"):
+        original, folded = _runners(arguments, place)
         result = verify_runners(
             original,
             folded,
@@ -77,20 +80,23 @@ def run(arguments: argparse.Namespace) -> int:
     return int(not result.equal)
 
 
-def _runners(arguments: argparse.Namespace) -> tuple[Runner, Runner]:
+def _runners(arguments: argparse.Namespace, place: Path | None) -> tuple[Runner, Runner]:
     """A runner of each; the second learns from the first what it leaves open."""
     names = (arguments.original, arguments.folded)
     weights = arguments.weights or (None, None)
-    first, second = (_source(arguments, *one) for one in zip(names, weights, strict=True))
+    pairs = zip(names, weights, strict=True)
+    first, second = (_source(arguments, name, held, place) for name, held in pairs)
     if arguments.weights and not (first.is_caffe or second.is_caffe):
         raise UsageError("--weights is for .prototxt files, and there is none", "leave it out")
     original = _runner(first, None)
     return original, _runner(second, original.specs)
 
 
-def _source(arguments: argparse.Namespace, name: str, weights: str | None) -> Source:
+def _source(
+    arguments: argparse.Namespace, name: str, weights: str | None, place: Path | None
+) -> Source:
     """One of the two, with the options that mean something for its kind."""
-    source = source_of(name)
+    source = source_of(name, place=place)
     is_module = source.kind is ModelKind.MODULE
     source = replace(
         source,

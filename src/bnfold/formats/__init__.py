@@ -102,7 +102,7 @@ def _similar(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return f"did you mean {path.with_name(near[0])}?".removesuffix("?") if near else None
+    return f"did you mean {path.with_name(near[0])}?" if near else None
 
 
 def _folder(path: Path) -> Format | None:

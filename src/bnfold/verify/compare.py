@@ -43,9 +43,10 @@ def gaps(a: FloatArray, b: FloatArray) -> FloatArray:
     """b - a; 0 where both are the same infinity or both NaN, infinite where only one is."""
     with np.errstate(invalid="ignore", over="ignore"):
         gap = b - a
+    unknown = np.isnan(gap)  # of equal infinities, too
+    if unknown.any():
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-    gap[same] = 0.0
-    gap[np.isnan(gap)] = np.inf
+        gap[unknown] = np.where(same[unknown], 0.0, np.inf)
     return gap
 
 

@@ -94,14 +94,15 @@ def _measure(
     if without_wild and drawn:
         smallest = np.min(np.abs([b for b, _ in pairs]), axis=0)
         known = known * ~verdict.wild(verdict.spread(np.stack(drawn)), smallest)
+    size = _mean_square([b for b, _ in pairs], known)
     return Measured(
         key,
         first.kind,
         _mean_square([gaps(b, back) for (b, _), back in zip(pairs, backs, strict=True)], known),
-        _mean_square([b for b, _ in pairs], known),
+        size,
         _mean_square([after / scale for _, after in pairs], known),
         _mean_square(drawn, known),
-        _mean_square([b for b, _ in pairs], known) + _mean_square([shift], known),
+        size + _mean_square([shift], known),
         _is_cut(np.concatenate([b for b, _ in pairs], axis=1)),
     )
 
@@ -133,8 +134,14 @@ def _fits(stored: Stored, shape: tuple[int, ...]) -> bool:
 def _mean_square(arrays: Sequence[FloatArray], known: FloatArray) -> FloatArray:
     """Per channel, over samples and the places that are known."""
     total = np.zeros(len(known))
+    is_all_known = bool(known.all())
     for array in arrays:
         with np.errstate(over="ignore", invalid="ignore"):
+            if is_all_known:
+                squares = np.einsum("cp,cp->c", array, array)
+                if not np.isnan(squares).any():
+                    total += squares
+                    continue
             finite = np.where(np.isnan(array), 0.0, array)
             total += np.where(known > 0, np.square(finite), 0.0).sum(axis=1)
     mean: FloatArray = total / np.maximum(known.sum(axis=1) * max(1, len(arrays)), 1.0)
@@ -236,4 +243,4 @@ def best(runs: Runs, storages: Sequence[Storage]) -> Comparison:
         if not unequal:
             break
     relatives = [layer.relative for layer in chosen if layer.kind != OUTPUT]
-    return Comparison(chosen, not relatives or float(np.median(relatives)) <= _STRANGE)
+    return Comparison(chosen, not relatives or verdict.median(np.array(relatives)) <= _STRANGE)

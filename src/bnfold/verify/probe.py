@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.forest import IntArray
+from bnfold.core.forest import IntArray, each_once
 from bnfold.verify.runner import Gather, wide
 
 PLACES = 48
@@ -77,7 +77,7 @@ def flat_places(shape: tuple[int, ...], axis: int) -> IntArray:
         corners = itertools.product(*((0, length - 1) for length in rest))
         chosen = [np.ravel_multi_index(c, rest) for c in itertools.islice(corners, _CORNERS)]
         others = np.random.default_rng(total).integers(0, total, PLACES - len(set(chosen)))
-        inner = np.unique(np.concatenate([np.array(chosen), others]))
+        inner = each_once(np.concatenate([np.array(chosen), others]))
     coordinates = list(np.unravel_index(inner, rest))
     coordinates.insert(axis, np.zeros_like(inner))
     first = np.ravel_multi_index(coordinates, shape)  # of channel 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from threading import Thread
 from typing import Generic, Protocol, TypeVar
 
@@ -23,35 +23,20 @@ import numpy as np
 
 from bnfold.errors import BnfoldError
 from bnfold.verify import compare, layers, outputs, verdict
-from bnfold.verify.evidence import (
-    DRAWS_FIRST,
-    DRAWS_SMALL,
-    SMALL,
-    Evidence,
-    Outputs,
-    channel_axes,
-    with_outputs,
-)
+from bnfold.verify.evidence import Evidence, Outputs, channel_axes
 from bnfold.verify.findings import OutputDifference
 from bnfold.verify.inputs import draw
+from bnfold.verify.inside import Inside, SideBySide, folded_inside, original_inside
 from bnfold.verify.layers import Storage
 from bnfold.verify.outputs import Judged
-from bnfold.verify.probe import Probe
 from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import Array, Evaluation, InputSpec, Lane, NotExactError, Output
+from bnfold.verify.runner import Array, Evaluation, InputSpec, NotExactError, Output
 
 _SIDE = 96
 """Rows and columns of an image, at most, in float64."""
 _MOST, _MOST_WHOLE = 1 << 18, 1 << 22
 """Numbers of the inputs, at most, in float64 and of the declared size."""
 Result = TypeVar("Result")
-
-
-class SideBySide(Protocol):
-    """A model of which several runs go through the network at once."""
-
-    def run(self, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[Outputs]:
-        """The outputs in each lane. Raises NotExactError."""
 
 
 class QuickRunner(Protocol):
@@ -96,11 +81,18 @@ class Quick:
     """An original that is run ahead."""
 
     original: QuickRunner
+    network: SideBySide
+    """The original, ready to run in float64."""
     inputs: list[list[Array]]
     """Of the declared size, and of the other one, if there is any."""
+    small: list[Array]
+    """Of the size that is run in float64."""
     before: _Later[list[Outputs | None]]
     """What it returns for these."""
-    inside: _Later[_Inside] | None = None
+    inside: _Later[Inside] | None = None
+    """What its tensors are."""
+    axes: Mapping[str, int] = field(default_factory=dict)
+    """Their channel axes, as `Probe` has them."""
 
     def has_inputs_of(self, other: QuickRunner) -> bool:
         """Whether it is run on what the other one would be run on."""
@@ -108,8 +100,8 @@ class Quick:
 
     def look_inside(self, storages: Sequence[Storage]) -> None:
         """Go on with it in float64, as soon as it is known how the fold stores its tensors."""
-        axes = channel_axes(storages)
-        self.inside = _Later(lambda: _original_inside(self.original, axes))
+        self.axes = channel_axes(storages)
+        self.inside = _Later(lambda: original_inside(self.network, self.small, self.axes))
 
     def stop(self) -> None:
         """Nobody waits for it any longer, as Python does for each thread before it ends."""
@@ -127,8 +119,11 @@ class Quick:
         after = _Later(lambda: _own(folded, self.inputs))
         if self.inside is None:
             self.look_inside(storages)
+        assert self.inside is not None
         try:
-            found = _compare(self.inside.get(), folded, storages) if self.inside else None
+            # The original may not be through yet: nobody waits for it before that is needed.
+            made, moved = folded_inside(folded.side_by_side(), self.small, self.axes)
+            found = _compare(self.small, self.inside.get(), made, moved, storages)
         except (NotExactError, BnfoldError):
             found = None
         before_runs, after_runs = self.before.get(), after.get()
@@ -160,7 +155,7 @@ class Quick:
 def run_ahead(original: QuickRunner) -> Quick | None:
     """Start with the original; None where the rest would not come to anything."""
     try:
-        original.side_by_side()
+        network = original.side_by_side()
     except NotExactError:
         return None
     shapes = [[spec.shape for spec in original.specs]]
@@ -172,7 +167,10 @@ def run_ahead(original: QuickRunner) -> Quick | None:
         draw([replace(s, shape=n) for s, n in zip(original.specs, sizes, strict=True)], 0, at)
         for at, sizes in enumerate(shapes)
     ]
-    return Quick(original, inputs, _Later(lambda: _own(original, inputs)))
+    small = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
+    if sum(array.size for array in small) > _MOST:
+        return None
+    return Quick(original, network, inputs, small, _Later(lambda: _own(original, inputs)))
 
 
 def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:
@@ -190,49 +188,22 @@ def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | N
 # ------------------------------------------------------------------- inside, in float64
 
 
-@dataclass(frozen=True, slots=True)
-class _Inside:
-    """The original on a smaller image."""
-
-    inputs: list[Array]
-    axes: Mapping[str, int]
-    exact: Outputs
-    own: Outputs
-    """In float32: its distance from `exact` says what rounding does."""
-    seen: layers.Run
-
-
-def _original_inside(original: QuickRunner, axes: Mapping[str, int]) -> _Inside:
-    """Raises NotExactError."""
-    inputs = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
-    if sum(array.size for array in inputs) > _MOST:
-        raise NotExactError("that takes NumPy too long")
-    probe = Probe(axes)
-    lanes = [Lane("float64", watch=probe), Lane("float32")]
-    exact, own = original.side_by_side().run(inputs, lanes)
-    return _Inside(inputs, axes, exact, own, with_outputs(probe, exact).seen)
-
-
 def _compare(
-    before: _Inside | None, folded: QuickRunner, storages: Sequence[Storage]
+    inputs: list[Array],
+    before: Inside | None,
+    after: Inside,
+    moved: Sequence[Inside],
+    storages: Sequence[Storage],
 ) -> tuple[Evidence, list[Judged]] | None:
-    """What the runs in float64 say, if that is "equal". Raises NotExactError."""
-    if before is None:
+    """What the runs in float64 say, if that is "equal"."""
+    if before is None or not _match(before.outputs, after.outputs):
         return None
-    numbers = sum(math.prod(one.shape) for one in before.seen.values())
-    count = DRAWS_SMALL if numbers <= SMALL else DRAWS_FIRST
-    probes = [Probe(before.axes) for _ in range(1 + count)]
-    lanes = [Lane("float64", at - 1 if at else None, probe) for at, probe in enumerate(probes)]
-    found = folded.side_by_side().run(before.inputs, lanes)
-    if not _match(before.exact, found[0]):
-        return None
-    inside, *moved = [with_outputs(*pair).seen for pair in zip(probes, found, strict=True)]
-    evidence = Evidence([before.inputs], storages=storages)
+    evidence = Evidence([inputs], storages=storages)
     # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
-    evidence.own_before, evidence.own_after = [before.own], [found[0]]
-    evidence.exact_before, evidence.exact_after = [before.exact], [found[0]]
-    evidence.drawn = found[1:]
-    evidence.runs = layers.Runs([before.seen], [inside], moved)
+    evidence.own_before, evidence.own_after = [before.own], [after.outputs]
+    evidence.exact_before, evidence.exact_after = [before.outputs], [after.outputs]
+    evidence.drawn = [one.outputs for one in moved]
+    evidence.runs = layers.Runs([before.seen], [after.seen], [one.seen for one in moved])
     compared = evidence.inside()
     judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
     if not compared.fits or not all(one.equal for one in compared.layers):

@@ -80,6 +80,8 @@ class Lane:
     draw: int | None = None
     """With which its weights are rounded once more; see `Evaluation`."""
     watch: Watch | None = None
+    enlarged: float = 1.0
+    """So many times as far as rounding goes: what a coarser dtype adds is next to nothing then."""
 
 
 class Runner(Protocol):

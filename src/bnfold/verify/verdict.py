@@ -133,9 +133,17 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
     found = found[np.isfinite(found)]
     if not found.size:
         return ARITHMETIC
-    median = float(np.median(found))
+    middle = median(found)
     spread = rms(found)
-    return max(ARITHMETIC, spread if spread > _STEPS * median else median)
+    return max(ARITHMETIC, spread if spread > _STEPS * middle else middle)
+
+
+def median(values: FloatArray) -> float:
+    """The median of finite numbers, of which there are some. np.median imports numpy.ma: 30 ms."""
+    at = values.size // 2
+    if values.size % 2:
+        return float(np.partition(values, at)[at])
+    return float(np.partition(values, (at - 1, at))[at - 1 : at + 1].mean())
 
 
 def spread(differences: FloatArray) -> FloatArray:

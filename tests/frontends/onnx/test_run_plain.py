@@ -113,3 +113,35 @@ def test_a_draw_is_the_same_in_both():
     np.testing.assert_allclose(drawn[0].values, truth.values, rtol=1e-12)
     gap = np.abs(drawn[0].values - plain[0].values).max() / np.abs(plain[0].values).max()
     assert 2.0**-28 < gap < 2.0**-20
+
+
+@pytest.mark.parametrize("times", [2.0**8, 2.0**10, 2.0**12])
+def test_an_enlarged_draw_in_float32_moves_as_much_as_one_in_float64(times):
+    s = Sketch(*SHAPE)
+    for at, channels in enumerate((6, 16, 16)):
+        s.conv(channels, 16, name=f"c{at}", pads=[1, 1, 1, 1])
+        s.bn(16, name=f"b{at}")
+        s.node("Relu")
+    x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    lanes = [Lane("float64"), Lane("float64", 3), Lane("float32", 3, None, times)]
+    plain, drawn, far = (one[0].values for one in PlainModel(read_proto(s.model())).run([x], lanes))
+    assert far.dtype == np.float32
+    expected, found = drawn - plain, (far - plain) / times
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_memory_that_is_used_again_holds_no_value():
+    """Two large weights go through Identity and are added; both are still there."""
+    s = Sketch(1, 300, 300)
+    weights = [s.weight(f"w{at}", 300, 300) for at in range(3)]
+    first = s.node("MatMul", "x", weights[0])
+    kept = s.node("Identity", weights[1])
+    s.node("Add", s.node("MatMul", first, weights[2]), kept)
+    model = s.model()
+    x = np.random.default_rng(1).normal(size=(1, 300, 300)).astype(np.float32)
+    exact, drawn = PlainModel(read_proto(model)).run(
+        [x], [Lane("float64"), Lane("float32", 0, None, 1.0)]
+    )
+    (truth,) = ExactModel(read_proto(model)).run([x])
+    np.testing.assert_allclose(exact[0].values, truth.values, rtol=1e-11, atol=1e-9)
+    assert np.abs(drawn[0].values - truth.values).max() < 1e-4 * np.abs(truth.values).max()

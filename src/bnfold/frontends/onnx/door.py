@@ -71,7 +71,9 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     output = request.output or Path("model.onnx")
     stack = ExitStack()
     try:
-        quick = _run_ahead(model, source, request, stack) if request.ahead else None
+        quick, content = None, None
+        if request.ahead:
+            quick, content = _run_ahead(model, source, request, stack)
         folding = _prepared(source, request)
         if quick is not None:
             from bnfold.frontends.onnx.runner import storage
@@ -84,7 +86,8 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     except BaseException:
         stack.close()
         raise
-    made = FoldedFile(model, request, folding, counts, _files(model, source), staged, stack, quick)
+    files = _files(model, source)
+    made = FoldedFile(model, request, folding, counts, files, staged, stack, quick, content)
     weakref.finalize(made, stack.close)
     return made
 
@@ -101,8 +104,10 @@ _LARGE = 1 << 29
 """Bytes of weights from which on one model at a time is in memory."""
 
 
-def _run_ahead(path: Path, source: OnnxModel, request: Request, stack: ExitStack) -> Quick | None:
-    """The original, run while the fold goes on; None where that would not be worth it.
+def _run_ahead(
+    path: Path, source: OnnxModel, request: Request, stack: ExitStack
+) -> tuple[Quick | None, OnnxModel | None]:
+    """The original, run while the fold goes on, and its content; None where that is not worth it.
 
     It stops where the stack ends, so also where a signal comes while it is starting.
     """
@@ -110,14 +115,14 @@ def _run_ahead(path: Path, source: OnnxModel, request: Request, stack: ExitStack
     from bnfold.verify.quick import run_ahead
 
     if sum(bulk.nbytes for bulk in source.bulk.values()) > _LARGE:
-        return None
+        return None, None
     try:
         original = file_runner(path, request.inputs)
     except BnfoldError:  # the fold says what is wrong
-        return None
+        return None, None
     original.threads = 1  # the fold has the other processors
     stack.callback(original.stop)
-    return run_ahead(original)
+    return run_ahead(original), original.model
 
 
 def _files(model: Any, source: OnnxModel) -> Sequence[Path]:
@@ -191,6 +196,8 @@ class FoldedFile:
     stack: ExitStack = field(repr=False)
     quick: Quick | None
     """The original, run ahead."""
+    content: OnnxModel | None
+    """The original once more, which no fold works in, if it was read."""
     pair: tuple[OnnxRunner, OnnxRunner] | None = field(default=None, init=False)
 
     @property
@@ -201,7 +208,8 @@ class FoldedFile:
     @property
     def counts(self) -> tuple[Counts, Counts]:
         """Nodes by operator."""
-        return self.before, _counted(read_file(self.staged.model))
+        after = read_file(self.staged.model) if self.pair is None else self.pair[1].model
+        return self.before, _counted(after)
 
     def runners(self) -> tuple[Runner, Runner]:
         """The files themselves, the folded one where it lies until it is moved."""
@@ -212,7 +220,7 @@ class FoldedFile:
                 raise NotRunError(f"ONNX Runtime opens no file whose path is no UTF-8: {path}")
         shapes = self.folding.shapes.choices[0]
         try:
-            original = file_runner(self.path, shapes)
+            original = file_runner(self.path, shapes, model=self.content)
         except UsageError as error:
             raise NotRunError(error.problem) from error
         original.known = [storage(self.folding.lifted, self.folding.plan)]

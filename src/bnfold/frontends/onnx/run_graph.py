@@ -55,9 +55,13 @@ class Graph:
 
     def drawn(self, name: str, array: Array, kind: int, draw: int | None) -> Array:
         """The array, rounded once more at random if it is a weight."""
-        if draw is None or kind not in FLOATS or name not in self._weights:
+        if draw is None or not self.is_weight(name, kind):
             return array
         return rounded_again(name, array, kind, draw)
+
+    def is_weight(self, name: str, kind: int) -> bool:
+        """Whether a fold may have rounded this constant."""
+        return kind in FLOATS and name in self._weights
 
     def _last_readers(self) -> dict[int, list[str]]:
         last: dict[str, int] = {}

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
-from bnfold.frontends.onnx.run_plain_ops import TABLE, check_reach
+from bnfold.frontends.onnx.run_plain_ops import PRODUCTS, TABLE, check_reach
 from bnfold.frontends.onnx.run_values import to_outputs
+from bnfold.frontends.onnx.run_weights import rounded_again
 from bnfold.verify.runner import Lane, NotExactError, Output
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ class PlainModel(Graph):
         super().__init__(model)
         _check(self.network)
         self._is_stopped = is_stopped
+        self._scratch: dict[tuple[int, str], Array] = {}
 
     def run(self, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[list[Output]]:
         """The outputs in each lane; every weight is read once for all. Raises NotExactError."""
@@ -49,10 +51,7 @@ class PlainModel(Graph):
             if self._is_stopped():
                 raise NotExactError("somebody stopped it")
             with np.errstate(all="ignore"), not_exact_where_it_raises(node):
-                results = self._node(node, values, lanes)
-                if is_smaller and node.op == "Conv":
-                    x, weight = (values.get(n) or self._weight(n, lanes) for n in node.inputs[:2])
-                    check_reach(node, x[0].shape[2:], weight[0].shape[2:], results[0].shape[2:])
+                results = self._node(node, values, lanes, is_smaller=is_smaller)
             name = node.outputs[0]
             if not results[0].size:
                 raise NotExactError(f"{node.name} makes nothing")
@@ -79,23 +78,73 @@ class PlainModel(Graph):
         )
 
     def _node(
-        self, node: Node, values: Mapping[str, list[Array]], lanes: Sequence[Lane]
+        self,
+        node: Node,
+        values: Mapping[str, list[Array]],
+        lanes: Sequence[Lane],
+        *,
+        is_smaller: bool,
     ) -> list[Array]:
         if node.op == "Constant":
             return self._rounded(node.outputs[0], *self.constant_node(node), lanes)
-        operands = [values.get(name) or self._weight(name, lanes) for name in node.inputs]
+        operands: list[list[Array]] = []
+        for name in node.inputs:
+            known = values.get(name)
+            if known is None:
+                for_once = bool(operands) and node.op in PRODUCTS
+                known = self._weight(name, lanes, for_once=for_once)
+            operands.append(known)
         operator = TABLE[node.op][0]
-        return [operator(node, [each[at] for each in operands]) for at in range(len(lanes))]
+        results = [operator(node, [each[at] for each in operands]) for at in range(len(lanes))]
+        if is_smaller and node.op == "Conv":
+            x, weight = operands[:2]
+            check_reach(node, x[0].shape[2:], weight[0].shape[2:], results[0].shape[2:])
+        return results
 
-    def _weight(self, name: str, lanes: Sequence[Lane]) -> list[Array]:
-        return self._rounded(name, *self.constant(name), lanes)
+    def _weight(self, name: str, lanes: Sequence[Lane], *, for_once: bool = False) -> list[Array]:
+        return self._rounded(name, *self.constant(name), lanes, for_once=for_once)
 
-    def _rounded(self, name: str, array: Array, kind: int, lanes: Sequence[Lane]) -> list[Array]:
-        found = _in_lanes(array, lanes)
-        return [
-            held if lane.draw is None else self.drawn(name, held, kind, lane.draw)
-            for lane, held in zip(lanes, found, strict=True)
-        ]
+    def _rounded(
+        self, name: str, array: Array, kind: int, lanes: Sequence[Lane], *, for_once: bool = False
+    ) -> list[Array]:
+        """A constant in each lane; what is needed `for_once` lies where the next one will."""
+        if array.dtype.kind != "f":
+            return [array] * len(lanes)
+        for_once = for_once and array.size >= _LARGE
+        is_weight = self.is_weight(name, kind)
+        plain: dict[str, Array] = {}
+        found = []
+        for number, lane in enumerate(lanes):
+            if lane.draw is None or not is_weight:
+                if lane.dtype not in plain:
+                    plain[lane.dtype] = self._cast(array, lane.dtype, for_once=for_once)
+                found.append(plain[lane.dtype])
+                continue
+            out = self._room(number, array, lane.dtype, for_once=for_once)
+            found.append(
+                rounded_again(name, array, kind, lane.draw, enlarged=lane.enlarged, out=out)
+            )
+        return found
+
+    def _cast(self, array: Array, dtype: str, *, for_once: bool) -> Array:
+        if array.dtype == dtype:
+            return array
+        made = self._room(-1, array, dtype, for_once=for_once)
+        np.copyto(made, array)
+        return made
+
+    def _room(self, number: int, like: Array, dtype: str, *, for_once: bool) -> Array:
+        """An array to be filled: fresh memory takes longer to get than to fill."""
+        if not for_once:
+            return np.empty(like.shape, dtype)
+        held = self._scratch.get((number, dtype))
+        if held is None or held.size < like.size:
+            held = self._scratch[number, dtype] = np.empty(like.size, dtype)
+        return held[: like.size].reshape(like.shape)
+
+
+_LARGE = 1 << 16
+"""Numbers from which on memory is used again."""
 
 
 def _in_lanes(array: Array, lanes: Sequence[Lane]) -> list[Array]:

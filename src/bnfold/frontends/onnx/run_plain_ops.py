@@ -231,3 +231,5 @@ TABLE: dict[str, tuple[Operator, tuple[str, ...]]] = {
     "Transpose": (_transpose, ("perm",)),
 }
 """Per operator, the attributes that it reads; with any other it is not run."""
+PRODUCTS = frozenset(("Conv", "Gemm", "MatMul"))
+"""Operators whose result shares no memory with the weight that they read."""

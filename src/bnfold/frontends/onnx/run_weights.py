@@ -97,19 +97,29 @@ def _draw_among(graph: GraphProto | FunctionProto, names: AbstractSet[str], draw
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def rounded_again(name: str, array: NDArray[Any], kind: int, draw: int) -> NDArray[Any]:
-    """w * (1 + d), |d| <= u of its own dtype, in float64."""
+def rounded_again(
+    name: str,
+    array: NDArray[Any],
+    kind: int,
+    draw: int,
+    *,
+    enlarged: float = 1.0,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """w * (1 + d), |d| <= u of its own dtype, in float64; or `enlarged` times that in `out`."""
     if kind not in FLOATS:
         return array
-    drawn = np.empty(array.size)
+    drawn = np.empty(array.shape) if out is None else out
     start = zlib.crc32(name.encode()) % _PERIOD
-    factors = _factors(draw, unit(numpy_dtype(kind).name))[start : start + _PERIOD]
+    most = enlarged * unit(numpy_dtype(kind).name)
+    factors = _factors(draw, most, drawn.dtype.name)[start : start + _PERIOD]
     flat = array.astype(np.float64) if array.dtype.kind != "f" else array
-    flat, whole = flat.reshape(-1), array.size // _PERIOD * _PERIOD
+    flat, made = flat.reshape(-1), drawn.reshape(-1)
+    whole = array.size // _PERIOD * _PERIOD
     rows = (whole // _PERIOD, _PERIOD)
-    np.multiply(flat[:whole].reshape(rows), factors, out=drawn[:whole].reshape(rows))
-    np.multiply(flat[whole:], factors[: array.size - whole], out=drawn[whole:])
-    return drawn.reshape(array.shape)
+    np.multiply(flat[:whole].reshape(rows), factors, out=made[:whole].reshape(rows))
+    np.multiply(flat[whole:], factors[: array.size - whole], out=made[whole:])
+    return drawn
 
 
 _PERIOD = 65_521
@@ -117,10 +127,10 @@ _PERIOD = 65_521
 
 
 @lru_cache(maxsize=16)
-def _factors(draw: int, most: float) -> NDArray[np.float64]:
+def _factors(draw: int, most: float, dtype: str) -> NDArray[Any]:
     """1 + d, |d| <= most, twice over: to draw one for each weight of a model takes longer."""
     drawn = np.random.default_rng((draw, 2)).uniform(-most, most, _PERIOD)
-    return np.tile(1.0 + drawn, 2)
+    return np.tile(1.0 + drawn, 2).astype(dtype)
 
 
 def moved(name: str, array: NDArray[Any], draw: int) -> NDArray[Any]:

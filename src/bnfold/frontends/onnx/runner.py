@@ -259,12 +259,15 @@ def file_runner(
     *,
     name: str | None = None,
     like: Sequence[InputSpec] | None = None,
+    model: OnnxModel | None = None,
 ) -> OnnxRunner:
     """A runner of a file; the other model's inputs say what this one leaves open.
 
+    `model` is what is in the file, where it was read already, and not edited since.
+
     Raises ModelUnreadableError, UsageError.
     """
-    return _runner(read_file(path), path, name or str(path), pins, like)
+    return _runner(read_file(path) if model is None else model, path, name or str(path), pins, like)
 
 
 def model_runner(

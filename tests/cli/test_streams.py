@@ -1,0 +1,138 @@
+"""`-` is what came on stdin, for every command; and a signal that comes early is quiet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+import pytest
+
+import bnfold
+from tests.verify.test_quick import network
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    onnx.save(model, "a.onnx")
+    onnx.save(bnfold.fold(model).model, "b.onnx")
+
+
+def command(*words: str, stdin: str | bytes = "a.onnx") -> subprocess.CompletedProcess[str]:
+    content = Path(stdin).read_bytes() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold", *words], input=content, capture_output=True
+    )
+    assert b"Traceback" not in done.stderr
+    assert tempfile.gettempdir().encode() not in done.stdout + done.stderr
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode("latin-1"), done.stderr.decode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "text"),
+    [
+        (("verify", "a.onnx", "a.onnx", "-"), "a.onnx", "unrecognized arguments"),
+        (("verify", "-", "-"), "a.onnx", "stdin holds one model"),
+        (("bench", "-", "-"), "a.onnx", "stdin holds one model"),
+        (("inspect", "-", "-"), "a.onnx", "stdin holds one model"),
+        (("fold", "-", "--output-dir", "x"), "a.onnx", "has no name in --output-dir"),
+        (("fold", "a.onnx", "-o", "-", "--output-dir", "x"), "a.onnx", "no name in --output-dir"),
+    ],
+)
+def test_what_means_nothing(models, words, stdin, text):
+    done = command(*words, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in done.stderr
+    assert not Path("x").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect", "-"), ("verify", "-", "b.onnx"), ("verify", "b.onnx", "-"), ("bench", "-")],
+)
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x1c\0\0\0TFL3"])
+def test_what_is_no_model(models, words, content):
+    done = command(*words, stdin=content)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("bnfold: error: stdin")
+
+
+def test_a_terminal_holds_no_model():
+    leader, follower = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold", "inspect", "-"], stdin=follower, capture_output=True
+    )
+    os.close(leader)
+    os.close(follower)
+    assert done.returncode == 2
+    assert b"stdin is a terminal" in done.stderr
+
+
+def test_inspect(models):
+    assert command("inspect", "-").stdout == "3 of 3 BatchNormalization removed\n"
+    assert json.loads(command("inspect", "-", "--json").stdout)["removed"] == 3
+    assert command("inspect", "b.onnx", "-").stdout.split()[:2] == ["b.onnx", "stdin"]
+
+
+def test_the_page_is_about_stdin(models):
+    for words in (("inspect", "-"), ("fold", "-", "-o", "c.onnx")):
+        done = command(*words, "--report", "page.html", "--force")
+        assert done.returncode == 0
+        assert "<title>stdin" in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"), [(("-", "b.onnx"), "a.onnx"), (("a.onnx", "-"), "b.onnx")]
+)
+def test_verify(models, words, stdin):
+    done = command("verify", *words, "--json", stdin=stdin)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["equal"]
+    other = onnx.load(stdin)
+    other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+    done = command("verify", *words, stdin=other.SerializeToString())
+    assert done.returncode == 1
+    assert done.stdout.startswith("not equal")
+
+
+def test_verify_with_the_shape_of_an_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = network("N", 3, "H", "W")
+    onnx.save(model, "a.onnx")
+    onnx.save(bnfold.fold(model).model, "b.onnx")
+    assert command("verify", "-", "b.onnx", "--input", "1x3x40x40").returncode == 0
+
+
+@pytest.mark.parametrize("words", [("-",), ("-", "b.onnx"), ("b.onnx", "-")])
+def test_bench(models, words):
+    done = command("bench", *words, "--rounds", "3", "--json")
+    assert done.returncode in (0, 1)
+    assert json.loads(done.stdout)["rows"]
+
+
+def test_an_interrupt_while_modules_are_imported_is_quiet(tmp_path):
+    for module in ("numpy", "bnfold.cli.fold"):
+        start = (
+            "import sys, importlib.abc, os, signal\n"
+            "class Finder(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Finder())\n"
+            "from bnfold.__main__ import run\n"
+            "sys.argv = ['bnfold', 'fold', 'a.onnx']\n"
+            "sys.exit(run())\n"
+        )
+        Path(tmp_path, "a.onnx").write_bytes(network().SerializeToString())
+        done = subprocess.run(
+            [sys.executable, "-c", start], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 130
+        assert "Traceback" not in done.stderr
