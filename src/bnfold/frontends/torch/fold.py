@@ -16,7 +16,7 @@ from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError, UsageError
 from bnfold.frontends.torch.apply import apply
-from bnfold.frontends.torch.copies import Snapshot, same_randomness
+from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
     Decided,
@@ -52,7 +52,7 @@ def fold_module(
     """See `bnfold.fold`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    before = Snapshot(model.modules())
+    before = _snapshot(model)
     try:
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
@@ -63,6 +63,11 @@ def fold_module(
     if not inplace:  # a closure, a hook or a global may have led a run to it
         before.restore()
     return folded, report
+
+
+def _snapshot(model: nn.Module) -> Snapshot:
+    """What the model is; with its weights, which a thread may write to, where these are few."""
+    return Snapshot(model.modules(), weights=is_small(model))
 
 
 class Folding:
@@ -147,7 +152,7 @@ def inspect_module(
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    with Snapshot(model.modules()).restoring():
+    with _snapshot(model).restoring():
         return _report(
             model, decide_on(*_read(model, runs_of(model, inputs, also, entry), keep), clip)
         )
