@@ -132,8 +132,8 @@ def throwaway(
 
 def is_small(model: nn.Module) -> bool:
     """Whether its weights are so few that a copy of them is nothing."""
-    sizes = (weight.numel() * weight.element_size() for weight in model.parameters())
-    return sum(sizes) <= _SMALL
+    weights = (weight for weight in model.parameters() if not is_lazy(weight))
+    return sum(weight.numel() * weight.element_size() for weight in weights) <= _SMALL
 
 
 @contextmanager
