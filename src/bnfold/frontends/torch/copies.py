@@ -117,19 +117,23 @@ def throwaway(
     model: nn.Module, changed: Callable[[Tensor], Tensor] | None = None
 ) -> nn.Module | None:
     """A copy, large weights shared or `changed`; None where none can be had."""
-    parameters = list(model.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     if changed is None:
-        changed = Tensor.clone if size <= _SMALL else Tensor.detach
+        changed = Tensor.clone if is_small(model) else Tensor.detach
     memo: dict[int, Any] = {}
     try:
-        for parameter in parameters:
+        for parameter in model.parameters():
             content = changed(parameter.data)
             memo[id(parameter)] = alike = nn.Parameter(content, parameter.requires_grad)
             alike.__dict__.update(parameter.__dict__)
         return deep_copy(model, memo)
     except Exception:  # whatever copying the user's objects raises
         return None
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether its weights are so few that a copy of them is nothing."""
+    weights = (weight for weight in model.parameters() if not is_lazy(weight))
+    return sum(weight.numel() * weight.element_size() for weight in weights) <= _SMALL
 
 
 @contextmanager
@@ -175,7 +179,8 @@ class Snapshot:
         self._contents = [
             (tensor, tensor.detach().clone())
             for tensor in tensors.values()
-            if (weights or not isinstance(tensor, nn.Parameter)) and not tensor.is_meta
+            if not isinstance(tensor, nn.Parameter) or (weights and _is_usual(tensor))
+            if not tensor.is_meta
         ]
         self._generators = [
             (part, part.get_state())
@@ -214,6 +219,11 @@ class Snapshot:
             yield
         finally:
             self.restore()
+
+
+def _is_usual(weight: Tensor) -> bool:
+    """Not one of a class of its own, nor sparse."""
+    return type(weight) is nn.Parameter and weight.layout is torch.strided
 
 
 def _memory(tensor: Tensor) -> int | None:

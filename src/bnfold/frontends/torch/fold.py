@@ -21,7 +21,7 @@ from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
-from bnfold.frontends.torch.copies import Snapshot, same_randomness
+from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
     Decided,
@@ -63,7 +63,7 @@ def fold_module(
     """See `bnfold.fold`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    before = Snapshot(model.modules())
+    before = _snapshot(model)
     try:
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
@@ -77,6 +77,11 @@ def fold_module(
     if not inplace:  # a closure, a hook or a global may have led a run to it
         before.restore()
     return folded, report
+
+
+def _snapshot(model: nn.Module) -> Snapshot:
+    """What the model is; with its weights, which a thread may write to, where these are few."""
+    return Snapshot(model.modules(), weights=is_small(model))
 
 
 class Folding:
@@ -245,7 +250,7 @@ def inspect_module(
     """See `bnfold.inspect`."""
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    before = Snapshot(model.modules())
+    before = _snapshot(model)
     with before.restoring():
         runs = runs_of(model, inputs, also, entry)
         folding = Folding(model, runs, clip, before, inplace=False, keep=keep)

@@ -47,8 +47,8 @@ class Asking(NamedTuple):
     path: str | None
     """The module whose code calls it; None outside of the model."""
     numbers: tuple[Any, ...]
-    weights: tuple[frozenset[str] | None, ...]
-    """Per argument, the names of the parameter or buffer that it is."""
+    tensors: tuple[frozenset[str] | list[Any] | None, ...]
+    """Per argument, the names of the parameter or buffer that it is, or what is in it."""
 
 
 @dataclass(slots=True)
@@ -150,16 +150,19 @@ class _Listener(TorchFunctionMode):
         if "inplace" in kwargs:
             kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         numbers: list[Any] = []
-        weights: list[frozenset[str] | None] = []
+        tensors: list[frozenset[str] | list[Any] | None] = []
         for value in (*args, *kwargs.values()):
-            known = self.weights.get(id(value), _UNKNOWN)
-            names = known[1] if known[0] is value else None
-            weights.append(names)
             if not isinstance(value, Tensor):
                 _collect(value, numbers, flags=flags)
-            elif names is None and self.made.get(id(value)) is not value:
-                numbers += _content(value)
-        self.calls.append(Asking(name, self._path_of(frame), tuple(numbers), tuple(weights)))
+                tensors.append(None)
+                continue
+            weight, names = self.weights.get(id(value), _UNKNOWN)
+            if weight is value:
+                tensors.append(names)
+            else:
+                is_made = self.made.get(id(value)) is value
+                tensors.append(None if is_made else _content(value))
+        self.calls.append(Asking(name, self._path_of(frame), tuple(numbers), tuple(tensors)))
 
     def _path_of(self, frame: FrameType | None) -> str | None:
         """The module whose method this is, or was called by."""
@@ -203,14 +206,15 @@ def _collect(value: Any, found: list[Any], *, flags: bool) -> None:
         found.append(value)
 
 
-def _content(tensor: Tensor) -> list[Any]:
-    """What is in a small tensor, as one number."""
+def _content(tensor: Tensor) -> list[Any] | None:
+    """What is in a small tensor."""
     if tensor.numel() > _MANY or tensor.layout is not torch.strided or tensor.is_quantized:
-        return []
+        return None
     try:
-        return [tensor.detach().reshape(-1).tolist()]
+        found: list[Any] = tensor.detach().reshape(-1).tolist()
     except RuntimeError:  # within vmap, or without memory
-        return []
+        return None
+    return found
 
 
 # ------------------------------------------------------------------- comparing
@@ -267,7 +271,7 @@ _COUNT = -1
 
 
 def _places(one: Sequence[Asking], other: Sequence[Asking]) -> Iterator[tuple[int, int | str]]:
-    """Where two runs of the same functions differ: the call, and the number or the weight."""
+    """Where two runs of the same functions differ: the call, and the number or the tensor."""
     for number, (first, second) in enumerate(zip(one, other, strict=True)):
         if first.numbers != second.numbers:
             if len(first.numbers) != len(second.numbers):
@@ -276,11 +280,21 @@ def _places(one: Sequence[Asking], other: Sequence[Asking]) -> Iterator[tuple[in
             for place, (a, b) in enumerate(zip(first.numbers, second.numbers, strict=True)):
                 if a != b:
                     yield number, place
-        if first.weights != second.weights:
-            for at, (names, others) in enumerate(zip_longest(first.weights, second.weights)):
-                # A bias that was missing may be there now.
-                if names and others and not names & others:
+        if first.tensors != second.tensors:
+            for at, (a, b) in enumerate(zip_longest(first.tensors, second.tensors)):
+                if a is not None and b is not None and not _is_same_tensor(a, b):
                     yield number, f"argument {at}"
+
+
+def _is_same_tensor(one: frozenset[str] | list[Any], other: frozenset[str] | list[Any]) -> bool:
+    """Whether it has a name in common, or holds the same.
+
+    Where one of them is unknown they may be: a bias that was missing may be there now, and what a
+    removed step made is made of something else.
+    """
+    if isinstance(one, frozenset) and isinstance(other, frozenset):
+        return not one.isdisjoint(other)
+    return one == other
 
 
 def _told(before: Asking, after: Asking, place: int | str) -> str:

@@ -191,7 +191,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _attach(self, tensor: Tensor, value: Value, storage: Storage, *, seen: int) -> Handle:
         number = value.handle if value.handle >= 0 else next(self.recording.counter)
-        handle = Handle(number, self.recording, value, storage, _geometry(tensor), seen)
+        version = _version(tensor)
+        handle = Handle(number, self.recording, value, storage, _geometry(tensor), seen, version)
         setattr(tensor, _ATTRIBUTE, handle)
         self.recording.alive.append(weakref.ref(tensor))
         return handle
@@ -229,6 +230,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handle = self.handle_of(tensor)
         if handle is None:
             return self._constant(tensor)
+        if (version := _version(tensor)) != handle.version:
+            if version not in handle.storage.versions:
+                self._note_unseen_write(tensor, handle)
+            handle.version = version
         for write in handle.storage.writes[handle.seen :]:
             handle.value = self._after(handle, write)
         handle.seen = len(handle.storage.writes)
@@ -239,6 +244,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reads = self.recording.reads.setdefault(value.storage, [])
         reads.append((len(self.recording.events), value.handle))
         return value
+
+    def _note_unseen_write(self, tensor: Tensor, handle: Handle) -> None:
+        """Somebody wrote to a tensor where nobody looks, in another thread: anything is in it."""
+        before = handle.value
+        name = f"a write unseen in {self.call.name or 'the model'}"
+        event = self._append(LOOK, (before,), {}, (), name=name, written=before)
+        event.outputs = (self._commit(tensor, event),)
 
     def _after(self, handle: Handle, write: Write) -> Value:
         """The content of a handle after somebody wrote to (part of) its memory."""
@@ -454,6 +466,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handle.storage.writes.append(Write(handle.geometry, value))
         handle.value = value
         handle.seen = len(handle.storage.writes)
+        if (version := _version(tensor)) is not None:
+            handle.storage.versions |= {version, version + 1}  # an op counts when it has returned
         return value
 
     # ----------------------------------------------------------------- modules
@@ -583,6 +597,11 @@ def _memory(tensor: Tensor) -> int | None:
         return int(_storage_of(tensor)._cdata)
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often somebody wrote to it; None where PyTorch does not count (inference mode)."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _is_readable(tensor: Tensor) -> bool:

@@ -138,6 +138,8 @@ class Storage:
 
     number: int
     writes: list[Write] = field(default_factory=list)
+    versions: set[int | None] = field(default_factory=set)
+    """PyTorch's counts of writes, as they are after those that were seen."""
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +153,8 @@ class Handle:
     geometry: Geometry
     seen: int
     """How many of the storage's writes `value` reflects."""
+    version: int | None
+    """PyTorch's count of writes when it was last read; None where it does not count."""
 
     def __deepcopy__(self, memo: Any) -> None:
         """A copied tensor is another tensor."""
