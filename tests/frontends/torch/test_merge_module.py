@@ -669,11 +669,11 @@ def test_anything_else_says_what_is_wrong(use):
 @pytest.mark.parametrize(
     ("name", "size", "left"),
     [
-        ("repvgg_a0", 64, 23),
-        ("mobileone_s0", 64, 44),
-        ("repvit_m0_9", 64, 104),
-        ("fastvit_t8", 64, 53),
-        ("ghostnetv3_100", 64, 138),
+        ("repvgg_a0", 96, 23),
+        ("mobileone_s0", 96, 44),
+        ("repvit_m0_9", 96, 104),
+        ("fastvit_t8", 96, 53),
+        ("ghostnetv3_100", 96, 138),
     ],
 )
 def test_networks(name, size, left):
@@ -681,7 +681,7 @@ def test_networks(name, size, left):
     from benchmarks.vision import load_vision
 
     model = load_vision().timm.create_model(name).eval().double()
-    x, other = image(1, 3, size, size), image(1, 3, size, size, seed=1)
+    x, other = image(2, 3, size, size), image(2, 3, size, size, seed=1)
     randomize_statistics(model, inputs=x)
     spread_constants(model)
     expected = run(model, other)

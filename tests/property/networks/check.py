@@ -262,6 +262,8 @@ def check_caffe(network: Network, clip: ClipMode, expected: dict[str, Any]) -> F
     twice, again = caffe.fold(folded, clip=clip)
     if not assert_steady(report, again, network, same=twice == folded):
         assert_same(wanted, caffe.values(twice, feed), "caffe, folded twice")
+    if report.merged:
+        report = unmerged(report, caffe.fold(model, clip=clip, merge="never")[1])
     return report
 
 

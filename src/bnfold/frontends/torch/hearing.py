@@ -257,7 +257,9 @@ def _without_sums(calls: Sequence[Asking]) -> list[Asking]:
     return [
         call
         for call in calls
-        if call.name not in SUMS or any(call.numbers) or any(name for name in call.weights)
+        if call.name not in SUMS
+        or any(call.numbers)
+        or any(isinstance(tensor, frozenset) for tensor in call.tensors)
     ]
 
 
