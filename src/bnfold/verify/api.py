@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnfold._kinds import ModelKind, kind_of, opened
@@ -16,6 +17,8 @@ from bnfold.verify.runner import InputSpec, Runner
 _SAMPLES = 2
 _MOST = 16
 """Samples taken of the user's data, unless more are asked for."""
+
+_SWAPPED = "The first model is a fold of the second: they were compared the other way round."
 
 
 def verify(
@@ -85,7 +88,10 @@ def verify_runners(
     seed: int = 0,
     layers: bool = True,
 ) -> VerifyResult:
-    """The same for models that are read already."""
+    """The same for models that are read already.
+
+    Outputs that agree where layers part may be those of a fold and its original, in this order.
+    """
     course.check_inputs(original, folded)
     drawn: int | None = seed
     if data is not None:
@@ -99,7 +105,12 @@ def verify_runners(
         chosen = course.choose_samples(original.specs, count, seed)
         if count == 1 and all(spec.given is not None for spec in original.specs):
             drawn = None
-    return course.verify(original, folded, chosen, seed=drawn, look_inside=layers)
+    result = course.verify(original, folded, chosen, seed=drawn, look_inside=layers)
+    if result.parting is not None and all(output.equal for output in result.outputs):
+        swapped = course.verify(folded, original, chosen, seed=drawn, look_inside=layers)
+        if swapped.equal:
+            return replace(swapped, notes=(*swapped.notes, _SWAPPED))
+    return result
 
 
 def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
