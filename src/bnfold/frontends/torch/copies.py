@@ -99,7 +99,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
     own = None if isinstance(model, fx.GraphModule) else throwaway(model)
     kept = Snapshot(model.modules() if own is None else (), weights=_writes(model))
-    with kept.restoring(), same_randomness(model):
+    with kept.restoring(), same_randomness():
         yield model if own is None else own
 
 
@@ -137,13 +137,13 @@ def is_small(model: nn.Module) -> bool:
 
 
 @contextmanager
-def same_randomness(model: nn.Module) -> Iterator[None]:
+def same_randomness() -> Iterator[None]:
     """What is drawn inside is drawn again outside: PyTorch's, NumPy's and Python's randomness."""
-    devices = {p.device for p in (*model.parameters(), *model.buffers())}
-    cuda = [device for device in devices if device.type == "cuda"]
+    is_running = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = range(torch.cuda.device_count()) if is_running else ()
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(devices=list(cuda)):
             yield
     finally:
         random.setstate(python)

@@ -52,7 +52,7 @@ def excuse(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) ->
 def _runs(model: nn.Module, calls: Sequence[Call]) -> bool:
     with (
         Snapshot(model.modules(), weights=True).restoring(),
-        same_randomness(model),
+        same_randomness(),
         torch.no_grad(),
     ):
         try:

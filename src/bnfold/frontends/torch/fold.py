@@ -283,7 +283,7 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
 
 
 def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
-    with same_randomness(model):
+    with same_randomness():
         recording = read_as_needed(model, runs)
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.copies import same_randomness
 from bnfold.verify.runner import Array, Output
 from bnfold.verify.verdict import unit
 
@@ -21,16 +22,11 @@ from bnfold.verify.verdict import unit
 @contextmanager
 def seeded() -> Iterator[None]:
     """The same randomness for every run, if there is any."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            np.random.seed(0)
-            random.seed(0)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+    with torch.no_grad(), same_randomness():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        yield
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
