@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from bnfold._document import checked, dump
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
@@ -245,17 +246,12 @@ class Outcomes:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as a JSON document (schema: `bnfold/report.schema.json`)."""
-        text = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
-        if text.isascii() or text.encode(errors="ignore").decode() == text:
-            return text
-        return json.dumps(self.to_dict(), indent=indent)  # a name of a file that is no UTF-8
+        return dump(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = json.loads(text)
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a {SCHEMA} document: {data.get('schema')!r}")
+        data = checked(json.loads(text), SCHEMA)
         return cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from bnfold._document import checked, dump
+
 SCHEMA = "bnfold.bench/1"
 """Name and version of the JSON document."""
 
@@ -143,15 +145,12 @@ class Measurements:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The result as a JSON document."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return dump(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else data
-            raise ValueError(f"not a {SCHEMA} document: {found!r}")
+        data = checked(json.loads(text), SCHEMA)
         return cls(
             tuple(BenchRow.from_dict(row) for row in data["rows"]),
             dict(data["machine"]),

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from bnfold._document import checked, dump
+
 SCHEMA = "bnfold.verify/1"
 """Name and version of the JSON document."""
 
@@ -159,7 +161,7 @@ class Findings:
 
     def to_json(self, indent: int | None = 2) -> str:
         """The result as a JSON document."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return dump(self.to_dict(), indent)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -169,8 +171,7 @@ class Findings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ValueError for another schema."""
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a {SCHEMA} document: {data.get('schema')!r}")
+        checked(data, SCHEMA)
         return cls(
             data["equal"],
             tuple(_read(OutputDifference, output) for output in data["outputs"]),
