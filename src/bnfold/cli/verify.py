@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold.cli._options import add_input_options
+from bnfold.cli._options import add_answer_options, add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.cli._stream import spooled
@@ -54,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="layers",
         help="compare outputs only, not the tensors inside",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_answer_options(parser)
     parser.set_defaults(run=run)
 
 
