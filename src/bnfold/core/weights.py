@@ -41,6 +41,13 @@ class Layout(Enum):
         return (first, second) if self is Layout.IN_OUT else (second, first)
 
 
+def exchanged(weight: FloatArray, groups: int) -> FloatArray:
+    """(in, out/groups, *kernel) as (out, in/groups, *kernel), and the other way round."""
+    first, second, *taps = weight.shape
+    blocks = weight.reshape(groups, first // groups, second, *taps).swapaxes(1, 2)
+    return blocks.reshape(groups * second, first // groups, *taps)
+
+
 def fold_weight(
     weight: NDArray[Any],
     edit: LinearEdit,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge
+from bnfold.core.weights import exchanged
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
-from bnfold.frontends.caffe.merge_parts import exchanged, window_of
+from bnfold.frontends.caffe.merge_parts import window_of
 from bnfold.frontends.caffe.net import Layer
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 
