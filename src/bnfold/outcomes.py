@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from bnfold._document import checked, dump
+from bnfold._document import Document, checked
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ class Unmerged:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class Outcomes(Document):
     """What a fold did, or would do: a `FoldReport` without its looks."""
 
     items: tuple[Item, ...]
@@ -227,7 +226,7 @@ class Outcomes:
         return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Plain data for JSON (schema: `bnfold/report.schema.json`)."""
         return {
             "schema": SCHEMA,
             "total": self.total,
@@ -244,14 +243,10 @@ class Outcomes:
             "unverified": self.unverified,
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The report as a JSON document (schema: `bnfold/report.schema.json`)."""
-        return dump(self.to_dict(), indent)
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = checked(json.loads(text), SCHEMA)
+    def from_dict(cls, data: Any) -> Self:
+        """The inverse of `to_dict`. Raises ValueError for another schema."""
+        data = checked(data, SCHEMA)
         return cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),

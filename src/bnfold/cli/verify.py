@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,21 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify and print. Returns 1 if the two are not equal, or not proven to be."""
-    from bnfold.verify.api import verify_runners
+    from bnfold.verify.api import Comparison
 
     names = (arguments.original, arguments.folded)
     with spooled(names) as place, progress(f"verifying {arguments.folded}"):
         original, folded = _runners(arguments, place)
-        result = verify_runners(
-            original,
-            folded,
-            data=arguments.data,
-            mean=arguments.mean,
-            std=arguments.std,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            layers=arguments.layers,
-        )
+        # its options are called as the fields are
+        named = {option.name: getattr(arguments, option.name) for option in fields(Comparison)}
+        result = Comparison(**named).of(original, folded)
     answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 
