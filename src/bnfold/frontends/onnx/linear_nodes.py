@@ -17,6 +17,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
+from bnfold.core.window import same_padding
 from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
@@ -148,9 +149,7 @@ def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     if any(len(one) != rank for one in (strides, dilations)):
         return None
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        half = tuple(one // 2 for one in total)
-        rest = tuple(one - small for one, small in zip(total, half, strict=True))
+        half, rest = same_padding(kernel, dilations)
         before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     else:
         pads = () if mode == "VALID" else node.integers("pads")

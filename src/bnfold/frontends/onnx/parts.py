@@ -18,7 +18,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout
 from bnfold.core.weights import exchanged as exchanged
-from bnfold.core.window import Window
+from bnfold.core.window import Window, same_padding
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import Lifted, LinearSite
@@ -57,9 +57,7 @@ def window_of(node: Node, kernel: tuple[int, ...]) -> Window | None:
     elif mode != "NOTSET":
         if set(stride) != {1} or is_transposed:
             return None
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        half = tuple(each // 2 for each in total)
-        rest = tuple(each - small for each, small in zip(total, half, strict=True))
+        half, rest = same_padding(kernel, dilation)
         before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     if is_transposed:
         if node.integers("output_shape"):

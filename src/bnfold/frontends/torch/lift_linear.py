@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
+from bnfold.core.window import same_padding
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifter, LinearSite, channel_axis, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
@@ -251,10 +252,8 @@ def _centre(
         return None
     rank = len(kernel)
     spread = _spread(dilation, rank)
-    if padding == "same":  # what is left over goes behind
-        total = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
-        before = tuple(one // 2 for one in total)
-        after = tuple(one - half for one, half in zip(total, before, strict=True))
+    if padding == "same":
+        before, after = same_padding(tuple(kernel), spread)
     else:
         before = after = (0,) * rank if padding == "valid" else _spread(padding, rank)
     return g.centre_tap(kernel, _spread(stride, rank), spread, before, after)

@@ -18,7 +18,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
-from bnfold.core.window import Axes, Window
+from bnfold.core.window import Axes, Window, same_padding
 from bnfold.frontends.torch.leaves import TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifted, LinearSite, is_readable, to_numpy
 from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
@@ -135,9 +135,7 @@ def _made(
     if padding == "same":
         if set(strides) != {1}:
             return None
-        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        before = tuple(both // 2 for both in total)
-        after = tuple(both - half for both, half in zip(total, before, strict=True))
+        before, after = same_padding(kernel, dilations)
     else:
         before = _spread([0] if isinstance(padding, str) else padding, rank)
         extra = _spread(output_padding, rank)
