@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
-from bnfold.core.weights import exchanged
+from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.caffe.lifter import Lifted, LinearSite, placeholder
 from bnfold.frontends.caffe.memory import overwritten
@@ -127,7 +127,10 @@ def window_of(layer: Layer, options: Options, rank: int) -> Window | None:
 def _weight(site: LinearSite) -> FloatArray:
     """(out, in / groups, *kernel)"""
     stored = site.weight.read().astype(np.float64).reshape(site.matrix)
-    return exchanged(stored, site.groups) if site.layout.name == "IN_OUT" else stored
+    if site.layout is not Layout.IN_OUT:
+        return stored
+    # Contiguous, as the others are: in which order products are summed depends on it.
+    return np.ascontiguousarray(exchanged(stored, site.groups))
 
 
 def _bias(site: LinearSite) -> FloatArray:
