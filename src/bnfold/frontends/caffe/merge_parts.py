@@ -127,10 +127,12 @@ def window_of(layer: Layer, options: Options, rank: int) -> Window | None:
 def _weight(site: LinearSite) -> FloatArray:
     """(out, in / groups, *kernel)"""
     stored = site.weight.read().astype(np.float64).reshape(site.matrix)
-    if site.layout is not Layout.IN_OUT:
-        return stored
-    # Contiguous, as the others are: in which order products are summed depends on it.
-    return np.ascontiguousarray(exchanged(stored, site.groups))
+    return turned(stored, site.groups) if site.layout is Layout.IN_OUT else stored
+
+
+def turned(weight: FloatArray, groups: int) -> FloatArray:
+    """From Deconvolution's order of axes, and back; sums of products depend on the memory's."""
+    return np.ascontiguousarray(exchanged(weight, groups))
 
 
 def _bias(site: LinearSite) -> FloatArray:
