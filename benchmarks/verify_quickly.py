@@ -27,7 +27,7 @@ from benchmarks.randomize import randomize_statistics
 from benchmarks.zoo import create
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.read import read_proto
-from bnfold.frontends.onnx.runner import model_runner, storage
+from bnfold.frontends.onnx.runner import model_runner
 from bnfold.verify.quick import run_ahead
 from bnfold.verify.runner import NotExactError
 
@@ -132,7 +132,7 @@ def _judges(original: ModelProto, folded: ModelProto, *, full: bool) -> Found:
         folding = prepare(read_proto(original), None, clip="always")
         quick = run_ahead(first)
         if quick is not None:
-            storages = [storage(folding.lifted, folding.plan)]
+            storages = [folding.stored]
             found["quick"] = quick.judge(second, storages) is None
     except NotExactError:
         pass

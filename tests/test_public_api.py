@@ -80,7 +80,8 @@ def test_names() -> None:
 def test_fold_signature() -> None:
     assert str(inspect.signature(bnfold.fold)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto', verify: 'bool' = True,"
+        " inplace: 'bool' = False, clip: 'ClipMode' = 'auto',"
+        " merge: 'MergeMode' = 'auto', verify: 'bool' = True,"
         " keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
         " output: 'str | os.PathLike[str] | None' = None, force: 'bool' = False,"
         " phase: \"Literal['test'] | None\" = None, weights: 'Weights' = 'stored')"
@@ -91,7 +92,8 @@ def test_fold_signature() -> None:
 def test_inspect_signature() -> None:
     assert str(inspect.signature(bnfold.inspect)) == (
         "(model: 'Any', inputs: 'Any' = None, *, also: 'Sequence[Any]' = (),"
-        " clip: 'ClipMode' = 'auto', keep: 'Sequence[str]' = (), entry: 'Sequence[str]' = (),"
+        " clip: 'ClipMode' = 'auto', merge: 'MergeMode' = 'auto', keep: 'Sequence[str]' = (),"
+        " entry: 'Sequence[str]' = (),"
         " phase: \"Literal['test'] | None\" = None, weights: 'Weights' = 'stored')"
         " -> 'FoldReport'"
     )

@@ -77,7 +77,8 @@ def test_a_terminal_holds_no_model():
 
 
 def test_inspect(models):
-    assert command("inspect", "-").stdout == "3 of 3 BatchNormalization removed\n"
+    told = "3 of 3 BatchNormalization removed\n2 ops merged into 1 Conv\n"
+    assert command("inspect", "-").stdout == told
     assert json.loads(command("inspect", "-", "--json").stdout)["removed"] == 3
     assert command("inspect", "b.onnx", "-").stdout.split()[:2] == ["b.onnx", "stdin"]
 

@@ -224,3 +224,42 @@ def test_no_framework_outside_of_the_frontends():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# ------------------------------------------------------------------- the wrong way round
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fold_and_its_original_the_other_way_round(models, kind):
+    original, folded = models[kind]
+    inputs = X if kind == "module" else None
+    result = bnfold.verify(folded, original, inputs)
+    assert result.equal and result.parting is None, str(result)
+    assert any("the other way round" in note for note in result.notes)
+    straight = bnfold.verify(original, folded, inputs)
+    assert not any("the other way round" in note for note in straight.notes)
+
+
+def test_a_fault_that_outputs_hide_is_one_either_way():
+    """Behind a ReLU that nothing passes, outputs are what they were."""
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])
+
+    def model(factor: float) -> onnx.ModelProto:
+        constants = {"w": np.eye(2) * factor, "b": [-1e4, -1e4], "v": np.eye(2)}
+        nodes = [
+            helper.make_node("Gemm", ["x", "w", "b"], ["a"], name="first"),
+            helper.make_node("Relu", ["a"], ["r"]),
+            helper.make_node("Gemm", ["r", "v"], ["y"], name="last"),
+        ]
+        tensors = [
+            numpy_helper.from_array(np.asarray(array, np.float32), name)
+            for name, array in constants.items()
+        ]
+        graph = helper.make_graph(nodes, "net", [x], [y], tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    for pair in ((1.0, 1e3), (1e3, 1.0)):
+        result = bnfold.verify(*map(model, pair))
+        assert not result.equal and result.parting == "a"
+        assert all(output.equal for output in result.outputs)

@@ -12,7 +12,7 @@ when somebody asks for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -90,6 +90,8 @@ class Freedom:
     """Whether an operand of a sum that is the source itself can be taken out."""
     carries_affine: Callable[[int], bool] = lambda number: True
     """Whether an affine step can be given any other constants."""
+    ends: Collection[int] = ()
+    """Tensors that nothing is merged across."""
 
 
 Build = Callable[[int, int], Kernel]
@@ -185,11 +187,15 @@ class Expressions:
 
     def further(self, near: Expression, output: int) -> list[Expression]:
         """The same tensor as an expression of earlier sources, where nobody else reads the one."""
-        if self.readings.get(near.source) != near.reads:
+        if not self.is_own(near.source, near.reads):
             return []
         found = self.found.get(near.source, ())[: _MOST_SOURCES - 1]
         made = (self._chain(e, near, output) for e in found)
         return [expression for expression in made if expression is not None]
+
+    def is_own(self, tensor: int, reads: int) -> bool:
+        """Whether a tensor is read so often and no more, and merges may cross it."""
+        return self.readings.get(tensor) == reads and tensor not in self.freedom.ends
 
     def are_alike(self, tensors: Iterable[int], output: int) -> bool:
         """Whether no operand of a sum is broadcast."""

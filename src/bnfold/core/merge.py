@@ -377,7 +377,7 @@ class _Finder:
     def _with_source(self, whole: Expression, output: int) -> Expression:
         """With the linear op that makes its source, if it alone reads that now, and it pays."""
         own = sum(self.graph.ops[n].inputs.count(whole.source) for n in whole.ops)
-        if self.expressions.readings.get(whole.source) != own:
+        if not self.expressions.is_own(whole.source, own):
             return whole
         options = [
             both

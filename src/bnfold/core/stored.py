@@ -10,6 +10,7 @@ Where nothing can be said, the element is not `known`:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,22 @@ class Stored:
     shift: FloatArray
     known: NDArray[np.bool_]
     """False where the stored value says nothing about the value."""
+
+    def then(self, later: Stored) -> Stored:
+        """This rescaling, and a later one of what came of it.
+
+        s2 * (s1 * (v + t1) + t2) = s1 s2 * (v + t1 + t2 / s1)
+        """
+        return Stored(
+            self.scale * later.scale,
+            self.shift + later.shift / np.where(self.known, self.scale, 1.0),
+            self.known & later.known,
+        )
+
+
+def in_turn(first: Mapping[str, Stored], second: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The rescalings of two plans, one after the other, of the tensors that both know by name."""
+    return {name: one.then(second[name]) for name, one in first.items() if name in second}
 
 
 class Storage:

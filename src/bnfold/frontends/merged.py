@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeVar
 
 from bnfold.core import graph as g
@@ -99,3 +100,35 @@ class Merging:
             state = states.get(node.name, known.state)
             nodes.append(node._replace(state=state, blocker=known.blocker))
         return Network(tuple(nodes))
+
+
+def told_in_turn(graph: g.Graph, reports: Sequence[Report]) -> Report:
+    """What folds of one network did, one after the other; `graph` is the network as it came.
+
+    A later one has the last word on what an earlier one kept. Notes are those of the last.
+    """
+    *earlier, last = reports
+    if not earlier:
+        return last
+    places = {op.name: place for place, op in enumerate(graph.ops)}
+    items = [item for report in earlier for item in report.items if item.is_removed]
+    items = sorted([*items, *last.items], key=lambda item: places.get(item.name, len(places)))
+    return replace(
+        last,
+        items=tuple(items),
+        clips=tuple(dict.fromkeys(name for report in reports for name in report.clips)),
+        merged=tuple(merged for report in reports for merged in report.merged),
+        network=reduce(_drawn_over, (report.network for report in reports)),
+    )
+
+
+def _drawn_over(first: Network | None, second: Network | None) -> Network | None:
+    """A drawing of a network, with what was done later to the nodes that were left."""
+    if first is None or second is None:
+        return first
+    later = {(node.name, node.kind): node for node in second.before if node.state != State.PLAIN}
+    nodes = []
+    for node in first.before:
+        known = later.get((node.name, node.kind), node)
+        nodes.append(node._replace(state=known.state, blocker=known.blocker))
+    return Network(tuple(nodes))

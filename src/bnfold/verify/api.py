@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnfold._kinds import ModelKind, kind_of, opened
@@ -18,6 +18,8 @@ from bnfold.verify.runner import InputSpec, Runner
 _SAMPLES = 2
 _MOST = 16
 """Samples taken of the user's data, unless more are asked for."""
+
+_SWAPPED = "The first model is a fold of the second: they were compared the other way round."
 
 
 def verify(
@@ -79,10 +81,18 @@ class Comparison:
     layers: bool = True
 
     def of(self, original: Runner, folded: Runner) -> VerifyResult:
-        """Whether two models that are read already compute the same."""
+        """Whether two models that are read already compute the same.
+
+        Outputs that agree where layers part may be those of a fold and its original, in this order.
+        """
         course.check_inputs(original, folded)
         chosen, drawn = self._samples(original.specs)
-        return course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+        result = course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+        if result.parting is not None and all(output.equal for output in result.outputs):
+            swapped = course.verify(folded, original, chosen, seed=drawn, look_inside=self.layers)
+            if swapped.equal:
+                return replace(swapped, notes=(*swapped.notes, _SWAPPED))
+        return result
 
     def _samples(self, specs: Sequence[InputSpec]) -> tuple[list[Sample], int | None]:
         """What they are run on, and the seed where it was drawn."""

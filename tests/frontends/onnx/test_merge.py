@@ -326,3 +326,25 @@ def test_merged(draw):
     made, report = folded(draw)
     assert ops(made) == MERGED[draw]
     assert report.kept == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_step_parted_is_merged_at_once(shared):
+    """Two sums with a BatchNormalization between them; or a weight that two had until then."""
+
+    def draw(s):
+        x, y = s.input(*X), s.input(*X, name="y")
+        b = s.conv(x, 4, 4, name="b", pad=1)
+        if shared:
+            other = s.node("Conv", y, "b_w", name="c", pads=[1] * 4)
+            first = s.bn(b, 4, name="bn")
+            s.output(s.node("Relu", other, name="other"))
+        else:
+            first = s.bn(added(s, b, s.conv(y, 4, 4, name="c", pad=1), name="inner"), 4, name="bn")
+        a = s.conv(x, 4, 4, name="a", kernel=1)
+        s.output(s.node("Relu", added(s, a, first, name="outer"), name="act"))
+
+    made, report = folded(draw)
+    assert ops(made).count("Conv") == 2
+    assert [(item.name, item.is_removed) for item in report.items] == [("bn", True)]
+    assert [merged.into for merged in report.merged] == ["b"]

@@ -395,7 +395,7 @@ def test_what_cannot_be_run_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> No
             x = x.transpose(1, 2)
             return (x + self.a(x)).transpose(1, 2).view(2, -1)
 
-    monkeypatch.setattr(merge_program, "_layout", lambda value: [])
+    monkeypatch.setattr(merge_program, "lie_alike", lambda one, two: True)
     assert_not_merged(Net(), image(2, 4, 6))
 
 
@@ -749,6 +749,56 @@ def test_a_second_fold_changes_nothing() -> None:
     twice, report = bnfold.fold(once)
     assert not report.merged and linears(twice) == linears(once)
     assert all(torch.equal(twice.state_dict[name], t) for name, t in once.state_dict.items())
+
+
+class Parted(nn.Module):
+    """Two sums, and between them a step that a fold takes out: then they are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(4, 4, k, padding=k // 2) for k in (1, 3, 3))
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(self.a(x) + self.bn(self.b(x) + self.c(y)))
+
+
+def test_what_a_step_parted_is_merged_at_once() -> None:
+    program = torch.export.export(build(Parted()), (image(2, 4, 6, 6), image(2, 4, 6, 6)))
+    once, report = fold_equal(program, image(2, 4, 6, 6, seed=3), image(2, 4, 6, 6, seed=4))
+    assert linears(once) == 2
+    assert [(item.name, item.is_removed) for item in report.items] == [("bn", True)]
+    assert [merged.into for merged in report.merged] == ["b"]
+    assert bnfold.inspect(program).merged == report.merged
+    twice, again = bnfold.fold(once)
+    assert not again.merged and linears(twice) == 2
+
+
+class Stages(nn.Module):
+    """All is one convolution, but the first has to stay for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.c, self.d = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return F.relu(self.c(y) + self.d(y))
+
+
+def test_an_output_that_is_one_row() -> None:
+    assert_merged(Stages(), image(2, 4, 5, 3), left=1)
+
+
+def test_what_is_within_a_merge_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    can_write = merge_program._Merger.can_write
+
+    def is_small(self: Any, merge: Any) -> bool:
+        return len(merge.gone) <= 2 and can_write(self, merge)
+
+    monkeypatch.setattr(merge_program._Merger, "can_write", is_small)
+    assert_merged(Stages(), image(2, 4, 5, 3), left=2)
 
 
 def test_the_report_tells_of_every_step_once() -> None:

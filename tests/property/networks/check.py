@@ -179,13 +179,10 @@ def assert_steady(report: FoldReport, again: FoldReport, network: Network, *, sa
     """Whether a second fold did nothing; raises where it had to do nothing.
 
     A step that was kept because of another one may go once that one is gone, in two cases that the
-    solver does not look at twice: gammas of 0, and values out of range. And what a removed step
-    stood between may be merged.
+    solver does not look at twice: gammas of 0, and values out of range.
     """
     if not again.removed and not again.merged and same:
         return True
-    if again.merged and not again.removed and report.removed:
-        return False  # a sum in front of a step that is gone is part of the sum behind it now
     zeros = any(0.0 in (node.get("gamma") or ()) for node in network.nodes)
     if zeros or any(item.reason is Reason.SCALE_RANGE for item in report.items):
         return False

@@ -12,6 +12,7 @@ import numpy as np
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
+from bnfold.core.merge_again import can_merge_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
@@ -20,16 +21,16 @@ from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import MergedNet
+from bnfold.frontends.caffe.merge import MergedNet, freedom_of
 from bnfold.frontends.caffe.merge import merge as merge_layers
-from bnfold.frontends.caffe.merge_again import can_merge_again
+from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.outcomes import outcomes
 from bnfold.network import draw
 from bnfold.report import FoldReport
@@ -176,28 +177,23 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
         changes = chosen.merged is not None or bool(decided.plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not can_merge_again(decided.net, decided.lifted, decided.plan):
+        if not changes or not _can_merge_again(decided):
             return
         is_first, net = False, decided.read()
 
 
+def _can_merge_again(decided: Decided) -> bool:
+    parts = parts_of(decided.net, decided.lifted)
+    freedom = freedom_of(decided.lifted, parts)
+    return can_merge_again(decided.lifted.graph, decided.plan, parts, freedom)
+
+
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
-    """What all rounds did: a later one has the last word on what an earlier one kept."""
-    graph = steps[0].merging.graph
-    places = {op.name: place for place, op in enumerate(graph.ops)}
-    report = FoldReport(())
-    for step in steps:
-        own = step.merging.told(_report(step.decided, net))
-        items = [*(item for item in report.items if item.is_removed), *own.items]
-        items.sort(key=lambda item: places.get(item.name, len(places)))
-        report = replace(
-            own,
-            items=tuple(items),
-            merged=(*report.merged, *own.merged),
-            notes=(own.notes[0], *dict.fromkeys((*report.notes[1:], *own.notes[1:]))),
-            network=report.network or own.network,  # as it came
-        )
-    return report
+    """What all rounds did; the first note is how many layers are left."""
+    told = [step.merging.told(_report(step.decided, net)) for step in steps]
+    report = told_in_turn(steps[0].merging.graph, told)
+    notes = dict.fromkeys(note for one in told for note in one.notes[1:])
+    return replace(report, notes=(told[-1].notes[0], *notes))
 
 
 def _check_phase(document: Document, phase: str | None) -> None:

@@ -14,12 +14,14 @@ the shape that it had, no name is taken twice, and nobody overwrites what others
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge_within import MOST_ROUNDS, Fence
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
@@ -44,36 +46,36 @@ class MergedNet:
 def merge(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     """The network with what can be merged merged, None if nothing can be; and what that was."""
     parts = parts_of(net, lifted)
-    merger = _Merger(net, lifted)
-    banned: set[int] = set()
-    while True:
-        left = {number: part for number, part in parts.items() if number not in banned}
-        freedom = freedom_of(lifted, left, banned)
-        found = find_merges(lifted.graph, left, freedom)
+    merger, fence = _Merger(net, lifted), Fence()
+    for rounds in itertools.count():
+        freedom = fence.around(freedom_of(lifted, parts))
+        found = find_merges(lifted.graph, parts, freedom)
         if not found:
-            return None, Merging(lifted.graph, left, freedom)
-        orders, refused = merger.orders(found, left)
-        if refused:
-            banned |= {number for one in refused for number in (one.carrier, *one.gone)}
+            break
+        orders, refused = merger.orders(found, parts)
+        if refused and rounds < MOST_ROUNDS:
+            for one in refused:
+                fence.narrow(lifted.graph, parts, one)
             continue
-        merging = Merging(lifted.graph, left, freedom, [order.merge for order in orders])
-        made = merger.write(orders, merging)
+        merging = Merging(lifted.graph, parts, freedom, [order.merge for order in orders])
+        made = None if refused else merger.write(orders, merging)
         if made is not None:
             return made, merging
-        banned |= {number for one in found for number in (one.carrier, *one.gone)}
+        fence.shut_out(refused or found)
+    return None, Merging(lifted.graph, parts, freedom)
 
 
-def freedom_of(lifted: Lifted, parts: Mapping[int, Part], banned: Collection[int] = ()) -> Freedom:
+def freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
     """What can be taken out, and what can be given other constants."""
     sites = lifted.sites
 
     def can_go(number: int) -> bool:
         is_step = isinstance(sites.get(number), AffineSite)
-        return number not in banned and (number in parts or is_step)
+        return number in parts or is_step
 
     def carries_affine(number: int) -> bool:
         site = sites.get(number)
-        if not isinstance(site, AffineSite) or number in banned:
+        if not isinstance(site, AffineSite):
             return False
         is_wide = all(blob.dtype.itemsize >= 4 for blob in site.layer.blobs)
         return site.scale == 0 and site.shift == 1 and is_wide

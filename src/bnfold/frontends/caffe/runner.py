@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bnfold.core.plan import Plan, make_plan
-from bnfold.core.stored import Storage, Stored
+from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
 from bnfold.frontends.caffe.fold import Folded, Round, read_files, rounds
@@ -106,7 +106,7 @@ class CaffeRunner:
         steps = list(rounds(self.net, "auto", "stored"))
         if all(step.merged is None for step in steps):
             return [plain]
-        return [reduce(_behind, map(_storage_of, steps)), plain]
+        return [reduce(in_turn, map(_storage_of, steps)), plain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +223,6 @@ def _storage(
         if layer.bottoms and layer.name not in twice
         for place, number in enumerate(layer.outputs)
         if same is None or (layer.name, place) in same
-    }
-
-
-def _behind(first: dict[str, Stored], second: dict[str, Stored]) -> dict[str, Stored]:
-    """s2 * (s1 * (v + t1) + t2) = s1 s2 * (v + t1 + t2 / s1)"""
-    return {
-        key: Stored(
-            one.scale * second[key].scale,
-            one.shift + second[key].shift / np.where(one.known, one.scale, 1.0),
-            one.known & second[key].known,
-        )
-        for key, one in first.items()
-        if key in second
     }
 
 

@@ -78,9 +78,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
             quick, content = _run_ahead(model, source, request, stack)
         folding = _prepared(source, request)
         if quick is not None:
-            from bnfold.frontends.onnx.runner import storage
-
-            quick.look_inside([storage(folding.lifted, folding.plan)])
+            quick.look_inside([folding.stored])
         waits = output.parent
         if request.output is None:
             waits = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -221,7 +219,7 @@ class FoldedFile:
 
     def runners(self) -> tuple[Runner, Runner]:
         """The files themselves, the folded one where it lies until it is moved."""
-        from bnfold.frontends.onnx.runner import file_runner, storage
+        from bnfold.frontends.onnx.runner import file_runner
 
         for path in (self.path, self.staged.model):
             if not _is_text(path):
@@ -231,7 +229,7 @@ class FoldedFile:
             original = file_runner(self.path, shapes, model=self.content)
         except UsageError as error:
             raise NotRunError(error.problem) from error
-        original.known = [storage(self.folding.lifted, self.folding.plan)]
+        original.known = [self.folding.stored]
         made = file_runner(self.staged.model, shapes, name=f"the folded {self.path}")
         self.pair = original, made
         return self.pair
@@ -248,7 +246,7 @@ class FoldedFile:
 
     def proven(self) -> FoldedFile | None:
         """Without merges, if there are any."""
-        if not self.folding.merging:
+        if not self.folding.report.merged:
             return None
         made = fold(self.path, replace(self.request, merge="never"))
         assert isinstance(made, FoldedFile)

@@ -17,10 +17,10 @@ from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.bulk import FileBulk
-from bnfold.frontends.onnx.folding import Folding, decide
+from bnfold.frontends.onnx.folding import Folding, Inside, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
-from bnfold.frontends.onnx.merge import merges_of
+from bnfold.frontends.onnx.merge import are_left, merges_of
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.write import data_name
@@ -46,6 +46,27 @@ def prepare(
         fold_functions(model, analysis, prepare_inner, inside)
     if inside.changed:
         analysis = analyse(model, inputs)
+    folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
+    while merge == "auto" and are_left(folding.lifted, folding.plan):
+        folding.check()  # which may change the plan
+        model = folding.folded()
+        later = _prepared(model, inputs, analyse(model, inputs), clip, inside, weights, merge)
+        if not (later.merging or later.plan.removed):
+            break
+        later.earlier, folding = folding, later
+    return folding
+
+
+def _prepared(
+    model: OnnxModel,
+    inputs: Pins,
+    analysis: Analysis,
+    clip: ClipMode,
+    inside: Inside,
+    weights: Weights,
+    merge: MergeMode,
+) -> Folding:
+    """What is merged, and the plan for what comes of it; no merge makes a step stay."""
     lifted = lift(analysis.network, analysis.constants, analysis.shapes)
     best: Folding | None = None
     for merged, merging in merges_of(model, lifted) if merge == "auto" else [(model, Merging())]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,8 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.frontends.merged import Merging
+from bnfold.core.stored import Storage, Stored, in_turn
+from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.onnx.apply import Edits, plan_edits
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
@@ -59,6 +60,8 @@ class Folding:
     weights: Weights = "stored"
     merging: Merging = field(default_factory=Merging)
     """What was merged in `model` before."""
+    earlier: Folding | None = None
+    """The fold that `model` comes of, where that left something to merge."""
 
     @property
     def plan(self) -> Plan:
@@ -73,16 +76,18 @@ class Folding:
     @property
     def scalars_gone(self) -> int:
         """How many steps with a single number go, in bodies too."""
-        return len(self.lifted.scalars & self.plan.removed.keys()) + self.inside.scalars
+        before = self.inside.scalars if self.earlier is None else self.earlier.scalars_gone
+        return len(self.lifted.scalars & self.plan.removed.keys()) + before
 
     @property
     def rounded(self) -> list[int]:
         """The dtypes of the constants that are rounded to less than they are computed with in."""
+        before = self.inside.rounded if self.earlier is None else self.earlier.rounded
         dtypes = self.shapes.dtypes
         constants = (*self.lifted.network.initializers, *self.lifted.constants.nodes)
         if not any(dtypes.get(name) in HALF for name in constants):
-            return self.inside.rounded
-        return [*self._edits().rounded.values(), *self.inside.rounded]
+            return before
+        return [*self._edits().rounded.values(), *before]
 
     def _edits(self) -> Edits:
         return plan_edits(self.lifted, self.plan, self.weights)
@@ -90,18 +95,38 @@ class Folding:
     @property
     def changes(self) -> bool:
         """Whether anything goes, here or in bodies and functions."""
-        return bool(self.report.removed or self.merging or self.scalars_gone or self.inside.changed)
+        report = self.report
+        return bool(report.removed or report.merged or self.scalars_gone or self.inside.changed)
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        """How each value is stored now, by its name."""
+        stored = Storage(self.plan)
+        own = {name: stored.of(tensor) for name, tensor in self.lifted.tensors.items()}
+        return own if self.earlier is None else in_turn(self.earlier.stored, own)
 
     @property
     def report(self) -> FoldReport:
-        """What the plan does."""
-        own = affine_items(self.lifted, self.plan)
-        clips = [self.lifted.graph.ops[number].name for number in self.plan.clip]
-        clips += self.inside.clips
-        network = draw(self.lifted.graph, self.plan, [item.name for item in own])
-        items, versions = own + self.inside.items, {"onnx": onnx.__version__}
-        report = FoldReport(tuple(items), tuple(clips), self._notes(), versions, network)
-        return self.merging.told(report)
+        """What the plan does, and what was done before."""
+        foldings = self._in_turn()
+        reports = [folding._own_report() for folding in foldings]
+        report = told_in_turn(foldings[0].merging.graph, reports)
+        return replace(
+            report,
+            items=(*report.items, *self.inside.items),
+            clips=(*report.clips, *self.inside.clips),
+            notes=self._notes(),
+        )
+
+    def _in_turn(self) -> list[Folding]:
+        return [*([] if self.earlier is None else self.earlier._in_turn()), self]
+
+    def _own_report(self) -> FoldReport:
+        items = affine_items(self.lifted, self.plan)
+        clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
+        network = draw(self.lifted.graph, self.plan, [item.name for item in items])
+        versions = {"onnx": onnx.__version__}
+        return self.merging.told(FoldReport(tuple(items), clips, (), versions, network))
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

@@ -22,7 +22,10 @@ from onnx import NodeProto, helper
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge, choices, find_merges
+from bnfold.core.merge import Merge, choices
+from bnfold.core.merge_again import can_merge_again
+from bnfold.core.merge_within import merges_within
+from bnfold.core.plan import Plan
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.names import Namer
@@ -41,16 +44,23 @@ _KEPT = 1 << 25
 
 def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Merging]]:
     """The model with what can be one merged, then with less of that: itself at last."""
-    parts = parts_of(lifted)
     probe = _Merger(lifted)
-    freedom = Freedom(probe.can_go, carries_affine=probe.is_batch_norm)
-    found = find_merges(lifted.graph, parts, freedom)
-    writable = [merge for merge in found if probe.can_write(merge)]
-    for chosen in choices(lifted.graph, parts, writable):
+    parts, freedom = parts_of(lifted), probe.freedom
+    found = merges_within(lifted.graph, parts, freedom, probe.can_write)
+    for chosen in choices(lifted.graph, parts, found):
         merger = _Merger(lifted)
         merges = merger.run(chosen)
         merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
         yield rewrite(model, lifted, merger.edits) if merges else model, merging
+
+
+def are_left(lifted: Lifted, plan: Plan) -> bool:
+    """Whether there are more to find in what a fold makes."""
+    edited = (lifted.sites[number] for number in plan.linear)
+    weights = {site.weight for site in edited if isinstance(site, LinearSite)}
+    if plan.removed and any(len(lifted.network.value_readers(name)) > 1 for name in weights):
+        return True  # an op has a weight of its own now
+    return can_merge_again(lifted.graph, plan, parts_of(lifted), _Merger(lifted).freedom)
 
 
 class _Merger:
@@ -68,6 +78,11 @@ class _Merger:
         for op in self.graph.ops:
             for node in self._nodes_of(op):
                 self.ops[node.index] = self.ops.get(node.index, 0) + 1
+
+    @property
+    def freedom(self) -> Freedom:
+        """What can be taken out, and given other constants."""
+        return Freedom(self.can_go, carries_affine=self.is_batch_norm)
 
     def can_go(self, number: int) -> bool:
         """Whether an op is one whole node, or a MatMul with its Add."""

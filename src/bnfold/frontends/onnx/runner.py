@@ -18,8 +18,7 @@ import onnx
 from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
-from bnfold.core.plan import Plan
-from bnfold.core.stored import Storage, Stored
+from bnfold.core.stored import Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.bulk import Bulk
@@ -30,7 +29,6 @@ from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_
 from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
-from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
 from bnfold.verify.inputs import other_size
@@ -187,8 +185,8 @@ class OnnxRunner:
                     folding = prepare(model, self.pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
-                    found.append(storage(folding.lifted, folding.plan))
-                    if not folding.merging:
+                    found.append(folding.stored)
+                    if not folding.report.merged:
                         break
         return found
 
@@ -353,12 +351,6 @@ def _other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[in
             shape[axis] = size
         shapes.append(tuple(shape))
     return shapes if shapes != [spec.shape for spec in specs] else None
-
-
-def storage(lifted: Lifted, plan: Plan) -> dict[str, Stored]:
-    """How a plan stores each value, by its name."""
-    stored = Storage(plan)
-    return {name: stored.of(tensor) for name, tensor in lifted.tensors.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -106,6 +106,8 @@ class Folding:
         self.keep = keep
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
+        self.found: dict[bool, tuple[list[Change], Merging]] = {}
+        """What could be merged, wide and not."""
         self.bans: Bans = {}
         self.risky: list[str] = []
         """Methods that run a part of what was merged."""
@@ -155,12 +157,14 @@ class Folding:
         tried: list[set[int]] = []
         for wide in (True, False):
             found, merging = self._changes(wide=wide)
+            if not found:
+                break
             replaced = {id(module) for change in found for module in change.modules}
             if replaced in tried:
                 break
             tried.append(replaced)
             merges = [change.merge for change in found]
-            for chosen in choices(merging.graph, merging.parts, merges) if merges else ():
+            for chosen in choices(merging.graph, merging.parts, merges):
                 if chosen:
                     yield (
                         [change for change in found if change.merge in chosen],
@@ -168,9 +172,11 @@ class Folding:
                     )
 
     def _changes(self, *, wide: bool) -> tuple[list[Change], Merging]:
-        parts = [self.model.get_submodule(name) for name in self.keep]
-        fixed = frozenset(id(module) for part in parts for module in part.modules())
-        return changes(self.model, self.recording, self.lifted, fixed, wide=wide)
+        if wide not in self.found:
+            parts = [self.model.get_submodule(name) for name in self.keep]
+            fixed = frozenset(id(module) for part in parts for module in part.modules())
+            self.found[wide] = changes(self.model, self.recording, self.lifted, fixed, wide=wide)
+        return self.found[wide]
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""

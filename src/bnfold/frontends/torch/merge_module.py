@@ -22,17 +22,15 @@ import numpy as np
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Freedom, varying_axes
+from bnfold.core.expression import varying_axes
 from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge_within import MOST_ROUNDS
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_run import Network, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.recording import Recording
-
-_MOST_ROUNDS = 8
-"""How often merges are looked for again without the ops that stood in the way of one."""
 
 
 def changes(
@@ -67,35 +65,33 @@ def changes(
     if not runs:
         return [], Merging()
     graph = lifted.graph if len(runs) == 1 else runs[0].graph
-    freedom = Freedom(can_go=(runs[0].movable - runs[0].banned).__contains__)
-    return list(common.values()), Merging(graph, runs[0].parts, freedom)
+    return list(common.values()), Merging(graph, runs[0].parts, runs[0].freedom)
 
 
 def _changes_of(run: Run) -> list[Change]:
     """The merges that modules can be given."""
     found: list[Change] = []
-    for _ in range(_MOST_ROUNDS):
-        free = frozenset(run.movable - run.banned)
-        freedom = Freedom(can_go=free.__contains__, carries_affine=lambda number: False)
-        merges = find_merges(run.graph, run.parts, freedom)
-        found, obstacles = [], set()
+    for _ in range(MOST_ROUNDS):
+        merges = find_merges(run.graph, run.parts, run.freedom)
+        found, size = [], run.fence.size
         for merge in merges:
             served = _served(run, merge)
             if served is not None:
                 found.append(served)
             else:
-                obstacles |= _obstacles(run, merge)
-        if not obstacles - run.banned:
+                _narrow(run, merge)
+        if size == run.fence.size:
             break
-        run.banned |= obstacles
     return [change for change in found if change.away or change.identities]
 
 
-def _obstacles(run: Run, merge: Merge) -> set[int]:
-    """What to leave out of the next round: what Python does, or else the last linear op."""
-    ops = {*merge.gone, merge.carrier}
-    functions = {n for n in ops & run.movable if run.module(n) is None}
-    return functions or {max(n for n in ops if n in run.parts)}
+def _narrow(run: Run, merge: Merge) -> None:
+    """Leave out of the next round what Python does, or else what the core says."""
+    functions = {n for n in {*merge.gone} & run.movable if run.module(n) is None}
+    if functions:
+        run.fence.banned |= functions
+    else:
+        run.fence.narrow(run.graph, run.parts, merge)
 
 
 def _extended(run: Run, merge: Merge) -> Merge:

@@ -14,7 +14,10 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from bnfold.core.expression import Freedom
-from bnfold.core.merge import Merge, choices, find_merges
+from bnfold.core.merge import Merge, choices
+from bnfold.core.merge_again import can_merge_again
+from bnfold.core.merge_within import merges_within, without
+from bnfold.core.plan import Plan
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
@@ -23,7 +26,7 @@ from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
 from bnfold.frontends.torch.ops import node_of, op_name
 from bnfold.frontends.torch.parts import keeps_dtype, parts_of
-from bnfold.frontends.torch.recording import Event, Recording, Value, values
+from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
 from bnfold.frontends.torch.rewrite import Editor
 
 
@@ -31,16 +34,22 @@ def merges_of(
     program: ExportedProgram, recording: Recording, lifted: Lifted
 ) -> Iterator[tuple[ExportedProgram, Merging]]:
     """The program with what can be one merged, then with less of that: itself at last."""
-    parts = parts_of(lifted)
     merger = _Merger(program, recording, lifted)
-    freedom = Freedom(merger.can_go, carries_affine=merger.is_batch_norm)
-    found = sorted(find_merges(lifted.graph, parts, freedom), key=lambda merge: merge.carrier)
-    for chosen in choices(lifted.graph, parts, merger.writable(found)):
+    parts, freedom = parts_of(lifted), merger.freedom
+    found = merges_within(lifted.graph, parts, freedom, merger.can_write)
+    found.sort(key=lambda merge: merge.carrier)
+    for chosen in choices(lifted.graph, parts, found):
         ready = merger.ready(chosen)
         merges = [merge for merge, _ in ready]
         if merges or not chosen:
             merging = Merging(lifted.graph, parts, freedom, merges)
             yield merger.write(ready) if merges else program, merging
+
+
+def are_left(program: ExportedProgram, recording: Recording, lifted: Lifted, plan: Plan) -> bool:
+    """Whether there are more to find in what a fold makes."""
+    freedom = _Merger(program, recording, lifted).freedom
+    return can_merge_again(lifted.graph, plan, parts_of(lifted), freedom)
 
 
 class _Merger:
@@ -78,6 +87,11 @@ class _Merger:
 
     # ---------------------------------------------------------------- which can be carried out
 
+    @property
+    def freedom(self) -> Freedom:
+        """What can be taken out, and given other constants."""
+        return Freedom(self.can_go, carries_affine=self.is_batch_norm)
+
     def can_go(self, number: int) -> bool:
         """Whether an op is one node that rounds to the dtype that it reads."""
         node = self.nodes.get(number)
@@ -92,14 +106,10 @@ class _Merger:
         has_both = isinstance(site, AffineSite) and site.mean is not None
         return has_both and node is not None and is_batch_norm(op_name(node.target))
 
-    def writable(self, merges: Sequence[Merge]) -> list[Merge]:
-        """Those that the program lets through; those of one sum go together, or not at all."""
-        return _without(merges, [merge for merge in merges if not self._can_write(merge)])
-
-    def ready(self, merges: Sequence[Merge]) -> list[tuple[Merge, Content]]:
+    def ready(self, merges: list[Merge]) -> list[tuple[Merge, Content]]:
         """Those whose numbers fit their dtype, with the numbers."""
         made = [(merge, self._content(merge)) for merge in merges]
-        left = _without(merges, [merge for merge, content in made if not content.is_finite])
+        left = without(merges, [merge for merge, content in made if not content.is_finite])
         return [(merge, content) for merge, content in made if merge in left]
 
     def _content(self, merge: Merge) -> Content:
@@ -108,7 +118,8 @@ class _Merger:
         with np.errstate(over="ignore", invalid="ignore"):
             return content_of(merge.kernel(), site)
 
-    def _can_write(self, merge: Merge) -> bool:
+    def can_write(self, merge: Merge) -> bool:
+        """Whether the program lets it through."""
         involved = [merge.carrier, *merge.gone, *merge.sums]
         if not all(self.can_go(number) for number in involved):
             return False
@@ -117,7 +128,7 @@ class _Merger:
         if self._source(merge) is None or self._is_overwritten(merge):
             return False
         carried = self.values[self.graph.ops[merge.carrier].outputs[0]]
-        if _layout(carried) != _layout(self.values[merge.output]):
+        if not lie_alike(carried, self.values[merge.output]):
             return False  # a view that fits the sum might not fit what the carrier makes
         return self._are_alone(merge) and all(
             self._can_collapse(number, kept[0])
@@ -214,18 +225,6 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
-
-
-def _without(merges: Sequence[Merge], refused: Sequence[Merge]) -> list[Merge]:
-    """The merges but for these, and for those that shorten the same sums."""
-    sums = {number for merge in refused for number in merge.sums}
-    return [merge for merge in merges if merge not in refused and not sums & merge.sums.keys()]
-
-
-def _layout(value: Value) -> list[int]:
-    """The axes in the order in which they lie in memory, the outermost first."""
-    long = [axis for axis, length in enumerate(value.shape) if length > 1]
-    return sorted(long, key=lambda axis: -value.strides[axis])
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Part
+from bnfold.core.expression import Freedom, Part
+from bnfold.core.merge_within import Fence
 from bnfold.frontends.torch.leaves import is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
@@ -115,9 +116,14 @@ class Run:
             for tensor in op.inputs:
                 self.readers.setdefault(tensor, []).append(number)
         self.parts = self._parts(here)
-        self.banned: set[int] = set()
-        """Ops that stood in the way of a merge."""
+        self.fence = Fence()
         self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
+
+    @property
+    def freedom(self) -> Freedom:
+        """What modules leave."""
+        freedom = Freedom(self.movable.__contains__, carries_affine=lambda number: False)
+        return self.fence.around(freedom)
 
     def _role(self, number: int, role: g.Role) -> g.Role:
         """Without what ties the run to others; a sum that does not stay one is unknown."""

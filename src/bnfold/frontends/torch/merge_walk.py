@@ -23,7 +23,7 @@ from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaves import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
 from bnfold.frontends.torch.merge_run import Run
-from bnfold.frontends.torch.recording import Call, Value
+from bnfold.frontends.torch.recording import Call, lie_alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ class Walk:
         """Whether what the carrier makes lies in memory as the sum did: a view may count on it."""
         known = self.run.network.values
         (made,) = self.graph.ops[self.carrier].outputs
-        return _layout(known[made]) == _layout(known[root])
+        return lie_alike(known[made], known[root])
 
     def _path(self) -> set[int]:
         """The ops before and behind the carrier."""
@@ -287,12 +287,6 @@ class Walk:
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)
-
-
-def _layout(value: Value) -> list[int]:
-    """The axes in the order in which they lie in memory, the outermost first."""
-    long = [axis for axis, length in enumerate(value.shape) if length > 1]
-    return sorted(long, key=lambda axis: -value.strides[axis])
 
 
 def _events(call: Call) -> Iterator[int]:

@@ -18,7 +18,7 @@ from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import (
     UNCHANGED,
@@ -31,7 +31,7 @@ from bnfold.frontends.torch.decide import (
 )
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_program import merges_of
+from bnfold.frontends.torch.merge_program import are_left, merges_of
 from bnfold.frontends.torch.ops import op_name
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
@@ -60,11 +60,18 @@ class _Work:
     merging: Merging
     layers: int
     """How many ops the program ran as it came."""
+    earlier: _Work | None = None
+    """The fold that `program` comes of, where that left something to merge."""
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether anything is merged."""
+        return bool(self.merging) or (self.earlier is not None and self.earlier.is_merged)
 
     @property
     def changes(self) -> bool:
         """Whether the outcome is another program."""
-        return bool(self.decided.plan.removed or self.merging)
+        return bool(self.decided.plan.removed or self.merging or self.earlier)
 
 
 def fold_program(
@@ -93,7 +100,7 @@ def fold_program(
         return rewrite(work.program, work.decided), replace(
             _report(work), unverified=cannot_run(error)
         )
-    if work.merging:
+    if work.is_merged:
         folded = rewrite(work.program, work.decided)
         verdict = proof.check(folded)
         if verdict.equal:
@@ -135,6 +142,13 @@ def inspect_program(
 
 
 def _report(work: _Work) -> FoldReport:
+    rounds = [work]
+    while rounds[0].earlier is not None:
+        rounds.insert(0, rounds[0].earlier)
+    return told_in_turn(rounds[0].merging.graph, [_own_report(one) for one in rounds])
+
+
+def _own_report(work: _Work) -> FoldReport:
     decided = work.decided
     items = [*affine_items(decided.lifted, decided.plan), *_inside(work.program)]
     clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
@@ -157,6 +171,22 @@ def _inside(program: ExportedProgram) -> list[Item]:
 
 
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
+    """The program merged and planned, until there is nothing left to merge."""
+    work = _round(program, clip, merge)
+    while merge == "auto" and _are_left(work):
+        later = _round(rewrite(work.program, work.decided), clip, merge)
+        if not later.changes:
+            break
+        work = replace(later, layers=work.layers, earlier=work)
+    return work
+
+
+def _are_left(work: _Work) -> bool:
+    decided = work.decided
+    return are_left(work.program, decided.recording, decided.lifted, decided.plan)
+
+
+def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     """The program with as much merged as lets the fewest steps stay."""
     plain = _read(program)
     layers = depth(plain[0])

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode,
@@ -63,7 +65,7 @@ from bnfold.frontends.torch.structure_run import (
 _ATTRIBUTE = "_bnfold_handle"
 _MADE = "_bnfold_made"
 _AT_RANDOM = "at random"
-_storage_of = torch.Tensor.untyped_storage
+_untyped_storage = torch.Tensor.untyped_storage
 """PyTorch's own: a program's calls of it are watched, the recorder's are not."""
 
 FACTORIES = frozenset(
@@ -83,6 +85,18 @@ FACTORIES = frozenset(
     }
 )
 """Ops that look at the shape of their argument, not at its values."""
+
+
+def _storage_of(tensor: Tensor) -> torch.UntypedStorage:
+    """Without a function mode that would take it for the program's own look."""
+    with torch._C.DisableTorchFunction():  # type: ignore[attr-defined]
+        return _untyped_storage(tensor)
+
+
+def _function_modes() -> list[Any]:
+    """Those that are open, the innermost last."""
+    modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return modes
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -105,6 +119,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is heavy returns one of these instead of computing; see `structure_run`."""
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
+        self.function_modes = len(_function_modes())
+        """How many were open before."""
         self.call = Call(None, "", None)
         self.named: dict[tuple[str, str], int] = {}
         """How often an op was called in a module."""
@@ -533,9 +549,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and not kwargs
             and isinstance(args[0], Tensor)
             and is_leaf(module)
+            and not self._is_overruled()
             and self.handle_of(args[0]) is not None
             and (isinstance(module, BATCH_NORMS) or not self._is_reset(module))
         )
+
+    def _is_overruled(self) -> bool:
+        """Whether a mode that the program opened may make something else of what a module asks."""
+        if _get_current_dispatch_mode() is not self:
+            return True
+        opened = _function_modes()[self.function_modes :]
+        return any(not isinstance(mode, DeviceContext) for mode in opened)
 
     def _is_reset(self, module: nn.Module) -> bool:
         """Whether it computes something else now than what it says when the run is over."""

@@ -290,3 +290,11 @@ def values(*trees: Any) -> Iterator[Value]:
     for leaf in leaves_of(trees):
         if isinstance(leaf, Value):
             yield leaf
+
+
+def lie_alike(one: Value, two: Value) -> bool:
+    """Whether the axes lie in memory in the same order, those of length 1 aside."""
+    lengths = enumerate(zip(one.shape, two.shape, strict=True))
+    long = [axis for axis, both in lengths if min(both) > 1]
+    orders = (sorted(long, key=lambda axis: -value.strides[axis]) for value in (one, two))
+    return next(orders) == next(orders)

@@ -1,11 +1,12 @@
 """Whether what a fold leaves can be merged once more, told by its plan before anything is written.
 
-A BatchNorm in front of a padded convolution ends a chain; once the fold has taken it out, the
-convolution may be merged with what lies beside it.
+An affine step may end a chain, or part two sums; once the fold has taken it out, a linear op may be
+merged with what lies beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,28 +15,30 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import find_merges
 from bnfold.core.plan import Plan
-from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import freedom_of
-from bnfold.frontends.caffe.merge_parts import parts_of
-from bnfold.frontends.caffe.net import Net
 
 
-def can_merge_again(net: Net, lifted: Lifted, plan: Plan) -> bool:
-    """Whether there is something to merge in the network that the plan makes."""
-    graph, numbers = _left(lifted.graph, plan)
-    parts = parts_of(net, lifted)
-    freedom = freedom_of(lifted, parts)
-    left = {new: _left_of(parts[old], plan, old) for new, old in numbers.items() if old in parts}
-    return bool(
-        find_merges(
-            graph,
-            left,
-            Freedom(
-                lambda number: freedom.can_go(numbers[number]),
-                carries_affine=lambda number: freedom.carries_affine(numbers[number]),
-            ),
-        )
+def can_merge_again(
+    graph: g.Graph, plan: Plan, parts: Mapping[int, Part], freedom: Freedom
+) -> bool:
+    """Whether there may be something to merge in the network that the plan makes of this one."""
+    if not plan.removed:
+        return False
+    if any(_is_tied(graph.ops[number].role) for number in plan.linear):
+        return True  # it has a weight of its own now
+    left, numbers = _left(graph, plan)
+    parts_left = {
+        new: _left_of(parts[old], plan, old) for new, old in numbers.items() if old in parts
+    }
+    freedom_left = replace(
+        freedom,
+        can_go=lambda number: freedom.can_go(numbers[number]),
+        carries_affine=lambda number: freedom.carries_affine(numbers[number]),
     )
+    return bool(find_merges(left, parts_left, freedom_left))
+
+
+def _is_tied(role: g.Role) -> bool:
+    return isinstance(role, g.Linear) and role.tie is not None
 
 
 def _left(graph: g.Graph, plan: Plan) -> tuple[g.Graph, dict[int, int]]:
