@@ -70,7 +70,7 @@ def test_the_schema_describes_a_network() -> None:
     jsonschema.validate(document, schema())
 
 
-@pytest.mark.parametrize("text", ["{}", '{"schema": "bnfold.report/2"}', "[", "{"])
+@pytest.mark.parametrize("text", ["{}", '{"schema": "bnfold.report/2"}', "[]", "null", "[", "{"])
 def test_another_document_is_not_read_as_a_report(text: str) -> None:
     with pytest.raises(ValueError):
         FoldReport.from_json(text)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from html import escape
 from typing import TYPE_CHECKING
 
+from bnfold import _html
 from bnfold._text import printable
 
 if TYPE_CHECKING:
-    from bnfold.outcomes import Outcomes
+    from bnfold.outcomes import Item, Outcomes
 
 _HEADINGS = ("BatchNorm", "kind", "channels", "outcome")
 
@@ -34,8 +34,7 @@ def text(report: Outcomes, *, color: bool, width: int) -> str:
             )
         for item in report.items:
             style = "green" if item.is_removed else "yellow"
-            cells = (item.name, item.kind, str(item.channels), item.sentence)
-            *first, outcome = (printable(cell) for cell in cells)
+            *first, outcome = _cells(item)
             table.add_row(*(Text(cell) for cell in first), Text(outcome, style=style))
         console.print(table)
     for line in _closing(report):
@@ -43,12 +42,13 @@ def text(report: Outcomes, *, color: bool, width: int) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
+def _cells(item: Item) -> list[str]:
+    return [printable(text) for text in (item.name, item.kind, str(item.channels), item.sentence)]
+
+
 def _plain(report: Outcomes, width: int) -> str | None:
     """What rich would print, where nothing has to be wrapped: importing it takes its time."""
-    rows = [
-        [printable(cell) for cell in (item.name, item.kind, str(item.channels), item.sentence)]
-        for item in report.items
-    ]
+    rows = [_cells(item) for item in report.items]
     if rows:
         rows.insert(0, list(_HEADINGS))
     lengths = [max((len(row[at]) for row in rows), default=0) for at in range(len(_HEADINGS))]
@@ -79,18 +79,5 @@ def _closing(report: Outcomes) -> list[str]:
 
 def html(report: Outcomes) -> str:
     """A self-contained fragment; every name is escaped, and has no control characters."""
-    head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
-    rows = "".join(
-        f"<tr><td>{_escaped(item.name)}</td><td>{_escaped(item.kind)}</td>"
-        f"<td>{item.channels}</td><td>{_escaped(item.sentence)}</td></tr>"
-        for item in report.items
-    )
-    notes = "".join(f"<p>{_escaped(note)}</p>" for note in _closing(report))
-    return (
-        f"<div><p><b>{_escaped(report.summary)}</b></p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}</div>"
-    )
-
-
-def _escaped(text: str) -> str:
-    return escape(printable(text))
+    table = _html.table(_HEADINGS, map(_cells, report.items), style="text-align:left")
+    return _html.fragment(printable(report.summary), table, _html.paragraphs(_closing(report)))

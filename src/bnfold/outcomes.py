@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from bnfold._document import Document, checked
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Unmerged:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class Outcomes(Document):
     """What a fold did, or would do: a `FoldReport` without its looks."""
 
     items: tuple[Item, ...]
@@ -226,7 +226,7 @@ class Outcomes:
         return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Plain data for JSON (schema: `bnfold/report.schema.json`)."""
         return {
             "schema": SCHEMA,
             "total": self.total,
@@ -243,19 +243,10 @@ class Outcomes:
             "unverified": self.unverified,
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The report as a JSON document (schema: `bnfold/report.schema.json`)."""
-        text = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
-        if text.isascii() or text.encode(errors="ignore").decode() == text:
-            return text
-        return json.dumps(self.to_dict(), indent=indent)  # a name of a file that is no UTF-8
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = json.loads(text)
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a {SCHEMA} document: {data.get('schema')!r}")
+    def from_dict(cls, data: Any) -> Self:
+        """The inverse of `to_dict`. Raises ValueError for another schema."""
+        data = checked(data, SCHEMA)
         return cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),

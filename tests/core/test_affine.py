@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.core.affine import Affine
+from bnfold.core.affine import Affine, deviation_of
 
 MEAN, VAR, EPS = [0.5, -2.0, 3.0], [4.0, 0.25, 1e-3], 0.1
 GAMMA, BETA = [1.5, -0.7, 0.0], [0.2, -0.4, 1.1]
@@ -67,3 +67,10 @@ def test_one_bad_number_of_either_kind_is_enough(bad):
     assert Affine(fine, fine).is_finite
     assert not Affine(not_fine, fine).is_finite
     assert not Affine(fine, not_fine).is_finite
+
+
+def test_a_batch_norm_of_the_same_statistics_gets_its_gamma_and_beta_back():
+    affine = Affine.from_batchnorm(MEAN, VAR, EPS, GAMMA, BETA)
+    gamma, beta = affine.as_batchnorm(np.array(MEAN), deviation_of(VAR, EPS))
+    np.testing.assert_allclose(gamma, GAMMA, rtol=1e-14)
+    np.testing.assert_allclose(beta, BETA, rtol=1e-14)

@@ -9,7 +9,7 @@ import pytest
 
 from bnfold.core import weights
 from bnfold.core.plan import LinearEdit
-from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.core.weights import Layout, exchanged, fold_bias, fold_weight, weight_factors
 
 
 def edit_of(ins: int, outs: int, *, seed: int = 0, zeroed=(), dead=()) -> LinearEdit:
@@ -212,3 +212,16 @@ def test_depthwise_weights_in_pieces(layout):
     fold_weight(weight, edit, layout, 4, out=room)
     expected = weight * (edit.output_scale * edit.input_inverse)[:, None, None]
     np.testing.assert_allclose(room, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_axes_are_exchanged_within_each_group(groups):
+    ins, outs = 2, 5  # of a group
+    weight = np.random.default_rng(groups).standard_normal((groups * ins, outs, 4, 3))
+    turned = exchanged(weight, groups)
+    assert turned.shape == (groups * outs, ins, 4, 3)
+    for group, i, o in itertools.product(range(groups), range(ins), range(outs)):
+        np.testing.assert_array_equal(turned[group * outs + o, i], weight[group * ins + i, o])
+    np.testing.assert_array_equal(exchanged(turned, groups), weight)
+    assert Layout.IN_OUT.channels(weight.shape, groups) == (groups * ins, groups * outs)
+    assert Layout.OUT_IN.channels(turned.shape, groups) == (groups * ins, groups * outs)

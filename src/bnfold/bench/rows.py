@@ -8,10 +8,11 @@ of the medians, so that what slows a whole round slows nothing in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
+
+from bnfold._document import Document, checked
 
 SCHEMA = "bnfold.bench/1"
 """Name and version of the JSON document."""
@@ -94,7 +95,7 @@ class BenchRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
+class Measurements(Document):
     """All rows, and where they were measured: a `BenchResult` without its looks."""
 
     rows: tuple[BenchRow, ...]
@@ -141,17 +142,10 @@ class Measurements:
             "notes": list(self.notes),
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The result as a JSON document."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`. Raises ValueError for another schema."""
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else data
-            raise ValueError(f"not a {SCHEMA} document: {found!r}")
+    def from_dict(cls, data: Any) -> Self:
+        """The inverse of `to_dict`. Raises ValueError for another schema."""
+        data = checked(data, SCHEMA)
         return cls(
             tuple(BenchRow.from_dict(row) for row in data["rows"]),
             dict(data["machine"]),

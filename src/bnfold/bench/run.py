@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bnfold.bench import machine
 from bnfold.bench.result import BenchResult
@@ -116,18 +116,14 @@ def _next_step(runtime: str) -> str:
 
 def _rows(sample: Sample) -> list[BenchRow]:
     rows = []
-    setting = sample.setting
+    setting = asdict(sample.setting)
     for variant, seconds in sample.seconds.items():
         low, median, high = quartiles(seconds)
         to_original = ratio(seconds, sample.seconds[ORIGINAL])
         row = BenchRow(
             variant=variant,
             runtime=sample.runtime,
-            device=setting.device,
-            dtype=setting.dtype,
-            layout=setting.layout,
-            batch=setting.batch,
-            threads=setting.threads,
+            **setting,
             calls=len(seconds),
             median=median,
             low=low,

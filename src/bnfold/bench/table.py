@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from bnfold import _html
 from bnfold.bench.chart import svg
 
 if TYPE_CHECKING:
@@ -147,19 +147,11 @@ def _milliseconds(seconds: float) -> str:
 
 def html(result: Measurements) -> str:
     """A self-contained fragment: the chart and the table; every name is escaped."""
-    parts = [f"<p><b>{escape(result.summary)}</b></p>"]
+    parts = []
     if result.rows:
         columns = _columns(result)
-        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell(row))}</td>' for cell in columns.values())}</tr>"
-            for row in result.rows
-        )
-        parts += [
-            svg(result),
-            f"<p>{escape(_common_line(result))}</p>",
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
-        ]
+        rows = [[cell(row) for cell in columns.values()] for row in result.rows]
+        common = _html.paragraphs([_common_line(result)])
+        parts = [svg(result), common, _html.table(columns, rows)]
     closing = [_listed(values) for values in (result.machine, result.versions) if values]
-    parts += [f"<p>{escape(line)}</p>" for line in (*closing, *result.notes)]
-    return f"<div>{''.join(parts)}</div>"
+    return _html.fragment(result.summary, *parts, _html.paragraphs((*closing, *result.notes)))

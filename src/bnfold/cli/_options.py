@@ -38,14 +38,22 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_clip_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Bounds per channel; `what` says when, and what is done unless said."""
+    parser.add_argument("--clip", choices=get_args(ClipMode), default="auto", help=what)
+
+
+def add_answer_options(parser: argparse.ArgumentParser) -> None:
+    """How a command answers."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options of fold and inspect."""
     add_input_options(parser)
-    parser.add_argument(
-        "--clip",
-        choices=get_args(ClipMode),
-        default="auto",
-        help="whether an activation may get bounds per channel (default: where it pays)",
+    add_clip_option(
+        parser, "whether an activation may get bounds per channel (default: where it pays)"
     )
     parser.add_argument(
         "--no-merge",
@@ -67,5 +75,4 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         " network computes in (default: as they were, rounded once more)",
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if anything is kept")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_answer_options(parser)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bnfold._next_steps import next_step
 from bnfold._text import printable, shortened, size
+from bnfold.frontend import Look
 from bnfold.outcomes import Item
 from bnfold.report import FoldReport
 
@@ -207,27 +208,17 @@ def _closing(ending: Ending, width: int) -> list[str]:
 # -------------------------------------------------------------------- several models
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What `inspect` says of one of several models."""
-
-    name: str
-    report: FoldReport
-    ops: Mapping[str, int]
-    """By type, as they are."""
-
-
-def side_by_side(looks: Sequence[Look], width: int) -> str:
+def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str:
     """A column for each model: what would go and stay, why, and its ops by type."""
     reasons = sorted({item.reason for look in looks for item in look.report.items if item.reason})
-    kinds = sorted({kind for look in looks for kind in look.ops})
-    rows = [("", [look.name for look in looks])]
+    kinds = sorted({kind for look in looks for kind in look.counts})
+    rows = [("", list(names))]
     rows.append(("would go", [str(look.report.removed) for look in looks]))
     rows.append(("would stay", [str(look.report.kept) for look in looks]))
     for reason in reasons:
         counts = [sum(i.reason is reason for i in look.report.items) for look in looks]
         rows.append((f"  {reason}", list(map(str, counts))))
-    rows += [(kind, [str(_of(look.ops, kind)) for look in looks]) for kind in kinds]
+    rows += [(kind, [str(_of(look.counts, kind)) for look in looks]) for kind in kinds]
     first = min(max(len(name) for name, _ in rows), max(12, width // 3))
     room = max(8, (width - first) // len(looks) - 2)
     column = [min(room, max(len(cells[at]) for _, cells in rows)) for at in range(len(looks))]

@@ -33,13 +33,13 @@ def compare(source: Source, folded: Folded) -> VerifyResult | str:
     Raises FoldFailedError if the two do not match.
     """
     from bnfold.frontend import NotRunError
-    from bnfold.verify.api import verify_runners
+    from bnfold.verify.api import Comparison
 
     try:
         original, made = folded.runners()
         if original.is_same_as(made):
             return UNCHANGED
-        return folded.judged_quickly() or verify_runners(original, made, samples=1)
+        return folded.judged_quickly() or Comparison(samples=1).of(original, made)
     except NotRunError as error:
         return _not_run(source, str(error))
     except UnsupportedModelError as error:

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, get_args
+from typing import IO, TYPE_CHECKING
 
 from bnfold._places import write_whole
-from bnfold.cli._options import add_input_options
+from bnfold.cli._options import add_clip_option, add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.cli._stream import spooled
-from bnfold.core.modes import ClipMode
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
 
@@ -51,11 +50,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "folded", metavar="B", nargs="?", help="the folded model (default: A, folded now)"
     )
     add_input_options(parser)
-    parser.add_argument(
-        "--clip",
-        choices=get_args(ClipMode),
-        default="auto",
-        help="where A is folded now: whether an activation may get bounds per channel",
+    add_clip_option(
+        parser, "where A is folded now: whether an activation may get bounds per channel"
     )
 
 

@@ -10,8 +10,9 @@ from bnfold.cli._report import add_report_option, check_report, write_report
 from bnfold.cli._source import asked_source, request_of
 from bnfold.cli._sources import Model, models
 from bnfold.cli._stream import spooled
-from bnfold.cli._summary import Ending, Look, side_by_side
+from bnfold.cli._summary import Ending, side_by_side
 from bnfold.errors import UsageError
+from bnfold.frontend import Look
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,20 +32,22 @@ def run(arguments: argparse.Namespace) -> int:
     if len(found) > 1 and arguments.report is not None:
         raise UsageError("--report is a page about one model", "inspect them one by one")
     with spooled([model.source for model in found]) as arguments.place:
-        looks = [_look(arguments, model) for model in found]
+        seen = [_look(arguments, model) for model in found]
+    names, looks = [name for name, _ in seen], [look for _, look in seen]
     if arguments.json and len(looks) == 1:
         answer_json(looks[0].report.to_dict())
     elif arguments.json:
-        models_ = [{"source": look.name, **look.report.to_dict()} for look in looks]
+        models_ = [{"source": name, **look.report.to_dict()} for name, look in seen]
         answer_json({"schema": "bnfold.reports/1", "models": models_})
     elif len(looks) == 1:
         answer_summary(Ending(looks[0].report), table=arguments.table)
     else:
-        answer(side_by_side(looks, columns()))
+        answer(side_by_side(names, looks, columns()))
     return int(arguments.strict and any(look.report.kept for look in looks))
 
 
-def _look(arguments: argparse.Namespace, model: Model) -> Look:
+def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look]:
+    """What the model is called, and what is known of it."""
     own = {"source": model.source, "weights": model.weights}
     options = argparse.Namespace(**{**vars(arguments), **own})
     source = asked_source(options)
@@ -52,4 +55,4 @@ def _look(arguments: argparse.Namespace, model: Model) -> Look:
         given, inputs = source.open()
         seen = source.frontend.inspect(given, request_of(options, inputs))
     write_report(options, Ending(seen.report), read=seen.files or source.files)
-    return Look(source.name, seen.report, seen.counts)
+    return source.name, seen

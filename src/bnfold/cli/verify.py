@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold.cli._options import add_input_options
+from bnfold.cli._options import add_answer_options, add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
 from bnfold.cli._stream import spooled
@@ -54,28 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="layers",
         help="compare outputs only, not the tensors inside",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_answer_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify and print. Returns 1 if the two are not equal, or not proven to be."""
-    from bnfold.verify.api import verify_runners
+    from bnfold.verify.api import Comparison
 
     names = (arguments.original, arguments.folded)
     with spooled(names) as place, progress(f"verifying {arguments.folded}"):
         original, folded = _runners(arguments, place)
-        result = verify_runners(
-            original,
-            folded,
-            data=arguments.data,
-            mean=arguments.mean,
-            std=arguments.std,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            layers=arguments.layers,
-        )
+        # its options are called as the fields are
+        named = {option.name: getattr(arguments, option.name) for option in fields(Comparison)}
+        result = Comparison(**named).of(original, folded)
     answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 

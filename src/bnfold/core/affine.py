@@ -3,6 +3,7 @@
     BatchNorm (Ioffe & Szegedy, arXiv 1502.03167) at inference, per channel:
         y = gamma * (x - mean) / sqrt(var + eps) + beta  =  a * x + b
         a = gamma / sqrt(var + eps)          b = beta - a * mean
+        gamma = a * sqrt(var + eps)          beta = b + a * mean
 
 All arithmetic is float64: weights are rounded once, when they are written.
 """
@@ -15,6 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+
+
+def deviation_of(var: ArrayLike, eps: float) -> FloatArray:
+    """sqrt(var + eps), (C,)"""
+    result: FloatArray = np.sqrt(np.asarray(var, dtype=np.float64) + eps)
+    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,15 +48,20 @@ class Affine:
         ask `is_finite` before use.
         """
         mean64 = np.asarray(mean, dtype=np.float64)
-        var64 = np.asarray(var, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            scale = 1.0 / np.sqrt(var64 + eps)
+            scale = 1.0 / deviation_of(var, eps)
         if gamma is not None:
             scale = scale * np.asarray(gamma, dtype=np.float64)
         shift = -scale * mean64
         if beta is not None:
             shift = shift + np.asarray(beta, dtype=np.float64)
         return cls(scale, shift)
+
+    def as_batchnorm(
+        self, mean: FloatArray, deviation: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """The gamma and beta of a BatchNorm that is this map, with a `deviation_of` its own."""
+        return self.scale * deviation, self.shift + self.scale * mean
 
     @property
     def is_finite(self) -> bool:

@@ -47,6 +47,30 @@ class Part:
     carries: bool = True
     """Whether it can be given the kernel and the source of others."""
 
+    @classmethod
+    def of(
+        cls,
+        role: g.Linear,
+        window: Window | None,
+        weight: Callable[[], FloatArray],
+        bias: Callable[[], FloatArray] | None,
+        dtype: str,
+        *,
+        carries: bool = True,
+    ) -> Part:
+        """The part that a linear op is."""
+        channels = role.in_channels, role.out_channels
+        return cls(window, role.groups, role.in_axis, *channels, weight, bias, dtype, carries)
+
+    @classmethod
+    def pooling(cls, window: Window, channels: int, axis: int, dtype: str) -> Part:
+        """A mean over windows, as a convolution whose weight is a constant."""
+
+        def weight() -> FloatArray:
+            return Kernel.mean(window, channels).weight
+
+        return cls(window, channels, axis, channels, channels, weight, None, dtype, carries=False)
+
     def kernel(self, channels: int, rank: int) -> Kernel:
         """The numbers, with so many spatial axes."""
         window = self.window or Window.pointwise(rank)

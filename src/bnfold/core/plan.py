@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core import graph as g
-from bnfold.core.affine import FloatArray
+from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.binding import BoundAffine, BoundClip, BoundLinear
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import Values
@@ -95,6 +95,13 @@ class AffineEdit:
         if (np.abs(scale) >= _MUCH_SMALLER).all():
             return mean
         return scale * (mean + self.input_shift.reshape(-1))
+
+    def of_batchnorm(
+        self, mean: FloatArray, deviation: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """The new gamma and beta of a BatchNorm, (channels,) each."""
+        new = Affine(self.scale.reshape(-1), self.shift.reshape(-1))
+        return new.as_batchnorm(mean, deviation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

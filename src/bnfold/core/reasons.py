@@ -3,122 +3,104 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
-class Reason(StrEnum):
-    """The obstacle that kept a BatchNorm. The value is the stable, machine-readable code."""
+class _Worded(StrEnum):
+    """A stable, machine-readable code, which is the value, and what it says to people."""
 
-    PADDING = "padding"
+    sentence: str
+    """One plain sentence, with {blocker} where the op that stands in the way is named."""
+
+    def __new__(cls, code: str, sentence: str = "") -> Self:
+        """A member, as `"code", "sentence"` states it; with the code alone, the member it is of."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+
+class Reason(_Worded):
+    """The obstacle that kept a BatchNorm."""
+
+    PADDING = "padding", "its shift would have to cross the zero padding of {blocker}"
     """Its shift would have to cross the zero padding (or the missing taps) of the blocker."""
-    ACTIVATION = "activation"
+    ACTIVATION = "activation", "its sign or shift cannot pass {blocker}"
     """Its sign or shift cannot pass the blocker, an activation without bounds of its own."""
-    NONLINEAR = "nonlinear"
+    NONLINEAR = "nonlinear", "no rescaling passes {blocker}"
     """The blocker is a function that no rescaling passes (sigmoid, softmax, an unknown op)."""
-    GRAPH_INPUT = "graph-input"
+    GRAPH_INPUT = "graph-input", "it would change {blocker}, which the user of the network sets"
     """It would have to go into the value that the user passes in."""
-    GRAPH_OUTPUT = "graph-output"
+    GRAPH_OUTPUT = "graph-output", "it would change {blocker}, which the user of the network sees"
     """It would have to go into the value that the network returns."""
-    OTHER_PHASE = "other-phase"
+    OTHER_PHASE = "other-phase", "it would change what {blocker} reads or makes in the other phase"
     """It would have to go into a value that a layer for training needs as it is."""
-    BRANCHES = "branches"
+    BRANCHES = "branches", "the branches that meet at {blocker} need different rescalings"
     """Two readers or operands need different rescalings of the same value."""
-    SHARED = "shared"
+    SHARED = (
+        "shared",
+        "{blocker} is used several times and would need a different edit for each use",
+    )
     """A module or weight with several uses would need a different edit for each."""
-    FIXED_WEIGHT = "fixed-weight"
+    FIXED_WEIGHT = "fixed-weight", "the weight or bias of {blocker} cannot be edited"
     """The blocker's weight or bias cannot be edited (computed, not a parameter, used elsewhere)."""
-    BATCH_STATISTICS = "batch-statistics"
+    BATCH_STATISTICS = "batch-statistics", "it normalises with the statistics of the batch"
     """It normalises with the statistics of the batch, so it is not constant."""
-    OVERRIDABLE = "overridable"
+    OVERRIDABLE = (
+        "overridable",
+        "its parameters are inputs of the network, which the caller may override",
+    )
     """Its parameters are inputs of the network, with a default: the caller may pass others."""
-    NOT_CONSTANT = "not-constant"
+    NOT_CONSTANT = "not-constant", "its parameters are computed in each run, or passed in"
     """Its parameters are computed in each run, or passed in."""
-    BAD_STATISTICS = "bad-statistics"
+    BAD_STATISTICS = (
+        "bad-statistics",
+        "its statistics are not usable (NaN, infinite, or var + eps <= 0)",
+    )
     """Its statistics are NaN or infinite, or var + eps is not positive."""
-    ZERO_GAMMA = "zero-gamma"
+    ZERO_GAMMA = (
+        "zero-gamma",
+        "a channel with gamma 0 has a constant that cannot move past {blocker}",
+    )
     """A channel has gamma 0 and its constant cannot be moved to another op."""
-    HOOK = "hook"
+    HOOK = "hook", "a hook on {blocker} reads or changes the value"
     """A hook reads or changes the value."""
-    FUNCTIONAL = "functional"
+    FUNCTIONAL = "functional", "it is called as a function; export the program to fold it"
     """It is called as a function, so a module edit cannot remove it; the exported program can."""
-    MODULE_DOES_MORE = "module-does-more"
+    MODULE_DOES_MORE = "module-does-more", "its module does more than normalise"
     """Its module does other work that cannot be separated from the normalisation."""
-    OVERFLOW = "overflow"
+    OVERFLOW = "overflow", "the folded weight of {blocker} would not fit its dtype"
     """The folded weight of the blocker does not fit the weight's dtype."""
-    SCALE_RANGE = "scale-range"
+    SCALE_RANGE = "scale-range", "a stored value would be scaled out of the safe range of its dtype"
     """A stored value would be scaled beyond the range that its dtype carries safely."""
-    CLIP_COST = "clip-cost"
+    CLIP_COST = (
+        "clip-cost",
+        "{blocker} would need bounds per channel, which cost more than they save;"
+        ' clip="always" allows them',
+    )
     """Removing it would cost more in rescaled activations than it saves on this target."""
-    NOT_PROVEN = "not-proven"
+    NOT_PROVEN = "not-proven", "with it removed, the model was run and did something else"
     """Without it the model did something else, for a reason that the analysis did not see."""
-    NOT_REACHED = "not-reached"
+    NOT_REACHED = "not-reached", "the run on the example inputs did not reach it"
     """The run on the example inputs did not call it, so nothing is known about it."""
 
-    @property
-    def sentence(self) -> str:
-        """One plain sentence, with {blocker} where the op that stands in the way is named."""
-        return _SENTENCES[self]
 
-
-_SENTENCES = {
-    Reason.PADDING: "its shift would have to cross the zero padding of {blocker}",
-    Reason.ACTIVATION: "its sign or shift cannot pass {blocker}",
-    Reason.NONLINEAR: "no rescaling passes {blocker}",
-    Reason.GRAPH_INPUT: "it would change {blocker}, which the user of the network sets",
-    Reason.GRAPH_OUTPUT: "it would change {blocker}, which the user of the network sees",
-    Reason.OTHER_PHASE: "it would change what {blocker} reads or makes in the other phase",
-    Reason.BRANCHES: "the branches that meet at {blocker} need different rescalings",
-    Reason.SHARED: "{blocker} is used several times and would need a different edit for each use",
-    Reason.FIXED_WEIGHT: "the weight or bias of {blocker} cannot be edited",
-    Reason.BATCH_STATISTICS: "it normalises with the statistics of the batch",
-    Reason.OVERRIDABLE: "its parameters are inputs of the network, which the caller may override",
-    Reason.NOT_CONSTANT: "its parameters are computed in each run, or passed in",
-    Reason.BAD_STATISTICS: "its statistics are not usable (NaN, infinite, or var + eps <= 0)",
-    Reason.ZERO_GAMMA: "a channel with gamma 0 has a constant that cannot move past {blocker}",
-    Reason.HOOK: "a hook on {blocker} reads or changes the value",
-    Reason.FUNCTIONAL: "it is called as a function; export the program to fold it",
-    Reason.MODULE_DOES_MORE: "its module does more than normalise",
-    Reason.OVERFLOW: "the folded weight of {blocker} would not fit its dtype",
-    Reason.SCALE_RANGE: "a stored value would be scaled out of the safe range of its dtype",
-    Reason.CLIP_COST: "{blocker} would need bounds per channel, which cost more than they save;"
-    ' clip="always" allows them',
-    Reason.NOT_PROVEN: "with it removed, the model was run and did something else",
-    Reason.NOT_REACHED: "the run on the example inputs did not reach it",
-}
-
-
-class MergeReason(StrEnum):
+class MergeReason(_Worded):
     """Why linear ops of one tensor that meet in a sum stay several."""
 
-    READ = "read-elsewhere"
+    READ = "read-elsewhere", "somebody else reads what {blocker} makes"
     """Somebody else reads what the blocker makes, or it leaves the network."""
-    WEIGHT = "fixed-weight"
+    WEIGHT = "fixed-weight", "the weight of {blocker} is not its own to change"
     """The blocker's weight is shared, computed, quantised, or stored in fewer bits."""
-    STEP = "step-stays"
+    STEP = "step-stays", "{blocker} has to stay"
     """The blocker is a step that has to stay."""
-    PADDING = "padding"
+    PADDING = "padding", "zero padding behind {blocker} would see another value"
     """One op pads with zeros what another in front of it has shifted, or pads as well."""
-    GRID = "no-common-grid"
+    GRID = "no-common-grid", "their strides, sizes, padding or dtypes do not fit one op"
     """Strides, sizes, padding, axes or dtypes leave no one op that does the work of both."""
-    COST = "cost"
+    COST = "cost", "one op would cost more than they do"
     """One op would take more multiplications, or a larger weight, than they do."""
-    SUM = "sum"
+    SUM = "sum", "the sum would change what else is in it, or no op can carry all"
     """The sum, without them, would change what else is in it; or nothing in it can carry all."""
-    CODE = "code"
+    CODE = "code", "the module's code adds them: its exported program can be merged"
     """A module's code adds them, or uses the blocker otherwise; its exported program can merge."""
-
-    @property
-    def sentence(self) -> str:
-        """One plain sentence, with {blocker} where the op that stands in the way is named."""
-        return _MERGE_SENTENCES[self]
-
-
-_MERGE_SENTENCES = {
-    MergeReason.READ: "somebody else reads what {blocker} makes",
-    MergeReason.WEIGHT: "the weight of {blocker} is not its own to change",
-    MergeReason.STEP: "{blocker} has to stay",
-    MergeReason.PADDING: "zero padding behind {blocker} would see another value",
-    MergeReason.GRID: "their strides, sizes, padding or dtypes do not fit one op",
-    MergeReason.COST: "one op would cost more than they do",
-    MergeReason.SUM: "the sum would change what else is in it, or no op can carry all",
-    MergeReason.CODE: "the module's code adds them: its exported program can be merged",
-}

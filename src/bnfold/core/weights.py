@@ -11,6 +11,7 @@ Products are float64 and rounded once, to the dtype of the weight.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -33,6 +34,18 @@ class Layout(Enum):
     """ConvTranspose, a matrix on the right of MatMul"""
     ROWS_OUT = "rows, out"
     """Embedding"""
+
+    def channels(self, shape: Sequence[int], groups: int) -> tuple[int, int]:
+        """How many go into a convolution whose weight has this shape, and how many come out."""
+        first, second = shape[0], shape[1] * groups
+        return (first, second) if self is Layout.IN_OUT else (second, first)
+
+
+def exchanged(weight: FloatArray, groups: int) -> FloatArray:
+    """(in, out/groups, *kernel) as (out, in/groups, *kernel), and the other way round."""
+    first, second, *taps = weight.shape
+    blocks = weight.reshape(groups, first // groups, second, *taps).swapaxes(1, 2)
+    return blocks.reshape(groups * second, first // groups, *taps)
 
 
 def fold_weight(

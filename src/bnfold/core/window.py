@@ -84,6 +84,13 @@ class Window:
         return tuple(index)
 
 
+def same_padding(kernel: Axes, dilation: Axes) -> tuple[Axes, Axes]:
+    """What keeps the size with stride 1: in front, and behind, where the odd one goes."""
+    total = [step * (taps - 1) for step, taps in zip(dilation, kernel, strict=True)]
+    before = tuple(both // 2 for both in total)
+    return before, tuple(both - half for both, half in zip(total, before, strict=True))
+
+
 def joint(windows: Sequence[Window]) -> Window | None:
     """The smallest window that has the offsets of all of these; None if there is none.
 

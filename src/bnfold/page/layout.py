@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 HEIGHT = 34
@@ -124,10 +125,12 @@ def _lay_out(
     by_row: dict[int, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         by_row[row].append(number)
+    deepest = [max(read, key=rows.__getitem__, default=None) for read in inputs]
     left = _MARGIN
     for strip in strips:
         strip.width = width
-        _place(strip, by_row, inputs, rows, columns)
+        _place_entering(strip, {deepest[number] for number in by_row[strip.first]}, rows, columns)
+        _place(strip, by_row, deepest, columns)
         _find_ways(strip, by_row, inputs)
         _assign_tracks(strip)
         _assign_levels(strip)
@@ -211,35 +214,27 @@ def _enter_and_leave(strips: list[_Strip], rows: list[int], until: list[int]) ->
 def _place(
     strip: _Strip,
     by_row: dict[int, list[int]],
-    inputs: Sequence[Sequence[int]],
-    rows: list[int],
+    deepest: Sequence[int | None],
     columns: dict[int, int],
 ) -> None:
-    """Give every op of a strip a column; `columns` holds those of the strip before."""
-    _place_entering(strip, by_row, inputs, rows, columns)
+    """Give every op of a strip a column, that of the deepest op it reads if it is free."""
     for row in range(strip.first, strip.last + 1):
         taken: set[int] = set()
-        for number in sorted(by_row[row], key=lambda number: not inputs[number]):
-            deepest = max(inputs[number], key=lambda source: rows[source], default=None)
-            column = _free(taken, 0 if deepest is None else columns[deepest])
+        for number in sorted(by_row[row], key=lambda number: deepest[number] is None):
+            source = deepest[number]
+            column = _free(taken, 0 if source is None else columns[source])
             taken.add(column)
             columns[number] = column
             strip.places[number] = (row - strip.first, column)
 
 
 def _place_entering(
-    strip: _Strip,
-    by_row: dict[int, list[int]],
-    inputs: Sequence[Sequence[int]],
-    rows: list[int],
-    columns: dict[int, int],
+    strip: _Strip, read_first: AbstractSet[int | None], rows: list[int], columns: dict[int, int]
 ) -> None:
-    """One value per op of the first row comes in above it; the rest comes in on its track."""
-    read_first = {
-        max(inputs[number], key=lambda source: rows[source])
-        for number in by_row[strip.first]
-        if inputs[number]
-    }
+    """One value per op of the first row comes in above it; the rest comes in on its track.
+
+    `columns` holds those of the strip before.
+    """
     order = sorted(strip.entering, key=lambda number: (columns[number], -rows[number], number))
     above = [number for number in order if number in read_first]
     columns.update(zip(above, range(len(above)), strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnfold._kinds import ModelKind, kind_of, opened
 from bnfold.errors import UsageError
 from bnfold.frontend import folder_of, frontend_of
 from bnfold.verify import course
+from bnfold.verify.evidence import Sample
 from bnfold.verify.inputs import Data, load
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import InputSpec, Runner
@@ -65,52 +66,44 @@ def verify(
     if samples is not None and samples < 1:
         raise UsageError(f"samples={samples} is too few", "use 1 or more")
     first, second = runners(original, folded, inputs)
-    return verify_runners(
-        first,
-        second,
-        data=data,
-        mean=mean,
-        std=std,
-        samples=samples,
-        seed=seed,
-        layers=layers,
-    )
+    return Comparison(data, mean, std, samples, seed, layers).of(first, second)
 
 
-def verify_runners(
-    original: Runner,
-    folded: Runner,
-    *,
-    data: Data | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    samples: int | None = None,
-    seed: int = 0,
-    layers: bool = True,
-) -> VerifyResult:
-    """The same for models that are read already.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How two models are compared; see `verify` for what each field means."""
 
-    Outputs that agree where layers part may be those of a fold and its original, in this order.
-    """
-    course.check_inputs(original, folded)
-    drawn: int | None = seed
-    if data is not None:
-        limit = _MOST if samples is None else samples
-        chosen = load(data, original.specs, mean=mean, std=std, limit=limit)
-        drawn = None
-    elif mean is not None or std is not None:
-        raise UsageError("mean and std are for a folder of images", "give the folder as data")
-    else:
-        count = _SAMPLES if samples is None else samples
-        chosen = course.choose_samples(original.specs, count, seed)
-        if count == 1 and all(spec.given is not None for spec in original.specs):
-            drawn = None
-    result = course.verify(original, folded, chosen, seed=drawn, look_inside=layers)
-    if result.parting is not None and all(output.equal for output in result.outputs):
-        swapped = course.verify(folded, original, chosen, seed=drawn, look_inside=layers)
-        if swapped.equal:
-            return replace(swapped, notes=(*swapped.notes, _SWAPPED))
-    return result
+    data: Data | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    samples: int | None = None
+    seed: int = 0
+    layers: bool = True
+
+    def of(self, original: Runner, folded: Runner) -> VerifyResult:
+        """Whether two models that are read already compute the same.
+
+        Outputs that agree where layers part may be those of a fold and its original, in this order.
+        """
+        course.check_inputs(original, folded)
+        chosen, drawn = self._samples(original.specs)
+        result = course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+        if result.parting is not None and all(output.equal for output in result.outputs):
+            swapped = course.verify(folded, original, chosen, seed=drawn, look_inside=self.layers)
+            if swapped.equal:
+                return replace(swapped, notes=(*swapped.notes, _SWAPPED))
+        return result
+
+    def _samples(self, specs: Sequence[InputSpec]) -> tuple[list[Sample], int | None]:
+        """What they are run on, and the seed where it was drawn."""
+        if self.data is not None:
+            limit = _MOST if self.samples is None else self.samples
+            return load(self.data, specs, mean=self.mean, std=self.std, limit=limit), None
+        if self.mean is not None or self.std is not None:
+            raise UsageError("mean and std are for a folder of images", "give the folder as data")
+        count = _SAMPLES if self.samples is None else self.samples
+        is_given = count == 1 and all(spec.given is not None for spec in specs)
+        return course.choose_samples(specs, count, self.seed), None if is_given else self.seed
 
 
 def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:

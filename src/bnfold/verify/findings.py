@@ -6,11 +6,12 @@ says that it was divided by the size of what it is compared with.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
+
+from bnfold._document import Document, checked
 
 SCHEMA = "bnfold.verify/1"
 """Name and version of the JSON document."""
@@ -82,7 +83,7 @@ class LayerDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Document):
     """The verdict, and what it rests on: a `VerifyResult` without its looks."""
 
     equal: bool
@@ -157,20 +158,10 @@ class Findings:
             "scope": self.scope,
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """The result as a JSON document."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`. Raises ValueError for another schema."""
-        return cls.from_dict(json.loads(text))
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Any) -> Self:
         """The inverse of `to_dict`. Raises ValueError for another schema."""
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a {SCHEMA} document: {data.get('schema')!r}")
+        data = checked(data, SCHEMA)
         return cls(
             data["equal"],
             tuple(_read(OutputDifference, output) for output in data["outputs"]),

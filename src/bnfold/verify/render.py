@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING
+
+from bnfold import _html
+from bnfold._text import printable
 
 if TYPE_CHECKING:
     from bnfold.verify.findings import Findings, OutputDifference
@@ -19,10 +21,10 @@ def text(result: Findings, *, color: bool, width: int) -> str:
     """The summary, a line per output, the layers that part, and the notes."""
     rows = [list(_HEADINGS), *(_cells(output) for output in result.outputs)]
     code = "1;32" if result.equal else "1;31"
-    lines = [_painted(line, color, code) for line in _wrapped(_printable(result.summary), width)]
+    lines = [_painted(line, color, code) for line in _wrapped(printable(result.summary), width)]
     if result.outputs:
         lines += _table(rows, width)
-    texts = [*(_printable(o.detail) for o in result.outputs if o.detail), *_closing(result)]
+    texts = [*(printable(o.detail) for o in result.outputs if o.detail), *_closing(result)]
     return "\n".join([*lines, *(part for line in texts for part in _wrapped(line, width))])
 
 
@@ -82,14 +84,14 @@ def _closing(result: Findings) -> list[str]:
     if result.parting is not None:
         first = next((layer for layer in result.layers if not layer.equal), None)
         where = "" if first is None or first.channel is None else f", channel {first.channel}"
-        lines.append(f"first layer where they part: {_printable(result.parting)}{where}")
-    return [*lines, *(_printable(note) for note in result.notes)]
+        lines.append(f"first layer where they part: {printable(result.parting)}{where}")
+    return [*lines, *(printable(note) for note in result.notes)]
 
 
 def _cells(output: OutputDifference) -> list[str]:
     numbers = (output.max_absolute, output.mean_absolute, output.max_relative, output.mean_relative)
     return [
-        _printable(output.name),
+        printable(output.name),
         *(f"{number:.1e}" for number in numbers),
         f"{output.cosine:.6f}",
         "" if output.top1 is None else f"{output.top1:.1%}",
@@ -99,20 +101,7 @@ def _cells(output: OutputDifference) -> list[str]:
     ]
 
 
-def _printable(cell: str) -> str:
-    """Names come from files: no control characters on the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
-
-
 def html(result: Findings) -> str:
     """A self-contained fragment; every name is escaped."""
-    head = "".join(f"<th style='text-align:left'>{heading}</th>" for heading in _HEADINGS)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(output))}</tr>"
-        for output in result.outputs
-    )
-    closing = "".join(f"<p>{escape(line)}</p>" for line in _closing(result))
-    return (
-        f"<div><p><b>{escape(result.summary)}</b></p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{closing}</div>"
-    )
+    table = _html.table(_HEADINGS, map(_cells, result.outputs), style="text-align:left")
+    return _html.fragment(result.summary, table, _html.paragraphs(_closing(result)))

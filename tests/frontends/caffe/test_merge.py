@@ -17,7 +17,7 @@ from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.runner import files_runner, read_runner
 from bnfold.report import FoldReport
-from bnfold.verify.api import verify_runners
+from bnfold.verify.api import Comparison
 from tests.frontends.caffe import build
 from tests.frontends.caffe.branchy_nets import branchy_net
 from tests.frontends.caffe.support import (
@@ -867,10 +867,9 @@ def test_the_comparison_looks_inside(make: Callable[[], Builder], tmp_path: Path
     network = _written(make().pair(form="packed"), tmp_path)
     out = tmp_path / "folded.prototxt"
     bnfold.fold(network, output=out)
-    found = verify_runners(
+    found = Comparison(samples=1).of(
         files_runner(network, network.with_suffix(".caffemodel")),
         files_runner(out, out.with_suffix(".caffemodel")),
-        samples=1,
     )
     assert found.equal
     names = [layer.name for layer in found.layers]
@@ -891,7 +890,7 @@ def test_a_wrong_merge_is_seen(tmp_path: Path) -> None:
         read_runner(read_text(one.text, "net"), read_caffemodel(one.weights, "net"))
         for one in (before, Pair(after.text, bytes(wrong)))
     ]
-    found = verify_runners(*runners, samples=1)
+    found = Comparison(samples=1).of(*runners)
     assert not found.equal
 
 
@@ -903,7 +902,7 @@ def test_random_nets_are_equal_inside(seed: int) -> None:
         read_runner(read_text(one.text, "net"), read_caffemodel(one.weights, "net"))
         for one in (before, after)
     )
-    found = verify_runners(original, made, samples=1)
+    found = Comparison(samples=1).of(original, made)
     assert found.equal, found.summary
 
 

@@ -82,8 +82,18 @@ def silence(lifter: Lifter, layer: Layer) -> bool:
     return not layer.tops
 
 
+def _is_one_to_one(layer: Layer) -> bool:
+    return len(layer.bottoms) == len(layer.tops) == 1
+
+
+def _only_image(lifter: Lifter, layer: Layer) -> Shape | None:
+    """The shape of the one bottom of four axes; None where there are more, or other tops."""
+    shape = lifter.source(layer)
+    return shape if shape is not None and len(shape) == 4 and _is_one_to_one(layer) else None
+
+
 def _one_to_one(lifter: Lifter, layer: Layer, role: g.Role) -> bool:
-    if len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    if not _is_one_to_one(layer):
         return False
     lifter.add(layer, role, layer.inputs, layer.outputs)
     return True
@@ -95,8 +105,8 @@ def _one_to_one(lifter: Lifter, layer: Layer, role: g.Role) -> bool:
 def pooling(lifter: Lifter, layer: Layer) -> bool:
     """MAX ignores its border; AVE counts the zeros of its padding."""
     options = layer.options.part("pooling_param")
-    shape = lifter.source(layer)
-    if shape is None or len(shape) != 4 or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    shape = _only_image(lifter, layer)
+    if shape is None:
         return False
     is_global = options.flag("global_pooling", default=False)
     kernel = window(options, 2)
@@ -135,8 +145,7 @@ def _has_empty_windows(layer: Layer, kernel: Window, shape: Shape) -> bool:
 def interp(lifter: Lifter, layer: Layer) -> bool:
     """Bilinear resizing; its pads only crop."""
     options = layer.options.part("interp_param")
-    shape = lifter.source(layer)
-    if shape is None or len(shape) != 4 or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    if _only_image(lifter, layer) is None:
         return False
     if options.integer("pad_beg", 0) > 0 or options.integer("pad_end", 0) > 0:
         return False
@@ -287,18 +296,16 @@ def permute(lifter: Lifter, layer: Layer) -> bool:
     """Another order of the axes."""
     shape = lifter.source(layer)
     order = None if shape is None else permutation(layer, len(shape))
-    if order is None or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    if order is None:
         return False
-    view = g.View(lambda labels: [np.transpose(labels[0], order)])
-    lifter.add(layer, view, layer.inputs, layer.outputs)
-    return True
+    return _one_to_one(lifter, layer, g.View(lambda labels: [np.transpose(labels[0], order)]))
 
 
 def shuffle_channels(lifter: Lifter, layer: Layer) -> bool:
     """ShuffleChannel of forks: (group, C/group) transposed."""
     group = layer.options.part("shuffle_channel_param").integer("group", 1)
-    shape = lifter.source(layer)
-    if shape is None or len(shape) != 4 or len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    shape = _only_image(lifter, layer)
+    if shape is None:
         return False
     channels = shape[1]
     if channels is None or channels > MAX_ELEMENTS or group <= 0 or channels % group:
@@ -311,7 +318,7 @@ def shuffle_channels(lifter: Lifter, layer: Layer) -> bool:
 
 def reshape(lifter: Lifter, layer: Layer) -> bool:
     """Reshape and Flatten; all sizes but the first have to be known, or follow from a reader."""
-    if len(layer.bottoms) != 1 or len(layer.tops) != 1:
+    if not _is_one_to_one(layer):
         return False
     old, new = lifter.source(layer), lifter.shape(layer.outputs[0])
     if old is None or new is None or not old or not new:

@@ -14,7 +14,7 @@ from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
-from bnfold.frontends.caffe.merge_parts import exchanged, window_of
+from bnfold.frontends.caffe.merge_parts import turned, window_of
 from bnfold.frontends.caffe.net import Layer
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 
@@ -79,7 +79,7 @@ def _matrix(kernel: Kernel, layer: Layer, groups: int) -> FloatArray:
         layer.type == "InnerProduct"
         and layer.options.part("inner_product_param").flag("transpose", default=False)
     )
-    return exchanged(weight, groups) if is_turned else weight
+    return turned(weight, groups) if is_turned else weight
 
 
 def options_of(order: Order) -> dict[str, tuple[list[int], list[int]]]:

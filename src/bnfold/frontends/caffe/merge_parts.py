@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
-from bnfold.core.kernel import Kernel
+from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.caffe.lifter import Lifted, LinearSite, placeholder
 from bnfold.frontends.caffe.memory import overwritten
@@ -110,16 +110,8 @@ def _of_weights(net: Net, site: LinearSite, role: g.Linear) -> Part | None:
         )
         if own is None:
             return None
-    return Part(
-        own,
-        role.groups,
-        role.in_axis,
-        role.in_channels,
-        role.out_channels,
-        partial(_weight, site),
-        None if site.bias is None else partial(_bias, site),
-        DTYPE,
-    )
+    bias = None if site.bias is None else partial(_bias, site)
+    return Part.of(role, own, partial(_weight, site), bias, DTYPE)
 
 
 def window_of(layer: Layer, options: Options, rank: int) -> Window | None:
@@ -135,14 +127,12 @@ def window_of(layer: Layer, options: Options, rank: int) -> Window | None:
 def _weight(site: LinearSite) -> FloatArray:
     """(out, in / groups, *kernel)"""
     stored = site.weight.read().astype(np.float64).reshape(site.matrix)
-    return exchanged(stored, site.groups) if site.layout.name == "IN_OUT" else stored
+    return turned(stored, site.groups) if site.layout is Layout.IN_OUT else stored
 
 
-def exchanged(weight: FloatArray, groups: int) -> FloatArray:
-    """(a, b / groups, ...) as (b, a / groups, ...): from Deconvolution's order, and back."""
-    by_group = weight.reshape(groups, -1, *weight.shape[1:])
-    turned = np.swapaxes(by_group, 1, 2)
-    return np.ascontiguousarray(turned.reshape(-1, *turned.shape[2:]))
+def turned(weight: FloatArray, groups: int) -> FloatArray:
+    """From Deconvolution's order of axes, and back; sums of products depend on the memory's."""
+    return np.ascontiguousarray(exchanged(weight, groups))
 
 
 def _bias(site: LinearSite) -> FloatArray:
@@ -170,11 +160,4 @@ def _of_pooling(net: Net, layer: Layer) -> Part | None:
         if room is None or room < 0 or room % stride or count != room // stride + 1:
             return None
     own = Window(found.kernel, found.stride, found.dilation, found.pad, found.pad)
-    channels = shape[1]
-    return Part(
-        own, channels, 1, channels, channels, partial(_mean, own, channels), None, DTYPE, False
-    )
-
-
-def _mean(own: Window, channels: int) -> FloatArray:
-    return Kernel.mean(own, channels).weight
+    return Part.pooling(own, shape[1], 1, DTYPE)

@@ -12,22 +12,14 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from bnfold.frontends.caffe.run_step import (
-    Fields,
-    NotRunnableError,
-    Run,
-    Step,
-    axis_of,
-    single,
-    singles,
-)
+from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, single, singles
 
 
 def concat(step: Step) -> Sequence[Tensor]:
     """Side by side along `axis`; concat_dim is its old name."""
     fields = step.fields.part("concat_param")
     name = "concat_dim" if fields.has("concat_dim") else "axis"
-    axis = axis_of(step, fields, 1, name=name)
+    axis = step.axis(fields, 1, name=name)
     return [torch.cat(list(step.bottoms), axis)] if len(step.bottoms) > 1 else step.bottoms
 
 
@@ -35,7 +27,7 @@ def slices(step: Step) -> Sequence[Tensor]:
     """Cut at slice_point, or into equal parts; slice_dim is the old name of `axis`."""
     fields = step.fields.part("slice_param")
     x = step.only_bottom()
-    axis = axis_of(step, fields, 1, name="slice_dim" if fields.has("slice_dim") else "axis")
+    axis = step.axis(fields, 1, name="slice_dim" if fields.has("slice_dim") else "axis")
     points = fields.integers("slice_point")
     if not points and x.shape[axis] % step.tops == 0:
         points = [x.shape[axis] // step.tops * number for number in range(1, step.tops)]
@@ -56,8 +48,8 @@ def flatten(step: Step) -> Sequence[Tensor]:
     """The axes from `axis` to `end_axis` become one."""
     fields = step.fields.part("flatten_param")
     x = step.only_bottom()
-    last = axis_of(step, fields, -1, name="end_axis")
-    return [x.flatten(axis_of(step, fields, 1), last)]
+    last = step.axis(fields, -1, name="end_axis")
+    return [x.flatten(step.axis(fields, 1), last)]
 
 
 def reshape(step: Step) -> Sequence[Tensor]:
@@ -87,7 +79,7 @@ def tile(step: Step) -> Sequence[Tensor]:
     """Copies one behind the other along `axis`."""
     fields = step.fields.part("tile_param")
     x = step.only_bottom()
-    axis = axis_of(step, fields, 1)
+    axis = step.axis(fields, 1)
     return [torch.cat([x] * fields.integer("tiles", 1), axis)]
 
 

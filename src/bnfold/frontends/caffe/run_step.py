@@ -83,18 +83,17 @@ class Step:
             raise NotRunnableError(f"blob {number} is {tuple(blob.shape)}, not {tuple(shape)}")
         return blob.reshape(tuple(shape))
 
+    def axis(self, fields: Fields, default: int, *, name: str = "axis") -> int:
+        """The axis of the first input that a field names, counted from the end if negative."""
+        rank = self.bottoms[0].dim()
+        axis = fields.integer(name, default)
+        if not -rank <= axis < rank:
+            raise NotRunnableError(f"{name} {axis} of a blob with {rank} axes")
+        return axis % rank
+
 
 Run = Callable[[Step], Sequence[Tensor]]
 """Runs one layer: its tops."""
-
-
-def axis_of(step: Step, fields: Fields, default: int, *, name: str = "axis") -> int:
-    """The axis that a field names, counted from the end if negative."""
-    rank = step.bottoms[0].dim()
-    axis = fields.integer(name, default)
-    if not -rank <= axis < rank:
-        raise NotRunnableError(f"{name} {axis} of a blob with {rank} axes")
-    return axis % rank
 
 
 def along(values: Tensor, axis: int, rank: int) -> Tensor:

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import (
-    Fields,
-    NotRunnableError,
-    Run,
-    Step,
-    axis_of,
-    single,
-    singles,
-)
+from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, single, singles
 
 _OPERATIONS = {0: "PROD", 1: "SUM", 2: "MAX"}
 _REDUCTIONS = {1: "SUM", 2: "ASUM", 3: "SUMSQ", 4: "MEAN"}
@@ -100,12 +92,12 @@ def _dropout(x: Tensor, step: Step) -> Tensor:
 
 
 def _softmax(x: Tensor, step: Step) -> Tensor:
-    return x.softmax(axis_of(step, step.fields.part("softmax_param"), 1))
+    return x.softmax(step.axis(step.fields.part("softmax_param"), 1))
 
 
 def _reduction(x: Tensor, step: Step) -> Tensor:
     fields = step.fields.part("reduction_param")
-    axis = axis_of(step, fields, 0)
+    axis = step.axis(fields, 0)
     flat = x.flatten(axis)
     operation = fields.word("operation", "SUM", _REDUCTIONS)
     reductions: dict[str, Callable[[], Tensor]] = {
@@ -124,7 +116,7 @@ def _arg_max(x: Tensor, step: Step) -> Tensor:
     fields = step.fields.part("argmax_param")
     count, with_values = fields.integer("top_k", 1), fields.flag("out_max_val", default=False)
     if fields.has("axis"):
-        axis = axis_of(step, fields, 0)
+        axis = step.axis(fields, 0)
         values, index = _largest(x, axis, count)
         return values if with_values else index
     values, index = _largest(x.flatten(1), 1, count)

@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import (
-    Fields,
-    NotRunnableError,
-    Run,
-    Step,
-    along,
-    axis_of,
-    single,
-)
+from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, along, single
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -41,13 +33,13 @@ def convolution(step: Step) -> Sequence[Tensor]:
 
 def depthwise_convolution(step: Step) -> Sequence[Tensor]:
     """The forks': a Convolution whose groups are its channels, unless it says otherwise."""
-    axis = axis_of(step, step.fields.part("convolution_param"), 1)
+    axis = step.axis(step.fields.part("convolution_param"), 1)
     return _convolve(step, default_group=step.bottoms[0].shape[axis])
 
 
 def _convolve(step: Step, *, default_group: int) -> Sequence[Tensor]:
     fields = step.fields.part("convolution_param")
-    axis = axis_of(step, fields, 1)
+    axis = step.axis(fields, 1)
     channels, spatial = step.bottoms[0].shape[axis], step.bottoms[0].dim() - axis - 1
     group = fields.integer("group", default_group)
     kernel, options = _window(fields, spatial)
@@ -98,7 +90,7 @@ def _depthwise(
 def deconvolution(step: Step) -> Sequence[Tensor]:
     """The output is stride * (in - 1) + dilation * (kernel - 1) + 1 - 2 * pad long."""
     fields = step.fields.part("convolution_param")
-    axis = axis_of(step, fields, 1)
+    axis = step.axis(fields, 1)
     channels, spatial = step.bottoms[0].shape[axis], step.bottoms[0].dim() - axis - 1
     group = fields.integer("group", 1)
     kernel, options = _window(fields, spatial)
@@ -142,7 +134,7 @@ def inner_product(step: Step) -> Sequence[Tensor]:
     """Everything from `axis` on is one axis of length K."""
     fields = step.fields.part("inner_product_param")
     x = step.only_bottom()
-    axis = axis_of(step, fields, 1)
+    axis = step.axis(fields, 1)
     flat = x.flatten(axis)
     outputs, inputs = fields.integer("num_output", 0), flat.shape[axis]
     if fields.flag("transpose", default=False):
@@ -228,7 +220,7 @@ def scale(step: Step) -> Sequence[Tensor]:
         factor = step.blob(0, shape)
     else:
         factor = step.bottoms[1]
-        axis = axis_of(step, fields, 1) if factor.dim() else 0
+        axis = step.axis(fields, 1) if factor.dim() else 0
     top = x * along(factor, axis, x.dim())
     if fields.flag("bias_term", default=False):
         top = top + along(step.blob(int(own), factor.shape), axis, x.dim())
@@ -244,7 +236,7 @@ def bias(step: Step) -> Sequence[Tensor]:
         summand = step.blob(0, shape)
     else:
         summand = step.bottoms[1]
-        axis = axis_of(step, fields, 1) if summand.dim() else 0
+        axis = step.axis(fields, 1) if summand.dim() else 0
     return [x + along(summand, axis, x.dim())]
 
 
@@ -254,7 +246,7 @@ def _covered(step: Step, fields: Fields) -> tuple[int, tuple[int, ...]]:
     axes = fields.integer("num_axes", 1)
     if axes == 0:
         return 0, ()
-    axis = axis_of(step, fields, 1)
+    axis = step.axis(fields, 1)
     stop = x.dim() if axes == -1 else axis + axes
     return axis, tuple(x.shape[axis:stop])
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # everybody's name for it
 
-from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, axis_of, single
+from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step, single
 
 _METHODS = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
 _REGIONS = {0: "ACROSS_CHANNELS", 1: "WITHIN_CHANNEL"}
@@ -152,7 +152,7 @@ def crop(step: Step) -> Sequence[Tensor]:
     """The first bottom cut to the second's lengths, from `axis` on."""
     fields = step.fields.part("crop_param")
     x, like = step.bottoms
-    first = axis_of(step, fields, 2)
+    first = step.axis(fields, 2)
     offsets = fields.integers("offset") or [0]
     if len(offsets) == 1:
         offsets = offsets * (x.dim() - first)

@@ -77,19 +77,12 @@ def _of_five(lifter: Lifter, layer: Layer, channels: int, eps: float) -> Maps | 
     if channels == 1:
         return _TWO_ORDERS
     mean, var, _, gamma, beta = (numbers(layer.blobs[place]) for place in order)
-    return _maps(mean, var, eps, gamma, beta)
+    return _maps(mean, var, eps, Affine(gamma, beta))
 
 
-def _maps(
-    mean: FloatArray,
-    var: FloatArray,
-    eps: float,
-    gamma: FloatArray | None = None,
-    beta: FloatArray | None = None,
-) -> Maps:
-    ones, zeros = np.ones(len(mean)), np.zeros(len(mean))
-    gamma, beta = ones if gamma is None else gamma, zeros if beta is None else beta
-    return Affine.from_batchnorm(mean, var, eps, gamma, beta), Affine(gamma, beta)
+def _maps(mean: FloatArray, var: FloatArray, eps: float, then: Affine | None = None) -> Maps:
+    then = then or Affine(np.ones(len(mean)), np.zeros(len(mean)))
+    return Affine.from_batchnorm(mean, var, eps, then.scale, then.shift), then
 
 
 def _check(lifter: Lifter, layer: Layer, counts: tuple[int, ...], *, is_nvidia: bool) -> None:

@@ -410,9 +410,8 @@ class _Editor:
         if site.mean is None or site.deviation is None:
             self._arithmetic(number, site, edit)
             return
-        scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
         mean = edit.moved_mean(site.mean)
-        contents = [(1, scale * site.deviation), (2, shift + scale * mean)]
+        contents = list(enumerate(edit.of_batchnorm(mean, site.deviation), 1))
         if not np.array_equal(mean, site.mean):
             contents.append((3, mean))
             if self.weights == "float32" and self._is_narrow(site.node, 3):  # both of one dtype

@@ -76,9 +76,7 @@ def _fold_body(
 ) -> None:
     inner = _as_model(model, analysis, body)
     try:
-        folding = prepare(inner)
-        folding.check()
-        folded = folding.folded()
+        folding, folded = fold_inner(inner, prepare)
     except BnfoldError as error:
         why = f"its graph could not be followed: {error}"
         inside.items += left_alone(body.node, prefix, node.name, why)
@@ -87,14 +85,27 @@ def _fold_body(
         why = "what it is given may have other shapes than it declares"
         inside.items += left_alone(body.node, prefix, node.name, why)
         return
-    report = folding.report
-    inside.items += [placed(item, prefix, node.name, _EDGE) for item in report.items]
-    inside.clips += [prefix + name for name in report.clips]
+    items = [placed(item, prefix, node.name, _EDGE) for item in folding.report.items]
+    if take_down(inside, folding, items, prefix):
+        _put_back(model, body, inner, folded)
+        inside.changed = True
+
+
+def fold_inner(inner: OnnxModel, prepare: Prepare) -> tuple[Folding, OnnxModel]:
+    """A part of a model, folded as one of its own. Raises BnfoldError: it cannot be followed."""
+    folding = prepare(inner)
+    folding.check()
+    return folding, folding.folded()
+
+
+def take_down(inside: Inside, folding: Folding, items: Iterable[Item], prefix: str) -> bool:
+    """Note what the fold of a part did, under the names that it has outside; whether it did any."""
+    inside.items += items
+    inside.clips += [prefix + name for name in folding.report.clips]
     inside.scalars += folding.scalars_gone
     if folding.changes:
         inside.rounded += folding.rounded
-        _put_back(model, body, inner, folded)
-        inside.changed = True
+    return folding.changes
 
 
 def left_alone(nodes: Iterable[NodeProto], prefix: str, owner: str, why: str) -> Iterator[Item]:

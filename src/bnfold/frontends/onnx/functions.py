@@ -25,9 +25,11 @@ from bnfold.frontends.onnx.bodies import (
     add_initializer,
     constant,
     drop_unread,
+    fold_inner,
     is_worth_it,
     left_alone,
     placed,
+    take_down,
 )
 from bnfold.frontends.onnx.folding import Inside
 from bnfold.frontends.onnx.nodes import free_names, named_values, nodes_inside
@@ -112,23 +114,17 @@ def _fold_function(
     prefix = f"{function.name}/"
     inner = _as_model(model, analysis, function, calls)
     try:
-        folding = prepare(inner)
-        folding.check()
-        folded = folding.folded()
+        folding, folded = fold_inner(inner, prepare)
     except BnfoldError as error:
         why = f"it could not be followed: {error}"
         inside.items += left_alone(function.node, prefix, function.name, why)
         return False
-    report = folding.report
-    inside.items += [
+    items = [
         replace(placed(item, prefix, function.name, _EDGE), calls=len(calls))
-        for item in report.items
+        for item in folding.report.items
     ]
-    inside.clips += [prefix + name for name in report.clips]
-    inside.scalars += folding.scalars_gone
-    if not folding.changes:
+    if not take_down(inside, folding, items, prefix):
         return False
-    inside.rounded += folding.rounded
     _put_back(model, function, calls, inner, folded)
     return True
 

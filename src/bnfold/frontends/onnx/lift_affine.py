@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.affine import Affine, FloatArray
+from bnfold.core.affine import Affine, FloatArray, deviation_of
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.lift_constants import table
 from bnfold.frontends.onnx.lifter import Lifter, as_float64, constant_at_rank
@@ -75,7 +75,8 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         return _refused(lifter, node, Reason.BAD_STATISTICS, None)
     rank = len(shape)
     laid = (1, *expected) + (1,) * (rank - 1 - len(expected))
-    deviation = np.sqrt(var + epsilon)
+    deviation = deviation_of(var, epsilon)
+    _, center = affine.as_batchnorm(mean, deviation)
     role = g.AffineStep(
         affine.scale.reshape(laid),
         affine.shift.reshape(laid),
@@ -84,7 +85,7 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
         factors=g.Parameter.editable_if(not per_value),
         summands=g.Parameter.editable_if(not per_value),
         spread=np.abs(gamma).reshape(laid),
-        center=(affine.shift + affine.scale * mean).reshape(laid),
+        center=center.reshape(laid),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
         growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )

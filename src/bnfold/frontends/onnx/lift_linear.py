@@ -9,7 +9,7 @@ BatchNormalization stands there instead, an Add can be born in its place.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair
         return False
     is_full = spec.bias is not None and spec.bias.axis is not None
-    if bias and not is_full and not has_bias_size(lifter, bias, spec.out_channels):
+    if bias and not is_full and not has_bias_size(lifter, bias, spec.role.out_channels):
         return False
     for name in (spec.weight, bias):
         if name in lifter.constants.nodes and lifter.constants.array(name) is None:
@@ -72,17 +72,17 @@ def has_bias_size(lifter: Lifter, name: str, channels: int) -> bool:
 
 
 def _fits(lifter: Lifter, spec: LinearSpec) -> bool:
-    output = lifter.shape(spec.output)
+    output, role = lifter.shape(spec.output), spec.role
     if output is None or not lifter.is_float(spec.output):
         return False
-    if output[spec.out_axis] != spec.out_channels or not spec.out_channels:
+    if output[role.out_axis] != role.out_channels or not role.out_channels:
         return False
-    if not spec.in_channels:
+    if not role.in_channels:
         return lifter.shape(spec.source) is not None
     source = lifter.shape(spec.source)
     if source is None or not lifter.is_activation(spec.source):
         return False
-    return source[spec.in_axis] == spec.in_channels
+    return source[role.in_axis] == role.in_channels
 
 
 def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
@@ -91,9 +91,9 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
     bias_editable, bias = _bias_freedom(lifter, spec)
     tie = spec.weight if is_tied(lifter, spec, linears) else None
     weight = _weight_freedom(lifter, spec)
-    role = spec.role(weight, bias_editable=bias_editable, bias=bias, tie=tie, centre=spec.centre)
+    role = replace(spec.role, weight=weight, bias_editable=bias_editable, bias=bias, tie=tie)
     inputs = [lifter.tensor(spec.source)]
-    number = lifter.emit(node, role, inputs, frozenset((spec.out_axis,)), outputs=[spec.output])
+    number = lifter.emit(node, role, inputs, frozenset((role.out_axis,)), outputs=[spec.output])
     if number is None:
         return False
     lifter.lifted.sites[number] = LinearSite(
@@ -101,7 +101,7 @@ def emit(lifter: Lifter, node: Node, linears: Linears) -> bool:
         spec.weight_position,
         spec.weight,
         spec.layout,
-        spec.groups,
+        role.groups,
         spec.factor,
         spec.bias if bias_editable else None,
     )
@@ -130,10 +130,10 @@ def emit_fixed(lifter: Lifter, node: Node) -> bool:
     if node.input(2) and bias is None:
         return False
     summands = None if bias is None else as_float64(bias).reshape(-1)
-    role = spec.role(g.Weight.FIXED, bias_editable=False, bias=summands)
+    role = spec.fixed(summands)
     lifter.graph.pin(node.name, [lifter.tensor(name)])
     inputs = [lifter.tensor(spec.source)]
-    return lifter.emit(node, role, inputs, frozenset((spec.out_axis,))) is not None
+    return lifter.emit(node, role, inputs, frozenset((role.out_axis,))) is not None
 
 
 def is_tied(lifter: Lifter, spec: LinearSpec, linears: Linears) -> bool:

@@ -48,7 +48,7 @@ def emit(lifter: Lifter, node: Node) -> bool:
     if spec.bias is not None and spec.bias.axis is not None:
         return False
     name = "" if spec.bias is None else spec.bias.name
-    if name and not has_bias_size(lifter, name, spec.out_channels):
+    if name and not has_bias_size(lifter, name, spec.role.out_channels):
         return False
     bias = _bias(lifter, spec) if integer_bias is None else _Bias(integer_bias, False)
     scale_editable = _has_scale_per_channel(lifter, dequantize, spec, len(shape))
@@ -78,12 +78,12 @@ def _dequantized(lifter: Lifter, name: str) -> FloatArray | None:
 
 def _has_scale_per_channel(lifter: Lifter, dequantize: Node, spec: LinearSpec, rank: int) -> bool:
     """Whether there is a scale per output channel; one for all of them stays one for all."""
-    if lifter.network.opset < 13 or (spec.node.op == "ConvTranspose" and spec.groups > 1):
+    if lifter.network.opset < 13 or (spec.node.op == "ConvTranspose" and spec.role.groups > 1):
         return False
     scale = lifter.constants.array(dequantize.input(1))
     if scale is None or not (as_float64(scale) > 0).all():
         return False
-    return scale.shape == (spec.out_channels,) and dequantize.integer("axis", 1) % rank == (
+    return scale.shape == (spec.role.out_channels,) and dequantize.integer("axis", 1) % rank == (
         spec.out_weight_axis
     )
 
@@ -97,15 +97,15 @@ class _Bias:
 def _bias(lifter: Lifter, spec: LinearSpec) -> _Bias:
     """What is added per channel; integers behind a DequantizeLinear are left alone."""
     site = spec.bias
-    none = np.zeros(spec.out_channels)
+    none = np.zeros(spec.role.out_channels)
     if site is None:
         return _Bias(none, False)
     if not site.name:
         return _Bias(none, site.node is spec.node and site.position >= 0 and site.factor == 1.0)
     array = lifter.constants.array(site.name)
     if array is None:
-        return _Bias(np.full(spec.out_channels, np.nan), False)
-    values = np.broadcast_to(as_float64(array).reshape(-1) * site.factor, (spec.out_channels,))
+        return _Bias(np.full(spec.role.out_channels, np.nan), False)
+    values = np.broadcast_to(as_float64(array).reshape(-1) * site.factor, (spec.role.out_channels,))
     return _Bias(values.copy(), site.factor == 1.0 and site.node is spec.node)
 
 
@@ -113,28 +113,27 @@ def _emit(
     lifter: Lifter, spec: LinearSpec, dequantize: Node, bias: _Bias, *, scale_editable: bool
 ) -> bool:
     node = spec.node
-    shape = lifter.shape(spec.output)
-    if shape is None or shape[spec.out_axis] != spec.out_channels or np.isnan(bias.values).any():
+    shape, axis, channels = lifter.shape(spec.output), spec.role.out_axis, spec.role.out_channels
+    if shape is None or shape[axis] != channels or np.isnan(bias.values).any():
         return False
-    linear = spec.role(g.Weight.FIXED, bias_editable=False)
     rank = len(shape)
     affine = g.AffineStep(
-        g.channel_array(np.ones(spec.out_channels), spec.out_axis, rank),
-        g.channel_array(np.broadcast_to(bias.values, spec.out_channels), spec.out_axis, rank),
+        g.channel_array(np.ones(channels), axis, rank),
+        g.channel_array(np.broadcast_to(bias.values, channels), axis, rank),
         node.op,
-        spec.out_channels,
+        channels,
         removal=g.Removal.UNASKED,
         factors=g.Parameter.editable_if(scale_editable),
         summands=g.Parameter.editable_if(bias.editable),
         range_limit=range_limit(lifter.shapes.dtypes[spec.output]),
     )
     at = lifter.tensor(spec.source)
-    axes = frozenset((spec.out_axis,))
+    axes = frozenset((axis,))
     if lifter.shapes.count > 1 and axes & lifter.shapes.open_axes(spec.output):
         return False
-    for role in (linear, g.POSITIVE):
+    for role in (spec.fixed(), g.POSITIVE):
         (at,) = lifter.graph.add(node.name, role, [at], [shape])
     (at,) = lifter.graph.add(node.name, affine, [at], [shape])
-    site = spec.bias or BiasSite(node, 2, "", (spec.out_channels,))
+    site = spec.bias or BiasSite(node, 2, "", (channels,))
     lifter.lifted.sites[len(lifter.graph.ops) - 1] = QuantizedSite(node, dequantize, site)
     return lifter.emit(node, g.POSITIVE, [at], axes, outputs=[spec.output]) is not None

@@ -122,6 +122,7 @@ def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 
 def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
+    """Identity, and casts from float to float: `_unary` asks for both."""
     return _one(lambda labels: labels)
 
 
@@ -137,11 +138,6 @@ def _dropout(lifter: Lifter, node: Node) -> bool:
     return lifter.emit_view(
         node, [lifter.tensor(source)], [output], lambda choice: _one(lambda labels: labels)
     )
-
-
-def _cast(lifter: Lifter, node: Node, choice: int) -> Apply | None:
-    """From float to float: `_unary` asks for both."""
-    return _one(lambda labels: labels)
 
 
 # -------------------------------------------------------------------- parts
@@ -238,15 +234,18 @@ def _concat(lifter: Lifter, node: Node) -> bool:
     return lifter.emit_view(node, tensors, [output], make)
 
 
+def _blocks(lifter: Lifter, node: Node, choice: int) -> tuple[int, Shape]:
+    """The length of a block's sides, 0 for what is no image, and the input's shape."""
+    shape = _shape(lifter, node.inputs[0], choice)
+    return node.integer("blocksize") if len(shape) == 4 else 0, shape
+
+
 def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     """https://onnx.ai/onnx/operators/onnx__DepthToSpace.html"""
-    size = node.integer("blocksize")
-    shape = _shape(lifter, node.inputs[0], choice)
-    if len(shape) != 4:
+    size, shape = _blocks(lifter, node, choice)
+    if size < 1 or shape[1] % size**2:
         return None
     n, c, h, w = shape
-    if size < 1 or c % size**2:
-        return None
     channels = c // size**2
 
     def apply(labels: IntArray) -> IntArray:
@@ -264,13 +263,10 @@ def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     """https://onnx.ai/onnx/operators/onnx__SpaceToDepth.html"""
-    size = node.integer("blocksize")
-    shape = _shape(lifter, node.inputs[0], choice)
-    if len(shape) != 4:
-        return None
-    n, c, h, w = shape
+    size, shape = _blocks(lifter, node, choice)
     if size < 1:
         return None
+    n, c, h, w = shape
 
     def apply(labels: IntArray) -> IntArray:
         _check_size(labels.size)
@@ -341,9 +337,7 @@ def _pad_value(lifter: Lifter, node: Node) -> float | None:
 VIEWS: dict[str, Handler] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _unary(_reshape)),
     "Transpose": _unary(_transpose),
-    "Identity": _unary(_same),
-    "Cast": _unary(_cast),
-    "CastLike": _unary(_cast),
+    **dict.fromkeys(("Identity", "Cast", "CastLike"), _unary(_same)),
     "Dropout": _dropout,
     "Slice": _unary(_slice),
     "Split": _unary(_split),

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
+from bnfold.core.window import same_padding
 from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
@@ -33,17 +34,11 @@ class LinearSpec:
     """The constant, in front of its transposition if there is one."""
     weight_position: int
     layout: Layout
-    groups: int
-    in_axis: int
-    out_axis: int
-    in_channels: int
-    out_channels: int
-    crosses_zeros: bool = False
+    role: g.Linear
+    """The op in the core's words, before it is known what may be edited of it."""
     factor: float = 1.0
     bias: BiasSite | None = None
     output: str = ""
-    centre: tuple[int, ...] | None = None
-    """The tap that reads the place it writes to; see `graph.centre_tap`."""
 
     @property
     def out_weight_axis(self) -> int:
@@ -53,12 +48,12 @@ class LinearSpec:
     @property
     def use(self) -> tuple[object, ...]:
         """Ops with equal keys can share one edit of one weight."""
-        return self.layout, self.groups, self.factor
+        return self.layout, self.role.groups, self.factor
 
-    def role(self, weight: g.Weight, **freedom: Any) -> g.Linear:
-        """The op in the core's words; `freedom` is what else may be edited of it."""
-        channels = self.in_channels, self.out_channels, self.in_axis, self.out_axis
-        return g.Linear(*channels, self.groups, self.crosses_zeros, weight, **freedom)
+    def fixed(self, bias: FloatArray | None = None) -> g.Linear:
+        """The op where neither its weight nor its bias can be edited."""
+        fixed = replace(self.role, weight=g.Weight.FIXED, bias_editable=False)
+        return replace(fixed, bias=bias, centre=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +123,18 @@ def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | Non
     if weight.position != 1 or weight.is_flipped or groups < 1 or shape[0] % groups:
         return None
     transposed = node.op == "ConvTranspose"
-    # Conv weight: (out, in/groups, *kernel); ConvTranspose weight: (in, out/groups, *kernel)
-    ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
+    layout = Layout.IN_OUT if transposed else Layout.OUT_IN
+    ins, outs = layout.channels(shape, groups)
+    crosses = _misses_taps(node, shape[2:]) if transposed else _pads(node, shape[2:])
     return LinearSpec(
         node,
         node.input(0),
         weight.name,
         1,
-        Layout.IN_OUT if transposed else Layout.OUT_IN,
-        groups,
-        1,
-        1,
-        ins,
-        outs,
-        _misses_taps(node, shape[2:]) if transposed else _pads(node, shape[2:]),
+        layout,
+        g.Linear(ins, outs, 1, 1, groups, crosses, centre=_centre(node, shape[2:])),
         bias=BiasSite(node, 2, bias, (outs,)),
         output=node.outputs[0],
-        centre=_centre(node, shape[2:]),
     )
 
 
@@ -159,9 +149,7 @@ def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     if any(len(one) != rank for one in (strides, dilations)):
         return None
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        half = tuple(one // 2 for one in total)
-        rest = tuple(one - small for one, small in zip(total, half, strict=True))
+        half, rest = same_padding(kernel, dilations)
         before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     else:
         pads = () if mode == "VALID" else node.integers("pads")
@@ -210,23 +198,20 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         if shape is None or len(shape) > 2:
             return None
         stored = (shape[0], outs) if len(shape) == 2 else stored
+    factor = node.number("alpha", 1.0)
+    in_axis = 0 if node.integer("transA") else 1
     return LinearSpec(
         node,
         node.input(0),
         weight.name,
         1,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
-        1,
-        0 if node.integer("transA") else 1,
-        1,
-        ins,
-        outs,
-        factor=node.number("alpha", 1.0),
+        g.Linear(ins, outs, in_axis, 1, centre=() if factor == 1.0 else None),
+        factor=factor,
         bias=BiasSite(
             node, 2, bias, stored, node.number("beta", 1.0), axis=-1 if is_full else None
         ),
         output=node.outputs[0],
-        centre=() if node.number("alpha", 1.0) == 1.0 else None,
     )
 
 
@@ -253,14 +238,9 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         weight.name,
         weight.position,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
-        1,
-        axis,
-        axis,
-        ins,
-        outs,
+        g.Linear(ins, outs, axis, axis, centre=()),
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
-        centre=(),
     )
 
 
@@ -342,11 +322,7 @@ def _gather(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         weight.name,
         0,
         Layout.ROWS_OUT,
-        1,
-        0,
-        rank,
-        0,
-        weight.shape[1],
+        g.Linear(0, weight.shape[1], 0, rank),
         output=node.outputs[0],
     )
 

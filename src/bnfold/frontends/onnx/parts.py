@@ -17,7 +17,8 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout
-from bnfold.core.window import Window
+from bnfold.core.weights import exchanged as exchanged
+from bnfold.core.window import Window, same_padding
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import Lifted, LinearSite
@@ -56,9 +57,7 @@ def window_of(node: Node, kernel: tuple[int, ...]) -> Window | None:
     elif mode != "NOTSET":
         if set(stride) != {1} or is_transposed:
             return None
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        half = tuple(each // 2 for each in total)
-        rest = tuple(each - small for each, small in zip(total, half, strict=True))
+        half, rest = same_padding(kernel, dilation)
         before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
     if is_transposed:
         if node.integers("output_shape"):
@@ -97,12 +96,9 @@ def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
     elif site.node.op not in ("Gemm", "MatMul"):
         return None
     has_bias = bias is not None and bool(bias.name)
-    return Part(
+    return Part.of(
+        role,
         window,
-        site.groups,
-        role.in_axis,
-        role.in_channels,
-        role.out_channels,
         partial(_weight, lifted, site),
         partial(_bias, lifted, site, role.out_channels) if has_bias else None,
         str(dtype),
@@ -126,13 +122,6 @@ def _bias(lifted: Lifted, site: LinearSite, channels: int) -> FloatArray:
     return np.broadcast_to(as_float64(array).reshape(-1) * site.bias.factor, (channels,))
 
 
-def exchanged(weight: FloatArray, groups: int) -> FloatArray:
-    """(in, out/groups, *kernel) as (out, in/groups, *kernel), and the other way round."""
-    first, second, *taps = weight.shape
-    blocks = weight.reshape(groups, first // groups, second, *taps).swapaxes(1, 2)
-    return blocks.reshape(groups * second, first // groups, *taps)
-
-
 def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
     (tensor,) = op.outputs
     name = next((name for name, number in lifted.tensors.items() if number == tensor), "")
@@ -145,6 +134,4 @@ def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
     if any(spread > 1 for spread in window.dilation):  # younger than most runtimes
         return None
     channels = lifted.graph.shapes[tensor][1]
-    weight = np.full((channels, 1, *window.kernel), 1.0 / window.taps)
-    dtype = str(lifted.constants.shapes.dtypes.get(name))
-    return Part(window, channels, 1, channels, channels, lambda: weight, None, dtype, carries=False)
+    return Part.pooling(window, channels, 1, str(lifted.constants.shapes.dtypes.get(name)))

@@ -70,26 +70,12 @@ def _padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float
     return functional.pad(x, amounts, value=value) if any(amounts) else x
 
 
-_CONV: dict[int, Callable[..., Tensor]] = {
-    1: functional.conv1d,
-    2: functional.conv2d,
-    3: functional.conv3d,
-}
-_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
-    1: functional.conv_transpose1d,
-    2: functional.conv_transpose2d,
-    3: functional.conv_transpose3d,
-}
-_MAX: dict[int, Callable[..., Tensor]] = {
-    1: functional.max_pool1d,
-    2: functional.max_pool2d,
-    3: functional.max_pool3d,
-}
-_MEAN: dict[int, Callable[..., Tensor]] = {
-    1: functional.avg_pool1d,
-    2: functional.avg_pool2d,
-    3: functional.avg_pool3d,
-}
+def _by_rank(name: str) -> dict[int, Callable[..., Tensor]]:
+    return {rank: getattr(functional, f"{name}{rank}d") for rank in (1, 2, 3)}
+
+
+_CONV, _TRANSPOSED = _by_rank("conv"), _by_rank("conv_transpose")
+_MAX, _MEAN = _by_rank("max_pool"), _by_rank("avg_pool")
 
 
 def conv(node: Node, x: Sequence[Operand], opset: int) -> Tensor:

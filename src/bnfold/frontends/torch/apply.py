@@ -121,19 +121,16 @@ def _linear_jobs(
 def _affine_jobs(
     new: NewTensors, number: int, site: AffineSite, edit: AffineEdit
 ) -> Iterator[tuple[object, _Job]]:
-    """gamma' = a' * sqrt(var + eps), beta' = b' + a' * mean, the mean itself moved or not."""
+    """A BatchNorm that stays: its new gamma and beta, the mean itself moved or not."""
     assert site.mean is not None and site.deviation is not None and site.statistics is not None
-    scale, shift = edit.scale.reshape(-1), edit.shift.reshape(-1)
     mean = site.mean
     if site.running_mean is not None and not np.array_equal(moved := edit.moved_mean(mean), mean):
         mean = moved
         place = partial(_put, new, site.running_mean)
         given = partial(np.asarray, mean)
         yield id(site.running_mean), _Job(number, given, site.running_mean, place)
-    wanted = (
-        ("weight", site.gamma, scale * site.deviation),
-        ("bias", site.beta, shift + scale * mean),
-    )
+    gamma, beta = edit.of_batchnorm(mean, site.deviation)
+    wanted = (("weight", site.gamma, gamma), ("bias", site.beta, beta))
     for name, parameter, content in wanted:
         if parameter is not None:
             reshaped = content.reshape(tuple(parameter.shape))

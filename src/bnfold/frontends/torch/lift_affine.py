@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
-from bnfold.core.affine import Affine
+from bnfold.core.affine import Affine, deviation_of
 from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
@@ -206,7 +206,8 @@ def _batch_norm_chain(
         refused = g.RefusedStep(refusal, kind, channels, tie)
         return Chain((event,), spec.source, event.outputs[0], refused, site, name)
     assert affine is not None and spec.mean is not None and spec.var is not None
-    deviation = np.sqrt(to_numpy(spec.var) + spec.eps)
+    mean, deviation = to_numpy(spec.mean), deviation_of(to_numpy(spec.var), spec.eps)
+    spread, center = affine.as_batchnorm(mean, deviation)
     rank = len(spec.source.shape)
     gamma, beta = _editable(lifter, event, spec)
     gains = is_node or (can_gain(module) and id(module) in lifter.recording.members)
@@ -218,8 +219,8 @@ def _batch_norm_chain(
         removal=refusal or g.Removal.WANTED,
         factors=g.Parameter.editable_if(gamma is not None or gains),
         summands=g.Parameter.editable_if(beta is not None or gains),
-        spread=g.channel_array(np.abs(affine.scale) * deviation, 1, rank),
-        center=g.channel_array(affine.shift + affine.scale * to_numpy(spec.mean), 1, rank),
+        spread=g.channel_array(np.abs(spread), 1, rank),
+        center=g.channel_array(center, 1, rank),
         range_limit=range_limit(spec.source.dtype),
         growth_limit=growth_limit(spec.source.dtype),
         tie=tie,
@@ -230,7 +231,7 @@ def _batch_norm_chain(
         beta=beta,
         statistics=spec.mean,
         running_mean=_own(lifter, event, spec.mean),
-        mean=_numpy(spec.mean),
+        mean=mean,
         deviation=deviation,
     )
     return Chain((event,), spec.source, event.outputs[0], role, site, name)

@@ -120,44 +120,36 @@ def _last_axes(value: Value, count: int) -> tuple[int, ...]:
     return tuple(range(rank - count, rank))
 
 
-def _max_pool(rank: int) -> Handler:
+def _pool(rank: int, role: Callable[[Event, tuple[int, ...]], g.Role]) -> Handler:
+    """Over the last axes; where the maxima were, a further output, is not followed."""
+
     def handler(lifter: Lifter, event: Event) -> bool:
         source = first_value(event)
         if source is None:
             return False
-        role = g.Max(_last_axes(source, rank))
-        lifter.emit(event, role, [lifter.tensor(source)], outputs=event.outputs[:1])
+        axes = _last_axes(source, rank)
+        lifter.emit(event, role(event, axes), [lifter.tensor(source)], outputs=event.outputs[:1])
         return True
 
     return handler
+
+
+def _max_pool(rank: int) -> Handler:
+    return _pool(rank, lambda event, axes: g.Max(axes))
 
 
 def _mean_pool(rank: int) -> Handler:
     """Adaptive pooling, resizing, reflecting: weights that sum to 1, borders left alone."""
-
-    def handler(lifter: Lifter, event: Event) -> bool:
-        source = first_value(event)
-        if source is None:
-            return False
-        lifter.emit(event, g.Mean(_last_axes(source, rank)), [lifter.tensor(source)])
-        return True
-
-    return handler
+    return _pool(rank, lambda event, axes: g.Mean(axes))
 
 
 def _avg_pool(rank: int) -> Handler:
-    def handler(lifter: Lifter, event: Event) -> bool:
-        source = first_value(event)
-        if source is None:
-            return False
+    def role(event: Event, axes: tuple[int, ...]) -> g.Role:
         a = Arguments(event)
         padded = any(a.wholes("padding")) and bool(a["count_include_pad"])
-        zeros = padded or a.get("divisor_override") is not None
-        role = g.Mean(_last_axes(source, rank), counts_zeros=zeros)
-        lifter.emit(event, role, [lifter.tensor(source)])
-        return True
+        return g.Mean(axes, counts_zeros=padded or a.get("divisor_override") is not None)
 
-    return handler
+    return _pool(rank, role)
 
 
 def _reduced(event: Event, rank: int) -> tuple[tuple[int, ...], bool]:

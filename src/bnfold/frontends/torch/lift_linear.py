@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
+from bnfold.core.window import same_padding
 from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifter, LinearSite, channel_axis, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
@@ -31,24 +32,18 @@ class LinearSpec:
     weight: Const
     bias: Const | None
     layout: Layout
-    groups: int
-    in_axis: int
-    out_axis: int
-    in_channels: int
-    out_channels: int
-    crosses_zeros: bool
-    module: nn.Module | None
+    role: g.Linear
+    """The op in the core's words, before it is known what may be edited of it."""
+    module: nn.Module | None = None
     """The module that takes a bias if it is given one."""
     node: fx.Node | None = None
     """The node that takes a bias if it is given one."""
-    centre: tuple[int, ...] | None = None
-    """The tap that reads the place it writes to; see `graph.centre_tap`."""
 
     @property
     def use(self) -> tuple[Any, ...]:
         """Two uses with equal keys can share one edit."""
         bias = None if self.bias is None else id(self.bias.origin)
-        return self.layout, self.groups, self.weight.how, bias
+        return self.layout, self.role.groups, self.weight.how, bias
 
 
 @dataclass(slots=True)
@@ -72,7 +67,7 @@ def survey(lifter: Lifter) -> Linears:
         spec = _module_spec(event) if isinstance(event.target, nn.Module) else _op_spec(event)
         if spec is not None and (node := node_of(event)) is not None and _names_bias(node):
             spec = replace(spec, node=node)
-        if spec is not None and (is_floating(spec.source) or not spec.in_channels):
+        if spec is not None and (is_floating(spec.source) or not spec.role.in_channels):
             found.specs[event.number] = spec
             found.by_weight.setdefault(id(spec.weight.origin), []).append(event)
         found.binary_network |= op_name(event.target) in _SIGNS
@@ -97,19 +92,13 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
     editable = weight is not g.Weight.FIXED
     # Even a fixed weight ties the bias of its uses.
     tie = id(spec.weight.origin) if len(uses) > 1 and (editable or bias_editable) else None
-    role = g.Linear(
-        spec.in_channels,
-        spec.out_channels,
-        spec.in_axis,
-        spec.out_axis,
-        spec.groups,
-        spec.crosses_zeros,
-        weight,
-        bias_editable,
-        None if spec.bias is None or bias_editable else _fixed_bias(lifter, spec),
-        _depthwise_sum(lifter, spec) if weight is g.Weight.FIXED else None,
-        tie,
-        spec.centre,
+    role = replace(
+        spec.role,
+        weight=weight,
+        bias_editable=bias_editable,
+        bias=None if spec.bias is None or bias_editable else _fixed_bias(lifter, spec),
+        depthwise_sum=None if editable else _depthwise_sum(lifter, spec),
+        tie=tie,
         **_narrowing(event, spec.source),
     )
     inputs = [lifter.tensor(spec.source)]
@@ -121,7 +110,7 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         spec.weight.origin if editable else None,
         bias,
         spec.layout,
-        spec.groups,
+        spec.role.groups,
         _bias_taker(lifter, spec) if bias_editable else None,
         spec.node if bias_editable else None,
     )
@@ -199,11 +188,12 @@ def _fixed_bias(lifter: Lifter, spec: LinearSpec) -> FloatArray:
     """Which outputs a bias that stays keeps in scale: those where it is not 0 in every run."""
     assert spec.bias is not None
     known = lifter.is_known(spec.bias)
-    return to_numpy(spec.bias.tensor) if known else np.ones(spec.out_channels)
+    return to_numpy(spec.bias.tensor) if known else np.ones(spec.role.out_channels)
 
 
 def _depthwise_sum(lifter: Lifter, spec: LinearSpec) -> FloatArray | None:
-    if spec.groups == 1 or spec.groups != spec.in_channels or spec.crosses_zeros:
+    role = spec.role
+    if role.groups == 1 or role.groups != role.in_channels or role.crosses_zeros:
         return None
     if spec.layout is not Layout.OUT_IN or not lifter.is_known(spec.weight):
         return None
@@ -240,12 +230,18 @@ def _module_spec(event: Event) -> LinearSpec | None:
         padded = _misses_taps(
             module.kernel_size, module.stride, module.padding, module.output_padding
         )
-    spec = _convolution(
-        source, weight, bias, module.groups, transposed=transposed, crosses=padded, module=module
-    )
     extra = module.output_padding if transposed else 0
     window = (module.stride, module.padding, module.dilation)
-    return replace(spec, centre=_centre(module.kernel_size, *window, extra))
+    return _convolution(
+        source,
+        weight,
+        bias,
+        module.groups,
+        transposed=transposed,
+        crosses=padded,
+        centre=_centre(module.kernel_size, *window, extra),
+        module=module,
+    )
 
 
 def _centre(
@@ -256,10 +252,8 @@ def _centre(
         return None
     rank = len(kernel)
     spread = _spread(dilation, rank)
-    if padding == "same":  # what is left over goes behind
-        total = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
-        before = tuple(one // 2 for one in total)
-        after = tuple(one - half for one, half in zip(total, before, strict=True))
+    if padding == "same":
+        before, after = same_padding(tuple(kernel), spread)
     else:
         before = after = (0,) * rank if padding == "valid" else _spread(padding, rank)
     return g.centre_tap(kernel, _spread(stride, rank), spread, before, after)
@@ -291,13 +285,14 @@ def _convolution(
     *,
     transposed: bool,
     crosses: bool,
+    centre: tuple[int, ...] | None,
     module: nn.Module | None,
 ) -> LinearSpec:
-    shape = weight.tensor.shape
-    axis = channel_axis(source, len(shape) - 2)
-    ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
+    axis = channel_axis(source, weight.tensor.ndim - 2)
     layout = Layout.IN_OUT if transposed else Layout.OUT_IN
-    return LinearSpec(source, weight, bias, layout, groups, axis, axis, ins, outs, crosses, module)
+    channels = layout.channels(weight.tensor.shape, groups)
+    role = g.Linear(*channels, axis, axis, groups, crosses, centre=centre)
+    return LinearSpec(source, weight, bias, layout, role, module)
 
 
 def _matrix(
@@ -307,8 +302,6 @@ def _matrix(
     if weight.tensor.ndim != 2:
         return None
     outs, ins = weight.tensor.shape if not weight.is_transposed else weight.tensor.shape[::-1]
-    if not _is_bias(bias, outs):
-        return None
     return _dense(source, weight, bias, Layout.OUT_IN, (ins, outs), module)
 
 
@@ -319,19 +312,18 @@ def _dense(
     layout: Layout,
     channels: tuple[int, int],
     module: nn.Module | None = None,
-) -> LinearSpec:
+) -> LinearSpec | None:
     """A matrix product along the last axis."""
+    if not _is_bias(bias, channels[1]):
+        return None
     last = len(source.shape) - 1
-    return LinearSpec(
-        source, weight, bias, layout, 1, last, last, *channels, False, module, centre=()
-    )
+    role = g.Linear(*channels, last, last, centre=())
+    return LinearSpec(source, weight, bias, layout, role, module)
 
 
 def _embedding(source: Value, weight: Const) -> LinearSpec:
-    rank = len(source.shape)
-    return LinearSpec(
-        source, weight, None, Layout.ROWS_OUT, 1, 0, rank, 0, weight.tensor.shape[1], False, None
-    )
+    role = g.Linear(0, weight.tensor.shape[1], 0, len(source.shape))
+    return LinearSpec(source, weight, None, Layout.ROWS_OUT, role)
 
 
 # -------------------------------------------------------------------- ops
@@ -368,12 +360,17 @@ def _convolution_of(a: Arguments, *, transposed: bool) -> LinearSpec | None:
         crosses = _misses_taps(kernel, a.wholes("stride"), padding, output_padding)
     else:
         crosses = _pads(padding, kernel, _spread(a["dilation"], len(kernel)))
-    groups = a.whole("groups")
-    spec = _convolution(
-        source, weight, bias, groups, transposed=transposed, crosses=crosses, module=None
-    )
     window = (a["stride"], padding, a["dilation"])
-    return replace(spec, centre=_centre(kernel, *window, a.get("output_padding") or 0))
+    return _convolution(
+        source,
+        weight,
+        bias,
+        a.whole("groups"),
+        transposed=transposed,
+        crosses=crosses,
+        centre=_centre(kernel, *window, a.get("output_padding") or 0),
+        module=None,
+    )
 
 
 def _spread(value: Any, rank: int) -> tuple[int, ...]:
@@ -404,8 +401,6 @@ def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
     if weight.is_transposed:
         return _matrix(source, weight, bias, None)
     ins, outs = weight.tensor.shape
-    if not _is_bias(bias, outs):
-        return None
     return _dense(source, weight, bias, Layout.IN_OUT, (ins, outs))
 
 
@@ -437,7 +432,7 @@ _READERS = {
 }
 
 
-def _narrowing(event: Event, source: Value) -> dict[str, float]:
+def _narrowing(event: Event, source: Value) -> dict[str, Any]:
     """The limits of the dtype it computes in, where autocast has it compute in another one."""
     made = event.outputs[0]
     return {} if made is None else narrowing(source.dtype, made.dtype)

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from bnfold.core.affine import FloatArray
+from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import Merge
+from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.lifter import AffineSite, LinearSite
@@ -50,15 +51,15 @@ class Content:
 
 def content_of(kernel: Kernel, site: LinearSite | AffineSite) -> Content:
     """The numbers as the carrier's site keeps them."""
-    if isinstance(site, AffineSite):  # gamma' = a * sqrt(var + eps), beta' = b + a * mean
+    if isinstance(site, AffineSite):
         assert site.mean is not None and site.deviation is not None
         assert site.statistics is not None
-        scale = kernel.weight.reshape(-1)
-        gamma, beta = scale * site.deviation, kernel.bias + scale * site.mean
+        affine = Affine(kernel.weight.reshape(-1), kernel.bias)
+        gamma, beta = affine.as_batchnorm(site.mean, site.deviation)
         return Content(_tensor(gamma, site.statistics), _tensor(beta, site.statistics))
     weight = kernel.weight
     if kernel.window.is_transposed or _is_matrix_on_the_right(site):
-        weight = _exchanged(weight, kernel.groups)
+        weight = exchanged(weight, kernel.groups)
     needs_bias = site.bias is not None or bool(kernel.bias.any())
     bias = _tensor(kernel.bias, site.weight) if needs_bias else None
     return Content(_laid_out(_tensor(weight, site.weight), site.weight), bias)
@@ -66,12 +67,6 @@ def content_of(kernel: Kernel, site: LinearSite | AffineSite) -> Content:
 
 def _is_matrix_on_the_right(site: LinearSite) -> bool:
     return site.weight.ndim == 2 and site.layout.name == "IN_OUT"
-
-
-def _exchanged(weight: FloatArray, groups: int) -> FloatArray:
-    """(in, out / groups, *kernel)"""
-    parts = weight.reshape(groups, -1, *weight.shape[1:])
-    return parts.swapaxes(1, 2).reshape(-1, parts.shape[1], *weight.shape[2:])
 
 
 def _tensor(content: FloatArray, like: Tensor) -> Tensor:

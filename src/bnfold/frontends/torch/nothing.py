@@ -31,9 +31,7 @@ class Nothing:
         """The other operand."""
         return _sum(other, self)
 
-    def __iadd__(self, other: Any) -> Any:
-        """The other operand."""
-        return _sum(self, other)
+    __iadd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
         """The other operand, negated."""
@@ -43,21 +41,13 @@ class Nothing:
         """The other operand."""
         return _difference(other, self)
 
-    def __isub__(self, other: Any) -> Any:
-        """The other operand, negated."""
-        return _difference(self, other)
+    __isub__ = __sub__
 
     def __mul__(self, other: Any) -> Any:
         """Nothing."""
         return self
 
-    def __rmul__(self, other: Any) -> Any:
-        """Nothing."""
-        return self
-
-    def __truediv__(self, other: Any) -> Any:
-        """Nothing."""
-        return self
+    __rmul__ = __truediv__ = __mul__
 
     def __neg__(self) -> Any:
         """Nothing."""

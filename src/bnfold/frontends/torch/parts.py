@@ -7,20 +7,18 @@ whose weight is a constant, and which cannot be given another.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
-from bnfold.core.weights import Layout
-from bnfold.core.window import Axes, Window
+from bnfold.core.weights import Layout, exchanged
+from bnfold.core.window import Axes, Window, same_padding
 from bnfold.frontends.torch.leaves import TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifted, LinearSite, is_readable, to_numpy
 from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
@@ -77,12 +75,9 @@ def _linear(event: Event, role: g.Linear, site: LinearSite, source: Value) -> Pa
         window = _window(event, tuple(site.weight.shape[2:]))
         if window is None:
             return None
-    return Part(
+    return Part.of(
+        role,
         window,
-        site.groups,
-        role.in_axis,
-        role.in_channels,
-        role.out_channels,
         partial(_weight, site),
         None if site.bias is None else partial(to_numpy, site.bias),
         str(source.dtype),
@@ -98,10 +93,7 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
 def _weight(site: LinearSite) -> FloatArray:
     """(out_channels, in_channels / groups, *kernel)"""
     array = to_numpy(site.weight)
-    if site.layout is Layout.OUT_IN:
-        return array
-    parts = array.reshape(site.groups, -1, *array.shape[1:])
-    return parts.swapaxes(1, 2).reshape(-1, parts.shape[1], *array.shape[2:])
+    return array if site.layout is Layout.OUT_IN else exchanged(array, site.groups)
 
 
 # -------------------------------------------------------------------- windows
@@ -143,9 +135,7 @@ def _made(
     if padding == "same":
         if set(strides) != {1}:
             return None
-        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        before = tuple(both // 2 for both in total)
-        after = tuple(both - half for both, half in zip(total, before, strict=True))
+        before, after = same_padding(kernel, dilations)
     else:
         before = _spread([0] if isinstance(padding, str) else padding, rank)
         extra = _spread(output_padding, rank)
@@ -177,6 +167,4 @@ def _mean(event: Event, source: Value) -> Part | None:
     stride = _spread(a.wholes("stride"), rank) if a.wholes("stride") else kernel
     window = Window(kernel, stride, (1,) * rank, padding, padding)
     axis = len(source.shape) - rank - 1
-    channels, dtype = source.shape[axis], str(source.dtype)
-    weight = partial(np.full, (channels, 1, *kernel), 1.0 / math.prod(kernel))
-    return Part(window, channels, axis, channels, channels, weight, None, dtype, carries=False)
+    return Part.pooling(window, source.shape[axis], axis, str(source.dtype))

@@ -253,35 +253,29 @@ def _collect(tree: Any, leaves: list[Any]) -> None:
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """The tree with `function` applied to its tensors; PyTorch's own where there is more."""
-    kind = type(tree)
-    if kind is tuple:
-        return tuple([map_tensors(function, part) for part in tree])
-    if kind is list:
-        return [map_tensors(function, part) for part in tree]
-    if kind is dict:
-        return {key: map_tensors(function, part) for key, part in tree.items()}
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, _LEAVES):
-        return tree
-    return pytree.tree_map_only(Tensor, function, tree)
+    """The tree with `function` applied to its tensors."""
+    return _mapped(Tensor, function, tree)
 
 
 def map_constants(function: Callable[[Const], Const], tree: Any) -> Any:
     """The tree with `function` applied to its constants."""
+    return _mapped(Const, function, tree)
+
+
+def _mapped(of: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with `function` applied to leaves of a type; PyTorch's own where there is more."""
     kind = type(tree)
-    if kind is Const:
-        return function(tree)
     if kind is tuple:
-        return tuple([map_constants(function, part) for part in tree])
+        return tuple([_mapped(of, function, part) for part in tree])
     if kind is list:
-        return [map_constants(function, part) for part in tree]
+        return [_mapped(of, function, part) for part in tree]
     if kind is dict:
-        return {key: map_constants(function, part) for key, part in tree.items()}
+        return {key: _mapped(of, function, part) for key, part in tree.items()}
+    if isinstance(tree, of):
+        return function(tree)
     if isinstance(tree, _LEAVES):
         return tree
-    return pytree.tree_map_only(Const, function, tree)
+    return pytree.tree_map_only(of, function, tree)
 
 
 def constants(*trees: Any) -> Iterator[Const]:

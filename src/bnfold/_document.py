@@ -1,0 +1,42 @@
+"""The JSON documents of results: each names its schema, and is read back under that name only."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+
+class Document(ABC):
+    """A result that is written as JSON and read again."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the schema."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, data: Any) -> Self:
+        """The inverse of `to_dict`. Raises ValueError for another schema."""
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The result as a JSON document; in ASCII where the name of a file is no UTF-8."""
+        text = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        if text.isascii() or text.encode(errors="ignore").decode() == text:
+            return text
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`. Raises ValueError for another schema."""
+        return cls.from_dict(json.loads(text))
+
+
+def checked(document: Any, schema: str) -> dict[str, Any]:
+    """The document, if it is one of this schema. Raises ValueError."""
+    found = document.get("schema") if isinstance(document, dict) else document
+    if found != schema or not isinstance(document, dict):
+        raise ValueError(f"not a {schema} document: {found!r}")
+    return document
