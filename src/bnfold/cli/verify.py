@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         original, folded = _runners(arguments, place)
         # its options are called as the fields are
         named = {option.name: getattr(arguments, option.name) for option in fields(Comparison)}
-        result = Comparison(**named).of(original, folded)
+        result = Comparison(**named).either_way(original, folded)
     answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 

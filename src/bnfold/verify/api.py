@@ -66,7 +66,7 @@ def verify(
     if samples is not None and samples < 1:
         raise UsageError(f"samples={samples} is too few", "use 1 or more")
     first, second = runners(original, folded, inputs)
-    return Comparison(data, mean, std, samples, seed, layers).of(first, second)
+    return Comparison(data, mean, std, samples, seed, layers).either_way(first, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,17 @@ class Comparison:
     layers: bool = True
 
     def of(self, original: Runner, folded: Runner) -> VerifyResult:
-        """Whether two models that are read already compute the same.
-
-        Outputs that agree where layers part may be those of a fold and its original, in this order.
-        """
+        """Whether two models that are read already compute the same."""
         course.check_inputs(original, folded)
         chosen, drawn = self._samples(original.specs)
-        result = course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+        return course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+
+    def either_way(self, first: Runner, second: Runner) -> VerifyResult:
+        """The same; the first may be the fold of the second, where it holds in every layer."""
+        result = self.of(first, second)
         if result.parting is not None and all(output.equal for output in result.outputs):
-            swapped = course.verify(folded, original, chosen, seed=drawn, look_inside=self.layers)
-            if swapped.equal:
+            swapped = self.of(second, first)
+            if swapped.equal and len(swapped.layers) >= len(result.layers):
                 return replace(swapped, notes=(*swapped.notes, _SWAPPED))
         return result
 

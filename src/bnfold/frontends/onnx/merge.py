@@ -56,7 +56,7 @@ def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Mer
 
 def are_left(lifted: Lifted, plan: Plan) -> bool:
     """Whether there are more to find in what a fold makes."""
-    edited = (lifted.sites[number] for number in plan.linear)
+    edited = (lifted.sites.get(number) for number in plan.linear)
     weights = {site.weight for site in edited if isinstance(site, LinearSite)}
     if plan.removed and any(len(lifted.network.value_readers(name)) > 1 for name in weights):
         return True  # an op has a weight of its own now
