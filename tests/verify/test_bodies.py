@@ -107,3 +107,28 @@ def test_a_right_fold(make, tmp_path, monkeypatch, capsys):
     assert bnfold.verify("net.onnx", "net.folded.onnx").equal
     folded = bnfold.fold(make()).model
     assert bnfold.verify(make(), folded).equal
+
+
+def test_an_epsilon_that_is_not_set_is_one_of_float32():
+    """As one that is set, and as whoever else runs the body takes it: in float64 it counts."""
+    float64 = TensorProto.DOUBLE
+    held = [numpy_helper.from_array(a.astype(np.float64), n) for n, a in tensors(1).items()]
+    output = helper.make_tensor_value_info("n", float64, None)
+    graphs = {
+        f"{name}_branch": helper.make_graph(steps("x"), name, [], [output], held)
+        for name in ("then", "else")
+    }
+    graph = helper.make_graph(
+        [helper.make_node("If", ["is"], ["y"], name="if", **graphs)],
+        "net",
+        [
+            helper.make_tensor_value_info("x", float64, [2, 4, 5, 5]),
+            helper.make_tensor_value_info("is", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", float64, None)],
+    )
+    model = helper.make_model(graph, opset_imports=OPSETS[:1], ir_version=8)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    result = bnfold.verify(model, folded)
+    assert result.equal, str(result)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.errors import ModelUnreadableError
@@ -47,9 +48,9 @@ class Node:
         return default if value is None else int(value)
 
     def number(self, name: str, default: float) -> float:
-        """A float attribute."""
+        """A float attribute; one that is not set is stored in float32 as well."""
         value = self.attribute(name)
-        return default if value is None else float(value)
+        return float(np.float32(default) if value is None else value)
 
     def text(self, name: str, default: str) -> str:
         """A string attribute."""
