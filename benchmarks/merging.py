@@ -1,6 +1,7 @@
 """What merging gains: beside the network's own re-parameterisation, no merging, and the original.
 
-For each network and runtime four variants run in turn in one process:
+For each network and runtime four variants run in turn in one process, on one thread; what is taken
+is the processor time of the process, which other programs on the machine do not lengthen by theirs:
 
     folded      what bnfold makes of the network, merging
     own         the network's own re-parameterisation (timm's reparameterize_model), then folded
@@ -22,13 +23,14 @@ import argparse
 import gc
 import json
 import sys
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import onnx
@@ -45,8 +47,8 @@ from benchmarks.vision import load_vision
 from benchmarks.zoo import create
 from bnfold.bench.machine import machine
 from bnfold.bench.run import Sample, samples
-from bnfold.bench.settings import Subject, Wishes
-from bnfold.bench.timing import Budget, ratio
+from bnfold.bench.settings import Setting, Subject, Wishes
+from bnfold.bench.timing import Budget, Timed, on_clock, ratio
 from bnfold.frontends.onnx.runtimes import OPTIMISED, PLAIN, OnnxSubject
 from bnfold.frontends.torch.runtimes import EAGER, TorchSubject
 
@@ -54,6 +56,9 @@ PROGRAM = "exported program"
 RUNTIMES = (OPTIMISED, PLAIN, PROGRAM, EAGER)
 _FOLDER = Path("docs/benchmarks")
 _IMAGE = 224
+
+Convert = Callable[[nn.Module, Tensor], Any]
+"""Makes what a runtime runs of a module and its input."""
 
 
 # ---------------------------------------------------------------- making
@@ -69,20 +74,23 @@ def _reparameterised(model: nn.Module) -> nn.Module:
 
 
 def _variants(
-    model: nn.Module, example: Tensor, convert: Callable[[nn.Module], Any], *, others: bool
+    model: nn.Module, example: Tensor, convert: Convert, *, others: bool
 ) -> dict[str, Any]:
     """The variants in a runtime's format, made by `convert`; `others` are not compared with own."""
-
-    def fold(given: Any, merge: str) -> Any:
-        inputs = (example,) if isinstance(given, nn.Module) else None
-        return bnfold.fold(given, inputs, merge=merge, verify=merge == "auto").model
-
-    given = convert(model)
-    made = {"original": given, "folded": fold(given, "auto")}
+    given = convert(model, example)
+    made = {"original": given, "folded": _fold(given, example, "auto")}
     if others:
         return made
-    own = fold(convert(_reparameterised(model)), "never")
-    return {**made, "own": own, "never": fold(given, "never")}
+    own = _fold(convert(_reparameterised(model), example), example, "never")
+    return {**made, "own": own, "never": _fold(given, example, "never")}
+
+
+def _fold(given: Any, example: Tensor, merge: Literal["auto", "never"]) -> Any:
+    """What merges is proven as well, as what cannot be proven is folded without."""
+    proven = merge == "auto"
+    if isinstance(given, nn.Module):
+        return bnfold.fold(given, (example,), merge=merge, verify=proven).model
+    return bnfold.fold(given, merge=merge, verify=proven).model
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
@@ -91,19 +99,24 @@ def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(model, (example,))
 
 
+def _itself(model: nn.Module, _example: Tensor) -> nn.Module:
+    return model
+
+
+CONVERT: Mapping[str, Convert] = {
+    PLAIN: export_torchscript,
+    OPTIMISED: export_torchscript,
+    PROGRAM: _export,
+    EAGER: _itself,
+}
+
+
 def _subject(runtime: str, model: nn.Module, example: Tensor, *, others: bool) -> Subject:
+    made = _variants(model, example, CONVERT[runtime], others=others)
     wishes = Wishes(threads=(1,))
     if runtime in (PLAIN, OPTIMISED):
-        convert: Callable[[nn.Module], Any] = partial(export_torchscript, example=example)
-        files = _variants(model, example, convert, others=others)
-        return OnnxSubject(files, None, runtimes=(runtime,), wishes=wishes)
-    convert = partial(_export, example=example) if runtime == PROGRAM else _same
-    made = _variants(model, example, convert, others=others)
+        return OnnxSubject(made, None, runtimes=(runtime,), wishes=wishes)
     return TorchSubject(made, (example,), runtimes=(EAGER,), wishes=wishes)
-
-
-def _same(model: nn.Module) -> nn.Module:
-    return model
 
 
 # ---------------------------------------------------------------- counting
@@ -112,9 +125,8 @@ def _same(model: nn.Module) -> nn.Module:
 def count(network: str) -> Counts:
     """Convolutions in each format, and the largest error in float64."""
     model, example = create(network, dtype=torch.float32, image=_IMAGE, batch=1)
-    makers = {name: partial(export, example=example) for name, export in EXPORTERS.items()}
     found, differences = {}, {}
-    for name, convert in {**makers, "program": partial(_export, example=example)}.items():
+    for name, convert in {**EXPORTERS, "program": _export}.items():
         made = _variants(model, example, convert, others=False)
         ops = {key: _ops(variant) for key, variant in made.items()}
         found[name] = {key: _convolutions(counted) for key, counted in ops.items()}
@@ -162,7 +174,7 @@ def _error(network: str) -> float:
 def measure(network: str, runtime: str, budget: Budget, *, loads: int, others: bool) -> Row:
     """Time the variants in one runtime; each is loaded several times, as memory lies elsewhere."""
     model, example = create(network, dtype=torch.float32, image=_IMAGE, batch=1)
-    subject = _subject(runtime, model, example, others=others)
+    subject = OnProcessor(_subject(runtime, model, example, others=others))
     notes: list[str] = []
     found: list[Sample] = []
     for _ in range(loads):
@@ -181,6 +193,27 @@ def measure(network: str, runtime: str, budget: Budget, *, loads: int, others: b
             if name != "folded"
         },
     )
+
+
+class OnProcessor:
+    """A subject whose times are those of the processor, for one thread."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self.runtimes, self.variants = subject.runtimes, subject.variants
+        self.settings = subject.settings
+
+    def enter(self, setting: Setting) -> AbstractContextManager[None]:
+        """As the subject does."""
+        return self._subject.enter(setting)
+
+    def timed(self, variant: str, runtime: str, setting: Setting) -> Timed:
+        """The variant by the processor's clock."""
+        return on_clock(self._subject.timed(variant, runtime, setting), time.process_time)
+
+    def describe(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """As the subject does."""
+        return self._subject.describe()
 
 
 # ---------------------------------------------------------------- the command

@@ -55,16 +55,17 @@ _HEAD = """# Merging: what it gains
 One image of 224 x 224, float32, one thread, random weights and statistics (5% of the gammas
 negative). "Folded" is what bnfold makes of the network, branches merged; "own" the network's own
 re-parameterisation (timm's `reparameterize_model`), then folded without merging; "not merged" the
-network folded with `merge="never"`. All variants of a line run in turn in one process, and each is
-loaded several times, as one file loaded twice differs by up to 1.2%: its memory lies elsewhere. A
-ratio is the median of the ratios of all rounds, in brackets its 95% interval (of the rounds, not of
-the loadings). Below 1, the folded network is faster.
+network folded with `merge="never"`. All variants of a line run in turn in one process. Times are
+processor time, as other programs ran beside. Each variant is loaded several times, as one file
+loaded twice differs by up to 1.2%: its memory lies elsewhere. A ratio is the median of the ratios
+of all rounds, in brackets its 95% interval (of the rounds, not of the loadings). Below 1, the
+folded network is faster.
 
 """
 
 _FOOT = """
-{machine}. Made by `python -m benchmarks.merging` and `python -m benchmarks.merging --others`; other
-programs ran beside it.
+{machine}.
+Made by `python -m benchmarks.merging` and `python -m benchmarks.merging --others`.
 """
 
 
@@ -120,10 +121,10 @@ _TITLES = {
     "eager": "Module, eager",
 }
 
-_COUNTS = """As ONNX from both exporters of PyTorch and as exported program: in the original, in "own", and
-after the fold with merging. "Other ops" says which ops the folded network has more or fewer of than
-"own". The error is the largest of the folded module's and the folded program's outputs in float64,
-relative to the largest output.
+_COUNTS = """As ONNX from both exporters of PyTorch and as exported program: in the original, in
+"own", and after the fold with merging. "Other ops" says which ops the folded network has more or
+fewer of than "own". The error is the largest of the folded module's and the folded program's
+outputs in float64, relative to the largest output.
 """
 
 
