@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -73,10 +74,15 @@ def _reparameterised(model: nn.Module) -> nn.Module:
     return own.eval()
 
 
-def _variants(
-    model: nn.Module, example: Tensor, convert: Convert, *, others: bool
-) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _created(network: str) -> tuple[nn.Module, Tensor]:
+    return create(network, dtype=torch.float32, image=_IMAGE, batch=1)
+
+
+@lru_cache(maxsize=1)
+def _variants(network: str, convert: Convert, *, others: bool) -> Mapping[str, Any]:
     """The variants in a runtime's format, made by `convert`; `others` are not compared with own."""
+    model, example = _created(network)
     given = convert(model, example)
     made = {"original": given, "folded": _fold(given, example, "auto")}
     if others:
@@ -86,11 +92,9 @@ def _variants(
 
 
 def _fold(given: Any, example: Tensor, merge: Literal["auto", "never"]) -> Any:
-    """What merges is proven as well, as what cannot be proven is folded without."""
-    proven = merge == "auto"
     if isinstance(given, nn.Module):
-        return bnfold.fold(given, (example,), merge=merge, verify=proven).model
-    return bnfold.fold(given, merge=merge, verify=proven).model
+        return bnfold.fold(given, (example,), merge=merge, verify=False).model
+    return bnfold.fold(given, merge=merge, verify=False).model
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
@@ -111,11 +115,12 @@ CONVERT: Mapping[str, Convert] = {
 }
 
 
-def _subject(runtime: str, model: nn.Module, example: Tensor, *, others: bool) -> Subject:
-    made = _variants(model, example, CONVERT[runtime], others=others)
+def _subject(network: str, runtime: str, *, others: bool) -> Subject:
+    made = _variants(network, CONVERT[runtime], others=others)
     wishes = Wishes(threads=(1,))
     if runtime in (PLAIN, OPTIMISED):
         return OnnxSubject(made, None, runtimes=(runtime,), wishes=wishes)
+    example = _created(network)[1]
     return TorchSubject(made, (example,), runtimes=(EAGER,), wishes=wishes)
 
 
@@ -124,10 +129,9 @@ def _subject(runtime: str, model: nn.Module, example: Tensor, *, others: bool) -
 
 def count(network: str) -> Counts:
     """Convolutions in each format, and the largest error in float64."""
-    model, example = create(network, dtype=torch.float32, image=_IMAGE, batch=1)
     found, differences = {}, {}
     for name, convert in {**EXPORTERS, "program": _export}.items():
-        made = _variants(model, example, convert, others=False)
+        made = _variants(network, convert, others=False)
         ops = {key: _ops(variant) for key, variant in made.items()}
         found[name] = {key: _convolutions(counted) for key, counted in ops.items()}
         differences[name] = _more(ops["folded"], ops["own"])
@@ -173,8 +177,7 @@ def _error(network: str) -> float:
 
 def measure(network: str, runtime: str, budget: Budget, *, loads: int, others: bool) -> Row:
     """Time the variants in one runtime; each is loaded several times, as memory lies elsewhere."""
-    model, example = create(network, dtype=torch.float32, image=_IMAGE, batch=1)
-    subject = OnProcessor(_subject(runtime, model, example, others=others))
+    subject = OnProcessor(_subject(network, runtime, others=others))
     notes: list[str] = []
     found: list[Sample] = []
     for _ in range(loads):
