@@ -39,6 +39,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.fold_time
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.runtimes
+	$(BIN)/python -m benchmarks.merging
+	$(BIN)/python -m benchmarks.merging --others
 	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.coverage --table
