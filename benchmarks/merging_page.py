@@ -74,8 +74,8 @@ more than the original. What misses it:
   `Div, Erf, Add, Mul, Mul`; the fold takes the `Div` and the last `Mul` into the convolutions, and
   ONNX Runtime then runs the rest op by op (27 Gelu nodes became 27 Erf and more, with more changes
   of layout between). With its optimisations off that is a gain. The others have the same GELUs.
-- Exported RepViT and EfficientViM: the parameters of BatchNorms that the fold itself removes stay in
-  the program, read by nobody (415 and 110), and the program's module fetches each in every call.
+- Exported RepViT and EfficientViM: the parameters of BatchNorms that the fold itself removes stay
+  in the program, read by nobody (415 and 110), and the program's module fetches each in every call.
   Without these, measured by hand: 1.01 and 1.00 of "own".
 - MobileOne as program and module: `out = 0; out += branch(x)` stays where the sum is not nothing by
   then; as a module also the calls of branches that return nothing. The networks take 14 to 41 ms.
