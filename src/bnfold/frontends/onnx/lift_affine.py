@@ -191,7 +191,8 @@ def _emit_arithmetic(
     channel = lifter.axes_of(lifter.tensor(source))
     own = {axis for axis, length in enumerate(scale.shape) if length > 1}
     is_scalar = not own
-    editable = position >= 0 and len(own or channel) == 1
+    stays = is_scalar and node.index in lifter.lifted.gelu
+    editable = position >= 0 and len(own or channel) == 1 and not stays
     if editable and is_scalar:
         spread = [n if axis in channel else 1 for axis, n in enumerate(shape)]
         scale, shift = (np.broadcast_to(part, spread).copy() for part in (scale, shift))
@@ -200,14 +201,14 @@ def _emit_arithmetic(
         shift,
         node.op,
         scale.size,
-        removal=g.Removal.WANTED if len(own) <= 1 else g.Removal.UNASKED,
+        removal=g.Removal.WANTED if len(own) <= 1 and not stays else g.Removal.UNASKED,
         factors=g.Parameter.editable_if(editable and node.op in ("Mul", "Div")),
         summands=g.Parameter.editable_if(editable and node.op in ("Add", "Sub")),
         range_limit=range_limit(lifter.shapes.dtypes[source]),
         growth_limit=growth_limit(lifter.shapes.dtypes[source]),
     )
     site = AffineSite(node, source, node.outputs[0], position=position)
-    return _emit(lifter, node, role, site, is_scalar=is_scalar)
+    return _emit(lifter, node, role, site, is_scalar=is_scalar and not stays)
 
 
 def _add(c: FloatArray, first: bool) -> tuple[FloatArray, FloatArray]:

@@ -18,6 +18,7 @@ from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.constants import Constants
+from bnfold.frontends.onnx.gelu import gelu_nodes
 from bnfold.frontends.onnx.limits import narrowing
 from bnfold.frontends.onnx.nodes import Network, Node, aligned
 from bnfold.frontends.onnx.shapes import Shape, Shapes
@@ -39,7 +40,7 @@ class Lifter:
         self.constants = constants
         self.shapes = shapes
         self.graph = g.Graph()
-        self.lifted = Lifted(self.graph, network, constants)
+        self.lifted = Lifted(self.graph, network, constants, gelu=gelu_nodes(network))
         self.tensors = self.lifted.tensors
         self.names: dict[int, str] = {}
         """The other way round."""

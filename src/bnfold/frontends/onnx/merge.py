@@ -90,6 +90,7 @@ class _Merger:
         nodes = self._nodes(number)
         return (
             bool(nodes)
+            and not any(node.index in self.lifted.gelu for node in nodes)
             and all(self.ops.get(node.index, 0) == 1 or node.op == "MatMul" for node in nodes)
             and all(tensor in self.names for tensor in op.outputs)
         )

@@ -124,6 +124,8 @@ class Lifted:
     constants: Constants
     sites: dict[int, Site] = field(default_factory=dict)
     """Per op number."""
+    gelu: frozenset[int] = frozenset()
+    """Indices of the nodes whose numbers stay, see `gelu`."""
     scalars: set[int] = field(default_factory=set)
     """Numbers of the affine steps with one constant for all channels."""
     tensors: dict[str, int] = field(default_factory=dict)
