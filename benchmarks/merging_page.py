@@ -69,11 +69,6 @@ _MISSED = """
 The aim is at most 1.02 of "own" in ONNX Runtime and as program, at most 1.08 as module, and never
 more than the original. What misses it:
 
-- RepViT, FastViT-SA12 and MCI0 take longer than the original in optimised ONNX Runtime, merged or
-  not, and so does "own". For RepViT-M0.9 a profile shows why: ONNX Runtime knows a GELU by its
-  `Div, Erf, Add, Mul, Mul`; the fold takes the `Div` and the last `Mul` into the convolutions, and
-  ONNX Runtime then runs the rest op by op (27 Gelu nodes became 27 Erf and more, with more changes
-  of layout between). With its optimisations off that is a gain. The others have the same GELUs.
 - Exported RepViT and EfficientViM: the parameters of BatchNorms that the fold itself removes stay
   in the program, read by nobody (415 and 110), and the program's module fetches each in every call.
   Without these, measured by hand: 1.01 and 1.00 of "own".
