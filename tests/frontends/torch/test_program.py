@@ -167,6 +167,37 @@ def test_decomposed_programs():
     assert (report.total, report.kept) == (1, 0)
 
 
+class Spelled(nn.Module):
+    """Steps whose constants are computed, and one constant that something else reads, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.scale, self.both = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(self.conv(x)) * (self.scale * 2)[:, None, None] + self.both[:, None, None]
+        return y.relu().mean((2, 3)), self.both * 3
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_what_nobody_reads_any_more_leaves(decomposed: bool) -> None:
+    model, x = build(Spelled()), image(2, 3, 8, 8)
+    program = export(model, x)
+    program = program.run_decompositions() if decomposed else program
+    folded, report = bnfold.fold(program)
+    assert not report.kept
+    assert set(folded.state_dict) == {"conv.weight", "conv.bias", "both"}
+    assert [spec.target for spec in folded.graph_signature.input_specs if spec.target] == [
+        "both",
+        "conv.weight",
+        "conv.bias",
+    ]
+    for again in (folded, reloaded(folded)):
+        for expected, actual in zip(model(x), again.module()(x), strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
 def test_a_fold_of_a_fold_changes_nothing():
     folded, _ = bnfold.fold(export(Functional(), image(1, 3, 9, 9)))
     again, report = bnfold.fold(folded)

@@ -25,9 +25,9 @@ from bnfold.core.merge import Merge
 from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.torch.batch_norms import is_batch_norm
+from bnfold.frontends.torch.editor import Editor
 from bnfold.frontends.torch.lifter import AffineSite, LinearSite
 from bnfold.frontends.torch.ops import op_name
-from bnfold.frontends.torch.rewrite import Editor
 from bnfold.frontends.torch.sweep import sweep
 
 aten = torch.ops.aten

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import fx
 from torch.export.graph_signature import InputKind
 
-from bnfold.frontends.torch.rewrite import Editor
+from bnfold.frontends.torch.editor import Editor
 
 
 def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
