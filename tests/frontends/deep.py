@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-CHAIN_BLOCKS = 3_400
-"""Of three nodes each: more than 10,000 nodes."""
-BRANCH_BLOCKS = 2_600
+CHAIN_BLOCKS = 1_700
+"""Of three nodes each: more than 5,000 nodes."""
+BRANCH_BLOCKS = 1_300
 """Of four nodes each."""
 WIDE = 100_000
 """Channels."""

@@ -35,13 +35,13 @@ def steady(examples: int) -> settings:
     )
 
 
-@steady(150)
+@steady(100)
 @given(networks(), MODES)
 def test_every_frontend_folds_a_random_network_alike(network, clip):
     check(network, clip)
 
 
-@steady(100)
+@steady(60)
 @given(networks(within="caffe"), MODES)
 def test_so_does_caffe_with_what_it_can_express(network, clip):
     check(network, clip)
