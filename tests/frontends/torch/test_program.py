@@ -198,6 +198,42 @@ def test_what_nobody_reads_any_more_leaves(decomposed: bool) -> None:
             torch.testing.assert_close(actual, expected)
 
 
+class Summing(nn.Module):
+    """Sums that begin with a number, as code that counts its branches writes them."""
+
+    def __init__(self, branches: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = 0
+        for branch in self.branches:
+            out += branch(x)
+        return torch.relu_(x * 1 - 0) + out / 1.0
+
+
+@pytest.mark.parametrize("branches", [1, 3])
+def test_steps_that_do_nothing_go(branches: int) -> None:
+    model, x = build(Summing(branches)), image(1, 3, 6, 6)
+    program = export(model, x)
+    folded, _ = bnfold.fold(program)
+    ops = [node.name for node in folded.graph.nodes if node.op == "call_function"]
+    assert [name.rstrip("_0123456789") for name in ops] == ["conv2d", "relu", "add"]
+    given = x.clone()
+    torch.testing.assert_close(folded.module()(given), model(x.clone()))
+    assert torch.equal(given, x)
+
+
+@pytest.mark.parametrize("number", [0.5, -1, torch.tensor([1.0, 1.5])])
+def test_steps_that_do_something_stay(number: Any) -> None:
+    class Step(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * number).relu()
+
+    folded, _ = bnfold.fold(export(Step(), image(1, 2, 6, 2)))
+    assert any("mul" in node.name for node in folded.graph.nodes)
+
+
 def test_a_fold_of_a_fold_changes_nothing():
     folded, _ = bnfold.fold(export(Functional(), image(1, 3, 9, 9)))
     again, report = bnfold.fold(folded)

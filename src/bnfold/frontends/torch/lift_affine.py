@@ -483,7 +483,8 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     """Arithmetic with constants that no module of its own does.
 
     In a module it is seen through, not removed. In an exported program a step with constants per
-    channel that belong to the model is a node like any other, and can go.
+    channel that belong to the model is a node like any other, and can go; so can one that does
+    nothing, as the first addition of `out = 0; out += ...`.
     """
     step = arithmetic(event)
     if step is None or not event.outputs or event.outputs[0] is None:
@@ -498,7 +499,9 @@ def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     own = _by_parameters(lifter, event) and not is_open
     is_node = lifter.is_program and not is_open
     per_channel = flat is not None and flat.scale.size > 1
-    is_wanted = node_of(event) is not None and is_node and own and per_channel
+    is_neutral = bool((affine.scale == 1).all() and (affine.shift == 0).all())
+    is_removable = (own and per_channel) or is_neutral
+    is_wanted = node_of(event) is not None and is_node and is_removable
     # A number in a module's code may depend on the shape or on values, and so may a tensor
     # that is not the model's own: nothing is built on what it is in this run.
     has_own_factors = own or is_node or (only_adds(event) and not has_open_factor)
