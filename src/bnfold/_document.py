@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Self
 
 
@@ -32,6 +34,22 @@ class Document(ABC):
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`. Raises ValueError for another schema."""
         return cls.from_dict(json.loads(text))
+
+
+def told(holder: object, *names: str) -> dict[str, Any]:
+    """These attributes, as plain data for JSON."""
+    return {name: plain(getattr(holder, name)) for name in names}
+
+
+def plain(value: Any) -> Any:
+    """What a document holds in JSON's types; what has a `to_dict` says itself what it is."""
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Enum):
+        return value.value
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def checked(document: Any, schema: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from bnfold._document import Document, checked
+from bnfold._document import Document, checked, plain, told
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
@@ -89,14 +89,9 @@ class Item:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "name": self.name,
-            "kind": self.kind,
-            "channels": self.channels,
-            "calls": self.calls,
+            **told(self, "name", "kind", "channels", "calls"),
             "outcome": "removed" if self.is_removed else "kept",
-            "into": list(self.into),
-            "reason": None if self.reason is None else str(self.reason),
-            "blocker": self.blocker,
+            **told(self, "into", "reason", "blocker"),
             "detail": self.outcome.detail if isinstance(self.outcome, Kept) else None,
         }
 
@@ -132,7 +127,7 @@ class Merged:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"into": self.into, "kind": self.kind, "parts": list(self.parts)}
+        return told(self, "into", "kind", "parts")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Merged:
@@ -158,7 +153,7 @@ class Unmerged:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"name": self.name, "reason": str(self.reason), "blocker": self.blocker}
+        return told(self, "name", "reason", "blocker")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Unmerged:
@@ -229,17 +224,9 @@ class Outcomes(Document):
         """Plain data for JSON (schema: `bnfold/report.schema.json`)."""
         return {
             "schema": SCHEMA,
-            "total": self.total,
-            "removed": self.removed,
-            "kept": self.kept,
-            "items": [item.to_dict() for item in self.items],
-            "clips": list(self.clips),
-            "merged": [merged.to_dict() for merged in self.merged],
-            "unmerged": [left.to_dict() for left in self.unmerged],
-            "notes": list(self.notes),
-            "versions": dict(self.versions),
-            "network": None if self.network is None else self.network.to_dict(),
-            "verify": None if self.verdict is None else self.verdict.to_dict(),
+            **told(self, "total", "removed", "kept", "items", "clips", "merged", "unmerged"),
+            **told(self, "notes", "versions", "network"),
+            "verify": plain(self.verdict),
             "unverified": self.unverified,
         }
 

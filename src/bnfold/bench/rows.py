@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from bnfold._document import Document, checked
+from bnfold._document import Document, checked, told
 
 SCHEMA = "bnfold.bench/1"
 """Name and version of the JSON document."""
@@ -134,13 +134,7 @@ class Measurements(Document):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "schema": SCHEMA,
-            "rows": [row.to_dict() for row in self.rows],
-            "machine": dict(self.machine),
-            "versions": dict(self.versions),
-            "notes": list(self.notes),
-        }
+        return {"schema": SCHEMA, **told(self, "rows", "machine", "versions", "notes")}
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:

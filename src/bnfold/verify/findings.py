@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from bnfold._document import Document, checked
+from bnfold._document import Document, checked, told
 
 SCHEMA = "bnfold.verify/1"
 """Name and version of the JSON document."""
@@ -143,20 +143,9 @@ class Findings(Document):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not finite is the text "inf", "-inf" or "nan"."""
-        return {
-            "schema": SCHEMA,
-            "equal": self.equal,
-            "verdict": self.verdict,
-            "parting": self.parting,
-            "truth": self.truth,
-            "samples": self.samples,
-            "seed": self.seed,
-            "outputs": [output.to_dict() for output in self.outputs],
-            "layers": [layer.to_dict() for layer in self.layers],
-            "runtimes": dict(self.runtimes),
-            "notes": list(self.notes),
-            "scope": self.scope,
-        }
+        settings = told(self, "equal", "verdict", "parting", "truth", "samples", "seed")
+        found = told(self, "outputs", "layers", "runtimes", "notes", "scope")
+        return {"schema": SCHEMA, **settings, **found}
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
