@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from bnfold._document import Document, checked, plain, told
+from bnfold._document import Document, plain, told
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
     from bnfold.network import Network
     from bnfold.verify.result import VerifyResult
-
-SCHEMA = "bnfold.report/1"
-"""Name and version of the JSON document; its JSON Schema is `report.schema.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +162,9 @@ class Unmerged:
 class Outcomes(Document):
     """What a fold did, or would do: a `FoldReport` without its looks."""
 
+    schema: ClassVar[str] = "bnfold.report/1"
+    """Its JSON Schema is `report.schema.json`."""
+
     items: tuple[Item, ...]
     """Every affine step that could be removed or that somebody would ask about."""
     clips: tuple[str, ...] = ()
@@ -220,10 +220,8 @@ class Outcomes(Document):
         kinds = sorted({merged.kind for merged in self.merged})
         return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON (schema: `bnfold/report.schema.json`)."""
+    def _content(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
             **told(self, "total", "removed", "kept", "items", "clips", "merged", "unmerged"),
             **told(self, "notes", "versions", "network"),
             "verify": plain(self.verdict),
@@ -231,9 +229,7 @@ class Outcomes(Document):
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """The inverse of `to_dict`. Raises ValueError for another schema."""
-        data = checked(data, SCHEMA)
+    def _read(cls, data: dict[str, Any]) -> Self:
         return cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),

@@ -39,9 +39,8 @@ def reported(
     notes: tuple[str, ...] = (),
 ) -> FoldReport:
     """The report of a plan for this network; `items` are `outcomes`, and what else there is."""
-    clips = tuple(graph.ops[number].name for number in plan.clip)
     network = draw(graph, plan, [item.name for item in items])
-    return FoldReport(tuple(items), clips, notes, versions, network)
+    return FoldReport(tuple(items), graph.names(plan.clip), notes, versions, network)
 
 
 def _outcome(graph: g.Graph, plan: Plan, group: tuple[int, ...]) -> Removed | Kept | None:

@@ -273,8 +273,8 @@ def run_moved(
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     evidence.compared = None
     try:
-        evaluation = original.reordered()
-        evidence.reordered = [evaluation.run(inputs) for inputs in evidence.samples]
+        other = original.reordered()
+        evidence.reordered = [other.run(inputs) for inputs in evidence.samples] if other else []
     except Exception:  # whatever a runtime raises: there is no such form of this model
         evidence.reordered = []
     for count in (DRAWS, DRAWS_SMALL):

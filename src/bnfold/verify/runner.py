@@ -119,8 +119,8 @@ class Runner(Protocol):
         Raises NotRunnableError where the runtime is missing, or has no kernels for the model.
         """
 
-    def reordered(self) -> Evaluation:
-        """The same with its sums in another order. Raises NotRunnableError where there is none."""
+    def reordered(self) -> Evaluation | None:
+        """The same with its sums in another order; None where there is no such runtime."""
 
     def exact(self) -> Evaluation:
         """A fresh copy in float64. Raises NotExactError where that cannot be."""
