@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, ClassVar, Self
 
 
 class Document(ABC):
     """A result that is written as JSON and read again."""
 
     __slots__ = ()
+    schema: ClassVar[str]
+    """Name and version of the JSON document."""
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with the schema."""
+    def _content(self) -> dict[str, Any]:
+        """Plain data for JSON, but for the schema."""
 
     @classmethod
     @abstractmethod
+    def _read(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `_content`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the schema."""
+        return {"schema": self.schema, **self._content()}
+
+    @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The inverse of `to_dict`. Raises ValueError for another schema."""
+        found = data.get("schema") if isinstance(data, dict) else data
+        if found != cls.schema or not isinstance(data, dict):
+            raise ValueError(f"not a {cls.schema} document: {found!r}")
+        return cls._read(data)
 
     def to_json(self, indent: int | None = 2) -> str:
         """The result as a JSON document; in ASCII where the name of a file is no UTF-8."""
@@ -34,9 +50,17 @@ class Document(ABC):
         return cls.from_dict(json.loads(text))
 
 
-def checked(document: Any, schema: str) -> dict[str, Any]:
-    """The document, if it is one of this schema. Raises ValueError."""
-    found = document.get("schema") if isinstance(document, dict) else document
-    if found != schema or not isinstance(document, dict):
-        raise ValueError(f"not a {schema} document: {found!r}")
-    return document
+def told(holder: object, *names: str) -> dict[str, Any]:
+    """These attributes, as plain data for JSON."""
+    return {name: plain(getattr(holder, name)) for name in names}
+
+
+def plain(value: Any) -> Any:
+    """What a document holds in JSON's types; what has a `to_dict` says itself what it is."""
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Enum):
+        return value.value
+    return value.to_dict() if hasattr(value, "to_dict") else value

@@ -75,9 +75,6 @@ class FoldPass(InPlacePass):
         """Fold the model. Raises what `bnfold.fold` raises; a pipeline wraps it in a PassError."""
         from bnfold.frontends.onnx.fold import fold_in_place
 
-        asked = self.request
-        modified, report = fold_in_place(
-            model, asked.inputs, clip=asked.clip, weights=asked.weights
-        )
+        modified, report = fold_in_place(model, self.request)
         self.reports.append(report)
         return FoldPassResult(model, modified, report)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from bnfold._document import Document, checked
+from bnfold._document import Document, plain, told
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
     from bnfold.network import Network
     from bnfold.verify.result import VerifyResult
-
-SCHEMA = "bnfold.report/1"
-"""Name and version of the JSON document; its JSON Schema is `report.schema.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +86,9 @@ class Item:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "name": self.name,
-            "kind": self.kind,
-            "channels": self.channels,
-            "calls": self.calls,
+            **told(self, "name", "kind", "channels", "calls"),
             "outcome": "removed" if self.is_removed else "kept",
-            "into": list(self.into),
-            "reason": None if self.reason is None else str(self.reason),
-            "blocker": self.blocker,
+            **told(self, "into", "reason", "blocker"),
             "detail": self.outcome.detail if isinstance(self.outcome, Kept) else None,
         }
 
@@ -132,7 +124,7 @@ class Merged:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"into": self.into, "kind": self.kind, "parts": list(self.parts)}
+        return told(self, "into", "kind", "parts")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Merged:
@@ -158,7 +150,7 @@ class Unmerged:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"name": self.name, "reason": str(self.reason), "blocker": self.blocker}
+        return told(self, "name", "reason", "blocker")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Unmerged:
@@ -169,6 +161,9 @@ class Unmerged:
 @dataclass(frozen=True, slots=True)
 class Outcomes(Document):
     """What a fold did, or would do: a `FoldReport` without its looks."""
+
+    schema: ClassVar[str] = "bnfold.report/1"
+    """Its JSON Schema is `report.schema.json`."""
 
     items: tuple[Item, ...]
     """Every affine step that could be removed or that somebody would ask about."""
@@ -225,28 +220,16 @@ class Outcomes(Document):
         kinds = sorted({merged.kind for merged in self.merged})
         return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON (schema: `bnfold/report.schema.json`)."""
+    def _content(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
-            "total": self.total,
-            "removed": self.removed,
-            "kept": self.kept,
-            "items": [item.to_dict() for item in self.items],
-            "clips": list(self.clips),
-            "merged": [merged.to_dict() for merged in self.merged],
-            "unmerged": [left.to_dict() for left in self.unmerged],
-            "notes": list(self.notes),
-            "versions": dict(self.versions),
-            "network": None if self.network is None else self.network.to_dict(),
-            "verify": None if self.verdict is None else self.verdict.to_dict(),
+            **told(self, "total", "removed", "kept", "items", "clips", "merged", "unmerged"),
+            **told(self, "notes", "versions", "network"),
+            "verify": plain(self.verdict),
             "unverified": self.unverified,
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """The inverse of `to_dict`. Raises ValueError for another schema."""
-        data = checked(data, SCHEMA)
+    def _read(cls, data: dict[str, Any]) -> Self:
         return cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),

@@ -48,7 +48,8 @@ def test_what_begins_after_that():
     runner.stop()
     with pytest.raises(NotExactError, match="stopped"):
         runner.side_by_side().run(inputs, [Lane("float64")])
-    with runner.own() as evaluation, pytest.raises(Exception, match="terminate"):
+    evaluation = runner.own()
+    with pytest.raises(Exception, match="terminate"):
         evaluation.run(inputs)
     assert not runner.running
 

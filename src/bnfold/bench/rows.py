@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from bnfold._document import Document, checked
-
-SCHEMA = "bnfold.bench/1"
-"""Name and version of the JSON document."""
+from bnfold._document import Document, told
 
 ORIGINAL = "original"
 FOLDED = "folded"
@@ -98,6 +95,8 @@ class BenchRow:
 class Measurements(Document):
     """All rows, and where they were measured: a `BenchResult` without its looks."""
 
+    schema: ClassVar[str] = "bnfold.bench/1"
+
     rows: tuple[BenchRow, ...]
     """In the order of measuring; rows of one setting stand together, the original first."""
     machine: Mapping[str, str] = field(default_factory=dict)
@@ -132,23 +131,10 @@ class Measurements(Document):
             f" {faster} of {len(folded)} settings, slower in {slower}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "schema": SCHEMA,
-            "rows": [row.to_dict() for row in self.rows],
-            "machine": dict(self.machine),
-            "versions": dict(self.versions),
-            "notes": list(self.notes),
-        }
+    def _content(self) -> dict[str, Any]:
+        return told(self, "rows", "machine", "versions", "notes")
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """The inverse of `to_dict`. Raises ValueError for another schema."""
-        data = checked(data, SCHEMA)
-        return cls(
-            tuple(BenchRow.from_dict(row) for row in data["rows"]),
-            dict(data["machine"]),
-            dict(data["versions"]),
-            tuple(data["notes"]),
-        )
+    def _read(cls, data: dict[str, Any]) -> Self:
+        rows = tuple(map(BenchRow.from_dict, data["rows"]))
+        return cls(rows, dict(data["machine"]), dict(data["versions"]), tuple(data["notes"]))

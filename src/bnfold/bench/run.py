@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from bnfold.bench import machine
 from bnfold.bench.result import BenchResult
@@ -116,14 +116,13 @@ def _next_step(runtime: str) -> str:
 
 def _rows(sample: Sample) -> list[BenchRow]:
     rows = []
-    setting = asdict(sample.setting)
     for variant, seconds in sample.seconds.items():
         low, median, high = quartiles(seconds)
         to_original = ratio(seconds, sample.seconds[ORIGINAL])
         row = BenchRow(
             variant=variant,
             runtime=sample.runtime,
-            **setting,
+            **sample.setting._asdict(),
             calls=len(seconds),
             median=median,
             low=low,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bnfold.bench.timing import Timed
 
@@ -16,8 +16,7 @@ CONTIGUOUS = "contiguous"
 CHANNELS_LAST = "channels_last"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One way to run a model."""
 
     device: str

@@ -8,7 +8,7 @@ Shapes are those of the analysed run; a label array broadcasts to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, NamedTuple
@@ -364,6 +364,10 @@ class Graph:
     def pin(self, name: str, tensors: Sequence[int]) -> None:
         """Append an op without a result, which reads these tensors as they are."""
         self.add(name, Opaque(), tensors, [])
+
+    def names(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        """The names of these ops."""
+        return tuple(self.ops[number].name for number in numbers)
 
     def step(self, number: int) -> Step:
         """The role of an affine step."""

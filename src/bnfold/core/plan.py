@@ -164,7 +164,7 @@ def make_plan(
     if solution.removed:
         plan.removed = taken_in(solution, values, edited)
     for shortcut in solution.shortcuts:
-        into = tuple(graph.ops[number].name for number in added if number in _taps(shortcut))
+        into = graph.names(number for number in added if number in _taps(shortcut))
         into = into or beside(binding, edited, shortcut.outputs, graph.ops[shortcut.shortcut.root])
         plan.removed |= dict.fromkeys(shortcut.shortcut.steps, into)
     return plan

@@ -81,22 +81,18 @@ def taken_in(
     found = _into_their_makers(solution, values, edited)
     if len(found) < len(solution.removed):
         found = _decided(solution, values, edited)
-    ops = solution.binding.graph.ops
-    return {
-        step: tuple(dict.fromkeys(ops[number].name for number in found[step]))
-        for step in solution.removed
-    }
+    names = solution.binding.graph.names
+    return {step: tuple(dict.fromkeys(names(found[step]))) for step in solution.removed}
 
 
 def beside(
     binding: Binding, edited: Collection[int], outputs: IntArray, op: g.Op
 ) -> tuple[str, ...]:
     """The names for steps that went with a sum: who reads the sum, or else who made it."""
-    ops = binding.graph.ops
     inputs = {number: binding.edited(number).inputs for number in sorted(edited)}
     readers = [number for number, read in inputs.items() if np.isin(read, outputs).any()]
     found = readers or _upstream(binding, frozenset(edited), op)
-    return tuple(dict.fromkeys(ops[number].name for number in found))
+    return tuple(dict.fromkeys(binding.graph.names(found)))
 
 
 def _upstream(binding: Binding, edited: frozenset[int], op: g.Op) -> list[int]:

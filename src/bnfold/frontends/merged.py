@@ -36,15 +36,11 @@ class Merging:
     @property
     def merged(self) -> tuple[Merged, ...]:
         """What became of the ops, in the network's order."""
-        ops = self.graph.ops
-        return tuple(
-            Merged(
-                ops[merge.carrier].name,
-                ops[merge.carrier].kind,
-                tuple(dict.fromkeys(ops[number].name for number in sorted(merge.gone))),
-            )
-            for merge in sorted(self.merges, key=lambda merge: merge.carrier)
-        )
+        merged = []
+        for merge in sorted(self.merges, key=lambda merge: merge.carrier):
+            carrier, parts = self.graph.ops[merge.carrier], self.graph.names(sorted(merge.gone))
+            merged.append(Merged(carrier.name, carrier.kind, tuple(dict.fromkeys(parts))))
+        return tuple(merged)
 
     @property
     def items(self) -> list[Item]:
@@ -92,7 +88,7 @@ class Merging:
             for number, kept in merge.sums.items():
                 if len(kept) == 1:
                     states[ops[number].name] = State.REMOVED
-            states |= dict.fromkeys((ops[number].name for number in merge.gone), State.MERGED)
+            states |= dict.fromkeys(self.graph.names(merge.gone), State.MERGED)
         states |= {ops[merge.carrier].name: State.CARRIER for merge in self.merges}
         nodes = []
         for node in draw(self.graph, Plan(), items).before:

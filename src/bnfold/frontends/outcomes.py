@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bnfold.core import graph as g
 from bnfold.core.plan import Plan
+from bnfold.network import draw
 from bnfold.outcomes import Item, Kept, Removed
+from bnfold.report import FoldReport
 
 
 def outcomes(
@@ -27,6 +29,18 @@ def outcomes(
             step, name = graph.step(group[0]), graph.ops[group[0]].name
             items.append(Item(name, step.kind, step.channels, calls(group), outcome))
     return items
+
+
+def reported(
+    graph: g.Graph,
+    plan: Plan,
+    items: Sequence[Item],
+    versions: Mapping[str, str],
+    notes: tuple[str, ...] = (),
+) -> FoldReport:
+    """The report of a plan for this network; `items` are `outcomes`, and what else there is."""
+    network = draw(graph, plan, [item.name for item in items])
+    return FoldReport(tuple(items), graph.names(plan.clip), notes, versions, network)
 
 
 def _outcome(graph: g.Graph, plan: Plan, group: tuple[int, ...]) -> Removed | Kept | None:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.verify.runner import Array
+from bnfold.verify.findings import OutputDifference
+from bnfold.verify.runner import Array, Output
 from bnfold.verify.verdict import rms
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """The distances between two arrays; see `result.OutputDifference`."""
-
-    max_absolute: float
-    mean_absolute: float
-    max_relative: float
-    mean_relative: float
-    cosine: float
-    top1: float | None
 
 
 def is_number(array: Array) -> bool:
@@ -50,6 +38,11 @@ def gaps(a: FloatArray, b: FloatArray) -> FloatArray:
     return gap
 
 
+def largest_gap(a: Array, b: Array) -> float:
+    """The largest absolute difference."""
+    return float(np.abs(gaps(flat(a), flat(b))).max(initial=0.0))
+
+
 def is_same(a: Array, b: Array) -> bool:
     """Whether two arrays hold the very same."""
     return a.shape == b.shape and bool(np.all(gaps(flat(a), flat(b)) == 0.0))
@@ -64,23 +57,43 @@ def distance(before: Sequence[Array], after: Sequence[Array]) -> float:
     return rms(gap)
 
 
-def measure(before: Sequence[Array], after: Sequence[Array]) -> Measures:
-    """The distances over all samples."""
+def difference(
+    output: Output,
+    before: Sequence[Array],
+    after: Sequence[Array],
+    *,
+    error: float,
+    own_error: float,
+    allowed: float,
+    equal: bool,
+    detail: str = "",
+) -> OutputDifference:
+    """What was judged of an output, with its distances over all samples."""
     a = np.concatenate([flat(array) for array in before])
     b = np.concatenate([flat(array) for array in after])
     gap = np.abs(gaps(a, b))
-    if not gap.size:
-        return Measures(0.0, 0.0, 0.0, 0.0, 1.0, None)
     size = np.abs(a[np.isfinite(a)])
-    largest, mean = float(size.max(initial=0.0)), float(size.mean()) if size.size else 0.0
-    return Measures(
-        max_absolute=float(gap.max()),
-        mean_absolute=float(gap.mean()),
-        max_relative=_ratio(float(gap.max()), largest),
-        mean_relative=_ratio(float(gap.mean()), mean),
+    worst, usual = float(gap.max(initial=0.0)), _mean(gap)
+    return OutputDifference(
+        name=output.name,
+        dtype=output.dtype,
+        shape=output.values.shape,
+        max_absolute=worst,
+        mean_absolute=usual,
+        max_relative=_ratio(worst, float(size.max(initial=0.0))),
+        mean_relative=_ratio(usual, _mean(size)),
         cosine=_cosine(a, b),
-        top1=_top1(before, after),
+        top1=_top1(before, after) if gap.size else None,
+        error=error,
+        own_error=own_error,
+        allowed=allowed,
+        equal=equal,
+        detail=detail,
     )
+
+
+def _mean(sizes: FloatArray) -> float:
+    return float(sizes.mean()) if sizes.size else 0.0
 
 
 def _ratio(gap: float, size: float) -> float:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +36,7 @@ SMALL = 1_000_000
 """Numbers inside of a run, up to which a model is small."""
 Sample = list[Array]
 Outputs = list[Output]
-Open = Callable[[], AbstractContextManager[Evaluation]]
+Open = Callable[[], Evaluation]
 
 
 class FoldedRaisedError(Exception):
@@ -93,13 +92,12 @@ class Evidence:
 def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnableError | None:
     """Both in their own dtypes; or why they cannot be run."""
     try:
-        with original.own() as evaluation:
-            before, again = _in_a_row(original, evaluation, evidence.samples)
-        with folded.own() as evaluation:
-            try:
-                after, again_after = _in_a_row(folded, evaluation, evidence.samples)
-            except Exception as error:
-                raise FoldedRaisedError(_raised(original, folded, error)) from error
+        before, again = _in_a_row(original, original.own(), evidence.samples)
+        evaluation = folded.own()
+        try:
+            after, again_after = _in_a_row(folded, evaluation, evidence.samples)
+        except Exception as error:
+            raise FoldedRaisedError(_raised(original, folded, error)) from error
     except NotRunnableError as error:
         return error
     except (FoldedRaisedError, BnfoldError):
@@ -125,10 +123,10 @@ def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
 
     What keeps nothing from one run to the next draws at random if it does not repeat itself.
     """
-    with original.own() as evaluation:
-        runs = [evaluation.run(evidence.samples[0])]
-        if not original.may_have_state:
-            runs.append(evaluation.run(evidence.samples[0]))
+    evaluation = original.own()
+    runs = [evaluation.run(evidence.samples[0])]
+    if not original.may_have_state:
+        runs.append(evaluation.run(evidence.samples[0]))
     for again in runs:
         for one, other in zip(evidence.own_before[0], again, strict=True):
             if not compare.is_same(one.values, other.values):
@@ -202,25 +200,25 @@ def run_exact(
         outputs = evaluation.run(inputs, probe if look_inside else None, draw=draw)
         return outputs, with_outputs(probe, outputs)
 
-    with original.exact() as evaluation:
-        before = [seen(evaluation, inputs) for inputs in evidence.samples]
-    with folded.exact() as evaluation:
-        after = [seen(evaluation, inputs) for inputs in evidence.samples]
-        evidence.exact_before = [outputs for outputs, _ in before]
-        evidence.exact_after = [outputs for outputs, _ in after]
-        evidence.runs = layers.Runs(
-            [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
-        )
-        numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
-        most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST
-        drawing = _draws(folded.exact, evidence, evaluation)
-        number = 0
-        while number < most or not is_enough(number):
-            outputs, probe = seen(*next(drawing))
-            evidence.drawn.append(outputs)
-            draws.append(probe.seen)
-            evidence.compared = None
-            number += 1
+    evaluation = original.exact()
+    before = [seen(evaluation, inputs) for inputs in evidence.samples]
+    evaluation = folded.exact()
+    after = [seen(evaluation, inputs) for inputs in evidence.samples]
+    evidence.exact_before = [outputs for outputs, _ in before]
+    evidence.exact_after = [outputs for outputs, _ in after]
+    evidence.runs = layers.Runs(
+        [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
+    )
+    numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
+    most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST
+    drawing = _draws(folded.exact, evidence, evaluation)
+    number = 0
+    while number < most or not is_enough(number):
+        outputs, probe = seen(*next(drawing))
+        evidence.drawn.append(outputs)
+        draws.append(probe.seen)
+        evidence.compared = None
+        number += 1
 
 
 def _draws(
@@ -234,9 +232,9 @@ def _draws(
         if not evidence.has_state:
             yield evaluation, evidence.samples[number % len(evidence.samples)], number
             continue
-        with opened() as fresh:
-            for inputs in evidence.samples:
-                yield fresh, inputs, number
+        fresh = opened()
+        for inputs in evidence.samples:
+            yield fresh, inputs, number
 
 
 def channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
@@ -275,8 +273,8 @@ def run_moved(
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     evidence.compared = None
     try:
-        with original.reordered() as evaluation:
-            evidence.reordered = [evaluation.run(inputs) for inputs in evidence.samples]
+        other = original.reordered()
+        evidence.reordered = [other.run(inputs) for inputs in evidence.samples] if other else []
     except Exception:  # whatever a runtime raises: there is no such form of this model
         evidence.reordered = []
     for count in (DRAWS, DRAWS_SMALL):
@@ -288,9 +286,8 @@ def run_moved(
 
 def moved(runner: Runner, evidence: Evidence, count: int) -> list[Outputs]:
     """Runs in its own dtypes, everything moved by its last bit."""
-    with runner.own() as evaluation:
-        drawing = itertools.islice(_draws(runner.own, evidence, evaluation), count)
-        return [
-            fresh.run(nudged(inputs, runner.specs, number), draw=draw)
-            for number, (fresh, inputs, draw) in enumerate(drawing)
-        ]
+    drawing = itertools.islice(_draws(runner.own, evidence, runner.own()), count)
+    return [
+        fresh.run(nudged(inputs, runner.specs, number), draw=draw)
+        for number, (fresh, inputs, draw) in enumerate(drawing)
+    ]

@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from bnfold._document import Document, checked
-
-SCHEMA = "bnfold.verify/1"
-"""Name and version of the JSON document."""
+from bnfold._document import Document, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,8 @@ class LayerDifference:
 class Findings(Document):
     """The verdict, and what it rests on: a `VerifyResult` without its looks."""
 
+    schema: ClassVar[str] = "bnfold.verify/1"
+
     equal: bool
     """Whether rounding explains every difference that was found."""
     outputs: tuple[OutputDifference, ...] = ()
@@ -141,27 +140,13 @@ class Findings(Document):
             f" {worst.max_relative:.2g} relative"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what is not finite is the text "inf", "-inf" or "nan"."""
-        return {
-            "schema": SCHEMA,
-            "equal": self.equal,
-            "verdict": self.verdict,
-            "parting": self.parting,
-            "truth": self.truth,
-            "samples": self.samples,
-            "seed": self.seed,
-            "outputs": [output.to_dict() for output in self.outputs],
-            "layers": [layer.to_dict() for layer in self.layers],
-            "runtimes": dict(self.runtimes),
-            "notes": list(self.notes),
-            "scope": self.scope,
-        }
+    def _content(self) -> dict[str, Any]:  # what is not finite is "inf", "-inf" or "nan"
+        settings = told(self, "equal", "verdict", "parting", "truth", "samples", "seed")
+        found = told(self, "outputs", "layers", "runtimes", "notes", "scope")
+        return {**settings, **found}
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """The inverse of `to_dict`. Raises ValueError for another schema."""
-        data = checked(data, SCHEMA)
+    def _read(cls, data: dict[str, Any]) -> Self:
         return cls(
             data["equal"],
             tuple(_read(OutputDifference, output) for output in data["outputs"]),

@@ -91,25 +91,18 @@ def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | N
     errors = _errors(evidence, number, k, wild=True)
     if errors.error > errors.most:
         errors = _errors(evidence, number, k, wild=False)
-    found = compare.measure(own, after)
     explained = bool(errors.error <= errors.most or np.isinf(errors.own))
     loses = explained and errors.loss > 1.0 and not np.isinf(errors.own)
     agrees = layer is None or layer.equal
-    difference = OutputDifference(
-        first.name,
-        first.dtype,
-        first.values.shape,
-        found.max_absolute,
-        found.mean_absolute,
-        found.max_relative,
-        found.mean_relative,
-        found.cosine,
-        found.top1,
-        errors.error,
-        errors.own,
-        errors.error / errors.loss if loses else errors.most,
-        explained and agrees and not loses,
-        _detail(first.name, errors, layer, explained=explained, loses=loses),
+    difference = compare.difference(
+        first,
+        own,
+        after,
+        error=errors.error,
+        own_error=errors.own,
+        allowed=errors.error / errors.loss if loses else errors.most,
+        equal=explained and agrees and not loses,
+        detail=_detail(first.name, errors, layer, explained=explained, loses=loses),
     )
     is_proven = explained or _is_proven(evidence, errors)
     return Judged(difference, is_proven, loses, errors.size)

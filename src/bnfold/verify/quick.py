@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Generic, Protocol, TypeVar
 
@@ -46,7 +45,7 @@ class QuickRunner(Protocol):
     other_shapes: Sequence[tuple[int, ...]] | None
     runtimes: Mapping[str, str]
 
-    def own(self) -> AbstractContextManager[Evaluation]:
+    def own(self) -> Evaluation:
         """See `Runner`."""
 
     def side_by_side(self) -> SideBySide:
@@ -175,13 +174,13 @@ def run_ahead(original: QuickRunner) -> Quick | None:
 
 def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:
     """In its own dtype; None where it does not take the other size after all."""
-    with runner.own() as evaluation:
-        found: list[Outputs | None] = [evaluation.run(inputs[0])]
-        for other in inputs[1:]:
-            try:
-                found.append(evaluation.run(other))
-            except Exception:  # whatever a runtime raises
-                found.append(None)
+    evaluation = runner.own()
+    found: list[Outputs | None] = [evaluation.run(inputs[0])]
+    for other in inputs[1:]:
+        try:
+            found.append(evaluation.run(other))
+        except Exception:  # whatever a runtime raises
+            found.append(None)
     return found
 
 
@@ -241,20 +240,22 @@ def _measured(
 
     Where it was run in float64 on a smaller one (`exact` is None), what that says is in its units.
     """
-    one = replace(
-        known.difference,
-        shape=before.values.shape,
-        **asdict(compare.measure([before.values], [after.values])),
-    )
-    if exact is not None:
-        own, error = (compare.distance([exact.values], [run.values]) for run in (before, after))
-        return replace(one, own_error=own, error=error)
-    units = verdict.rms(compare.flat(before.values)) / known.size if known.size else 0.0
-    return replace(
-        one,
-        error=compare.distance([before.values], [after.values]),
-        own_error=one.own_error * units,
-        allowed=one.allowed * units,
+    one = known.difference
+    truth, own, allowed = before, one.own_error, one.allowed
+    if exact is None:
+        units = verdict.rms(compare.flat(before.values)) / known.size if known.size else 0.0
+        own, allowed = own * units, allowed * units
+    else:
+        truth, own = exact, compare.distance([exact.values], [before.values])
+    return compare.difference(
+        Output(one.name, before.values, one.dtype),
+        [before.values],
+        [after.values],
+        error=compare.distance([truth.values], [after.values]),
+        own_error=own,
+        allowed=allowed,
+        equal=one.equal,
+        detail=one.detail,
     )
 
 

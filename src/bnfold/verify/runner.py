@@ -6,7 +6,6 @@ An array is NumPy's. bfloat16, which NumPy does not have, is handed over as floa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,16 +113,16 @@ class Runner(Protocol):
     def is_same_as(self, other: Any) -> bool:
         """Whether the other is the same model, bit for bit, as far as that is seen at no cost."""
 
-    def own(self) -> AbstractContextManager[Evaluation]:
+    def own(self) -> Evaluation:
         """A fresh copy in its own dtypes, the runtime's own optimisations off. It knows no watch.
 
         Raises NotRunnableError where the runtime is missing, or has no kernels for the model.
         """
 
-    def reordered(self) -> AbstractContextManager[Evaluation]:
-        """The same with its sums in another order. Raises NotRunnableError where there is none."""
+    def reordered(self) -> Evaluation | None:
+        """The same with its sums in another order; None where there is no such runtime."""
 
-    def exact(self) -> AbstractContextManager[Evaluation]:
+    def exact(self) -> Evaluation:
         """A fresh copy in float64. Raises NotExactError where that cannot be."""
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:

@@ -57,17 +57,10 @@ def _accepted(before: Output, after: Array, roundings: float) -> OutputDifferenc
         or not (gap.reshape(allowed.shape) <= allowed).all()
     ):
         return None
-    measured = compare.measure([before.values], [after])
-    return OutputDifference(
-        before.name,
-        before.dtype,
-        before.values.shape,
-        measured.max_absolute,
-        measured.mean_absolute,
-        measured.max_relative,
-        measured.mean_relative,
-        measured.cosine,
-        measured.top1,
+    return compare.difference(
+        before,
+        [before.values],
+        [after],
         error=verdict.rms(gap),
         own_error=0.0,
         allowed=float(allowed.max(initial=0.0)),

@@ -20,7 +20,7 @@ import mmap
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ V0, V1, V2 = Fields(1, 2, 50), Fields(4, 5, 6), Fields(1, 2, 7)
 _V0_IN_V1 = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A stretch of the file that holds values of a blob."""
 
     start: int

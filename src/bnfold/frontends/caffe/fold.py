@@ -31,8 +31,7 @@ from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.write import rewrite, write_pair
 from bnfold.frontends.merged import Merging, told_in_turn
-from bnfold.frontends.outcomes import outcomes
-from bnfold.network import draw
+from bnfold.frontends.outcomes import outcomes, reported
 from bnfold.report import FoldReport
 
 _HAS_WEIGHTS = {"BatchNorm", "Convolution", "Deconvolution", "InnerProduct"}
@@ -240,5 +239,4 @@ def _report(decided: Decided, original: Net) -> FoldReport:
     rounded = decided.new.changes.rounded(decided.net.weights)
     said = [rounding_note(len(rounded), rounded[0])] if rounded else []
     notes = (f"layers: {count} -> {left}", *decided.net.notes, *said)
-    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
-    return FoldReport(tuple(items), (), notes, {"numpy": np.__version__}, network)
+    return reported(decided.lifted.graph, decided.plan, items, {"numpy": np.__version__}, notes)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bnfold.errors import ModelUnreadableError
 
@@ -38,8 +39,7 @@ _CLOSE = {"{": "}", "<": ">"}
 _NEXT_STEP = "correct it there, or get the file again"
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(NamedTuple):
     """A number, a word or a string, as it is written."""
 
     text: str

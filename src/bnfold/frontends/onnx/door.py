@@ -24,7 +24,7 @@ from bnfold.frontends.onnx.fold import (
     check_data_target,
     check_target,
     fold_model,
-    prepare,
+    prepare_for,
     read_model,
 )
 from bnfold.frontends.onnx.folding import Folding
@@ -53,7 +53,7 @@ def inspect(model: Any, request: Request) -> Look:
     """Every new tensor is computed once, to see that it fits."""
     source = _read(model)
     counts = _counted(source)
-    folding = _prepared(source, request)
+    folding = prepare_for(request, source)
     folding.check()
     return Look(folding.report, counts, _files(model, source))
 
@@ -61,11 +61,8 @@ def inspect(model: Any, request: Request) -> Look:
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     """A model in memory is folded at once, a file is written where it waits for its place."""
     if not isinstance(model, Path):
-        pins = request.inputs
-        folded, report = fold_model(
-            model, pins, clip=request.clip, weights=request.weights, merge=request.merge
-        )
-        return FoldedModel(model, folded, report, pins)
+        folded, report = fold_model(model, request)
+        return FoldedModel(model, folded, report, request.inputs)
     source = read_file(model)
     if request.output is not None:
         check_data_target(source, request.output, force=request.force)
@@ -76,7 +73,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
         quick, content = None, None
         if request.ahead:
             quick, content = _run_ahead(model, source, request, stack)
-        folding = _prepared(source, request)
+        folding = prepare_for(request, source)
         if quick is not None:
             quick.look_inside([folding.stored])
         waits = output.parent
@@ -94,16 +91,6 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
 
 def _read(model: Any) -> OnnxModel:
     return read_file(model) if isinstance(model, Path) else read_model(model)
-
-
-def _prepared(source: OnnxModel, request: Request) -> Folding:
-    return prepare(
-        source,
-        request.inputs,
-        clip=request.clip,
-        weights=request.weights,
-        merge=request.merge,
-    )
 
 
 _LARGE = 1 << 29

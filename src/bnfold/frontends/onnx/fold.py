@@ -13,6 +13,7 @@ from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
+from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
@@ -96,35 +97,27 @@ def _fitted(analysis: Analysis, lifted: Lifted, clip: ClipMode) -> tuple[Lifted,
     return lifted, fitting
 
 
-def fold_model(
-    model: Any,
-    inputs: Pins,
-    *,
-    clip: ClipMode,
-    weights: Weights = "stored",
-    merge: MergeMode = "auto",
-) -> tuple[Any, FoldReport]:
+def prepare_for(request: Request, model: OnnxModel) -> Folding:
+    """The same, as it was asked for."""
+    clip, weights, merge = request.clip, request.weights, request.merge
+    return prepare(model, request.inputs, clip=clip, weights=weights, merge=merge)
+
+
+def fold_model(model: Any, request: Request) -> tuple[Any, FoldReport]:
     """See `bnfold.fold`: a ModelProto or an onnx_ir.Model, and the same comes back."""
     if not isinstance(model, ModelProto):
-        folded, folding = _fold_ir(model, inputs, clip, weights, merge)
+        folded, folding = _fold_ir(model, request)
         return folded, folding.report
-    folding = prepare(read_proto(model), inputs, clip=clip, weights=weights, merge=merge)
+    folding = prepare_for(request, read_proto(model))
     return folding.proto(), folding.report
 
 
-def fold_in_place(
-    model: onnx_ir.Model,
-    inputs: Pins,
-    *,
-    clip: ClipMode,
-    weights: Weights = "stored",
-    merge: MergeMode = "auto",
-) -> tuple[bool, FoldReport]:
+def fold_in_place(model: onnx_ir.Model, request: Request) -> tuple[bool, FoldReport]:
     """The same, but the model gets another graph and other functions, if there is a step to remove.
 
     Returns whether there was one.
     """
-    folded, folding = _fold_ir(model, inputs, clip, weights, merge)
+    folded, folding = _fold_ir(model, request)
     if not folding.changes:
         return False, folding.report
     model.graph = folded.graph
@@ -134,14 +127,12 @@ def fold_in_place(
     return True, folding.report
 
 
-def _fold_ir(
-    model: onnx_ir.Model, inputs: Pins, clip: ClipMode, weights: Weights, merge: MergeMode
-) -> tuple[onnx_ir.Model, Folding]:
+def _fold_ir(model: onnx_ir.Model, request: Request) -> tuple[onnx_ir.Model, Folding]:
     from bnfold.frontends.onnx import ir
 
     source = ir.read_model(model)
     before = dict(source.bulk)
-    folding = prepare(source, inputs, clip=clip, weights=weights, merge=merge)
+    folding = prepare_for(request, source)
     folding.check()
     return ir.folded_like(model, folding.folded(), before), folding
 

@@ -27,8 +27,7 @@ from bnfold.frontends.onnx.shapes import Shapes
 from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
-from bnfold.frontends.outcomes import outcomes
-from bnfold.network import draw
+from bnfold.frontends.outcomes import outcomes, reported
 from bnfold.outcomes import Item
 from bnfold.report import FoldReport
 
@@ -123,10 +122,8 @@ class Folding:
 
     def _own_report(self) -> FoldReport:
         items = affine_items(self.lifted, self.plan)
-        clips = tuple(self.lifted.graph.ops[number].name for number in self.plan.clip)
-        network = draw(self.lifted.graph, self.plan, [item.name for item in items])
         versions = {"onnx": onnx.__version__}
-        return self.merging.told(FoldReport(tuple(items), clips, (), versions, network))
+        return self.merging.told(reported(self.lifted.graph, self.plan, items, versions))
 
     def _notes(self) -> tuple[str, ...]:
         gone = self.scalars_gone

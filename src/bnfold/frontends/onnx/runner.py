@@ -8,8 +8,8 @@ external data stays there.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -103,15 +103,13 @@ class OnnxRunner:
             return False
         return filecmp.cmp(self.path, other.path, shallow=False)
 
-    @contextmanager
-    def own(self) -> Iterator[Evaluation]:
+    def own(self) -> Evaluation:
         """In ONNX Runtime. Raises NotRunnableError."""
-        yield self._session()
+        return self._session()
 
-    @contextmanager
-    def reordered(self) -> Iterator[Evaluation]:
+    def reordered(self) -> Evaluation:
         """As ONNX Runtime optimises it, which fuses and reorders. Raises NotRunnableError."""
-        yield self._session(optimised=True)
+        return self._session(optimised=True)
 
     def _session(self, *, optimised: bool = False, draw: int | None = None) -> _Session:
         """The model loaded, for a draw with its weights moved. Raises NotRunnableError."""
@@ -154,14 +152,13 @@ class OnnxRunner:
             if tensor.name in names - given and tensor.data_type in _MOVED
         }
 
-    @contextmanager
-    def exact(self) -> Iterator[Evaluation]:
+    def exact(self) -> Evaluation:
         """In float64. Raises NotExactError."""
         try:
             from bnfold.frontends.onnx.run_exact import ExactModel
         except MissingExtraError as error:
             raise NotExactError("PyTorch, which does the arithmetic, is not installed") from error
-        yield ExactModel(self.model)
+        return ExactModel(self.model)
 
     def side_by_side(self) -> PlainModel:
         """By NumPy, if the model is one of float32. Raises NotExactError."""

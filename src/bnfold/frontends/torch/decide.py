@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
@@ -17,9 +16,6 @@ from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
 from bnfold.frontends.torch.recording import Recording
 from bnfold.outcomes import Item
 from bnfold.report import FoldReport
-
-if TYPE_CHECKING:
-    from bnfold.verify.result import VerifyResult
 
 
 @dataclass(slots=True)
@@ -47,28 +43,13 @@ def depth(recording: Recording) -> int:
     return len(recording.events) // max(1, len(recording.roots))
 
 
-UNCHANGED = "nothing was removed"
-"""Why a model that did not change was not run."""
-
-
-def cannot_run(error: ExampleInputError) -> str:
-    """Why the original was not run, in words."""
+def not_run(report: FoldReport, error: ExampleInputError | None = None) -> FoldReport:
+    """The report of a fold that was not compared: nothing changed, or the original cannot run."""
+    if error is None:
+        return replace(report, unverified="nothing was removed")
     lines = str(error.cause).strip().splitlines()
-    return f"the original cannot be run here ({lines[0] if lines else type(error.cause).__name__})"
-
-
-def proven_report(report: FoldReport, verdict: VerifyResult, parted: str) -> FoldReport:
-    """The report with its verdict, and with what was seen before something had to stay."""
-    if not parted:
-        return replace(report, verdict=verdict)
-    note = f"{_PARTED} With them gone as well: {parted}."
-    return replace(report, verdict=verdict, notes=(*report.notes, note))
-
-
-_PARTED = (
-    "Some steps were kept because the model did something else without them: its code does"
-    " what the analysis does not see."
-)
+    cause = lines[0] if lines else type(error.cause).__name__
+    return replace(report, unverified=f"the original cannot be run here ({cause})")
 
 
 def rewritten_events(lifted: Lifted, plan: Plan) -> list[int]:

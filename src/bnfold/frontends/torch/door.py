@@ -41,17 +41,9 @@ def check(model: Model, request: Request) -> None:
 def inspect(model: Model, request: Request) -> Look:
     """Decided on; a module is read on a copy."""
     if isinstance(model, nn.Module):
-        report = inspect_module(
-            model,
-            request.inputs,
-            also=request.also,
-            clip=request.clip,
-            keep=request.keep,
-            entry=request.entry,
-            merge=request.merge,
-        )
+        report = inspect_module(model, replace(request, inplace=False))
     else:
-        report = inspect_program(model, clip=request.clip, merge=request.merge)
+        report = inspect_program(model, request)
     return Look(report, _counts(report)[0], ())
 
 
@@ -59,21 +51,9 @@ def fold(model: Model, request: Request) -> Folded:
     """The folded module or program."""
     folded: Model
     if isinstance(model, nn.Module):
-        folded, report = fold_module(
-            model,
-            request.inputs,
-            also=request.also,
-            inplace=request.inplace,
-            clip=request.clip,
-            verify=request.verify,
-            keep=request.keep,
-            entry=request.entry,
-            merge=request.merge,
-        )
+        folded, report = fold_module(model, request)
     else:
-        folded, report = fold_program(
-            model, clip=request.clip, verify=request.verify, merge=request.merge
-        )
+        folded, report = fold_program(model, request)
     return Folded(model, request, folded, report)
 
 

@@ -15,22 +15,16 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.fitting import Bans
 from bnfold.core.merge import choices
-from bnfold.core.modes import ClipMode, MergeMode
+from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
+from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
-from bnfold.frontends.torch.decide import (
-    UNCHANGED,
-    Decided,
-    affine_items,
-    cannot_run,
-    decide_on,
-    depth,
-    proven_report,
-)
+from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
 from bnfold.frontends.torch.elsewhere import read_as_needed
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -40,7 +34,6 @@ from bnfold.frontends.torch.methods import note_on_methods, split_by
 from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.recording import Recording
-from bnfold.network import draw
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -48,40 +41,34 @@ if TYPE_CHECKING:
     from bnfold.frontends.torch import prove
 
 
-def fold_module(
-    model: nn.Module,
-    inputs: Any,
-    *,
-    also: Sequence[Any],
-    inplace: bool,
-    clip: ClipMode,
-    verify: bool = True,
-    keep: Sequence[str] = (),
-    entry: Sequence[str] = (),
-    merge: MergeMode = "auto",
-) -> tuple[nn.Module, FoldReport]:
+def fold_module(model: nn.Module, request: Request) -> tuple[nn.Module, FoldReport]:
     """See `bnfold.fold`."""
-    if inputs is None:
-        raise ExampleInputError(type(model).__name__, None)
-    before = _snapshot(model)
+    before = _snapshot(model, request)
+    verify, merges = request.verify, request.merge == "auto"
     try:
-        runs = runs_of(model, inputs, also, entry)
-        folding = Folding(model, runs, clip, before, inplace=inplace, keep=keep)
-        made = folding.merged(verify=verify) if merge == "auto" else None
+        folding = _folding(model, request, before)
+        made = folding.merged(verify=verify) if merges else None
         folded, report = made or (folding.proven() if verify else folding.unproven())
-        if made is None and merge == "auto":
+        if made is None and merges:
             report = folding.unmerged(report)
     except BaseException:
         before.restore()
         raise
-    if not inplace:  # a closure, a hook or a global may have led a run to it
+    if not request.inplace:  # a closure, a hook or a global may have led a run to it
         before.restore()
     return folded, report
 
 
-def _snapshot(model: nn.Module) -> Snapshot:
+def _snapshot(model: nn.Module, request: Request) -> Snapshot:
     """What the model is; with its weights, which a thread may write to, where these are few."""
+    if request.inputs is None:
+        raise ExampleInputError(type(model).__name__, None)
     return Snapshot(model.modules(), weights=is_small(model))
+
+
+def _folding(model: nn.Module, request: Request, before: Snapshot) -> Folding:
+    runs = runs_of(model, request.inputs, request.also, request.entry)
+    return Folding(model, runs, request.clip, before, inplace=request.inplace, keep=request.keep)
 
 
 class Folding:
@@ -217,17 +204,17 @@ class Folding:
         """The largest fold that computes the same."""
         if not self.decided.plan.removed:
             folded, report = self.unproven()
-            return folded, replace(report, unverified=UNCHANGED)
+            return folded, not_run(report)
         from bnfold.frontends.torch import prove
 
         try:
             proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
             folded, report = self.unproven()
-            return folded, replace(report, unverified=cannot_run(error))
+            return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
         folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
-        return folded, proven_report(_report(self.model, self.decided), found.verdict, found.parted)
+        return folded, found.told(_report(self.model, self.decided))
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()
@@ -243,27 +230,16 @@ class Folding:
         )
 
 
-def inspect_module(
-    model: nn.Module,
-    inputs: Any,
-    *,
-    also: Sequence[Any],
-    clip: ClipMode,
-    keep: Sequence[str] = (),
-    entry: Sequence[str] = (),
-    merge: MergeMode = "auto",
-) -> FoldReport:
-    """See `bnfold.inspect`."""
-    if inputs is None:
-        raise ExampleInputError(type(model).__name__, None)
-    before = _snapshot(model)
+def inspect_module(model: nn.Module, request: Request) -> FoldReport:
+    """See `bnfold.inspect`; `request.inplace` is not set."""
+    merges = request.merge == "auto"
+    before = _snapshot(model, request)
     with before.restoring():
-        runs = runs_of(model, inputs, also, entry)
-        folding = Folding(model, runs, clip, before, inplace=False, keep=keep)
-        report = folding.merged_report() if merge == "auto" else None
+        folding = _folding(model, request, before)
+        report = folding.merged_report() if merges else None
         if report is None:
             report = _report(model, folding.decided)
-            report = folding.unmerged(report) if merge == "auto" else report
+            report = folding.unmerged(report) if merges else report
         return report
 
 
@@ -294,7 +270,6 @@ def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> Fo
     items = affine_items(decided.lifted, decided.plan, decided.recording.given)
     unreached = _unreached(model, decided.recording)
     items += unreached
-    clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
     notes = tuple(
         note
         for note, applies in (
@@ -305,8 +280,8 @@ def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> Fo
     )
     methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan, risky)
     notes += () if methods is None else (methods,)
-    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
-    return FoldReport(tuple(items), clips, notes, {"torch": torch.__version__}, network)
+    versions = {"torch": torch.__version__}
+    return reported(decided.lifted.graph, decided.plan, items, versions, notes)
 
 
 _UNREACHED = (

@@ -18,17 +18,11 @@ from bnfold.core.fitting import Bans
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
+from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging, told_in_turn
+from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.batch_norms import is_batch_norm
-from bnfold.frontends.torch.decide import (
-    UNCHANGED,
-    Decided,
-    affine_items,
-    cannot_run,
-    decide_on,
-    depth,
-    proven_report,
-)
+from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_program import are_left, merges_of
@@ -42,7 +36,6 @@ from bnfold.frontends.torch.read_program import (
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rewrite import rewrite
 from bnfold.frontends.torch.sizes import other_sizes
-from bnfold.network import draw
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -74,15 +67,14 @@ class _Work:
         return bool(self.decided.plan.removed or self.merging or self.earlier)
 
 
-def fold_program(
-    program: ExportedProgram, *, clip: ClipMode, verify: bool = True, merge: MergeMode = "auto"
-) -> tuple[ExportedProgram, FoldReport]:
+def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, FoldReport]:
     """See `bnfold.fold`."""
-    work = _work(program, clip, merge)
-    if not verify:
+    clip = request.clip
+    work = _work(program, clip, request.merge)
+    if not request.verify:
         return rewrite(work.program, work.decided), _report(work)
     if not work.changes:
-        return rewrite(program, work.decided), replace(_report(work), unverified=UNCHANGED)
+        return rewrite(program, work.decided), not_run(_report(work))
     from bnfold.frontends.torch import prove
     from bnfold.frontends.torch.course import Call
 
@@ -97,9 +89,7 @@ def fold_program(
             shapes=other_sizes(program, leaves),
         )
     except ExampleInputError as error:
-        return rewrite(work.program, work.decided), replace(
-            _report(work), unverified=cannot_run(error)
-        )
+        return rewrite(work.program, work.decided), not_run(_report(work), error)
     if work.is_merged:
         folded = rewrite(work.program, work.decided)
         verdict = proof.check(folded)
@@ -123,8 +113,7 @@ def _proven(work: _Work, clip: ClipMode, proof: Proof) -> tuple[ExportedProgram,
 
     groups = decided.lifted.graph.affine_groups()
     folded, found = prove.proven(proof, decided.plan, groups, attempt)
-    report = _report(replace(work, decided=decided))
-    return folded, proven_report(report, found.verdict, found.parted)
+    return folded, found.told(_report(replace(work, decided=decided)))
 
 
 def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -134,11 +123,9 @@ def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]
     return tuple(args), dict(kwargs)
 
 
-def inspect_program(
-    program: ExportedProgram, *, clip: ClipMode, merge: MergeMode = "auto"
-) -> FoldReport:
+def inspect_program(program: ExportedProgram, request: Request) -> FoldReport:
     """See `bnfold.inspect`."""
-    return _report(_work(program, clip, merge))
+    return _report(_work(program, request.clip, request.merge))
 
 
 def _report(work: _Work) -> FoldReport:
@@ -151,10 +138,8 @@ def _report(work: _Work) -> FoldReport:
 def _own_report(work: _Work) -> FoldReport:
     decided = work.decided
     items = [*affine_items(decided.lifted, decided.plan), *_inside(work.program)]
-    clips = tuple(decided.lifted.graph.ops[number].name for number in decided.plan.clip)
-    network = draw(decided.lifted.graph, decided.plan, [item.name for item in items])
-    report = FoldReport(tuple(items), clips, (), {"torch": torch.__version__}, network)
-    return work.merging.told(report)
+    versions = {"torch": torch.__version__}
+    return work.merging.told(reported(decided.lifted.graph, decided.plan, items, versions))
 
 
 def _inside(program: ExportedProgram) -> list[Item]:

@@ -34,6 +34,7 @@ from bnfold.frontends.torch.course import (
     shaken,
 )
 from bnfold.frontends.torch.hearing import Heard
+from bnfold.report import FoldReport
 from bnfold.verify import compare, sight
 from bnfold.verify import course as verification
 from bnfold.verify.result import VerifyResult
@@ -108,7 +109,7 @@ class Proof:
         for before, after in zip(self.outputs, again, strict=False):
             if before.values.shape != after.values.shape:
                 raise NotProvenError(self.name, f"{before.name}: another shape")
-            gap = compare.measure([before.values], [after.values]).max_absolute
+            gap = compare.largest_gap(before.values, after.values)
             if gap and sight.accept([before], [after], self.layers, samples=1) is None:
                 raise NotProvenError(self.name, f"{before.name}: off by {gap:.2g}")
         self.repeats = True
@@ -188,6 +189,19 @@ class Found:
     """On the fold that keeps these."""
     parted: str = ""
     """How the whole fold parted from the original; '' if it did not."""
+
+    def told(self, report: FoldReport) -> FoldReport:
+        """The report with its verdict, and with what was seen before something had to stay."""
+        if not self.parted:
+            return replace(report, verdict=self.verdict)
+        note = f"{_PARTED} With them gone as well: {self.parted}."
+        return replace(report, verdict=self.verdict, notes=(*report.notes, note))
+
+
+_PARTED = (
+    "Some steps were kept because the model did something else without them: its code does"
+    " what the analysis does not see."
+)
 
 
 Step = tuple[int, ...]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,15 +38,7 @@ from bnfold.frontends.torch.run_values import (
     to_tensor,
 )
 from bnfold.verify.inputs import other_size
-from bnfold.verify.runner import (
-    Array,
-    Evaluation,
-    InputSpec,
-    NotRunnableError,
-    Output,
-    Rounded,
-    Watch,
-)
+from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 
 _CLIPS = ("auto", "always", "never")
 
@@ -88,24 +79,18 @@ class TorchRunner:
         pairs += [(c, two.constants.get(name)) for name, c in one.constants.items()]
         return all(a is b or is_same(a, b) for a, b in pairs)
 
-    @contextmanager
-    def own(self) -> Iterator[Evaluation]:
+    def own(self) -> Evaluation:
         """A copy as it is."""
-        yield _Own(self)
+        return _Own(self)
 
-    @contextmanager
-    def reordered(self) -> Iterator[Evaluation]:
-        """PyTorch is not told another order. Raises NotRunnableError."""
-        raise NotRunnableError("PyTorch sums in one order")
-        yield
+    def reordered(self) -> None:
+        """PyTorch is not told another order."""
 
-    @contextmanager
-    def exact(self) -> Iterator[Evaluation]:
+    def exact(self) -> Evaluation:
         """A copy in float64. Raises NotExactError."""
         if isinstance(self.model, nn.Module):
-            yield ExactModule(self.model, self)
-        else:
-            yield ExactProgram(self.model, self)
+            return ExactModule(self.model, self)
+        return ExactProgram(self.model, self)
 
     def callable_copy(self) -> nn.Module:
         """What can be called, apart from the model; the model itself where it cannot be copied."""
