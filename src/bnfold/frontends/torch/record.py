@@ -285,12 +285,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return known[1]
         if id(tensor) not in self.owned and (owner := self._owner(tensor)) is not None:
             return Const(tensor, owner, Derivation.OTHER)  # another name for a parameter's memory
-        if id(tensor) not in self.owned and not hasattr(tensor, _MADE):
-            # It may come from anywhere, out of a thread that was handed values too.
+        if self._is_strange(tensor):
             self.strange = True
             if self.is_hollow:
                 raise self.void()
         return Const(tensor, tensor)
+
+    def _is_strange(self, tensor: Tensor) -> bool:
+        """Whether a constant may come from anywhere, out of a thread that was handed values too.
+
+        It is neither the model's, nor lent to it, nor made by an op of the run.
+        """
+        known = id(tensor) in self.owned or id(tensor) in self.recording.probes
+        return not known and not hasattr(tensor, _MADE)
 
     # ----------------------------------------------------------------- events
 
@@ -419,10 +426,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if drawn and not isinstance(result, Tensor) and not isinstance(result, tuple | list):
             self.recording.by_chance = True
-        if not drawn and any(
-            id(tensor) not in self.owned and not hasattr(tensor, _MADE) for tensor in tensors
-        ):
-            return  # made of something strange
+        if not drawn and any(map(self._is_strange, tensors)):
+            return
         for leaf in leaves_of(result):
             if isinstance(leaf, Tensor) and (drawn or id(leaf) not in self.owned):
                 setattr(leaf, _MADE, _AT_RANDOM if drawn else _MADE)
