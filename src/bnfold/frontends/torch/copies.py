@@ -57,8 +57,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if (known := memo.get(id(value))) is not None:
         return known
-    if kind is tuple and _EXACT_ATOMS.issuperset(map(type, value)):
-        return value
+    if (kind is tuple or kind is set) and _EXACT_ATOMS.issuperset(map(type, value)):
+        return value if kind is tuple else memo.setdefault(id(value), set(value))
     if kind is dict or kind is OrderedDict:
         made: dict[Any, Any] = kind()
         memo[id(value)] = made

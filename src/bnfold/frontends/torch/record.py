@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
+from bnfold.frontends.torch.asked import shape_of, strides_of
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_leaf
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
@@ -202,7 +203,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _value(self, tensor: Tensor, storage: Storage, handle: int) -> Value:
         number = next(self.recording.counter)
-        shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+        shape, strides = tuple(shape_of(tensor)), strides_of(tensor)
         return Value(number, shape, strides, tensor.dtype, tensor.device, storage.number, handle)
 
     def _attach(self, tensor: Tensor, value: Value, storage: Storage, *, seen: int) -> Handle:
@@ -649,7 +650,7 @@ def address_of(tensor: Tensor) -> int | None:
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    return int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
+    return tensor.storage_offset(), tuple(shape_of(tensor)), strides_of(tensor)
 
 
 def _name(func: Any) -> str:

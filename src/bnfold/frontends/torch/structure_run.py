@@ -23,6 +23,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.asked import shape_of, strides_of
 from bnfold.frontends.torch.leaves import BATCH_NORMS, CLIPS, CONVOLUTIONS
 
 
@@ -123,7 +124,7 @@ def _is_plain(argument: Any) -> bool:
 
 def _has_usual_strides(tensor: Tensor) -> bool:
     """Contiguous also along axes of length 1, which alone can make a layout channels_last."""
-    return _are_usual(tensor.shape, tensor.stride())
+    return _are_usual(shape_of(tensor), strides_of(tensor))
 
 
 @functools.lru_cache(maxsize=1024)
