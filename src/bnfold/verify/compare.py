@@ -71,6 +71,8 @@ def measure(before: Sequence[Array], after: Sequence[Array]) -> Measures:
     gap = np.abs(gaps(a, b))
     if not gap.size:
         return Measures(0.0, 0.0, 0.0, 0.0, 1.0, None)
+    if not gap.any():  # the common case, of an input that nobody wrote to
+        return Measures(0.0, 0.0, 0.0, 0.0, 1.0, _top1(before, after))
     size = np.abs(a[np.isfinite(a)])
     largest, mean = float(size.max(initial=0.0)), float(size.mean()) if size.size else 0.0
     return Measures(

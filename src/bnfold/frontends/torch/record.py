@@ -650,7 +650,7 @@ def address_of(tensor: Tensor) -> int | None:
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    return tensor.storage_offset(), tuple(shape_of(tensor)), strides_of(tensor)
+    return int(tensor.storage_offset()), tuple(shape_of(tensor)), strides_of(tensor)
 
 
 def _name(func: Any) -> str:
