@@ -5,48 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.core.forest import Conflict, IntArray
-from bnfold.core.laws import plain_clip
+from bnfold.core.laws import plain_clips
+from bnfold.core.reasons import Reason
 from bnfold.core.removal import Options, Solution, demand
 from bnfold.core.system import distinct
 
 
 def ask_all_plain(solution: Solution, clips: Sequence[int], options: Options) -> set[int]:
     """The clips that can keep their bounds: all at once if they can, else one after the other."""
-    possible = [number for number in clips if not is_moved(solution, number)]
-    try:
-        with demand(solution, options):
-            for number in possible:
-                _demand_plain(solution, number)
-    except Conflict:
-        return {number for number in possible if ask_plain(solution, number, options)}
-    return set(possible)
-
-
-def is_moved(solution: Solution, number: int) -> bool:
-    """Whether an element of a clip is known to be stored shifted or negative: asking is no use."""
-    system, variables = solution.binding.system, _asked(solution, number)
-    shift, sign = system.shift.find(variables), system.sign.find(variables)
-    moved = (shift.root == 0) & (shift.q != 0.0) | (sign.root == 0) & (sign.p < 0.0)
-    return bool(np.count_nonzero(moved))
+    if not clips:
+        return set()
+    asked = [_asked(solution, number) for number in clips]
+    moved = _are_moved(solution, np.concatenate(asked))
+    hopeless = set(np.repeat(clips, list(map(len, asked)))[moved].tolist())
+    possible = [number for number in clips if number not in hopeless]
+    if _ask(solution, possible, options):
+        return set(possible)
+    return {number for number in possible if ask_plain(solution, number, options)}
 
 
 def ask_plain(solution: Solution, number: int, options: Options) -> bool:
     """Let a clip keep its bounds if it can."""
-    if is_moved(solution, number):
-        return False
+    return not is_moved(solution, number) and _ask(solution, [number], options)
+
+
+def is_moved(solution: Solution, number: int) -> bool:
+    """Whether an element of a clip is known to be stored shifted or negative: asking is no use."""
+    return bool(np.count_nonzero(_are_moved(solution, _asked(solution, number))))
+
+
+def _are_moved(solution: Solution, variables: IntArray) -> NDArray[np.bool_]:
+    system = solution.binding.system
+    shift, sign = system.shift.find(variables), system.sign.find(variables)
+    moved = (shift.root == 0) & (shift.q != 0.0) | (sign.root == 0) & (sign.p < 0.0)
+    return np.asarray(moved)
+
+
+def _ask(solution: Solution, clips: Sequence[int], options: Options) -> bool:
+    """Let clips keep their bounds if they can together; nobody asks which of them could not."""
+    binding = solution.binding
+    asked = [(binding.clips[number].role, _asked(solution, number)) for number in clips]
     try:
         with demand(solution, options):
-            _demand_plain(solution, number)
+            plain_clips(binding.system, asked, binding.system.cause(-1, "", Reason.CLIP_COST))
     except Conflict:
         return False
     return True
-
-
-def _demand_plain(solution: Solution, number: int) -> None:
-    role = solution.binding.clips[number].role
-    plain_clip(solution.binding, number, role, _asked(solution, number))
 
 
 def _asked(solution: Solution, number: int) -> IntArray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.activations import ask_plain, is_moved
+from bnfold.core.activations import ask_all_plain, is_moved
 from bnfold.core.removal import Options, Solution
 
 _MOST_ASKED = 20_000
@@ -59,8 +59,9 @@ class Market:
     def look(self) -> frozenset[int]:
         """The clips that could not stay plain now."""
         with self.solution.binding.system.aside():
-            asked = {clip: ask_plain(self.solution, clip, self.options) for clip in self.costs}
-        return frozenset(clip for clip, is_plain in asked.items() if not is_plain)
+            return frozenset(
+                self.costs.keys() - ask_all_plain(self.solution, [*self.costs], self.options)
+            )
 
     def pay(self, gain: int, met: frozenset[int]) -> None:
         """Pay for what was just removed. Raises TooDear if that costs more than is gained.

@@ -253,22 +253,22 @@ def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
     if role.room:
         binding.clips[number] = BoundClip(role, inputs[0])
     if not role.room or number in binding.plain_clips:
-        plain_clip(binding, number, role, distinct(inputs[0]))
+        reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
+        cause = _cause(binding, number, reason)
+        plain_clips(binding.system, [(role, distinct(inputs[0]))], cause)
     return inputs
 
 
-def plain_clip(binding: Binding, number: int, role: g.Clip, variables: IntArray) -> None:
-    """Ask the clip's bounds to stay as they are."""
-    system = binding.system
-    reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
-    cause = _cause(binding, number, reason)
-    bounds = {role.lower, role.upper} - {-np.inf, np.inf}
-    if not bounds:
-        return
-    system.no_shift(variables, cause)
-    system.positive(variables, cause)
-    if bounds != {0.0}:
-        system.plain_scale(variables, cause)
+def plain_clips(system: System, asked: Sequence[tuple[g.Clip, IntArray]], cause: int) -> None:
+    """Ask the bounds of clips to stay as they are, for the variables of each."""
+    finite = [({role.lower, role.upper} - {-np.inf, np.inf}, each) for role, each in asked]
+    bounded = [each for bounds, each in finite if bounds]
+    scaled = [each for bounds, each in finite if bounds - {0.0}]
+    if bounded:
+        system.no_shift(np.concatenate(bounded), cause)
+        system.positive(np.concatenate(bounded), cause)
+    if scaled:
+        system.plain_scale(np.concatenate(scaled), cause)
 
 
 def homogeneous(binding: Binding, number: int, inputs: Labels) -> Labels:

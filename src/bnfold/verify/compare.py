@@ -82,7 +82,7 @@ def difference(
         mean_absolute=usual,
         max_relative=_ratio(worst, float(size.max(initial=0.0))),
         mean_relative=_ratio(usual, _mean(size)),
-        cosine=_cosine(a, b),
+        cosine=1.0 if worst == 0.0 else _cosine(a, b),
         top1=_top1(before, after) if gap.size else None,
         error=error,
         own_error=own_error,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.structure_run import Placeholders, hollow_output, hollow_result
 from tests.frontends.torch.support import assert_folds, build, image
 
@@ -30,7 +31,8 @@ SPECIAL = [
     (aten.add.Tensor, (X.int(), X.int())),  # may be indices
     (aten.add.Tensor, (X.to("meta"), X.to("meta"))),
     (aten.relu.default, (X[:, ::2],)),
-    (aten.sigmoid.default, (X,)),
+    (aten.silu.default, (X[:, ::2],)),
+    (aten.cos.default, (X,)),
     (aten.cat.default, ([X, X[:1]], 1)),  # raises
     (aten.cat.default, ([X, X.float()], 1)),
     (aten.cat.default, ([LAST, LAST], 1)),
@@ -38,11 +40,28 @@ SPECIAL = [
     (aten.cat.default, ([X, X.new_zeros(0)], 1)),
     (aten.cat.default, ([X.int(), X.int()], 1)),
 ]
+VECTOR = image(3)
+NORM = (VECTOR, VECTOR, VECTOR, VECTOR.abs(), False, 0.1, 1e-5)
+UNLIKE_NORMS = [
+    (LAST, *NORM),
+    (X.float(), *NORM),  # raises
+    (X[:, :2].contiguous(), *NORM),  # raises
+    (X[0, 0, 0], *NORM),  # raises
+    (X, VECTOR[:2], *NORM[1:]),  # raises
+    (X, *NORM[:2], None, None, True, *NORM[5:]),  # statistics of the input
+    (X, *NORM[:4], True, *NORM[5:]),
+]
+SPECIAL += [(aten.native_batch_norm.default, args) for args in UNLIKE_NORMS]
 PLAIN = [
     (aten.add.Tensor, (X, X + 1)),
     (aten.sub.Tensor, (X, X + 1)),
     (aten.mul.Tensor, (X, X)),
     (aten.relu.default, (X,)),
+    (aten.silu.default, (X,)),
+    (aten.sigmoid.default, (X,)),
+    (aten.hardswish.default, (X,)),
+    (aten.hardsigmoid.default, (X,)),
+    (aten.mish.default, (X,)),
     (aten.cat.default, ([X, X[:, :2].contiguous()], 1)),
     (aten.cat.default, ([X, X],)),
     (aten.cat.default, ([X, X], -1)),
@@ -68,6 +87,28 @@ def test_placeholder_is_like_the_result(op, args):
         real.stride(),
         real.dtype,
     )
+
+
+@pytest.mark.parametrize("x", [X, X[:, :, 0, 0].contiguous(), X[..., None]], ids=str)
+@pytest.mark.parametrize("parts", [NORM, (None, None, *NORM[2:]), (VECTOR, None, *NORM[2:])])
+def test_a_batch_norm_that_is_called_as_a_function(x, parts):
+    args = (x, *parts)
+    hollow = hollow_result(aten.native_batch_norm.default, args, {}, Placeholders())
+    for one, other in zip(hollow, aten.native_batch_norm.default(*args), strict=True):
+        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+
+
+def test_a_convolution_that_asks_for_its_bias_is_read_without_values():
+    """The bias that it is lent comes from nowhere that the run knows, but not from values."""
+
+    class Padded(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            padded = nn.functional.pad(x, (1, 1, 1, 1))
+            return nn.functional.conv2d(padded, self.weight, self.bias)
+
+    model = build(nn.Sequential(Padded(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    assert read_module(model, [X]).is_hollow
+    assert_folds(model, X, removed=1)
 
 
 def test_in_place_op_returns_what_it_would_write_to():

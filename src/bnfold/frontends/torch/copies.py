@@ -45,27 +45,30 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
         state = module.__getstate__()  # type: ignore[no-untyped-call]
-        own = {name: _copied(value, memo) for name, value in state.items()}
-        memo[id(module)].__setstate__(own)
+        memo[id(module)].__setstate__(_copied_table(state, {}, memo))
     made: nn.Module = memo[id(model)]
     return made
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _EXACT_ATOMS:
-        return value
     if (known := memo.get(id(value))) is not None:
         return known
     if kind is dict or kind is OrderedDict:
-        made: dict[Any, Any] = kind()
-        memo[id(value)] = made
-        for key, part in value.items():
-            made[key if type(key) in _EXACT_ATOMS else copy.deepcopy(key, memo)] = _copied(
-                part, memo
-            )
-        return made
+        made = memo[id(value)] = kind()
+        return _copied_table(value, made, memo) if value else made
+    if (kind is tuple or kind is set) and _EXACT_ATOMS.issuperset(map(type, value)):
+        return value if kind is tuple else memo.setdefault(id(value), set(value))
     return copy.deepcopy(value, memo)
+
+
+def _copied_table(table: Any, made: Any, memo: dict[int, Any]) -> Any:
+    """Fill `made` with copies of what is in a table; most of that is plain, or an empty table."""
+    for key, value in table.items():
+        if type(key) not in _EXACT_ATOMS:
+            key = copy.deepcopy(key, memo)
+        made[key] = value if type(value) in _EXACT_ATOMS else _copied(value, memo)
+    return made
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -64,13 +64,13 @@ def read_module(
     with _ONE_AT_A_TIME, old_objects_set_aside(), torch.no_grad(), rng:
         # A hook is the user's code and must see real values.
         plan = _Plan(runs, len(runs) if given is None else given, again=like is None)
-        if not any(is_observed(module) for module in modules):
+        if not any(is_observed(module) for module in modules) and (like is None or like.is_hollow):
             try:
                 return _read(model, modules, names, plan, hollow=True)
             except NeedsValues:
                 pass
             except Exception as error:
-                if like is not None and like.is_hollow:  # these sizes are not taken
+                if like is not None:  # these sizes are not taken
                     raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
         try:

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
+from bnfold.frontends.torch.asked import shape_of, strides_of
 from bnfold.frontends.torch.leaves import BATCH_NORMS, is_leaf
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
@@ -202,7 +203,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _value(self, tensor: Tensor, storage: Storage, handle: int) -> Value:
         number = next(self.recording.counter)
-        shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+        shape, strides = tuple(shape_of(tensor)), strides_of(tensor)
         return Value(number, shape, strides, tensor.dtype, tensor.device, storage.number, handle)
 
     def _attach(self, tensor: Tensor, value: Value, storage: Storage, *, seen: int) -> Handle:
@@ -285,12 +286,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return known[1]
         if id(tensor) not in self.owned and (owner := self._owner(tensor)) is not None:
             return Const(tensor, owner, Derivation.OTHER)  # another name for a parameter's memory
-        if id(tensor) not in self.owned and not hasattr(tensor, _MADE):
-            # It may come from anywhere, out of a thread that was handed values too.
+        if self._is_strange(tensor):
             self.strange = True
             if self.is_hollow:
                 raise self.void()
         return Const(tensor, tensor)
+
+    def _is_strange(self, tensor: Tensor) -> bool:
+        """Whether a constant may come from anywhere, out of a thread that was handed values too.
+
+        It is neither the model's, nor lent to it, nor made by an op of the run.
+        """
+        known = id(tensor) in self.owned or id(tensor) in self.recording.probes
+        return not known and not hasattr(tensor, _MADE)
 
     # ----------------------------------------------------------------- events
 
@@ -419,10 +427,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if drawn and not isinstance(result, Tensor) and not isinstance(result, tuple | list):
             self.recording.by_chance = True
-        if not drawn and any(
-            id(tensor) not in self.owned and not hasattr(tensor, _MADE) for tensor in tensors
-        ):
-            return  # made of something strange
+        if not drawn and any(map(self._is_strange, tensors)):
+            return
         for leaf in leaves_of(result):
             if isinstance(leaf, Tensor) and (drawn or id(leaf) not in self.owned):
                 setattr(leaf, _MADE, _AT_RANDOM if drawn else _MADE)
@@ -644,7 +650,7 @@ def address_of(tensor: Tensor) -> int | None:
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    return int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
+    return int(tensor.storage_offset()), tuple(shape_of(tensor)), strides_of(tensor)
 
 
 def _name(func: Any) -> str:

@@ -23,6 +23,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.asked import shape_of, strides_of
 from bnfold.frontends.torch.leaves import BATCH_NORMS, CLIPS, CONVOLUTIONS
 
 
@@ -83,8 +84,8 @@ def values_guarded(look: Callable[[Tensor], None]) -> Iterator[None]:
 class Placeholders:
     """Makes contiguous tensors whose content nobody looks at.
 
-    A large one is memory that the system lends and that is never touched: it takes neither time
-    nor room, whatever the network's activations take.
+    A large one is memory that the system lends, zeros until somebody writes there: it takes neither
+    room nor much time, whatever the network's activations take.
     """
 
     def make(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -92,7 +93,7 @@ class Placeholders:
         size = math.prod(shape) * dtype.itemsize
         if size < _SMALL:
             return torch.zeros(tuple(shape), dtype=dtype)
-        memory = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
+        memory = np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype=np.uint8)
         return torch.from_numpy(memory).view(dtype).view(tuple(shape))
 
 
@@ -123,7 +124,7 @@ def _is_plain(argument: Any) -> bool:
 
 def _has_usual_strides(tensor: Tensor) -> bool:
     """Contiguous also along axes of length 1, which alone can make a layout channels_last."""
-    return _are_usual(tensor.shape, tensor.stride())
+    return _are_usual(shape_of(tensor), strides_of(tensor))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -173,10 +174,12 @@ def _convolution_shape(module: Any, tensor: Tensor) -> Sequence[int] | None:
 
 
 def hollow_result(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placeholders) -> Any:
-    """A placeholder for the result of a sum, product, ReLU or concat; None where it has to run."""
+    """Placeholders for what a sum, activation, concat or the like returns; None: it has to run."""
     name = str(getattr(func, "_opname", "")) if not kwargs else ""
     if name == "cat":
         return _hollow_concat(args, make)
+    if name == "native_batch_norm":
+        return _hollow_batch_norm(args, make)
     in_place = name.endswith("_")
     if name.removesuffix("_") not in _POINTWISE or len(args) > 2:
         return None
@@ -186,7 +189,19 @@ def hollow_result(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placehold
     return first if in_place else make.make(first.shape, first.dtype)
 
 
-_POINTWISE = {"add", "sub", "mul", "relu"}
+_POINTWISE = {"add", "sub", "mul", "relu", "silu", "sigmoid", "hardswish", "hardsigmoid", "mish"}
+
+
+def _hollow_batch_norm(args: tuple[Any, ...], make: Placeholders) -> tuple[Tensor, ...] | None:
+    first, *parameters, training, _, _ = args
+    mean = parameters[2]
+    if training or mean is None or not _is_plain(first) or first.ndim < 2:
+        return None
+    fits = (first.shape[1:2], first.dtype)
+    if not all((part.shape, part.dtype) == fits for part in parameters if part is not None):
+        return None
+    nothing = first.new_empty(0)
+    return make.make(first.shape, first.dtype), nothing, nothing.clone()
 
 
 def _hollow_concat(args: tuple[Any, ...], make: Placeholders) -> Tensor | None:
