@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnfold.core.expression import Freedom
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.merge_within import MOST_ROUNDS, merges_within
 from tests.core.branches import Branches, merges_of, names
 

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Expression, Expressions, Freedom, Part, is_free
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.reasons import MergeReason
 
 _FARTHEST = 16

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import find_merges
+from bnfold.core.merged import Merge
 from bnfold.core.merge_within import MOST_ROUNDS, Fence
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
 from bnfold.frontends.caffe.merge_parts import turned, window_of
