@@ -107,7 +107,7 @@ def _same(lifter: Lifter, event: Event) -> bool:
         return False
     made = event.outputs[0]
     limits = {} if made is None else narrowing(source.dtype, made.dtype)
-    lifter.emit(event, g.View(list, **limits), [lifter.tensor(source)])
+    lifter.emit(event, g.View(list, None, **limits), [lifter.tensor(source)])
     return True
 
 

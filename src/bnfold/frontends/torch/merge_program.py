@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import fx
@@ -38,9 +39,9 @@ def merges_of(
     """The program with what can be one merged, then with less of that: itself at last."""
     merger = _Merger(program, recording, lifted)
     parts, freedom = parts_of(lifted), merger.freedom
-    found = merges_within(lifted.graph, parts, freedom, merger.can_write)
+    found = merges_within(merger.graph, parts, freedom, merger.can_write)
     found.sort(key=lambda merge: merge.carrier)
-    for chosen in choices(lifted.graph, parts, found):
+    for chosen in choices(merger.graph, parts, found):
         ready = merger.ready(chosen)
         merges = [merge for merge, _ in ready]
         if merges or not chosen:
@@ -50,10 +51,23 @@ def merges_of(
 
 def are_left(program: ExportedProgram, decided: Decided, *, is_merged: bool) -> bool:
     """Whether there are more to find in what a fold makes."""
-    lifted = decided.lifted
-    freedom = _Merger(program, decided.recording, lifted).freedom
-    parts = parts_of(lifted)
-    return can_merge_again(lifted.graph, decided.plan, parts, freedom, is_merged=is_merged)
+    merger = _Merger(program, decided.recording, decided.lifted)
+    graph, parts, freedom = merger.graph, parts_of(decided.lifted), merger.freedom
+    return can_merge_again(graph, decided.plan, parts, freedom, is_merged=is_merged)
+
+
+def _of_nodes(lifted: Lifted) -> g.Graph:
+    """The graph without what says of sizes of any length that all is stored alike along them."""
+    graph = lifted.graph
+    ops = list(graph.ops)
+    makers = {op.outputs: number for number, op in enumerate(ops)}
+    for number, op in enumerate(ops):
+        maker = makers.get(op.inputs)
+        is_said = isinstance(op.role, g.Mean) and not op.kind and number not in lifted.events
+        if is_said and maker is not None and isinstance(ops[maker].role, g.View | g.Clip):
+            ops[maker] = replace(ops[maker], outputs=op.outputs)
+            ops[number] = g.Op(op.name, g.Opaque(), (), ())
+    return g.Graph(graph.shapes, ops, graph.inputs, graph.outputs)
 
 
 class _Merger:
@@ -61,7 +75,7 @@ class _Merger:
         self.program = program
         self.recording = recording
         self.lifted = lifted
-        self.graph = lifted.graph
+        self.graph = _of_nodes(lifted)
         counts = Counter(event.number for event in lifted.events.values())
         self.nodes = {
             number: node
