@@ -1,7 +1,8 @@
 """Whether what a fold leaves can be merged once more, told by its plan before anything is written.
 
-What is merged may stand beside others that it can be merged with. And an affine step may end a chain, or part two sums; once the fold has taken it out, a linear op may be
-merged with what lies beside it.
+What is merged may stand beside others that it can be merged with. And an affine step may end a
+chain, or part two sums; once the fold has taken it out, a linear op may be merged with what lies
+beside it.
 """
 
 from __future__ import annotations

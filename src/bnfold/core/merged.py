@@ -1,4 +1,4 @@
-"""Several ops whose work one of them does: what a search for merges finds, and a frontend writes."""
+"""Several ops whose work one of them does: what a search finds, and a frontend writes."""
 
 from __future__ import annotations
 

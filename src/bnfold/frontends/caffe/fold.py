@@ -177,9 +177,7 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
         changes = chosen.merged is not None or bool(decided.plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not _can_merge_again(
-            decided, is_merged=chosen.merged is not None
-        ):
+        if not changes or not _can_merge_again(decided, is_merged=chosen.merged is not None):
             return
         is_first, net = False, decided.read()
 

@@ -24,9 +24,9 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import choices
-from bnfold.core.merged import Merge
 from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within
+from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging

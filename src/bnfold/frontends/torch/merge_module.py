@@ -25,8 +25,8 @@ from bnfold.core import graph as g
 from bnfold.core.expression import varying_axes
 from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import find_merges
-from bnfold.core.merged import Merge
 from bnfold.core.merge_within import MOST_ROUNDS
+from bnfold.core.merged import Merge
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_run import Network, Run
