@@ -450,7 +450,7 @@ STEPS: tuple[tuple[Callable[[Sketch], Any], int], ...] = (
     (Sketch.identity, 1),
     (branches, 5),
     (serial, 2),
-    (siblings, 3),
+    (siblings, 2),
     (matrices, 2),
     (transposed, 1),
 )
