@@ -1,7 +1,8 @@
 """Whether siblings are worth merging: ops of one tensor whose outputs stay apart, in ONNX Runtime.
 
     convolutions    k convolutions of one tensor with one geometry, their outputs concatenated,
-                    against one convolution with all their filters
+                    with a ReLU behind the concat or each, against what a fold makes of them
+    matrices        the same of matrices
     linears         q, k and v, three matrices of one tensor, against one and a Split behind it
 
 Both forms run in turn in one process, on one thread, by its processor time; a ratio is that of the
@@ -23,6 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+import bnfold
 from benchmarks.markdown import table
 from benchmarks.merging import OnProcessor
 from bnfold.bench.run import samples
@@ -41,31 +43,43 @@ class Convolutions:
     kernel: int
     size: int
     """Height and width."""
+    each: bool = False
+    """Whether each has a ReLU of its own."""
+    is_transposed: bool = False
 
     def __str__(self) -> str:
         filters = " + ".join(map(str, self.outputs))
         geometry = f"{self.kernel}x{self.kernel}, {self.channels} -> {filters}"
-        return f"{geometry} at {self.size}x{self.size}"
+        kind = "transposed " if self.is_transposed else ""
+        more = ", a ReLU each" if self.each else ""
+        return f"{kind}{geometry} at {self.size}x{self.size}{more}"
 
     def several(self) -> onnx.ModelProto:
         """As they are."""
         weights = self._weights()
         nodes = [self._conv(f"w{i}", f"y{i}") for i in range(len(weights))]
         parts = [f"y{i}" for i in range(len(weights))]
+        if self.each:
+            nodes += [helper.make_node("Relu", [part], [f"{part}_relu"]) for part in parts]
+            parts = [f"{part}_relu" for part in parts]
         nodes.append(helper.make_node("Concat", parts, ["joined"], axis=1))
         return self._model(nodes, {f"w{i}": weight for i, weight in enumerate(weights)})
 
     def one(self) -> onnx.ModelProto:
         """All filters in one."""
-        return self._model([self._conv("w", "joined")], {"w": np.concatenate(self._weights())})
+        return _folded(self.several())
 
     def _weights(self) -> list[np.ndarray]:
-        shapes = [(o, self.channels, self.kernel, self.kernel) for o in self.outputs]
-        return [_normal(shape) for shape in shapes]
+        taps = (self.kernel, self.kernel)
+        pairs = [
+            (self.channels, o) if self.is_transposed else (o, self.channels) for o in self.outputs
+        ]
+        return [_normal((*pair, *taps)) for pair in pairs]
 
     def _conv(self, weight: str, output: str) -> onnx.NodeProto:
         pads = [self.kernel // 2] * 4
-        return helper.make_node("Conv", ["x", weight], [output], pads=pads)
+        op = "ConvTranspose" if self.is_transposed else "Conv"
+        return helper.make_node(op, ["x", weight], [output], pads=pads)
 
     def _model(
         self, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]
@@ -73,6 +87,40 @@ class Convolutions:
         # What follows in a network: an activation of all channels.
         nodes = [*nodes, helper.make_node("Relu", ["joined"], ["y"])]
         return _model(nodes, weights, (1, self.channels, self.size, self.size), ["y"])
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Matrices of one tensor, concatenated."""
+
+    width: int
+    outputs: Sequence[int]
+    """Of each matrix."""
+    tokens: int
+
+    def __str__(self) -> str:
+        columns = " + ".join(map(str, self.outputs))
+        return f"matrices, {self.width} -> {columns}, of {self.tokens} tokens"
+
+    def several(self) -> onnx.ModelProto:
+        """As they are."""
+        weights = {f"w{i}": _normal((self.width, o)) for i, o in enumerate(self.outputs)}
+        parts = [f"y{i}" for i in range(len(weights))]
+        pairs = zip(weights, parts, strict=True)
+        nodes = [helper.make_node("MatMul", ["x", weight], [part]) for weight, part in pairs]
+        nodes.append(helper.make_node("Concat", parts, ["joined"], axis=2))
+        nodes.append(helper.make_node("Relu", ["joined"], ["y"]))
+        return _model(nodes, weights, (1, self.tokens, self.width), ["y"])
+
+    def one(self) -> onnx.ModelProto:
+        """All columns in one."""
+        return _folded(self.several())
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    folded, report = bnfold.fold(model)
+    assert report.merged, "these are not merged"
+    return folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +154,9 @@ class Linears:
         return _model(nodes, weights, (1, self.tokens, self.width), list("qkv"))
 
 
-CASES: tuple[Convolutions | Linears, ...] = (
+Case = Convolutions | Matrices | Linears
+
+CASES: tuple[Case, ...] = (
     Convolutions(16, (64, 64), kernel=1, size=56),
     Convolutions(64, (64, 64), kernel=1, size=28),
     Convolutions(192, (64, 96, 16), kernel=1, size=28),
@@ -117,6 +167,12 @@ CASES: tuple[Convolutions | Linears, ...] = (
     Convolutions(64, (64, 64), kernel=3, size=28),
     Convolutions(32, (32, 32), kernel=3, size=56),
     Convolutions(128, (64, 64, 64), kernel=3, size=14),
+    Convolutions(64, (64, 64), kernel=1, size=28, each=True),
+    Convolutions(256, (64, 64), kernel=1, size=28, each=True),
+    Convolutions(64, (64, 64), kernel=3, size=28, each=True),
+    Convolutions(64, (32, 32), kernel=3, size=14, is_transposed=True),
+    Matrices(192, (192, 192), tokens=50),
+    Matrices(384, (96, 96), tokens=197),
     Linears(192, 50),
     Linears(384, 50),
     Linears(384, 197),
@@ -145,7 +201,7 @@ def _model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def measure(case: Convolutions | Linears, budget: Budget, loads: int) -> Iterator[str]:
+def measure(case: Case, budget: Budget, loads: int) -> Iterator[str]:
     """The ratio with optimisations on, then off."""
     with tempfile.TemporaryDirectory() as folder:
         files = {"original": Path(folder) / "several.onnx", "folded": Path(folder) / "one.onnx"}

@@ -112,8 +112,9 @@ class Merged:
     kind: str
     """What it is: Conv2d, Conv, Convolution, ..."""
     parts: tuple[str, ...]
-    """Names of the linear ops, affine steps and sums that are gone, in the order of the network.
-    None where a sum loses no more than the operand that the op reads as well: x + y - bn(x)."""
+    """Names of the linear ops, affine steps, activations, sums and concats that are gone, in the
+    order of the network. None where a sum loses no more than the operand that the op reads as
+    well: x + y - bn(x)."""
 
     @property
     def sentence(self) -> str:
@@ -134,10 +135,10 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Unmerged:
-    """A sum of linear ops of one tensor that stay several."""
+    """A sum, or a concat, of linear ops of one tensor that stay several."""
 
     name: str
-    """Name of the sum."""
+    """Name of the sum, or of the concat."""
     reason: MergeReason
     """What kind of obstacle."""
     blocker: str | None = None
@@ -172,7 +173,7 @@ class Outcomes(Document):
     merged: tuple[Merged, ...] = field(default=(), kw_only=True)
     """Linear ops that became one; the affine steps among them are items, too."""
     unmerged: tuple[Unmerged, ...] = field(default=(), kw_only=True)
-    """Sums of linear ops of one tensor that stay several."""
+    """Sums of linear ops of one tensor that stay several, and a module's concats of such."""
     notes: tuple[str, ...] = ()
     """What else the reader should know."""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import find_merges
+from bnfold.core.merged import Merge
 from bnfold.core.window import Window
 from tests.core.interpreter import TOLERANCE, Network, run_all
 

@@ -359,7 +359,11 @@ class Network:
         return self.add(g.View(function), xs, shapes, name=name)
 
     def concat(self, *xs: int, axis: int = 1, name: str | None = None) -> int:
-        return self.view(lambda values: [np.concatenate(values, axis=axis)], *xs, name=name)[0]
+        def function(values: Sequence[Array]) -> list[Array]:
+            return [np.concatenate(values, axis=axis)]
+
+        shape = function([np.zeros(self.shape(x)) for x in xs])[0].shape
+        return self.add(g.View(function, axis), xs, [shape], name=name)[0]
 
     def split(self, x: int, *at: int, axis: int = 1) -> tuple[int, ...]:
         return self.view(lambda values: np.split(values[0], at, axis=axis), x)
@@ -406,14 +410,14 @@ def run_all(network: Network, inputs: Sequence[Array]) -> dict[int, Array]:
         tensor: value for (tensor, _), value in zip(graph.inputs, inputs, strict=True)
     }
     for number, op in enumerate(graph.ops):
-        results = _run_op(network, number, op, [values[tensor] for tensor in op.inputs])
+        results = run_op(network, number, op, [values[tensor] for tensor in op.inputs])
         for tensor, result in zip(op.outputs, results, strict=True):
             assert result.shape == graph.shapes[tensor], (op.name, result.shape)
             values[tensor] = result
     return values
 
 
-def _run_op(network: Network, number: int, op: g.Op, inputs: list[Array]) -> Sequence[Array]:
+def run_op(network: Network, number: int, op: g.Op, inputs: list[Array]) -> Sequence[Array]:
     if number in network.functions:
         return network.functions[number](inputs)
     role = op.role

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bnfold.core.expression import Freedom
-from bnfold.core.merge import Merge
 from bnfold.core.merge_within import MOST_ROUNDS, merges_within
+from bnfold.core.merged import Merge
 from tests.core.branches import Branches, merges_of, names
 
 

@@ -90,6 +90,8 @@ class Freedom:
     """Whether an operand of a sum that is the source itself can be taken out."""
     carries_affine: Callable[[int], bool] = lambda number: True
     """Whether an affine step can be given any other constants."""
+    shortens_concats: bool = True
+    """Whether a concat can lose operands."""
     ends: Collection[int] = ()
     """Tensors that nothing is merged across."""
 

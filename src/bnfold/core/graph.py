@@ -246,6 +246,8 @@ class View:
 
     apply: Callable[[Sequence[IntArray]], Sequence[IntArray]]
     """Does to label arrays (each broadcast to its input's shape) what the op does to values."""
+    concat: int | None = None
+    """The axis along which it puts its inputs one behind the other, where it does that alone."""
     range_limit: float = math.inf
     """As of `AffineStep`, where it casts to a dtype that holds less."""
     growth_limit: float = math.inf

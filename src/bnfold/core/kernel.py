@@ -2,6 +2,7 @@
 
     sum     W[d] = sum_j k_j W_j[d]            b = sum_j k_j b_j          d is an offset
     chain   W[d] = sum W2[d2] W1[d1]           b = (sum_p W2[p]) b1 + b2  d = d1 + stride1 * d2
+    stack   W[d] = [W_1[d]; W_2[d]; ...]       b = [b_1; b_2; ...]
 
 An affine step is the op with one tap and a channel per group; a mean is one with equal taps. With
 g groups each W[d] is block-diagonal, and so it is in every number of groups that divides g.
@@ -88,6 +89,14 @@ def added(kernels: Sequence[Kernel], coefficients: Sequence[float]) -> Kernel:
             own = kernel.in_groups(groups)
             weight[place] += own if coefficient == 1.0 else coefficient * own
     return Kernel(window, groups, weight, bias)
+
+
+def stacked(kernels: Sequence[Kernel]) -> Kernel:
+    """Ops of one tensor with one window, in one group each, as one that makes all they make."""
+    weight, bias = (
+        np.concatenate(numbers) for numbers in zip(*(k.numbers for k in kernels), strict=True)
+    )
+    return Kernel(kernels[0].window, 1, weight, bias)
 
 
 def behind(inner: Kernel, outer: Kernel, window: Window) -> Kernel:

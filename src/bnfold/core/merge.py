@@ -1,53 +1,27 @@
 """Linear ops that can be one: which of a network's to merge, and which of them does the work.
 
-Looked for are chains of linear ops, and sums whose operands are linear ops of one tensor (see
-`expression`). Operands of a sum that are something else stay in a smaller sum. What is merged costs
-no more multiplications and holds no larger weight than what it is made of; of several choices the
-one that saves most is taken. Steps at the ends that a fold removes anyway are left to it.
+Looked for are chains of linear ops, sums whose operands are linear ops of one tensor (see
+`expression`), and siblings (see there). Operands of a sum that are something else stay in a smaller
+sum. What is merged costs no more multiplications and holds no larger weight than what it is made
+of; of several choices the one that saves most is taken. Steps at the ends that a fold removes
+anyway are left to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Build, Expression, Expressions, Freedom, Part, varying_axes
 from bnfold.core.kernel import Kernel
+from bnfold.core.merged import Merge
+from bnfold.core.siblings import find_siblings
 from bnfold.core.window import Window
 
 _MOST_OPERANDS = 64
 """Sums of more operands are left alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Merge:
-    """Several ops whose work one of them does."""
-
-    carrier: int
-    """The op that does it: it gets the kernel, and reads the source."""
-    source: int
-    """A tensor."""
-    output: int
-    """The tensor that the carrier makes now; with `enters`, what that stands in the place of."""
-    enters: tuple[int, int] | None
-    """Where the carrier makes but a part of a sum: the number of the sum, and which operand."""
-    window: Window | None
-    """None where there are no spatial axes."""
-    groups: int
-    kernel: Callable[[], Kernel]
-    """Computed when it is asked for."""
-    gone: frozenset[int]
-    """The ops that are no longer needed; the carrier is not among them."""
-    sums: Mapping[int, tuple[int, ...]]
-    """Sums that lose operands, with the positions of those that they keep. One that keeps a single
-    operand is that operand, whatever its coefficient."""
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether the carrier is an affine step."""
-        return self.groups == 0
 
 
 @dataclass(slots=True)
@@ -80,7 +54,10 @@ def find_merges(
     graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom | None = None
 ) -> list[Merge]:
     """What to merge in a network; no op is in two of them."""
-    return _Finder(graph, parts, Expressions.of(graph, parts, freedom or Freedom())).run()
+    expressions = Expressions.of(graph, parts, freedom or Freedom())
+    finder = _Finder(graph, parts, expressions)
+    merges = finder.run()
+    return [*merges, *find_siblings(expressions, finder.taken)]
 
 
 def choices(
@@ -89,13 +66,16 @@ def choices(
     """The merges, and fewer of them for when a step stays that would go without: none at last.
 
     A merged op may see padded zeros where what read the source before saw none. Then a shift that
-    could have gone into the first op of a chain stays in front of it.
+    could have gone into the first op of a chain stays in front of it. And an activation that
+    siblings have in common is asked for bounds per channel where one of several was.
     """
     if merges:
         yield list(merges)
-        fewer = [merge for merge in merges if not _adds_zeros(graph, parts, merge)]
-        if 0 < len(fewer) < len(merges):
-            yield fewer
+        narrowed = [merge for merge in merges if merge.concat is None]
+        fewer = [merge for merge in narrowed if not _adds_zeros(graph, parts, merge)]
+        for less, more in ((narrowed, merges), (fewer, narrowed)):
+            if 0 < len(less) < len(more):
+                yield less
     yield []
 
 

@@ -1,7 +1,8 @@
 """Whether what a fold leaves can be merged once more, told by its plan before anything is written.
 
-An affine step may end a chain, or part two sums; once the fold has taken it out, a linear op may be
-merged with what lies beside it.
+What is merged may stand beside others that it can be merged with. And an affine step may end a
+chain, or part two sums; once the fold has taken it out, a linear op may be merged with what lies
+beside it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ from bnfold.core.plan import Plan
 
 
 def can_merge_again(
-    graph: g.Graph, plan: Plan, parts: Mapping[int, Part], freedom: Freedom
+    graph: g.Graph,
+    plan: Plan,
+    parts: Mapping[int, Part],
+    freedom: Freedom,
+    *,
+    is_merged: bool,
 ) -> bool:
-    """Whether there may be something to merge in the network that the plan makes of this one."""
-    if not plan.removed:
+    """Whether there may be something to merge in the network that the plan makes of this one.
+
+    `is_merged` says whether this one is what a merge made.
+    """
+    if not (plan.removed or is_merged):
         return False
     if any(_is_tied(graph.ops[number].role) for number in plan.linear):
         return True  # it has a weight of its own now

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import find_merges
+from bnfold.core.merged import Merge
 
 MOST_ROUNDS = 8
 """How often is looked again."""

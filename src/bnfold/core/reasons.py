@@ -102,5 +102,6 @@ class MergeReason(_Worded):
     """One op would take more multiplications, or a larger weight, than they do."""
     SUM = "sum", "the sum would change what else is in it, or no op can carry all"
     """The sum, without them, would change what else is in it; or nothing in it can carry all."""
-    CODE = "code", "the module's code adds them: its exported program can be merged"
-    """A module's code adds them, or uses the blocker otherwise; its exported program can merge."""
+    CODE = "code", "the module's code puts them together: its exported program can be merged"
+    """A module's code adds or concatenates them, or uses the blocker otherwise; its exported
+    program can merge."""

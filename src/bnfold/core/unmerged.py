@@ -1,4 +1,4 @@
-"""Why linear ops of one tensor that meet in a sum stay several.
+"""Why linear ops of one tensor that meet in a sum stay several, or in a module's concat.
 
 Looked at are sums of which two operands lead back to one tensor through linear ops and affine steps
 alone, whatever their weights may be and whoever else reads what lies between.
@@ -12,8 +12,9 @@ from itertools import combinations
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Expression, Expressions, Freedom, Part, is_free
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.reasons import MergeReason
+from bnfold.core.siblings import find_siblings
 
 _FARTHEST = 16
 """Ops that an operand is followed back."""
@@ -21,10 +22,10 @@ _FARTHEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Unmerged:
-    """Operands of a sum that stay several ops."""
+    """Operands of a sum, or of a concat, that stay several ops."""
 
     sum: int
-    """Number of the sum."""
+    """Number of the sum, or of the concat."""
     reason: MergeReason
     blocker: int | None = None
     """Number of the op in the way, if one is."""
@@ -37,10 +38,13 @@ Way = tuple[int, ...]
 def unmerged(
     graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom, merges: Sequence[Merge]
 ) -> list[Unmerged]:
-    """One entry per sum that could have been merged, or further, and was not."""
+    """One entry per sum that could have been merged, or further, and was not.
+
+    And one per concat whose operands could be one op but for the code of a module.
+    """
     expressions = Expressions.of(graph, parts, freedom)
+    found = [] if freedom.shortens_concats else _concats(graph, parts)
     gone = frozenset().union(*(merge.gone for merge in merges)) if merges else frozenset()
-    found = []
     for number, op in enumerate(graph.ops):
         if isinstance(op.role, g.Sum) and number not in gone:
             entered = {at for merge in merges for at in (merge.enters,) if at}
@@ -53,7 +57,14 @@ def unmerged(
             ]
             if (why := _why(expressions, number, left)) is not None:
                 found.append(why)
-    return found
+    return sorted(found, key=lambda left: left.sum)
+
+
+def _concats(graph: g.Graph, parts: Mapping[int, Part]) -> list[Unmerged]:
+    """Those whose operands only a module's code puts together."""
+    siblings = find_siblings(Expressions.of(graph, parts, Freedom()))
+    numbers = sorted({merge.concat for merge in siblings if merge.concat is not None})
+    return [Unmerged(number, MergeReason.CODE) for number in numbers]
 
 
 def _is_left(merges: Sequence[Merge], number: int, position: int) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
 from bnfold.core.unmerged import unmerged
 from bnfold.network import Network, State, draw

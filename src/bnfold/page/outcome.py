@@ -129,7 +129,7 @@ def merged_section(report: Outcomes) -> str:
         row(_MERGED, [merged.into, merged.kind, ", ".join(merged.parts)])
         for merged in report.merged
     )
-    caption = "Linear ops of one tensor that met in a sum, and linear ops in a row."
+    caption = "Linear ops of one tensor that met in a sum or a concat, and linear ops in a row."
     body = ""
     if report.merged:
         body = f"<p>{report.merged_summary}.</p>{table(_MERGED, rows, caption=caption)}"
@@ -137,7 +137,7 @@ def merged_section(report: Outcomes) -> str:
         lines = (
             row(_UNMERGED, [left.name, str(left.reason), left.sentence]) for left in report.unmerged
         )
-        caption = "Sums of linear ops of one tensor that stay several ops."
+        caption = "Sums and concats of linear ops of one tensor that stay several ops."
         body += table(_UNMERGED, lines, caption=caption)
     return section("merged", "What was merged", body)
 

@@ -97,6 +97,45 @@ def matrices(sketch: Sketch) -> str | None:
     return _summed(sketch, kinds, (*shape[:-1], out))
 
 
+def siblings(sketch: Sketch) -> str | None:
+    """Convolutions of one tensor side by side, mostly of one geometry, and what is between them."""
+    x = sketch.image(3)
+    if x is None:
+        return None
+    n, _, *space = sketch.shapes[x]
+    stride, kernel = sketch.pick(1, 1, 2), sketch.pick(3, 1)
+    is_padded = min(space) < 3 or sketch.pick(True, True, False)
+    kernels = [kernel] * len(space)
+    activation = sketch.pick("", "", "relu", "relu6", "leaky")
+    how = sketch.pick("module", "in place", "function")
+    parts: list[str] = []
+    for _ in range(sketch.pick(2, 3, 2, 4)):
+        part = _conv(sketch, x, sketch.pick(2, 1, 3), kernels, stride, is_padded)
+        if sketch.chance(3):
+            part = str(sketch.bn(part))
+        if activation and not sketch.chance(6):
+            part = sketch.add(activation, [part], sketch.shapes[part], how=how)
+        elif sketch.chance(8):
+            part = str(sketch.activation(part))
+        parts.append(part)
+    if sketch.chance(4):
+        size = sketch.shapes[parts[0]][2:]
+        other = sketch.value(lambda shape: (shape[0], shape[2:]) == (n, size))
+        parts.insert(sketch.pick(*range(len(parts))), str(other))
+    if sketch.chance(8):
+        parts.append(parts[0])
+    if len(parts) > 2 and sketch.chance(4):
+        parts = [_joined(sketch, parts[:2]), *parts[2:]]
+    made = _joined(sketch, parts)
+    return str(sketch.bn(made)) if sketch.chance(2) else made
+
+
+def _joined(sketch: Sketch, parts: list[str]) -> str:
+    n, _, *space = sketch.shapes[parts[0]]
+    channels = sum(sketch.shapes[part][1] for part in parts)
+    return sketch.add("concat", parts, (n, channels, *space), axis=1)
+
+
 def serial(sketch: Sketch) -> str | None:
     """Convolutions behind each other."""
     x = sketch.image(3)

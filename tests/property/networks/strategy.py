@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from tests.property.networks.branches import branches, matrices, serial, transposed
+from tests.property.networks.branches import branches, matrices, serial, siblings, transposed
 from tests.property.networks.description import Network, Node, Shape
 
 GAMMAS = (1.0, 0.6, -1.3, 2.4, -0.4, 1e-3, 0.0, -250.0, 1e-7)
@@ -450,6 +450,7 @@ STEPS: tuple[tuple[Callable[[Sketch], Any], int], ...] = (
     (Sketch.identity, 1),
     (branches, 5),
     (serial, 2),
+    (siblings, 2),
     (matrices, 2),
     (transposed, 1),
 )

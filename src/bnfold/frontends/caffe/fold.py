@@ -176,15 +176,16 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
         changes = chosen.merged is not None or bool(decided.plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not _can_merge_again(decided):
+        if not changes or not _can_merge_again(decided, is_merged=chosen.merged is not None):
             return
         is_first, net = False, decided.read()
 
 
-def _can_merge_again(decided: Decided) -> bool:
+def _can_merge_again(decided: Decided, *, is_merged: bool) -> bool:
     parts = parts_of(decided.net, decided.lifted)
     freedom = freedom_of(decided.lifted, parts)
-    return can_merge_again(decided.lifted.graph, decided.plan, parts, freedom)
+    graph, plan = decided.lifted.graph, decided.plan
+    return can_merge_again(graph, plan, parts, freedom, is_merged=is_merged)
 
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:

@@ -197,7 +197,7 @@ def concat(lifter: Lifter, layer: Layer) -> bool:
     if not _are_alike(others):
         return False
     lifter.add(
-        layer, g.View(lambda labels: [lab.concat(labels, axis)]), layer.inputs, layer.outputs
+        layer, g.View(lambda labels: [lab.concat(labels, axis)], axis), layer.inputs, layer.outputs
     )
     return True
 

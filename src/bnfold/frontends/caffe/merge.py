@@ -20,14 +20,15 @@ from dataclasses import dataclass, replace
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import find_merges
 from bnfold.core.merge_within import MOST_ROUNDS, Fence
+from bnfold.core.merged import Merge
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.merge_write import Writer, Written
-from bnfold.frontends.caffe.net import Layer, Net
+from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 from bnfold.frontends.merged import Merging
 
@@ -70,8 +71,9 @@ def freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
     sites = lifted.sites
 
     def can_go(number: int) -> bool:
-        is_step = isinstance(sites.get(number), AffineSite)
-        return number in parts or is_step
+        role = lifted.graph.ops[number].role
+        is_concat = isinstance(role, g.View) and role.concat is not None
+        return number in parts or is_concat or isinstance(sites.get(number), AffineSite)
 
     def carries_affine(number: int) -> bool:
         site = sites.get(number)
@@ -126,7 +128,17 @@ class _Merger:
         part = site.part if isinstance(site, LinearSite) else "scale_param"
         enters = None if one.enters is None else (self._layer_of(one.enters[0]), one.enters[1])
         made = output if enters is None else fresh
-        return Order(one, carrier, part, source, made, enters, output, *arrays_of(one, site))
+        arrays, outs = arrays_of(one, site)
+        shape = self._shape(one, output, outs)
+        return Order(one, carrier, part, source, made, enters, output, shape, arrays, outs)
+
+    def _shape(self, one: Merge, output: int, outs: int) -> Shape | None:
+        """What the carrier's top has: siblings make as many channels as all of them did."""
+        shape = self.net.values[output].shape
+        role = None if one.concat is None else self.graph.ops[one.concat].role
+        if shape is None or not isinstance(role, g.View) or role.concat is None:
+            return shape
+        return (*shape[: role.concat], outs, *shape[role.concat + 1 :])
 
     def _look_at_layers(self, one: Merge) -> None:
         """Raise NotWritable where a layer that changes or goes says more than it computes."""
@@ -140,7 +152,8 @@ class _Merger:
             if is_sum and layer.type != "Eltwise":
                 raise NotWritable
             makes = self.graph.ops[number].outputs[0]
-            is_inside = not is_sum and (makes != one.output or one.enters is not None)
+            is_joint = is_sum or number == one.concat
+            is_inside = not is_joint and (makes != one.output or one.enters is not None)
             if is_inside and not {id(reader) for reader in self._readers(layer)} <= own:
                 raise NotWritable  # of its shape alone, or the graph would know it
 
@@ -189,6 +202,8 @@ class _Merger:
         """The tops that are what they were: not those of carriers, and of sums that lost some."""
         other = {id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]}
         for order in orders:
+            if order.merge.concat is not None:
+                continue  # it makes what it made
             for number in (*order.merge.sums, *(order.merge.enters or ())[:1]):
                 other |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}
         return {

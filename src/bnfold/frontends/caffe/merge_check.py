@@ -20,12 +20,12 @@ def is_as_wanted(
     old: Net,
     wires: Sequence[Wires],
     root: Callable[[int], int],
-    stands_for: Mapping[int, int],
+    shapes: Mapping[int, Shape | None],
 ) -> bool:
     """Whether the layers of a network are wired like this, and all else is as before.
 
-    `root` says which value an old value is now; `stands_for` says for values that were not there
-    before which one was in their place.
+    `root` says which value an old value is now; `shapes` says which shapes the values have that
+    are made in another way now.
     """
     if len(net.layers) != len(wires):
         return False
@@ -40,8 +40,8 @@ def is_as_wanted(
         if names != {root(number): old.values[number].name for number in seen_before}:
             return False
     for number, meant in meaning.items():
-        before = old.values[stands_for.get(meant, meant)]
-        if not _agree(net.values[number].shape, before.shape):
+        wanted = shapes[meant] if meant in shapes else old.values[meant].shape
+        if not _agree(net.values[number].shape, wanted):
             return False
     return _breaks(net) <= _breaks(old)
 

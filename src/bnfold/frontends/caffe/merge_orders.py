@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
 from bnfold.frontends.caffe.merge_parts import turned, window_of
-from bnfold.frontends.caffe.net import Layer
+from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 
 
@@ -39,6 +39,8 @@ class Order:
     """The sum, and the place among its bottoms, that what was not there before goes into."""
     stands_for: int
     """The value that was there."""
+    shape: Shape | None
+    """Of the output."""
     arrays: Sequence[NDArray[Any]]
     outs: int
     """Channels of the output."""

@@ -181,8 +181,8 @@ class Writer:
             return value
 
         wires = [(self.inputs(layer), self.outputs(layer)) for layer in layers]
-        stands_for = {order.output: order.stands_for for order in self.orders.values()}
-        if not is_as_wanted(net, self.net, wires, root, stands_for):
+        shapes = {order.output: order.shape for order in self.orders.values()}
+        if not is_as_wanted(net, self.net, wires, root, shapes):
             raise NotWritable
 
 

@@ -48,7 +48,9 @@ def prepare(
     if inside.changed:
         analysis = analyse(model, inputs)
     folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
-    while merge == "auto" and are_left(folding.lifted, folding.plan):
+    while merge == "auto" and are_left(
+        folding.lifted, folding.plan, is_merged=bool(folding.merging)
+    ):
         folding.check()  # which may change the plan
         model = folding.folded()
         later = _prepared(model, inputs, analyse(model, inputs), clip, inside, weights, merge)

@@ -231,7 +231,7 @@ def _concat(lifter: Lifter, node: Node) -> bool:
         full = _shape(lifter, output, choice)
         return lambda labels: [lab.expand(lab.concat(labels, axis, _LARGEST), full)]
 
-    return lifter.emit_view(node, tensors, [output], make)
+    return lifter.emit_view(node, tensors, [output], make, concat=axis)
 
 
 def _blocks(lifter: Lifter, node: Node, choice: int) -> tuple[int, Shape]:

@@ -137,6 +137,8 @@ class Lifter:
         inputs: Sequence[int],
         outputs: Sequence[str],
         make: Callable[[int], lab.Apply],
+        *,
+        concat: int | None = None,
     ) -> bool:
         """Add an op that moves values; `make` gives it for each choice of the open dimensions."""
         varying = self._moved_alike(inputs, outputs, make)
@@ -144,7 +146,7 @@ class Lifter:
             return False
         dtypes = self.shapes.dtypes
         limits = narrowing(dtypes.get(node.inputs[0]), dtypes.get(outputs[0])) if outputs else {}
-        view = g.View(make(0), **limits)
+        view = g.View(make(0), concat, **limits)
         return self.emit(node, view, inputs, varying, outputs=outputs) is not None
 
     def _moved_alike(

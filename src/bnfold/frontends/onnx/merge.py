@@ -1,11 +1,12 @@
 """Merge linear nodes before the fold: the model that is folded has one where several stood.
 
     carrier            a node of its own kind, with the weight, bias and pads of all
-    a sum              goes, or keeps its other operands; one that is left alone takes its place
+    a sum, a Concat    goes, or keeps its other operands; one that is left alone takes its place
+    an activation      of the carrier stays behind it, those of its siblings go
     what stood in      goes, with the initializers that nobody reads any more
     between
 
-What a carrier makes has the name of the sum where it is all of that, and else a new one.
+What comes out has the name of the sum where it is all of that, and else a new one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from onnx import NodeProto, helper
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge, choices
+from bnfold.core.merge import choices
 from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within
+from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
@@ -54,13 +56,14 @@ def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Mer
         yield rewrite(model, lifted, merger.edits) if merges else model, merging
 
 
-def are_left(lifted: Lifted, plan: Plan) -> bool:
+def are_left(lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
     """Whether there are more to find in what a fold makes."""
     edited = (lifted.sites.get(number) for number in plan.linear)
     weights = {site.weight for site in edited if isinstance(site, LinearSite)}
     if plan.removed and any(len(lifted.network.value_readers(name)) > 1 for name in weights):
         return True  # an op has a weight of its own now
-    return can_merge_again(lifted.graph, plan, parts_of(lifted), _Merger(lifted).freedom)
+    parts, freedom = parts_of(lifted), _Merger(lifted).freedom
+    return can_merge_again(lifted.graph, plan, parts, freedom, is_merged=is_merged)
 
 
 class _Merger:
@@ -115,7 +118,7 @@ class _Merger:
         involved = {
             number for number in merge.gone if isinstance(self.graph.ops[number].role, g.Sum)
         }
-        if not all(self._nodes(number) for number in {*involved, *merge.sums}):
+        if not all(self._nodes(number) for number in {*involved, *merge.sums, *merge.tail}):
             return False
         # A mean of fewer would weigh each of them more.
         return not any(
@@ -180,6 +183,7 @@ class _Merger:
         if merge.enters is not None:
             output = self.namer.fresh(f"{node.outputs[0]}_merged")
             entered[merge.enters] = output
+        output = self._pass_on(merge, output)
         gone = {one.index for number in merge.gone for one in self._nodes(number)}
         self.edits.removed |= (gone | {one.index for one in others}) - {node.index}
         site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
@@ -188,6 +192,18 @@ class _Merger:
         self.edits.nodes[node.index] = make(
             place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node)
         )
+
+    def _pass_on(self, merge: Merge, output: str) -> str:
+        """Let the activations behind a carrier make a value; returns what the carrier makes."""
+        for number in reversed(merge.tail):
+            (node,) = self._nodes(number)
+            source = self.namer.fresh(f"{self.names[self.graph.ops[number].inputs[0]]}_merged")
+            proto = NodeProto()
+            proto.CopyFrom(node.proto)
+            proto.input[0], proto.output[0] = source, output
+            self.edits.nodes[node.index] = [proto]
+            output = source
+        return output
 
     def _bear(self, number: int, numbers: _Numbers, node: Node, what: str, pick: Pick) -> str:
         name = self.namer.fresh(f"{node.name}_{what}")
@@ -198,7 +214,7 @@ class _Merger:
     def _shorten(
         self, number: int, kept: tuple[int, ...], entered: dict[tuple[int, int], str]
     ) -> None:
-        """A sum keeps some of its operands."""
+        """A sum, or a Concat, keeps some of its operands."""
         (node,) = self._nodes(number)
         inputs = [entered.get((number, position), node.inputs[position]) for position in kept]
         if len(inputs) == 1:

@@ -136,7 +136,9 @@ class Folding:
         """The report of a fold without merges, with why there are none."""
         todo, merging = self._changes(wide=True)
         if todo:  # its code does not take them
-            merging = replace(merging, freedom=Freedom(can_go=lambda number: False))
+            merging = replace(
+                merging, freedom=Freedom(can_go=lambda number: False, shortens_concats=False)
+            )
         return merging.told(report)
 
     def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:

@@ -73,10 +73,12 @@ def _cat(lifter: Lifter, event: Event) -> bool:
         return False
     made = event.outputs[0]
     assert made is not None
+    given = len(parts)
     parts = [part for part in parts if len(part_shape(part)) == len(made.shape)]
     axis = a.whole("dim") % len(made.shape)
 
-    view = g.View(lambda labels: [lab.concat(labels, axis)])
+    is_plain = len(parts) == given  # operands are told by their positions
+    view = g.View(lambda labels: [lab.concat(labels, axis)], axis if is_plain else None)
     lifter.emit(event, view, [lifter.operand(part, event.name) for part in parts])
     return True
 
@@ -105,7 +107,7 @@ def _same(lifter: Lifter, event: Event) -> bool:
         return False
     made = event.outputs[0]
     limits = {} if made is None else narrowing(source.dtype, made.dtype)
-    lifter.emit(event, g.View(list, **limits), [lifter.tensor(source)])
+    lifter.emit(event, g.View(list, None, **limits), [lifter.tensor(source)])
     return True
 
 

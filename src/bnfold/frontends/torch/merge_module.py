@@ -24,8 +24,9 @@ from torch import nn
 from bnfold.core import graph as g
 from bnfold.core.expression import varying_axes
 from bnfold.core.kernel import Kernel, behind
-from bnfold.core.merge import Merge, find_merges
+from bnfold.core.merge import find_merges
 from bnfold.core.merge_within import MOST_ROUNDS
+from bnfold.core.merged import Merge
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_run import Network, Run

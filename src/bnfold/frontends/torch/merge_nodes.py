@@ -1,7 +1,7 @@
 """Write merges into an exported program: the carrier's node does the work of all.
 
     carrier            the node stays where it is, with the weight, bias and window of all
-    a sum              goes, or is the one operand that it keeps
+    a sum, a concat    goes, or is the one operand that it keeps, or keeps several
     what stood in      goes, with the parameters that nobody reads any more
     between
 
@@ -21,7 +21,7 @@ from torch import Tensor, fx
 
 from bnfold.core.affine import Affine, FloatArray
 from bnfold.core.kernel import Kernel
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.torch.batch_norms import is_batch_norm
@@ -218,6 +218,25 @@ class Writer:
         total, new = self.editor.find(node), result_of(self.editor.find(by))
         _describe(new, operand(total, position))
         total.replace_input_with(operand(total, position), new)
+
+    def widen(self, nodes: Iterable[fx.Node], siblings: Iterable[fx.Node], axis: int) -> None:
+        """Say of what nodes make that it is what all of the siblings made."""
+        whole = torch.cat([node.meta["val"] for node in siblings], axis)
+        for node in nodes:
+            new = self.editor.find(node)
+            new.meta["val"] = whole
+            new.meta.pop("tensor_meta", None)
+
+    def shorten(self, node: fx.Node, positions: Iterable[int]) -> None:
+        """Let a concat keep some of its operands."""
+        total = self.editor.find(node)
+        given = total.args[0] if total.args else total.kwargs["tensors"]
+        assert isinstance(given, list | tuple)
+        left = [given[position] for position in positions]
+        if total.args:
+            total.args = (left, *total.args[1:])
+        else:
+            total.update_kwarg("tensors", left)
 
     def collapse(self, node: fx.Node, position: int) -> None:
         """Let the readers of a sum read one of its operands."""

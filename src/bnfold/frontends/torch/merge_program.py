@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import fx
 from torch.export import ExportedProgram
 
+from bnfold.core import graph as g
 from bnfold.core.expression import Freedom
-from bnfold.core.merge import Merge, choices
+from bnfold.core.merge import choices
 from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within, without
-from bnfold.core.plan import Plan
+from bnfold.core.merged import Merge
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
+from bnfold.frontends.torch.decide import Decided
 from bnfold.frontends.torch.editor import Editor
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
@@ -36,9 +39,9 @@ def merges_of(
     """The program with what can be one merged, then with less of that: itself at last."""
     merger = _Merger(program, recording, lifted)
     parts, freedom = parts_of(lifted), merger.freedom
-    found = merges_within(lifted.graph, parts, freedom, merger.can_write)
+    found = merges_within(merger.graph, parts, freedom, merger.can_write)
     found.sort(key=lambda merge: merge.carrier)
-    for chosen in choices(lifted.graph, parts, found):
+    for chosen in choices(merger.graph, parts, found):
         ready = merger.ready(chosen)
         merges = [merge for merge, _ in ready]
         if merges or not chosen:
@@ -46,10 +49,25 @@ def merges_of(
             yield merger.write(ready) if merges else program, merging
 
 
-def are_left(program: ExportedProgram, recording: Recording, lifted: Lifted, plan: Plan) -> bool:
+def are_left(program: ExportedProgram, decided: Decided, *, is_merged: bool) -> bool:
     """Whether there are more to find in what a fold makes."""
-    freedom = _Merger(program, recording, lifted).freedom
-    return can_merge_again(lifted.graph, plan, parts_of(lifted), freedom)
+    merger = _Merger(program, decided.recording, decided.lifted)
+    graph, parts, freedom = merger.graph, parts_of(decided.lifted), merger.freedom
+    return can_merge_again(graph, decided.plan, parts, freedom, is_merged=is_merged)
+
+
+def _of_nodes(lifted: Lifted) -> g.Graph:
+    """The graph without what says of sizes of any length that all is stored alike along them."""
+    graph = lifted.graph
+    ops = list(graph.ops)
+    makers = {op.outputs: number for number, op in enumerate(ops)}
+    for number, op in enumerate(ops):
+        maker = makers.get(op.inputs)
+        is_said = isinstance(op.role, g.Mean) and not op.kind and number not in lifted.events
+        if is_said and maker is not None and isinstance(ops[maker].role, g.View | g.Clip):
+            ops[maker] = replace(ops[maker], outputs=op.outputs)
+            ops[number] = g.Op(op.name, g.Opaque(), (), ())
+    return g.Graph(graph.shapes, ops, graph.inputs, graph.outputs)
 
 
 class _Merger:
@@ -57,7 +75,7 @@ class _Merger:
         self.program = program
         self.recording = recording
         self.lifted = lifted
-        self.graph = lifted.graph
+        self.graph = _of_nodes(lifted)
         counts = Counter(event.number for event in lifted.events.values())
         self.nodes = {
             number: node
@@ -120,21 +138,32 @@ class _Merger:
 
     def can_write(self, merge: Merge) -> bool:
         """Whether the program lets it through."""
-        involved = [merge.carrier, *merge.gone, *merge.sums]
+        involved = [merge.carrier, *merge.tail, *merge.gone, *merge.sums]
         if not all(self.can_go(number) for number in involved):
             return False
         if stated(self.nodes[merge.carrier], merge.window, merge.groups) is None:
             return False
         if self._source(merge) is None or self._is_overwritten(merge):
             return False
-        carried = self.values[self.graph.ops[merge.carrier].outputs[0]]
-        if not lie_alike(carried, self.values[merge.output]):
+        carried = self._made(merge.carrier)
+        others = [self._made(number) for number in self._siblings(merge)]
+        if not all(lie_alike(carried, one) for one in (self.values[merge.output], *others)):
             return False  # a view that fits the sum might not fit what the carrier makes
         return self._are_alone(merge) and all(
             self._can_collapse(number, kept[0])
             for number, kept in merge.sums.items()
             if len(kept) == 1 and (number, kept[0]) != merge.enters
         )
+
+    def _made(self, number: int) -> Value:
+        return self.values[self.graph.ops[number].outputs[0]]
+
+    def _siblings(self, merge: Merge) -> list[int]:
+        """The linear ops of one that puts their outputs together."""
+        if merge.concat is None:
+            return []
+        ops = self.graph.ops
+        return [n for n in (merge.carrier, *merge.gone) if isinstance(ops[n].role, g.Linear)]
 
     def _source(self, merge: Merge) -> fx.Node | None:
         """The node that the carrier is to read: what the first one reads that reads the source."""
@@ -165,7 +194,7 @@ class _Merger:
 
     def _are_alone(self, merge: Merge) -> bool:
         """Whether nobody reads what goes, in any way."""
-        inner = {self.nodes[number] for number in (merge.carrier, *merge.gone)}
+        inner = {self.nodes[number] for number in (merge.carrier, *merge.tail, *merge.gone)}
         sums = {self.nodes[number] for number in merge.sums}
         ends = set()
         if merge.enters is None:
@@ -210,18 +239,27 @@ class _Merger:
             assert isinstance(site, LinearSite | AffineSite) and source is not None
             writer.carry(self.nodes[merge.carrier], source, merge, content, site)
         for merge, _ in ready:
-            carrier = self.nodes[merge.carrier]
+            made = [self.nodes[number] for number in (merge.carrier, *merge.tail)]
+            if (siblings := self._siblings(merge)) and (axis := self._axis(merge)) is not None:
+                writer.widen(made, [self.nodes[number] for number in siblings], axis)
             if merge.enters is None:
-                writer.replace(self.nodes[self.makers[merge.output]], carrier)
-            else:
+                writer.replace(self.nodes[self.makers[merge.output]], made[-1])
+            elif not siblings:  # those keep their places in the concat
                 number, position = merge.enters
-                writer.enter(self.nodes[number], position, carrier)
+                writer.enter(self.nodes[number], position, made[-1])
         for number, kept in {n: k for merge, _ in ready for n, k in merge.sums.items()}.items():
-            if len(kept) == 1:
+            if isinstance(self.graph.ops[number].role, g.View):
+                writer.shorten(self.nodes[number], kept)
+            elif len(kept) == 1:
                 writer.collapse(self.nodes[number], kept[0])
         gone: Iterable[int] = (number for merge, _ in ready for number in merge.gone)
         writer.erase(self.nodes[number] for number in gone)
         return editor.finish()
+
+    def _axis(self, merge: Merge) -> int | None:
+        """Along which siblings lie one behind the other."""
+        role = None if merge.concat is None else self.graph.ops[merge.concat].role
+        return role.concat if isinstance(role, g.View) else None
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)

@@ -122,7 +122,9 @@ class Run:
     @property
     def freedom(self) -> Freedom:
         """What modules leave."""
-        freedom = Freedom(self.movable.__contains__, carries_affine=lambda number: False)
+        freedom = Freedom(
+            self.movable.__contains__, carries_affine=lambda number: False, shortens_concats=False
+        )
         return self.fence.around(freedom)
 
     def _role(self, number: int, role: g.Role) -> g.Role:

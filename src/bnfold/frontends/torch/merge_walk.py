@@ -17,7 +17,7 @@ from torch import nn
 
 from bnfold.core import graph as g
 from bnfold.core.kernel import Kernel, added
-from bnfold.core.merge import Merge
+from bnfold.core.merged import Merge
 from bnfold.core.window import Window
 from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaves import CONVOLUTIONS

@@ -167,8 +167,7 @@ def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
 
 
 def _are_left(work: _Work) -> bool:
-    decided = work.decided
-    return are_left(work.program, decided.recording, decided.lifted, decided.plan)
+    return are_left(work.program, work.decided, is_merged=bool(work.merging))
 
 
 def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
