@@ -183,7 +183,7 @@ def test_shuffled_channels_are_followed() -> None:
 def test_a_batch_norm_behind_a_concat(axis: str) -> None:
     builder = Builder()
     builder.conv(2, 1, name="a", bottom="data")
-    builder.conv(3, 1, name="b", bottom="data")
+    builder.conv(3, 3, "pad: 1", name="b", bottom="data")
     builder.layer("Concat", axis, name="join", bottom=["a", "b"], channels=5)
     builder.batch_norm()
     builder.scale()
