@@ -151,6 +151,30 @@ class TestSettle:
         assert known(forest, 1) == 5.0
         assert known(forest, 2) is None
 
+    def test_a_small_side_beside_a_large_known_one_is_no_rounding(self):
+        """z = x + y with x = 1e7 * 0 + 3 and y = 1e-8 * w: w is what is left of z, times 1e8."""
+        forest, sums = setup((1, 2, 3))
+        pin(forest, 0, 0.0)
+        tie(forest, 2, 0, 1e7, 3.0)
+        tie(forest, 4, 6, 1.0)  # so that the root is of their class
+        tie(forest, 3, 4, 1e-8)
+        sums.settle()
+        pin(forest, 1, 5.0)
+        assert known(forest, 4) == pytest.approx(2e8)
+
+    def test_sides_of_very_different_units(self):
+        """z = x + y with x = 1e7 * v and y = 1e-8 * w, all open: none of them is dropped."""
+        forest, sums = setup((1, 2, 3))
+        for first, second in ((5, 7), (4, 6)):
+            tie(forest, first, second, 1.0)
+        tie(forest, 2, 5, 1e7)
+        tie(forest, 3, 4, 1e-8)
+        sums.settle()
+        pin(forest, 1, 5.0)
+        pin(forest, 5, 1e-7)
+        sums.settle()
+        assert known(forest, 4) == pytest.approx(4e8)
+
     def test_all_sides_of_one_class(self):
         """t = t + t, so t = 0."""
         forest, sums = setup((1, 1, 1))

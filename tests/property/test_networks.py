@@ -116,6 +116,14 @@ FOUND = {
         conv("n2", "n1"),
         step("n3", "bn", "n0", gamma=(0.0, 1.0, 2.0, -1.0)),
     ),
+    "a sum of what is stored in very different units": (
+        conv("n0", "x0"),
+        step("n1", "bn", "n0", gamma=(1e-7, 1.0, 1.0, 1.0)),
+        conv("n2", "x0"),
+        step("n3", "add", "n2", "n1"),
+        step("n4", "bn", "n3", gamma=(1e-7, 1.0, 1.0, 1.0)),
+        step("n5", "bn", "n1", gamma=(1.0, 1.0, 1.0, 1.0)),
+    ),
     "a sum with a constant that stays": (
         step("n0", "bn", "x0", gamma=(2.4, 1.0, -0.4, 0.6)),
         step("n1", "shift", "n0"),

@@ -177,15 +177,20 @@ class Sums:
 def simplify(
     roots: IntArray, coefficients: FloatArray, constant: FloatArray, size: FloatArray
 ) -> Equations:
-    """Terms of one root merged, known ones (root 0, value 0) and vanished ones dropped."""
+    """Terms of one root merged, known ones (root 0, value 0) and vanished ones dropped.
+
+    A term vanishes beside what it was merged of. Other roots' terms say nothing of its size: each
+    root has a unit of its own.
+    """
     k = np.where(roots == 0, 0.0, coefficients)
-    largest = _largest(coefficients)
+    largest = np.abs(k)
     for left, right in ((0, 1), (0, 2), (1, 2)):
         same = (roots[:, left] == roots[:, right]) & (k[:, left] != 0) & (k[:, right] != 0)
         if same.any():
             k[same, left] += k[same, right]
             k[same, right] = 0.0
-    k[np.abs(k) <= _VANISHES * largest[:, None]] = 0.0
+            largest[same, left] = np.maximum(largest[same, left], largest[same, right])
+    k[np.abs(k) <= _VANISHES * largest] = 0.0
     return Equations(roots, k, constant, size)
 
 
