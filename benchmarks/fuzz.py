@@ -132,7 +132,9 @@ def run(count: int, seed: int, frontends: tuple[str, ...], jobs: int) -> Found:
         while min(total.folded[name] for name in frontends) < count:
             running = [pool.submit(batch, *next(plan), frontends) for _ in range(jobs)]
             for one in running:
-                total.add(one.result())
+                total.add(found := one.result())
+                for message in found.messages:
+                    print(message, flush=True)
             failed = ", ".join(f"{n} {kind}" for kind, n in total.failures.items()) or "0 failures"
             done = ", ".join(f"{name} {total.folded[name]}" for name in frontends)
             print(f"{time.perf_counter() - begin:6.0f} s  {done}: {failed}", flush=True)
@@ -146,8 +148,6 @@ def _report(total: Found, seed: int, path: Path | None) -> None:
     for name in ("folded", "removed", "merged", "compared", "kept", "skipped", "kinds"):
         counts = ", ".join(f"{key} {n}" for key, n in getattr(total, name).most_common())
         print(f"{name}: {counts}")
-    for message in total.messages:
-        print(message)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"seed": seed, **vars(total)}, indent=1) + "\n")

@@ -210,6 +210,29 @@ def test_windows_without_a_common_grid():
     stays(Two(plain_sum, nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 2, 2, 0)), image(2, 8, 8, 8))
 
 
+class Residual(nn.Module):
+    def __init__(self, *branch):
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 4, 3, stride=2, padding=1),
+        nn.Conv2d(8, 8, 2, stride=2, bias=False),
+        nn.ConvTranspose2d(8, 8, 2, stride=2),
+    ],
+)
+def test_a_residual_in_front_of_what_changes_the_size(last):
+    """All is linear, but x + keeps x, which no convolution of another size can take back."""
+    fold(nn.Sequential(Residual(convolution(3)), nn.Conv2d(8, 8, 1), last))
+
+
 def test_a_bias_before_padded_zeros():
     stays(nn.Sequential(convolution(1, bias=True), convolution(3)))
 

@@ -18,7 +18,7 @@ from torch import nn
 from bnfold.core import graph as g
 from bnfold.core.kernel import Kernel, added
 from bnfold.core.merged import Merge
-from bnfold.core.window import Window
+from bnfold.core.window import Window, joint
 from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaves import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
@@ -244,6 +244,8 @@ class Walk:
         if self.final.b:
             channels = len(kernel.bias)
             one = Kernel.affine(np.ones(channels), np.zeros(channels), len(kernel.window.kernel))
+            if joint([kernel.window, one.window]) is None:
+                return None
             parts.append(one)
             factors.append(-self.final.b / self.final.a)
         kernel = added(parts, factors)
