@@ -222,15 +222,15 @@ class Residual(nn.Module):
 @pytest.mark.parametrize(
     "last",
     [
-        nn.Conv2d(8, 8, 3),
-        nn.Conv2d(8, 4, 3, stride=2, padding=1),
-        nn.Conv2d(8, 8, 2, stride=2, bias=False),
-        nn.ConvTranspose2d(8, 8, 2, stride=2),
+        nn.Conv2d(32, 8, 3),
+        nn.Conv2d(32, 4, 3, stride=2, padding=1),
+        nn.Conv2d(32, 8, 2, stride=2, bias=False),
+        nn.ConvTranspose2d(32, 8, 2, stride=2),
     ],
 )
 def test_a_residual_in_front_of_what_changes_the_size(last):
     """All is linear, but x + keeps x, which no convolution of another size can take back."""
-    fold(nn.Sequential(Residual(convolution(3)), nn.Conv2d(8, 8, 1), last))
+    fold(nn.Sequential(Residual(convolution(3)), nn.Conv2d(8, 32, 1), last))
 
 
 def test_a_bias_before_padded_zeros():
