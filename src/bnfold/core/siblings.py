@@ -14,9 +14,9 @@ Others stay in a shorter concat; one that is left with a single operand goes.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ from bnfold.core.kernel import Kernel, stacked
 from bnfold.core.merged import Merge
 
 
-@dataclass(frozen=True, slots=True)
-class _Branch:
+class _Branch(NamedTuple):
     """What makes an operand of a concat: a linear op, and the activations behind it."""
 
     position: int
