@@ -51,6 +51,10 @@ def merges_of(net: Branches, freedom: Freedom | None = None) -> list[Merge]:
     made: dict[tuple[int, int], np.ndarray] = {}
     for merge in merges:
         assert merge.concat is not None
+        concat = net.graph.ops[merge.concat]
+        assert (merge.enters is None) == (merge.concat in merge.gone) == (not merge.sums)
+        stood = concat.outputs[0] if merge.enters is None else concat.inputs[merge.enters[1]]
+        assert merge.output == stood
         result = compute(merge.kernel(), values[merge.source], net.parts[merge.carrier].axis)
         for number in merge.tail:
             (result,) = run_op(net, number, net.graph.ops[number], [result])
@@ -191,12 +195,18 @@ class TestActivations:
         (merge,) = merges_of(pair(two))
         assert len(merge.tail) == 2
 
-    @pytest.mark.parametrize("upper", [6.0, None])
-    def test_others(self, upper) -> None:
+    @pytest.mark.parametrize("bounds", [(0.0, 6.0), (-1.0, 3.0), (-3.0, 3.0), None])
+    def test_others(self, bounds) -> None:
         def unlike(net, x, a, b):
-            return net.concat(net.clip(a), b if upper is None else net.clip(b, 0.0, upper))
+            return net.concat(net.clip(a, 0.0, 3.0), net.clip(b, *bounds) if bounds else b)
 
         assert not merges_of(pair(unlike))
+
+    def test_more_of_them_behind_one(self) -> None:
+        def longer(net, x, a, b):
+            return net.concat(net.clip(a), net.clip(net.leaky(b, known=True)))
+
+        assert not merges_of(pair(longer))
 
     @pytest.mark.parametrize(("slopes", "known"), [((0.1, 0.2), True), ((0.1, 0.1), False)])
     def test_slopes_that_differ_or_are_not_known(self, slopes, known) -> None:
@@ -242,6 +252,17 @@ class TestRuns:
         cat = net.number("cat")
         assert names(net, [merge]) == [("a", ("b",))]
         assert (merge.enters, dict(merge.sums)) == ((cat, 2), {cat: (0, 2, 3)})
+
+    def test_what_is_taken_by_another_merge(self) -> None:
+        """A convolution behind the branch becomes one with it, and is its sibling's no more."""
+
+        def chained(net, x, a, b):
+            return net.concat(net.conv(a, 2, kernel=(1, 1), padding=(0, 0), name="p"), b)
+
+        net = pair(chained)
+        (merge,) = find_merges(net.graph, net.parts)
+        assert merge.concat is None
+        assert {net.graph.ops[n].name for n in (merge.carrier, *merge.gone)} == {"a", "p"}
 
     def test_two_runs(self) -> None:
         def runs(net, x, a, b):
