@@ -198,6 +198,22 @@ def test_what_nobody_reads_any_more_leaves(decomposed: bool) -> None:
             torch.testing.assert_close(actual, expected)
 
 
+def test_what_nobody_ever_read_stays_with_the_model():
+    class Labelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("labels", torch.arange(4))
+            self.scale = nn.Parameter(torch.rand(4) + 0.5)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * self.scale[:, None, None]
+
+    folded, report = bnfold.fold(export(build(Labelled()), image(1, 3, 8, 8)))
+    assert report.removed == 1
+    assert set(folded.state_dict) == {"conv.weight", "conv.bias", "labels"}
+
+
 class Summing(nn.Module):
     """Sums that begin with a number, as code that counts its branches writes them."""
 

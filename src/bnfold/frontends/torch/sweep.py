@@ -1,7 +1,7 @@
 """What nobody reads any more leaves an exported program: constants, and what is computed of them.
 
 A module of which nothing is read any more leaves with all that it kept, also what was never read,
-as how many batches a BatchNorm has seen.
+as how many batches a BatchNorm has seen; but for the model itself, whose tensors are its users'.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _drop(editor: Editor, unread: set[str]) -> None:
     gone = {spec.target for spec in kept if spec.arg.name in unread}
     read = {_owner(spec.target) for spec in kept if nodes[spec.arg.name].users}
     read |= {_owner(target) for target in written}
-    deserted = {_owner(target) for target in gone} - read
+    deserted = {_owner(target) for target in gone} - read - {""}
     gone |= {
         spec.target
         for spec in kept
