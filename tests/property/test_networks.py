@@ -35,7 +35,7 @@ def steady(examples: int) -> settings:
     )
 
 
-@steady(100)
+@steady(80)
 @given(networks(), MODES)
 def test_every_frontend_folds_a_random_network_alike(network, clip):
     check(network, clip)
@@ -59,7 +59,7 @@ def test_onnx_runtime_computes_the_same(network, clip):
     check_onnx_runtime(network, clip)
 
 
-@steady(40)
+@steady(30)
 @given(networks(), MODES)
 def test_an_exported_program_is_right_for_other_sizes(network, clip):
     check_other_sizes(network, clip)
