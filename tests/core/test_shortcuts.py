@@ -12,7 +12,7 @@ from bnfold.core.reasons import Reason
 from bnfold.core.stored import Storage
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, apply_plan, assert_fold_is_exact, removed_names
-from tests.core.test_laws import A, B, bn, conv, goes, image, random, stays
+from tests.core.laws.networks import A, B, bn, conv, goes, image, random, stays
 
 FIXED = {"removal": g.Removal.UNASKED, "factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 

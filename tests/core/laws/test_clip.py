@@ -1,0 +1,122 @@
+"""Clips, and what passes positive scales alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnfold.core.reasons import Reason
+from tests.core.interpreter import Network
+from tests.core.laws.networks import POSITIVE, A, B, bn, conv, goes, image, scale_only, stays
+
+
+class TestClip:
+    def test_a_plain_clip_holds_a_shift_back(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 4, 4))
+        x = net.clip(x, room=False, name="relu")
+        stays(net, conv(net, x), reason=Reason.ACTIVATION, blocker="relu")
+
+    def test_a_plain_clip_holds_a_negative_scale_back(self):
+        net = Network()
+        x = net.clip(scale_only(net, net.input(2, 3, 4, 4)), room=False, name="relu")
+        stays(net, conv(net, x), reason=Reason.ACTIVATION, blocker="relu")
+
+    @pytest.mark.parametrize("bounds", [(0, 6), (-1, 1)])
+    def test_two_plain_bounds_hold_any_scale_back(self, bounds):
+        net = Network()
+        x = scale_only(net, net.input(2, 3, 4, 4), positive=True)
+        x = net.clip(x, *bounds, room=False, name="relu6")
+        stays(net, conv(net, x), reason=Reason.ACTIVATION, blocker="relu6")
+
+    def test_never_means_never(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)), name="relu")
+        plan = stays(net, conv(net, x), reason=Reason.CLIP_COST, blocker="relu", clip="never")
+        assert not plan.clip
+
+    def test_bounds_that_cost_more_than_the_step_are_not_bought(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)), name="relu", one_sided_cost=2.0)
+        stays(net, conv(net, x), reason=Reason.CLIP_COST, blocker="relu")
+
+    def test_bounds_never_become_wrong_for_a_graph_output(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)))
+        stays(net, x, reason=Reason.GRAPH_OUTPUT)
+
+    def test_a_positive_scale_passes_a_plain_relu(self):
+        net = Network()
+        x = scale_only(net, net.input(2, 3, 4, 4), positive=True)
+        plan = goes(net, conv(net, net.clip(x, room=False)))
+        assert not plan.clip
+
+    @pytest.mark.parametrize(
+        "bounds", [(0, np.inf), (-np.inf, 2), (0, 6), (-1, 1.5), (-np.inf, np.inf)]
+    )
+    def test_any_rescaling_passes_where_there_is_room(self, bounds):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)), *bounds, name="clip")
+        plan = goes(net, conv(net, x), clip="always")
+        assert bool(plan.clip) is bool(np.isfinite(bounds).any())
+
+    def test_the_bounds_move_with_the_value(self):
+        """x = (y - b)/a: max(y, 0) bounds x at -b/a, from above where a < 0."""
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)), name="relu")
+        edit = goes(net, conv(net, x)).clip[net.number("relu")]
+        bound = -np.divide(B[3], A[3])
+        np.testing.assert_allclose(edit.lower.reshape(-1), [bound[0], -np.inf, bound[2]])
+        np.testing.assert_allclose(edit.upper.reshape(-1), [np.inf, bound[1], np.inf])
+
+    def test_bounds_that_cost_less_than_the_step_are_bought(self):
+        net = Network()
+        x = net.clip(bn(net, net.input(2, 3, 4, 4)), name="relu", one_sided_cost=0.5)
+        assert goes(net, conv(net, x)).clip
+
+    def test_a_clip_stays_plain_wherever_it_can(self):
+        net = Network()
+        x = net.clip(bn(net, image(net)))
+        assert not goes(net, conv(net, x)).clip
+
+    def test_one_costly_clip_may_serve_two_steps(self):
+        net = Network()
+        left, right = bn(net, net.input(2, 2, 4, 4), "one"), bn(net, net.input(2, 2, 4, 4), "two")
+        x = net.clip(net.concat(left, right), 0, 6, two_sided_cost=0.4)
+        goes(net, conv(net, x))
+
+    def test_a_positive_scale_passes_a_minimum_with_zero(self):
+        net = Network()
+        x = scale_only(net, net.input(2, 3, 4, 4), positive=True)
+        goes(net, conv(net, net.clip(x, -np.inf, 0.0, room=False)))
+
+    def test_a_clip_without_bounds_asks_for_nothing(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 4, 4))
+        goes(net, conv(net, net.clip(x, -np.inf, np.inf, room=False)))
+
+
+class TestHomogeneous:
+    def test_a_negative_gamma_does_not_pass(self):
+        net = Network()
+        x = net.leaky(scale_only(net, net.input(2, 3, 4, 4)), name="leaky")
+        stays(net, conv(net, x), reason=Reason.ACTIVATION, blocker="leaky")
+
+    def test_a_shift_does_not_pass(self):
+        net = Network()
+        x = net.affine(net.input(2, 3, 4, 4), POSITIVE[3], B[3])
+        stays(net, conv(net, net.leaky(x)), reason=Reason.ACTIVATION)
+
+    def test_a_shift_does_not_come_back_from_behind(self):
+        net = Network()
+        x = net.leaky(net.input(2, 3, 4, 4), name="leaky")
+        stays(net, bn(net, x), reason=Reason.GRAPH_OUTPUT)
+
+    def test_a_positive_scale_passes(self):
+        net = Network()
+        x = net.leaky(scale_only(net, net.input(2, 3, 4, 4), positive=True))
+        goes(net, conv(net, x, taps=3, padding=1))
+
+    def test_any_norm_goes_into_the_convolution_before(self):
+        net = Network()
+        goes(net, net.leaky(bn(net, image(net))))
