@@ -154,8 +154,8 @@ class Round:
     @property
     def kept(self) -> int:
         """How many steps stay."""
-        found = outcomes(self.decided.lifted.graph, self.decided.plan)
-        return sum(not item.is_removed for item in found)
+        items = outcomes(self.decided.lifted.graph, self.decided.plan)
+        return sum(not item.is_removed for item in items)
 
 
 def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
@@ -190,10 +190,10 @@ def _can_merge_again(decided: Decided, *, is_merged: bool) -> bool:
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
     """What all rounds did; the first note is how many layers are left."""
-    told = [step.merging.told(_report(step.decided, net)) for step in steps]
-    report = told_in_turn(steps[0].merging.graph, told)
-    notes = dict.fromkeys(note for one in told for note in one.notes[1:])
-    return replace(report, notes=(told[-1].notes[0], *notes))
+    reports = [step.merging.told(_report(step.decided, net)) for step in steps]
+    whole = told_in_turn(steps[0].merging.graph, reports)
+    notes = dict.fromkeys(note for report in reports for note in report.notes[1:])
+    return replace(whole, notes=(reports[-1].notes[0], *notes))
 
 
 def _check_phase(document: Document, phase: str | None) -> None:

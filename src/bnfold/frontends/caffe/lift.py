@@ -32,13 +32,13 @@ def lift(net: Net) -> Lifted:
 def _broken_partners(lifter: Lifter) -> list[Layer]:
     """The layers with an editable weight that a layer without a site uses, too."""
     lifted = {id(site.layer) for site in lifter.sites.values()}
-    found = []
+    broken = []
     for site in lifter.sites.values():
         if isinstance(site, LinearSite) and site.is_editable:
             partners = lifter.sharing.partners(site.layer) or []
             if any(id(partner) not in lifted for partner in partners):
-                found += partners
-    return found
+                broken += partners
+    return broken
 
 
 def _walk(lifter: Lifter) -> None:
@@ -62,13 +62,13 @@ def _walk(lifter: Lifter) -> None:
 
 
 def _scale(lifter: Lifter, layer: Layer) -> bool:
-    one = len(layer.bottoms) == 1
-    return (lift_affine.scale if one else lift_views.gate)(lifter, layer)
+    is_single = len(layer.bottoms) == 1
+    return (lift_affine.scale if is_single else lift_views.gate)(lifter, layer)
 
 
 def _bias(lifter: Lifter, layer: Layer) -> bool:
-    one = len(layer.bottoms) == 1
-    return (lift_affine.bias if one else lift_views.added)(lifter, layer)
+    is_single = len(layer.bottoms) == 1
+    return (lift_affine.bias if is_single else lift_views.added)(lifter, layer)
 
 
 RULES: dict[str, Rule] = {

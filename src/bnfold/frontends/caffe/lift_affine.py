@@ -124,7 +124,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
         return _keep(lifter, layer, shape, strange)
     if len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return _keep(lifter, layer, shape, strange)
-    names = {one.name for one in options.message.fields}
+    names = {field.name for field in options.message.fields}
     count = len(layer.blobs)
     if any(blob.count != channels for blob in layer.blobs):
         return _keep(lifter, layer, shape, strange)

@@ -129,9 +129,11 @@ def _flatten_from(axis: int, repeat: int) -> Apply:
     """All axes from `axis` on as one; each label stands for `repeat` elements of unknown axes."""
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
-        (one,) = labels
-        one = one[tuple(slice(0, 1) if one.strides[n] == 0 else slice(None) for n in range(axis))]
-        flat = one.reshape((*one.shape[:axis], -1))
+        (array,) = labels
+        array = array[
+            tuple(slice(0, 1) if array.strides[n] == 0 else slice(None) for n in range(axis))
+        ]
+        flat = array.reshape((*array.shape[:axis], -1))
         return [np.repeat(flat, repeat, axis=axis)]
 
     return apply
@@ -198,10 +200,10 @@ def check_shape(file: str, layer: Layer, index: int, wanted: tuple[int, ...]) ->
     else:
         wanted_here = wanted
     if given != wanted_here:
-        found = " x ".join(map(str, given)) or "()"
+        actual = " x ".join(map(str, given)) or "()"
         right = " x ".join(map(str, wanted)) or "()"
         raise ModelUnreadableError(
-            file, f"array {index} of the layer {layer.name} is {found}, not {right}", _NEXT_STEP
+            file, f"array {index} of the layer {layer.name} is {actual}, not {right}", _NEXT_STEP
         )
 
 

@@ -32,7 +32,7 @@ _SPATIAL = (2, 3)
 def relu(lifter: Lifter, layer: Layer) -> bool:
     """ReLU, leaky if it has a slope; a fork's options for another upper bound are not known."""
     options = layer.options.part("relu_param")
-    if not {one.name for one in options.message.fields} <= {"negative_slope", "engine"}:
+    if not {field.name for field in options.message.fields} <= {"negative_slope", "engine"}:
         return False
     slope = options.number("negative_slope", 0.0)
     role = g.Homogeneous(np.full((), slope)) if slope else g.Clip(0.0, math.inf, room=ROOM)
@@ -333,12 +333,12 @@ def reshape(lifter: Lifter, layer: Layer) -> bool:
         return False
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
-        (one,) = labels
-        if start and one.strides[0] == 0:
-            one = one[:1]
+        (array,) = labels
+        if start and array.strides[0] == 0:
+            array = array[:1]
         if repeat > 1:
-            one = np.repeat(one.reshape((*one.shape[:start], -1)), repeat, axis=start)
-        return [one.reshape((*one.shape[:start], *sizes))]
+            array = np.repeat(array.reshape((*array.shape[:start], -1)), repeat, axis=start)
+        return [array.reshape((*array.shape[:start], *sizes))]
 
     lifter.add(layer, g.View(apply), layer.inputs, layer.outputs)
     return True

@@ -6,8 +6,8 @@ broadcast; what would need the size is opaque.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
@@ -24,7 +24,7 @@ ROOM = False
 """Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class LinearSite:
     """Where a linear op's weights are."""
 
@@ -49,7 +49,7 @@ class LinearSite:
         return self.layer.blobs[1] if len(self.layer.blobs) > 1 else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class AffineSite:
     """Where an affine step's constants are, in case that it stays."""
 
@@ -63,14 +63,14 @@ class AffineSite:
 Site = LinearSite | AffineSite
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Lifted:
     """The graph, and where its ops come from."""
 
     graph: g.Graph
-    sites: dict[int, Site] = field(default_factory=dict)
+    sites: dict[int, Site] = dataclasses.field(default_factory=dict)
     """Per op number, for what may have to be edited or removed."""
-    tensors: dict[int, int] = field(default_factory=dict)
+    tensors: dict[int, int] = dataclasses.field(default_factory=dict)
     """The graph's tensor of each value."""
 
 
@@ -84,7 +84,7 @@ class Lifter:
         self.tensors: dict[int, int] = {}
         """The graph's tensor of each value."""
         self.sharing = Sharing(net)
-        fields = {one.name for one in net.document.root.fields}
+        fields = {field.name for field in net.document.root.fields}
         self.is_nvidia = bool(fields & _NVIDIA)
         """Whether the file has fields that only NVIDIA's Caffe knows."""
         types = Options(net.document, net.document.root).texts("default_forward_type")

@@ -50,19 +50,19 @@ def merge(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     merger, fence = _Merger(net, lifted), Fence()
     for rounds in itertools.count():
         freedom = fence.around(freedom_of(lifted, parts))
-        found = find_merges(lifted.graph, parts, freedom)
-        if not found:
+        merges = find_merges(lifted.graph, parts, freedom)
+        if not merges:
             break
-        orders, refused = merger.orders(found, parts)
+        orders, refused = merger.orders(merges, parts)
         if refused and rounds < MOST_ROUNDS:
-            for one in refused:
-                fence.narrow(lifted.graph, parts, one)
+            for merge in refused:
+                fence.narrow(lifted.graph, parts, merge)
             continue
         merging = Merging(lifted.graph, parts, freedom, [order.merge for order in orders])
         made = None if refused else merger.write(orders, merging)
         if made is not None:
             return made, merging
-        fence.shut_out(refused or found)
+        fence.shut_out(refused or merges)
     return None, Merging(lifted.graph, parts, freedom)
 
 
@@ -105,44 +105,46 @@ class _Merger:
     ) -> tuple[list[Order], list[Merge]]:
         """What each merge writes; and those that cannot be written."""
         orders, refused = [], []
-        for place, one in enumerate(merges):
+        for place, merge in enumerate(merges):
             try:
-                orders.append(self._order(one, parts, len(self.net.values) + place))
+                orders.append(self._order(merge, parts, len(self.net.values) + place))
             except NotWritable:
-                refused.append(one)
+                refused.append(merge)
         return orders, refused
 
-    def _order(self, one: Merge, parts: Mapping[int, Part], fresh: int) -> Order:
+    def _order(self, merge: Merge, parts: Mapping[int, Part], fresh: int) -> Order:
         """`fresh` numbers a value that was not there before. Raises NotWritable."""
-        one = self._with_carrier(one, parts)
-        self._look_at_layers(one)
-        window, output = one.window, self.values.get(one.output)
+        merge = self._with_carrier(merge, parts)
+        self._look_at_layers(merge)
+        window, output = merge.window, self.values.get(merge.output)
         if output is None or (window is not None and window.before != window.after):
             raise NotWritable  # there is one pad for both sides
-        site = self.lifted.sites[one.carrier]
+        site = self.lifted.sites[merge.carrier]
         carrier = site.layer
-        if self.graph.ops[one.carrier].inputs[0] == one.source:
+        if self.graph.ops[merge.carrier].inputs[0] == merge.source:
             source = carrier.inputs[0]  # an InnerProduct flattens what it reads by itself
         else:
-            source = self.values[one.source]
+            source = self.values[merge.source]
         part = site.part if isinstance(site, LinearSite) else "scale_param"
-        enters = None if one.enters is None else (self._layer_of(one.enters[0]), one.enters[1])
+        enters = (
+            None if merge.enters is None else (self._layer_of(merge.enters[0]), merge.enters[1])
+        )
         made = output if enters is None else fresh
-        arrays, outs = arrays_of(one, site)
-        shape = self._shape(one, output, outs)
-        return Order(one, carrier, part, source, made, enters, output, shape, arrays, outs)
+        arrays, outs = arrays_of(merge, site)
+        shape = self._shape(merge, output, outs)
+        return Order(merge, carrier, part, source, made, enters, output, shape, arrays, outs)
 
-    def _shape(self, one: Merge, output: int, outs: int) -> Shape | None:
+    def _shape(self, merge: Merge, output: int, outs: int) -> Shape | None:
         """What the carrier's top has: siblings make as many channels as all of them did."""
         shape = self.net.values[output].shape
-        role = None if one.concat is None else self.graph.ops[one.concat].role
+        role = None if merge.concat is None else self.graph.ops[merge.concat].role
         if shape is None or not isinstance(role, g.View) or role.concat is None:
             return shape
         return (*shape[: role.concat], outs, *shape[role.concat + 1 :])
 
-    def _look_at_layers(self, one: Merge) -> None:
+    def _look_at_layers(self, merge: Merge) -> None:
         """Raise NotWritable where a layer that changes or goes says more than it computes."""
-        numbers = (one.carrier, *one.gone, *one.sums, *(one.enters or ())[:1])
+        numbers = (merge.carrier, *merge.gone, *merge.sums, *(merge.enters or ())[:1])
         own = {id(self.layer(number)) for number in numbers}
         for number in numbers:
             layer = self.layer(number)
@@ -152,8 +154,8 @@ class _Merger:
             if is_sum and layer.type != "Eltwise":
                 raise NotWritable
             makes = self.graph.ops[number].outputs[0]
-            is_joint = is_sum or number == one.concat
-            is_inside = not is_joint and (makes != one.output or one.enters is not None)
+            is_joint = is_sum or number == merge.concat
+            is_inside = not is_joint and (makes != merge.output or merge.enters is not None)
             if is_inside and not {id(reader) for reader in self._readers(layer)} <= own:
                 raise NotWritable  # of its shape alone, or the graph would know it
 
@@ -161,20 +163,22 @@ class _Merger:
         """Of its top."""
         return self.net.values[layer.outputs[0]].readers
 
-    def _with_carrier(self, one: Merge, parts: Mapping[int, Part]) -> Merge:
+    def _with_carrier(self, merge: Merge, parts: Mapping[int, Part]) -> Merge:
         """The same with a carrier of the right type, which reads the source if only it can."""
-        if one.is_affine:
-            return one
-        window = one.window
+        if merge.is_affine:
+            return merge
+        window = merge.window
         either = window is None or window.is_pointwise
         turned = window is not None and window.is_transposed
-        for number in (one.carrier, *sorted(one.gone)):
+        for number in (merge.carrier, *sorted(merge.gone)):
             if number not in parts or not parts[number].carries:
                 continue
             kind = self.lifted.sites[number].layer.type
-            reads = self.graph.ops[number].inputs[0] == one.source or one.source in self.values
+            reads = self.graph.ops[number].inputs[0] == merge.source or merge.source in self.values
             if reads and (either or (kind in DECONVOLUTIONS) == turned):
-                return replace(one, carrier=number, gone=(one.gone | {one.carrier}) - {number})
+                return replace(
+                    merge, carrier=number, gone=(merge.gone | {merge.carrier}) - {number}
+                )
         raise NotWritable
 
     # ---------------------------------------------------------------- what comes of it
@@ -200,16 +204,18 @@ class _Merger:
 
     def _same(self, written: Written, orders: Sequence[Order]) -> set[tuple[str, int]]:
         """The tops that are what they were: not those of carriers, and of sums that lost some."""
-        other = {id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]}
+        changed = {
+            id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]
+        }
         for order in orders:
             if order.merge.concat is not None:
                 continue  # it makes what it made
             for number in (*order.merge.sums, *(order.merge.enters or ())[:1]):
-                other |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}
+                changed |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}
         return {
             (layer.name, place)
             for layer in written.layers
-            if id(layer) not in other
+            if id(layer) not in changed
             for place in range(len(layer.outputs))
         }
 

@@ -13,9 +13,9 @@ Bytes that are no UTF-8 survive as surrogates. Nothing here recurses, so nesting
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bnfold.errors import ModelUnreadableError
@@ -58,7 +58,7 @@ class Scalar(NamedTuple):
         return _unquote(self.text) if self.is_string else self.text
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Message:
     """The fields between two braces, or of the whole file."""
 
@@ -66,27 +66,27 @@ class Message:
     """Where its first field could stand: behind the opening brace."""
     end: int = 0
     """Where the closing brace is, or the file ends."""
-    fields: list[Field] = field(default_factory=list)
+    fields: list[Field] = dataclasses.field(default_factory=list)
 
     def named(self, name: str) -> Iterator[Field]:
         """Its fields of this name, in order."""
-        return (one for one in self.fields if one.name == name)
+        return (field for field in self.fields if field.name == name)
 
     def messages(self, name: str) -> list[Message]:
         """The messages in fields of this name, in order."""
-        return [v for one in self.named(name) for v in one.values if isinstance(v, Message)]
+        return [v for field in self.named(name) for v in field.values if isinstance(v, Message)]
 
     def scalars(self, name: str) -> list[Scalar]:
         """The scalars in fields of this name, in order; those of a list one by one."""
-        return [v for one in self.named(name) for v in one.values if isinstance(v, Scalar)]
+        return [v for field in self.named(name) for v in field.values if isinstance(v, Scalar)]
 
     def scalar(self, name: str) -> Scalar | None:
         """The last scalar of this name, which is the one that counts; None if there is none."""
-        found = self.scalars(name)
-        return found[-1] if found else None
+        scalars = self.scalars(name)
+        return scalars[-1] if scalars else None
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Field:
     """A name and its value, or its values if they stand in a list."""
 
@@ -95,12 +95,12 @@ class Field:
     """Where the name begins."""
     end: int = 0
     """Where its value ends, a separator behind it not included."""
-    values: list[Scalar | Message] = field(default_factory=list)
+    values: list[Scalar | Message] = dataclasses.field(default_factory=list)
     is_list: bool = False
     """Whether the values stand in brackets."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Document:
     """A parsed file."""
 
@@ -146,9 +146,9 @@ class Edits:
         """Put `text` where [start, end) is now."""
         self._replacements.append((start, end, text))
 
-    def insert(self, at: int, text: str) -> None:
-        """Put `text` in front of `at`; insertions at one place keep their order."""
-        self._replacements.append((at, at, text))
+    def insert(self, offset: int, text: str) -> None:
+        """Put `text` in front of `offset`; insertions at one place keep their order."""
+        self._replacements.append((offset, offset, text))
 
     def apply(self, text: str) -> str:
         """The edited text."""
@@ -174,25 +174,27 @@ def _position(text: str, offset: int) -> tuple[int, int]:
 
 def _tokens(name: str, text: str) -> Iterator[tuple[str, str, int, int]]:
     """(kind, text, start, end) of all that is neither blank nor comment; last one 'end'."""
-    at, length = 0, len(text)
+    offset, length = 0, len(text)
     if text.startswith("\ufeff"):  # a byte order mark, which some editors write
-        at = 1
+        offset = 1
     match = _TOKEN.match
-    while at < length:
-        found = match(text, at)
-        if found is None:
+    while offset < length:
+        token = match(text, offset)
+        if token is None:
             what = (
-                "a string without its end" if text[at] in "\"'" else f"{text[at]!a} is unexpected"
+                "a string without its end"
+                if text[offset] in "\"'"
+                else f"{text[offset]!a} is unexpected"
             )
-            raise _error(name, text, at, what)
-        kind = found.lastgroup
+            raise _error(name, text, offset, what)
+        kind = token.lastgroup
         assert kind is not None
-        end = found.end()
+        end = token.end()
         if kind != "space":
             if kind == "number" and end < length and (text[end].isalnum() or text[end] in "._"):
-                raise _error(name, text, at, "this is no number")
-            yield kind, found.group(), at, end
-        at = end
+                raise _error(name, text, offset, "this is no number")
+            yield kind, token.group(), offset, end
+        offset = end
     yield "end", "the end of the file", length, length
 
 
@@ -240,25 +242,25 @@ class _Parser:
         return self.kind == "symbol" and self.token in symbols
 
     def _unexpected(self, wanted: str) -> ModelUnreadableError:
-        found = self.token if self.kind == "end" else ascii(self.token[:40])
-        return _error(self.name, self.text, self.start, f"{wanted} is expected, not {found}")
+        token = self.token if self.kind == "end" else ascii(self.token[:40])
+        return _error(self.name, self.text, self.start, f"{wanted} is expected, not {token}")
 
     def _field(self, message: Message) -> None:
-        one = Field(self._name(), self.start_of_name)
-        message.fields.append(one)
+        field = Field(self._name(), self.start_of_name)
+        message.fields.append(field)
         has_colon = self._is(":")
         if has_colon:
             self._next()
         if self._is("["):
-            one.is_list = True
+            field.is_list = True
             self._next()
             if self._is("]"):
                 self._next()
-                self._finish(one)
+                self._finish(field)
                 return
         elif not has_colon and not self._is("{", "<"):
-            raise self._unexpected(f"a colon or a brace behind {one.name}")
-        self._value(one)
+            raise self._unexpected(f"a colon or a brace behind {field.name}")
+        self._value(field)
 
     def _name(self) -> str:
         """A field name; [package.extension] counts as one."""
@@ -276,19 +278,19 @@ class _Parser:
         self._next()
         return self.text[self.start_of_name : self.last_end]
 
-    def _value(self, one: Field) -> None:
+    def _value(self, field: Field) -> None:
         """A value, and those that follow it in a list; a message's are read when it is closed."""
         more = True
         while more:
             if self._is("{", "<"):
                 inner = Message(self.end)
-                one.values.append(inner)
+                field.values.append(inner)
                 self.stack.append((inner, _CLOSE[self.token], self.start))
-                self.open_fields.append(one)
+                self.open_fields.append(field)
                 self._next()
                 return
-            one.values.append(self._scalar())
-            more = self._has_more(one)
+            field.values.append(self._scalar())
+            more = self._has_more(field)
 
     def _scalar(self) -> Scalar:
         start = self.start
@@ -307,20 +309,20 @@ class _Parser:
         self._next()
         return Scalar("".join(parts), start, self.last_end)
 
-    def _has_more(self, one: Field) -> bool:
+    def _has_more(self, field: Field) -> bool:
         """Whether another value of a list follows; if not, the field ends here."""
-        if one.is_list and self._is(","):
+        if field.is_list and self._is(","):
             self._next()
             return True
-        if one.is_list and not self._is("]"):
+        if field.is_list and not self._is("]"):
             raise self._unexpected("',' or ']'")
-        if one.is_list:
+        if field.is_list:
             self._next()
-        self._finish(one)
+        self._finish(field)
         return False
 
-    def _finish(self, one: Field) -> None:
-        one.end = self.last_end
+    def _finish(self, field: Field) -> None:
+        field.end = self.last_end
         if self._is(",", ";"):
             self._next()
 
@@ -328,9 +330,9 @@ class _Parser:
         message.end = self.start
         self.stack.pop()
         self._next()
-        one = self.open_fields.pop()
-        if self._has_more(one):
-            self._value(one)
+        field = self.open_fields.pop()
+        if self._has_more(field):
+            self._value(field)
 
 
 _ESCAPE = re.compile(

@@ -140,12 +140,12 @@ def _arrays(net: Net) -> dict[int, list[Array]]:
     loaded = [layer for layer in net.layers if layer.stored is not None]
     loaded.sort(key=lambda layer: order[id(layer.stored)])
     shared: dict[str, Array] = {}
-    found = {id(layer): [blob.read() for blob in layer.blobs] for layer in net.layers}
+    by_layer = {id(layer): [blob.read() for blob in layer.blobs] for layer in net.layers}
     for layer in loaded:
-        shared.update(zip(layer.param_names, found[id(layer)], strict=False))
+        shared.update(zip(layer.param_names, by_layer[id(layer)], strict=False))
     for layer in net.layers:
-        arrays = found[id(layer)]
+        arrays = by_layer[id(layer)]
         for place, name in enumerate(layer.param_names):
             if name and name in shared and place <= len(arrays):
                 arrays[place : place + 1] = [shared[name]]
-    return found
+    return by_layer

@@ -69,9 +69,9 @@ class CaffeRunner:
         """Whether text and weights are the same."""
         if not isinstance(other, CaffeRunner) or self.net.document.text != other.net.document.text:
             return False
-        one, two = self.net.weights, other.net.weights
-        return one.size == two.size and bool(
-            memoryview(one.wire.content) == memoryview(two.wire.content)
+        first, second = self.net.weights, other.net.weights
+        return first.size == second.size and bool(
+            memoryview(first.wire.content) == memoryview(second.wire.content)
         )
 
     def reordered(self) -> None:

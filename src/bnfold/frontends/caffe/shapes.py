@@ -143,7 +143,7 @@ def _input_shape(net: Net, number: int, layer: Layer | None) -> Shape | None:
         options = layer.options.part(name)
         shapes = [tuple(shape.integers("dim")) for shape in options.parts("shape")]
         if not shapes and options.has("num"):
-            four = [options.integers(one) for one in ("num", "channels", "height", "width")]
+            four = [options.integers(field) for field in ("num", "channels", "height", "width")]
             if all(four):
                 shapes = [tuple(part[min(position, len(part) - 1)] for part in four)]
         if len(shapes) == 1:  # one for all
@@ -181,7 +181,7 @@ def _declared(net: Net, number: int) -> Shape | None:
     shapes = [tuple(shape.integers("dim")) for shape in whole.parts("input_shape")]
     dims = whole.integers("input_dim")
     if not shapes:
-        shapes = [tuple(dims[at : at + 4]) for at in range(0, len(dims), 4)]
+        shapes = [tuple(dims[start : start + 4]) for start in range(0, len(dims), 4)]
     return _valid(shapes[position]) if position < len(shapes) else None
 
 

@@ -242,7 +242,7 @@ class _Editor:
         """c' = s * (c + t) along the axis of the channels."""
         shape = list(site.shape)
         old = self.constants.shape(site.name) or ()
-        laid = tuple(n if at == site.axis else 1 for at, n in enumerate(shape))
+        laid = tuple(n if axis == site.axis else 1 for axis, n in enumerate(shape))
         while len(shape) > len(old) and shape[0] == 1:  # as short as it was, if it can be
             shape.pop(0)
 
@@ -367,13 +367,13 @@ class _Editor:
 
     def _ties(self) -> dict[tuple[int, int], object]:
         """The tie of the op that reads a weight or bias, by (index of the node, position)."""
-        found: dict[tuple[int, int], object] = {}
+        ties: dict[tuple[int, int], object] = {}
         for number, site in self.lifted.sites.items():
             if isinstance(site, LinearSite) and (tie := self._tie(number)) is not None:
-                found[site.node.index, site.position] = tie
+                ties[site.node.index, site.position] = tie
                 if site.bias is not None and site.bias.factor == 1.0:
-                    found[site.bias.node.index, site.bias.position] = tie
-        return found
+                    ties[site.bias.node.index, site.bias.position] = tie
+        return ties
 
     def _bear(
         self,

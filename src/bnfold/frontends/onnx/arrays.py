@@ -96,7 +96,7 @@ def _quantization(node: Node, operands: Operands) -> tuple[Array, Array, Array |
         raise Unknown
     if scale.ndim and scale.size > 1:
         axis = node.integer("axis", 1) % x.ndim
-        laid = [-1 if at == axis else 1 for at in range(x.ndim)]
+        laid = [-1 if position == axis else 1 for position in range(x.ndim)]
         if len(scale) != x.shape[axis]:
             raise Unknown
         return x, scale.reshape(laid), None if zero is None else zero.reshape(laid)
@@ -108,7 +108,9 @@ def _clip(node: Node, opset: int, operands: Operands) -> list[Array]:
     if opset < 11:
         low, high = node.attribute("min"), node.attribute("max")
     else:
-        low, high = (operands[at] if len(operands) > at else None for at in (1, 2))
+        low, high = (
+            operands[position] if len(operands) > position else None for position in (1, 2)
+        )
     array = array if low is None else np.maximum(array, np.asarray(low).astype(array.dtype))
     return [array if high is None else np.minimum(array, np.asarray(high).astype(array.dtype))]
 
@@ -177,7 +179,8 @@ def _expand(node: Node, opset: int, operands: Operands) -> list[Array]:
 def reshaped(shape: Sequence[int], target: Sequence[int], *, allow_zero: bool) -> tuple[int, ...]:
     """What Reshape makes of a shape; -1 is what is left, 0 the old length."""
     new = [
-        shape[at] if length == 0 and not allow_zero else length for at, length in enumerate(target)
+        shape[axis] if length == 0 and not allow_zero else length
+        for axis, length in enumerate(target)
     ]
     if -1 in new:
         rest = int(np.prod([length for length in new if length != -1], dtype=np.int64))
@@ -247,9 +250,9 @@ def slice_index(
 ) -> tuple[slice, ...]:
     """The index that a Slice stands for; Python clamps as ONNX does, but for a negative step."""
     index = [slice(None)] * len(shape)
-    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = axes[at] if axes else at
-        step = steps[at] if steps else 1
+    for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = axes[position] if axes else position
+        step = steps[position] if steps else 1
         if step < 0:
             start = max(start, -shape[axis])
         backwards_to_start = step < 0 and end < -(1 << 30)
@@ -264,9 +267,9 @@ def _slice(node: Node, opset: int, operands: Operands) -> list[Array]:
     else:
         parts = [
             ()
-            if len(operands) <= at or (given := operands[at]) is None
+            if len(operands) <= position or (given := operands[position]) is None
             else tuple(int(v) for v in given.reshape(-1))
-            for at in (1, 2, 3, 4)
+            for position in (1, 2, 3, 4)
         ]
     starts, ends, axes, steps = parts
     return [array[slice_index(array.shape, starts, ends, axes, steps)]]

@@ -281,10 +281,10 @@ def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 def _pad(lifter: Lifter, node: Node) -> bool:
     source = node.inputs[0]
-    found = _pads(lifter, node)
-    if found is None or not lifter.is_activation(source):
+    pads = _pads(lifter, node)
+    if pads is None or not lifter.is_activation(source):
         return False
-    before, after = found
+    before, after = pads
     tensor = lifter.tensor(source)
     mode = node.text("mode", "constant")
     touched = tuple(a for a, pair in enumerate(zip(before, after, strict=True)) if any(pair))

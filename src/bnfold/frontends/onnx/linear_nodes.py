@@ -146,7 +146,7 @@ def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     dilations = node.integers("dilations") or (1,) * rank
     if node.integers("output_shape") or any(node.integers("output_padding")):
         return None
-    if any(len(one) != rank for one in (strides, dilations)):
+    if any(len(numbers) != rank for numbers in (strides, dilations)):
         return None
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         half, rest = same_padding(kernel, dilations)
@@ -154,7 +154,7 @@ def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     else:
         pads = () if mode == "VALID" else node.integers("pads")
         before, after = (pads[:rank], pads[rank:]) if pads else ((0,) * rank, (0,) * rank)
-    if any(len(one) != rank for one in (before, after)):
+    if any(len(numbers) != rank for numbers in (before, after)):
         return None
     return g.centre_tap(kernel, strides, dilations, before, after)
 

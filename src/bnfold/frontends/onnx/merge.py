@@ -48,8 +48,8 @@ def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Mer
     """The model with what can be one merged, then with less of that: itself at last."""
     probe = _Merger(lifted)
     parts, freedom = parts_of(lifted), probe.freedom
-    found = merges_within(lifted.graph, parts, freedom, probe.can_write)
-    for chosen in choices(lifted.graph, parts, found):
+    candidates = merges_within(lifted.graph, parts, freedom, probe.can_write)
+    for chosen in choices(lifted.graph, parts, candidates):
         merger = _Merger(lifted)
         merges = merger.run(chosen)
         merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
@@ -184,8 +184,8 @@ class _Merger:
             output = self.namer.fresh(f"{node.outputs[0]}_merged")
             entered[merge.enters] = output
         output = self._pass_on(merge, output)
-        gone = {one.index for number in merge.gone for one in self._nodes(number)}
-        self.edits.removed |= (gone | {one.index for one in others}) - {node.index}
+        gone = {part.index for number in merge.gone for part in self._nodes(number)}
+        self.edits.removed |= (gone | {other.index for other in others}) - {node.index}
         site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
         place = _Place(node, source, output, site, merge.window, merge.groups, self.namer)
         make = _MAKERS.get(node.op, _convolution)

@@ -267,17 +267,17 @@ def expanded_nodes(proto: ModelProto) -> float:
     waiting = list(bodies)
     open_calls: set[tuple[str, str]] = set()
     while waiting:
-        at = waiting[-1]
-        missing = [call for call in bodies[at] if call in bodies and call not in counts]
-        if at not in counts and missing:
-            if not open_calls.isdisjoint(missing) or at in missing:
+        function = waiting[-1]
+        missing = [call for call in bodies[function] if call in bodies and call not in counts]
+        if function not in counts and missing:
+            if not open_calls.isdisjoint(missing) or function in missing:
                 return float("inf")
-            open_calls.add(at)
+            open_calls.add(function)
             waiting += dict.fromkeys(missing)
             continue
         waiting.pop()
-        open_calls.discard(at)
-        counts[at] = sum(counts.get(call, 1) for call in bodies[at])
+        open_calls.discard(function)
+        counts[function] = sum(counts.get(call, 1) for call in bodies[function])
     return sum(counts.get(call, 0) for call in _calls(proto.graph.node))
 
 
@@ -297,15 +297,15 @@ def named_values(graph: GraphProto) -> Iterator[str]:
     """All names that a graph uses, those of nodes included, its subgraphs too."""
     queue: list[GraphProto] = [graph]
     while queue:
-        at = queue.pop()
-        yield at.name
-        for info in (*at.input, *at.output, *at.value_info):
+        current = queue.pop()
+        yield current.name
+        for info in (*current.input, *current.output, *current.value_info):
             yield info.name
-        for tensor in at.initializer:
+        for tensor in current.initializer:
             yield tensor.name
-        for sparse in at.sparse_initializer:
+        for sparse in current.sparse_initializer:
             yield sparse.values.name
-        for node in at.node:
+        for node in current.node:
             yield node.name
             yield from node.input
             yield from node.output

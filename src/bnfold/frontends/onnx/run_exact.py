@@ -52,8 +52,8 @@ class ExactModel(Graph):
                         show(watch, name, node.op, _array(result))
             for name in self.last.get(node.index, ()):
                 values.pop(name, None)
-        found = [(name, self._value(name, values, None)) for name in self.network.outputs]
-        return [output for name, value in found for output in to_outputs(name, _plain(value))]
+        outputs = [(name, self._value(name, values, None)) for name in self.network.outputs]
+        return [output for name, value in outputs for output in to_outputs(name, _plain(value))]
 
     def _value(self, name: str, values: Mapping[str, Any], draw: int | None) -> Any:
         if name in values:
@@ -93,7 +93,7 @@ class ExactModel(Graph):
 
     def _evaluator(self, node: Node, draw: int | None) -> tuple[ReferenceEvaluator, list[str]]:
         subgraphs = [g for a in node.proto.attribute for g in inner_graphs(a)]
-        calls = {f"{one.domain}::{one.name}" for one in self.model.proto.functions}
+        calls = {f"{function.domain}::{function.name}" for function in self.model.proto.functions}
         if not subgraphs and node.op not in calls:
             draw = None  # it holds no weights itself
         known = self._evaluators.get((node.index, draw))

@@ -47,10 +47,10 @@ class Graph:
         if isinstance(tensor, TensorProto):
             return to_array(tensor, None), tensor.data_type
         for name in ("value_float", "value_floats", "value_int", "value_ints"):
-            found = node.attribute(name)
-            if found is not None:
+            value = node.attribute(name)
+            if value is not None:
                 dtype = np.float64 if "float" in name else np.int64
-                return np.asarray(found, dtype=dtype), TensorProto.UNDEFINED
+                return np.asarray(value, dtype=dtype), TensorProto.UNDEFINED
         raise NotExactError(f"constant {node.name} holds no numbers")
 
     def drawn(self, name: str, array: Array, kind: int, draw: int | None) -> Array:
@@ -69,11 +69,11 @@ class Graph:
             inner = [g for a in node.proto.attribute for g in inner_graphs(a)]
             for name in {*node.inputs, *node.outputs, *(n for g in inner for n in free_names(g))}:
                 last[name] = node.index
-        found: dict[int, list[str]] = {}
+        read_last: dict[int, list[str]] = {}
         for name, index in last.items():
             if name and name not in self.network.outputs:
-                found.setdefault(index, []).append(name)
-        return found
+                read_last.setdefault(index, []).append(name)
+        return read_last
 
     def _depending(self) -> set[str]:
         live = set(self.inputs)

@@ -56,12 +56,12 @@ def _window(node: Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[An
     mode = node.text("auto_pad", "NOTSET")
     before, after = list(pads[:rank]), list(pads[rank:])
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        for at in range(rank):
-            wanted = -(-space[at] // strides[at])
-            span = (kernel[at] - 1) * dilations[at] + 1
-            total = max(0, (wanted - 1) * strides[at] + span - space[at])
+        for axis in range(rank):
+            wanted = -(-space[axis] // strides[axis])
+            span = (kernel[axis] - 1) * dilations[axis] + 1
+            total = max(0, (wanted - 1) * strides[axis] + span - space[axis])
             small, large = total // 2, total - total // 2
-            before[at], after[at] = (small, large) if mode == "SAME_UPPER" else (large, small)
+            before[axis], after[axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
     return strides, dilations, before, after
 
 
@@ -108,12 +108,12 @@ def conv_transposed(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     ]
     if mode.startswith("SAME") and not shape:
         shape = tuple(n * s for n, s in zip(data.shape[2:], strides, strict=True))
-    for at, wanted in enumerate(shape):
-        total = full[at] - wanted
+    for axis, wanted in enumerate(shape):
+        total = full[axis] - wanted
         half = total // 2
-        before[at], after[at] = (half, total - half)
+        before[axis], after[axis] = (half, total - half)
         if mode != "SAME_UPPER":
-            before[at], after[at] = after[at], before[at]
+            before[axis], after[axis] = after[axis], before[axis]
     y = _TRANSPOSED[rank](data, weight, None, strides, 0, 0, node.integer("group", 1), dilations)
     missing = [max(0, n - m) for n, m in zip(full, y.shape[2:], strict=True)]
     y = _padded(y, [0] * rank, missing, 0.0)
@@ -304,8 +304,8 @@ def pad(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     constant = node.number("value", 0.0) if value is None else float(value)
     axes = [axis % data.ndim for axis in _numbers(_optional(x, 3)) or range(data.ndim)]
     before, after = [0] * data.ndim, [0] * data.ndim
-    for at, axis in enumerate(axes):
-        before[axis], after[axis] = amounts[at], amounts[at + len(amounts) // 2]
+    for position, axis in enumerate(axes):
+        before[axis], after[axis] = amounts[position], amounts[position + len(amounts) // 2]
     crop = tuple(
         slice(max(0, -b), n - max(0, -a)) for b, a, n in zip(before, after, data.shape, strict=True)
     )
@@ -377,7 +377,7 @@ def _per_axis(node: Node, constant: Operand, rank: int) -> Tensor | float:
 def dequantize(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """(x - zero) * scale."""
     data = _given(x[0])
-    scale, zero = (_per_axis(node, _optional(x, at), data.ndim) for at in (1, 2))
+    scale, zero = (_per_axis(node, _optional(x, position), data.ndim) for position in (1, 2))
     return torch.as_tensor((data.to(torch.float64) - zero) * scale)
 
 
@@ -387,7 +387,7 @@ def quantize(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     dtype = torch.uint8 if point is None else point.dtype
     if dtype.is_floating_point or node.integer("output_dtype"):
         raise NotHereError
-    scale, zero = (_per_axis(node, _optional(x, at), data.ndim) for at in (1, 2))
+    scale, zero = (_per_axis(node, _optional(x, position), data.ndim) for position in (1, 2))
     limits = torch.iinfo(dtype)
     return ((data / scale).round() + zero).clamp(limits.min, limits.max).to(dtype)
 

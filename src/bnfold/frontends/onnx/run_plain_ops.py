@@ -45,8 +45,8 @@ def _windows(
     )
 
     def seen() -> Iterator[Array]:
-        for at in itertools.product(*map(range, kernel)):
-            starts = [i * d for i, d in zip(at, dilations, strict=True)]
+        for tap in itertools.product(*map(range, kernel)):
+            starts = [i * d for i, d in zip(tap, dilations, strict=True)]
             cut = [
                 slice(start, start + (n - 1) * s + 1, s)
                 for start, n, s in zip(starts, places, strides, strict=True)
@@ -68,7 +68,7 @@ def check_reach(
         sizes, kernel, places, strides, dilations, pads[:rank], strict=True
     ):
         for first in range(-pad, (k - 1) * d - pad + 1, d):
-            if not any(0 <= at < n for at in range(first, first + count * s, s)):
+            if not any(0 <= position < n for position in range(first, first + count * s, s)):
                 raise NotExactError(f"{node.name} has elements that read the border alone")
 
 
@@ -88,8 +88,8 @@ def _conv(node: Node, x: Sequence[Array]) -> Array:
         raise NotExactError(f"{node.name} takes too much memory")
     # (n, in, kernel, places), so that a group's rows are in the order of the weight's
     seen = np.empty((n, groups * depth, count, *places), data.dtype)
-    for at, window in enumerate(windows):
-        seen[:, :, at] = window
+    for tap, window in enumerate(windows):
+        seen[:, :, tap] = window
     rows = weight.reshape(groups, out // groups, depth * count)
     y: Array = np.matmul(rows, seen.reshape(n, groups, depth * count, math.prod(places)))
     y = y.reshape(n, out, *places)

@@ -173,7 +173,7 @@ class OnnxRunner:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
         if self.known is not None:
             return self.known
-        found = []
+        storages = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
@@ -182,10 +182,10 @@ class OnnxRunner:
                     folding = prepare(model, self.pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
-                    found.append(folding.stored)
+                    storages.append(folding.stored)
                     if not folding.report.merged:
                         break
-        return found
+        return storages
 
     def _serialized(self) -> bytes:
         try:
@@ -220,8 +220,8 @@ class _Session:
         finally:
             self.runner.running.remove(options)
         names = [output.name for output in self.session.get_outputs()]
-        found = zip(names, results, strict=True)
-        return [output for name, result in found for output in to_outputs(name, result)]
+        named = zip(names, results, strict=True)
+        return [output for name, result in named for output in to_outputs(name, result)]
 
 
 _Half = tuple[onnx.TensorProto, Bulk | None]
@@ -245,10 +245,10 @@ def _rounded(half: _Half, *, is_only_stored: bool) -> Rounded:
     return Rounded(dtype, is_only_stored=is_only_stored)
 
 
-def _is_same_tensor(one: _Half, two: _Half) -> bool:
-    if one[0].data_type != two[0].data_type or one[0].dims != two[0].dims:
+def _is_same_tensor(first: _Half, second: _Half) -> bool:
+    if first[0].data_type != second[0].data_type or first[0].dims != second[0].dims:
         return False
-    return to_array(*one).tobytes() == to_array(*two).tobytes()
+    return to_array(*first).tobytes() == to_array(*second).tobytes()
 
 
 def file_runner(
