@@ -133,3 +133,30 @@ class Lifter:
 def placeholder(shape: Shape | None) -> tuple[int, ...]:
     """The shape with 1 for what is not known."""
     return (1,) if shape is None else tuple(1 if size is None else size for size in shape)
+
+
+def is_one_to_one(layer: Layer) -> bool:
+    """Whether it has one bottom and one top."""
+    return len(layer.bottoms) == len(layer.tops) == 1
+
+
+def only_image(lifter: Lifter, layer: Layer) -> Shape | None:
+    """The shape of the one bottom of four axes; None where there are more, or other tops."""
+    shape = lifter.source(layer)
+    return shape if shape is not None and len(shape) == 4 and is_one_to_one(layer) else None
+
+
+def one_to_one(lifter: Lifter, layer: Layer, role: g.Role) -> bool:
+    """Add an op of the one bottom and the one top; False where there are more."""
+    if not is_one_to_one(layer):
+        return False
+    lifter.add(layer, role, layer.inputs, layer.outputs)
+    return True
+
+
+def are_alike(shapes: Sequence[Shape | None]) -> bool:
+    """Whether the shapes agree, as far as they are known."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
+        return False
+    return all(len(set(sizes) - {None}) <= 1 for sizes in zip(*known, strict=True))
