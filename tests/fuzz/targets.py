@@ -108,7 +108,7 @@ def onnx_fold(data: bytes) -> None:
     except BnfoldError:
         return
     _check_report(folding.report)
-    size = sum(bulk.nbytes for bulk in model.bulk.values())
+    size = sum(data.nbytes for data in model.tensor_data.values())
     assert size <= 4 * len(data) + (1 << 16), "the folded model is much larger"
     to_proto(model)
 

@@ -30,7 +30,6 @@ from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
 from bnfold.frontends.names import Namer
-from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.narrow import cast_later, is_narrow
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -44,6 +43,7 @@ from bnfold.frontends.onnx.sites import (
     QuantizedSite,
     RecurrentSite,
 )
+from bnfold.frontends.onnx.tensor_data import is_finite
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 Array = NDArray[Any]

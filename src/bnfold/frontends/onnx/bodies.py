@@ -152,8 +152,8 @@ def _as_model(model: OnnxModel, analysis: Analysis, body: GraphProto) -> OnnxMod
         if tensor is not None:
             proto.graph.initializer.append(tensor)
             pinned.add(name)
-            if name in analysis.network.initializers and name in model.bulk:
-                inner.bulk[name] = model.bulk[name]
+            if name in analysis.network.initializers and name in model.tensor_data:
+                inner.tensor_data[name] = model.tensor_data[name]
             continue
         proto.graph.input.append(_value_info(analysis, name))
         for choice in range(shapes.count):
@@ -214,16 +214,16 @@ def _put_back(model: OnnxModel, body: GraphProto, inner: OnnxModel, folded: Onnx
     for tensor in made.initializer:
         if tensor.name in inner.outside.pinned:
             continue
-        bulk = folded.bulk.get(tensor.name)
+        data = folded.tensor_data.get(tensor.name)
         if tensor.name in own:
             kept = body.initializer.add()
             kept.CopyFrom(tensor)
-            if bulk is not None:
-                kept.raw_data = bulk.read().tobytes()
+            if data is not None:
+                kept.raw_data = data.read().tobytes()
             continue
         add_initializer(model, tensor)
-        if bulk is not None:
-            model.bulk[tensor.name] = bulk
+        if data is not None:
+            model.tensor_data[tensor.name] = data
 
 
 def add_initializer(model: OnnxModel, tensor: TensorProto) -> None:
@@ -254,7 +254,7 @@ def drop_unread(model: OnnxModel, before: set[str]) -> None:
         name = graph.initializer[position].name
         if name in initializers:
             del graph.initializer[position]
-            model.bulk.pop(name, None)
+            model.tensor_data.pop(name, None)
             model.external.discard(name)
     for position in reversed(range(len(graph.input))):
         if graph.input[position].name in initializers:

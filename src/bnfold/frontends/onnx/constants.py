@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.frontends.onnx.arrays import TABLE, Unknown
-from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.shapes import Shape, Shapes
+from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
 
 Array = NDArray[Any]
@@ -36,7 +36,7 @@ class Constants:
     """The constants of a network."""
 
     network: Network
-    bulk: dict[str, Bulk]
+    tensor_data: dict[str, TensorData]
     shapes: Shapes
     nodes: dict[str, Node] = field(default_factory=dict)
     """What makes each computed constant."""
@@ -107,7 +107,7 @@ class Constants:
         cached = self.cache.get((name, 0))
         if cached is None:
             try:
-                cached = to_array(tensor, self.bulk.get(name))
+                cached = to_array(tensor, self.tensor_data.get(name))
             except _NOT_COMPUTABLE:  # of a dtype that is not known
                 return None
             self._keep((name, 0), cached)
@@ -175,9 +175,11 @@ class Constants:
         self.large.clear()
 
 
-def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> Constants:
+def find_constants(
+    network: Network, tensor_data: dict[str, TensorData], shapes: Shapes
+) -> Constants:
     """Which values are constant; nothing is computed yet."""
-    constants = Constants(network, bulk, shapes)
+    constants = Constants(network, tensor_data, shapes)
     for node in network.nodes:
         is_shape = node.op in ("Shape", "Size")
         if is_shape:

@@ -151,8 +151,8 @@ def _as_model(
             proto.graph.initializer.add().CopyFrom(tensor)
             proto.graph.initializer[-1].name = own
             pinned.add(own)
-            if name in analysis.network.initializers and name in model.bulk:
-                inner.bulk[own] = model.bulk[name]
+            if name in analysis.network.initializers and name in model.tensor_data:
+                inner.tensor_data[own] = model.tensor_data[name]
             continue
         info = ValueInfoProto(name=own)
         info.type.tensor_type.elem_type = shapes.dtypes.get(name, TensorProto.UNDEFINED)
@@ -187,8 +187,8 @@ def _put_back(
         if tensor.name in inner.outside.pinned:
             continue
         add_initializer(model, tensor)
-        if tensor.name in folded.bulk:
-            model.bulk[tensor.name] = folded.bulk[tensor.name]
+        if tensor.name in folded.tensor_data:
+            model.tensor_data[tensor.name] = folded.tensor_data[tensor.name]
         function.input.append(tensor.name)
         for call in calls:
             call.input.append(tensor.name)

@@ -32,12 +32,12 @@ from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.names import Namer
 from bnfold.frontends.onnx.apply import Edits, NewTensor
-from bnfold.frontends.onnx.bulk import is_finite
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.parts import exchanged, parts_of
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite, Site
+from bnfold.frontends.onnx.tensor_data import is_finite
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 _KEPT = 1 << 25

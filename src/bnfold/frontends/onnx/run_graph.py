@@ -39,7 +39,7 @@ class Graph:
         tensor = self._initializers.get(name)
         if tensor is None:
             raise NotExactError(f"nothing known makes {name!r}")
-        return to_array(tensor, self.model.bulk.get(name)), tensor.data_type
+        return to_array(tensor, self.model.tensor_data.get(name)), tensor.data_type
 
     def constant_node(self, node: Node) -> tuple[Array, int]:
         """What a Constant holds, and its element type. Raises NotExactError."""

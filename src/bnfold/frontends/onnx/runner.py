@@ -21,7 +21,6 @@ from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.stored import Stored
 from bnfold.errors import BnfoldError, MissingExtraError, UsageError
 from bnfold.frontends.onnx.analysis import Pins, analyse
-from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
@@ -29,6 +28,7 @@ from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_
 from bnfold.frontends.onnx.run_values import to_outputs
 from bnfold.frontends.onnx.run_weights import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
 from bnfold.verify.inputs import other_size
@@ -146,7 +146,7 @@ class OnnxRunner:
         given = {info.name for info in self.model.proto.graph.input}
         return {
             tensor.name: OrtValue.ortvalue_from_numpy(
-                moved(tensor.name, to_array(tensor, self.model.bulk.get(tensor.name)), draw)
+                moved(tensor.name, to_array(tensor, self.model.tensor_data.get(tensor.name)), draw)
             )
             for tensor in self.model.proto.graph.initializer
             if tensor.name in names - given and tensor.data_type in _MOVED
@@ -224,7 +224,7 @@ class _Session:
         return [output for name, result in named for output in to_outputs(name, result)]
 
 
-_Half = tuple[onnx.TensorProto, Bulk | None]
+_Half = tuple[onnx.TensorProto, TensorData | None]
 
 
 def _halves(model: OnnxModel) -> dict[str, _Half]:
@@ -233,7 +233,7 @@ def _halves(model: OnnxModel) -> dict[str, _Half]:
     for graph in graphs:  # which grows
         graphs += [g for node in graph.node for a in node.attribute for g in inner_graphs(a)]
     return {
-        tensor.name: (tensor, model.bulk.get(tensor.name))
+        tensor.name: (tensor, model.tensor_data.get(tensor.name))
         for graph in reversed(graphs)
         for tensor in graph.initializer
         if tensor.data_type in HALF

@@ -1,4 +1,4 @@
-"""Take the bulk out of a serialised model, and put it back, without decoding it.
+"""Take large tensors out of a serialised model, and put them back, without decoding them.
 
     ModelProto:   graph = 7          GraphProto: initializer = 5        TensorProto: raw_data = 9
 
@@ -32,7 +32,7 @@ class Sized(Protocol):
         """How many bytes it will be."""
 
 
-Bulk = TypeVar("Bulk", bound=Sized)
+Content = TypeVar("Content", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Field:
 
 @dataclass(slots=True)
 class Split:
-    """A model without its bulk."""
+    """A model without the content of large tensors."""
 
     skeleton: bytes
     """A serialised ModelProto."""
@@ -100,27 +100,27 @@ def _split_graph(buffer: Buffer, graph: Field, result: Split, threshold: int) ->
     return parts
 
 
-def assemble(skeleton: bytes, bulk: Mapping[int, Bulk]) -> Iterator[Buffer | Bulk]:
-    """The serialised model, piece by piece, with the bulk back in its initializers."""
+def assemble(skeleton: bytes, contents: Mapping[int, Content]) -> Iterator[Buffer | Content]:
+    """The serialised model, piece by piece, with the content back in its initializers."""
     for part in fields(skeleton, 0, len(skeleton)):
-        if part.number != _GRAPH or not bulk:
+        if part.number != _GRAPH or not contents:
             yield skeleton[part.start : part.end]
             continue
-        parts = list(_assemble_graph(skeleton, part, bulk))
+        parts = list(_assemble_graph(skeleton, part, contents))
         total = sum(len(p) if isinstance(p, bytes | memoryview) else p.nbytes for p in parts)
         yield _tag(_GRAPH) + _varint(total)
         yield from parts
 
 
 def _assemble_graph(
-    skeleton: bytes, graph: Field, bulk: Mapping[int, Bulk]
-) -> Iterator[Buffer | Bulk]:
+    skeleton: bytes, graph: Field, contents: Mapping[int, Content]
+) -> Iterator[Buffer | Content]:
     number = 0
     for part in fields(skeleton, graph.content, graph.end):
         if part.number != _INITIALIZER:
             yield skeleton[part.start : part.end]
             continue
-        data = bulk.get(number)
+        data = contents.get(number)
         number += 1
         if data is None:
             yield skeleton[part.start : part.end]
