@@ -16,13 +16,12 @@ from bnfold.core.merge_again import can_merge_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
-from bnfold.frontends.caffe.apply import NewArrays, compute
+from bnfold.frontends.caffe.apply import NewArrays, new_arrays
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import MergedNet, freedom_of
-from bnfold.frontends.caffe.merge import merge as merge_layers
+from bnfold.frontends.caffe.merge import MergedNet, freedom_of, merge_layers
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
@@ -137,7 +136,7 @@ def fold_read(
     if merge == "never":
         decided = _decide(net, lift(net), clip, storage)
         return Folded(decided, net), _report(decided, net)
-    steps = list(rounds(net, clip, storage))
+    steps = list(merge_and_fold(net, clip, storage))
     is_merged = any(step.merged is not None for step in steps)
     return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
 
@@ -158,7 +157,7 @@ class Round:
         return sum(not item.is_removed for item in items)
 
 
-def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
+def merge_and_fold(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
     """Merge and fold, until there is nothing left to merge; no merge may make a step stay."""
     is_first = True
     while True:
@@ -222,7 +221,7 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
     """Plan, and plan again without the removals that cannot be written."""
 
     def write(plan: Plan) -> Decided:
-        new = compute(net, lifted, plan, weights=storage)
+        new = new_arrays(net, lifted, plan, weights=storage)
         try:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:

@@ -66,11 +66,11 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
     site = LinearSite(layer, layout, groups, form, "convolution_param", is_editable)
-    role = _role(lifter, site, channels, out, axis, crosses)
+    centre = g.centre_tap(kernel.kernel, kernel.stride, kernel.dilation, kernel.pad, kernel.pad)
+    spelled = g.Linear(channels, out, axis, axis, groups, crosses, centre=centre)
+    role = _with_freedom(lifter, site, spelled)
     if role is None:
         return False
-    centre = g.centre_tap(kernel.kernel, kernel.stride, kernel.dilation, kernel.pad, kernel.pad)
-    role = replace(role, centre=centre)
     for source, result in zip(layer.inputs, layer.outputs, strict=True):
         lifter.sites[lifter.add(layer, role, [source], [result])] = site
     return True
@@ -109,10 +109,9 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
     site = LinearSite(layer, layout, 1, matrix, "inner_product_param", is_editable)
-    role = _role(lifter, site, elements, out, axis, crosses=False)
+    role = _with_freedom(lifter, site, g.Linear(elements, out, axis, axis, centre=()))
     if role is None:
         return False
-    role = replace(role, centre=())
     tensor = lifter.tensors[layer.inputs[0]]
     if len(shape) - axis != 1 or placeholder(shape)[axis] != elements:
         flat = (*placeholder(shape)[:axis], elements)
@@ -224,10 +223,8 @@ def _misses_taps(kernel: Window) -> bool:
     )
 
 
-def _role(
-    lifter: Lifter, site: LinearSite, channels: int, out: int, axis: int, crosses: bool
-) -> g.Linear | None:
-    """The op; None if the numbers that it works with are not known."""
+def _with_freedom(lifter: Lifter, site: LinearSite, role: g.Linear) -> g.Linear | None:
+    """The op, with what may be edited of it; None if its numbers are not known."""
     layer = site.layer
     if not site.is_editable and lifter.sharing.differs(layer):
         return None
@@ -236,15 +233,10 @@ def _role(
         bias = site.bias.read().reshape(-1).astype(np.float64)
     partners = lifter.sharing.partners(layer) or [layer]
     is_tied = site.is_editable and (len(layer.bottoms) > 1 or len(partners) > 1)
-    return g.Linear(
-        channels,
-        out,
-        axis,
-        axis,
-        site.groups,
-        crosses,
-        g.Weight.FREE if site.is_editable else g.Weight.FIXED,
-        site.is_editable,
-        bias,
+    return replace(
+        role,
+        weight=g.Weight.FREE if site.is_editable else g.Weight.FIXED,
+        bias_editable=site.is_editable,
+        bias=bias,
         tie=id(partners[0]) if is_tied else None,
     )

@@ -44,7 +44,7 @@ class MergedNet:
     """The tops, by layer and place, that are what they were in the network before."""
 
 
-def merge(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
+def merge_layers(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     """The network with what can be merged merged, None if nothing can be; and what that was."""
     parts = parts_of(net, lifted)
     merger, fence = _Merger(net, lifted), Fence()

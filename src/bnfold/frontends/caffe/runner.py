@@ -18,7 +18,7 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
-from bnfold.frontends.caffe.fold import Folded, Round, read_files, rounds
+from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.net import Net
@@ -89,7 +89,7 @@ class CaffeRunner:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
         plain = _storage(self.net, lifted, make_plan(lifted.graph), None)
-        steps = list(rounds(self.net, "auto", "stored"))
+        steps = list(merge_and_fold(self.net, "auto", "stored"))
         if all(step.merged is None for step in steps):
             return [plain]
         return [reduce(in_turn, map(_storage_of, steps)), plain]

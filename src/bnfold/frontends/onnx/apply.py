@@ -112,7 +112,7 @@ class Edits:
             new.compute()
 
 
-def plan_edits(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
+def edits_of(lifted: Lifted, plan: Plan, weights: Weights = "stored") -> Edits:
     """The edits of a plan."""
     return _Editor(lifted, plan, weights).run(plan)
 

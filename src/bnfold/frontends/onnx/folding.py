@@ -18,7 +18,7 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.frontends.merged import Merging, told_in_turn
-from bnfold.frontends.onnx.apply import Edits, plan_edits
+from bnfold.frontends.onnx.apply import Edits, edits_of
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
@@ -89,7 +89,7 @@ class Folding:
         return [*self._edits().rounded.values(), *before]
 
     def _edits(self) -> Edits:
-        return plan_edits(self.lifted, self.plan, self.weights)
+        return edits_of(self.lifted, self.plan, self.weights)
 
     @property
     def changes(self) -> bool:

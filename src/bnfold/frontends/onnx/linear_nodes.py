@@ -191,13 +191,13 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         return None
     is_out_in = bool(node.integer("transB")) != weight.is_flipped
     outs, ins = weight.shape if is_out_in else weight.shape[::-1]
-    stored: tuple[int, ...] = (outs,)
+    bias_shape: tuple[int, ...] = (outs,)
     is_full = bool(bias) and not _is_per_column(lifter, bias, outs)
     if bias:
         shape = lifter.constants.shape(bias)
         if shape is None or len(shape) > 2:
             return None
-        stored = (shape[0], outs) if len(shape) == 2 else stored
+        bias_shape = (shape[0], outs) if len(shape) == 2 else bias_shape
     factor = node.number("alpha", 1.0)
     in_axis = 0 if node.integer("transA") else 1
     return LinearSpec(
@@ -209,7 +209,7 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         g.Linear(ins, outs, in_axis, 1, centre=() if factor == 1.0 else None),
         factor=factor,
         bias=BiasSite(
-            node, 2, bias, stored, node.number("beta", 1.0), axis=-1 if is_full else None
+            node, 2, bias, bias_shape, node.number("beta", 1.0), axis=-1 if is_full else None
         ),
         output=node.outputs[0],
     )
@@ -246,15 +246,17 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
 
 def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
     """The Add of constants behind a MatMul, or room for one where an affine step stands."""
-    stored = (outs,) if axis == rank - 1 else (outs, 1)
+    bias_shape = (outs,) if axis == rank - 1 else (outs, 1)
     reader = lifter.only_reader(node.outputs[0])
     name = _added(lifter, reader, node.outputs[0])
     if reader is not None and name:
         shape = lifter.constants.shape(name)
         assert shape is not None
-        if len(shape) <= rank and aligned(shape, rank) == aligned(stored, rank):
+        if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
             return BiasSite(reader, list(reader.inputs).index(name), name, shape)
-        spread = np.broadcast_shapes(shape, stored) if _keeps_shape(lifter, reader, node) else ()
+        spread = (
+            np.broadcast_shapes(shape, bias_shape) if _keeps_shape(lifter, reader, node) else ()
+        )
         if math.prod(shape) > 1 and 0 < math.prod(spread) <= _LARGEST:
             position = list(reader.inputs).index(name)
             return BiasSite(reader, position, name, spread, axis=axis - rank)
@@ -262,7 +264,7 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.
     takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
-    return BiasSite(node, -1, "", stored) if takes else None
+    return BiasSite(node, -1, "", bias_shape) if takes else None
 
 
 def _has_summands(lifter: Lifter, node: Node) -> bool:

@@ -117,17 +117,17 @@ def _root(name: str, bypassed: dict[str, str]) -> str:
 
 def _inserted(nodes: list[NodeProto], copies: list[NodeProto]) -> list[NodeProto]:
     """The copies, each as soon as its source is made."""
-    waiting: dict[str, list[NodeProto]] = {}
+    by_source: dict[str, list[NodeProto]] = {}
     for copy in copies:
-        waiting.setdefault(copy.input[0], []).append(copy)
+        by_source.setdefault(copy.input[0], []).append(copy)
     result: list[NodeProto] = []
     made = {output for node in nodes for output in node.output}
-    for source in [source for source in waiting if source not in made]:
-        result += waiting.pop(source)
+    for source in [source for source in by_source if source not in made]:
+        result += by_source.pop(source)
     for node in nodes:
         result.append(node)
         for output in node.output:
-            result += waiting.pop(output, [])
+            result += by_source.pop(output, [])
     return result
 
 

@@ -53,7 +53,9 @@ class ExactModel(Graph):
             for name in self.last.get(node.index, ()):
                 values.pop(name, None)
         outputs = [(name, self._value(name, values, None)) for name in self.network.outputs]
-        return [output for name, value in outputs for output in to_outputs(name, _plain(value))]
+        return [
+            output for name, value in outputs for output in to_outputs(name, _without_torch(value))
+        ]
 
     def _value(self, name: str, values: Mapping[str, Any], draw: int | None) -> Any:
         if name in values:
@@ -146,8 +148,8 @@ def _array(value: Any) -> Any:
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _plain(value: Any) -> Any:
+def _without_torch(value: Any) -> Any:
     """The same without PyTorch."""
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_without_torch(part) for part in value]
     return _array(value)

@@ -1,4 +1,4 @@
-"""What it takes to run a model node by node, whoever does the arithmetic: `run_exact`, `run_plain`.
+"""What it takes to run a model node by node, whoever does the arithmetic: `run_exact`, `run_numpy`.
 
 Constants are read when a node asks for them and dropped after it, values after their last reader,
 so a run takes the memory of its largest layers.

@@ -44,7 +44,7 @@ from bnfold.verify.runner import (
 )
 
 if TYPE_CHECKING:
-    from bnfold.frontends.onnx.run_plain import PlainModel
+    from bnfold.frontends.onnx.run_numpy import NumpyModel
 
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
 
@@ -160,14 +160,14 @@ class OnnxRunner:
             raise NotExactError("PyTorch, which does the arithmetic, is not installed") from error
         return ExactModel(self.model)
 
-    def side_by_side(self) -> PlainModel:
+    def side_by_side(self) -> NumpyModel:
         """By NumPy, if the model is one of float32. Raises NotExactError."""
-        from bnfold.frontends.onnx.run_plain import PlainModel
+        from bnfold.frontends.onnx.run_numpy import NumpyModel
 
         dtypes = {t.data_type for t in self.model.proto.graph.initializer} & FLOATS
         if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
             raise NotExactError("it is not one of float32 alone")
-        return PlainModel(self.model, lambda: self.is_stopped)
+        return NumpyModel(self.model, lambda: self.is_stopped)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""

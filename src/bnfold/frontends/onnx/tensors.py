@@ -50,8 +50,8 @@ def typed_count(tensor: TensorProto) -> int:
     packed = (
         2 if tensor.data_type in _HALF_BYTES else 4 if tensor.data_type in _QUARTER_BYTES else 1
     )
-    stored = element_count(tensor)
-    return stored if packed > 1 and count == -(-stored // packed) else count
+    entries = element_count(tensor)
+    return entries if packed > 1 and count == -(-entries // packed) else count
 
 
 def numpy_dtype(data_type: int) -> np.dtype[Any]:

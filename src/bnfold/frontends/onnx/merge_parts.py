@@ -16,8 +16,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
-from bnfold.core.weights import Layout
-from bnfold.core.weights import exchanged as exchanged
+from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window, same_padding
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.nodes import Node

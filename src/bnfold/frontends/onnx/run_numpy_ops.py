@@ -1,4 +1,4 @@
-"""The operators of usual convolutional networks, by NumPy: what `run_plain` runs.
+"""The operators of usual convolutional networks, by NumPy: what `run_numpy` runs.
 
 Convolutions are matrix products of weights and windows, (out, in * kernel) by
 (in * kernel, places), group by group.
