@@ -18,7 +18,8 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.frontends.merged import Merging, told_in_turn
-from bnfold.frontends.onnx.apply import Edits, edits_of
+from bnfold.frontends.onnx.apply import edits_of
+from bnfold.frontends.onnx.edits import Edits
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel

@@ -33,7 +33,7 @@ from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.names import Namer
-from bnfold.frontends.onnx.apply import Edits, NewTensor
+from bnfold.frontends.onnx.edits import Edits, NewTensor
 from bnfold.frontends.onnx.merge_parts import parts_of
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.read import OnnxModel

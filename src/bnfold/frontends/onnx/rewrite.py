@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from bnfold.core.fitting import Overflow
-from bnfold.frontends.onnx.apply import Edits, NewTensor
+from bnfold.frontends.onnx.edits import Edits, NewTensor
 from bnfold.frontends.onnx.nodes import Network, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.sites import Lifted
