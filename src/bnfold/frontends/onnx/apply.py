@@ -208,9 +208,8 @@ class _Editor:
         contents = list(enumerate(edit.of_batchnorm(mean, site.deviation), 1))
         if not np.array_equal(mean, site.mean):
             contents.append((3, mean))
-            if self.new.weights == "float32" and self.new.is_narrow(
-                site.node, 3
-            ):  # both of one dtype
+            is_widened = self.new.weights == "float32" and self.new.is_narrow(site.node, 3)
+            if is_widened:  # mean and variance are of one dtype
                 contents.append((4, as_float64(self.new.array(site.node.input(4)))))
         for position, content in contents:
             name = site.node.input(position)
