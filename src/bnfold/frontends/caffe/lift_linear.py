@@ -20,10 +20,7 @@ from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
 from bnfold.core.weights import Layout
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.lifter import Lifter, LinearSite, placeholder
-from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import (
+from bnfold.frontends.caffe.geometry import (
     DECONVOLUTIONS,
     Window,
     axes_of,
@@ -31,6 +28,9 @@ from bnfold.frontends.caffe.shapes import (
     elements_of,
     window,
 )
+from bnfold.frontends.caffe.lifter import Lifter, LinearSite, placeholder
+from bnfold.frontends.caffe.net import Layer, Shape
+from bnfold.frontends.caffe.options import Options
 
 DEPTHWISE = frozenset({"ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDW"})
 _NEXT_STEP = "use the weights that were trained with this network"

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
+from bnfold.frontends.caffe.geometry import Window, canonical, pooled, window
 from bnfold.frontends.caffe.lifter import (
     ROOM,
     Lifter,
@@ -18,7 +19,6 @@ from bnfold.frontends.caffe.lifter import (
     placeholder,
 )
 from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.shapes import Window, canonical, pooled, window
 
 _OPERATIONS = {0: "PROD", 1: "SUM", 2: "MAX"}
 _POOLS = {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}

@@ -10,6 +10,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
+from bnfold.frontends.caffe.geometry import concat_axis, permutation, slice_cuts
 from bnfold.frontends.caffe.lifter import (
     MAX_ELEMENTS,
     Lifter,
@@ -20,7 +21,6 @@ from bnfold.frontends.caffe.lifter import (
     placeholder,
 )
 from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.shapes import concat_axis, permutation, slice_cuts
 
 
 def identity(lifter: Lifter, layer: Layer) -> bool:

@@ -24,12 +24,12 @@ from bnfold.core.merge import find_merges
 from bnfold.core.merge_within import MOST_ROUNDS, Fence
 from bnfold.core.merged import Merge
 from bnfold.errors import ModelUnreadableError
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.merge_write import Writer, Written
 from bnfold.frontends.caffe.net import Layer, Net, Shape
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 from bnfold.frontends.merged import Merging
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
 from bnfold.core.merged import Merge
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
 from bnfold.frontends.caffe.merge_parts import turned, window_of
 from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 
 
 class NotWritable(Exception):  # noqa: N818  # control flow, not an error

@@ -19,11 +19,11 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS, pooled, window
 from bnfold.frontends.caffe.lifter import Lifted, LinearSite, placeholder
 from bnfold.frontends.caffe.memory import overwritten
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS, pooled, window
 from bnfold.frontends.caffe.sharing import Sharing
 
 DTYPE = "float32"

@@ -22,11 +22,12 @@ except ImportError as error:
     raise MissingExtraError("torch", "PyTorch") from error
 
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
+from bnfold.frontends.caffe.geometry import CONVOLUTIONS
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run_layers import Execution, RunLayer, Watch, execute
-from bnfold.frontends.caffe.shapes import CONVOLUTIONS, infer
+from bnfold.frontends.caffe.shapes import infer
 
 Array = NDArray[Any]
 _SEED = 0
