@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.frontends.onnx.arrays import TABLE, Unknown
+from bnfold.frontends.onnx.constant_operands import Unknown
+from bnfold.frontends.onnx.constant_ops import TABLE
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.shapes import Shape, Shapes
 from bnfold.frontends.onnx.tensor_data import TensorData

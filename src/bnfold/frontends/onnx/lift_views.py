@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
-from bnfold.frontends.onnx.arrays import slice_index, split_sizes
+from bnfold.frontends.onnx.constant_views import slice_index, split_sizes
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lifter import Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node

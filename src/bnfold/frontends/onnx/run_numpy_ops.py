@@ -152,7 +152,7 @@ def _batch_norm(node: Node, x: Sequence[Array]) -> Array:
 # ------------------------------------------------------------------- elementwise, shapes
 
 
-def _two(function: Callable[[Array, Array], Array]) -> Operator:
+def _variadic(function: Callable[[Array, Array], Array]) -> Operator:
     def apply(node: Node, x: Sequence[Array]) -> Array:
         if {operand.dtype.kind for operand in x} != {"f"}:
             raise NotExactError(f"{node.name} works with integers")
@@ -210,13 +210,13 @@ TABLE: dict[str, tuple[Operator, tuple[str, ...]]] = {
     "Gemm": (_gemm, ("alpha", "beta", "transA", "transB")),
     "MatMul": (lambda node, x: np.matmul(x[0], x[1]), ()),
     "BatchNormalization": (_batch_norm, ("epsilon", "momentum", "training_mode")),
-    "Add": (_two(np.add), ()),
-    "Sub": (_two(np.subtract), ()),
-    "Mul": (_two(np.multiply), ()),
-    "Div": (_two(np.divide), ()),
-    "Sum": (_two(np.add), ()),
-    "Max": (_two(np.maximum), ()),
-    "Min": (_two(np.minimum), ()),
+    "Add": (_variadic(np.add), ()),
+    "Sub": (_variadic(np.subtract), ()),
+    "Mul": (_variadic(np.multiply), ()),
+    "Div": (_variadic(np.divide), ()),
+    "Sum": (_variadic(np.add), ()),
+    "Max": (_variadic(np.maximum), ()),
+    "Min": (_variadic(np.minimum), ()),
     "Clip": (_clip, ()),
     "Relu": (lambda node, x: np.maximum(x[0], x[0].dtype.type(0)), ()),
     "LeakyRelu": (_leaky_relu, ("alpha",)),

@@ -11,34 +11,28 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from bnfold.frontends.onnx.constant_operands import (
+    LARGEST,
+    Array,
+    Operands,
+    Operator,
+    Unknown,
+    checked_shape,
+    listed_axes,
+    need,
+)
+from bnfold.frontends.onnx.constant_views import VIEWS
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
-Array = NDArray[Any]
-Operands = Sequence[Array | None]
-
-
-class Unknown(Exception):  # noqa: N818  # an answer, not an error
-    """This form of the operator is not evaluated."""
-
-
 _BFLOAT16 = numpy_dtype(TensorProto.BFLOAT16)
-_LARGEST = 1 << 24
-"""Elements of the largest array that is made from a shape."""
 
 
-def _need(operand: Array | None) -> Array:
-    if operand is None:
-        raise Unknown
-    return operand
-
-
-def _elementwise(function: Callable[..., Any]) -> Callable[[Node, int, Operands], list[Array]]:
+def _elementwise(function: Callable[..., Any]) -> Operator:
     def evaluate(node: Node, opset: int, operands: Operands) -> list[Array]:
-        arrays = [_need(operand) for operand in operands]
+        arrays = [need(operand) for operand in operands]
         _check_broadcast(arrays)
         result = np.asarray(function(*arrays))
         return [result.astype(arrays[0].dtype) if result.dtype != bool else result]
@@ -49,7 +43,7 @@ def _elementwise(function: Callable[..., Any]) -> Callable[[Node, int, Operands]
 def _check_broadcast(arrays: Sequence[Array]) -> None:
     """Two vectors broadcast to a matrix that may be larger than any memory."""
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    if math.prod(shape) > max(_LARGEST, *(array.size for array in arrays)):
+    if math.prod(shape) > max(LARGEST, *(array.size for array in arrays)):
         raise Unknown
 
 
@@ -90,7 +84,7 @@ def _quantize_linear(node: Node, opset: int, operands: Operands) -> list[Array]:
 
 def _quantization(node: Node, operands: Operands) -> tuple[Array, Array, Array | None]:
     """The operands, those per channel laid along their axis."""
-    x, scale = _need(operands[0]), _need(operands[1])
+    x, scale = need(operands[0]), need(operands[1])
     zero = operands[2] if len(operands) > 2 else None
     if node.integer("block_size") or scale.ndim > 1 or scale.dtype.kind != "f":
         raise Unknown
@@ -104,7 +98,7 @@ def _quantization(node: Node, operands: Operands) -> tuple[Array, Array, Array |
 
 
 def _clip(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
+    array = need(operands[0])
     if opset < 11:
         low, high = node.attribute("min"), node.attribute("max")
     else:
@@ -124,7 +118,7 @@ def _mean(*arrays: Array) -> Array:
 
 
 def _where(node: Node, opset: int, operands: Operands) -> list[Array]:
-    condition, a, b = (_need(operand) for operand in operands)
+    condition, a, b = (need(operand) for operand in operands)
     _check_broadcast((condition, a, b))
     return [np.where(condition, a, b)]
 
@@ -143,7 +137,7 @@ def _constant(node: Node, opset: int, operands: Operands) -> list[Array]:
 
 
 def _cast(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
+    array = need(operands[0])
     return [_converted(array, numpy_dtype(node.integer("to")))]
 
 
@@ -155,167 +149,17 @@ def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype)
 
 
-def _constant_of_shape(node: Node, opset: int, operands: Operands) -> list[Array]:
-    shape = _shape(_need(operands[0]))
-    value = node.attribute("value")
-    fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
-    return [np.full(shape, fill.reshape(-1)[0], dtype=fill.dtype)]
-
-
-def _shape(array: Array) -> tuple[int, ...]:
-    shape = tuple(int(length) for length in array.reshape(-1))
-    if any(length < 0 for length in shape) or math.prod(shape) > _LARGEST:
-        raise Unknown
-    return shape
-
-
-def _expand(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
-    shape = np.broadcast_shapes(array.shape, _shape(_need(operands[1])))
-    _shape(np.asarray(shape))
-    return [np.broadcast_to(array, shape)]
-
-
-def reshaped(shape: Sequence[int], target: Sequence[int], *, allow_zero: bool) -> tuple[int, ...]:
-    """What Reshape makes of a shape; -1 is what is left, 0 the old length."""
-    new = [
-        shape[axis] if length == 0 and not allow_zero else length
-        for axis, length in enumerate(target)
-    ]
-    if -1 in new:
-        rest = int(np.prod([length for length in new if length != -1], dtype=np.int64))
-        if not rest:
-            raise Unknown
-        new[new.index(-1)] = int(np.prod(shape, dtype=np.int64)) // rest
-    return tuple(int(length) for length in new)
-
-
-def _reshape(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array, target = _need(operands[0]), _need(operands[1])
-    allow = bool(node.integer("allowzero"))
-    return [array.reshape(reshaped(array.shape, target.tolist(), allow_zero=allow))]
-
-
-def _axes(node: Node, operands: Operands, position: int = 1) -> tuple[int, ...] | None:
-    listed = node.attribute("axes")
-    if listed is None and len(operands) > position and operands[position] is not None:
-        listed = _need(operands[position]).reshape(-1).tolist()
-    return None if listed is None else tuple(int(axis) for axis in listed)
-
-
-def _squeeze(node: Node, opset: int, operands: Operands) -> list[Array]:
-    axes = _axes(node, operands)
-    if axes == ():  # all for some runtimes, none for others
-        raise Unknown
-    return [np.squeeze(_need(operands[0]), axis=axes)]
-
-
-def _unsqueeze(node: Node, opset: int, operands: Operands) -> list[Array]:
-    axes = _axes(node, operands)
-    if axes is None:
-        raise Unknown
-    return [np.expand_dims(_need(operands[0]), axes)]
-
-
-def _transpose(node: Node, opset: int, operands: Operands) -> list[Array]:
-    perm = node.integers("perm")
-    return [np.transpose(_need(operands[0]), perm or None)]
-
-
-def _flatten(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
-    axis = node.integer("axis", 1)
-    axis += array.ndim if axis < 0 else 0
-    return [array.reshape(int(np.prod(array.shape[:axis], dtype=np.int64)), -1)]
-
-
-def _gather(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array, indices = _need(operands[0]), _need(operands[1])
-    axis = node.integer("axis")
-    if array.size // max(1, array.shape[axis]) * indices.size > max(_LARGEST, array.size):
-        raise Unknown
-    return [np.asarray(np.take(array, indices, axis=axis))]
-
-
-def _concat(node: Node, opset: int, operands: Operands) -> list[Array]:
-    return [np.concatenate([_need(o) for o in operands], axis=node.integer("axis", 1))]
-
-
-def slice_index(
-    shape: Sequence[int],
-    starts: Sequence[int],
-    ends: Sequence[int],
-    axes: Sequence[int] | None,
-    steps: Sequence[int] | None,
-) -> tuple[slice, ...]:
-    """The index that a Slice stands for; Python clamps as ONNX does, but for a negative step."""
-    index = [slice(None)] * len(shape)
-    for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = axes[position] if axes else position
-        step = steps[position] if steps else 1
-        if step < 0:
-            start = max(start, -shape[axis])
-        backwards_to_start = step < 0 and end < -(1 << 30)
-        index[axis] = slice(start, None if backwards_to_start else end, step)
-    return tuple(index)
-
-
-def _slice(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
-    if opset < 10:
-        parts = [node.integers("starts"), node.integers("ends"), node.integers("axes"), ()]
-    else:
-        parts = [
-            ()
-            if len(operands) <= position or (given := operands[position]) is None
-            else tuple(int(v) for v in given.reshape(-1))
-            for position in (1, 2, 3, 4)
-        ]
-    starts, ends, axes, steps = parts
-    return [array[slice_index(array.shape, starts, ends, axes, steps)]]
-
-
-def _split(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array = _need(operands[0])
-    axis = node.integer("axis")
-    sizes = split_sizes(
-        array.shape[axis],
-        node.integers("split")
-        or (
-            tuple(_need(operands[1]).tolist())
-            if len(operands) > 1 and operands[1] is not None
-            else ()
-        ),
-        len(node.outputs),
-    )
-    return list(np.split(array, np.cumsum(sizes)[:-1], axis=axis))
-
-
-def split_sizes(length: int, sizes: Sequence[int], count: int) -> tuple[int, ...]:
-    """The lengths of the parts: as given, or equal ones, the last of which may be shorter."""
-    if sizes:
-        return tuple(int(size) for size in sizes)
-    each = -(-length // count)
-    return (*[each] * (count - 1), length - each * (count - 1))
-
-
-def _tile(node: Node, opset: int, operands: Operands) -> list[Array]:
-    array, repeats = _need(operands[0]), _need(operands[1])
-    _shape(np.asarray(array.shape) * repeats)
-    return [np.tile(array, repeats.tolist())]
-
-
 def _range(node: Node, opset: int, operands: Operands) -> list[Array]:
-    start, limit, delta = (_need(o).reshape(-1)[0] for o in operands)
-    if not delta or (limit - start) / delta > _LARGEST:
+    start, limit, delta = (need(o).reshape(-1)[0] for o in operands)
+    if not delta or (limit - start) / delta > LARGEST:
         raise Unknown
-    return [np.arange(start, limit, delta, dtype=_need(operands[0]).dtype)]
+    return [np.arange(start, limit, delta, dtype=need(operands[0]).dtype)]
 
 
-def _reduce(function: Callable[..., Any]) -> Callable[[Node, int, Operands], list[Array]]:
+def _reduce(function: Callable[..., Any]) -> Operator:
     def evaluate(node: Node, opset: int, operands: Operands) -> list[Array]:
-        array = _need(operands[0])
-        axes = _axes(node, operands)
+        array = need(operands[0])
+        axes = listed_axes(node, operands)
         if not axes and node.integer("noop_with_empty_axes"):
             return [array]
         kept = bool(node.integer("keepdims", 1))
@@ -330,25 +174,22 @@ def _length(array: Array, **how: Any) -> Array:
 
 
 def _identity(node: Node, opset: int, operands: Operands) -> list[Array]:
-    return [_need(operands[0])]
+    return [need(operands[0])]
 
 
-TABLE: dict[str, Callable[[Node, int, Operands], list[Array]]] = {
+def _constant_of_shape(node: Node, opset: int, operands: Operands) -> list[Array]:
+    shape = checked_shape(need(operands[0]))
+    value = node.attribute("value")
+    fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
+    return [np.full(shape, fill.reshape(-1)[0], dtype=fill.dtype)]
+
+
+TABLE: dict[str, Operator] = {
+    **VIEWS,
     "Constant": _constant,
     "Identity": _identity,
     "Cast": _cast,
     "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
-    "Flatten": _flatten,
-    "Gather": _gather,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Split": _split,
-    "Tile": _tile,
     "Range": _range,
     "Where": _where,
     "Add": _elementwise(np.add),
