@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection
 
 from bnfold.frontends.caffe.net import Layer, Net
-from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
 from bnfold.frontends.caffe.rewire import Wiring
+from bnfold.frontends.caffe.text_tree import Edits, Field, Message, Scalar, quoted
 
 REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
 SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")

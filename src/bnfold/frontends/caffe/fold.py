@@ -24,10 +24,11 @@ from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.merge import MergedNet, freedom_of, merge_layers
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
+from bnfold.frontends.caffe.prototxt import MAX_BYTES, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Document, encode
 from bnfold.frontends.caffe.write import rewrite, write_pair
 from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.outcomes import outcomes, reported

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnfold.frontends.caffe.edit_text import REST_OF_LINE, SEPARATOR, line_break
-from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
+from bnfold.frontends.caffe.text_tree import Edits, Field, Message, Scalar, quoted
 
 
 def rename(text: str, edits: Edits, fields: Sequence[Field], names: Sequence[str | None]) -> None:

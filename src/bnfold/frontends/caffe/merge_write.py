@@ -16,10 +16,11 @@ from bnfold.frontends.caffe.merge_check import is_as_wanted
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, options_of
 from bnfold.frontends.caffe.merge_text import rename, set_fields, set_values
 from bnfold.frontends.caffe.net import Layer, Net
-from bnfold.frontends.caffe.prototxt import Edits, encode, quoted, read_text
+from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.rewire import NameTaken, rewire
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Edits, encode, quoted
 from bnfold.frontends.caffe.write import Changes, rewrite
 
 

@@ -11,7 +11,7 @@ import dataclasses
 
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, StoredLayer
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
+from bnfold.frontends.caffe.text_tree import Document, Field, Message, Scalar
 
 Shape = tuple[int | None, ...]
 """Sizes along the axes; None where a size is not known."""

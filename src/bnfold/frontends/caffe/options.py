@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.prototxt import Document, Message, Scalar, fields_of
+from bnfold.frontends.caffe.text_tree import Document, Message, Scalar, fields_of
 
 _FLAGS = {"true": True, "t": True, "1": True, "True": True} | {
     "false": False,

@@ -10,7 +10,7 @@ from bnfold.frontends.caffe.caffemodel import Caffemodel
 from bnfold.frontends.caffe.net import Layer, Net, Value
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.phases import PHASES, needed_elsewhere, state_of
-from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
+from bnfold.frontends.caffe.text_tree import Document, Field, Message, Scalar
 
 _V1_TYPES = {
     "ABSVAL": "AbsVal",

@@ -22,9 +22,9 @@ from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_file
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import Document
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Document
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 from bnfold.verify.verdict import unit
 
