@@ -12,7 +12,6 @@ import numpy as np
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
-from bnfold.core.merge_again import can_merge_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
@@ -21,8 +20,7 @@ from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import MergedNet, freedom_of, merge_layers
-from bnfold.frontends.caffe.merge_parts import parts_of
+from bnfold.frontends.caffe.merge import MergedNet, are_left, merge_layers
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.prototxt import MAX_BYTES, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
@@ -172,20 +170,14 @@ def merge_and_fold(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round
             plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
             if chosen is None or chosen.kept > plain.kept:
                 chosen = plain
-        decided = chosen.decided
-        changes = chosen.merged is not None or bool(decided.plan.removed)
+        decided, is_merged = chosen.decided, chosen.merged is not None
+        plan = decided.plan
+        changes = is_merged or bool(plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not _can_merge_again(decided, is_merged=chosen.merged is not None):
+        if not changes or not are_left(decided.net, decided.lifted, plan, is_merged=is_merged):
             return
         is_first, net = False, decided.read()
-
-
-def _can_merge_again(decided: Decided, *, is_merged: bool) -> bool:
-    parts = parts_of(decided.net, decided.lifted)
-    freedom = freedom_of(decided.lifted, parts)
-    graph, plan = decided.lifted.graph, decided.plan
-    return can_merge_again(graph, plan, parts, freedom, is_merged=is_merged)
 
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:

@@ -21,8 +21,10 @@ from dataclasses import dataclass, replace
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import find_merges
+from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import MOST_ROUNDS, Fence
 from bnfold.core.merged import Merge
+from bnfold.core.plan import Plan
 from bnfold.errors import ModelUnreadableError
 from bnfold.frontends.caffe.geometry import DECONVOLUTIONS
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
@@ -48,13 +50,13 @@ def merge_layers(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     """The network with what can be merged merged, None if nothing can be; and what that was."""
     parts = parts_of(net, lifted)
     merger, fence = _Merger(net, lifted), Fence()
-    for rounds in itertools.count():
-        freedom = fence.around(freedom_of(lifted, parts))
+    for attempt in itertools.count():
+        freedom = fence.around(_freedom_of(lifted, parts))
         merges = find_merges(lifted.graph, parts, freedom)
         if not merges:
             break
         orders, refused = merger.orders(merges, parts)
-        if refused and rounds < MOST_ROUNDS:
+        if refused and attempt < MOST_ROUNDS:
             for merge in refused:
                 fence.narrow(lifted.graph, parts, merge)
             continue
@@ -66,7 +68,14 @@ def merge_layers(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     return None, Merging(lifted.graph, parts, freedom)
 
 
-def freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
+def are_left(net: Net, lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
+    """Whether there are more to find in what a fold makes."""
+    parts = parts_of(net, lifted)
+    freedom = _freedom_of(lifted, parts)
+    return can_merge_again(lifted.graph, plan, parts, freedom, is_merged=is_merged)
+
+
+def _freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
     """What can be taken out, and what can be given other constants."""
     sites = lifted.sites
 

@@ -22,16 +22,16 @@ except ImportError as error:
 
 from bnfold.frontends.onnx.nodes import Node, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
-from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
+from bnfold.frontends.onnx.run_graph import RunGraph, not_exact_where_it_raises, show
 from bnfold.frontends.onnx.run_operands import NotHereError
 from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import draw_inside
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import draw_inside
 from bnfold.frontends.onnx.tensors import FLOATS
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
 
 
-class ExactModel(Graph):
+class ExactModel(RunGraph):
     """A model ready to run in float64; see `Evaluation`."""
 
     def __init__(self, model: OnnxModel) -> None:

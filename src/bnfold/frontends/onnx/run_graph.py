@@ -14,12 +14,12 @@ from onnx import TensorProto
 
 from bnfold.frontends.onnx.nodes import Network, Node, free_names, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
-from bnfold.frontends.onnx.run_weights import rounded_again, weight_names
+from bnfold.frontends.onnx.run_rounding import rounded_again, weight_names
 from bnfold.frontends.onnx.tensors import FLOATS, to_array
 from bnfold.verify.runner import Array, NotExactError, Watch
 
 
-class Graph:
+class RunGraph:
     """A model's main graph: its constants, and how long its values are needed."""
 
     def __init__(self, model: OnnxModel) -> None:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.read import OnnxModel
-from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
+from bnfold.frontends.onnx.run_graph import RunGraph, not_exact_where_it_raises, show
 from bnfold.frontends.onnx.run_numpy_ops import PRODUCTS, TABLE, check_reach
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import rounded_again
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import rounded_again
 from bnfold.verify.runner import Lane, NotExactError, Output
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ _OPSET = 13
 """Before that some of these operators meant something else."""
 
 
-class NumpyModel(Graph):
+class NumpyModel(RunGraph):
     """A model ready to run. Raises NotExactError where it is not for NumPy."""
 
     def __init__(self, model: OnnxModel, is_stopped: Callable[[], bool] = lambda: False) -> None:

@@ -25,8 +25,8 @@ from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import Network, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import moved, weight_names
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import moved, weight_names
 from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
 from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
