@@ -17,7 +17,7 @@ from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
-from bnfold.frontends.onnx.folding import Folding, Inside, decide
+from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.merge import are_left, merges_of
@@ -65,7 +65,7 @@ def _prepared(
     inputs: Pins,
     analysis: Analysis,
     clip: ClipMode,
-    inside: Inside,
+    inside: InnerFolds,
     weights: Weights,
     merge: MergeMode,
 ) -> Folding:

@@ -34,7 +34,7 @@ from bnfold.report import FoldReport
 
 
 @dataclass(slots=True)
-class Inside:
+class InnerFolds:
     """What was folded in the bodies of a graph, for the report."""
 
     items: list[Item] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Folding:
     shapes: Shapes
     lifted: Lifted
     fitting: Fitting
-    inside: Inside
+    inside: InnerFolds
     """What was done in the bodies of control flow; they are folded already."""
     weights: Weights = "stored"
     merging: Merging = field(default_factory=Merging)

@@ -30,7 +30,9 @@ class _Given:
     """What the body makes for the next round; "" where nothing is carried."""
 
 
-def hold(node: Node, body: GraphProto, outside: Shapes, inside: Shapes, opset: int) -> bool:
+def declarations_hold(
+    node: Node, body: GraphProto, outside: Shapes, inside: Shapes, opset: int
+) -> bool:
     """Whether the declared lengths are those of all rounds."""
     given = _given(node, body, opset)
     return given is not None and all(_holds(declaration, outside, inside) for declaration in given)
