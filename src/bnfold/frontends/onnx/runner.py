@@ -19,19 +19,19 @@ from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.stored import Stored
-from bnfold.errors import BnfoldError, MissingExtraError, UsageError
+from bnfold.errors import BnfoldError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
-from bnfold.frontends.onnx.nodes import Network, read_network
+from bnfold.frontends.onnx.nodes import read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
+from bnfold.frontends.onnx.run_inputs import fits, other_shapes, spec_of
 from bnfold.frontends.onnx.run_outputs import to_outputs
 from bnfold.frontends.onnx.run_rounding import moved, weight_names
-from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.shapes import choose_inputs
 from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
-from bnfold.verify.inputs import other_size
 from bnfold.verify.runner import (
     Array,
     Evaluation,
@@ -293,61 +293,12 @@ def _runner(
         pins = {
             input_name: spec.shape
             for input_name, spec in zip(names, like, strict=True)
-            if _fits(network, input_name, spec)
+            if fits(network, input_name, spec)
         }
     shapes = choose_inputs(network, pins).choices[0]
-    specs = [_spec(network, input_name, shapes.get(input_name)) for input_name in names]
-    others = _other_shapes(network, specs)
+    specs = [spec_of(network, input_name, shapes.get(input_name)) for input_name in names]
+    others = other_shapes(network, specs)
     return OnnxRunner(model, path, name, pins, tuple(specs), other_shapes=others)
-
-
-def _fits(network: Network, name: str, spec: InputSpec) -> bool:
-    """Whether the model may take an input of that shape; where not, a later check says so."""
-    tensor = network.inputs[name].tensor_type
-    if not tensor.HasField("shape"):
-        return True
-    dims = tensor.shape.dim
-    return len(dims) == len(spec.shape) and all(
-        dim.dim_value in (0, -1, size) for dim, size in zip(dims, spec.shape, strict=True)
-    )
-
-
-def _spec(network: Network, name: str, shape: tuple[int, ...] | None) -> InputSpec:
-    tensor = network.inputs[name].tensor_type
-    step = "give its shape with --input NAME:SHAPE, or inputs={name: shape}"
-    if shape is None or not tensor.elem_type:
-        raise UsageError(f"the shape of the input {name!r} is not known", step)
-    try:
-        dtype = numpy_dtype(tensor.elem_type)
-    except KeyError as error:
-        raise UsageError(f"the input {name!r} has a dtype that is not known", step) from error
-    if dtype.kind not in "fiub" and tensor.elem_type not in FLOATS:
-        raise UsageError(
-            f"the input {name!r} is no plain array of numbers", "verify models of numbers"
-        )
-    declared = None
-    if tensor.HasField("shape"):
-        declared = tuple(dim.dim_value or None for dim in tensor.shape.dim)
-    return InputSpec(name, tuple(shape), dtype.name, None, declared)
-
-
-def _other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[int, ...]] | None:
-    """Another size wherever the model leaves one open, the same for all that have one name."""
-    symbols: dict[str, int] = {}
-    shapes = []
-    for spec in specs:
-        known = known_channels(network, spec.name)
-        dims = network.inputs[spec.name].tensor_type.shape.dim if spec.declared else ()
-        shape = list(spec.shape)
-        for axis, dim in enumerate(dims):
-            if dim.dim_value > 0 or (axis == 1 and known):
-                continue
-            size = symbols.setdefault(
-                dim.dim_param or f"{spec.name} {axis}", other_size(shape[axis], axis)
-            )
-            shape[axis] = size
-        shapes.append(tuple(shape))
-    return shapes if shapes != [spec.shape for spec in specs] else None
 
 
 def _first_line(error: Exception) -> str:
