@@ -25,9 +25,10 @@ from onnx import ModelProto
 from bnfold.errors import BnfoldError, ModelUnreadableError
 from bnfold.frontends.caffe.caffemodel import Caffemodel, read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
-from bnfold.frontends.caffe.prototxt import Document, Edits, Message, Scalar, encode, read_text
+from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Document, Edits, Message, Scalar, encode
 from bnfold.frontends.caffe.write import Changes, rewrite
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.nodes import read_network
@@ -108,7 +109,7 @@ def onnx_fold(data: bytes) -> None:
     except BnfoldError:
         return
     _check_report(folding.report)
-    size = sum(bulk.nbytes for bulk in model.bulk.values())
+    size = sum(data.nbytes for data in model.tensor_data.values())
     assert size <= 4 * len(data) + (1 << 16), "the folded model is much larger"
     to_proto(model)
 

@@ -13,11 +13,12 @@ from bnfold._storage import Weights
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
 from bnfold.frontends.caffe.fold import fold_read
-from bnfold.frontends.caffe.prototxt import Message, read_text
+from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run import run as run_layers_of
 from bnfold.frontends.caffe.run_layers import Execution
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Message
 from bnfold.report import FoldReport
 from tests.frontends.caffe import build, plain_text
 from tests.frontends.caffe.made_up import make_up

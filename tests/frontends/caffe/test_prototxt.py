@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.prototxt import Edits, Message, Scalar, encode, quoted, read_text
+from bnfold.frontends.caffe.prototxt import read_text
+from bnfold.frontends.caffe.text_tree import Edits, Message, Scalar, encode, quoted
 from tests.frontends.caffe.shared import MODELS, PROTOTXTS, needs_shared
 
 

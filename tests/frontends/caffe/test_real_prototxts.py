@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from bnfold.frontends.caffe.caffemodel import read_caffemodel
+from bnfold.frontends.caffe.geometry import CONVOLUTIONS
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
-from bnfold.frontends.caffe.shapes import CONVOLUTIONS, infer
+from bnfold.frontends.caffe.shapes import infer
 from tests.frontends.caffe.shared import PROTOTXTS, needs_shared
 from tests.frontends.caffe.support import Pair, assert_caffe_takes_it, fold, kept, pair
 

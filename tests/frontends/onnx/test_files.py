@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 import bnfold
 from bnfold.core.fitting import Overflow
 from bnfold.errors import UsageError
-from bnfold.frontends.onnx import bulk, wire, write
+from bnfold.frontends.onnx import tensor_data, wire, write
 from bnfold.frontends.onnx.read import read_file
 from bnfold.frontends.onnx.write import to_proto
 from tests.frontends.onnx.support import Sketch, assert_same, ops
@@ -104,9 +104,9 @@ def test_overflow_keeps_the_batch_norm(folder):
 
 def test_blocks_of_rows_that_overflow():
     content = np.arange(6, dtype=np.float32).reshape(2, 3)
-    source = bulk.MemoryBulk(content.tobytes())
+    source = tensor_data.MemoryData(content.tobytes())
     factor = np.array([[1.0], [1e38]])
-    scaled = bulk.ScaledBulk(source, content.dtype, (2, 3), factor, Overflow(7))
+    scaled = tensor_data.ScaledData(source, content.dtype, (2, 3), factor, Overflow(7))
     with pytest.raises(Overflow):
         scaled.read()
 
@@ -201,10 +201,12 @@ def test_a_failed_move_leaves_what_was_there(external, monkeypatch):
 
 
 @pytest.mark.parametrize("threshold", [1, 100, 4096, 1 << 30])
-def test_taking_the_bulk_out_and_putting_it_back(threshold):
+def test_taking_large_tensors_out_and_putting_them_back(threshold):
     content = sketch().model().SerializeToString()
     split = wire.split(content, threshold)
-    parts = {n: bulk.MemoryBulk(content[at : at + size]) for n, (at, size) in split.spans.items()}
+    parts = {
+        n: tensor_data.MemoryData(content[at : at + size]) for n, (at, size) in split.spans.items()
+    }
     assert bool(parts) == (threshold < 1 << 30)
     pieces = wire.assemble(split.skeleton, parts)
     whole = b"".join(p if isinstance(p, bytes) else bytes(p.read()) for p in pieces)
@@ -213,7 +215,7 @@ def test_taking_the_bulk_out_and_putting_it_back(threshold):
 
 def test_large_tensors_are_not_read_with_the_model(folder):
     model = read_file(folder / "model.onnx")
-    assert set(model.bulk) == {"last_w"}
+    assert set(model.tensor_data) == {"last_w"}
     assert model.proto.ByteSize() < 4096
     assert to_proto(model) == onnx.load("model.onnx")
 
@@ -222,7 +224,7 @@ def test_blocks_of_rows_are_the_product():
     rng = np.random.default_rng(0)
     content = rng.normal(size=(700, 9, 7)).astype(np.float32)
     factor = rng.normal(size=(700, 9, 1))
-    source = bulk.MemoryBulk(content.tobytes())
-    scaled = bulk.ScaledBulk(source, content.dtype, content.shape, factor, Overflow(0))
+    source = tensor_data.MemoryData(content.tobytes())
+    scaled = tensor_data.ScaledData(source, content.dtype, content.shape, factor, Overflow(0))
     made = scaled.read().view(np.float32).reshape(content.shape)
     np.testing.assert_array_equal(made, (content * factor).astype(np.float32))

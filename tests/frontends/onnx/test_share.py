@@ -11,7 +11,7 @@ import pytest
 
 from bnfold._threads import share
 from bnfold.core.fitting import Overflow
-from bnfold.frontends.onnx import bulk, write
+from bnfold.frontends.onnx import tensor_data, write
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -61,15 +61,15 @@ def test_where_no_threads_are_to_be_had(monkeypatch):
 
 @pytest.fixture
 def many_threads(monkeypatch):
-    monkeypatch.setattr(bulk, "processors", lambda: 4)
-    monkeypatch.setattr(bulk, "_ROWS", 1 << 8)
+    monkeypatch.setattr(tensor_data, "processors", lambda: 4)
+    monkeypatch.setattr(tensor_data, "_ROWS", 1 << 8)
 
 
-def scaled(tmp_path, content, factor) -> bulk.ScaledBulk:
+def scaled(tmp_path, content, factor) -> tensor_data.ScaledData:
     source = tmp_path / "source"
     source.write_bytes(b"before" + content.tobytes() + b"behind")
-    place = bulk.FileBulk(source, 6, content.nbytes)
-    return bulk.ScaledBulk(place, content.dtype, content.shape, factor, Overflow(3))
+    place = tensor_data.FileData(source, 6, content.nbytes)
+    return tensor_data.ScaledData(place, content.dtype, content.shape, factor, Overflow(3))
 
 
 def test_an_overflow_in_some_block_is_raised(tmp_path, many_threads):
@@ -136,11 +136,11 @@ def test_a_file_system_that_cannot_set_room_aside(tmp_path, monkeypatch, number)
 @pytest.mark.parametrize("is_copied_by_the_kernel", [True, False])
 def test_a_file_is_as_long_as_what_is_in_it(tmp_path, monkeypatch, is_copied_by_the_kernel):
     """More room was set aside, and parts are copied into the middle of it."""
-    monkeypatch.setattr(bulk, "_BLOCK", 1 << 10 if is_copied_by_the_kernel else 1 << 30)
+    monkeypatch.setattr(tensor_data, "_BLOCK", 1 << 10 if is_copied_by_the_kernel else 1 << 30)
     content = np.random.default_rng(0).bytes(1 << 16)
     (tmp_path / "old").write_bytes(b"before" + content)
     with write._complete(tmp_path / "new", write.Staged(tmp_path, "new"), 1 << 23) as file:
         file.write(b"head")
-        bulk.FileBulk(tmp_path / "old", 6, len(content)).write_to(file)
+        tensor_data.FileData(tmp_path / "old", 6, len(content)).write_to(file)
         file.write(b"tail")
     assert (tmp_path / "new").read_bytes() == b"head" + content + b"tail"

@@ -39,7 +39,7 @@ class NewArrays:
     """Layers that go, in the order of the file."""
 
 
-def compute(net: Net, lifted: Lifted, plan: Plan, *, weights: Weights) -> NewArrays:
+def new_arrays(net: Net, lifted: Lifted, plan: Plan, *, weights: Weights) -> NewArrays:
     """Everything that changes; weights are computed when they are written. Raises Overflow."""
     made = _Maker(net, weights)
     for number, edit in plan.linear.items():

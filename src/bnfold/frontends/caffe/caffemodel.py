@@ -15,10 +15,10 @@ loaded: what is not looked at never takes memory.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ _MAX_PARTS = 200_000
 """Layers, blobs and pieces of blobs in one file: far more than any network has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Fields:
     """The field numbers of one version of a layer."""
 
@@ -63,7 +63,7 @@ class Run(NamedTuple):
     """Bytes from one value to the next: larger than a value where each has a tag of its own."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Blob:
     """The place and form of one array."""
 
@@ -78,7 +78,7 @@ class Blob:
     """The shape is written as num, channels, height and width."""
     number: int = BLOB_DATA
     """Field that holds the values."""
-    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("<f4"))
+    dtype: np.dtype[Any] = dataclasses.field(default_factory=lambda: np.dtype("<f4"))
     runs: tuple[Run, ...] = ()
 
     @property
@@ -94,14 +94,14 @@ class Blob:
     def check(self) -> None:
         """Raise ModelUnreadableError unless it holds as many values as its shape says."""
         size = self.dtype.itemsize
-        found = sum((run.end - run.start) // run.stride for run in self.runs)
+        held = sum((run.end - run.start) // run.stride for run in self.runs)
         broken = any((run.end - run.start) % run.stride for run in self.runs)
         largest = math.prod(max(1, abs(size)) for size in self.shape)
-        if broken or found != self.count or min(self.shape, default=0) < 0 or largest > _MAX_COUNT:
+        if broken or held != self.count or min(self.shape, default=0) < 0 or largest > _MAX_COUNT:
             shape = " x ".join(map(str, self.shape)) or "()"
             raise self.wire.error(
                 self.start,
-                f"{self.name} is {shape}, but holds {found} values of {size} bytes"
+                f"{self.name} is {shape}, but holds {held} values of {size} bytes"
                 f"{' and a part of one' if broken else ''}",
             )
 
@@ -121,7 +121,7 @@ class Blob:
         return np.ascontiguousarray(values).reshape(-1).view(self.dtype)
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class StoredLayer:
     """One layer of the file, with where it is and what it holds."""
 
@@ -131,17 +131,17 @@ class StoredLayer:
     path: tuple[WireField, ...]
     """The field of the layer and, for V0, the field inside of it that holds the blobs."""
     fields: Fields
-    blobs: list[Blob] = field(default_factory=list)
+    blobs: list[Blob] = dataclasses.field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Caffemodel:
     """A file of weights."""
 
     name: str
     """Its path, for errors."""
     wire: Wire
-    layers: list[StoredLayer] = field(default_factory=list)
+    layers: list[StoredLayer] = dataclasses.field(default_factory=list)
     """Those that Caffe reads, in the order of the file."""
 
     @property
@@ -192,54 +192,54 @@ class _Reader:
     def read(self) -> Caffemodel:
         model = Caffemodel(self.wire.name, self.wire)
         old: list[StoredLayer] = []
-        at, end = 0, len(self.wire.content)
-        while at < end:
-            one = self.wire.field(at, end)
-            at = one.end
-            if one.wire != LENGTH:
+        offset, end = 0, len(self.wire.content)
+        while offset < end:
+            field = self.wire.field(offset, end)
+            offset = field.end
+            if field.wire != LENGTH:
                 continue
-            if one.number == NET_LAYER:
-                model.layers.append(self._layer(one, V2))
-            elif one.number == NET_LAYERS_V1:
-                old.append(self._layer(one, V1))
+            if field.number == NET_LAYER:
+                model.layers.append(self._layer(field, V2))
+            elif field.number == NET_LAYERS_V1:
+                old.append(self._layer(field, V1))
         if old:  # where there are both, Caffe's upgrade takes the old ones alone
             model.layers = old
         return model
 
-    def _count(self, at: int) -> None:
+    def _count(self, offset: int) -> None:
         self.parts += 1
         if self.parts > _MAX_PARTS:
-            raise self.wire.error(at, f"more than {_MAX_PARTS} layers, blobs and parts of them")
+            raise self.wire.error(offset, f"more than {_MAX_PARTS} layers, blobs and parts of them")
 
     def _layer(self, whole: WireField, fields: Fields) -> StoredLayer:
         self._count(whole.start)
         layer = StoredLayer("", "", (whole,), fields)
         inner: WireField | None = None
         blobs = []
-        at = whole.value
-        while at < whole.end:
-            one = self.wire.field(at, whole.end)
-            at = one.end
-            if fields is V1 and one.number == _V0_IN_V1 and one.wire == LENGTH:
-                inner = one
-            elif one.number == fields.name and one.wire == LENGTH:
-                layer.name = self._string(one)
-            elif one.number == fields.type and one.wire == LENGTH:
-                layer.type = self._string(one)
-            elif one.number == fields.type and one.wire == VARINT:
-                layer.type = self.wire.varint(one.value, one.end)[0]
-            elif one.number == fields.blobs and one.wire == LENGTH:
-                blobs.append(one)
+        offset = whole.value
+        while offset < whole.end:
+            field = self.wire.field(offset, whole.end)
+            offset = field.end
+            if fields is V1 and field.number == _V0_IN_V1 and field.wire == LENGTH:
+                inner = field
+            elif field.number == fields.name and field.wire == LENGTH:
+                layer.name = self._string(field)
+            elif field.number == fields.type and field.wire == LENGTH:
+                layer.type = self._string(field)
+            elif field.number == fields.type and field.wire == VARINT:
+                layer.type = self.wire.varint(field.value, field.end)[0]
+            elif field.number == fields.blobs and field.wire == LENGTH:
+                blobs.append(field)
         if inner is not None:
             old = self._layer(inner, V0)
             return StoredLayer(old.name, old.type, (whole, inner), V0, old.blobs)
-        layer.blobs = [self._blob(one, f"{layer.name!r}[{n}]") for n, one in enumerate(blobs)]
+        layer.blobs = [self._blob(field, f"{layer.name!r}[{n}]") for n, field in enumerate(blobs)]
         return layer
 
-    def _string(self, one: WireField) -> str:
-        if one.end - one.value > _MAX_NAME:
-            raise self.wire.error(one.start, f"a name of more than {_MAX_NAME} bytes")
-        return bytes(self.wire.content[one.value : one.end]).decode("utf-8", "surrogateescape")
+    def _string(self, field: WireField) -> str:
+        if field.end - field.value > _MAX_NAME:
+            raise self.wire.error(field.start, f"a name of more than {_MAX_NAME} bytes")
+        return bytes(self.wire.content[field.value : field.end]).decode("utf-8", "surrogateescape")
 
     def _blob(self, whole: WireField, name: str) -> Blob:
         self._count(whole.start)
@@ -248,23 +248,23 @@ class _Reader:
         shape: list[int] = []
         runs: dict[int, list[Run]] = {BLOB_DATA: [], BLOB_DOUBLE_DATA: [], BLOB_RAW_DATA: []}
         raw_type = 0
-        at = whole.value
-        while at < whole.end:
-            one = self.wire.field(at, whole.end)
-            at = one.end
-            if one.number <= 4 and one.wire == VARINT:
-                legacy[one.number - 1] = _signed(self.wire.varint(one.value, one.end)[0])
+        offset = whole.value
+        while offset < whole.end:
+            field = self.wire.field(offset, whole.end)
+            offset = field.end
+            if field.number <= 4 and field.wire == VARINT:
+                legacy[field.number - 1] = _signed(self.wire.varint(field.value, field.end)[0])
                 blob.is_legacy = True
-            elif one.number == BLOB_SHAPE and one.wire == LENGTH:
-                shape += self._dims(one)
-            elif one.number == BLOB_RAW_TYPE and one.wire == VARINT:
-                raw_type = self.wire.varint(one.value, one.end)[0]
-            elif one.number in runs:
-                run = self._run(one, whole.end)
+            elif field.number == BLOB_SHAPE and field.wire == LENGTH:
+                shape += self._dims(field)
+            elif field.number == BLOB_RAW_TYPE and field.wire == VARINT:
+                raw_type = self.wire.varint(field.value, field.end)[0]
+            elif field.number in runs:
+                run = self._run(field, whole.end)
                 if run is not None:
                     self._count(run.start)
-                    runs[one.number].append(run)
-                    at = max(at, run.end)
+                    runs[field.number].append(run)
+                    offset = max(offset, run.end)
         # The old fields win over the shape, double_data over data, as in Blob::FromProto.
         blob.shape = tuple(legacy if blob.is_legacy else shape)
         if runs[BLOB_RAW_DATA]:
@@ -278,13 +278,13 @@ class _Reader:
         blob.runs = tuple(runs[blob.number])
         return blob
 
-    def _dims(self, one: WireField) -> list[int]:
+    def _dims(self, field: WireField) -> list[int]:
         """The numbers of a BlobShape: dim = 1, packed or not."""
         dims: list[int] = []
-        at = one.value
-        while at < one.end:
-            inner = self.wire.field(at, one.end)
-            at = inner.end
+        offset = field.value
+        while offset < field.end:
+            inner = self.wire.field(offset, field.end)
+            offset = inner.end
             if inner.number != 1 or inner.wire not in (VARINT, LENGTH):
                 continue
             place = inner.value
@@ -292,34 +292,38 @@ class _Reader:
                 value, place = self.wire.varint(place, inner.end)
                 dims.append(_signed(value))
                 if len(dims) > MAX_AXES:
-                    raise self.wire.error(one.start, f"a shape of more than {MAX_AXES} axes")
+                    raise self.wire.error(field.start, f"a shape of more than {MAX_AXES} axes")
         return dims
 
-    def _run(self, one: WireField, end: int) -> Run | None:
+    def _run(self, field: WireField, end: int) -> Run | None:
         """The values that begin with this field: a packed field, or all that follow alike."""
-        size = {BLOB_DATA: 4, BLOB_DOUBLE_DATA: 8, BLOB_RAW_DATA: 1}[one.number]
-        if one.wire == LENGTH:
-            return Run(one.value, one.end, size)
-        if (one.number, one.wire) not in ((BLOB_DATA, FOUR_BYTES), (BLOB_DOUBLE_DATA, EIGHT_BYTES)):
+        size = {BLOB_DATA: 4, BLOB_DOUBLE_DATA: 8, BLOB_RAW_DATA: 1}[field.number]
+        if field.wire == LENGTH:
+            return Run(field.value, field.end, size)
+        if (field.number, field.wire) not in (
+            (BLOB_DATA, FOUR_BYTES),
+            (BLOB_DOUBLE_DATA, EIGHT_BYTES),
+        ):
             return None
-        tag = one.value - one.start
+        tag = field.value - field.start
         if tag > 1:  # a tag written longer than it has to be: take this value alone
-            return Run(one.value, one.end, size)
+            return Run(field.value, field.end, size)
         stride = size + tag
-        return Run(one.start, self._end_of_run(one.start, end, stride), stride)
+        return Run(field.start, self._end_of_run(field.start, end, stride), stride)
 
     def _end_of_run(self, start: int, end: int, stride: int) -> int:
         """Where the values that begin with the same tag end; looks ahead no further than needed."""
         content = self.wire.content
-        at, ahead = start, 64
+        offset, ahead = start, 64
         while True:
-            count = min(ahead, (end - at) // stride)
-            tags = np.frombuffer(content[at : at + count * stride], dtype=np.uint8)[::stride]
+            count = min(ahead, (end - offset) // stride)
+            block = content[offset : offset + count * stride]
+            tags = np.frombuffer(block, dtype=np.uint8)[::stride]
             others = np.flatnonzero(tags != content[start])
             alike = int(others[0]) if len(others) else count
-            at += alike * stride
+            offset += alike * stride
             if alike < ahead:
-                return at
+                return offset
             ahead *= 2
 
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection
 
 from bnfold.frontends.caffe.net import Layer, Net
-from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
 from bnfold.frontends.caffe.rewire import Wiring
+from bnfold.frontends.caffe.text_tree import Edits, Field, Message, Scalar, quoted
 
 REST_OF_LINE = re.compile(r"[ \t]*[,;]?[ \t]*(?:#[^\n]*)?(?:\r?\n|\r?\Z)")
 SEPARATOR = re.compile(r"[ \t]*[,;]?[ \t]*")
@@ -103,9 +103,9 @@ def switch_bias_on(text: str, edits: Edits, layer: Layer, part: str) -> None:
 
 def add_param(text: str, edits: Edits, layer: Layer) -> None:
     """Where a layer lists a `param` for each of its arrays, one for the bias."""
-    fields = [one for one in layer.message.named("param") if not one.is_list]
-    params = [value for one in fields for value in one.values]
-    if len(params) != len(layer.blobs) or any(isinstance(one, Scalar) for one in params):
+    fields = [field for field in layer.message.named("param") if not field.is_list]
+    params = [value for field in fields for value in field.values]
+    if len(params) != len(layer.blobs) or any(isinstance(value, Scalar) for value in params):
         return
     first = params[0]
     assert isinstance(first, Message)
@@ -127,14 +127,14 @@ def _insert_field(
         edits.insert(first.start, entry + (line_break(text, first) or " "))
 
 
-def _insert_behind(text: str, edits: Edits, one: Field, entry: str) -> None:
-    edits.insert(one.end, (line_break(text, one) or " ") + entry)
+def _insert_behind(text: str, edits: Edits, field: Field, entry: str) -> None:
+    edits.insert(field.end, (line_break(text, field) or " ") + entry)
 
 
-def line_break(text: str, one: Field) -> str:
+def line_break(text: str, field: Field) -> str:
     """A new line with the indentation of a field; nothing if it does not begin a line."""
-    line = text.rfind("\n", 0, one.start) + 1
-    indentation = text[line : one.start]
+    line = text.rfind("\n", 0, field.start) + 1
+    indentation = text[line : field.start]
     if indentation.strip():
         return ""
     return ("\r\n" if text[max(0, line - 2) : line] == "\r\n" else "\n") + indentation

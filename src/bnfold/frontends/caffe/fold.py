@@ -12,23 +12,21 @@ import numpy as np
 from bnfold._places import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
-from bnfold.core.merge_again import can_merge_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
-from bnfold.frontends.caffe.apply import NewArrays, compute
+from bnfold.frontends.caffe.apply import NewArrays, new_arrays
 from bnfold.frontends.caffe.caffemodel import Caffemodel, open_caffemodel, read_caffemodel
 from bnfold.frontends.caffe.edit_text import edit_text
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
-from bnfold.frontends.caffe.merge import MergedNet, freedom_of
-from bnfold.frontends.caffe.merge import merge as merge_layers
-from bnfold.frontends.caffe.merge_parts import parts_of
+from bnfold.frontends.caffe.merge import MergedNet, are_left, merge_layers
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import MAX_BYTES, Document, encode, read_text
+from bnfold.frontends.caffe.prototxt import MAX_BYTES, read_text
 from bnfold.frontends.caffe.read import is_for_training, read_net
 from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Document, encode
 from bnfold.frontends.caffe.write import rewrite, write_pair
 from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.outcomes import outcomes, reported
@@ -137,7 +135,7 @@ def fold_read(
     if merge == "never":
         decided = _decide(net, lift(net), clip, storage)
         return Folded(decided, net), _report(decided, net)
-    steps = list(rounds(net, clip, storage))
+    steps = list(merge_and_fold(net, clip, storage))
     is_merged = any(step.merged is not None for step in steps)
     return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
 
@@ -154,11 +152,11 @@ class Round:
     @property
     def kept(self) -> int:
         """How many steps stay."""
-        found = outcomes(self.decided.lifted.graph, self.decided.plan)
-        return sum(not item.is_removed for item in found)
+        items = outcomes(self.decided.lifted.graph, self.decided.plan)
+        return sum(not item.is_removed for item in items)
 
 
-def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
+def merge_and_fold(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
     """Merge and fold, until there is nothing left to merge; no merge may make a step stay."""
     is_first = True
     while True:
@@ -172,28 +170,22 @@ def rounds(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
             plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
             if chosen is None or chosen.kept > plain.kept:
                 chosen = plain
-        decided = chosen.decided
-        changes = chosen.merged is not None or bool(decided.plan.removed)
+        decided, is_merged = chosen.decided, chosen.merged is not None
+        plan = decided.plan
+        changes = is_merged or bool(plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not _can_merge_again(decided, is_merged=chosen.merged is not None):
+        if not changes or not are_left(decided.net, decided.lifted, plan, is_merged=is_merged):
             return
         is_first, net = False, decided.read()
 
 
-def _can_merge_again(decided: Decided, *, is_merged: bool) -> bool:
-    parts = parts_of(decided.net, decided.lifted)
-    freedom = freedom_of(decided.lifted, parts)
-    graph, plan = decided.lifted.graph, decided.plan
-    return can_merge_again(graph, plan, parts, freedom, is_merged=is_merged)
-
-
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
     """What all rounds did; the first note is how many layers are left."""
-    told = [step.merging.told(_report(step.decided, net)) for step in steps]
-    report = told_in_turn(steps[0].merging.graph, told)
-    notes = dict.fromkeys(note for one in told for note in one.notes[1:])
-    return replace(report, notes=(told[-1].notes[0], *notes))
+    reports = [step.merging.told(_report(step.decided, net)) for step in steps]
+    whole = told_in_turn(steps[0].merging.graph, reports)
+    notes = dict.fromkeys(note for report in reports for note in report.notes[1:])
+    return replace(whole, notes=(reports[-1].notes[0], *notes))
 
 
 def _check_phase(document: Document, phase: str | None) -> None:
@@ -222,7 +214,7 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
     """Plan, and plan again without the removals that cannot be written."""
 
     def write(plan: Plan) -> Decided:
-        new = compute(net, lifted, plan, weights=storage)
+        new = new_arrays(net, lifted, plan, weights=storage)
         try:
             return Decided(net, lifted, plan, new, rewire(net, new.removed))
         except NameTaken as taken:

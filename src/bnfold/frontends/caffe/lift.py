@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bnfold.core.reasons import Reason
-from bnfold.frontends.caffe import lift_affine, lift_linear, lift_views
+from bnfold.frontends.caffe import lift_affine, lift_linear, lift_ops, lift_views
 from bnfold.frontends.caffe.lifter import Lifted, Lifter, LinearSite
 from bnfold.frontends.caffe.net import Layer, Net
 
-Rule = Callable[[Lifter, Layer], bool]
+Handler = Callable[[Lifter, Layer], bool]
 """Adds the ops of a layer; False, before it has added any, if the layer is not of its kind."""
 
 
@@ -32,13 +32,13 @@ def lift(net: Net) -> Lifted:
 def _broken_partners(lifter: Lifter) -> list[Layer]:
     """The layers with an editable weight that a layer without a site uses, too."""
     lifted = {id(site.layer) for site in lifter.sites.values()}
-    found = []
+    broken = []
     for site in lifter.sites.values():
         if isinstance(site, LinearSite) and site.is_editable:
             partners = lifter.sharing.partners(site.layer) or []
             if any(id(partner) not in lifted for partner in partners):
-                found += partners
-    return found
+                broken += partners
+    return broken
 
 
 def _walk(lifter: Lifter) -> None:
@@ -50,8 +50,8 @@ def _walk(lifter: Lifter) -> None:
             for number in layer.outputs:
                 lifter.input(number)
             continue
-        rule = RULES.get(layer.type)
-        if rule is None or not rule(lifter, layer):
+        handler = _HANDLERS.get(layer.type)
+        if handler is None or not handler(lifter, layer):
             lifter.opaque(layer)
     for number in lifter.overwritten:
         lifter.graph.output(lifter.tensors[number], net.values[number].name)
@@ -62,40 +62,40 @@ def _walk(lifter: Lifter) -> None:
 
 
 def _scale(lifter: Lifter, layer: Layer) -> bool:
-    one = len(layer.bottoms) == 1
-    return (lift_affine.scale if one else lift_views.gate)(lifter, layer)
+    is_single = len(layer.bottoms) == 1
+    return (lift_affine.scale if is_single else lift_ops.gate)(lifter, layer)
 
 
 def _bias(lifter: Lifter, layer: Layer) -> bool:
-    one = len(layer.bottoms) == 1
-    return (lift_affine.bias if one else lift_views.added)(lifter, layer)
+    is_single = len(layer.bottoms) == 1
+    return (lift_affine.bias if is_single else lift_ops.added)(lifter, layer)
 
 
-RULES: dict[str, Rule] = {
-    "AbsVal": lift_views.homogeneous,
-    "Axpy": lift_views.axpy,
+_HANDLERS: dict[str, Handler] = {
+    "AbsVal": lift_ops.homogeneous,
+    "Axpy": lift_ops.axpy,
     "BN": lift_affine.fork_bn,
     "BatchNorm": lift_affine.batch_norm,
     "Bias": _bias,
-    "Clip": lift_views.clip,
+    "Clip": lift_ops.clip,
     "Concat": lift_views.concat,
     "Convolution": lift_linear.convolution,
     "ConvolutionDW": lift_linear.convolution,
     "ConvolutionDepthwise": lift_linear.convolution,
-    "Crop": lift_views.crop,
+    "Crop": lift_ops.crop,
     "Deconvolution": lift_linear.convolution,
     "DepthwiseConvolution": lift_linear.convolution,
     "Dropout": lift_views.dropout,
-    "Eltwise": lift_views.eltwise,
+    "Eltwise": lift_ops.eltwise,
     "Flatten": lift_views.reshape,
     "InnerProduct": lift_linear.inner_product,
-    "Interp": lift_views.interp,
-    "PReLU": lift_views.homogeneous,
+    "Interp": lift_ops.interp,
+    "PReLU": lift_ops.homogeneous,
     "Permute": lift_views.permute,
-    "Pooling": lift_views.pooling,
+    "Pooling": lift_ops.pooling,
     "Power": lift_affine.power,
-    "ReLU": lift_views.relu,
-    "ReLU6": lift_views.relu6,
+    "ReLU": lift_ops.relu,
+    "ReLU6": lift_ops.relu6,
     "Reshape": lift_views.reshape,
     "Scale": _scale,
     "ShuffleChannel": lift_views.shuffle_channels,

@@ -18,11 +18,11 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine
 from bnfold.core.limits import growth_limit, range_limit
 from bnfold.core.reasons import Reason
+from bnfold.frontends.caffe.geometry import canonical
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
 from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import canonical
 from bnfold.frontends.caffe.statistics import numbers, read_batch_norm
 
 _CUDNN_MIN_EPS = 1e-5
@@ -124,7 +124,7 @@ def fork_bn(lifter: Lifter, layer: Layer) -> bool:
         return _keep(lifter, layer, shape, strange)
     if len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return _keep(lifter, layer, shape, strange)
-    names = {one.name for one in options.message.fields}
+    names = {field.name for field in options.message.fields}
     count = len(layer.blobs)
     if any(blob.count != channels for blob in layer.blobs):
         return _keep(lifter, layer, shape, strange)

@@ -20,10 +20,7 @@ from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
 from bnfold.core.weights import Layout
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.lifter import Lifter, LinearSite, placeholder
-from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import (
+from bnfold.frontends.caffe.geometry import (
     DECONVOLUTIONS,
     Window,
     axes_of,
@@ -31,6 +28,9 @@ from bnfold.frontends.caffe.shapes import (
     elements_of,
     window,
 )
+from bnfold.frontends.caffe.lifter import Lifter, LinearSite, placeholder
+from bnfold.frontends.caffe.net import Layer, Shape
+from bnfold.frontends.caffe.options import Options
 
 DEPTHWISE = frozenset({"ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDW"})
 _NEXT_STEP = "use the weights that were trained with this network"
@@ -66,11 +66,11 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
     site = LinearSite(layer, layout, groups, form, "convolution_param", is_editable)
-    role = _role(lifter, site, channels, out, axis, crosses)
+    centre = g.centre_tap(kernel.kernel, kernel.stride, kernel.dilation, kernel.pad, kernel.pad)
+    spelled = g.Linear(channels, out, axis, axis, groups, crosses, centre=centre)
+    role = _with_freedom(lifter, site, spelled)
     if role is None:
         return False
-    centre = g.centre_tap(kernel.kernel, kernel.stride, kernel.dilation, kernel.pad, kernel.pad)
-    role = replace(role, centre=centre)
     for source, result in zip(layer.inputs, layer.outputs, strict=True):
         lifter.sites[lifter.add(layer, role, [source], [result])] = site
     return True
@@ -109,10 +109,9 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
     layout = Layout.IN_OUT if is_transposed else Layout.OUT_IN
     is_editable = lifter.sharing.partners(layer) is not None
     site = LinearSite(layer, layout, 1, matrix, "inner_product_param", is_editable)
-    role = _role(lifter, site, elements, out, axis, crosses=False)
+    role = _with_freedom(lifter, site, g.Linear(elements, out, axis, axis, centre=()))
     if role is None:
         return False
-    role = replace(role, centre=())
     tensor = lifter.tensors[layer.inputs[0]]
     if len(shape) - axis != 1 or placeholder(shape)[axis] != elements:
         flat = (*placeholder(shape)[:axis], elements)
@@ -129,9 +128,11 @@ def _flatten_from(axis: int, repeat: int) -> Apply:
     """All axes from `axis` on as one; each label stands for `repeat` elements of unknown axes."""
 
     def apply(labels: Sequence[IntArray]) -> Sequence[IntArray]:
-        (one,) = labels
-        one = one[tuple(slice(0, 1) if one.strides[n] == 0 else slice(None) for n in range(axis))]
-        flat = one.reshape((*one.shape[:axis], -1))
+        (array,) = labels
+        array = array[
+            tuple(slice(0, 1) if array.strides[n] == 0 else slice(None) for n in range(axis))
+        ]
+        flat = array.reshape((*array.shape[:axis], -1))
         return [np.repeat(flat, repeat, axis=axis)]
 
     return apply
@@ -198,10 +199,10 @@ def check_shape(file: str, layer: Layer, index: int, wanted: tuple[int, ...]) ->
     else:
         wanted_here = wanted
     if given != wanted_here:
-        found = " x ".join(map(str, given)) or "()"
+        actual = " x ".join(map(str, given)) or "()"
         right = " x ".join(map(str, wanted)) or "()"
         raise ModelUnreadableError(
-            file, f"array {index} of the layer {layer.name} is {found}, not {right}", _NEXT_STEP
+            file, f"array {index} of the layer {layer.name} is {actual}, not {right}", _NEXT_STEP
         )
 
 
@@ -222,10 +223,8 @@ def _misses_taps(kernel: Window) -> bool:
     )
 
 
-def _role(
-    lifter: Lifter, site: LinearSite, channels: int, out: int, axis: int, crosses: bool
-) -> g.Linear | None:
-    """The op; None if the numbers that it works with are not known."""
+def _with_freedom(lifter: Lifter, site: LinearSite, role: g.Linear) -> g.Linear | None:
+    """The op, with what may be edited of it; None if its numbers are not known."""
     layer = site.layer
     if not site.is_editable and lifter.sharing.differs(layer):
         return None
@@ -234,15 +233,10 @@ def _role(
         bias = site.bias.read().reshape(-1).astype(np.float64)
     partners = lifter.sharing.partners(layer) or [layer]
     is_tied = site.is_editable and (len(layer.bottoms) > 1 or len(partners) > 1)
-    return g.Linear(
-        channels,
-        out,
-        axis,
-        axis,
-        site.groups,
-        crosses,
-        g.Weight.FREE if site.is_editable else g.Weight.FIXED,
-        site.is_editable,
-        bias,
+    return replace(
+        role,
+        weight=g.Weight.FREE if site.is_editable else g.Weight.FIXED,
+        bias_editable=site.is_editable,
+        bias=bias,
         tie=id(partners[0]) if is_tied else None,
     )

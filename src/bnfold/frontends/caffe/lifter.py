@@ -6,8 +6,8 @@ broadcast; what would need the size is opaque.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from bnfold.core import graph as g
 from bnfold.core.weights import Layout
@@ -24,7 +24,7 @@ ROOM = False
 """Whether a ReLU can be given bounds per channel: no layer of Caffe has any."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class LinearSite:
     """Where a linear op's weights are."""
 
@@ -49,7 +49,7 @@ class LinearSite:
         return self.layer.blobs[1] if len(self.layer.blobs) > 1 else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class AffineSite:
     """Where an affine step's constants are, in case that it stays."""
 
@@ -63,14 +63,14 @@ class AffineSite:
 Site = LinearSite | AffineSite
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Lifted:
     """The graph, and where its ops come from."""
 
     graph: g.Graph
-    sites: dict[int, Site] = field(default_factory=dict)
+    sites: dict[int, Site] = dataclasses.field(default_factory=dict)
     """Per op number, for what may have to be edited or removed."""
-    tensors: dict[int, int] = field(default_factory=dict)
+    tensors: dict[int, int] = dataclasses.field(default_factory=dict)
     """The graph's tensor of each value."""
 
 
@@ -84,7 +84,7 @@ class Lifter:
         self.tensors: dict[int, int] = {}
         """The graph's tensor of each value."""
         self.sharing = Sharing(net)
-        fields = {one.name for one in net.document.root.fields}
+        fields = {field.name for field in net.document.root.fields}
         self.is_nvidia = bool(fields & _NVIDIA)
         """Whether the file has fields that only NVIDIA's Caffe knows."""
         types = Options(net.document, net.document.root).texts("default_forward_type")
@@ -133,3 +133,30 @@ class Lifter:
 def placeholder(shape: Shape | None) -> tuple[int, ...]:
     """The shape with 1 for what is not known."""
     return (1,) if shape is None else tuple(1 if size is None else size for size in shape)
+
+
+def is_one_to_one(layer: Layer) -> bool:
+    """Whether it has one bottom and one top."""
+    return len(layer.bottoms) == len(layer.tops) == 1
+
+
+def only_image(lifter: Lifter, layer: Layer) -> Shape | None:
+    """The shape of the one bottom of four axes; None where there are more, or other tops."""
+    shape = lifter.source(layer)
+    return shape if shape is not None and len(shape) == 4 and is_one_to_one(layer) else None
+
+
+def one_to_one(lifter: Lifter, layer: Layer, role: g.Role) -> bool:
+    """Add an op of the one bottom and the one top; False where there are more."""
+    if not is_one_to_one(layer):
+        return False
+    lifter.add(layer, role, layer.inputs, layer.outputs)
+    return True
+
+
+def are_alike(shapes: Sequence[Shape | None]) -> bool:
+    """Whether the shapes agree, as far as they are known."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
+        return False
+    return all(len(set(sizes) - {None}) <= 1 for sizes in zip(*known, strict=True))

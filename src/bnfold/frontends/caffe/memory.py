@@ -49,17 +49,17 @@ def overwriting(
     """
     memory = shared_memory(layers, roots, name)
     last_read = _last_reads(net, layers, roots)
-    made = {roots[out]: place for place, one in enumerate(layers) for out in one.outputs}
+    made = {roots[out]: place for place, layer in enumerate(layers) for out in layer.outputs}
     tenants: dict[int, list[int]] = {}
     for value, owner in memory.items():
         tenants.setdefault(owner, []).append(value)
-    found = []
+    writers = []
     for place, layer in enumerate(layers):
         for bottom, _ in in_place(layer, roots, name):
             others = [v for v in tenants[memory[bottom]] if made.get(v, -1) < place]
             if any(last_read.get(value, -1) > place for value in others):
-                found.append((layer, bottom))
-    return found
+                writers.append((layer, bottom))
+    return writers
 
 
 def overwritten(net: Net) -> set[int]:

@@ -21,15 +21,17 @@ from dataclasses import dataclass, replace
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge import find_merges
+from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import MOST_ROUNDS, Fence
 from bnfold.core.merged import Merge
+from bnfold.core.plan import Plan
 from bnfold.errors import ModelUnreadableError
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS
 from bnfold.frontends.caffe.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.merge_write import Writer, Written
 from bnfold.frontends.caffe.net import Layer, Net, Shape
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 from bnfold.frontends.merged import Merging
 
 
@@ -44,29 +46,36 @@ class MergedNet:
     """The tops, by layer and place, that are what they were in the network before."""
 
 
-def merge(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
+def merge_layers(net: Net, lifted: Lifted) -> tuple[MergedNet | None, Merging]:
     """The network with what can be merged merged, None if nothing can be; and what that was."""
     parts = parts_of(net, lifted)
     merger, fence = _Merger(net, lifted), Fence()
-    for rounds in itertools.count():
-        freedom = fence.around(freedom_of(lifted, parts))
-        found = find_merges(lifted.graph, parts, freedom)
-        if not found:
+    for attempt in itertools.count():
+        freedom = fence.around(_freedom_of(lifted, parts))
+        merges = find_merges(lifted.graph, parts, freedom)
+        if not merges:
             break
-        orders, refused = merger.orders(found, parts)
-        if refused and rounds < MOST_ROUNDS:
-            for one in refused:
-                fence.narrow(lifted.graph, parts, one)
+        orders, refused = merger.orders(merges, parts)
+        if refused and attempt < MOST_ROUNDS:
+            for merge in refused:
+                fence.narrow(lifted.graph, parts, merge)
             continue
         merging = Merging(lifted.graph, parts, freedom, [order.merge for order in orders])
         made = None if refused else merger.write(orders, merging)
         if made is not None:
             return made, merging
-        fence.shut_out(refused or found)
+        fence.shut_out(refused or merges)
     return None, Merging(lifted.graph, parts, freedom)
 
 
-def freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
+def are_left(net: Net, lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
+    """Whether there are more to find in what a fold makes."""
+    parts = parts_of(net, lifted)
+    freedom = _freedom_of(lifted, parts)
+    return can_merge_again(lifted.graph, plan, parts, freedom, is_merged=is_merged)
+
+
+def _freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
     """What can be taken out, and what can be given other constants."""
     sites = lifted.sites
 
@@ -105,44 +114,46 @@ class _Merger:
     ) -> tuple[list[Order], list[Merge]]:
         """What each merge writes; and those that cannot be written."""
         orders, refused = [], []
-        for place, one in enumerate(merges):
+        for place, merge in enumerate(merges):
             try:
-                orders.append(self._order(one, parts, len(self.net.values) + place))
+                orders.append(self._order(merge, parts, len(self.net.values) + place))
             except NotWritable:
-                refused.append(one)
+                refused.append(merge)
         return orders, refused
 
-    def _order(self, one: Merge, parts: Mapping[int, Part], fresh: int) -> Order:
+    def _order(self, merge: Merge, parts: Mapping[int, Part], fresh: int) -> Order:
         """`fresh` numbers a value that was not there before. Raises NotWritable."""
-        one = self._with_carrier(one, parts)
-        self._look_at_layers(one)
-        window, output = one.window, self.values.get(one.output)
+        merge = self._with_carrier(merge, parts)
+        self._look_at_layers(merge)
+        window, output = merge.window, self.values.get(merge.output)
         if output is None or (window is not None and window.before != window.after):
             raise NotWritable  # there is one pad for both sides
-        site = self.lifted.sites[one.carrier]
+        site = self.lifted.sites[merge.carrier]
         carrier = site.layer
-        if self.graph.ops[one.carrier].inputs[0] == one.source:
+        if self.graph.ops[merge.carrier].inputs[0] == merge.source:
             source = carrier.inputs[0]  # an InnerProduct flattens what it reads by itself
         else:
-            source = self.values[one.source]
+            source = self.values[merge.source]
         part = site.part if isinstance(site, LinearSite) else "scale_param"
-        enters = None if one.enters is None else (self._layer_of(one.enters[0]), one.enters[1])
+        enters = (
+            None if merge.enters is None else (self._layer_of(merge.enters[0]), merge.enters[1])
+        )
         made = output if enters is None else fresh
-        arrays, outs = arrays_of(one, site)
-        shape = self._shape(one, output, outs)
-        return Order(one, carrier, part, source, made, enters, output, shape, arrays, outs)
+        arrays, outs = arrays_of(merge, site)
+        shape = self._shape(merge, output, outs)
+        return Order(merge, carrier, part, source, made, enters, output, shape, arrays, outs)
 
-    def _shape(self, one: Merge, output: int, outs: int) -> Shape | None:
+    def _shape(self, merge: Merge, output: int, outs: int) -> Shape | None:
         """What the carrier's top has: siblings make as many channels as all of them did."""
         shape = self.net.values[output].shape
-        role = None if one.concat is None else self.graph.ops[one.concat].role
+        role = None if merge.concat is None else self.graph.ops[merge.concat].role
         if shape is None or not isinstance(role, g.View) or role.concat is None:
             return shape
         return (*shape[: role.concat], outs, *shape[role.concat + 1 :])
 
-    def _look_at_layers(self, one: Merge) -> None:
+    def _look_at_layers(self, merge: Merge) -> None:
         """Raise NotWritable where a layer that changes or goes says more than it computes."""
-        numbers = (one.carrier, *one.gone, *one.sums, *(one.enters or ())[:1])
+        numbers = (merge.carrier, *merge.gone, *merge.sums, *(merge.enters or ())[:1])
         own = {id(self.layer(number)) for number in numbers}
         for number in numbers:
             layer = self.layer(number)
@@ -152,8 +163,8 @@ class _Merger:
             if is_sum and layer.type != "Eltwise":
                 raise NotWritable
             makes = self.graph.ops[number].outputs[0]
-            is_joint = is_sum or number == one.concat
-            is_inside = not is_joint and (makes != one.output or one.enters is not None)
+            is_joint = is_sum or number == merge.concat
+            is_inside = not is_joint and (makes != merge.output or merge.enters is not None)
             if is_inside and not {id(reader) for reader in self._readers(layer)} <= own:
                 raise NotWritable  # of its shape alone, or the graph would know it
 
@@ -161,20 +172,22 @@ class _Merger:
         """Of its top."""
         return self.net.values[layer.outputs[0]].readers
 
-    def _with_carrier(self, one: Merge, parts: Mapping[int, Part]) -> Merge:
+    def _with_carrier(self, merge: Merge, parts: Mapping[int, Part]) -> Merge:
         """The same with a carrier of the right type, which reads the source if only it can."""
-        if one.is_affine:
-            return one
-        window = one.window
+        if merge.is_affine:
+            return merge
+        window = merge.window
         either = window is None or window.is_pointwise
         turned = window is not None and window.is_transposed
-        for number in (one.carrier, *sorted(one.gone)):
+        for number in (merge.carrier, *sorted(merge.gone)):
             if number not in parts or not parts[number].carries:
                 continue
             kind = self.lifted.sites[number].layer.type
-            reads = self.graph.ops[number].inputs[0] == one.source or one.source in self.values
+            reads = self.graph.ops[number].inputs[0] == merge.source or merge.source in self.values
             if reads and (either or (kind in DECONVOLUTIONS) == turned):
-                return replace(one, carrier=number, gone=(one.gone | {one.carrier}) - {number})
+                return replace(
+                    merge, carrier=number, gone=(merge.gone | {merge.carrier}) - {number}
+                )
         raise NotWritable
 
     # ---------------------------------------------------------------- what comes of it
@@ -200,16 +213,18 @@ class _Merger:
 
     def _same(self, written: Written, orders: Sequence[Order]) -> set[tuple[str, int]]:
         """The tops that are what they were: not those of carriers, and of sums that lost some."""
-        other = {id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]}
+        changed = {
+            id(order.carrier) for order in orders if order.output != order.carrier.outputs[0]
+        }
         for order in orders:
             if order.merge.concat is not None:
                 continue  # it makes what it made
             for number in (*order.merge.sums, *(order.merge.enters or ())[:1]):
-                other |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}
+                changed |= {id(self._layer_of(inner)) for inner in self._inner_sums(number)}
         return {
             (layer.name, place)
             for layer in written.layers
-            if id(layer) not in other
+            if id(layer) not in changed
             for place in range(len(layer.outputs))
         }
 

@@ -57,7 +57,7 @@ def _agree(first: Shape | None, second: Shape | None) -> bool:
 def _breaks(net: Net) -> set[tuple[str, str]]:
     """Layers that take a name which is taken (AppendTop), or overwrite what others read."""
     latest = {net.values[number].name: number for number in net.inputs}
-    found = set()
+    breaks = set()
     for layer in net.layers:
         for place, (top, number) in enumerate(zip(layer.tops, layer.outputs, strict=True)):
             before = latest.get(top.string)
@@ -66,7 +66,7 @@ def _breaks(net: Net) -> set[tuple[str, str]]:
                 layer.inputs[place : place + 1] == [before] and len(net.values[before].readers) == 1
             )
             if not is_in_place:
-                found.add((layer.name, "name"))
+                breaks.add((layer.name, "name"))
     numbers = range(len(net.values))
     over = overwriting(net, net.layers, numbers, lambda value: net.values[value].name)
-    return found | {(layer.name, "memory") for layer, _ in over}
+    return breaks | {(layer.name, "memory") for layer, _ in over}

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
 from bnfold.core.merged import Merge
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS
 from bnfold.frontends.caffe.lift_linear import DEPTHWISE
 from bnfold.frontends.caffe.lifter import Site
 from bnfold.frontends.caffe.merge_parts import turned, window_of
 from bnfold.frontends.caffe.net import Layer, Shape
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS
 
 
 class NotWritable(Exception):  # noqa: N818  # control flow, not an error
@@ -90,14 +90,14 @@ def options_of(order: Order) -> dict[str, tuple[list[int], list[int]]]:
     options = layer.options.part(order.part)
     if merge.is_affine:
         return {}
-    found = {"num_output": ([options.integer("num_output", 0)], [order.outs])}
+    numbers = {"num_output": ([options.integer("num_output", 0)], [order.outs])}
     if order.part != "convolution_param":
-        return found
+        return numbers
     old, new = window_of(layer, options, order.arrays[0].ndim - 2), merge.window
     assert old is not None and new is not None
     is_said = options.has("group") or layer.type not in DEPTHWISE
     group = merge.groups if order.is_depthwise and not is_said else options.integer("group", 1)
-    return found | {
+    return numbers | {
         "kernel_size": ([*old.kernel], [*new.kernel]),
         "stride": ([*old.stride], [*new.stride]),
         "pad": ([*old.before], [*new.before]),

@@ -19,11 +19,11 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window
+from bnfold.frontends.caffe.geometry import DECONVOLUTIONS, pooled, window
 from bnfold.frontends.caffe.lifter import Lifted, LinearSite, placeholder
 from bnfold.frontends.caffe.memory import overwritten
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.shapes import DECONVOLUTIONS, pooled, window
 from bnfold.frontends.caffe.sharing import Sharing
 
 DTYPE = "float32"
@@ -60,7 +60,7 @@ def parts_of(net: Net, lifted: Lifted) -> dict[int, Part]:
     sharing = Sharing(net)
     untouchable = overwritten(net)
     values = {tensor: number for number, tensor in lifted.tensors.items()}
-    found: dict[int, Part] = {}
+    parts: dict[int, Part] = {}
     for number, op in enumerate(lifted.graph.ops):
         value = values.get(op.outputs[0]) if len(op.outputs) == 1 else None
         layer = None if value is None else net.values[value].maker
@@ -74,14 +74,14 @@ def parts_of(net: Net, lifted: Lifted) -> dict[int, Part]:
         elif layer.type == "Pooling" and _is_plain(layer, "pooling_param"):
             part = _of_pooling(net, layer)
         if part is not None and _are_known(lifted, op, part):
-            found[number] = part
-    return found
+            parts[number] = part
+    return parts
 
 
 def _is_plain(layer: Layer, part: str) -> bool:
     """Whether it has one bottom and one top, and no field that is not known."""
-    fields = {one.name for one in layer.options.message.fields}
-    inner = {one.name for one in layer.options.part(part).message.fields}
+    fields = {field.name for field in layer.options.message.fields}
+    inner = {field.name for field in layer.options.part(part).message.fields}
     is_single = len(layer.bottoms) == len(layer.tops) == 1
     return is_single and fields <= {*_LAYER_FIELDS, part} and inner <= _PARTS[part]
 
@@ -116,12 +116,12 @@ def _of_weights(net: Net, site: LinearSite, role: g.Linear) -> Part | None:
 
 def window_of(layer: Layer, options: Options, rank: int) -> Window | None:
     """The window that a convolution's options spell."""
-    found = window(options, rank)
-    if found is None:
+    spelled = window(options, rank)
+    if spelled is None:
         return None
     is_transposed = layer.type in DECONVOLUTIONS
-    pad = found.pad
-    return Window(found.kernel, found.stride, found.dilation, pad, pad, is_transposed)
+    pad = spelled.pad
+    return Window(spelled.kernel, spelled.stride, spelled.dilation, pad, pad, is_transposed)
 
 
 def _weight(site: LinearSite) -> FloatArray:
@@ -144,20 +144,20 @@ def _of_pooling(net: Net, layer: Layer) -> Part | None:
     """A mean whose windows are all whole, for every size or for the one that is declared."""
     options = layer.options.part("pooling_param")
     shape = net.values[layer.inputs[0]].shape
-    found = window(options, 2)
+    spelled = window(options, 2)
     is_mean = options.word("pool", "MAX", _AVE) == "AVE"
-    if not is_mean or shape is None or len(shape) != 4 or shape[1] is None or found is None:
+    if not is_mean or shape is None or len(shape) != 4 or shape[1] is None or spelled is None:
         return None
-    if math.prod(found.kernel) > _MOST_TAPS:
+    if math.prod(spelled.kernel) > _MOST_TAPS:
         return None
-    if any(pad >= kernel for pad, kernel in zip(found.pad, found.kernel, strict=True)):
+    if any(pad >= kernel for pad, kernel in zip(spelled.pad, spelled.kernel, strict=True)):
         return None
-    for axis, stride in enumerate(found.stride):
-        size, count = shape[2 + axis], pooled(layer, found, shape, axis)
-        room = None if size is None else size + 2 * found.pad[axis] - found.kernel[axis]
+    for axis, stride in enumerate(spelled.stride):
+        size, count = shape[2 + axis], pooled(layer, spelled, shape, axis)
+        room = None if size is None else size + 2 * spelled.pad[axis] - spelled.kernel[axis]
         if stride == 1 and (room is None or room >= 0):
             continue
         if room is None or room < 0 or room % stride or count != room // stride + 1:
             return None
-    own = Window(found.kernel, found.stride, found.dilation, found.pad, found.pad)
+    own = Window(spelled.kernel, spelled.stride, spelled.dilation, spelled.pad, spelled.pad)
     return Part.pooling(own, shape[1], 1, DTYPE)

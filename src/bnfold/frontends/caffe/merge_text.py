@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnfold.frontends.caffe.edit_text import REST_OF_LINE, SEPARATOR, line_break
-from bnfold.frontends.caffe.prototxt import Edits, Field, Message, Scalar, quoted
+from bnfold.frontends.caffe.text_tree import Edits, Field, Message, Scalar, quoted
 
 
 def rename(text: str, edits: Edits, fields: Sequence[Field], names: Sequence[str | None]) -> None:
     """Give the strings of a repeated field other values, in order; None takes one out."""
-    scalars = [one for each in fields for one in each.values if isinstance(one, Scalar)]
+    scalars = [scalar for field in fields for scalar in field.values if isinstance(scalar, Scalar)]
     new = [
-        None if name is None else one.text if name == one.string else quoted(name, one)
-        for one, name in zip(scalars, names, strict=True)
+        None if name is None else scalar.text if name == scalar.string else quoted(name, scalar)
+        for scalar, name in zip(scalars, names, strict=True)
     ]
     set_values(text, edits, fields, new)
 
@@ -21,29 +21,29 @@ def rename(text: str, edits: Edits, fields: Sequence[Field], names: Sequence[str
 def set_values(text: str, edits: Edits, fields: Sequence[Field], new: Sequence[str | None]) -> None:
     """Give the scalars of a repeated field other texts, in order; None takes one out."""
     done = 0
-    for one in fields:
-        old = [value for value in one.values if isinstance(value, Scalar)]
+    for field in fields:
+        old = [value for value in field.values if isinstance(value, Scalar)]
         own = new[done : done + len(old)]
         done += len(old)
         left = [entry for entry in own if entry is not None]
         if [value.text for value in old] == left:
             continue
         if not left:
-            remove_field(text, edits, one)
+            remove_field(text, edits, field)
         else:
             edits.replace(old[0].start, old[-1].end, ", ".join(left))
 
 
-def remove_field(text: str, edits: Edits, one: Field) -> None:
+def remove_field(text: str, edits: Edits, field: Field) -> None:
     """A field, with its line if it has one of its own."""
-    line = text.rfind("\n", 0, one.start) + 1
-    behind = REST_OF_LINE.match(text, one.end)
-    if not text[line : one.start].strip() and behind is not None:
+    line = text.rfind("\n", 0, field.start) + 1
+    behind = REST_OF_LINE.match(text, field.end)
+    if not text[line : field.start].strip() and behind is not None:
         edits.replace(line, behind.end(), "")
         return
-    separator = SEPARATOR.match(text, one.end)
+    separator = SEPARATOR.match(text, field.end)
     assert separator is not None
-    edits.replace(one.start, separator.end(), "")
+    edits.replace(field.start, separator.end(), "")
 
 
 def set_fields(
@@ -58,20 +58,20 @@ def set_fields(
     if stem != "dilation" and len(entries) == 2:
         entries = [f"{stem}_h: {sizes[0]}", f"{stem}_w: {sizes[1]}"]
     names = (name, f"{stem}_h", f"{stem}_w")
-    old = [one for message in messages for one in message.fields if one.name in names]
-    for place, one in enumerate(old):
+    old = [field for message in messages for field in message.fields if field.name in names]
+    for place, field in enumerate(old):
         if place >= len(entries):
-            remove_field(text, edits, one)
+            remove_field(text, edits, field)
         elif place == len(old) - 1:
-            edits.replace(one.start, one.end, _joined(text, one, entries[place:]))
+            edits.replace(field.start, field.end, _joined(text, field, entries[place:]))
         else:
-            edits.replace(one.start, one.end, entries[place])
+            edits.replace(field.start, field.end, entries[place])
     if not old:
         _insert_first(text, edits, messages[0], entries)
 
 
-def _joined(text: str, one: Field, entries: Sequence[str]) -> str:
-    return (line_break(text, one) or " ").join(entries)
+def _joined(text: str, field: Field, entries: Sequence[str]) -> str:
+    return (line_break(text, field) or " ").join(entries)
 
 
 def _insert_first(text: str, edits: Edits, message: Message, entries: Sequence[str]) -> None:

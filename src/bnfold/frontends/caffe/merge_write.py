@@ -16,10 +16,11 @@ from bnfold.frontends.caffe.merge_check import is_as_wanted
 from bnfold.frontends.caffe.merge_orders import NotWritable, Order, options_of
 from bnfold.frontends.caffe.merge_text import rename, set_fields, set_values
 from bnfold.frontends.caffe.net import Layer, Net
-from bnfold.frontends.caffe.prototxt import Edits, encode, quoted, read_text
+from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.rewire import NameTaken, rewire
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Edits, encode, quoted
 from bnfold.frontends.caffe.write import Changes, rewrite
 
 
@@ -99,7 +100,7 @@ class Writer:
         values = self.net.values
         every = {value.name for value in values}
         for layer in self.net.others:
-            every |= {one.string for one in (*layer.tops, *layer.bottoms)}
+            every |= {scalar.string for scalar in (*layer.tops, *layer.bottoms)}
         left = {number for layer in self.layers for number in self.outputs(layer)}
         left |= {number for number, value in enumerate(values) if value.maker is None}
         names: dict[int, str] = {}
@@ -173,7 +174,9 @@ class Writer:
 
     def _check(self, net: Net, layers: list[Layer]) -> None:
         """Raise NotWritable unless every layer reads what it should, and may."""
-        alias = {one.outputs[0]: self.inputs(one)[0] for one in self.layers if self._is_lone(one)}
+        alias = {
+            layer.outputs[0]: self.inputs(layer)[0] for layer in self.layers if self._is_lone(layer)
+        }
 
         def root(value: int) -> int:
             while value in alias:
@@ -197,9 +200,9 @@ def _retype(edits: Edits, layer: Layer) -> None:
 def _drop_coefficients(text: str, edits: Edits, layer: Layer, positions: Collection[int]) -> None:
     """Those of the bottoms that an Eltwise loses."""
     messages = layer.message.messages("eltwise_param")
-    fields = [one for message in messages for one in message.named("coeff")]
-    scalars = [one for message in messages for one in message.scalars("coeff")]
-    kept = [one.text if place in positions else None for place, one in enumerate(scalars)]
+    fields = [field for message in messages for field in message.named("coeff")]
+    scalars = [scalar for message in messages for scalar in message.scalars("coeff")]
+    kept = [scalar.text if place in positions else None for place, scalar in enumerate(scalars)]
     set_values(text, edits, fields, kept)
 
 

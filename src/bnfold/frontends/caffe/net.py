@@ -7,11 +7,11 @@ weights   the stored layer of the same name; Caffe looks at nothing but the name
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
 
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel, StoredLayer
 from bnfold.frontends.caffe.options import Options
-from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
+from bnfold.frontends.caffe.text_tree import Document, Field, Message, Scalar
 
 Shape = tuple[int | None, ...]
 """Sizes along the axes; None where a size is not known."""
@@ -20,7 +20,7 @@ _SHAPE_READERS = {"Crop": 1, "PriorBox": 0, "PriorBoxClustered": 0, "Silence": 0
 """Types that read nothing but shapes, from this bottom on."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Layer:
     """A layer of the text."""
 
@@ -34,9 +34,9 @@ class Layer:
     tops: list[Scalar]
     phase: str
     """TRAIN or TEST: its own, or the network's."""
-    inputs: list[int] = field(default_factory=list)
+    inputs: list[int] = dataclasses.field(default_factory=list)
     """Value numbers, one per bottom."""
-    outputs: list[int] = field(default_factory=list)
+    outputs: list[int] = dataclasses.field(default_factory=list)
     """Value numbers, one per top."""
     stored: StoredLayer | None = None
     """Its weights; None if the file has none for it."""
@@ -54,42 +54,44 @@ class Layer:
     @property
     def param_names(self) -> list[str]:
         """The names under which its arrays are shared; '' for one that has no name."""
-        if any(isinstance(v, Scalar) for one in self.message.named("param") for v in one.values):
+        if any(
+            isinstance(v, Scalar) for field in self.message.named("param") for v in field.values
+        ):
             return self.options.texts("param")  # V1 has the bare names
-        return [one.text("name") for one in self.options.parts("param")]
+        return [param.text("name") for param in self.options.parts("param")]
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Value:
     """One version of a blob."""
 
     name: str
     maker: Layer | None
     """None for an input of the network."""
-    readers: list[Layer] = field(default_factory=list)
+    readers: list[Layer] = dataclasses.field(default_factory=list)
     """A layer that reads it twice is here twice."""
     shape: Shape | None = None
     """None where not even the number of axes is known."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Net:
     """A network in one phase."""
 
     document: Document
     weights: Caffemodel
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[Layer] = dataclasses.field(default_factory=list)
     """Those of the phase."""
-    others: list[Layer] = field(default_factory=list)
+    others: list[Layer] = dataclasses.field(default_factory=list)
     """Those of the other phase alone."""
-    values: list[Value] = field(default_factory=list)
-    inputs: list[int] = field(default_factory=list)
+    values: list[Value] = dataclasses.field(default_factory=list)
+    inputs: list[int] = dataclasses.field(default_factory=list)
     """Values that come from outside."""
-    outputs: dict[int, str] = field(default_factory=dict)
+    outputs: dict[int, str] = dataclasses.field(default_factory=dict)
     """Values that somebody outside sees, and how to call that; their names must survive."""
-    elsewhere: dict[int, str] = field(default_factory=dict)
+    elsewhere: dict[int, str] = dataclasses.field(default_factory=dict)
     """Values that the other phase needs as they are, and the layer to blame; names, too."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:

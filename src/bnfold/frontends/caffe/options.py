@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from bnfold.errors import ModelUnreadableError
-from bnfold.frontends.caffe.prototxt import Document, Message, Scalar, fields_of
+from bnfold.frontends.caffe.text_tree import Document, Message, Scalar, fields_of
 
 _FLAGS = {"true": True, "t": True, "1": True, "True": True} | {
     "false": False,
@@ -35,56 +35,56 @@ class Options:
 
     def parts(self, name: str) -> list[Options]:
         """The messages inside, one by one."""
-        return [Options(self.document, one) for one in self.message.messages(name)]
+        return [Options(self.document, message) for message in self.message.messages(name)]
 
     def has(self, *names: str) -> bool:
         """Whether any of these fields is there."""
-        return any(one.name in names for one in self.message.fields)
+        return any(field.name in names for field in self.message.fields)
 
     def text(self, name: str, default: str = "") -> str:
         """A string."""
-        found = self.message.scalar(name)
-        return default if found is None else found.string
+        scalar = self.message.scalar(name)
+        return default if scalar is None else scalar.string
 
     def texts(self, name: str) -> list[str]:
         """The strings of a repeated field."""
-        return [one.string for one in self.message.scalars(name)]
+        return [scalar.string for scalar in self.message.scalars(name)]
 
     def flag(self, name: str, *, default: bool) -> bool:
         """A flag."""
-        found = self.message.scalar(name)
-        if found is None:
+        scalar = self.message.scalar(name)
+        if scalar is None:
             return default
-        if found.text not in _FLAGS:
-            raise self._wrong(found, name, "true or false")
-        return _FLAGS[found.text]
+        if scalar.text not in _FLAGS:
+            raise self._wrong(scalar, name, "true or false")
+        return _FLAGS[scalar.text]
 
     def integer(self, name: str, default: int) -> int:
         """A whole number."""
-        found = self.message.scalar(name)
-        return default if found is None else self._integer(found, name)
+        scalar = self.message.scalar(name)
+        return default if scalar is None else self._integer(scalar, name)
 
     def integers(self, name: str) -> list[int]:
         """The whole numbers of a repeated field."""
-        return [self._integer(one, name) for one in self.message.scalars(name)]
+        return [self._integer(scalar, name) for scalar in self.message.scalars(name)]
 
     def number(self, name: str, default: float) -> float:
         """A number."""
-        found = self.message.scalar(name)
-        return default if found is None else self._number(found, name)
+        scalar = self.message.scalar(name)
+        return default if scalar is None else self._number(scalar, name)
 
     def numbers(self, name: str) -> list[float]:
         """The numbers of a repeated field."""
-        return [self._number(one, name) for one in self.message.scalars(name)]
+        return [self._number(scalar, name) for scalar in self.message.scalars(name)]
 
     def word(self, name: str, default: str, numbered: Mapping[int, str]) -> str:
         """A word of an enum, which may be written as its number."""
-        found = self.message.scalar(name)
-        if found is None:
+        scalar = self.message.scalar(name)
+        if scalar is None:
             return default
-        if found.text.isdigit():
-            return numbered.get(int(found.text), found.text)
-        return found.string
+        if scalar.text.isdigit():
+            return numbered.get(int(scalar.text), scalar.text)
+        return scalar.string
 
     def _integer(self, scalar: Scalar, name: str) -> int:
         match = _INTEGER.fullmatch(scalar.text)

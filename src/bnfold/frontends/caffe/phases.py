@@ -49,12 +49,12 @@ def state_of(whole: Options, phase: str) -> State:
 
 def needed_elsewhere(net: Net, training: State) -> dict[int, str]:
     """The values that the other phase needs as they are, each with the layer to blame."""
-    found = _read_elsewhere(net)
-    in_training = {id(one) for one in net.others if training.includes(one.options)}
+    needed = _read_elsewhere(net)
+    in_training = {id(layer) for layer in net.others if training.includes(layer.options)}
     if in_training:
         for value, name in _reached_otherwise(net, training, in_training).items():
-            found.setdefault(value, name)
-    return found
+            needed.setdefault(value, name)
+    return needed
 
 
 def _read_elsewhere(net: Net) -> dict[int, str]:
@@ -62,13 +62,13 @@ def _read_elsewhere(net: Net) -> dict[int, str]:
     versions: dict[str, list[int]] = {}
     for number, value in enumerate(net.values):
         versions.setdefault(value.name, []).append(number)
-    found: dict[int, str] = {}
+    needed: dict[int, str] = {}
     for layer in net.others:
         for bottom in layer.bottoms:
             before = [n for n in versions.get(bottom.string, ()) if _is_before(net, n, layer)]
             if before:
-                found.setdefault(before[-1], layer.name)
-    return found
+                needed.setdefault(before[-1], layer.name)
+    return needed
 
 
 def _is_before(net: Net, number: int, layer: Layer) -> bool:
@@ -81,8 +81,8 @@ def _reached_otherwise(net: Net, training: State, in_training: set[int]) -> dict
     """What a common layer reads, where in TRAIN another layer makes that blob."""
     common = {id(layer) for layer in net.layers if training.includes(layer.options)}
     latest: dict[str, tuple[Layer, int]] = {}
-    found: dict[int, str] = {}
-    for layer in sorted((*net.layers, *net.others), key=lambda one: one.place.start):
+    needed: dict[int, str] = {}
+    for layer in sorted((*net.layers, *net.others), key=lambda layer: layer.place.start):
         if id(layer) not in common | in_training:
             continue
         for bottom, number in zip(layer.bottoms, layer.inputs, strict=False):
@@ -92,9 +92,9 @@ def _reached_otherwise(net: Net, training: State, in_training: set[int]) -> dict
             other, place = latest[bottom.string]
             if other is not maker:
                 is_training = id(other) in in_training
-                found.setdefault(number, other.name if is_training else layer.name)
+                needed.setdefault(number, other.name if is_training else layer.name)
                 if not is_training:  # in TRAIN the layer reads this one at once
-                    found.setdefault(other.outputs[place], layer.name)
+                    needed.setdefault(other.outputs[place], layer.name)
         for place, top in enumerate(layer.tops):
             latest[top.string] = layer, place
-    return found
+    return needed

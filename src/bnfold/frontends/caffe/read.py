@@ -10,7 +10,7 @@ from bnfold.frontends.caffe.caffemodel import Caffemodel
 from bnfold.frontends.caffe.net import Layer, Net, Value
 from bnfold.frontends.caffe.options import Options
 from bnfold.frontends.caffe.phases import PHASES, needed_elsewhere, state_of
-from bnfold.frontends.caffe.prototxt import Document, Field, Message, Scalar
+from bnfold.frontends.caffe.text_tree import Document, Field, Message, Scalar
 
 _V1_TYPES = {
     "ABSVAL": "AbsVal",
@@ -49,8 +49,8 @@ def read_net(document: Document, weights: Caffemodel) -> Net:
     net = Net(document, weights)
     whole = Options(document, document.root)
     state = state_of(whole, "TEST")
-    for one in _layer_fields(document):
-        layer = _layer(document, *one, default_phase=state.phase)
+    for field, message in _layer_fields(document):
+        layer = _layer(document, field, message, default_phase=state.phase)
         (net.layers if state.includes(layer.options) else net.others).append(layer)
     _wire(net, whole)
     net.elsewhere = needed_elsewhere(net, state_of(whole, "TRAIN"))
@@ -63,37 +63,39 @@ def is_for_training(document: Document) -> bool:
     whole = Options(document, document.root)
     train, test = (state_of(whole, phase) for phase in PHASES.values())
     layers = [Options(document, message) for _, message in _layer_fields(document)]
-    return any(train.includes(one) and not test.includes(one) for one in layers)
+    return any(train.includes(layer) and not test.includes(layer) for layer in layers)
 
 
 def _layer_fields(document: Document) -> list[tuple[Field, Message]]:
     """Where there are layers of V1, Caffe's upgrade forgets all others."""
-    found = list(document.root.named("layers")) or list(document.root.named("layer"))
+    fields = list(document.root.named("layers")) or list(document.root.named("layer"))
     layers = []
-    for one in found:
-        for message in one.values:
-            if isinstance(message, Scalar) or one.is_list:
+    for field in fields:
+        for message in field.values:
+            if isinstance(message, Scalar) or field.is_list:
                 raise document.error(
-                    one.start, f"{one.name} should be a message in braces", "write one per layer"
+                    field.start,
+                    f"{field.name} should be a message in braces",
+                    "write one per layer",
                 )
-            layers.append((one, message))
+            layers.append((field, message))
     return layers
 
 
-def _layer(document: Document, one: Field, message: Message, *, default_phase: str) -> Layer:
+def _layer(document: Document, field: Field, message: Message, *, default_phase: str) -> Layer:
     options = Options(document, message)
     kind = options.text("type")
-    inner = message.messages("layer") if one.name == "layers" else []
+    inner = message.messages("layer") if field.name == "layers" else []
     if inner:  # V0 keeps all but the wiring in a layer of its own
         name, kind = Options(document, inner[-1]).text("name"), ""
     else:
         name = options.text("name")
-        kind = _V1_TYPES.get(kind, kind) if one.name == "layers" else kind
+        kind = _V1_TYPES.get(kind, kind) if field.name == "layers" else kind
     return Layer(
         name,
         kind,
         options,
-        one,
+        field,
         message,
         message.scalars("bottom"),
         message.scalars("top"),

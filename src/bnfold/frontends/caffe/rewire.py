@@ -117,10 +117,10 @@ class _Rewirer:
         accepted = {id(layer) for layer, _ in before}
         while True:
             after = overwriting(self.net, self.layers, self.wiring.roots, self.wiring.name)
-            found = [(layer, value) for layer, value in after if id(layer) not in accepted]
-            if not found:
+            clashes = [(layer, value) for layer, value in after if id(layer) not in accepted]
+            if not clashes:
                 return
-            self._part_from(found[0][1])
+            self._part_from(clashes[0][1])
 
     def _old_name(self, value: int) -> str:
         return self.net.values[value].name
@@ -129,12 +129,12 @@ class _Rewirer:
         """Call a value, and what was made in place before it, something else."""
         chain = self.by_name[self.wiring.names[value]]
         earlier = chain[: chain.index(value) + 1]
-        fixed = [one for one in earlier if self._mandatory(one)]
+        fixed = [version for version in earlier if self._mandatory(version)]
         if fixed:
             raise self._taken(self._gone_near(value))
         fresh = self.namer.fresh(f"{self.wiring.names[value]}_folded")
-        for one in earlier:
-            self._call(one, fresh)
+        for version in earlier:
+            self._call(version, fresh)
 
     def _gone_near(self, value: int) -> int:
         """The last value before this one that several values became."""
@@ -186,14 +186,14 @@ class _Rewirer:
 
     def _mandatory(self, root: int) -> list[str]:
         """The names under which somebody outside knows the value."""
-        found = []
+        names = []
         for number in self.members.get(root, [root]):
             is_input = number in self.net.inputs or (
                 number in self.makers and not self.makers[number][0].bottoms
             )
             if is_input or number in self.seen:
-                found.append(self.net.values[number].name)
-        return list(dict.fromkeys(found))
+                names.append(self.net.values[number].name)
+        return list(dict.fromkeys(names))
 
     def _is_sound(self, root: int) -> bool:
         """Whether the values of each name that it has or had form chains of work in place."""

@@ -22,11 +22,12 @@ except ImportError as error:
     raise MissingExtraError("torch", "PyTorch") from error
 
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
+from bnfold.frontends.caffe.geometry import CONVOLUTIONS
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.run_layers import Execution, RunLayer, Watch, execute
-from bnfold.frontends.caffe.shapes import CONVOLUTIONS, infer
+from bnfold.frontends.caffe.shapes import infer
 
 Array = NDArray[Any]
 _SEED = 0
@@ -140,12 +141,12 @@ def _arrays(net: Net) -> dict[int, list[Array]]:
     loaded = [layer for layer in net.layers if layer.stored is not None]
     loaded.sort(key=lambda layer: order[id(layer.stored)])
     shared: dict[str, Array] = {}
-    found = {id(layer): [blob.read() for blob in layer.blobs] for layer in net.layers}
+    by_layer = {id(layer): [blob.read() for blob in layer.blobs] for layer in net.layers}
     for layer in loaded:
-        shared.update(zip(layer.param_names, found[id(layer)], strict=False))
+        shared.update(zip(layer.param_names, by_layer[id(layer)], strict=False))
     for layer in net.layers:
-        arrays = found[id(layer)]
+        arrays = by_layer[id(layer)]
         for place, name in enumerate(layer.param_names):
             if name and name in shared and place <= len(arrays):
                 arrays[place : place + 1] = [shared[name]]
-    return found
+    return by_layer

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bnfold.frontends.caffe import run_shapes, run_values, run_weights, run_windows
+from bnfold.frontends.caffe import run_elementwise, run_shapes, run_weights, run_windows
 from bnfold.frontends.caffe.run_step import Fields, NotRunnableError, Run, Step
 
 RUNS: dict[str, Run] = (
-    run_weights.LAYERS | run_windows.LAYERS | run_values.LAYERS | run_shapes.LAYERS
+    run_weights.LAYERS | run_windows.LAYERS | run_elementwise.LAYERS | run_shapes.LAYERS
 )
 """By layer type."""
 _VALUES_READ = {"Crop": 1, "PriorBox": 0, "PriorBoxClustered": 0}

@@ -18,13 +18,13 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
-from bnfold.frontends.caffe.fold import Folded, Round, read_files, rounds
+from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files
 from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.net import Net
-from bnfold.frontends.caffe.prototxt import Document
 from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
+from bnfold.frontends.caffe.text_tree import Document
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 from bnfold.verify.verdict import unit
 
@@ -69,9 +69,9 @@ class CaffeRunner:
         """Whether text and weights are the same."""
         if not isinstance(other, CaffeRunner) or self.net.document.text != other.net.document.text:
             return False
-        one, two = self.net.weights, other.net.weights
-        return one.size == two.size and bool(
-            memoryview(one.wire.content) == memoryview(two.wire.content)
+        first, second = self.net.weights, other.net.weights
+        return first.size == second.size and bool(
+            memoryview(first.wire.content) == memoryview(second.wire.content)
         )
 
     def reordered(self) -> None:
@@ -89,7 +89,7 @@ class CaffeRunner:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
         plain = _storage(self.net, lifted, make_plan(lifted.graph), None)
-        steps = list(rounds(self.net, "auto", "stored"))
+        steps = list(merge_and_fold(self.net, "auto", "stored"))
         if all(step.merged is None for step in steps):
             return [plain]
         return [reduce(in_turn, map(_storage_of, steps)), plain]

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from bnfold.frontends.caffe.caffemodel import MAX_AXES
+from bnfold.frontends.caffe.geometry import (
+    CONVOLUTIONS,
+    DECONVOLUTIONS,
+    axes_of,
+    canonical,
+    concat_axis,
+    elements_of,
+    permutation,
+    pooled,
+    slice_cuts,
+    window,
+)
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.options import Options
 
@@ -27,11 +37,6 @@ SAME = frozenset(
 )
 """Types whose tops have the shape of their first bottom."""
 
-CONVOLUTIONS = frozenset(
-    {"Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDW"}
-)
-DECONVOLUTIONS = frozenset({"Deconvolution"})
-
 
 def infer(net: Net) -> None:
     """Fill in `Value.shape`."""
@@ -43,51 +48,6 @@ def infer(net: Net) -> None:
             _infer_layer(net, layer, hints)
         if not _learn(net, hints):
             return
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The kernel of a convolution or pooling, one entry per spatial axis."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    pad: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @property
-    def extent(self) -> tuple[int, ...]:
-        """Reach of the kernel along each axis."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-
-
-def window(options: Options, axes: int) -> Window | None:
-    """The kernel that the options spell; None if it does not fit the number of axes."""
-    parts = [
-        _per_axis(options, name, axes, default)
-        for name, default in (("kernel", 0), ("stride", 1), ("pad", 0), ("dilation", 1))
-    ]
-    if None in parts:
-        return None
-    kernel, stride, pad, dilation = (part or () for part in parts)
-    sane = all(v > 0 for v in (*kernel, *stride, *dilation)) and all(v >= 0 for v in pad)
-    return Window(kernel, stride, pad, dilation) if sane else None
-
-
-def _per_axis(options: Options, name: str, axes: int, default: int) -> tuple[int, ...] | None:
-    """`kernel_size`, once for all axes or once for each, or `kernel_h` and `kernel_w`."""
-    if options.has(f"{name}_h", f"{name}_w"):
-        if axes != 2:
-            return None
-        return options.integer(f"{name}_h", default), options.integer(f"{name}_w", default)
-    given = options.integers("kernel_size" if name == "kernel" else name)
-    if len(given) <= 1:
-        return (given[0] if given else default,) * axes
-    return tuple(given) if len(given) == axes else None
-
-
-def canonical(axis: int, rank: int) -> int | None:
-    """An axis counted from the front; None if there is no such axis."""
-    return axis % rank if -rank <= axis < rank else None
 
 
 def product(sizes: Sequence[int | None]) -> int | None:
@@ -102,8 +62,8 @@ def _infer_layer(net: Net, layer: Layer, hints: dict[int, Shape]) -> None:
     inputs = [net.values[number].shape for number in layer.inputs]
     if layer.type in SAME:
         shapes: Shapes = [_with_channels(layer, inputs[0])] * len(layer.tops)
-    elif layer.type in _RULES:
-        shapes = _RULES[layer.type](layer, inputs)
+    elif layer.type in _SHAPES_OF_TOPS:
+        shapes = _SHAPES_OF_TOPS[layer.type](layer, inputs)
     else:
         shapes = []
     shapes = [*shapes, *[None] * len(layer.tops)][: len(layer.tops)]
@@ -143,7 +103,7 @@ def _input_shape(net: Net, number: int, layer: Layer | None) -> Shape | None:
         options = layer.options.part(name)
         shapes = [tuple(shape.integers("dim")) for shape in options.parts("shape")]
         if not shapes and options.has("num"):
-            four = [options.integers(one) for one in ("num", "channels", "height", "width")]
+            four = [options.integers(field) for field in ("num", "channels", "height", "width")]
             if all(four):
                 shapes = [tuple(part[min(position, len(part) - 1)] for part in four)]
         if len(shapes) == 1:  # one for all
@@ -181,23 +141,15 @@ def _declared(net: Net, number: int) -> Shape | None:
     shapes = [tuple(shape.integers("dim")) for shape in whole.parts("input_shape")]
     dims = whole.integers("input_dim")
     if not shapes:
-        shapes = [tuple(dims[at : at + 4]) for at in range(0, len(dims), 4)]
+        shapes = [tuple(dims[start : start + 4]) for start in range(0, len(dims), 4)]
     return _valid(shapes[position]) if position < len(shapes) else None
 
 
-# ------------------------------------------------------------------- rules
+# ------------------------------------------------------------------- each layer's tops
 
 
 def _convolution(layer: Layer, inputs: Shapes) -> Shapes:
     return [_convolved(layer, shape) for shape in inputs]
-
-
-def axes_of(layer: Layer) -> Shape | None:
-    """The axes of what a convolution reads, by its weight, (out, in/group, *kernel), and `axis`."""
-    axis = layer.options.part("convolution_param").integer("axis", 1)
-    if not 0 <= axis < MAX_AXES or not layer.blobs or len(layer.blobs[0].shape) <= 2:
-        return None
-    return (None,) * (axis + len(layer.blobs[0].shape) - 1)
 
 
 def _convolved(layer: Layer, shape: Shape | None) -> Shape | None:
@@ -237,27 +189,6 @@ def _pooling(layer: Layer, inputs: Shapes) -> Shapes:
     return [(shape[0], shape[1], *sizes)] * len(layer.tops)
 
 
-def pooled(layer: Layer, kernel: Window, shape: Shape, axis: int) -> int | None:
-    """How many windows there are along a spatial axis: rounded up, but none behind the padding."""
-    size, stride, pad = shape[2 + axis], kernel.stride[axis], kernel.pad[axis]
-    if size is None:
-        return None
-    room = size + 2 * pad - kernel.kernel[axis]
-    if rounds_down(layer):
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    if any(kernel.pad) and (count - 1) * stride >= size + pad:
-        count -= 1
-    return count
-
-
-def rounds_down(layer: Layer) -> bool:
-    """Forks have an option for the rounding, under two names."""
-    options = layer.options.part("pooling_param")
-    floor = options.word("round_mode", "CEIL", {0: "CEIL", 1: "FLOOR"}) == "FLOOR"
-    return floor or not options.flag("ceil_mode", default=True)
-
-
 def _inner_product(layer: Layer, inputs: Shapes) -> Shapes:
     options = layer.options.part("inner_product_param")
     (shape, *_) = inputs
@@ -293,14 +224,6 @@ def _concat(layer: Layer, inputs: Shapes) -> Shapes:
     return [tuple(sizes)]
 
 
-def concat_axis(layer: Layer, part: str, old: str, rank: int) -> int | None:
-    """`axis`, or `concat_dim` and `slice_dim` of older files."""
-    options = layer.options.part(part)
-    if options.has(old) and not options.has("axis"):
-        return canonical(options.integer(old, 1), rank)
-    return canonical(options.integer("axis", 1), rank)
-
-
 def _slice(layer: Layer, inputs: Shapes) -> Shapes:
     (shape, *_) = inputs
     cuts = None if shape is None else slice_cuts(layer, shape)
@@ -308,21 +231,6 @@ def _slice(layer: Layer, inputs: Shapes) -> Shapes:
         return []
     axis, places = cuts
     return [(*shape[:axis], stop - start, *shape[axis + 1 :]) for start, stop in pairwise(places)]
-
-
-def slice_cuts(layer: Layer, shape: Shape) -> tuple[int, list[int]] | None:
-    """The axis that is cut, and where each part begins, the end included; None if not known."""
-    axis = concat_axis(layer, "slice_param", "slice_dim", len(shape))
-    size = None if axis is None else shape[axis]
-    if axis is None or size is None:
-        return None
-    points = layer.options.part("slice_param").integers("slice_point")
-    count = len(layer.tops)
-    if not points and count and size % count == 0:
-        points = [size // count * n for n in range(1, count)]
-    places = [0, *points, size]
-    rising = all(a < b for a, b in pairwise(places))
-    return (axis, places) if rising and len(places) == count + 1 else None
 
 
 def _flatten(layer: Layer, inputs: Shapes) -> Shapes:
@@ -378,13 +286,6 @@ def _permute(layer: Layer, inputs: Shapes) -> Shapes:
     return [] if shape is None or order is None else [tuple(shape[axis] for axis in order)]
 
 
-def permutation(layer: Layer, rank: int) -> list[int] | None:
-    """The order of the axes; those that are not named follow as they are."""
-    order = layer.options.part("permute_param").integers("order")
-    order += [axis for axis in range(rank) if axis not in order]
-    return order if sorted(order) == list(range(rank)) else None
-
-
 def _crop(layer: Layer, inputs: Shapes) -> Shapes:
     if len(inputs) != 2 or inputs[0] is None or inputs[1] is None:
         return []
@@ -404,7 +305,7 @@ def _axpy(layer: Layer, inputs: Shapes) -> Shapes:
     return inputs[1:2]
 
 
-_RULES: dict[str, Callable[[Layer, Shapes], Shapes]] = {
+_SHAPES_OF_TOPS: dict[str, Callable[[Layer, Shapes], Shapes]] = {
     **dict.fromkeys(CONVOLUTIONS | DECONVOLUTIONS, _convolution),
     "Axpy": _axpy,
     "Concat": _concat,
@@ -436,11 +337,3 @@ def _learn(net: Net, hints: dict[int, Shape]) -> bool:
             if shape[1] is None and elements is not None:
                 hints.setdefault(source, (None, elements))
     return len(hints) > before
-
-
-def elements_of(layer: Layer) -> int | None:
-    """How many elements an InnerProduct reads, told by the size of its weight."""
-    out = layer.options.part("inner_product_param").integer("num_output", 0)
-    if not layer.blobs or out <= 0 or layer.blobs[0].count % out:
-        return None
-    return layer.blobs[0].count // out or None

@@ -48,7 +48,7 @@ class Sharing:
         if self.is_named_twice(layer) or id(layer) in self.frozen:
             return None
         names = [name if len(self.users.get(name, ())) > 1 else "" for name in layer.param_names]
-        found: list[Layer] | None = None
+        partners: list[Layer] | None = None
         for index, name in enumerate(names):
             if not name:
                 continue
@@ -58,14 +58,14 @@ class Sharing:
             if len({id(user) for user, _ in users}) < len(users):
                 return None
             layers = [user for user, _ in users]
-            if found is not None and [*map(id, found)] != [*map(id, layers)]:
+            if partners is not None and [*map(id, partners)] != [*map(id, layers)]:
                 return None
             if any(self.is_named_twice(user) for user in layers):
                 return None
-            found = layers
-        if found is None:
+            partners = layers
+        if partners is None:
             return [layer]
-        return found if self._are_equal(found, [bool(name) for name in names]) else None
+        return partners if self._are_equal(partners, [bool(name) for name in names]) else None
 
     def _are_equal(self, layers: list[Layer], shared: list[bool]) -> bool:
         """Whether the file holds the same numbers for each of them."""
@@ -82,12 +82,12 @@ class Sharing:
     def differs(self, layer: Layer) -> bool:
         """Whether an array of this layer is stored differently for another layer that shares it."""
         for index, name in enumerate(layer.param_names[: len(layer.blobs)]):
-            for other, place in self.users.get(name, ()) if name else ():
-                if place >= len(other.blobs):
-                    if other.stored is not None or id(other) in self.in_phase:
+            for user, place in self.users.get(name, ()) if name else ():
+                if place >= len(user.blobs):
+                    if user.stored is not None or id(user) in self.in_phase:
                         return True
                     continue
-                a, b = layer.blobs[index], other.blobs[place]
+                a, b = layer.blobs[index], user.blobs[place]
                 if a.count != b.count or not np.array_equal(a.read().ravel(), b.read().ravel()):
                     return True
         return False

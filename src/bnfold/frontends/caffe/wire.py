@@ -39,43 +39,45 @@ class Wire:
         self.content = content
         self.name = name
 
-    def error(self, at: int, problem: str) -> ModelUnreadableError:
+    def error(self, offset: int, problem: str) -> ModelUnreadableError:
         """The error that names the place."""
-        return ModelUnreadableError(self.name, f"byte {at}: {problem}", _NEXT_STEP)
+        return ModelUnreadableError(self.name, f"byte {offset}: {problem}", _NEXT_STEP)
 
-    def varint(self, at: int, end: int) -> tuple[int, int]:
+    def varint(self, offset: int, end: int) -> tuple[int, int]:
         """An unsigned number of up to 64 bits, and where it ends."""
         content = self.content
         value = shift = 0
-        start = at
-        while at < end:
-            byte = content[at]
-            at += 1
+        start = offset
+        while offset < end:
+            byte = content[offset]
+            offset += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value & 0xFFFFFFFFFFFFFFFF, at
+                return value & 0xFFFFFFFFFFFFFFFF, offset
             shift += 7
             if shift > 63:
                 raise self.error(start, "a number of more than 64 bits")
         raise self.error(start, "the file ends, or a field does, within a number")
 
-    def field(self, at: int, end: int) -> WireField:
-        """The field that begins at `at`, inside of something that ends at `end`."""
-        tag, value = self.varint(at, end)
+    def field(self, offset: int, end: int) -> WireField:
+        """The field that begins at `offset`, inside of something that ends at `end`."""
+        tag, value = self.varint(offset, end)
         number, wire = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
-            raise self.error(at, f"{number} is no field number")
+            raise self.error(offset, f"{number} is no field number")
         if wire == GROUP:
-            return WireField(number, wire, at, value, self._end_of_group(at, value, end))
-        stop = self._end_of_value(wire, at, value, end)
+            return WireField(number, wire, offset, value, self._end_of_group(offset, value, end))
+        stop = self._end_of_value(wire, offset, value, end)
         if wire == LENGTH:
             length, value = self.varint(value, end)
             stop = value + length
         if stop > end:
-            raise self.error(at, f"a field of {stop - value} bytes where {end - value} are left")
-        return WireField(number, wire, at, value, stop)
+            raise self.error(
+                offset, f"a field of {stop - value} bytes where {end - value} are left"
+            )
+        return WireField(number, wire, offset, value, stop)
 
-    def _end_of_value(self, wire: int, at: int, value: int, end: int) -> int:
+    def _end_of_value(self, wire: int, offset: int, value: int, end: int) -> int:
         if wire == VARINT:
             return self.varint(value, end)[1]
         if wire == EIGHT_BYTES:
@@ -84,26 +86,26 @@ class Wire:
             return value + 4
         if wire == LENGTH:
             return value
-        raise self.error(at, f"there is no wire type {wire}")
+        raise self.error(offset, f"there is no wire type {wire}")
 
-    def _end_of_group(self, start: int, at: int, end: int) -> int:
+    def _end_of_group(self, start: int, offset: int, end: int) -> int:
         depth = 1
         while depth:
-            if at >= end:
+            if offset >= end:
                 raise self.error(start, "a group without its end")
-            tag, value = self.varint(at, end)
+            tag, value = self.varint(offset, end)
             wire = tag & 7
             if wire == GROUP:
                 depth += 1
-                at = value
+                offset = value
             elif wire == END_GROUP:
                 depth -= 1
-                at = value
+                offset = value
             else:
-                at = self.field(at, end).end
+                offset = self.field(offset, end).end
             if depth > _MAX_GROUPS:
                 raise self.error(start, f"groups nested more than {_MAX_GROUPS} deep")
-        return at
+        return offset
 
 
 def varint_bytes(value: int) -> bytes:

@@ -8,10 +8,10 @@ so that no more than one array is in memory at a time.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from bnfold.frontends.caffe.wire import (
     EIGHT_BYTES,
     FOUR_BYTES,
     LENGTH,
+    Wire,
     WireField,
     length_field,
     tag_bytes,
@@ -53,17 +54,17 @@ Make = Callable[[], NDArray[Any]]
 """Computes an array: the new content of a blob."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Changes:
     """What becomes of the layers of a file."""
 
-    arrays: dict[tuple[int, int], Make] = field(default_factory=dict)
+    arrays: dict[tuple[int, int], Make] = dataclasses.field(default_factory=dict)
     """New content, per index of the layer and of its blob."""
-    born: dict[int, NDArray[Any]] = field(default_factory=dict)
+    born: dict[int, NDArray[Any]] = dataclasses.field(default_factory=dict)
     """An array that a layer gets behind those that it has, per index of the layer."""
-    replaced: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
+    replaced: dict[int, list[NDArray[Any]]] = dataclasses.field(default_factory=dict)
     """Arrays that a layer gets instead of all that it has, per index of the layer."""
-    dropped: set[int] = field(default_factory=set)
+    dropped: set[int] = dataclasses.field(default_factory=set)
     """Indices of layers that go."""
     weights: Weights = "stored"
     """How arrays that change are stored."""
@@ -82,7 +83,7 @@ class Changes:
         return [str(dtype) for dtype in dtypes if dtype.itemsize < _FLOAT.itemsize]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Form:
     """How the values of an array are stored."""
 
@@ -92,7 +93,7 @@ class Form:
     is_packed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Piece:
     """Some bytes of the new file: copied from the old one, or made."""
 
@@ -155,9 +156,12 @@ def _file(model: Caffemodel, changes: Changes) -> Iterator[_Piece]:
 
 def _copy(model: Caffemodel, start: int, end: int) -> Iterator[_Piece]:
     """A stretch of the old file, in blocks: what has been written can leave memory."""
-    for at in range(start, end, _BLOCK):
-        stop = min(at + _BLOCK, end)
-        yield _Piece(stop - at, lambda at=at, stop=stop: model.wire.content[at:stop])  # type: ignore[misc]
+    for offset in range(start, end, _BLOCK):
+        yield _stretch(model.wire, offset, min(offset + _BLOCK, end))
+
+
+def _stretch(wire: Wire, start: int, end: int) -> _Piece:
+    return _Piece(end - start, lambda: wire.content[start:end])
 
 
 def _layer(model: Caffemodel, layer: StoredLayer, index: int, changes: Changes) -> Iterator[_Piece]:
@@ -187,54 +191,54 @@ def _content(
     model: Caffemodel, layer: StoredLayer, index: int, changes: Changes
 ) -> Iterator[_Piece]:
     inner = layer.path[-1]
-    at = done = inner.value
+    offset = done = inner.value
     position = -1
-    while at < inner.end:
-        one = model.wire.field(at, inner.end)
-        at = one.end
-        if one.number != layer.fields.blobs or one.wire != LENGTH:
+    while offset < inner.end:
+        field = model.wire.field(offset, inner.end)
+        offset = field.end
+        if field.number != layer.fields.blobs or field.wire != LENGTH:
             continue
         position += 1
         if index in changes.replaced:
-            yield from _copy(model, done, one.start)
-            done = one.end
+            yield from _copy(model, done, field.start)
+            done = field.end
             if position == 0:
                 for array in changes.replaced[index]:
                     new = _new_blob(layer.blobs[0], changes, array)
-                    yield from _wrap(one.number, new)
+                    yield from _wrap(field.number, new)
             continue
         make = changes.arrays.get((index, position))
         if make is not None:
-            yield from _copy(model, done, one.start)
-            yield from _wrap(one.number, list(_blob(layer.blobs[position], changes, make)))
-            done = one.end
+            yield from _copy(model, done, field.start)
+            yield from _wrap(field.number, list(_blob(layer.blobs[position], changes, make)))
+            done = field.end
         if position == len(layer.blobs) - 1 and index in changes.born:
-            yield from _copy(model, done, one.end)
-            done = one.end
+            yield from _copy(model, done, field.end)
+            done = field.end
             new = _new_blob(layer.blobs[0], changes, changes.born[index])
-            yield from _wrap(one.number, new)
+            yield from _wrap(field.number, new)
     yield from _copy(model, done, inner.end)
 
 
 def _blob(blob: Blob, changes: Changes, make: Make) -> Iterator[_Piece]:
     """The blob with other values; the first field that held some holds all of them now."""
     wire, form = blob.wire, changes.form(blob)
-    at, is_written = blob.start, False
-    while at < blob.end:
-        one = wire.field(at, blob.end)
-        at = one.end
-        if one.number == BLOB_RAW_TYPE and form.number != BLOB_RAW_DATA:
+    offset, is_written = blob.start, False
+    while offset < blob.end:
+        field = wire.field(offset, blob.end)
+        offset = field.end
+        if field.number == BLOB_RAW_TYPE and form.number != BLOB_RAW_DATA:
             continue
-        if one.number not in _DATA_FIELDS:
-            yield _Piece(one.end - one.start, lambda one=one: wire.content[one.start : one.end])  # type: ignore[misc]
-        elif not is_written and _holds_values(blob, one):
+        if field.number not in _DATA_FIELDS:
+            yield _stretch(wire, field.start, field.end)
+        elif not is_written and _holds_values(blob, field):
             is_written = True
             yield from _values(form, blob.count, make)
 
 
-def _holds_values(blob: Blob, one: WireField) -> bool:
+def _holds_values(blob: Blob, field: WireField) -> bool:
     """Whether this field is of those that count."""
-    return one.number == blob.number
+    return field.number == blob.number
 
 
 def _values(form: Form, count: int, make: Make) -> Iterator[_Piece]:

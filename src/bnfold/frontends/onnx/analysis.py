@@ -30,11 +30,11 @@ def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
         network.captured |= model.outside.pinned
         network.taken = model.outside.taken
         shapes = shapes.seen_from_inside(model.outside.shapes)
-    constants = find_constants(network, model.bulk, shapes)
+    constants = find_constants(network, model.tensor_data, shapes)
     infer(network, shapes, constants.value)
     if inputs and shapes.count > 1:
         given = shapes.given_alone()
-        constants_given = find_constants(network, model.bulk, given)
+        constants_given = find_constants(network, model.tensor_data, given)
         infer(network, given, constants_given.value)
         if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
             return Analysis(network, given, constants_given)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.frontends.onnx.arrays import TABLE, Unknown
-from bnfold.frontends.onnx.bulk import Bulk
+from bnfold.frontends.onnx.constant_operands import Unknown
+from bnfold.frontends.onnx.constant_ops import TABLE
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.shapes import Shape, Shapes
+from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
 
 Array = NDArray[Any]
@@ -36,7 +37,7 @@ class Constants:
     """The constants of a network."""
 
     network: Network
-    bulk: dict[str, Bulk]
+    tensor_data: dict[str, TensorData]
     shapes: Shapes
     nodes: dict[str, Node] = field(default_factory=dict)
     """What makes each computed constant."""
@@ -69,20 +70,20 @@ class Constants:
             return None
         order = [name]
         while order:  # no recursion: chains of constants can be long
-            at = order[-1]
-            if self._known(at, choice) is not None:
+            current = order[-1]
+            if self._known(current, choice) is not None:
                 order.pop()
                 continue
-            if at in self.network.initializers:
+            if current in self.network.initializers:
                 return None
-            missing = [n for n in self._operands(at) if n and self._known(n, choice) is None]
+            missing = [n for n in self._operands(current) if n and self._known(n, choice) is None]
             if missing:
                 order += missing
                 continue
-            array = self._evaluate(at, choice)
+            array = self._evaluate(current, choice)
             if array is None:
                 return None
-            self._keep((at, choice), array)
+            self._keep((current, choice), array)
             order.pop()
         result = self._known(name, choice)
         self._forget_large()
@@ -107,7 +108,7 @@ class Constants:
         cached = self.cache.get((name, 0))
         if cached is None:
             try:
-                cached = to_array(tensor, self.bulk.get(name))
+                cached = to_array(tensor, self.tensor_data.get(name))
             except _NOT_COMPUTABLE:  # of a dtype that is not known
                 return None
             self._keep((name, 0), cached)
@@ -175,35 +176,37 @@ class Constants:
         self.large.clear()
 
 
-def find_constants(network: Network, bulk: dict[str, Bulk], shapes: Shapes) -> Constants:
+def find_constants(
+    network: Network, tensor_data: dict[str, TensorData], shapes: Shapes
+) -> Constants:
     """Which values are constant; nothing is computed yet."""
-    found = Constants(network, bulk, shapes)
+    constants = Constants(network, tensor_data, shapes)
     for node in network.nodes:
         is_shape = node.op in ("Shape", "Size")
         if is_shape:
             source = node.input(0)
-            is_fixed = found.is_constant(source) and source not in found.open
+            is_fixed = constants.is_constant(source) and source not in constants.open
         elif node.op == "Constant":
             is_fixed = _is_plain_constant(node)
             if not is_fixed:
                 continue
-        elif node.op == "CastLike" and found.is_constant(node.input(0)):
-            is_fixed = node.input(0) not in found.open
-        elif node.op in TABLE and all(not n or found.is_constant(n) for n in node.inputs):
-            is_fixed = not any(n in found.open for n in node.inputs)
+        elif node.op == "CastLike" and constants.is_constant(node.input(0)):
+            is_fixed = node.input(0) not in constants.open
+        elif node.op in TABLE and all(not n or constants.is_constant(n) for n in node.inputs):
+            is_fixed = not any(n in constants.open for n in node.inputs)
         else:
             continue
         is_quantized = node.op == "DequantizeLinear" or any(
-            name in found.quantized for name in node.inputs
+            name in constants.quantized for name in node.inputs
         )
         for output in node.outputs:
             if output:
-                found.nodes[output] = node
+                constants.nodes[output] = node
                 if is_quantized:
-                    found.quantized.add(output)
+                    constants.quantized.add(output)
                 if not is_fixed:
-                    found.open.add(output)
-    return found
+                    constants.open.add(output)
+    return constants
 
 
 def _is_plain_constant(node: Node) -> bool:

@@ -19,7 +19,6 @@ import numpy as np
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.frontend import Counts, Look, NotRunError, Request
-from bnfold.frontends.onnx.bulk import FileBulk
 from bnfold.frontends.onnx.fold import (
     check_data_target,
     check_target,
@@ -29,6 +28,7 @@ from bnfold.frontends.onnx.fold import (
 )
 from bnfold.frontends.onnx.folding import Folding
 from bnfold.frontends.onnx.read import OnnxModel, read_file
+from bnfold.frontends.onnx.tensor_data import FileData
 from bnfold.frontends.onnx.write import Staged, data_name
 from bnfold.report import FoldReport
 from bnfold.verify.inputs import are_named
@@ -107,7 +107,7 @@ def _run_ahead(
     from bnfold.frontends.onnx.runner import file_runner
     from bnfold.verify.quick import run_ahead
 
-    if sum(bulk.nbytes for bulk in source.bulk.values()) > _LARGE:
+    if sum(data.nbytes for data in source.tensor_data.values()) > _LARGE:
         return None, None
     try:
         original = file_runner(path, request.inputs)
@@ -122,7 +122,8 @@ def _files(model: Any, source: OnnxModel) -> Sequence[Path]:
     """The message, and where its external data lies."""
     if not isinstance(model, Path):
         return ()
-    paths = {part.path for part in source.bulk.values() if isinstance(part, FileBulk)} - {model}
+    parts = source.tensor_data.values()
+    paths = {part.path for part in parts if isinstance(part, FileData)} - {model}
     return (model, *sorted(paths))
 
 

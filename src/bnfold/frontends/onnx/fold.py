@@ -17,13 +17,13 @@ from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
-from bnfold.frontends.onnx.bulk import FileBulk
-from bnfold.frontends.onnx.folding import Folding, Inside, decide
+from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.merge import are_left, merges_of
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.tensor_data import FileData
 from bnfold.frontends.onnx.write import data_name
 from bnfold.report import FoldReport
 
@@ -65,7 +65,7 @@ def _prepared(
     inputs: Pins,
     analysis: Analysis,
     clip: ClipMode,
-    inside: Inside,
+    inside: InnerFolds,
     weights: Weights,
     merge: MergeMode,
 ) -> Folding:
@@ -133,7 +133,7 @@ def _fold_ir(model: onnx_ir.Model, request: Request) -> tuple[onnx_ir.Model, Fol
     from bnfold.frontends.onnx import ir
 
     source = ir.read_model(model)
-    before = dict(source.bulk)
+    before = dict(source.tensor_data)
     folding = prepare_for(request, source)
     folding.check()
     return ir.folded_like(model, folding.folded(), before), folding
@@ -154,7 +154,7 @@ def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
     if not model.external:
         return
     data = output.with_name(data_name(output.name))
-    read = {bulk.path for bulk in model.bulk.values() if isinstance(bulk, FileBulk)}
+    read = {part.path for part in model.tensor_data.values() if isinstance(part, FileData)}
     for path in (output, data):
         if any(is_same_file(path, source) for source in read):
             raise UsageError(

@@ -18,7 +18,8 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.stored import Storage, Stored, in_turn
 from bnfold.frontends.merged import Merging, told_in_turn
-from bnfold.frontends.onnx.apply import Edits, plan_edits
+from bnfold.frontends.onnx.apply import edits_of
+from bnfold.frontends.onnx.edits import Edits
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
@@ -33,7 +34,7 @@ from bnfold.report import FoldReport
 
 
 @dataclass(slots=True)
-class Inside:
+class InnerFolds:
     """What was folded in the bodies of a graph, for the report."""
 
     items: list[Item] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Folding:
     shapes: Shapes
     lifted: Lifted
     fitting: Fitting
-    inside: Inside
+    inside: InnerFolds
     """What was done in the bodies of control flow; they are folded already."""
     weights: Weights = "stored"
     merging: Merging = field(default_factory=Merging)
@@ -89,7 +90,7 @@ class Folding:
         return [*self._edits().rounded.values(), *before]
 
     def _edits(self) -> Edits:
-        return plan_edits(self.lifted, self.plan, self.weights)
+        return edits_of(self.lifted, self.plan, self.weights)
 
     @property
     def changes(self) -> bool:

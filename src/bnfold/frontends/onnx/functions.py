@@ -20,18 +20,19 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 
 from bnfold.errors import BnfoldError
 from bnfold.frontends.onnx.analysis import Analysis
-from bnfold.frontends.onnx.bodies import (
+from bnfold.frontends.onnx.folding import InnerFolds
+from bnfold.frontends.onnx.inner_networks import (
     Prepare,
     add_initializer,
     constant,
     drop_unread,
     fold_inner,
     is_worth_it,
-    left_alone,
-    placed,
-    take_down,
+    item_outside,
+    note_fold,
+    shapes_inside,
+    unfolded_items,
 )
-from bnfold.frontends.onnx.folding import Inside
 from bnfold.frontends.onnx.nodes import free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
 
@@ -39,7 +40,9 @@ _EDGE = "what goes in and out of a local function stays as it is"
 _INLINE = "onnx.inliner puts it in the place of its calls, where it can be folded"
 
 
-def fold_functions(model: OnnxModel, analysis: Analysis, prepare: Prepare, inside: Inside) -> None:
+def fold_functions(
+    model: OnnxModel, analysis: Analysis, prepare: Prepare, inside: InnerFolds
+) -> None:
     """Fold what can be folded in local functions, in the model itself; `inside` says what."""
     before: set[str] = set()
     changed = False
@@ -49,7 +52,7 @@ def fold_functions(model: OnnxModel, analysis: Analysis, prepare: Prepare, insid
         calls = [node for node in model.proto.graph.node if _is_call(node, function)]
         why = _why_not(model, analysis, function, calls)
         if why:
-            inside.items += left_alone(
+            inside.items += unfolded_items(
                 function.node, f"{function.name}/", function.name, f"{why}; {_INLINE}"
             )
             continue
@@ -109,7 +112,7 @@ def _fold_function(
     function: FunctionProto,
     calls: Sequence[NodeProto],
     prepare: Prepare,
-    inside: Inside,
+    inside: InnerFolds,
 ) -> bool:
     prefix = f"{function.name}/"
     inner = _as_model(model, analysis, function, calls)
@@ -117,13 +120,13 @@ def _fold_function(
         folding, folded = fold_inner(inner, prepare)
     except BnfoldError as error:
         why = f"it could not be followed: {error}"
-        inside.items += left_alone(function.node, prefix, function.name, why)
+        inside.items += unfolded_items(function.node, prefix, function.name, why)
         return False
     items = [
-        replace(placed(item, prefix, function.name, _EDGE), calls=len(calls))
+        replace(item_outside(item, prefix, function.name, _EDGE), calls=len(calls))
         for item in folding.report.items
     ]
-    if not take_down(inside, folding, items, prefix):
+    if not note_fold(inside, folding, items, prefix):
         return False
     _put_back(model, function, calls, inner, folded)
     return True
@@ -140,8 +143,7 @@ def _as_model(
     proto.graph.node.extend(function.node)
     proto.graph.output.extend(ValueInfoProto(name=name) for name in function.output)
     shapes = analysis.shapes
-    seen: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shapes.count)]
-    pinned = set()
+    pinned, inputs = set(), {}
     inner = OnnxModel(model.name, proto)
     for position, own in enumerate(function.input):
         passed = {call.input[position] for call in calls}
@@ -151,18 +153,15 @@ def _as_model(
             proto.graph.initializer.add().CopyFrom(tensor)
             proto.graph.initializer[-1].name = own
             pinned.add(own)
-            if name in analysis.network.initializers and name in model.bulk:
-                inner.bulk[own] = model.bulk[name]
+            if name in analysis.network.initializers and name in model.tensor_data:
+                inner.tensor_data[own] = model.tensor_data[name]
             continue
         info = ValueInfoProto(name=own)
         info.type.tensor_type.elem_type = shapes.dtypes.get(name, TensorProto.UNDEFINED)
         proto.graph.input.append(info)
-        for choice in range(shapes.count):
-            shape = shapes.of(name, choice)
-            if shape is not None:
-                seen[choice][own] = shape
+        inputs[own] = name
     taken = set(named_values(model.proto.graph))
-    inner.outside = Outside(frozenset(pinned), taken, tuple(seen))
+    inner.outside = Outside(frozenset(pinned), taken, shapes_inside(shapes, inputs))
     return inner
 
 
@@ -187,8 +186,8 @@ def _put_back(
         if tensor.name in inner.outside.pinned:
             continue
         add_initializer(model, tensor)
-        if tensor.name in folded.bulk:
-            model.bulk[tensor.name] = folded.bulk[tensor.name]
+        if tensor.name in folded.tensor_data:
+            model.tensor_data[tensor.name] = folded.tensor_data[tensor.name]
         function.input.append(tensor.name)
         for call in calls:
             call.input.append(tensor.name)

@@ -17,11 +17,11 @@ _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div"))
 
 def gelu_nodes(network: Network) -> frozenset[int]:
     """The indices of the nodes that do arithmetic in one."""
-    found: set[int] = set()
+    indices: set[int] = set()
     for node in network.nodes:
         if node.op in ("Erf", "Tanh"):
-            found.update(part.index for part in _around(network, node))
-    return frozenset(found)
+            indices.update(part.index for part in _around(network, node))
+    return frozenset(indices)
 
 
 def _around(network: Network, node: Node) -> Iterator[Node]:

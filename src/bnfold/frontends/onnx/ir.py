@@ -20,8 +20,8 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
+from bnfold.frontends.onnx.tensor_data import ComputedData, FileData, TensorData
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 _LARGE = 4096
@@ -31,31 +31,31 @@ _LARGE = 4096
 def read_model(model: onnx_ir.Model) -> OnnxModel:
     """The model as the other kinds are read; it is left as it was."""
     with ExitStack() as stack:
-        bulk = stack.enter_context(_without_bulk(model.graph))
+        tensor_data = stack.enter_context(_without_large(model.graph))
         graphs: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
         for graph in graphs:
             for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
                 stack.enter_context(_loaded_inside(node))
         proto = onnx_ir.to_proto(model)
-    return read_proto(proto, bulk)
+    return read_proto(proto, tensor_data)
 
 
 @contextmanager
-def _without_bulk(graph: onnx_ir.Graph) -> Iterator[dict[str, Bulk]]:
+def _without_large(graph: onnx_ir.Graph) -> Iterator[dict[str, TensorData]]:
     """Initializers have no content meanwhile where it is large; where it is to be had."""
     held: dict[str, Any] = {}
     try:
         for name, value in graph.initializers.items():
-            if _is_bulk(value.const_value):
+            if _is_large(value.const_value):
                 held[name] = value.const_value
                 value.const_value = _empty(held[name])
-        yield {name: _bulk(tensor) for name, tensor in held.items()}
+        yield {name: _data_of(tensor) for name, tensor in held.items()}
     finally:
         for name, tensor in held.items():
             graph.initializers[name].const_value = tensor
 
 
-def _is_bulk(tensor: Any) -> bool:
+def _is_large(tensor: Any) -> bool:
     if isinstance(tensor, onnx_ir.ExternalTensor):
         return True
     is_in_memory = isinstance(tensor, onnx_ir.serde.TensorProtoTensor)
@@ -73,10 +73,10 @@ def _empty(tensor: Any, content: bytes = b"") -> Any:
     return onnx_ir.serde.TensorProtoTensor(proto)
 
 
-def _bulk(tensor: Any) -> Bulk:
+def _data_of(tensor: Any) -> TensorData:
     if isinstance(tensor, onnx_ir.ExternalTensor):
-        return FileBulk(Path(tensor.path), tensor.offset or 0, tensor.length or tensor.nbytes)
-    return ComputedBulk(tensor.nbytes, partial(_bytes, tensor))
+        return FileData(Path(tensor.path), tensor.offset or 0, tensor.length or tensor.nbytes)
+    return ComputedData(tensor.nbytes, partial(_bytes, tensor))
 
 
 def _bytes(tensor: Any) -> NDArray[np.uint8]:
@@ -117,27 +117,27 @@ def _loaded(tensor: onnx_ir.ExternalTensor) -> Any:
 
 
 def folded_like(
-    model: onnx_ir.Model, folded: OnnxModel, before: Mapping[str, Bulk]
+    model: onnx_ir.Model, folded: OnnxModel, before: Mapping[str, TensorData]
 ) -> onnx_ir.Model:
-    """What the model was folded to, as a model of its kind; `before` is the bulk that it had."""
+    """What the model was folded to, as a model of its kind; `before` is its own tensor data."""
     result = onnx_ir.from_proto(folded.proto)
     originals = model.graph.initializers
     for name, value in result.graph.initializers.items():
-        bulk = folded.bulk.get(name)
-        if bulk is None:
+        data = folded.tensor_data.get(name)
+        if data is None:
             continue
-        if bulk is before.get(name):
+        if data is before.get(name):
             value.const_value = originals[name].const_value
         else:
-            value.const_value = _lazy(name, value.const_value, bulk)
+            value.const_value = _lazy(name, value.const_value, data)
     return result
 
 
-def _lazy(name: str, tensor: Any, bulk: Bulk) -> onnx_ir.LazyTensor:
+def _lazy(name: str, tensor: Any, data: TensorData) -> onnx_ir.LazyTensor:
     dtype = tensor.dtype
 
     def compute() -> Any:
-        array = bulk.read().view(numpy_dtype(int(dtype))).reshape(tensor.shape.numpy())
+        array = data.read().view(numpy_dtype(int(dtype))).reshape(tensor.shape.numpy())
         return onnx_ir.Tensor(array, dtype=dtype, name=name)
 
     return onnx_ir.LazyTensor(compute, dtype=dtype, shape=tensor.shape, name=name)

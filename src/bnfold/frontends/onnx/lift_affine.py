@@ -167,10 +167,10 @@ def _binary(
         if array is None or shape is None or array.ndim > len(shape):
             return False
         with np.errstate(all="ignore"):
-            found = affine(constant_at_rank(array, len(shape)), first)
-        if found is None:
+            step = affine(constant_at_rank(array, len(shape)), first)
+        if step is None:
             return False
-        return _emit_arithmetic(lifter, node, source, *found, position=0 if first else 1)
+        return _emit_arithmetic(lifter, node, source, *step, position=0 if first else 1)
 
     return emit
 
@@ -231,8 +231,8 @@ def _neg(lifter: Lifter, node: Node) -> bool:
     source = node.inputs[0]
     if not lifter.is_activation(source):
         return False
-    one = np.ones((1,) * len(lifter.shape(source) or ()))
-    return _emit_arithmetic(lifter, node, source, -one, 0.0 * one, position=-1)
+    ones = np.ones((1,) * len(lifter.shape(source) or ()))
+    return _emit_arithmetic(lifter, node, source, -ones, 0.0 * ones, position=-1)
 
 
 _ARITHMETIC: dict[str, Callable[[Lifter, Node], Any]] = {

@@ -55,9 +55,9 @@ def _operand(lifter: Lifter, node: Node, position: int, axis: int, rank: int) ->
         grows = math.prod(wanted) != math.prod(shape)
         is_open = axis in lifter.shapes.open_axes(node.outputs[0]) and wanted[axis] > 1
         if not is_open and (not grows or math.prod(wanted) <= _LARGEST):
-            found = table(lifter, node, position, axis, tuple(wanted))
-            if found is not None:
-                return found
+            tensor = table(lifter, node, position, axis, tuple(wanted))
+            if tensor is not None:
+                return tensor
     array, shape = lifter.constants.array(name), lifter.constants.shape(name) or ()
     if array is None:
         return None

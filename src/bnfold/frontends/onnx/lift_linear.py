@@ -36,16 +36,16 @@ class Linears:
 
 def survey(lifter: Lifter) -> Linears:
     """Find all linear ops before any is lifted: what may be edited depends on all uses."""
-    found = Linears()
+    linears = Linears()
     for node in lifter.network.nodes:
         spec = read_linear(lifter, node)
         if spec is None or not _is_usable(lifter, spec):
             continue
-        found.specs[node.index] = spec
-        found.by_weight.setdefault(spec.weight, []).append(spec)
+        linears.specs[node.index] = spec
+        linears.by_weight.setdefault(spec.weight, []).append(spec)
         if spec.bias is not None and spec.bias.node is not node:
-            found.skipped.add(spec.bias.node.index)
-    return found
+            linears.skipped.add(spec.bias.node.index)
+    return linears
 
 
 def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:

@@ -127,13 +127,13 @@ def _emit(
         summands=g.Parameter.editable_if(bias.editable),
         range_limit=range_limit(lifter.shapes.dtypes[spec.output]),
     )
-    at = lifter.tensor(spec.source)
+    tensor = lifter.tensor(spec.source)
     axes = frozenset((axis,))
     if lifter.shapes.count > 1 and axes & lifter.shapes.open_axes(spec.output):
         return False
     for role in (spec.fixed(), g.POSITIVE):
-        (at,) = lifter.graph.add(node.name, role, [at], [shape])
-    (at,) = lifter.graph.add(node.name, affine, [at], [shape])
+        (tensor,) = lifter.graph.add(node.name, role, [tensor], [shape])
+    (tensor,) = lifter.graph.add(node.name, affine, [tensor], [shape])
     site = spec.bias or BiasSite(node, 2, "", (channels,))
     lifter.lifted.sites[len(lifter.graph.ops) - 1] = QuantizedSite(node, dequantize, site)
-    return lifter.emit(node, g.POSITIVE, [at], axes, outputs=[spec.output]) is not None
+    return lifter.emit(node, g.POSITIVE, [tensor], axes, outputs=[spec.output]) is not None

@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
-from bnfold.frontends.onnx.arrays import slice_index, split_sizes
+from bnfold.frontends.onnx.constant_views import slice_index, split_sizes
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lifter import Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node
@@ -43,7 +43,7 @@ def _unary(make: Callable[[Lifter, Node, int], Apply | None]) -> Handler:
     return handler
 
 
-def _one(function: Callable[[IntArray], Any]) -> Apply:
+def _on_labels(function: Callable[[IntArray], Any]) -> Apply:
     return lambda labels: [np.asarray(function(labels[0]))]
 
 
@@ -61,25 +61,25 @@ def _reshape(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     target = _shape(lifter, node.outputs[0], choice)
     if np.prod(target) != np.prod(_shape(lifter, node.inputs[0], choice)):
         return None
-    return _one(lambda labels: reshaped(labels, target))
+    return _on_labels(lambda labels: reshaped(labels, target))
 
 
 def reshaped(labels: IntArray, target: Shape) -> IntArray:
     """The labels at another shape, spreading out only the axes that have to be."""
     parts: list[int] = []
-    old_at = new_at = 0
+    old_start = new_start = 0
     lengths: list[tuple[int, ...]] = []
     index: list[int | slice] = []
-    while old_at < labels.ndim or new_at < len(target):
-        old_stop, new_stop = _block(labels.shape, target, old_at, new_at)
+    while old_start < labels.ndim or new_start < len(target):
+        old_stop, new_stop = _block(labels.shape, target, old_start, new_start)
         is_flat = all(
-            labels.strides[a] == 0 or labels.shape[a] == 1 for a in range(old_at, old_stop)
+            labels.strides[a] == 0 or labels.shape[a] == 1 for a in range(old_start, old_stop)
         )
-        index += [slice(0, 1) if is_flat else slice(None)] * (old_stop - old_at)
-        block = target[new_at:new_stop]
+        index += [slice(0, 1) if is_flat else slice(None)] * (old_stop - old_start)
+        block = target[new_start:new_stop]
         lengths.append((1,) * len(block) if is_flat else tuple(block))
         parts.append(new_stop)
-        old_at, new_at = old_stop, new_stop
+        old_start, new_start = old_stop, new_stop
     small = labels[tuple(index)]
     _check_size(small.size)
     return np.broadcast_to(small.reshape([n for block in lengths for n in block]), target)
@@ -95,12 +95,12 @@ def _check_size(count: int) -> None:
         raise ValueError(f"{count} labels are too many to follow")
 
 
-def _block(old: Shape, new: Shape, old_at: int, new_at: int) -> tuple[int, int]:
+def _block(old: Shape, new: Shape, old_start: int, new_start: int) -> tuple[int, int]:
     """The ends of the smallest runs of axes, from two places on, of equal size."""
-    old_stop, new_stop = min(old_at + 1, len(old)), min(new_at + 1, len(new))
+    old_stop, new_stop = min(old_start + 1, len(old)), min(new_start + 1, len(new))
     while True:
-        left = int(np.prod(old[old_at:old_stop], dtype=np.int64))
-        right = int(np.prod(new[new_at:new_stop], dtype=np.int64))
+        left = int(np.prod(old[old_start:old_stop], dtype=np.int64))
+        right = int(np.prod(new[new_start:new_stop], dtype=np.int64))
         if left == right:
             break
         if left < right and old_stop < len(old):
@@ -118,12 +118,12 @@ def _block(old: Shape, new: Shape, old_at: int, new_at: int) -> tuple[int, int]:
 
 def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     perm = node.integers("perm") or None
-    return _one(lambda labels: np.transpose(labels, perm))
+    return _on_labels(lambda labels: np.transpose(labels, perm))
 
 
 def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     """Identity, and casts from float to float: `_unary` asks for both."""
-    return _one(lambda labels: labels)
+    return _on_labels(lambda labels: labels)
 
 
 def _dropout(lifter: Lifter, node: Node) -> bool:
@@ -136,7 +136,7 @@ def _dropout(lifter: Lifter, node: Node) -> bool:
     if lifter.network.opset < 7 and not node.integer("is_test"):
         return False
     return lifter.emit_view(
-        node, [lifter.tensor(source)], [output], lambda choice: _one(lambda labels: labels)
+        node, [lifter.tensor(source)], [output], lambda choice: _on_labels(lambda labels: labels)
     )
 
 
@@ -159,7 +159,7 @@ def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     if len(starts) != len(ends):
         return None
     index = slice_index(shape, starts, ends, axes, steps)
-    return _one(lambda labels: labels[index])
+    return _on_labels(lambda labels: labels[index])
 
 
 def _split(lifter: Lifter, node: Node, choice: int) -> Apply | None:
@@ -182,7 +182,7 @@ def _gather(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     if indices is None:
         return None
     axis = node.integer("axis")
-    return _one(lambda labels: _take(labels, indices, axis))
+    return _on_labels(lambda labels: _take(labels, indices, axis))
 
 
 def _take(labels: IntArray, indices: Any, axis: int) -> Any:
@@ -198,7 +198,7 @@ def _take(labels: IntArray, indices: Any, axis: int) -> Any:
 
 def _expand(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     target = _shape(lifter, node.outputs[0], choice)
-    return _one(lambda labels: np.broadcast_to(labels, target))
+    return _on_labels(lambda labels: np.broadcast_to(labels, target))
 
 
 def _tile(lifter: Lifter, node: Node, choice: int) -> Apply | None:
@@ -211,7 +211,7 @@ def _tile(lifter: Lifter, node: Node, choice: int) -> Apply | None:
         _check_size(labels.size * math.prod(counts))
         return np.tile(labels, counts)
 
-    return _one(apply)
+    return _on_labels(apply)
 
 
 def _concat(lifter: Lifter, node: Node) -> bool:
@@ -258,7 +258,7 @@ def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
             moved = cut.transpose(0, 1, 4, 2, 5, 3)
         return moved.reshape(n, channels, h * size, w * size)
 
-    return _one(apply)
+    return _on_labels(apply)
 
 
 def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
@@ -273,7 +273,7 @@ def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
         cut = labels.reshape(n, c, h // size, size, w // size, size)
         return cut.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * size**2, h // size, w // size)
 
-    return _one(apply)
+    return _on_labels(apply)
 
 
 # -------------------------------------------------------------------- padding
@@ -281,10 +281,10 @@ def _space_to_depth(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 def _pad(lifter: Lifter, node: Node) -> bool:
     source = node.inputs[0]
-    found = _pads(lifter, node)
-    if found is None or not lifter.is_activation(source):
+    pads = _pads(lifter, node)
+    if pads is None or not lifter.is_activation(source):
         return False
-    before, after = found
+    before, after = pads
     tensor = lifter.tensor(source)
     mode = node.text("mode", "constant")
     touched = tuple(a for a, pair in enumerate(zip(before, after, strict=True)) if any(pair))

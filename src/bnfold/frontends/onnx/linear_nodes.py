@@ -17,11 +17,11 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
-from bnfold.core.window import same_padding
 from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
+from bnfold.frontends.onnx.windows import centre_of, crosses_zeros
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,66 +122,24 @@ def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | Non
         return None
     if weight.position != 1 or weight.is_flipped or groups < 1 or shape[0] % groups:
         return None
-    transposed = node.op == "ConvTranspose"
-    layout = Layout.IN_OUT if transposed else Layout.OUT_IN
+    layout = Layout.IN_OUT if node.op == "ConvTranspose" else Layout.OUT_IN
     ins, outs = layout.channels(shape, groups)
-    crosses = _misses_taps(node, shape[2:]) if transposed else _pads(node, shape[2:])
+    crosses, centre = crosses_zeros(node, shape[2:]), centre_of(node, shape[2:])
     return LinearSpec(
         node,
         node.input(0),
         weight.name,
         1,
         layout,
-        g.Linear(ins, outs, 1, 1, groups, crosses, centre=_centre(node, shape[2:])),
+        g.Linear(ins, outs, 1, 1, groups, crosses, centre=centre),
         bias=BiasSite(node, 2, bias, (outs,)),
         output=node.outputs[0],
     )
 
 
-def _centre(node: Node, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The tap at offset 0 of a convolution, transposed or not."""
-    rank = len(kernel)
-    mode = node.text("auto_pad", "NOTSET")
-    strides = node.integers("strides") or (1,) * rank
-    dilations = node.integers("dilations") or (1,) * rank
-    if node.integers("output_shape") or any(node.integers("output_padding")):
-        return None
-    if any(len(one) != rank for one in (strides, dilations)):
-        return None
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        half, rest = same_padding(kernel, dilations)
-        before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
-    else:
-        pads = () if mode == "VALID" else node.integers("pads")
-        before, after = (pads[:rank], pads[rank:]) if pads else ((0,) * rank, (0,) * rank)
-    if any(len(one) != rank for one in (before, after)):
-        return None
-    return g.centre_tap(kernel, strides, dilations, before, after)
-
-
 def _bias_name(lifter: Lifter, weight: Weight) -> str | None:
     """The constant bias, "" if there is none; None if it is no constant."""
     return weight.bias if not weight.bias or is_constant(lifter, weight.bias) else None
-
-
-def _pads(node: Node, kernel: tuple[int, ...]) -> bool:
-    """Whether outputs of a convolution see padded zeros."""
-    mode = node.text("auto_pad", "NOTSET")
-    if mode == "NOTSET":
-        return any(pad != 0 for pad in node.integers("pads"))
-    return mode != "VALID" and any(taps > 1 for taps in kernel)
-
-
-def _misses_taps(node: Node, kernel: tuple[int, ...]) -> bool:
-    """Whether outputs of a transposed convolution see different sets of taps."""
-    return (
-        any(taps > 1 for taps in kernel)
-        or any(stride > 1 for stride in node.integers("strides"))
-        or any(pad != 0 for pad in node.integers("pads"))
-        or any(pad != 0 for pad in node.integers("output_padding"))
-        or bool(node.integers("output_shape"))
-        or node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    )
 
 
 def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
@@ -191,13 +149,13 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         return None
     is_out_in = bool(node.integer("transB")) != weight.is_flipped
     outs, ins = weight.shape if is_out_in else weight.shape[::-1]
-    stored: tuple[int, ...] = (outs,)
+    bias_shape: tuple[int, ...] = (outs,)
     is_full = bool(bias) and not _is_per_column(lifter, bias, outs)
     if bias:
         shape = lifter.constants.shape(bias)
         if shape is None or len(shape) > 2:
             return None
-        stored = (shape[0], outs) if len(shape) == 2 else stored
+        bias_shape = (shape[0], outs) if len(shape) == 2 else bias_shape
     factor = node.number("alpha", 1.0)
     in_axis = 0 if node.integer("transA") else 1
     return LinearSpec(
@@ -209,7 +167,7 @@ def _gemm(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         g.Linear(ins, outs, in_axis, 1, centre=() if factor == 1.0 else None),
         factor=factor,
         bias=BiasSite(
-            node, 2, bias, stored, node.number("beta", 1.0), axis=-1 if is_full else None
+            node, 2, bias, bias_shape, node.number("beta", 1.0), axis=-1 if is_full else None
         ),
         output=node.outputs[0],
     )
@@ -246,15 +204,17 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
 
 def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
     """The Add of constants behind a MatMul, or room for one where an affine step stands."""
-    stored = (outs,) if axis == rank - 1 else (outs, 1)
+    bias_shape = (outs,) if axis == rank - 1 else (outs, 1)
     reader = lifter.only_reader(node.outputs[0])
     name = _added(lifter, reader, node.outputs[0])
     if reader is not None and name:
         shape = lifter.constants.shape(name)
         assert shape is not None
-        if len(shape) <= rank and aligned(shape, rank) == aligned(stored, rank):
+        if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
             return BiasSite(reader, list(reader.inputs).index(name), name, shape)
-        spread = np.broadcast_shapes(shape, stored) if _keeps_shape(lifter, reader, node) else ()
+        spread = (
+            np.broadcast_shapes(shape, bias_shape) if _keeps_shape(lifter, reader, node) else ()
+        )
         if math.prod(shape) > 1 and 0 < math.prod(spread) <= _LARGEST:
             position = list(reader.inputs).index(name)
             return BiasSite(reader, position, name, spread, axis=axis - rank)
@@ -262,7 +222,7 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.
     takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
-    return BiasSite(node, -1, "", stored) if takes else None
+    return BiasSite(node, -1, "", bias_shape) if takes else None
 
 
 def _has_summands(lifter: Lifter, node: Node) -> bool:

@@ -30,10 +30,12 @@ class _Given:
     """What the body makes for the next round; "" where nothing is carried."""
 
 
-def hold(node: Node, body: GraphProto, outside: Shapes, inside: Shapes, opset: int) -> bool:
+def declarations_hold(
+    node: Node, body: GraphProto, outside: Shapes, inside: Shapes, opset: int
+) -> bool:
     """Whether the declared lengths are those of all rounds."""
     given = _given(node, body, opset)
-    return given is not None and all(_holds(one, outside, inside) for one in given)
+    return given is not None and all(_holds(declaration, outside, inside) for declaration in given)
 
 
 def _given(node: Node, body: GraphProto, opset: int) -> list[_Given] | None:
@@ -50,19 +52,21 @@ def _given(node: Node, body: GraphProto, opset: int) -> list[_Given] | None:
 
 def _of_loop(node: Node, body: GraphProto) -> Iterator[_Given]:
     """Inputs: round, go on, state...; outputs: go on, state..., what is gathered..."""
-    for at in range(2, len(body.input)):
-        yield _Given(body.input[at], node.inputs[at], None, body.output[at - 1].name)
+    for position in range(2, len(body.input)):
+        yield _Given(
+            body.input[position], node.inputs[position], None, body.output[position - 1].name
+        )
 
 
 def _of_scan(node: Node, body: GraphProto) -> Iterator[_Given]:
     """Inputs: state..., one slice of each sequence...; outputs: state..., what is gathered..."""
     states = len(node.inputs) - node.integer("num_scan_inputs")
     axes = node.integers("scan_input_axes") or (0,) * (len(body.input) - states)
-    for at, info in enumerate(body.input):
-        if at < states:
-            yield _Given(info, node.inputs[at], None, body.output[at].name)
+    for position, info in enumerate(body.input):
+        if position < states:
+            yield _Given(info, node.inputs[position], None, body.output[position].name)
         else:
-            yield _Given(info, node.inputs[at], axes[at - states], "")
+            yield _Given(info, node.inputs[position], axes[position - states], "")
 
 
 def _holds(given: _Given, outside: Shapes, inside: Shapes) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.core import graph as g
+from bnfold.core.affine import Affine
 from bnfold.core.expression import Freedom
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import choices
@@ -28,16 +29,17 @@ from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within
 from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
+from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.names import Namer
-from bnfold.frontends.onnx.apply import Edits, NewTensor
-from bnfold.frontends.onnx.bulk import is_finite
+from bnfold.frontends.onnx.edits import Edits, NewTensor
+from bnfold.frontends.onnx.merge_parts import parts_of
 from bnfold.frontends.onnx.nodes import Node, named_values
-from bnfold.frontends.onnx.parts import exchanged, parts_of
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.sites import AffineSite, Lifted, LinearSite, Site
+from bnfold.frontends.onnx.tensor_data import is_finite
 from bnfold.frontends.onnx.tensors import numpy_dtype
 
 _KEPT = 1 << 25
@@ -46,14 +48,14 @@ _KEPT = 1 << 25
 
 def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Merging]]:
     """The model with what can be one merged, then with less of that: itself at last."""
-    probe = _Merger(lifted)
-    parts, freedom = parts_of(lifted), probe.freedom
-    found = merges_within(lifted.graph, parts, freedom, probe.can_write)
-    for chosen in choices(lifted.graph, parts, found):
-        merger = _Merger(lifted)
-        merges = merger.run(chosen)
+    merger = _Merger(lifted)
+    parts, freedom = parts_of(lifted), merger.freedom
+    candidates = merges_within(lifted.graph, parts, freedom, merger.can_write)
+    for chosen in choices(lifted.graph, parts, candidates):
+        writer = _Merger(lifted)
+        merges = writer.run(chosen)
         merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
-        yield rewrite(model, lifted, merger.edits) if merges else model, merging
+        yield rewrite(model, lifted, writer.edits) if merges else model, merging
 
 
 def are_left(lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
@@ -184,8 +186,8 @@ class _Merger:
             output = self.namer.fresh(f"{node.outputs[0]}_merged")
             entered[merge.enters] = output
         output = self._pass_on(merge, output)
-        gone = {one.index for number in merge.gone for one in self._nodes(number)}
-        self.edits.removed |= (gone | {one.index for one in others}) - {node.index}
+        gone = {part.index for number in merge.gone for part in self._nodes(number)}
+        self.edits.removed |= (gone | {other.index for other in others}) - {node.index}
         site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
         place = _Place(node, source, output, site, merge.window, merge.groups, self.namer)
         make = _MAKERS.get(node.op, _convolution)
@@ -326,8 +328,12 @@ def _batch_norm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     site = place.site
     assert isinstance(site, AffineSite) and site.mean is not None and site.deviation is not None
     mean, deviation = site.mean, site.deviation
-    scale = bear("scale", lambda kernel: kernel.weight.reshape(-1) * deviation)
-    shift = bear("B", lambda kernel: kernel.bias + kernel.weight.reshape(-1) * mean)
+
+    def constants(kernel: Kernel) -> tuple[Array, Array]:
+        return Affine(kernel.weight.reshape(-1), kernel.bias).as_batchnorm(mean, deviation)
+
+    scale = bear("scale", lambda kernel: constants(kernel)[0])
+    shift = bear("B", lambda kernel: constants(kernel)[1])
     proto = NodeProto()
     proto.CopyFrom(place.node.proto)
     del proto.input[:], proto.output[:]

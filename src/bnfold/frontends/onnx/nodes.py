@@ -189,7 +189,7 @@ def _sorted(file: str, nodes: list[Node], known: set[str], network: Network) -> 
         made.update(node.outputs)
     else:
         return nodes
-    waiting: dict[int, int] = {}
+    missing: dict[int, int] = {}
     ready = []
     for node in nodes:
         needs = {name for name in _needs(node) if name not in known}
@@ -198,14 +198,14 @@ def _sorted(file: str, nodes: list[Node], known: set[str], network: Network) -> 
                 raise ModelUnreadableError(
                     file, f"node {node.name!r} reads {name!r}, which nothing makes", _ANEW
                 )
-        waiting[node.index] = len(needs)
+        missing[node.index] = len(needs)
         if not needs:
             ready.append(node)
-    return _in_order(file, nodes, waiting, ready)
+    return _in_order(file, nodes, missing, ready)
 
 
 def _in_order(
-    file: str, nodes: list[Node], waiting: dict[int, int], ready: list[Node]
+    file: str, nodes: list[Node], missing: dict[int, int], ready: list[Node]
 ) -> list[Node]:
     followers: dict[str, list[Node]] = {}
     for node in nodes:
@@ -218,11 +218,11 @@ def _in_order(
         order.append(node)
         for name in node.outputs:
             for follower in followers.get(name, ()):
-                waiting[follower.index] -= 1
-                if not waiting[follower.index]:
+                missing[follower.index] -= 1
+                if not missing[follower.index]:
                     queue.append(follower)
     if len(order) < len(nodes):
-        stuck = next(node for node in nodes if waiting[node.index])
+        stuck = next(node for node in nodes if missing[node.index])
         raise ModelUnreadableError(file, f"node {stuck.name!r} is part of a cycle", _ANEW)
     return order
 
@@ -264,20 +264,20 @@ def expanded_nodes(proto: ModelProto) -> float:
     """How many nodes calls of local functions stand for; infinite if functions call each other."""
     bodies = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
     counts: dict[tuple[str, str], float] = {}
-    waiting = list(bodies)
+    stack = list(bodies)
     open_calls: set[tuple[str, str]] = set()
-    while waiting:
-        at = waiting[-1]
-        missing = [call for call in bodies[at] if call in bodies and call not in counts]
-        if at not in counts and missing:
-            if not open_calls.isdisjoint(missing) or at in missing:
+    while stack:
+        function = stack[-1]
+        missing = [call for call in bodies[function] if call in bodies and call not in counts]
+        if function not in counts and missing:
+            if not open_calls.isdisjoint(missing) or function in missing:
                 return float("inf")
-            open_calls.add(at)
-            waiting += dict.fromkeys(missing)
+            open_calls.add(function)
+            stack += dict.fromkeys(missing)
             continue
-        waiting.pop()
-        open_calls.discard(at)
-        counts[at] = sum(counts.get(call, 1) for call in bodies[at])
+        stack.pop()
+        open_calls.discard(function)
+        counts[function] = sum(counts.get(call, 1) for call in bodies[function])
     return sum(counts.get(call, 0) for call in _calls(proto.graph.node))
 
 
@@ -297,15 +297,15 @@ def named_values(graph: GraphProto) -> Iterator[str]:
     """All names that a graph uses, those of nodes included, its subgraphs too."""
     queue: list[GraphProto] = [graph]
     while queue:
-        at = queue.pop()
-        yield at.name
-        for info in (*at.input, *at.output, *at.value_info):
+        current = queue.pop()
+        yield current.name
+        for info in (*current.input, *current.output, *current.value_info):
             yield info.name
-        for tensor in at.initializer:
+        for tensor in current.initializer:
             yield tensor.name
-        for sparse in at.sparse_initializer:
+        for sparse in current.sparse_initializer:
             yield sparse.values.name
-        for node in at.node:
+        for node in current.node:
             yield node.name
             yield from node.input
             yield from node.output

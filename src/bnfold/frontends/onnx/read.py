@@ -19,7 +19,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from bnfold.errors import ModelUnreadableError, UnsupportedModelError
 from bnfold.frontends.onnx import wire
-from bnfold.frontends.onnx.bulk import Bulk, FileBulk, MemoryBulk
+from bnfold.frontends.onnx.tensor_data import FileData, MemoryData, TensorData
 from bnfold.frontends.onnx.tensors import byte_count, element_count, typed_count
 
 _LARGE = 4096
@@ -47,7 +47,7 @@ class OnnxModel:
     """How to call it in messages: its path."""
     proto: ModelProto
     """Without the content of large initializers."""
-    bulk: dict[str, Bulk] = field(default_factory=dict)
+    tensor_data: dict[str, TensorData] = field(default_factory=dict)
     """That content, by the initializer's name."""
     external: set[str] = field(default_factory=set)
     """Names of the initializers whose data lies in another file."""
@@ -58,7 +58,9 @@ class OnnxModel:
         """One that is edited without this one; the content of large initializers is shared."""
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        return replace(self, proto=proto, bulk=dict(self.bulk), external=set(self.external))
+        return replace(
+            self, proto=proto, tensor_data=dict(self.tensor_data), external=set(self.external)
+        )
 
 
 def read_file(path: Path) -> OnnxModel:
@@ -82,13 +84,13 @@ def read_file(path: Path) -> OnnxModel:
     model = OnnxModel(name, _parse(name, split.skeleton))
     initializers = model.proto.graph.initializer
     for number, (offset, length) in split.spans.items():
-        model.bulk[initializers[number].name] = FileBulk(path, offset, length)
+        model.tensor_data[initializers[number].name] = FileData(path, offset, length)
     _check(model)
     _find_external(model, path.parent)
     return model
 
 
-def read_proto(proto: ModelProto, elsewhere: Mapping[str, Bulk] | None = None) -> OnnxModel:
+def read_proto(proto: ModelProto, elsewhere: Mapping[str, TensorData] | None = None) -> OnnxModel:
     """The same for a model in memory, which is left alone.
 
     `elsewhere` says where the data of initializers is that have none in the message.
@@ -107,8 +109,8 @@ def read_proto(proto: ModelProto, elsewhere: Mapping[str, Bulk] | None = None) -
     model = OnnxModel(name, _parse(name, split.skeleton))
     for number, (offset, length) in split.spans.items():
         tensor = model.proto.graph.initializer[number]
-        model.bulk[tensor.name] = MemoryBulk(view[offset : offset + length])
-    model.bulk.update(elsewhere or {})
+        model.tensor_data[tensor.name] = MemoryData(view[offset : offset + length])
+    model.tensor_data.update(elsewhere or {})
     model.external.update(elsewhere or ())
     _check(model)
     _find_external(model, None)
@@ -158,8 +160,8 @@ def _check(model: OnnxModel) -> None:
 
 
 def _check_size(model: OnnxModel, tensor: TensorProto) -> None:
-    bulk = model.bulk.get(tensor.name)
-    held = bulk.nbytes if bulk is not None else len(tensor.raw_data)
+    data = model.tensor_data.get(tensor.name)
+    held = data.nbytes if data is not None else len(tensor.raw_data)
     wanted = byte_count(tensor)
     if wanted < 0 or any(length < 0 for length in tensor.dims):
         if any(length < 0 for length in tensor.dims):
@@ -218,7 +220,7 @@ def _find_external(model: OnnxModel, folder: Path | None) -> None:
     for tensor in model.proto.graph.initializer:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        model.bulk[tensor.name] = _external(model.name, tensor, folder)
+        model.tensor_data[tensor.name] = _external(model.name, tensor, folder)
         model.external.add(tensor.name)
         _forget_place(tensor)
     for tensor in _inner_tensors(model.proto):
@@ -228,12 +230,12 @@ def _find_external(model: OnnxModel, folder: Path | None) -> None:
 
 
 def _forget_place(tensor: TensorProto) -> None:
-    """Where the data lies is `bulk`'s to say from here on."""
+    """Where the data lies is `tensor_data`'s to say from here on."""
     del tensor.external_data[:]
     tensor.ClearField("data_location")
 
 
-def _external(name: str, tensor: TensorProto, folder: Path | None) -> FileBulk:
+def _external(name: str, tensor: TensorProto, folder: Path | None) -> FileData:
     if folder is None:
         raise UnsupportedModelError(
             f"the model keeps {tensor.name!r} in another file, and does not say in which folder",
@@ -259,7 +261,7 @@ def _external(name: str, tensor: TensorProto, folder: Path | None) -> FileBulk:
         raise _outside(
             name, tensor.name, f"{place} ends at byte {size}, before byte {offset + length}"
         )
-    return FileBulk(path, offset, length)
+    return FileData(path, offset, length)
 
 
 def _inside(name: str, tensor: str, folder: Path, place: str) -> Path:

@@ -12,11 +12,17 @@ from collections.abc import Iterable
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from bnfold.core.fitting import Overflow
-from bnfold.frontends.onnx.apply import Edits, NewTensor
-from bnfold.frontends.onnx.bulk import Bulk, ComputedBulk, FileBulk, MemoryBulk, ScaledBulk
+from bnfold.frontends.onnx.edits import Edits, NewTensor
 from bnfold.frontends.onnx.nodes import Network, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.tensor_data import (
+    ComputedData,
+    FileData,
+    MemoryData,
+    ScaledData,
+    TensorData,
+)
 from bnfold.frontends.onnx.tensors import clear_content, numpy_dtype
 
 _SMALL = 1 << 12
@@ -25,7 +31,9 @@ _SMALL = 1 << 12
 
 def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
     """The folded model. Raises Overflow; the model that was read is left alone."""
-    folded = OnnxModel(model.name, type(model.proto)(), dict(model.bulk), set(model.external))
+    folded = OnnxModel(
+        model.name, type(model.proto)(), dict(model.tensor_data), set(model.external)
+    )
     folded.proto.CopyFrom(model.proto)
     graph = folded.proto.graph
     before = _named(graph)
@@ -36,7 +44,7 @@ def rewrite(model: OnnxModel, lifted: Lifted, edits: Edits) -> OnnxModel:
     holder.node.extend(nodes)
     del graph.node[:]
     graph.node.MergeFrom(holder.node)
-    _put_tensors(folded, edits, model.bulk)
+    _put_tensors(folded, edits, model.tensor_data)
     _forget_values(graph, (before - _named(graph)) | edits.retyped)
     return folded
 
@@ -109,17 +117,17 @@ def _root(name: str, bypassed: dict[str, str]) -> str:
 
 def _inserted(nodes: list[NodeProto], copies: list[NodeProto]) -> list[NodeProto]:
     """The copies, each as soon as its source is made."""
-    waiting: dict[str, list[NodeProto]] = {}
+    by_source: dict[str, list[NodeProto]] = {}
     for copy in copies:
-        waiting.setdefault(copy.input[0], []).append(copy)
+        by_source.setdefault(copy.input[0], []).append(copy)
     result: list[NodeProto] = []
     made = {output for node in nodes for output in node.output}
-    for source in [source for source in waiting if source not in made]:
-        result += waiting.pop(source)
+    for source in [source for source in by_source if source not in made]:
+        result += by_source.pop(source)
     for node in nodes:
         result.append(node)
         for output in node.output:
-            result += waiting.pop(output, [])
+            result += by_source.pop(output, [])
     return result
 
 
@@ -194,11 +202,11 @@ def _drop_initializers(folded: OnnxModel, names: set[str]) -> None:
         name = initializers[position].name
         if name in names:
             del initializers[position]
-            folded.bulk.pop(name, None)
+            folded.tensor_data.pop(name, None)
             folded.external.discard(name)
 
 
-def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, Bulk]) -> None:
+def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, TensorData]) -> None:
     present = {tensor.name: tensor for tensor in folded.proto.graph.initializer}
     for name, new in edits.replaced.items():
         if name in present:
@@ -212,20 +220,22 @@ def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, Bulk]) -> N
         _fill(folded, tensor, new, sources)
 
 
-def _fill(folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[str, Bulk]) -> None:
+def _fill(
+    folded: OnnxModel, tensor: TensorProto, new: NewTensor, sources: dict[str, TensorData]
+) -> None:
     clear_content(tensor)
     if new.nbytes > _SMALL or tensor.name in folded.external:
         source = sources.get(new.source)
         is_plain = new.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
-        if new.factor is not None and is_plain and isinstance(source, FileBulk | MemoryBulk):
+        if new.factor is not None and is_plain and isinstance(source, FileData | MemoryData):
             dtype = numpy_dtype(new.data_type)
-            folded.bulk[tensor.name] = ScaledBulk(
+            folded.tensor_data[tensor.name] = ScaledData(
                 source, dtype, new.shape, new.factor, Overflow(new.op)
             )
             return
-        folded.bulk[tensor.name] = ComputedBulk(new.nbytes, new.compute)
+        folded.tensor_data[tensor.name] = ComputedData(new.nbytes, new.compute)
         return
-    folded.bulk.pop(tensor.name, None)
+    folded.tensor_data.pop(tensor.name, None)
     tensor.raw_data = new.compute().tobytes()
 
 

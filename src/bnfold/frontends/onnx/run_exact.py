@@ -22,15 +22,16 @@ except ImportError as error:
 
 from bnfold.frontends.onnx.nodes import Node, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
-from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
-from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE, NotHereError
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import draw_inside
+from bnfold.frontends.onnx.run_graph import RunGraph, not_exact_where_it_raises, show
+from bnfold.frontends.onnx.run_operands import NotHereError
+from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import draw_inside
 from bnfold.frontends.onnx.tensors import FLOATS
 from bnfold.verify.runner import Array, NotExactError, Output, Watch
 
 
-class ExactModel(Graph):
+class ExactModel(RunGraph):
     """A model ready to run in float64; see `Evaluation`."""
 
     def __init__(self, model: OnnxModel) -> None:
@@ -52,8 +53,10 @@ class ExactModel(Graph):
                         show(watch, name, node.op, _array(result))
             for name in self.last.get(node.index, ()):
                 values.pop(name, None)
-        found = [(name, self._value(name, values, None)) for name in self.network.outputs]
-        return [output for name, value in found for output in to_outputs(name, _plain(value))]
+        outputs = [(name, self._value(name, values, None)) for name in self.network.outputs]
+        return [
+            output for name, value in outputs for output in to_outputs(name, _without_torch(value))
+        ]
 
     def _value(self, name: str, values: Mapping[str, Any], draw: int | None) -> Any:
         if name in values:
@@ -93,7 +96,7 @@ class ExactModel(Graph):
 
     def _evaluator(self, node: Node, draw: int | None) -> tuple[ReferenceEvaluator, list[str]]:
         subgraphs = [g for a in node.proto.attribute for g in inner_graphs(a)]
-        calls = {f"{one.domain}::{one.name}" for one in self.model.proto.functions}
+        calls = {f"{function.domain}::{function.name}" for function in self.model.proto.functions}
         if not subgraphs and node.op not in calls:
             draw = None  # it holds no weights itself
         known = self._evaluators.get((node.index, draw))
@@ -146,8 +149,8 @@ def _array(value: Any) -> Any:
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _plain(value: Any) -> Any:
+def _without_torch(value: Any) -> Any:
     """The same without PyTorch."""
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_without_torch(part) for part in value]
     return _array(value)

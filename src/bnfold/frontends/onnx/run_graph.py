@@ -1,4 +1,4 @@
-"""What it takes to run a model node by node, whoever does the arithmetic: `run_exact`, `run_plain`.
+"""What it takes to run a model node by node, whoever does the arithmetic: `run_exact`, `run_numpy`.
 
 Constants are read when a node asks for them and dropped after it, values after their last reader,
 so a run takes the memory of its largest layers.
@@ -14,12 +14,12 @@ from onnx import TensorProto
 
 from bnfold.frontends.onnx.nodes import Network, Node, free_names, read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
-from bnfold.frontends.onnx.run_weights import rounded_again, weight_names
+from bnfold.frontends.onnx.run_rounding import rounded_again, weight_names
 from bnfold.frontends.onnx.tensors import FLOATS, to_array
 from bnfold.verify.runner import Array, NotExactError, Watch
 
 
-class Graph:
+class RunGraph:
     """A model's main graph: its constants, and how long its values are needed."""
 
     def __init__(self, model: OnnxModel) -> None:
@@ -39,7 +39,7 @@ class Graph:
         tensor = self._initializers.get(name)
         if tensor is None:
             raise NotExactError(f"nothing known makes {name!r}")
-        return to_array(tensor, self.model.bulk.get(name)), tensor.data_type
+        return to_array(tensor, self.model.tensor_data.get(name)), tensor.data_type
 
     def constant_node(self, node: Node) -> tuple[Array, int]:
         """What a Constant holds, and its element type. Raises NotExactError."""
@@ -47,10 +47,10 @@ class Graph:
         if isinstance(tensor, TensorProto):
             return to_array(tensor, None), tensor.data_type
         for name in ("value_float", "value_floats", "value_int", "value_ints"):
-            found = node.attribute(name)
-            if found is not None:
+            value = node.attribute(name)
+            if value is not None:
                 dtype = np.float64 if "float" in name else np.int64
-                return np.asarray(found, dtype=dtype), TensorProto.UNDEFINED
+                return np.asarray(value, dtype=dtype), TensorProto.UNDEFINED
         raise NotExactError(f"constant {node.name} holds no numbers")
 
     def drawn(self, name: str, array: Array, kind: int, draw: int | None) -> Array:
@@ -69,11 +69,11 @@ class Graph:
             inner = [g for a in node.proto.attribute for g in inner_graphs(a)]
             for name in {*node.inputs, *node.outputs, *(n for g in inner for n in free_names(g))}:
                 last[name] = node.index
-        found: dict[int, list[str]] = {}
+        read_last: dict[int, list[str]] = {}
         for name, index in last.items():
             if name and name not in self.network.outputs:
-                found.setdefault(index, []).append(name)
-        return found
+                read_last.setdefault(index, []).append(name)
+        return read_last
 
     def _depending(self) -> set[str]:
         live = set(self.inputs)

@@ -19,19 +19,19 @@ from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.stored import Stored
-from bnfold.errors import BnfoldError, MissingExtraError, UsageError
+from bnfold.errors import BnfoldError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
-from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
-from bnfold.frontends.onnx.nodes import Network, read_network
+from bnfold.frontends.onnx.nodes import read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import moved, weight_names
-from bnfold.frontends.onnx.shapes import choose_inputs, known_channels
+from bnfold.frontends.onnx.run_inputs import fits, other_shapes, spec_of
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import moved, weight_names
+from bnfold.frontends.onnx.shapes import choose_inputs
+from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
 from bnfold.frontends.onnx.write import to_proto
-from bnfold.verify.inputs import other_size
 from bnfold.verify.runner import (
     Array,
     Evaluation,
@@ -44,7 +44,7 @@ from bnfold.verify.runner import (
 )
 
 if TYPE_CHECKING:
-    from bnfold.frontends.onnx.run_plain import PlainModel
+    from bnfold.frontends.onnx.run_numpy import NumpyModel
 
 _MOVED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
 
@@ -146,7 +146,7 @@ class OnnxRunner:
         given = {info.name for info in self.model.proto.graph.input}
         return {
             tensor.name: OrtValue.ortvalue_from_numpy(
-                moved(tensor.name, to_array(tensor, self.model.bulk.get(tensor.name)), draw)
+                moved(tensor.name, to_array(tensor, self.model.tensor_data.get(tensor.name)), draw)
             )
             for tensor in self.model.proto.graph.initializer
             if tensor.name in names - given and tensor.data_type in _MOVED
@@ -160,20 +160,20 @@ class OnnxRunner:
             raise NotExactError("PyTorch, which does the arithmetic, is not installed") from error
         return ExactModel(self.model)
 
-    def side_by_side(self) -> PlainModel:
+    def side_by_side(self) -> NumpyModel:
         """By NumPy, if the model is one of float32. Raises NotExactError."""
-        from bnfold.frontends.onnx.run_plain import PlainModel
+        from bnfold.frontends.onnx.run_numpy import NumpyModel
 
         dtypes = {t.data_type for t in self.model.proto.graph.initializer} & FLOATS
         if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
             raise NotExactError("it is not one of float32 alone")
-        return PlainModel(self.model, lambda: self.is_stopped)
+        return NumpyModel(self.model, lambda: self.is_stopped)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
         if self.known is not None:
             return self.known
-        found = []
+        storages = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
@@ -182,10 +182,10 @@ class OnnxRunner:
                     folding = prepare(model, self.pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
-                    found.append(folding.stored)
+                    storages.append(folding.stored)
                     if not folding.report.merged:
                         break
-        return found
+        return storages
 
     def _serialized(self) -> bytes:
         try:
@@ -220,11 +220,11 @@ class _Session:
         finally:
             self.runner.running.remove(options)
         names = [output.name for output in self.session.get_outputs()]
-        found = zip(names, results, strict=True)
-        return [output for name, result in found for output in to_outputs(name, result)]
+        named = zip(names, results, strict=True)
+        return [output for name, result in named for output in to_outputs(name, result)]
 
 
-_Half = tuple[onnx.TensorProto, Bulk | None]
+_Half = tuple[onnx.TensorProto, TensorData | None]
 
 
 def _halves(model: OnnxModel) -> dict[str, _Half]:
@@ -233,7 +233,7 @@ def _halves(model: OnnxModel) -> dict[str, _Half]:
     for graph in graphs:  # which grows
         graphs += [g for node in graph.node for a in node.attribute for g in inner_graphs(a)]
     return {
-        tensor.name: (tensor, model.bulk.get(tensor.name))
+        tensor.name: (tensor, model.tensor_data.get(tensor.name))
         for graph in reversed(graphs)
         for tensor in graph.initializer
         if tensor.data_type in HALF
@@ -245,10 +245,10 @@ def _rounded(half: _Half, *, is_only_stored: bool) -> Rounded:
     return Rounded(dtype, is_only_stored=is_only_stored)
 
 
-def _is_same_tensor(one: _Half, two: _Half) -> bool:
-    if one[0].data_type != two[0].data_type or one[0].dims != two[0].dims:
+def _is_same_tensor(first: _Half, second: _Half) -> bool:
+    if first[0].data_type != second[0].data_type or first[0].dims != second[0].dims:
         return False
-    return to_array(*one).tobytes() == to_array(*two).tobytes()
+    return to_array(*first).tobytes() == to_array(*second).tobytes()
 
 
 def file_runner(
@@ -293,61 +293,12 @@ def _runner(
         pins = {
             input_name: spec.shape
             for input_name, spec in zip(names, like, strict=True)
-            if _fits(network, input_name, spec)
+            if fits(network, input_name, spec)
         }
     shapes = choose_inputs(network, pins).choices[0]
-    specs = [_spec(network, input_name, shapes.get(input_name)) for input_name in names]
-    others = _other_shapes(network, specs)
+    specs = [spec_of(network, input_name, shapes.get(input_name)) for input_name in names]
+    others = other_shapes(network, specs)
     return OnnxRunner(model, path, name, pins, tuple(specs), other_shapes=others)
-
-
-def _fits(network: Network, name: str, spec: InputSpec) -> bool:
-    """Whether the model may take an input of that shape; where not, a later check says so."""
-    tensor = network.inputs[name].tensor_type
-    if not tensor.HasField("shape"):
-        return True
-    dims = tensor.shape.dim
-    return len(dims) == len(spec.shape) and all(
-        dim.dim_value in (0, -1, size) for dim, size in zip(dims, spec.shape, strict=True)
-    )
-
-
-def _spec(network: Network, name: str, shape: tuple[int, ...] | None) -> InputSpec:
-    tensor = network.inputs[name].tensor_type
-    step = "give its shape with --input NAME:SHAPE, or inputs={name: shape}"
-    if shape is None or not tensor.elem_type:
-        raise UsageError(f"the shape of the input {name!r} is not known", step)
-    try:
-        dtype = numpy_dtype(tensor.elem_type)
-    except KeyError as error:
-        raise UsageError(f"the input {name!r} has a dtype that is not known", step) from error
-    if dtype.kind not in "fiub" and tensor.elem_type not in FLOATS:
-        raise UsageError(
-            f"the input {name!r} is no plain array of numbers", "verify models of numbers"
-        )
-    declared = None
-    if tensor.HasField("shape"):
-        declared = tuple(dim.dim_value or None for dim in tensor.shape.dim)
-    return InputSpec(name, tuple(shape), dtype.name, None, declared)
-
-
-def _other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[int, ...]] | None:
-    """Another size wherever the model leaves one open, the same for all that have one name."""
-    symbols: dict[str, int] = {}
-    shapes = []
-    for spec in specs:
-        known = known_channels(network, spec.name)
-        dims = network.inputs[spec.name].tensor_type.shape.dim if spec.declared else ()
-        shape = list(spec.shape)
-        for axis, dim in enumerate(dims):
-            if dim.dim_value > 0 or (axis == 1 and known):
-                continue
-            size = symbols.setdefault(
-                dim.dim_param or f"{spec.name} {axis}", other_size(shape[axis], axis)
-            )
-            shape[axis] = size
-        shapes.append(tuple(shape))
-    return shapes if shapes != [spec.shape for spec in specs] else None
 
 
 def _first_line(error: Exception) -> str:

@@ -60,8 +60,8 @@ class Shapes:
         """With the inputs that are values of a graph around, per choice made there."""
         count = max(self.count, len(outside))
         choices = [
-            {**self.choices[min(at, self.count - 1)], **outside[min(at, len(outside) - 1)]}
-            for at in range(count)
+            {**self.choices[min(choice, self.count - 1)], **outside[min(choice, len(outside) - 1)]}
+            for choice in range(count)
         ]
         return Shapes(count, choices)
 
@@ -74,7 +74,7 @@ class Shapes:
         if self.count == 1 or name not in self.values[0]:
             return frozenset()
         first, second = self.values[0][name], self.values[1][name]
-        return frozenset(at for at in range(len(first)) if first[at] != second[at])
+        return frozenset(axis for axis in range(len(first)) if first[axis] != second[axis])
 
 
 Evaluate = Callable[[str, int], NDArray[np.generic] | None]
@@ -162,24 +162,24 @@ def infer(network: Network, shapes: Shapes, evaluate: Evaluate) -> None:
     """Fill in shapes and dtypes; `evaluate` gives small constants for what was found so far."""
     helpers: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(shapes.count)]
     for _ in range(_ROUNDS):
-        found = [
+        inferred = [
             _infer_once(network, shapes.choices[choice], helpers[choice])
             for choice in range(shapes.count)
         ]
-        shapes.dtypes = found[0][1]
-        common = found[0][0].keys() & found[-1][0].keys()
+        shapes.dtypes = inferred[0][1]
+        common = inferred[0][0].keys() & inferred[-1][0].keys()
         shapes.values = [
-            {n: s for n, s in shape.items() if n in common and _agree(n, found)}
-            for shape, _ in found
+            {n: s for n, s in shape.items() if n in common and _agree(n, inferred)}
+            for shape, _ in inferred
         ]
         if not _more_helpers(network, shapes, evaluate, helpers):
             return
 
 
-def _agree(name: str, found: Sequence[tuple[dict[str, Shape], dict[str, int]]]) -> bool:
+def _agree(name: str, inferred: Sequence[tuple[dict[str, Shape], dict[str, int]]]) -> bool:
     """Whether a value has one rank and dtype under all choices."""
-    ranks = {len(shape[name]) for shape, _ in found}
-    return len(ranks) == 1 and len({dtypes.get(name) for _, dtypes in found}) == 1
+    ranks = {len(shape[name]) for shape, _ in inferred}
+    return len(ranks) == 1 and len({dtypes.get(name) for _, dtypes in inferred}) == 1
 
 
 def _more_helpers(
@@ -264,7 +264,7 @@ def _prepared(
     del graph.sparse_initializer[:]
     if expanded_nodes(proto) > _MOST_NODES:  # inference follows every call, however deep
         del proto.functions[:]
-    is_sorted = all(node.index == at for at, node in enumerate(network.nodes))
+    is_sorted = all(node.index == index for index, node in enumerate(network.nodes))
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]
         nodes = [node for node in order if not any(name in helpers for name in node.output)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from bnfold.frontends.onnx.bulk import Bulk
+    from bnfold.frontends.onnx.tensor_data import TensorData
 
 FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -50,8 +50,8 @@ def typed_count(tensor: TensorProto) -> int:
     packed = (
         2 if tensor.data_type in _HALF_BYTES else 4 if tensor.data_type in _QUARTER_BYTES else 1
     )
-    stored = element_count(tensor)
-    return stored if packed > 1 and count == -(-stored // packed) else count
+    entries = element_count(tensor)
+    return entries if packed > 1 and count == -(-entries // packed) else count
 
 
 def numpy_dtype(data_type: int) -> np.dtype[Any]:
@@ -59,17 +59,17 @@ def numpy_dtype(data_type: int) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
 
 
-def to_array(tensor: TensorProto, bulk: Bulk | None) -> NDArray[Any]:
+def to_array(tensor: TensorProto, data: TensorData | None) -> NDArray[Any]:
     """The content of a tensor; not to be written to."""
-    if bulk is None:
+    if data is None:
         return numpy_helper.to_array(tensor)
     if tensor.data_type in _HALF_BYTES or tensor.data_type in _QUARTER_BYTES:
         whole = TensorProto()
         whole.CopyFrom(tensor)
-        whole.raw_data = bulk.read().tobytes()
+        whole.raw_data = data.read().tobytes()
         return numpy_helper.to_array(whole)
     dtype = numpy_dtype(tensor.data_type).newbyteorder("<")
-    return bulk.read().view(dtype).reshape(tuple(tensor.dims))
+    return data.read().view(dtype).reshape(tuple(tensor.dims))
 
 
 def clear_content(tensor: TensorProto) -> None:

@@ -1,4 +1,4 @@
-"""Take the bulk out of a serialised model, and put it back, without decoding it.
+"""Take large tensors out of a serialised model, and put them back, without decoding them.
 
     ModelProto:   graph = 7          GraphProto: initializer = 5        TensorProto: raw_data = 9
 
@@ -32,7 +32,7 @@ class Sized(Protocol):
         """How many bytes it will be."""
 
 
-Bulk = TypeVar("Bulk", bound=Sized)
+Content = TypeVar("Content", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Field:
 
 @dataclass(slots=True)
 class Split:
-    """A model without its bulk."""
+    """A model without the content of large tensors."""
 
     skeleton: bytes
     """A serialised ModelProto."""
@@ -62,22 +62,22 @@ class Split:
 def split(buffer: Buffer, threshold: int) -> Split:
     """Cut out what is at least `threshold` bytes long. Raises WireError."""
     head: list[Buffer] = []
-    found = Split(b"")
+    result = Split(b"")
     graphs = 0
     for part in fields(buffer, 0, len(buffer)):
         if part.number != _GRAPH or part.kind != _BYTES:
             head.append(buffer[part.start : part.end])
             continue
         graphs += 1
-        graph = _split_graph(buffer, part, found, threshold)
+        graph = _split_graph(buffer, part, result, threshold)
         head += [_tag(_GRAPH), _varint(sum(map(len, graph))), *graph]
     if graphs > 1:  # two parts of one graph: legal, never seen, and nothing to be clever about
         return Split(bytes(buffer))
-    found.skeleton = b"".join(head)
-    return found
+    result.skeleton = b"".join(head)
+    return result
 
 
-def _split_graph(buffer: Buffer, graph: Field, found: Split, threshold: int) -> list[Buffer]:
+def _split_graph(buffer: Buffer, graph: Field, result: Split, threshold: int) -> list[Buffer]:
     parts: list[Buffer] = []
     number = 0
     kept = graph.content
@@ -91,7 +91,7 @@ def _split_graph(buffer: Buffer, graph: Field, found: Split, threshold: int) -> 
         if len(raw) != 1 or raw[0].kind != _BYTES or raw[0].end - raw[0].content < threshold:
             continue
         (data,) = raw
-        found.spans[number - 1] = (data.content, data.end - data.content)
+        result.spans[number - 1] = (data.content, data.end - data.content)
         rest = part.end - part.content - (data.end - data.start)
         parts += [buffer[kept : part.start], _tag(_INITIALIZER), _varint(rest)]
         parts += [buffer[part.content : data.start], buffer[data.end : part.end]]
@@ -100,27 +100,27 @@ def _split_graph(buffer: Buffer, graph: Field, found: Split, threshold: int) -> 
     return parts
 
 
-def assemble(skeleton: bytes, bulk: Mapping[int, Bulk]) -> Iterator[Buffer | Bulk]:
-    """The serialised model, piece by piece, with the bulk back in its initializers."""
+def assemble(skeleton: bytes, contents: Mapping[int, Content]) -> Iterator[Buffer | Content]:
+    """The serialised model, piece by piece, with the content back in its initializers."""
     for part in fields(skeleton, 0, len(skeleton)):
-        if part.number != _GRAPH or not bulk:
+        if part.number != _GRAPH or not contents:
             yield skeleton[part.start : part.end]
             continue
-        parts = list(_assemble_graph(skeleton, part, bulk))
+        parts = list(_assemble_graph(skeleton, part, contents))
         total = sum(len(p) if isinstance(p, bytes | memoryview) else p.nbytes for p in parts)
         yield _tag(_GRAPH) + _varint(total)
         yield from parts
 
 
 def _assemble_graph(
-    skeleton: bytes, graph: Field, bulk: Mapping[int, Bulk]
-) -> Iterator[Buffer | Bulk]:
+    skeleton: bytes, graph: Field, contents: Mapping[int, Content]
+) -> Iterator[Buffer | Content]:
     number = 0
     for part in fields(skeleton, graph.content, graph.end):
         if part.number != _INITIALIZER:
             yield skeleton[part.start : part.end]
             continue
-        data = bulk.get(number)
+        data = contents.get(number)
         number += 1
         if data is None:
             yield skeleton[part.start : part.end]
@@ -135,9 +135,9 @@ def _assemble_graph(
 
 def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """The fields of the message between two places. Raises WireError."""
-    at = start
-    while at < end:
-        tag, content = _read_varint(buffer, at, end)
+    offset = start
+    while offset < end:
+        tag, content = _read_varint(buffer, offset, end)
         number, kind = tag >> 3, tag & 7
         if kind == _BYTES:
             length, content = _read_varint(buffer, content, end)
@@ -147,23 +147,23 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
         elif kind in (1, 5):
             stop = content + (8 if kind == 1 else 4)
         else:
-            raise WireError(f"a field of unknown type at byte {at}")
+            raise WireError(f"a field of unknown type at byte {offset}")
         if stop > end or not number:
-            raise WireError(f"a field at byte {at} goes past the end")
-        yield Field(number, kind, at, content, stop)
-        at = stop
+            raise WireError(f"a field at byte {offset} goes past the end")
+        yield Field(number, kind, offset, content, stop)
+        offset = stop
 
 
-def _read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
+def _read_varint(buffer: Buffer, offset: int, end: int) -> tuple[int, int]:
     value = shift = 0
-    while at < end and shift < 70:
-        byte = buffer[at]
-        at += 1
+    while offset < end and shift < 70:
+        byte = buffer[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value, offset
         shift += 7
-    raise WireError(f"a number at byte {at} goes past the end")
+    raise WireError(f"a number at byte {offset} goes past the end")
 
 
 def _varint(value: int) -> bytes:

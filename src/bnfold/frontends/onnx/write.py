@@ -22,8 +22,8 @@ from onnx import ModelProto, TensorProto
 from bnfold._places import part_beside, put_in_place, sync_file
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx import wire
-from bnfold.frontends.onnx.bulk import Bulk
 from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.tensor_data import TensorData
 
 _LIMIT = (1 << 31) - (1 << 20)
 """Bytes of the largest message, with a margin."""
@@ -42,15 +42,17 @@ def to_proto(model: OnnxModel) -> ModelProto:
 
 
 def _in_memory(model: OnnxModel) -> Iterator[bytes]:
-    for piece in _pieces(model, model.bulk):
+    for piece in _pieces(model, model.tensor_data):
         yield bytes(piece) if isinstance(piece, bytes | memoryview) else piece.read().tobytes()
 
 
-def _pieces(model: OnnxModel, bulk: dict[str, Bulk]) -> Iterator[wire.Buffer | Bulk]:
+def _pieces(
+    model: OnnxModel, tensor_data: dict[str, TensorData]
+) -> Iterator[wire.Buffer | TensorData]:
     numbers = {
-        number: bulk[tensor.name]
+        number: tensor_data[tensor.name]
         for number, tensor in enumerate(model.proto.graph.initializer)
-        if tensor.name in bulk
+        if tensor.name in tensor_data
     }
     return wire.assemble(model.proto.SerializeToString(), numbers)
 
@@ -135,24 +137,24 @@ def _explained(output: Path) -> Iterator[None]:
 
 
 def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> None:
-    inner = dict(model.bulk)
+    inner = dict(model.tensor_data)
     # In the order of the file: a set has another one in each process.
-    outer = {name: inner.pop(name) for name in model.bulk if name in model.external}
-    size = model.proto.ByteSize() + sum(bulk.nbytes for bulk in inner.values())
+    outer = {name: inner.pop(name) for name in model.tensor_data if name in model.external}
+    size = model.proto.ByteSize() + sum(data.nbytes for data in inner.values())
     if size > _LIMIT:
         outer |= inner
         inner = {}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
-    done, total = 0, sum(bulk.nbytes for bulk in model.bulk.values()) or 1
+    done, total = 0, sum(data.nbytes for data in model.tensor_data.values()) or 1
     if outer:
         stage.has_data = True
-        room = sum(bulk.nbytes + _PAGE for bulk in outer.values())
+        room = sum(data.nbytes + _PAGE for data in outer.values())
         with _complete(stage.data, stage, room) as file:
-            for name, bulk in outer.items():
-                _write_external(file, tensors[name], bulk, data_name(stage.name))
-                done += bulk.nbytes
+            for name, data in outer.items():
+                _write_external(file, tensors[name], data, data_name(stage.name))
+                done += data.nbytes
                 step(done / total)
-    with _complete(stage.model, stage, sum(bulk.nbytes for bulk in inner.values())) as file:
+    with _complete(stage.model, stage, sum(data.nbytes for data in inner.values())) as file:
         for piece in _pieces(model, inner):
             if isinstance(piece, bytes | memoryview):
                 file.write(piece)
@@ -165,14 +167,14 @@ def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> No
         del tensors[name].external_data[:]
 
 
-def _write_external(file: IO[bytes], tensor: TensorProto, bulk: Bulk, place: str) -> None:
-    if bulk.nbytes >= _PAGE:
+def _write_external(file: IO[bytes], tensor: TensorProto, data: TensorData, place: str) -> None:
+    if data.nbytes >= _PAGE:
         file.write(b"\0" * (-file.tell() % _PAGE))
     tensor.data_location = TensorProto.EXTERNAL
-    entries = {"location": place, "offset": file.tell(), "length": bulk.nbytes}
+    entries = {"location": place, "offset": file.tell(), "length": data.nbytes}
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=str(value))
-    bulk.write_to(file)
+    data.write_to(file)
 
 
 @contextmanager

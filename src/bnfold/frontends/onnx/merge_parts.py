@@ -3,8 +3,6 @@
 Conv, ConvTranspose   any number of spatial axes; SAME where the stride is 1
 Gemm, MatMul          without spatial axes; what is added behind a MatMul is its bias
 AveragePool           equal taps; not where padded zeros are not counted, or a window is cut
-
-https://onnx.ai/onnx/operators/onnx__Conv.html and the like
 """
 
 from __future__ import annotations
@@ -16,13 +14,11 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
-from bnfold.core.weights import Layout
-from bnfold.core.weights import exchanged as exchanged
-from bnfold.core.window import Window, same_padding
+from bnfold.core.weights import Layout, exchanged
 from bnfold.frontends.onnx.lifter import as_float64
-from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import Lifted, LinearSite
 from bnfold.frontends.onnx.tensors import FLOATS
+from bnfold.frontends.onnx.windows import window_of
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -40,31 +36,6 @@ def parts_of(lifted: Lifted) -> dict[int, Part]:
         if part is not None:
             parts[number] = part
     return parts
-
-
-def window_of(node: Node, kernel: tuple[int, ...]) -> Window | None:
-    """Where the taps of a node read; None if that depends on the size, or is not known."""
-    rank = len(kernel)
-    ones = (1,) * rank
-    stride, dilation = node.integers("strides") or ones, node.integers("dilations") or ones
-    mode, pads = node.text("auto_pad", "NOTSET"), node.integers("pads") or (0,) * (2 * rank)
-    if len(stride) != rank or len(dilation) != rank or len(pads) != 2 * rank:
-        return None
-    before, after = pads[:rank], pads[rank:]
-    is_transposed = node.op == "ConvTranspose"
-    if mode == "VALID":
-        before = after = (0,) * rank
-    elif mode != "NOTSET":
-        if set(stride) != {1} or is_transposed:
-            return None
-        half, rest = same_padding(kernel, dilation)
-        before, after = (half, rest) if mode == "SAME_UPPER" else (rest, half)
-    if is_transposed:
-        if node.integers("output_shape"):
-            return None
-        more = node.integers("output_padding") or (0,) * rank
-        after = tuple(pad - own for pad, own in zip(after, more, strict=True))
-    return Window(kernel, stride, dilation, before, after, is_transposed)
 
 
 def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:

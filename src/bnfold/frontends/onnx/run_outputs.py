@@ -13,7 +13,7 @@ from bnfold.verify.runner import Output
 def to_outputs(name: str, result: Any) -> list[Output]:
     """A tensor is one output; of a sequence or a map, each of its parts is."""
     if isinstance(result, list | tuple):
-        parts = [(f"{name}[{at}]", part) for at, part in enumerate(result)]
+        parts = [(f"{name}[{index}]", part) for index, part in enumerate(result)]
     elif isinstance(result, Mapping):
         parts = [(f"{name}[{key!r}]", result[key]) for key in sorted(result, key=repr)]
     else:

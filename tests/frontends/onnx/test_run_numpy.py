@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from bnfold.frontends.onnx.read import read_proto
 from bnfold.frontends.onnx.run_exact import ExactModel
-from bnfold.frontends.onnx.run_plain import PlainModel
+from bnfold.frontends.onnx.run_numpy import NumpyModel
 from bnfold.verify.runner import Lane, NotExactError
 from tests.frontends.onnx.support import Sketch, run
 
@@ -69,7 +69,7 @@ def test_each_operator(op, constants, attributes):
         s.initializers[-1] = numpy_helper.from_array(variance, s.initializers[-1].name)
     model = s.model()
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
-    exact, own = PlainModel(read_proto(model)).run([x], [Lane("float64"), Lane("float32")])
+    exact, own = NumpyModel(read_proto(model)).run([x], [Lane("float64"), Lane("float32")])
     (truth,) = ExactModel(read_proto(model)).run([x])
     (expected,) = run(model, SHAPE)
     assert exact[0].values.dtype == np.float64 and own[0].values.dtype == np.float32
@@ -94,12 +94,12 @@ def test_each_operator(op, constants, attributes):
 def test_what_is_not_run(op, constants, attributes):
     model = read_proto(sketched(op, *constants, **attributes).model())
     with pytest.raises(NotExactError):
-        PlainModel(model).run([np.ones(SHAPE, np.float32)], [Lane("float64")])
+        NumpyModel(model).run([np.ones(SHAPE, np.float32)], [Lane("float64")])
 
 
 def test_an_old_opset_is_not_run():
     with pytest.raises(NotExactError, match="opset 11"):
-        PlainModel(read_proto(sketched("Relu").model(opset=11)))
+        NumpyModel(read_proto(sketched("Relu").model(opset=11)))
 
 
 def test_a_draw_is_the_same_in_both():
@@ -108,7 +108,7 @@ def test_a_draw_is_the_same_in_both():
     s.bn(4)
     model = read_proto(s.model())
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
-    drawn, plain = PlainModel(model).run([x], [Lane("float64", 3), Lane("float64")])
+    drawn, plain = NumpyModel(model).run([x], [Lane("float64", 3), Lane("float64")])
     (truth,) = ExactModel(model).run([x], draw=3)
     np.testing.assert_allclose(drawn[0].values, truth.values, rtol=1e-12)
     gap = np.abs(drawn[0].values - plain[0].values).max() / np.abs(plain[0].values).max()
@@ -124,7 +124,7 @@ def test_an_enlarged_draw_in_float32_moves_as_much_as_one_in_float64(times):
         s.node("Relu")
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     lanes = [Lane("float64"), Lane("float64", 3), Lane("float32", 3, None, times)]
-    plain, drawn, far = (one[0].values for one in PlainModel(read_proto(s.model())).run([x], lanes))
+    plain, drawn, far = (one[0].values for one in NumpyModel(read_proto(s.model())).run([x], lanes))
     assert far.dtype == np.float32
     expected, found = drawn - plain, (far - plain) / times
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
@@ -139,7 +139,7 @@ def test_memory_that_is_used_again_holds_no_value():
     s.node("Add", s.node("MatMul", first, weights[2]), kept)
     model = s.model()
     x = np.random.default_rng(1).normal(size=(1, 300, 300)).astype(np.float32)
-    exact, drawn = PlainModel(read_proto(model)).run(
+    exact, drawn = NumpyModel(read_proto(model)).run(
         [x], [Lane("float64"), Lane("float32", 0, None, 1.0)]
     )
     (truth,) = ExactModel(read_proto(model)).run([x])

@@ -24,7 +24,7 @@ _BLOCK = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
-class FileBulk:
+class FileData:
     """A part of a file."""
 
     path: Path
@@ -73,7 +73,7 @@ def _copy_range(source: IO[bytes], offset: int, count: int, file: IO[bytes]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryBulk:
+class MemoryData:
     """Bytes that are in memory already."""
 
     content: bytes | memoryview
@@ -97,7 +97,7 @@ class MemoryBulk:
 
 
 @dataclass(frozen=True, slots=True)
-class ComputedBulk:
+class ComputedData:
     """A tensor that is computed when it is asked for, and not kept."""
 
     nbytes: int
@@ -115,10 +115,10 @@ class ComputedBulk:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScaledBulk:
+class ScaledData:
     """A tensor times factors, worked through in blocks of rows: in, multiplied, out."""
 
-    source: FileBulk | MemoryBulk
+    source: FileData | MemoryData
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     factor: NDArray[np.float64]
@@ -241,4 +241,4 @@ class _Part:
         return self.file.readinto(view) or 0
 
 
-Bulk = FileBulk | MemoryBulk | ComputedBulk | ScaledBulk
+TensorData = FileData | MemoryData | ComputedData | ScaledData

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.read import OnnxModel
-from bnfold.frontends.onnx.run_graph import Graph, not_exact_where_it_raises, show
-from bnfold.frontends.onnx.run_plain_ops import PRODUCTS, TABLE, check_reach
-from bnfold.frontends.onnx.run_values import to_outputs
-from bnfold.frontends.onnx.run_weights import rounded_again
+from bnfold.frontends.onnx.run_graph import RunGraph, not_exact_where_it_raises, show
+from bnfold.frontends.onnx.run_numpy_ops import PRODUCTS, TABLE, check_reach
+from bnfold.frontends.onnx.run_outputs import to_outputs
+from bnfold.frontends.onnx.run_rounding import rounded_again
 from bnfold.verify.runner import Lane, NotExactError, Output
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ _OPSET = 13
 """Before that some of these operators meant something else."""
 
 
-class PlainModel(Graph):
+class NumpyModel(RunGraph):
     """A model ready to run. Raises NotExactError where it is not for NumPy."""
 
     def __init__(self, model: OnnxModel, is_stopped: Callable[[], bool] = lambda: False) -> None:
@@ -61,12 +61,12 @@ class PlainModel(Graph):
                     show(lane.watch, name, node.op, result)
             for name in self.last.get(node.index, ()):
                 values.pop(name, None)
-        found = [
+        outputs = [
             (name, values.get(name) or self._weight(name, lanes)) for name in self.network.outputs
         ]
         return [
-            [output for name, value in found for output in to_outputs(name, value[at])]
-            for at in range(len(lanes))
+            [output for name, value in outputs for output in to_outputs(name, value[number])]
+            for number in range(len(lanes))
         ]
 
     def _are_declared(self, inputs: Sequence[Array]) -> bool:
@@ -95,7 +95,9 @@ class PlainModel(Graph):
                 known = self._weight(name, lanes, for_once=for_once)
             operands.append(known)
         operator = TABLE[node.op][0]
-        results = [operator(node, [each[at] for each in operands]) for at in range(len(lanes))]
+        results = [
+            operator(node, [each[number] for each in operands]) for number in range(len(lanes))
+        ]
         if is_smaller and node.op == "Conv":
             x, weight = operands[:2]
             check_reach(node, x[0].shape[2:], weight[0].shape[2:], results[0].shape[2:])
@@ -113,18 +115,18 @@ class PlainModel(Graph):
         for_once = for_once and array.size >= _LARGE
         is_weight = self.is_weight(name, kind)
         plain: dict[str, Array] = {}
-        found = []
+        rounded = []
         for number, lane in enumerate(lanes):
             if lane.draw is None or not is_weight:
                 if lane.dtype not in plain:
                     plain[lane.dtype] = self._cast(array, lane.dtype, for_once=for_once)
-                found.append(plain[lane.dtype])
+                rounded.append(plain[lane.dtype])
                 continue
             out = self._room(number, array, lane.dtype, for_once=for_once)
-            found.append(
+            rounded.append(
                 rounded_again(name, array, kind, lane.draw, enlarged=lane.enlarged, out=out)
             )
-        return found
+        return rounded
 
     def _cast(self, array: Array, dtype: str, *, for_once: bool) -> Array:
         if array.dtype == dtype:

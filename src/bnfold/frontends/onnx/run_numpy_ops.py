@@ -1,4 +1,4 @@
-"""The operators of usual convolutional networks, by NumPy: what `run_plain` runs.
+"""The operators of usual convolutional networks, by NumPy: what `run_numpy` runs.
 
 Convolutions are matrix products of weights and windows, (out, in * kernel) by
 (in * kernel, places), group by group.
@@ -45,8 +45,8 @@ def _windows(
     )
 
     def seen() -> Iterator[Array]:
-        for at in itertools.product(*map(range, kernel)):
-            starts = [i * d for i, d in zip(at, dilations, strict=True)]
+        for tap in itertools.product(*map(range, kernel)):
+            starts = [i * d for i, d in zip(tap, dilations, strict=True)]
             cut = [
                 slice(start, start + (n - 1) * s + 1, s)
                 for start, n, s in zip(starts, places, strides, strict=True)
@@ -68,7 +68,7 @@ def check_reach(
         sizes, kernel, places, strides, dilations, pads[:rank], strict=True
     ):
         for first in range(-pad, (k - 1) * d - pad + 1, d):
-            if not any(0 <= at < n for at in range(first, first + count * s, s)):
+            if not any(0 <= position < n for position in range(first, first + count * s, s)):
                 raise NotExactError(f"{node.name} has elements that read the border alone")
 
 
@@ -88,8 +88,8 @@ def _conv(node: Node, x: Sequence[Array]) -> Array:
         raise NotExactError(f"{node.name} takes too much memory")
     # (n, in, kernel, places), so that a group's rows are in the order of the weight's
     seen = np.empty((n, groups * depth, count, *places), data.dtype)
-    for at, window in enumerate(windows):
-        seen[:, :, at] = window
+    for tap, window in enumerate(windows):
+        seen[:, :, tap] = window
     rows = weight.reshape(groups, out // groups, depth * count)
     y: Array = np.matmul(rows, seen.reshape(n, groups, depth * count, math.prod(places)))
     y = y.reshape(n, out, *places)
@@ -152,7 +152,7 @@ def _batch_norm(node: Node, x: Sequence[Array]) -> Array:
 # ------------------------------------------------------------------- elementwise, shapes
 
 
-def _two(function: Callable[[Array, Array], Array]) -> Operator:
+def _variadic(function: Callable[[Array, Array], Array]) -> Operator:
     def apply(node: Node, x: Sequence[Array]) -> Array:
         if {operand.dtype.kind for operand in x} != {"f"}:
             raise NotExactError(f"{node.name} works with integers")
@@ -210,13 +210,13 @@ TABLE: dict[str, tuple[Operator, tuple[str, ...]]] = {
     "Gemm": (_gemm, ("alpha", "beta", "transA", "transB")),
     "MatMul": (lambda node, x: np.matmul(x[0], x[1]), ()),
     "BatchNormalization": (_batch_norm, ("epsilon", "momentum", "training_mode")),
-    "Add": (_two(np.add), ()),
-    "Sub": (_two(np.subtract), ()),
-    "Mul": (_two(np.multiply), ()),
-    "Div": (_two(np.divide), ()),
-    "Sum": (_two(np.add), ()),
-    "Max": (_two(np.maximum), ()),
-    "Min": (_two(np.minimum), ()),
+    "Add": (_variadic(np.add), ()),
+    "Sub": (_variadic(np.subtract), ()),
+    "Mul": (_variadic(np.multiply), ()),
+    "Div": (_variadic(np.divide), ()),
+    "Sum": (_variadic(np.add), ()),
+    "Max": (_variadic(np.maximum), ()),
+    "Min": (_variadic(np.minimum), ()),
     "Clip": (_clip, ()),
     "Relu": (lambda node, x: np.maximum(x[0], x[0].dtype.type(0)), ()),
     "LeakyRelu": (_leaky_relu, ("alpha",)),
