@@ -163,7 +163,7 @@ class Expressions:
     """Number of the op that makes a tensor."""
     readings: dict[int, int] = field(default_factory=dict)
     """How often a tensor is read; more than once where somebody outside does."""
-    found: dict[int, list[Expression]] = field(default_factory=dict)
+    by_tensor: dict[int, list[Expression]] = field(default_factory=dict)
     """Per tensor, the nearest source first; that it is itself is not among them."""
 
     @classmethod
@@ -178,8 +178,8 @@ class Expressions:
             self.readings[tensor] = self.readings.get(tensor, 0) + 2
         alone = {number for number, calls in graph.affine_groups().items() if len(calls) == 1}
         for number, op in enumerate(graph.ops):
-            if len(op.outputs) == 1 and (found := self._made_by(number, op, alone)):
-                self.found[op.outputs[0]] = found
+            if len(op.outputs) == 1 and (made := self._made_by(number, op, alone)):
+                self.by_tensor[op.outputs[0]] = made
         return self
 
     def seen(self, tensor: int) -> list[Expression]:
@@ -191,8 +191,8 @@ class Expressions:
         """The same tensor as an expression of earlier sources, where nobody else reads the one."""
         if not self.is_own(near.source, near.reads):
             return []
-        found = self.found.get(near.source, ())[: _MOST_SOURCES - 1]
-        made = (self._chain(e, near, output) for e in found)
+        inner = self.by_tensor.get(near.source, ())[: _MOST_SOURCES - 1]
+        made = (self._chain(e, near, output) for e in inner)
         return [expression for expression in made if expression is not None]
 
     def is_own(self, tensor: int, reads: int) -> bool:
@@ -320,18 +320,18 @@ class Expressions:
         if not self.are_alike(op.inputs, op.outputs[0]):
             return []
         seen = [{e.source: e for e in self.seen(tensor)} for tensor in op.inputs]
-        found = []
+        sums = []
         for source in seen[0]:
-            if not all(source in each for each in seen):
+            if not all(source in by_source for by_source in seen):
                 continue
-            operands = [each[source] for each in seen]
+            operands = [by_source[source] for by_source in seen]
             if not self.freedom.takes_identity and any(e.is_identity for e in operands):
                 continue
             whole = self.sum(operands, role.coefficients, op.outputs[0])
             if whole is not None:
                 near = replace(whole, ops=whole.ops | {number})
-                found += [near, *self.further(near, op.outputs[0])]
-        return found
+                sums += [near, *self.further(near, op.outputs[0])]
+        return sums
 
     def sum(
         self, operands: Sequence[Expression], coefficients: Sequence[float], output: int

@@ -112,7 +112,7 @@ class _Finder:
     def _in_chain(self, number: int) -> list[Merge]:
         """The merge of what ends in a linear op."""
         (output,) = self.graph.ops[number].outputs
-        chains = [e for e in self.expressions.found.get(output, ()) if e.is_chain and e.pays]
+        chains = [e for e in self.expressions.by_tensor.get(output, ()) if e.is_chain and e.pays]
         for whole in sorted(chains, key=lambda e: (-e.saves, -len(e.ops))):
             if self._carrier(whole) is not None and not whole.ops & self.taken:
                 return [self._merge(whole, output)]
@@ -141,14 +141,14 @@ class _Finder:
         sums, operands = [number], []
         waiting = [(number, 1.0)]
         while waiting:
-            at, factor = waiting.pop()
-            op = self.graph.ops[at]
+            outer, factor = waiting.pop()
+            op = self.graph.ops[outer]
             assert isinstance(op.role, g.Sum)
             for position, own in enumerate(op.role.coefficients):
                 tensor = op.inputs[position]
                 inner = self._inner_sum(tensor)
                 if inner is None:
-                    operands.append(_Operand(tensor, factor * own, (at, position)))
+                    operands.append(_Operand(tensor, factor * own, (outer, position)))
                 else:
                     sums.append(inner)
                     waiting.append((inner, factor * own))
@@ -178,11 +178,11 @@ class _Finder:
         ]:
             best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
             merged = {operand.place for operand in best.operands}
-            left = [each for each in left if each[0].operands[0].place not in merged]
+            left = [entry for entry in left if entry[0].operands[0].place not in merged]
             seen = [best.whole, *self.expressions.further(best.whole, output)]
             left.append([_Cluster(best.operands, [(e, 1.0)], e) for e in seen])
-        found = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
-        return sorted(found, key=lambda cluster: -cluster.whole.saves)
+        clusters = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
+        return sorted(clusters, key=lambda cluster: -cluster.whole.saves)
 
     def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
         """Of the same operands, of one source or another."""
@@ -195,14 +195,14 @@ class _Finder:
 
     def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
         """Those that are expressions of one source."""
-        found: dict[int, list[_Cluster]] = {}
+        by_source: dict[int, list[_Cluster]] = {}
         for seen in clusters:
             for cluster in seen:
                 whole = cluster.whole
                 is_fixed = whole.is_identity and not self.freedom.takes_identity
                 if not is_fixed and not whole.ops & self.taken:
-                    found.setdefault(whole.source, []).append(cluster)
-        return [members for members in found.values() if len(members) > 1]
+                    by_source.setdefault(whole.source, []).append(cluster)
+        return [members for members in by_source.values() if len(members) > 1]
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
         """Operands of one source, put together two by two while that pays."""
@@ -271,7 +271,7 @@ class _Finder:
         }
         merged = costs.keys()
         ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
-        found: set[tuple[int, int]] = set()
+        staying: set[tuple[int, int]] = set()
         for operand in operands:
             if operand.place in merged or now[operand.place] == operand.coefficient:
                 continue
@@ -282,11 +282,11 @@ class _Finder:
                     others = [
                         place
                         for place, way in ways.items()
-                        if any(at == number and other != position for at, other in way)
+                        if any(n == number and p != position for n, p in way)
                     ]
                     # One is enough: that which costs least as it is.
-                    found.add(min(others, key=lambda place: (costs.get(place, 0), place)))
-        return found
+                    staying.add(min(others, key=lambda place: (costs.get(place, 0), place)))
+        return staying
 
     def _way(self, sums: Sequence[int], place: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """The places through which an operand comes into the whole sum."""
@@ -340,7 +340,7 @@ class _Finder:
         self, root: int, kept: Mapping[int, tuple[int, ...]]
     ) -> dict[tuple[int, int], float]:
         """What each operand that is kept is multiplied by now: one that is left alone, by 1."""
-        found: dict[tuple[int, int], float] = {}
+        coefficients: dict[tuple[int, int], float] = {}
         waiting = [(root, 1.0)]
         while waiting:
             number, factor = waiting.pop()
@@ -348,11 +348,11 @@ class _Finder:
             assert isinstance(op.role, g.Sum)
             for position in kept[number]:
                 own = op.role.coefficients[position] if len(kept[number]) > 1 else 1.0
-                found[number, position] = factor * own
+                coefficients[number, position] = factor * own
                 maker = self._inner_sum(op.inputs[position])
                 if maker is not None and maker in kept:
                     waiting.append((maker, factor * own))
-        return found
+        return coefficients
 
     def _with_source(self, whole: Expression, output: int) -> Expression:
         """With the linear op that makes its source, if it alone reads that now, and it pays."""
@@ -360,11 +360,11 @@ class _Finder:
         if not self.expressions.is_own(whole.source, own):
             return whole
         options = [
-            both
-            for inner in self.expressions.found.get(whole.source, ())
+            joined
+            for inner in self.expressions.by_tensor.get(whole.source, ())
             if not inner.ops & self.taken
-            if (both := self.expressions.chain(inner, whole, output)) is not None
-            if both.pays and self._carrier(both) is not None
+            if (joined := self.expressions.chain(inner, whole, output)) is not None
+            if joined.pays and self._carrier(joined) is not None
         ]
         return max(options, key=lambda e: (e.saves, len(e.ops)), default=whole)
 

@@ -103,7 +103,7 @@ class _Branch:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Collected:
     """What is collected about one sum."""
 
     sums: set[int] = field(default_factory=set)
@@ -120,8 +120,8 @@ def find(binding: Binding, banned: Collection[int]) -> list[Shortcut]:
     """The sums whose steps may go together, outer ones before those inside."""
     finder = _Finder(binding, frozenset(banned))
     sums = [(n, op.role) for n, op in enumerate(binding.graph.ops) if isinstance(op.role, g.Sum)]
-    found = (finder.shortcut(number, role) for number, role in reversed(sums))
-    return [shortcut for shortcut in found if shortcut is not None]
+    shortcuts = (finder.shortcut(number, role) for number, role in reversed(sums))
+    return [shortcut for shortcut in shortcuts if shortcut is not None]
 
 
 class _Finder:
@@ -154,10 +154,10 @@ class _Finder:
             tensor = leaf.chain[cuts[id(leaf)]]
             if used[tensor] == 1 and tensor not in taps:
                 cuts[id(leaf)] = 0
-        found = _Found(sums={root})
-        found.taps = {tensor: tap for tensor, tap in taps.items() if tensor in used}
-        constant = self._collect(branches, cuts, found, np.ones(()), np.ones(()))
-        return self._finish(root, found, constant)
+        collected = _Collected(sums={root})
+        collected.taps = {tensor: tap for tensor, tap in taps.items() if tensor in used}
+        constant = self._collect(branches, cuts, collected, np.ones(()), np.ones(()))
+        return self._finish(root, collected, constant)
 
     def may_go(self, number: int) -> bool:
         """Whether an affine step can go, as far as the step itself is concerned."""
@@ -187,7 +187,7 @@ class _Finder:
             chain.append(self.graph.ops[number].inputs[0])
             ops.append(number)
             free += all_free
-        inside = all_free and all(self.reads[one] == 1 for one in chain)
+        inside = all_free and all(self.reads[link] == 1 for link in chain)
         role = None if number is None or not inside else self.graph.ops[number].role
         if number is None or not isinstance(role, g.Sum):
             return _Branch(factor, chain, ops, free, position)
@@ -259,7 +259,7 @@ class _Finder:
         self,
         branches: Sequence[_Branch],
         cuts: dict[int, int],
-        found: _Found,
+        collected: _Collected,
         true: FloatArray,
         stored: FloatArray,
     ) -> FloatArray:
@@ -270,13 +270,13 @@ class _Finder:
             scale, shift, passed = self._through(branch.ops[:cut])
             held, added = true * branch.factor * scale, stored * branch.factor * passed
             constant = constant + true * branch.factor * shift
-            self._note_steps(branch, cut, found)
+            self._note_steps(branch, cut, collected)
             if branch.below:
-                found.sums.add(branch.inner)
-                found.inside.add(branch.chain[-1])
-                constant = constant + self._collect(branch.below, cuts, found, held, added)
+                collected.sums.add(branch.inner)
+                collected.inside.add(branch.chain[-1])
+                constant = constant + self._collect(branch.below, cuts, collected, held, added)
             else:
-                found.seen.append((branch.chain[cut], held, added))
+                collected.seen.append((branch.chain[cut], held, added))
         return constant
 
     def _through(self, ops: Sequence[int]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -291,7 +291,7 @@ class _Finder:
                 stays = role.scale * stays
         return scale, shift, stays
 
-    def _note_steps(self, branch: _Branch, cut: int, found: _Found) -> None:
+    def _note_steps(self, branch: _Branch, cut: int, collected: _Collected) -> None:
         """Which steps go, and down from where they keep their own law."""
         shared = [index for index in range(cut) if self.reads[branch.chain[index]] > 1]
         first = shared[0] if shared else cut
@@ -299,33 +299,33 @@ class _Finder:
             if isinstance(self.graph.ops[number].role, g.View):
                 continue
             if index < first:
-                found.inside.add(branch.chain[index])
+                collected.inside.add(branch.chain[index])
             if self.may_go(number):
-                found.steps.add(number)
+                collected.steps.add(number)
                 if index >= first:
-                    found.bound.add(number)
+                    collected.bound.add(number)
 
-    def _finish(self, root: int, found: _Found, constant: FloatArray) -> Shortcut | None:
-        if not found.steps:
+    def _finish(self, root: int, collected: _Collected, constant: FloatArray) -> Shortcut | None:
+        if not collected.steps:
             return None
         terms = []
-        for tensor in dict.fromkeys(tensor for tensor, _, _ in found.seen):
-            true = [held for other, held, _ in found.seen if other == tensor]
-            stored = [added for other, _, added in found.seen if other == tensor]
-            tap = found.taps.get(tensor)
+        for tensor in dict.fromkeys(tensor for tensor, _, _ in collected.seen):
+            true = [held for source, held, _ in collected.seen if source == tensor]
+            stored = [added for source, _, added in collected.seen if source == tensor]
+            tap = collected.taps.get(tensor)
             sums = (_total(true), _total(stored), _total(true, np.abs), _total(stored, np.abs))
             terms.append(Term(tensor, *sums, tap))
         for term in terms:
             if term.tap is not None:
-                found.inside.update(self._along(term.tap))
+                collected.inside.update(self._along(term.tap))
         return Shortcut(
             root,
-            frozenset(found.sums),
-            tuple(sorted(found.steps)),
-            tuple(sorted(found.bound)),
+            frozenset(collected.sums),
+            tuple(sorted(collected.steps)),
+            tuple(sorted(collected.bound)),
             tuple(terms),
             constant,
-            tuple(sorted(found.inside)),
+            tuple(sorted(collected.inside)),
         )
 
     def _along(self, tap: Tap) -> list[int]:
