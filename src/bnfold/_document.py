@@ -32,9 +32,9 @@ class Document(ABC):
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The inverse of `to_dict`. Raises ValueError for another schema."""
-        found = data.get("schema") if isinstance(data, dict) else data
-        if found != cls.schema or not isinstance(data, dict):
-            raise ValueError(f"not a {cls.schema} document: {found!r}")
+        schema = data.get("schema") if isinstance(data, dict) else data
+        if schema != cls.schema or not isinstance(data, dict):
+            raise ValueError(f"not a {cls.schema} document: {schema!r}")
         return cls._read(data)
 
     def to_json(self, indent: int | None = 2) -> str:

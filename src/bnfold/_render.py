@@ -51,7 +51,9 @@ def _plain(report: Outcomes, width: int) -> str | None:
     rows = [_cells(item) for item in report.items]
     if rows:
         rows.insert(0, list(_HEADINGS))
-    lengths = [max((len(row[at]) for row in rows), default=0) for at in range(len(_HEADINGS))]
+    lengths = [
+        max((len(row[column]) for row in rows), default=0) for column in range(len(_HEADINGS))
+    ]
     lines = [printable(report.summary)]
     for name, kind, channels, outcome in rows:
         padded = (name.ljust(lengths[0]), kind.ljust(lengths[1]), channels.rjust(lengths[2]))

@@ -45,17 +45,17 @@ class Line:
     """What became of it, what matters most first."""
 
 
-def fold_many(arguments: argparse.Namespace, found: Sequence[Model]) -> int:
+def fold_many(arguments: argparse.Namespace, named: Sequence[Model]) -> int:
     """Fold all of them, print, and return the gravest exit status."""
-    each = [_options(arguments, model) for model in found]
+    tasks = [_options(arguments, model) for model in named]
     lines: list[Line] = []
-    with progress(f"folding {len(each)} models") as step:
-        for line in _fold(each, arguments.jobs):
+    with progress(f"folding {len(tasks)} models") as step:
+        for line in _fold(tasks, arguments.jobs):
             lines.append(line)
-            step(len(lines) / len(each))
+            step(len(lines) / len(tasks))
             if not arguments.json and not (arguments.quiet and line.exit_code == 0):
-                answer(_row(line, max(len(printable(model.source)) for model in found)))
-    order = {model.source: at for at, model in enumerate(found)}
+                answer(_row(line, max(len(printable(model.source)) for model in named)))
+    order = {model.source: place for place, model in enumerate(named)}
     lines.sort(key=lambda line: order[line.source])
     failed = sum(line.exit_code != 0 for line in lines)
     if arguments.json:

@@ -122,7 +122,7 @@ def _measure(
     (original, inputs), *others = [source.open() for source in sources]
     folded = others[0][0] if others else None
 
-    def found(result: BenchResult) -> None:
+    def on_result(result: BenchResult) -> None:
         new = result.rows[len(kept[-1].rows) if kept else 0 :]
         kept.append(result)
         if varied and not arguments.json:
@@ -144,7 +144,7 @@ def _measure(
             rounds=arguments.rounds,
             clip=arguments.clip,
             progress=step,
-            found=found,
+            found=on_result,
         )
 
 

@@ -112,10 +112,12 @@ def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
     first, second = kind_of(original), kind_of(folded)
     learns = (first is ModelKind.MODULE and inputs is None) or _takes_torch_inputs(first, inputs)
     if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, inputs):
-        two = _runner(second, folded, "the folded model", inputs, None)
-        return _runner(first, original, "the original", inputs, two.specs), two
-    one = _runner(first, original, "the original", inputs, None)
-    return one, _runner(second, folded, "the folded model", inputs, one.specs)
+        folded_runner = _runner(second, folded, "the folded model", inputs, None)
+        return _runner(first, original, "the original", inputs, folded_runner.specs), folded_runner
+    original_runner = _runner(first, original, "the original", inputs, None)
+    return original_runner, _runner(
+        second, folded, "the folded model", inputs, original_runner.specs
+    )
 
 
 def _runner(

@@ -128,9 +128,9 @@ def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
     if not original.may_have_state:
         runs.append(evaluation.run(evidence.samples[0]))
     for again in runs:
-        for one, other in zip(evidence.own_before[0], again, strict=True):
-            if not compare.is_same(one.values, other.values):
-                return one.name
+        for output, repeated in zip(evidence.own_before[0], again, strict=True):
+            if not compare.is_same(output.values, repeated.values):
+                return output.name
     return None
 
 
@@ -209,7 +209,7 @@ def run_exact(
     evidence.runs = layers.Runs(
         [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
     )
-    numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
+    numbers = sum(int(np.prod(tensor.shape)) for tensor in after[0][1].seen.values())
     most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST
     drawing = _draws(folded.exact, evidence, evaluation)
     number = 0
@@ -273,8 +273,10 @@ def run_moved(
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     evidence.compared = None
     try:
-        other = original.reordered()
-        evidence.reordered = [other.run(inputs) for inputs in evidence.samples] if other else []
+        reordered = original.reordered()
+        evidence.reordered = (
+            [reordered.run(inputs) for inputs in evidence.samples] if reordered else []
+        )
     except Exception:  # whatever a runtime raises: there is no such form of this model
         evidence.reordered = []
     for count in (DRAWS, DRAWS_SMALL):

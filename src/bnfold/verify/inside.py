@@ -56,9 +56,9 @@ def folded_inside(
     """The folded model, and what draws make of it. Raises NotExactError."""
     first = [Lane("float64", watch=Probe(axes)), *_draws(axes, 0, DRAWS_FIRST)]
     exact, *far = _watched(network, inputs, first)
-    if sum(math.prod(one.shape) for one in exact.seen.values()) <= SMALL:
+    if sum(math.prod(tensor.shape) for tensor in exact.seen.values()) <= SMALL:
         far += _watched(network, inputs, _draws(axes, DRAWS_FIRST, DRAWS_SMALL))
-    return exact, [_nearer(exact, one) for one in far]
+    return exact, [_nearer(exact, draw) for draw in far]
 
 
 def _draws(axes: Mapping[str, int], start: int, stop: int) -> list[Lane]:
@@ -66,25 +66,25 @@ def _draws(axes: Mapping[str, int], start: int, stop: int) -> list[Lane]:
 
 
 def _watched(network: SideBySide, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[Inside]:
-    found = network.run(inputs, lanes)
+    outputs = network.run(inputs, lanes)
     probes = [lane.watch for lane in lanes if isinstance(lane.watch, Probe)]
     return [
         Inside(made, with_outputs(probe, made).seen)
-        for probe, made in zip(probes, found, strict=True)
+        for probe, made in zip(probes, outputs, strict=True)
     ]
 
 
 def _nearer(base: Inside, far: Inside) -> Inside:
     """A draw as it would be if it were not enlarged. Raises NotExactError."""
     seen = {
-        key: replace(one, values=_back(base.seen[key].values, one.values))
-        for key, one in far.seen.items()
+        key: replace(tensor, values=_back(base.seen[key].values, tensor.values))
+        for key, tensor in far.seen.items()
     }
     made = [
-        replace(one, values=_back(start.values, one.values))
-        if one.values.dtype.kind == "f"
-        else one
-        for start, one in zip(base.outputs, far.outputs, strict=True)
+        replace(output, values=_back(start.values, output.values))
+        if output.values.dtype.kind == "f"
+        else output
+        for start, output in zip(base.outputs, far.outputs, strict=True)
     ]
     return Inside(made, seen)
 

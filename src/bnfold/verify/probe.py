@@ -69,7 +69,7 @@ def flat_places(shape: tuple[int, ...], axis: int) -> IntArray:
         return np.zeros((1, 1), dtype=np.int64)
     if len(shape) == 1:
         return np.arange(min(shape[0], PLACES * 64), dtype=np.int64)[None]
-    rest = [length for at, length in enumerate(shape) if at != axis]
+    rest = [length for dim, length in enumerate(shape) if dim != axis]
     total = math.prod(rest)
     if total <= PLACES:
         inner = np.arange(total)
@@ -94,5 +94,5 @@ def broadcast_places(array: FloatArray, shape: tuple[int, ...], axis: int) -> Fl
     if len(shape) > 1 and array.size == array.shape[axis]:  # it varies along the channels alone
         return np.broadcast_to(array.reshape(-1, 1), places.shape)
     coordinates = np.unravel_index(places, shape)
-    picked = [0 if n == 1 else at for n, at in zip(array.shape, coordinates, strict=True)]
+    picked = [0 if n == 1 else index for n, index in zip(array.shape, coordinates, strict=True)]
     return np.broadcast_to(array[tuple(picked)], places.shape)
