@@ -52,13 +52,13 @@ class Document(ABC):
 
 def told(holder: object, *names: str) -> dict[str, Any]:
     """These attributes, as plain data for JSON."""
-    return {name: plain(getattr(holder, name)) for name in names}
+    return {name: as_json(getattr(holder, name)) for name in names}
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """What a document holds in JSON's types; what has a `to_dict` says itself what it is."""
     if isinstance(value, tuple):
-        return [plain(part) for part in value]
+        return [as_json(part) for part in value]
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Enum):

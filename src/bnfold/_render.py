@@ -16,7 +16,7 @@ _HEADINGS = ("BatchNorm", "kind", "channels", "outcome")
 
 def text(report: Outcomes, *, color: bool, width: int) -> str:
     """A summary line, the table, and the notes."""
-    plain = None if color else _plain(report, width)
+    plain = None if color else _without_rich(report, width)
     if plain is not None:
         return plain
     from rich.console import Console
@@ -46,7 +46,7 @@ def _cells(item: Item) -> list[str]:
     return [printable(text) for text in (item.name, item.kind, str(item.channels), item.sentence)]
 
 
-def _plain(report: Outcomes, width: int) -> str | None:
+def _without_rich(report: Outcomes, width: int) -> str | None:
     """What rich would print, where nothing has to be wrapped: importing it takes its time."""
     rows = [_cells(item) for item in report.items]
     if rows:

@@ -101,7 +101,7 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without what is as usual; `after` follows from it."""
-        return {"before": [_plain(node) for node in self.before]}
+        return {"before": [_as_dict(node) for node in self.before]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
@@ -117,7 +117,7 @@ class Network:
         return cls(tuple(nodes))
 
 
-def _plain(node: NetworkNode) -> dict[str, Any]:
+def _as_dict(node: NetworkNode) -> dict[str, Any]:
     usual = NetworkNode._field_defaults
     fields = {
         name: value for name, value in node._asdict().items() if value != usual.get(name, ...)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnfold._places import is_same_file
+from bnfold._output_files import is_same_file
 from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
 from bnfold.cli._source import Source, asked_source, request_of

@@ -78,23 +78,23 @@ def _options(arguments: argparse.Namespace, model: Model) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(arguments), **own, "run": None})
 
 
-def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
+def _fold(tasks: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
     if jobs == 1:
-        yield from map(_line, each)
+        yield from map(_line, tasks)
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
     is_over = spawn.RawValue("b", 0)  # without a lock, which nobody can leave locked
     with ProcessPoolExecutor(
-        min(jobs, len(each)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
+        min(jobs, len(tasks)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
     ) as pool:
         with _unheard() as is_heard:
-            waiting = [pool.submit(_work, arguments, is_heard) for arguments in each]
+            futures = [pool.submit(_work, arguments, is_heard) for arguments in tasks]
         try:
-            for future in as_completed(waiting):
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             is_over.value = 1
-            _end(waiting)
+            _end(futures)
             raise
 
 
@@ -102,9 +102,9 @@ _PATIENCE = 4.0
 """Seconds until processes are told again: more than those in which two signals count as one."""
 
 
-def _end(waiting: Sequence[Future[Line]]) -> None:
+def _end(futures: Sequence[Future[Line]]) -> None:
     """A signal may be for us alone, and an exception that it raises may get lost in a callback."""
-    running = [future for future in waiting if not future.cancel()]
+    running = [future for future in futures if not future.cancel()]
     while running:
         for process in multiprocessing.active_children():
             if process.pid is not None and os.name == "posix":

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold._places import shortened
+from bnfold._output_files import shortened
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,

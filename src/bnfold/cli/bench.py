@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bnfold._places import write_whole
+from bnfold._output_files import write_whole
 from bnfold.cli._options import add_clip_option, add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bnfold._places import shortened
+from bnfold._output_files import shortened
 from bnfold.errors import BnfoldError, ModelUnreadableError, UnsupportedModelError, UsageError
 from bnfold.formats import signs
 from bnfold.formats.kinds import Format, ModelKind

@@ -49,7 +49,7 @@ class OutputDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return _plain(self)
+        return _as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class LayerDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return _plain(self)
+        return _as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Findings(Document):
 _TEXTS = ("name", "dtype", "kind", "detail")
 
 
-def _plain(value: OutputDifference | LayerDifference) -> dict[str, Any]:
+def _as_dict(value: OutputDifference | LayerDifference) -> dict[str, Any]:
     """The fields, in JSON's types."""
     return {name: _number(content) for name, content in asdict(value).items()}
 

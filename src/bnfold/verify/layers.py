@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.stored import Stored
+from bnfold.core.rescaling import Stored
 from bnfold.verify import verdict
 from bnfold.verify.compare import gaps
 from bnfold.verify.findings import LayerDifference
-from bnfold.verify.probe import Seen, broadcast_places
+from bnfold.verify.sampler import TensorSample, broadcast_places
 
-Run = Mapping[str, Seen]
+Run = Mapping[str, TensorSample]
 """What was seen in one run, by key, in order."""
 Storage = Mapping[str, Stored]
 OUTPUT = "output"
@@ -114,7 +114,9 @@ def _is_cut(values: FloatArray) -> bool:
     return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
 
 
-def _at_places(stored: Stored | None, seen: Seen) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _at_places(
+    stored: Stored | None, seen: TensorSample
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s, t and 1 where they are known, of the shape of what was kept."""
     ones = np.ones(seen.values.shape)
     if stored is None or not _fits(stored, seen.shape):

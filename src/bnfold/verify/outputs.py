@@ -173,8 +173,8 @@ def _flips(
     evidence: Evidence, far: Sequence[Gap], off: Sequence[Gap], draws: Sequence[Gap], k: float
 ) -> _Errors:
     """Integers, texts and the like: the share that differs."""
-    error, own = _share(far), _share(off)
-    noise = max((_share([gap]) for gap in draws), default=0.0)
+    error, own = _share_that_differs(far), _share_that_differs(off)
+    noise = max((_share_that_differs([gap]) for gap in draws), default=0.0)
     total = sum(gap.size for _, gap in far)
     near = verdict.NEAR_TIES * verdict.unit(evidence.coarsest)
     most = verdict.allowed_flips(max(own, noise), total, k, near)
@@ -215,7 +215,7 @@ def _rms(gaps: Sequence[Gap], tame: Sequence[NDArray[np.bool_]] | None) -> float
     return verdict.rms(np.concatenate(parts)) if parts else 0.0
 
 
-def _share(gaps: Sequence[Gap]) -> float:
+def _share_that_differs(gaps: Sequence[Gap]) -> float:
     parts = [gap != 0.0 for _, gap in gaps]
     together = np.concatenate(parts) if parts else np.zeros(0)
     return float(np.mean(together)) if together.size else 0.0

@@ -1,13 +1,13 @@
-"""Say "equal" in a fraction of the time, or nothing: then `course` judges.
+"""Say "equal" in a fraction of the time, or nothing: then `thorough` judges.
 
     1  both in float64 on smaller images, by NumPy: the tensors inside are compared, channel by
-       channel, with what rounding the weights once more does there, exactly as `course` does
+       channel, with what rounding the weights once more does there, exactly as `thorough` does
     2  both in their own dtype on the sizes that the model declares, by the runtime: the outputs
        are as near, relative to their size, as those of 1 may be
 
-A weight or bias is the same on an image of any size, so that 1 finds what `course` finds; what only
-large images show, a runtime that refuses the file, digits that are lost in float32, is for 2. The
-original is run ahead, in a thread, while the fold is still going on.
+A weight or bias is the same on an image of any size, so that 1 finds what `thorough` finds; what
+only large images show, a runtime that refuses the file, digits that are lost in float32, is for 2.
+The original is run ahead, in a thread, while the fold is still going on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Later(Generic[Result]):
     def _run(self, work: Callable[[], Result]) -> None:
         try:
             self._made.append(work())
-        except Exception:  # whatever a runtime raises: `course` runs it again, and says so
+        except Exception:  # whatever a runtime raises: `thorough` runs it again, and says so
             self._made.clear()
 
     def get(self) -> Result | None:
@@ -91,7 +91,7 @@ class Quick:
     inside: _Later[Inside] | None = None
     """What its tensors are."""
     axes: Mapping[str, int] = field(default_factory=dict)
-    """Their channel axes, as `Probe` has them."""
+    """Their channel axes, as `TensorSampler` has them."""
 
     def has_inputs_of(self, other: QuickRunner) -> bool:
         """Whether it is run on what the other one would be run on."""

@@ -4,7 +4,7 @@ A run of L layers rounds each of them once more, which moves it by up to u of it
 unit roundoff of the dtype. If all of these point the same way, the output moves by L * u of its
 size; the largest of N numbers by k times as much (see `verdict`). A difference below that is no
 fault that anybody could tell from rounding. One above it may still be rounding: layers may make
-small differences larger. Then the network's own noise has to be measured, and `course` does that.
+small differences larger. Then the network's own noise has to be measured; `thorough` does that.
 
 16 bits are never accepted on sight: there, a rounding of every layer explains nearly everything.
 """

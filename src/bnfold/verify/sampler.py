@@ -26,7 +26,7 @@ _CORNERS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class TensorSample:
     """What was kept of a tensor."""
 
     kind: str
@@ -39,12 +39,12 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Probe:
+class TensorSampler:
     """A watch that keeps samples; see `runner.Watch`."""
 
     axes: Mapping[str, int] = field(default_factory=dict)
     """The channel axis of tensors whose own is not the usual one, by key."""
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: dict[str, TensorSample] = field(default_factory=dict)
 
     def __call__(self, key: str, kind: str, shape: tuple[int, ...], gather: Gather) -> None:
         """Keep a sample of the tensor."""
@@ -54,7 +54,7 @@ class Probe:
         if axis >= max(1, len(shape)):
             axis = usual_axis(len(shape))
         places = flat_places(shape, axis)
-        self.seen[key] = Seen(kind, shape, axis, wide(gather(places)))
+        self.seen[key] = TensorSample(kind, shape, axis, wide(gather(places)))
 
 
 def usual_axis(rank: int) -> int:
