@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Expressions, Part, is_free
+from bnfold.core.expression import Part, is_free
+from bnfold.core.expressions import Expressions
 from bnfold.core.kernel import Kernel, stacked
 from bnfold.core.merged import Merge
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Expression, Expressions, Freedom, Part, is_free
+from bnfold.core.expression import Expression, Freedom, Part, is_free
+from bnfold.core.expressions import Expressions
 from bnfold.core.merged import Merge
 from bnfold.core.reasons import MergeReason
 from bnfold.core.siblings import find_siblings
