@@ -224,11 +224,11 @@ class Expressions:
             window = joint([own or plain for own in windows]) if len(ranks) == 1 else None
             if window is None:
                 return None
-        each = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
+        weighted = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
         return self._one_op(
             operands[0].source,
             output,
-            partial(_build_sum, each),
+            partial(_build_sum, weighted),
             window,
             next(iter(axes), None),
             math.gcd(*(e.groups for e in operands)),

@@ -261,9 +261,11 @@ def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
 
 def plain_clips(system: System, asked: Sequence[tuple[g.Clip, IntArray]], cause: int) -> None:
     """Ask the bounds of clips to stay as they are, for the variables of each."""
-    finite = [({role.lower, role.upper} - {-np.inf, np.inf}, each) for role, each in asked]
-    bounded = [each for bounds, each in finite if bounds]
-    scaled = [each for bounds, each in finite if bounds - {0.0}]
+    finite = [
+        ({role.lower, role.upper} - {-np.inf, np.inf}, variables) for role, variables in asked
+    ]
+    bounded = [variables for bounds, variables in finite if bounds]
+    scaled = [variables for bounds, variables in finite if bounds - {0.0}]
     if bounded:
         system.no_shift(np.concatenate(bounded), cause)
         system.positive(np.concatenate(bounded), cause)

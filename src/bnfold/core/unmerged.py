@@ -119,18 +119,18 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
 def _obstacle(
     expressions: Expressions, number: int, source: int, operands: Sequence[tuple[int, Way]]
 ) -> Unmerged:
-    each: list[Expression] = []
+    made_of: list[Expression] = []
     for tensor, way in operands:
         made = next((e for e in expressions.seen(tensor) if e.source == source), None)
         if made is None:
             return next(_on_the_way(expressions, number, way))
-        each.append(made)
+        made_of.append(made)
     (output,) = expressions.graph.ops[number].outputs
-    if any(e.is_identity for e in each) and not expressions.freedom.takes_identity:
+    if any(e.is_identity for e in made_of) and not expressions.freedom.takes_identity:
         return Unmerged(number, MergeReason.CODE)
     if not expressions.are_alike((tensor for tensor, _ in operands), output):
         return Unmerged(number, MergeReason.GRID)
-    whole = expressions.sum(each, [1.0] * len(each), output)
+    whole = expressions.sum(made_of, [1.0] * len(made_of), output)
     if whole is None:
         return Unmerged(number, MergeReason.GRID)
     return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
