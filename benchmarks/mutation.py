@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.markdown import table
 
 CORE = ("laws", "weights", "affine", "plan", "constants", "labels", "choose", "system", "binding")
-CORE += ("window", "kernel", "expression", "merge", "siblings")
+CORE += ("window", "kernel", "expression", "expressions", "nested_sum", "merge", "siblings")
 WORKED_THROUGH = ("laws", "weights", "affine", "plan", "constants", "labels", "binding")
 """What runs if nothing is named: of the others, not every survivor is explained yet."""
 _FILES = tuple(f"src/bnfold/core/{name}.py" for name in CORE)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import bnfold
 from benchmarks.zoo import create
 from bnfold.frontends.torch.runner import module_runner
-from bnfold.verify.course import choose_samples, verify
 from bnfold.verify.result import VerifyResult
+from bnfold.verify.thorough import choose_samples, verify
 
 NETWORKS = ("timm:resnet50", "timm:densenet121", "timm:resnetv2_50", "timm:mobilenetv2_100")
 DTYPES = ("float32", "float16", "bfloat16")

@@ -208,9 +208,9 @@ def test_a_table_without_rich_is_the_one_that_rich_makes(monkeypatch):
     from bnfold import _render
 
     plain = REPORT.table(width=200)
-    assert _render._plain(REPORT, 200) == plain
-    assert _render._plain(REPORT, 20) is None
-    monkeypatch.setattr(_render, "_plain", lambda report, width: None)
+    assert _render._without_rich(REPORT, 200) == plain
+    assert _render._without_rich(REPORT, 20) is None
+    monkeypatch.setattr(_render, "_without_rich", lambda report, width: None)
     assert REPORT.table(width=200) == plain
 
 

@@ -32,9 +32,9 @@ class Document(ABC):
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """The inverse of `to_dict`. Raises ValueError for another schema."""
-        found = data.get("schema") if isinstance(data, dict) else data
-        if found != cls.schema or not isinstance(data, dict):
-            raise ValueError(f"not a {cls.schema} document: {found!r}")
+        schema = data.get("schema") if isinstance(data, dict) else data
+        if schema != cls.schema or not isinstance(data, dict):
+            raise ValueError(f"not a {cls.schema} document: {schema!r}")
         return cls._read(data)
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -52,13 +52,13 @@ class Document(ABC):
 
 def told(holder: object, *names: str) -> dict[str, Any]:
     """These attributes, as plain data for JSON."""
-    return {name: plain(getattr(holder, name)) for name in names}
+    return {name: as_json(getattr(holder, name)) for name in names}
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """What a document holds in JSON's types; what has a `to_dict` says itself what it is."""
     if isinstance(value, tuple):
-        return [plain(part) for part in value]
+        return [as_json(part) for part in value]
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Enum):

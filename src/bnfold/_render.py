@@ -16,7 +16,7 @@ _HEADINGS = ("BatchNorm", "kind", "channels", "outcome")
 
 def text(report: Outcomes, *, color: bool, width: int) -> str:
     """A summary line, the table, and the notes."""
-    plain = None if color else _plain(report, width)
+    plain = None if color else _without_rich(report, width)
     if plain is not None:
         return plain
     from rich.console import Console
@@ -46,12 +46,14 @@ def _cells(item: Item) -> list[str]:
     return [printable(text) for text in (item.name, item.kind, str(item.channels), item.sentence)]
 
 
-def _plain(report: Outcomes, width: int) -> str | None:
+def _without_rich(report: Outcomes, width: int) -> str | None:
     """What rich would print, where nothing has to be wrapped: importing it takes its time."""
     rows = [_cells(item) for item in report.items]
     if rows:
         rows.insert(0, list(_HEADINGS))
-    lengths = [max((len(row[at]) for row in rows), default=0) for at in range(len(_HEADINGS))]
+    lengths = [
+        max((len(row[column]) for row in rows), default=0) for column in range(len(_HEADINGS))
+    ]
     lines = [printable(report.summary)]
     for name, kind, channels, outcome in rows:
         padded = (name.ljust(lengths[0]), kind.ljust(lengths[1]), channels.rjust(lengths[2]))

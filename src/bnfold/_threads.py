@@ -37,14 +37,14 @@ def share(tasks: Iterable[Task], work: Callable[[Iterator[Task]], None], *, thre
     others = [Thread(target=safely) for _ in range(threads - 1)]
     started = []
     try:
-        for other in others:
-            other.start()
-            started.append(other)
+        for thread in others:
+            thread.start()
+            started.append(thread)
     except RuntimeError:  # no more threads are to be had: those that run do it all
         pass
     safely()
-    for other in started:
-        other.join()
+    for thread in started:
+        thread.join()
     if shared.errors:
         raise shared.errors[0]
 

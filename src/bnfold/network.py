@@ -101,7 +101,7 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without what is as usual; `after` follows from it."""
-        return {"before": [_plain(node) for node in self.before]}
+        return {"before": [_as_dict(node) for node in self.before]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
@@ -117,10 +117,12 @@ class Network:
         return cls(tuple(nodes))
 
 
-def _plain(node: NetworkNode) -> dict[str, Any]:
+def _as_dict(node: NetworkNode) -> dict[str, Any]:
     usual = NetworkNode._field_defaults
-    fields = {name: at for name, at in node._asdict().items() if at != usual.get(name, ...)}
-    return {name: list(at) if name == "inputs" else at for name, at in fields.items()}
+    fields = {
+        name: value for name, value in node._asdict().items() if value != usual.get(name, ...)
+    }
+    return {name: list(value) if name == "inputs" else value for name, value in fields.items()}
 
 
 def op_counts(nodes: Iterable[NetworkNode]) -> Counter[str]:
@@ -137,7 +139,7 @@ def draw(graph: g.Graph, plan: Plan, items: Collection[str]) -> Network:
         if graph.ops[number].name in known and graph.ops[number].name != obstacle.blocker
     }
     nodes = [NetworkNode(name, INPUT, blocker=name in blockers) for _, name in graph.inputs]
-    maker = {tensor: at for at, (tensor, _) in enumerate(graph.inputs)}
+    maker = {tensor: position for position, (tensor, _) in enumerate(graph.inputs)}
     parts: list[int] = []  # helpers that wait for the op they belong to
     last = len(graph.ops) - 1
     for number, op in enumerate(graph.ops):
@@ -149,11 +151,11 @@ def draw(graph: g.Graph, plan: Plan, items: Collection[str]) -> Network:
             maker.update(dict.fromkeys(graph.ops[part].outputs, len(nodes) - 1))
         parts = []
     for tensor, name, _ in graph.outputs:
-        at = maker.get(tensor)
-        is_input = at is None or at < len(graph.inputs)  # its memory outlives the run
+        source = maker.get(tensor)
+        is_input = source is None or source < len(graph.inputs)  # its memory outlives the run
         if is_input and name not in blockers:
             continue
-        inputs = () if at is None else (at,)
+        inputs = () if source is None else (source,)
         nodes.append(NetworkNode(name, OUTPUT, inputs, blocker=name in blockers))
     return Network(tuple(nodes))
 

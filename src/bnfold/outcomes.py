@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from bnfold._document import Document, plain, told
+from bnfold._document import Document, as_json, told
 from bnfold.core.reasons import MergeReason, Reason
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Outcomes(Document):
         return {
             **told(self, "total", "removed", "kept", "items", "clips", "merged", "unmerged"),
             **told(self, "notes", "versions", "network"),
-            "verify": plain(self.verdict),
+            "verify": as_json(self.verdict),
             "unverified": self.unverified,
         }
 

@@ -63,8 +63,8 @@ def test_verify_says_no_without_saying_wrong(capsys, folder):
 
 
 def test_a_model_that_did_not_change_is_not_run(capsys, folder, monkeypatch):
-    course = importlib.import_module("bnfold.verify.course")
-    monkeypatch.setattr(course, "verify", None)  # whoever calls it fails
+    thorough = importlib.import_module("bnfold.verify.thorough")
+    monkeypatch.setattr(thorough, "verify", None)  # whoever calls it fails
     plain = onnx_model(NODES[:1], weights_of(NODES[:1]), SHAPE)
     onnx.save(plain, "plain.onnx")
     caffe_files(NODES[:1], weights_of(NODES[:1]), SHAPE, folder)

@@ -9,7 +9,7 @@ from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.stored import Storage
+from bnfold.core.rescaling import Storage
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, apply_plan, assert_fold_is_exact, removed_names
 from tests.core.laws.networks import A, B, bn, conv, goes, image, random, stays

@@ -219,7 +219,7 @@ def test_quantised_weights_and_an_if_run_in_float64():
 
 def test_no_framework_outside_of_the_frontends():
     code = (
-        "import sys, bnfold.verify.api, bnfold.verify.course, bnfold.verify.render\n"
+        "import sys, bnfold.verify.api, bnfold.verify.thorough, bnfold.verify.render\n"
         "print(*{'torch', 'onnx', 'onnxruntime', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import bnfold
-from bnfold.core.stored import Stored
+from bnfold.core.rescaling import Stored
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.read import read_proto
 from bnfold.frontends.onnx.runner import model_runner

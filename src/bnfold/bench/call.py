@@ -109,8 +109,8 @@ def _check(
     seconds: float,
     rounds: int | None,
 ) -> None:
-    for name, other in others.items():
-        if other is not None and folder_of(kind_of(other)) != folder_of(kind):
+    for name, variant in others.items():
+        if variant is not None and folder_of(kind_of(variant)) != folder_of(kind):
             raise UsageError(
                 f"the original is a {kind.value}, and {name} is not: they run in different"
                 " runtimes, and that is what would be measured",

@@ -71,14 +71,14 @@ def svg(result: Measurements) -> str:
 
 
 def _group(rows: list[BenchRow], top: float, longest: float) -> Iterator[str]:
-    one = _x(1.0, longest)
+    x_of_one = _x(1.0, longest)
     yield f'<text class="quiet" x="0" y="{top + 16:.0f}">{escape(_heading(rows[0]))}</text>'
     below = top + _HEAD
     for row in rows:
         yield from _bar(row, below, longest)
         below += _STEP
     yield (
-        f'<line class="line" x1="{one:.1f}" x2="{one:.1f}"'
+        f'<line class="line" x1="{x_of_one:.1f}" x2="{x_of_one:.1f}"'
         f' y1="{top + _HEAD - 4:.0f}" y2="{below - 4:.0f}"/>'
     )
 

@@ -18,15 +18,15 @@ BUSY = 0.5
 
 def machine() -> dict[str, str]:
     """Processor, cores, governor and load, as far as the system says."""
-    found = {
+    facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(cores()),
         "governor": _read(_GOVERNOR).strip(),
     }
     if hasattr(os, "getloadavg"):
-        found["load average"] = f"{os.getloadavg()[0]:.1f}"
-    return {name: value for name, value in found.items() if value}
+        facts["load average"] = f"{os.getloadavg()[0]:.1f}"
+    return {name: value for name, value in facts.items() if value}
 
 
 def cores() -> int:

@@ -33,14 +33,14 @@ def run(
     """Measure. Raises UsageError where the original or the folded model cannot be run."""
     busy = machine.load_note()
     notes = [] if busy is None else [busy]
-    here = machine.machine()  # before our own work shows in the load
+    host = machine.machine()  # before our own work shows in the load
     rows: list[BenchRow] = []
 
     def so_far() -> BenchResult:
         devices, versions = subject.describe()
         return BenchResult(
             tuple(rows),
-            {**here, **devices},
+            {**host, **devices},
             {**machine.versions(), **versions},
             tuple(dict.fromkeys(notes)),
         )

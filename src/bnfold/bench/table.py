@@ -89,7 +89,7 @@ def _words(row: BenchRow, settings: Columns) -> str:
 def _lines(rows: Sequence[BenchRow], columns: Columns, *, color: bool) -> list[str]:
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     table = [list(columns), *cells]
-    sizes = [max(len(line[at]) for line in table) for at in range(len(columns))]
+    sizes = [max(len(line[column]) for line in table) for column in range(len(columns))]
     lines = []
     for number, line in enumerate(table):
         padded = [

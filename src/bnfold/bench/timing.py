@@ -88,37 +88,37 @@ def on_clock(call: Callable[[], object], clock: Clock = time.perf_counter) -> Ti
 
 
 def measure(
-    things: Mapping[str, Timed],
+    calls: Mapping[str, Timed],
     budget: Budget,
     *,
     clock: Clock = time.perf_counter,
     seed: int = 0,
 ) -> dict[str, FloatArray]:
-    """Seconds of each thing in each round. `seed` draws the orders."""
-    names = list(things)
+    """Seconds of each call in each round. `seed` draws the orders."""
+    names = list(calls)
     order = np.random.default_rng(seed)
-    best = _warm_up(things, budget, clock)
+    best = _warm_up(calls, budget, clock)
     rounds: list[dict[str, float]] = []
     start = clock()
     while budget.goes_on(len(rounds), clock() - start):
         now: dict[str, float] = {}
-        for at in order.permutation(len(names)):
-            name = names[at]
+        for place in order.permutation(len(names)):
+            name = names[place]
             if best[name] < SHORT:
-                things[name]()
-            now[name] = things[name]()
+                calls[name]()
+            now[name] = calls[name]()
         rounds.append(now)
     return {name: np.array([entry[name] for entry in rounds]) for name in names}
 
 
-def _warm_up(things: Mapping[str, Timed], budget: Budget, clock: Clock) -> dict[str, float]:
+def _warm_up(calls: Mapping[str, Timed], budget: Budget, clock: Clock) -> dict[str, float]:
     """Call all in turn until none gets faster any more; the best time of each."""
-    best = dict.fromkeys(things, np.inf)
+    best = dict.fromkeys(calls, np.inf)
     least, most = _WARM_UP
     start = clock()
     for number in range(1, most + 1):
         is_steady = True
-        for name, timed in things.items():
+        for name, timed in calls.items():
             seconds = timed()
             is_steady &= seconds >= best[name] * (1 - _STEADY)
             best[name] = min(best[name], seconds)

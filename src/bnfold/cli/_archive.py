@@ -10,7 +10,7 @@ So a file from a stranger is read in four steps:
    looked at is what is loaded.
 2. Members that can only be loaded by running something are refused.
 3. In the graph, every name, operator, expression and tree is one of the plain forms that
-   `torch.export.save` writes for a network; anything else is refused (see `_plain`).
+   `torch.export.save` writes for a network; anything else is refused (see `_program_json`).
 4. Tensors are loaded with weights_only, whatever the archive or PyTorch's code says.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnfold._places import is_same_file
+from bnfold._output_files import is_same_file
 from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
 from bnfold.cli._source import Source, asked_source, request_of
@@ -40,10 +40,10 @@ def fold_one(arguments: argparse.Namespace) -> Done:
             raise UsageError(f"{output} is the model itself", "name another output with -o")
         check_output(output, suffix=source.kind.suffix, force=arguments.force)
     check_report(arguments)
-    folded, found = _folded(source, arguments, output)
+    folded, verified = _folded(source, arguments, output)
     try:
         report = folded.report
-        in_doubt = is_doubtful(source.name, found)
+        in_doubt = is_doubtful(source.name, verified)
         is_refused = arguments.strict and (report.kept > 0 or in_doubt)
         before, after = folded.counts
         read = folded.files or source.files
@@ -59,13 +59,13 @@ def fold_one(arguments: argparse.Namespace) -> Done:
             after,
             held,
             tuple((path, path.stat().st_size) for path in written),
-            _verdict(found),
+            _verdict(verified),
         )
-        write_report(arguments, ending, read=read, verified=found)
+        write_report(arguments, ending, read=read, verified=verified)
     finally:
         folded.close()
     ending = replace(ending, seconds=time.monotonic() - start)
-    return Done(ending, _document(ending, output, found), is_refused)
+    return Done(ending, _document(ending, output, verified), is_refused)
 
 
 def _folded(
@@ -85,20 +85,20 @@ def _folded(
         return folded, "--no-verify"
     try:
         with progress(f"verifying {source.name}"):
-            found = compare(source, folded)
-            if isinstance(found, VerifyResult) and not found.equal:
+            verified = compare(source, folded)
+            if isinstance(verified, VerifyResult) and not verified.equal:
                 better = folded.proven()
                 if better is not None:
                     folded.close()
                     folded = better
-                    found = compare(source, folded)
+                    verified = compare(source, folded)
     except BaseException:
         folded.close()
         raise
-    return folded, found
+    return folded, verified
 
 
-def _document(ending: Ending, output: Path | None, found: VerifyResult | str) -> dict[str, Any]:
+def _document(ending: Ending, output: Path | None, verified: VerifyResult | str) -> dict[str, Any]:
     document: dict[str, Any] = {
         **ending.report.to_dict(),
         "output": None if output is None else str(output),
@@ -109,8 +109,8 @@ def _document(ending: Ending, output: Path | None, found: VerifyResult | str) ->
         "difference": None,
         "verify": None,
     }
-    if isinstance(found, VerifyResult):
-        result = found.to_dict()
+    if isinstance(verified, VerifyResult):
+        result = verified.to_dict()
         document["verify"] = result
         document["difference"] = {
             "absolute": max((o["max_absolute"] for o in result["outputs"]), default=0.0),
@@ -119,9 +119,9 @@ def _document(ending: Ending, output: Path | None, found: VerifyResult | str) ->
     return document
 
 
-def _verdict(found: VerifyResult | str) -> str:
-    if isinstance(found, VerifyResult):
-        return f"{found.summary} ({found.scope})" if found.scope else found.summary
-    return f"nothing was verified{'' if found.startswith('--') else ':'} " + (
-        f"({found})" if found.startswith("--") else found
+def _verdict(verified: VerifyResult | str) -> str:
+    if isinstance(verified, VerifyResult):
+        return f"{verified.summary} ({verified.scope})" if verified.scope else verified.summary
+    return f"nothing was verified{'' if verified.startswith('--') else ':'} " + (
+        f"({verified})" if verified.startswith("--") else verified
     )

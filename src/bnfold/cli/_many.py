@@ -45,17 +45,17 @@ class Line:
     """What became of it, what matters most first."""
 
 
-def fold_many(arguments: argparse.Namespace, found: Sequence[Model]) -> int:
+def fold_many(arguments: argparse.Namespace, named: Sequence[Model]) -> int:
     """Fold all of them, print, and return the gravest exit status."""
-    each = [_options(arguments, model) for model in found]
+    tasks = [_options(arguments, model) for model in named]
     lines: list[Line] = []
-    with progress(f"folding {len(each)} models") as step:
-        for line in _fold(each, arguments.jobs):
+    with progress(f"folding {len(tasks)} models") as step:
+        for line in _fold(tasks, arguments.jobs):
             lines.append(line)
-            step(len(lines) / len(each))
+            step(len(lines) / len(tasks))
             if not arguments.json and not (arguments.quiet and line.exit_code == 0):
-                answer(_row(line, max(len(printable(model.source)) for model in found)))
-    order = {model.source: at for at, model in enumerate(found)}
+                answer(_row(line, max(len(printable(model.source)) for model in named)))
+    order = {model.source: place for place, model in enumerate(named)}
     lines.sort(key=lambda line: order[line.source])
     failed = sum(line.exit_code != 0 for line in lines)
     if arguments.json:
@@ -78,23 +78,23 @@ def _options(arguments: argparse.Namespace, model: Model) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(arguments), **own, "run": None})
 
 
-def _fold(each: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
+def _fold(tasks: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
     if jobs == 1:
-        yield from map(_line, each)
+        yield from map(_line, tasks)
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
     is_over = spawn.RawValue("b", 0)  # without a lock, which nobody can leave locked
     with ProcessPoolExecutor(
-        min(jobs, len(each)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
+        min(jobs, len(tasks)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
     ) as pool:
         with _unheard() as is_heard:
-            waiting = [pool.submit(_work, arguments, is_heard) for arguments in each]
+            futures = [pool.submit(_work, arguments, is_heard) for arguments in tasks]
         try:
-            for future in as_completed(waiting):
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             is_over.value = 1
-            _end(waiting)
+            _end(futures)
             raise
 
 
@@ -102,9 +102,9 @@ _PATIENCE = 4.0
 """Seconds until processes are told again: more than those in which two signals count as one."""
 
 
-def _end(waiting: Sequence[Future[Line]]) -> None:
+def _end(futures: Sequence[Future[Line]]) -> None:
     """A signal may be for us alone, and an exception that it raises may get lost in a callback."""
-    running = [future for future in waiting if not future.cancel()]
+    running = [future for future in futures if not future.cancel()]
     while running:
         for process in multiprocessing.active_children():
             if process.pid is not None and os.name == "posix":

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bnfold._places import check_place
+from bnfold._output_files import check_place
 from bnfold._text import printable, shortened
 from bnfold.errors import UsageError
 

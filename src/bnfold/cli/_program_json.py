@@ -134,7 +134,7 @@ def _expression(text: str) -> None:
 
 def _check_powers(text: str) -> None:
     """sympy evaluates powers of numbers, however large: `9**9**9` takes all memory there is."""
-    found = 0
+    powers = 0
     for node in _nodes(text):
         exponent: ast.AST | None = None
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
@@ -145,11 +145,11 @@ def _check_powers(text: str) -> None:
             exponent = node.args[1] if len(node.args) == 2 else None
         else:
             continue
-        found += 1
+        powers += 1
         if isinstance(exponent, ast.UnaryOp):
             exponent = exponent.operand
         is_small = isinstance(exponent, ast.Constant) and exponent.value in range(_MOST_POWER + 1)
-        if not is_small or found > _MOST_POWERS:
+        if not is_small or powers > _MOST_POWERS:
             raise NotPlainError(f"the shape {text[:80]!r} holds a large power")
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold._places import write_whole
+from bnfold._output_files import write_whole
 from bnfold.cli._output import check_output, say
 from bnfold.cli._stream import NAME
 from bnfold.errors import UsageError

@@ -48,13 +48,13 @@ def signals_raise() -> Iterator[None]:
 
     known = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
     ends = (signal.SIG_DFL, signal.default_int_handler)
-    before = {one: signal.getsignal(one) for one in known}
-    for one, handler in before.items():
+    before = {signum: signal.getsignal(signum) for signum in known}
+    for signum, handler in before.items():
         if handler in ends:
-            signal.signal(one, stop)
+            signal.signal(signum, stop)
     try:
         yield
     finally:
-        for one, handler in before.items():
+        for signum, handler in before.items():
             if handler in ends:
-                signal.signal(one, handler)
+                signal.signal(signum, handler)

@@ -37,18 +37,18 @@ class Model:
 
 def models(words: Sequence[str]) -> list[Model]:
     """What the words name. Raises UsageError for a folder without a model."""
-    found: list[Model] = []
+    named: list[Model] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word != STREAM and not is_factory(word) and Path(word).is_dir():
             inside = list(_in_folder(Path(word)))
-            found += inside or [Model(word, place=Path(Path(word).name))]
+            named += inside or [Model(word, place=Path(Path(word).name))]
         elif rest and _takes_weights(word, rest[0]):
-            found.append(Model(word, rest.pop(0), Path(Path(word).name)))
+            named.append(Model(word, rest.pop(0), Path(Path(word).name)))
         else:
-            found.append(Model(word, place=Path(Path(word).name)))
-    return found
+            named.append(Model(word, place=Path(Path(word).name)))
+    return named
 
 
 def _takes_weights(word: str, following: str) -> bool:
@@ -78,21 +78,21 @@ def _in_folder(folder: Path) -> Iterator[Model]:
         yield Model(str(path), place=path.relative_to(folder))
 
 
-def check_many(found: Sequence[Model], *, output: Path | None, folder: Path | None) -> None:
+def check_many(named: Sequence[Model], *, output: Path | None, folder: Path | None) -> None:
     """Raise UsageError, before any work, for what does not go with several models."""
     if output is not None:
         raise UsageError(
-            f"-o names one file, and there are {len(found)} models", "use --output-dir"
+            f"-o names one file, and there are {len(named)} models", "use --output-dir"
         )
-    if any(model.source == STREAM for model in found):
+    if any(model.source == STREAM for model in named):
         raise UsageError("stdin holds one model", "leave the others out")
     if folder is None:
         return
     places: dict[str, str] = {}
-    for model in found:
-        other = places.setdefault(os.fspath(model.place).lower(), model.source)
-        if other != model.source:
+    for model in named:
+        earlier = places.setdefault(os.fspath(model.place).lower(), model.source)
+        if earlier != model.source:
             raise UsageError(
-                f"{model.source} and {other} would both become {folder / model.place}",
+                f"{model.source} and {earlier} would both become {folder / model.place}",
                 "name the folder that holds both, or fold them one by one",
             )

@@ -171,7 +171,7 @@ def _ops(ending: Ending, width: int) -> list[str]:
     if ending.read is not None:
         after = size(ending.written) if ending.files else ""
         cells.append(("file", size(ending.read), after, ""))
-    names, *numbers = ([len(row[at]) for row in cells] for at in range(4))
+    names, *numbers = ([len(row[column]) for row in cells] for column in range(4))
     first, second, third = (max(lengths) for lengths in numbers)
     first, second = max(first, _COLUMN), max(second, _COLUMN)
     room = min(max(names), max(width - first - second - third - 6, 8))
@@ -221,7 +221,7 @@ def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str
     rows += [(kind, [str(_of(look.counts, kind)) for look in looks]) for kind in kinds]
     first = min(max(len(name) for name, _ in rows), max(12, width // 3))
     room = max(8, (width - first) // len(looks) - 2)
-    column = [min(room, max(len(cells[at]) for _, cells in rows)) for at in range(len(looks))]
+    column = [min(room, max(len(cells[place]) for _, cells in rows)) for place in range(len(looks))]
     return "\n".join(
         "  ".join(
             [

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold._places import shortened
+from bnfold._output_files import shortened
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -145,19 +145,19 @@ def _build(source: str) -> Any:
     module_name, attribute = source.split(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    found: Any = _import(source, module_name)
+    target: Any = _import(source, module_name)
     for name in attribute.split("."):
-        if not hasattr(found, name):
+        if not hasattr(target, name):
             raise UsageError(
                 f"{source}: {module_name} has no {attribute}", "check the name after the colon"
             )
-        found = getattr(found, name)
+        target = getattr(target, name)
     import torch
 
-    if isinstance(found, torch.nn.Module) or not callable(found):
-        return found
+    if isinstance(target, torch.nn.Module) or not callable(target):
+        return target
     try:
-        return found()
+        return target()
     except (Exception, SystemExit) as error:
         raise ModelUnreadableError(
             source,

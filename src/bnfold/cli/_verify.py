@@ -62,17 +62,19 @@ def _not_run(source: Source, why: str) -> str:
 UNCHANGED = "the model did not change"
 
 
-def is_doubtful(source: str, found: VerifyResult | str) -> bool:
+def is_doubtful(source: str, verified: VerifyResult | str) -> bool:
     """Say what was found; whether the two are not proven equal. Raises FoldFailedError."""
-    if not isinstance(found, VerifyResult):
+    if not isinstance(verified, VerifyResult):
         return False
-    for note in found.notes:
+    for note in verified.notes:
         say(f"{source}: {note}")
-    if found.equal:
+    if verified.equal:
         return False
-    details = [output.detail for output in found.outputs if output.detail]
-    why = "; ".join([found.summary, *details[:1], *(found.notes if not found.outputs else ())])
-    if not found.proven:
+    details = [output.detail for output in verified.outputs if output.detail]
+    why = "; ".join(
+        [verified.summary, *details[:1], *(verified.notes if not verified.outputs else ())]
+    )
+    if not verified.proven:
         say(f"warning: {source}: {why}")
         return True
     raise FoldFailedError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bnfold._places import write_whole
+from bnfold._output_files import write_whole
 from bnfold.cli._options import add_clip_option, add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
@@ -122,7 +122,7 @@ def _measure(
     (original, inputs), *others = [source.open() for source in sources]
     folded = others[0][0] if others else None
 
-    def found(result: BenchResult) -> None:
+    def on_result(result: BenchResult) -> None:
         new = result.rows[len(kept[-1].rows) if kept else 0 :]
         kept.append(result)
         if varied and not arguments.json:
@@ -144,7 +144,7 @@ def _measure(
             rounds=arguments.rounds,
             clip=arguments.clip,
             progress=step,
-            found=found,
+            found=on_result,
         )
 
 

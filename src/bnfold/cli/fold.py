@@ -66,15 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     With --strict it returns 1 and writes nothing if any is kept, or the two are not proven equal.
     """
-    found = models(arguments.sources)
-    if len(found) > 1:
-        check_many(found, output=arguments.output, folder=arguments.output_dir)
+    named = models(arguments.sources)
+    if len(named) > 1:
+        check_many(named, output=arguments.output, folder=arguments.output_dir)
         if arguments.report is not None:
             raise UsageError("--report is a page about one model", "fold them one by one")
         from bnfold.cli._many import fold_many  # brings processes, which one model needs not
 
-        return fold_many(arguments, found)
-    [model] = found
+        return fold_many(arguments, named)
+    [model] = named
     arguments.source, arguments.weights = model.source, model.weights
     if STREAM in (model.source, str(arguments.output)):
         return _stream(arguments)

@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Returns 1 under --strict if anything would be kept."""
     check_report(arguments)
-    found = models(arguments.sources)
-    if len(found) > 1 and arguments.report is not None:
+    named = models(arguments.sources)
+    if len(named) > 1 and arguments.report is not None:
         raise UsageError("--report is a page about one model", "inspect them one by one")
-    with spooled([model.source for model in found]) as arguments.place:
-        seen = [_look(arguments, model) for model in found]
+    with spooled([model.source for model in named]) as arguments.place:
+        seen = [_look(arguments, model) for model in named]
     names, looks = [name for name, _ in seen], [look for _, look in seen]
     if arguments.json and len(looks) == 1:
         answer_json(looks[0].report.to_dict())

@@ -45,9 +45,9 @@ def blame(binding: Binding, number: int, causes: Sequence[int]) -> Obstacle:
             zero_gamma = cause.name
         if cause.op == number or cause.reason not in _MOST_TELLING_FIRST:
             continue
-        here = _MOST_TELLING_FIRST.index(cause.reason)
-        if here < rank:
-            best, rank = Obstacle(cause.reason, cause.name), here
+        place = _MOST_TELLING_FIRST.index(cause.reason)
+        if place < rank:
+            best, rank = Obstacle(cause.reason, cause.name), place
     if best is None and zero_gamma is not None:
         own = binding.graph.ops[number].name
         return Obstacle(Reason.ZERO_GAMMA, None if zero_gamma == own else zero_gamma)

@@ -113,7 +113,7 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     and are joined with a value that suffers; if there are none, those that read or make one.
     """
     read, narrow, given = _read(binding, removed), _narrow(binding), _given(binding.graph)
-    found, grown, large = [], [], []
+    neighbours, grown, large = [], [], []
     for number in removed:
         bound = binding.affine[number]
         live = bound.scale != 0
@@ -131,15 +131,15 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
         suffers = read[x] & (np.abs(mean + values.shift[x]) + deviation > limit * of_x)
         suffers |= read[y] & (np.abs(center + values.shift[y]) + spread > limit_y * of_y)
         if suffers.any():
-            found.append(number)
+            neighbours.append(number)
             grown.append(y[suffers])
         # With y stored without a shift, t_x is b / a, and the mean of x center / a.
         large.append((number, y[np.abs(center / a) + deviation > limit * of_x]))
-    if not found:
+    if not neighbours:
         return []
     together = _classes(binding, [*_stored_alike(binding, removed), *_removals(binding, removed)])
     suffering = together[np.concatenate(grown)]
-    return [n for n, own in large if np.isin(together[own], suffering).any()] or found
+    return [n for n, own in large if np.isin(together[own], suffering).any()] or neighbours
 
 
 def _typical(bound: BoundAffine) -> tuple[FloatArray, FloatArray]:
@@ -162,15 +162,15 @@ class _Limits:
 
 def _narrow(binding: Binding) -> _Limits:
     count = binding.system.count
-    found = _Limits(np.full(count, np.inf), np.full(count, np.inf))
+    limits = _Limits(np.full(count, np.inf), np.full(count, np.inf))
     for op in binding.graph.ops:
         role = op.role
         if isinstance(role, g.View | g.Linear) and np.isfinite(role.growth_limit):
             for tensor in op.inputs:
                 labels = binding.labels[tensor].reshape(-1)
-                found.range[labels] = np.minimum(found.range[labels], role.range_limit)
-                found.growth[labels] = np.minimum(found.growth[labels], role.growth_limit)
-    return found
+                limits.range[labels] = np.minimum(limits.range[labels], role.range_limit)
+                limits.growth[labels] = np.minimum(limits.growth[labels], role.growth_limit)
+    return limits
 
 
 def _given(graph: g.Graph) -> set[int]:
@@ -208,30 +208,30 @@ def _read(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
     if not pairs:
         return read
     classes = _classes(binding, pairs)
-    found = np.zeros(len(read), dtype=bool)
-    found[classes[read]] = True
-    return np.asarray(found[classes])
+    read_classes = np.zeros(len(read), dtype=bool)
+    read_classes[classes[read]] = True
+    return np.asarray(read_classes[classes])
 
 
 def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
     """Variables that have one shift because one weight, one constant or one maximum joins them."""
     gone = set(removed)
-    found: Pairs = []
+    pairs: Pairs = []
     first: dict[Hashable, BoundLinear] = {}
     for number, op in enumerate(binding.graph.ops):
         role = op.role
         if isinstance(role, g.Linear) and role.tie is not None:
             linear = binding.linear[number]
-            other = first.setdefault(role.tie, linear)
-            if other is not linear:
-                found += [(linear.inputs, other.inputs), (linear.outputs, other.outputs)]
+            twin = first.setdefault(role.tie, linear)
+            if twin is not linear:
+                pairs += [(linear.inputs, twin.inputs), (linear.outputs, twin.outputs)]
         elif number in binding.affine and number not in gone:
             step = binding.affine[number]
             if any(editable(step)):
-                found += _edited_alike(binding, number, step)
+                pairs += _edited_alike(binding, number, step)
         elif isinstance(role, g.Max):
-            found.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
-    return [pair for pair in found if len(pair[0])]
+            pairs.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
+    return [pair for pair in pairs if len(pair[0])]
 
 
 def _removals(binding: Binding, removed: Sequence[int]) -> Pairs:
@@ -245,11 +245,11 @@ def _edited_alike(binding: Binding, number: int, bound: BoundAffine) -> Pairs:
     if first is None or (first is bound and each_constant_once(bound)):
         return []
     known, place = np.unique(first.parameter, return_index=True)
-    here = np.flatnonzero(np.isin(bound.parameter, known))
-    there = place[np.searchsorted(known, bound.parameter[here])]
+    in_bound = np.flatnonzero(np.isin(bound.parameter, known))
+    in_first = place[np.searchsorted(known, bound.parameter[in_bound])]
     return [
-        (bound.inputs[here], first.inputs[there]),
-        (bound.outputs[here], first.outputs[there]),
+        (bound.inputs[in_bound], first.inputs[in_first]),
+        (bound.outputs[in_bound], first.outputs[in_first]),
     ]
 
 

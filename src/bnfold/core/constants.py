@@ -59,7 +59,7 @@ class Readers:
 def read(binding: Binding) -> Readers:
     """Walk the network once and note makers, readers and bounds of every variable."""
     count = binding.system.count
-    found = Readers(
+    readers = Readers(
         producer=np.full(count, -1, dtype=np.int64),
         producer_channel=np.zeros(count, dtype=np.int64),
         count=np.zeros(count, dtype=np.int64),
@@ -74,24 +74,24 @@ def read(binding: Binding) -> Readers:
         variables = np.concatenate([none, *labels])
         role = op.role
         if isinstance(role, g.Clip):
-            found.lower[variables] = np.maximum(found.lower[variables], role.lower)
-            found.upper[variables] = np.minimum(found.upper[variables], role.upper)
+            readers.lower[variables] = np.maximum(readers.lower[variables], role.lower)
+            readers.upper[variables] = np.minimum(readers.upper[variables], role.upper)
         if isinstance(role, _PASSES):
-            found.passed_on[variables] = True
+            readers.passed_on[variables] = True
         else:
-            found.count[variables] += 1  # once, however often it occurs
+            readers.count[variables] += 1  # once, however often it occurs
         for tensor in op.inputs:
-            found.readers.setdefault(tensor, []).append(number)
+            readers.readers.setdefault(tensor, []).append(number)
         if _makes_zeros(role):
             outputs = binding.linear[number].outputs
-            found.producer[outputs] = number
-            found.producer_channel[outputs] = np.arange(len(outputs))
+            readers.producer[outputs] = number
+            readers.producer_channel[outputs] = np.arange(len(outputs))
     for tensor, _, _ in binding.graph.outputs:
-        found.count[binding.labels[tensor]] += 1
-    return found
+        readers.count[binding.labels[tensor]] += 1
+    return readers
 
 
-def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -> None:
+def see_through(binding: Binding, readers: Readers, number: int, dead: IntArray) -> None:
     """Let a removed step's outputs have the producer of its inputs, where no one else reads.
 
     `dead` variables do not depend on what goes in, and have none. Nor has an input that becomes two
@@ -101,13 +101,13 @@ def see_through(binding: Binding, found: Readers, number: int, dead: IntArray) -
     bound = binding.affine[number]
     x, y = bound.inputs, bound.outputs
     uses = np.bincount(x)
-    made = (uses[x] == 1) & (found.count[x] == 1)
-    made &= ~found.passed_on[y] & ~np.isin(y, dead)
-    made &= (found.lower[x] <= 0.0) & (found.upper[x] >= 0.0)
+    made = (uses[x] == 1) & (readers.count[x] == 1)
+    made &= ~readers.passed_on[y] & ~np.isin(y, dead)
+    made &= (readers.lower[x] <= 0.0) & (readers.upper[x] >= 0.0)
     x, y = x[made], y[made]
-    found.producer[y] = found.producer[x]
-    found.producer_channel[y] = found.producer_channel[x]
-    found.offset[y] = bound.scale[made] * found.offset[x] + bound.shift[made]
+    readers.producer[y] = readers.producer[x]
+    readers.producer_channel[y] = readers.producer_channel[x]
+    readers.offset[y] = bound.scale[made] * readers.offset[x] + bound.shift[made]
 
 
 def _takes_constants(role: g.Role, bound: BoundAffine | None, values: FloatArray) -> bool:
@@ -161,8 +161,8 @@ class Constants:
         """These and others, whose values count where both know one."""
         variables = np.concatenate([others.variables, self.variables])
         values = np.concatenate([others.values, self.values])
-        found, first = np.unique(variables, return_index=True)
-        return Constants(found, values[first])
+        known, first = np.unique(variables, return_index=True)
+        return Constants(known, values[first])
 
 
 def some_constants(variables: IntArray, values: FloatArray) -> Constants | None:
@@ -198,12 +198,12 @@ def at_consumers(
     stored like others that are no constants.
     """
     waiting: list[int] = []
-    at: dict[int, Constants] = {}
+    reached: dict[int, Constants] = {}
     seen: list[Constants] = []
 
     def reach(tensor: int, constants: Constants) -> None:
         if len(constants.variables):
-            at[tensor] = constants
+            reached[tensor] = constants
             for number in readers.readers.get(tensor, ()):
                 heapq.heappush(waiting, number)
 
@@ -215,7 +215,7 @@ def at_consumers(
             continue
         done = number
         op = binding.graph.ops[number]
-        parts = [at[tensor] for tensor in op.inputs if tensor in at]
+        parts = [reached[tensor] for tensor in op.inputs if tensor in reached]
         given = some_constants(
             np.concatenate([part.variables for part in parts]),
             np.concatenate([part.values for part in parts]),
@@ -239,7 +239,7 @@ def at_consumers(
             continue
         for output in op.outputs:
             reach(output, _within(passed, binding.labels[output]))
-    if any(tensor in at for tensor, _, _ in binding.graph.outputs):
+    if any(tensor in reached for tensor, _, _ in binding.graph.outputs):
         return Stop(-1)
     return _alone(binding, constants, seen) or Stop(-1)
 
@@ -293,15 +293,15 @@ def _within(constants: Constants, labels: IntArray) -> Constants:
 
 def _alone(binding: Binding, constants: Constants, seen: list[Constants]) -> Constants | None:
     """The constants as they are seen, if no other variable is stored like one of them."""
-    found = some_constants(
+    joined = some_constants(
         np.concatenate([part.variables for part in (Constants(), *seen)]),
         np.concatenate([part.values for part in (Constants(), *seen)]),
     )
-    if found is None:
+    if joined is None:
         return None
-    unread = ~np.isin(constants.variables, found.variables)
-    variables = np.concatenate([found.variables, constants.variables[unread]])
-    values = np.concatenate([found.values, constants.values[unread]])
+    unread = ~np.isin(constants.variables, joined.variables)
+    variables = np.concatenate([joined.variables, constants.variables[unread]])
+    values = np.concatenate([joined.values, constants.values[unread]])
     magnitude = binding.system.magnitude
     roots, count = np.unique(magnitude.roots(variables), return_counts=True)
     if (roots == 0).any() or (magnitude.size[roots] != count).any():

@@ -37,8 +37,8 @@ class Conflict(Exception):  # noqa: N818  # an answer, not an error
         """Cause numbers of the links involved, the nearest first."""
 
 
-class Found(NamedTuple):
-    """Where variables stand: value = p * value[root] + q."""
+class Rooted(NamedTuple):
+    """Variables over their roots: value = p * value[root] + q."""
 
     root: IntArray
     p: FloatArray
@@ -130,39 +130,39 @@ class Forest:
                 self.parent[child] = self.parent[up]
                 up = self.parent[child]
 
-    def find(self, variables: IntArray) -> Found:
+    def find(self, variables: IntArray) -> Rooted:
         """The root of each variable and the map from it."""
-        at = variables
-        up = self.parent[at]
-        if not np.count_nonzero(up != at):  # a third of the time of all()
-            return Found(at, np.ones(at.shape), np.zeros(at.shape))
-        p = self.p[at]
-        q = self.q[at] if self._has_offsets else np.zeros(at.shape)
-        at, up = up, self.parent[up]
-        while np.count_nonzero(up != at):
+        node = variables
+        up = self.parent[node]
+        if not np.count_nonzero(up != node):  # a third of the time of all()
+            return Rooted(node, np.ones(node.shape), np.zeros(node.shape))
+        p = self.p[node]
+        q = self.q[node] if self._has_offsets else np.zeros(node.shape)
+        node, up = up, self.parent[up]
+        while np.count_nonzero(up != node):
             if self._has_offsets:
-                q = p * self.q[at] + q
-            p = p * self.p[at]
-            at, up = up, self.parent[up]
-        return Found(at, p, q)
+                q = p * self.q[node] + q
+            p = p * self.p[node]
+            node, up = up, self.parent[up]
+        return Rooted(node, p, q)
 
     def largest_offset(self, variables: IntArray) -> FloatArray:
         """The largest of the summands that make each variable's q: what may have cancelled."""
-        at, p = variables, np.ones(variables.shape)
-        largest = np.abs(self.q[at])
-        while not (self.parent[at] == at).all():
-            p = p * self.p[at]
-            at = self.parent[at]
-            largest = np.maximum(largest, np.abs(p * self.q[at]))
+        node, p = variables, np.ones(variables.shape)
+        largest = np.abs(self.q[node])
+        while not (self.parent[node] == node).all():
+            p = p * self.p[node]
+            node = self.parent[node]
+            largest = np.maximum(largest, np.abs(p * self.q[node]))
         return largest
 
     def roots(self, variables: IntArray) -> IntArray:
         """The root of each variable, without the map."""
-        at = variables
-        up = self.parent[at]
-        while np.count_nonzero(up != at):
-            at, up = up, self.parent[up]
-        return at
+        node = variables
+        up = self.parent[node]
+        while np.count_nonzero(up != node):
+            node, up = up, self.parent[up]
+        return node
 
     def relate(
         self, left: IntArray, right: IntArray, p: FloatArray, q: FloatArray, cause: int
@@ -197,12 +197,12 @@ class Forest:
     def pin(self, variables: IntArray, value: FloatArray, cause: int) -> IntArray:
         """Demand value[variables] = value (of variable 0's kind). Same contract as `relate`."""
         zero = np.zeros(len(variables), dtype=np.int64)
-        found = self.find(variables)
-        if is_increasing(found.root) and found.root.all():  # the common case: all of them are free
-            new_p = (1.0 if self._has_offsets else value / self.pinned_value) / found.p
-            new_q = (value - found.q) / found.p if self._has_offsets else found.q
-            self._hang(found.root, zero, new_p, new_q, cause)
-            return found.root
+        rooted = self.find(variables)
+        if is_increasing(rooted.root) and rooted.root.all():  # the common case: all are free
+            new_p = (1.0 if self._has_offsets else value / self.pinned_value) / rooted.p
+            new_q = (value - rooted.q) / rooted.p if self._has_offsets else rooted.q
+            self._hang(rooted.root, zero, new_p, new_q, cause)
+            return rooted.root
         if self.pinned_value == 0.0:
             return self.relate(variables, zero, np.ones(len(zero)), value, cause)
         return self.relate(variables, zero, value / self.pinned_value, np.zeros(len(zero)), cause)
@@ -216,7 +216,7 @@ class Forest:
         return causes
 
     def _link(
-        self, a: Found, b: Found, p: FloatArray, q: FloatArray, cause: int
+        self, a: Rooted, b: Rooted, p: FloatArray, q: FloatArray, cause: int
     ) -> tuple[IntArray, NDArray[np.bool_]]:
         """Link one root of each pair under the other; a child only once per call."""
         size_a, size_b = self.size[a.root], self.size[b.root]
@@ -259,8 +259,8 @@ class Forest:
 
     def _check(
         self,
-        a: Found,
-        b: Found,
+        a: Rooted,
+        b: Rooted,
         p: FloatArray,
         q: FloatArray,
         chosen: IntArray,
@@ -292,8 +292,8 @@ class Forest:
         solvable = ~known & (gap > SOLVABLE_GAP * size) & (self.pinned_value == 0.0)
         broken = ~fine & ~solvable
         if broken.any():
-            at = chosen[int(np.flatnonzero(broken)[0])]
-            raise Conflict([cause, *self.path(int(right[at])), *self.path(int(left[at]))])
+            pair = chosen[int(np.flatnonzero(broken)[0])]
+            raise Conflict([cause, *self.path(int(right[pair])), *self.path(int(left[pair]))])
         solve = solvable & ~fine
         if not solve.any():
             return np.zeros(0, dtype=np.int64)

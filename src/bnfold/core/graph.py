@@ -412,11 +412,11 @@ def centre_tap(
     with stride 1 the tap is the same one. `before` and `after` are what is padded. None if there is
     no such tap.
     """
-    found = []
+    centre = []
     for taps, step, spread, left, right in zip(
         kernel, stride, dilation, before, after, strict=True
     ):
         if step != 1 or left < 0 or left % spread or left + right != spread * (taps - 1):
             return None
-        found.append(left // spread)
-    return tuple(found)
+        centre.append(left // spread)
+    return tuple(centre)

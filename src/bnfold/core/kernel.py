@@ -129,9 +129,9 @@ def _by_group(weight: FloatArray, groups: int) -> FloatArray:
     return weight.reshape(groups, -1, *weight.shape[1:])
 
 
-def _moved(inner: Window, outer: Window, both: Window, axis: int, tap: int) -> slice:
+def _moved(inner: Window, outer: Window, whole: Window, axis: int, tap: int) -> slice:
     """Where the taps of the inner op go for one of the outer op's."""
-    own, grid = inner.offsets(axis), both.offsets(axis)
+    own, grid = inner.offsets(axis), whole.offsets(axis)
     moved = own[0] + inner.stride[axis] * outer.offsets(axis)[tap]
     first, step = (moved - grid[0]) // grid.step, max(1, own.step // grid.step)
     return slice(first, first + step * (len(own) - 1) + 1, step)

@@ -81,7 +81,7 @@ def concat(parts: Sequence[IntArray], axis: int, most: int | None = None) -> Int
     """
     shared = np.broadcast_shapes(*((*p.shape[:axis], *p.shape[axis + 1 :]) for p in parts))
     full = [np.broadcast_to(p, (*shared[:axis], p.shape[axis], *shared[axis:])) for p in parts]
-    kept = {axis} | {other for part in full for other, step in enumerate(part.strides) if step}
+    kept = {axis} | {dim for part in full for dim, step in enumerate(part.strides) if step}
     small = [thin(part, kept) for part in full]
     if most is not None and sum(part.size for part in small) > most:
         raise ValueError("too many labels to follow")
@@ -105,7 +105,7 @@ def merge_axes(labels: IntArray, axes: Sequence[int]) -> tuple[IntArray, IntArra
 def to_channels(labels: IntArray, axis: int, count: int) -> tuple[IntArray, IntArray, IntArray]:
     """One label per channel of `axis`, (count,), and the pairs that must be equal for that."""
     axis %= labels.ndim
-    rest = [other for other in range(labels.ndim) if other != axis]
+    rest = [dim for dim in range(labels.ndim) if dim != axis]
     first, left, right = merge_axes(labels, rest)
     return expand(first.reshape(-1), (count,)), left, right
 
@@ -126,11 +126,11 @@ def combine(arrays: Sequence[IntArray]) -> tuple[list[IntArray], IntArray, int] 
         # One of the arrays is already as fine as the result: few combinations, if any, repeat.
         return flat, np.arange(total, dtype=np.int64).reshape(shape), total
     key = flat[0]
-    for other in flat[1:]:
+    for labels in flat[1:]:
         _, key = np.unique(key, return_inverse=True)
-        key = key * (int(other.max(initial=0)) + 1) + other
+        key = key * (int(labels.max(initial=0)) + 1) + labels
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return [one[first] for one in flat], compress(inverse.reshape(shape)), len(first)
+    return [labels[first] for labels in flat], compress(inverse.reshape(shape)), len(first)
 
 
 def repeat_along_an_axis(labels: IntArray) -> bool:

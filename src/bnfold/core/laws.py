@@ -239,13 +239,13 @@ def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> 
 def _one_edit_per_call(binding: Binding, number: int, bound: BoundAffine) -> None:
     """The calls of one module share its constants."""
     cause = _cause(binding, number, Reason.SHARED)
-    for other in binding.groups[number]:
-        twin = binding.affine.get(other)
+    for call in binding.groups[number]:
+        twin = binding.affine.get(call)
         if twin is None or twin is bound:  # not reached yet: it will relate itself to this one
             continue
-        _, here, there = np.intersect1d(bound.parameter, twin.parameter, return_indices=True)
-        binding.system.same(bound.inputs[here], twin.inputs[there], cause)
-        binding.system.same(bound.outputs[here], twin.outputs[there], cause)
+        _, in_bound, in_twin = np.intersect1d(bound.parameter, twin.parameter, return_indices=True)
+        binding.system.same(bound.inputs[in_bound], twin.inputs[in_twin], cause)
+        binding.system.same(bound.outputs[in_bound], twin.outputs[in_twin], cause)
 
 
 def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
@@ -261,9 +261,11 @@ def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
 
 def plain_clips(system: System, asked: Sequence[tuple[g.Clip, IntArray]], cause: int) -> None:
     """Ask the bounds of clips to stay as they are, for the variables of each."""
-    finite = [({role.lower, role.upper} - {-np.inf, np.inf}, each) for role, each in asked]
-    bounded = [each for bounds, each in finite if bounds]
-    scaled = [each for bounds, each in finite if bounds - {0.0}]
+    finite = [
+        ({role.lower, role.upper} - {-np.inf, np.inf}, variables) for role, variables in asked
+    ]
+    bounded = [variables for bounds, variables in finite if bounds]
+    scaled = [variables for bounds, variables in finite if bounds - {0.0}]
     if bounded:
         system.no_shift(np.concatenate(bounded), cause)
         system.positive(np.concatenate(bounded), cause)
@@ -428,10 +430,10 @@ def sign(binding: Binding, number: int, role: g.Sign, inputs: Labels) -> Labels:
         system.positive(variables, cause)
         return [lab.pinned(inputs[0].ndim)]
     y = system.fresh(len(variables))
-    one = np.ones(len(y))
-    system.magnitude.pin(y, one, cause)
+    ones = np.ones(len(y))
+    system.magnitude.pin(y, ones, cause)
     system.no_shift(y, cause)
-    system.sign.relate(y, variables, one, np.zeros(len(y)), cause)
+    system.sign.relate(y, variables, ones, np.zeros(len(y)), cause)
     lookup = np.zeros(int(inputs[0].max()) + 1, dtype=np.int64)
     lookup[variables] = y
     return [lookup[inputs[0]]]

@@ -1,9 +1,9 @@
 """Linear ops that can be one: which of a network's to merge, and which of them does the work.
 
 Looked for are chains of linear ops, sums whose operands are linear ops of one tensor (see
-`expression`), and siblings (see there). Operands of a sum that are something else stay in a smaller
-sum. What is merged costs no more multiplications and holds no larger weight than what it is made
-of; of several choices the one that saves most is taken. Steps at the ends that a fold removes
+`expressions`), and siblings (see there). Operands of a sum that are something else stay in a
+smaller sum. What is merged costs no more multiplications and holds no larger weight than what it is
+made of; of several choices the one that saves most is taken. Steps at the ends that a fold removes
 anyway are left to it.
 """
 
@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Build, Expression, Expressions, Freedom, Part, varying_axes
+from bnfold.core.expression import Build, Expression, Freedom, Part, varying_axes
+from bnfold.core.expressions import Expressions
 from bnfold.core.kernel import Kernel
 from bnfold.core.merged import Merge
+from bnfold.core.nested_sum import NestedSum, Operand, Place
 from bnfold.core.siblings import find_siblings
 from bnfold.core.window import Window
 
@@ -25,27 +27,17 @@ _MOST_OPERANDS = 64
 
 
 @dataclass(slots=True)
-class _Operand:
-    """An operand of a sum, or of a sum that it alone reads."""
-
-    tensor: int
-    coefficient: float
-    place: tuple[int, int]
-    """The number of the sum that it enters, and its position there."""
-
-
-@dataclass(slots=True)
 class _Cluster:
     """Operands of one sum that are going to be one."""
 
-    operands: list[_Operand]
+    operands: list[Operand]
     terms: list[tuple[Expression, float]]
     """What it is the sum of, with coefficients."""
     whole: Expression
     """Their sum."""
 
     @property
-    def last(self) -> _Operand:
+    def last(self) -> Operand:
         """The operand that comes in last: there, all that the others are made of is known."""
         return max(self.operands, key=lambda operand: (operand.place[0], -operand.place[1]))
 
@@ -112,14 +104,15 @@ class _Finder:
     def _in_chain(self, number: int) -> list[Merge]:
         """The merge of what ends in a linear op."""
         (output,) = self.graph.ops[number].outputs
-        chains = [e for e in self.expressions.found.get(output, ()) if e.is_chain and e.pays]
+        chains = [e for e in self.expressions.by_tensor.get(output, ()) if e.is_chain and e.pays]
         for whole in sorted(chains, key=lambda e: (-e.saves, -len(e.ops))):
             if self._carrier(whole) is not None and not whole.ops & self.taken:
                 return [self._merge(whole, output)]
         return []
 
     def _in_sum(self, number: int) -> list[Merge]:
-        sums, operands = self._flattened(number)
+        nested = NestedSum(self.expressions, number)
+        operands = nested.operands
         (output,) = self.graph.ops[number].outputs
         if len(operands) > _MOST_OPERANDS or not self.expressions.are_alike(
             (operand.tensor for operand in operands), output
@@ -129,43 +122,16 @@ class _Finder:
         while clusters := self._clusters(free, output):
             if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
-                return [self._merge(replace(whole, ops=whole.ops | set(sums)), output)]
-            company = self._company(sums, operands, clusters)
+                return [self._merge(replace(whole, ops=whole.ops | set(nested.sums)), output)]
+            company = self._company(nested, clusters)
             if not company:
-                return self._in_part(sums, clusters)
+                return self._in_part(nested, clusters)
             free = [operand for operand in free if operand.place not in company]
         return []
 
-    def _flattened(self, number: int) -> tuple[list[int], list[_Operand]]:
-        """A sum with the sums that it alone reads, and the operands of all of them."""
-        sums, operands = [number], []
-        waiting = [(number, 1.0)]
-        while waiting:
-            at, factor = waiting.pop()
-            op = self.graph.ops[at]
-            assert isinstance(op.role, g.Sum)
-            for position, own in enumerate(op.role.coefficients):
-                tensor = op.inputs[position]
-                inner = self._inner_sum(tensor)
-                if inner is None:
-                    operands.append(_Operand(tensor, factor * own, (at, position)))
-                else:
-                    sums.append(inner)
-                    waiting.append((inner, factor * own))
-        return sorted(sums), sorted(operands, key=lambda operand: operand.place)
-
-    def _inner_sum(self, tensor: int) -> int | None:
-        """The sum that makes a tensor for one reader alone."""
-        maker = self.expressions.makers.get(tensor)
-        if maker is None or not isinstance(self.graph.ops[maker].role, g.Sum):
-            return None
-        alone = self.expressions.readings[tensor] == 1
-        alike = self.expressions.are_alike(self.graph.ops[maker].inputs, tensor)
-        return maker if alone and alike else None
-
     # ---------------------------------------------------------------- which operands
 
-    def _clusters(self, operands: Sequence[_Operand], output: int) -> list[_Cluster]:
+    def _clusters(self, operands: Sequence[Operand], output: int) -> list[_Cluster]:
         """Which operands become one; what saves most comes first."""
         left = [
             [_Cluster([o], [(e, o.coefficient)], e) for e in self.expressions.seen(o.tensor)]
@@ -178,11 +144,11 @@ class _Finder:
         ]:
             best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
             merged = {operand.place for operand in best.operands}
-            left = [each for each in left if each[0].operands[0].place not in merged]
+            left = [entry for entry in left if entry[0].operands[0].place not in merged]
             seen = [best.whole, *self.expressions.further(best.whole, output)]
             left.append([_Cluster(best.operands, [(e, 1.0)], e) for e in seen])
-        found = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
-        return sorted(found, key=lambda cluster: -cluster.whole.saves)
+        clusters = [self._cheapest(seen) for seen in left if len(seen[0].operands) > 1]
+        return sorted(clusters, key=lambda cluster: -cluster.whole.saves)
 
     def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
         """Of the same operands, of one source or another."""
@@ -195,14 +161,14 @@ class _Finder:
 
     def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
         """Those that are expressions of one source."""
-        found: dict[int, list[_Cluster]] = {}
+        by_source: dict[int, list[_Cluster]] = {}
         for seen in clusters:
             for cluster in seen:
                 whole = cluster.whole
                 is_fixed = whole.is_identity and not self.freedom.takes_identity
                 if not is_fixed and not whole.ops & self.taken:
-                    found.setdefault(whole.source, []).append(cluster)
-        return [members for members in found.values() if len(members) > 1]
+                    by_source.setdefault(whole.source, []).append(cluster)
+        return [members for members in by_source.values() if len(members) > 1]
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
         """Operands of one source, put together two by two while that pays."""
@@ -258,21 +224,19 @@ class _Finder:
 
     # ---------------------------------------------------------------- what becomes of the sum
 
-    def _company(
-        self, sums: Sequence[int], operands: Sequence[_Operand], clusters: Sequence[_Cluster]
-    ) -> set[tuple[int, int]]:
+    def _company(self, nested: NestedSum, clusters: Sequence[_Cluster]) -> set[Place]:
         """Operands that have to stay, as without them a subtrahend would be left alone in a sum."""
-        kept = self._kept(sums, clusters)
-        now = self._coefficients(sums[-1], kept)
+        kept = nested.kept(_dropped(clusters))
+        now = nested.coefficients(kept)
         costs = {
             operand.place: max(e.cost for e in self.expressions.seen(operand.tensor))
             for cluster in clusters
             for operand in cluster.operands
         }
         merged = costs.keys()
-        ways = {operand.place: [*self._way(sums, operand.place)] for operand in operands}
-        found: set[tuple[int, int]] = set()
-        for operand in operands:
+        ways = {operand.place: [*nested.way(operand.place)] for operand in nested.operands}
+        staying: set[Place] = set()
+        for operand in nested.operands:
             if operand.place in merged or now[operand.place] == operand.coefficient:
                 continue
             for number, position in ways[operand.place]:
@@ -282,31 +246,23 @@ class _Finder:
                     others = [
                         place
                         for place, way in ways.items()
-                        if any(at == number and other != position for at, other in way)
+                        if any(n == number and p != position for n, p in way)
                     ]
                     # One is enough: that which costs least as it is.
-                    found.add(min(others, key=lambda place: (costs.get(place, 0), place)))
-        return found
+                    staying.add(min(others, key=lambda place: (costs.get(place, 0), place)))
+        return staying
 
-    def _way(self, sums: Sequence[int], place: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """The places through which an operand comes into the whole sum."""
-        yield place
-        for number in sums:
-            for position, tensor in enumerate(self.graph.ops[number].inputs):
-                if self._inner_sum(tensor) == place[0]:
-                    yield from self._way(sums, (number, position))
-
-    def _in_part(self, sums: Sequence[int], clusters: Sequence[_Cluster]) -> list[Merge]:
+    def _in_part(self, nested: NestedSum, clusters: Sequence[_Cluster]) -> list[Merge]:
         """Merges in a sum that keeps other operands, too."""
-        kept = self._kept(sums, clusters)
-        now = self._coefficients(sums[-1], kept)
+        kept = nested.kept(_dropped(clusters))
+        now = nested.coefficients(kept)
         fewer = {
             number: positions
             for number, positions in kept.items()
             if len(positions) < len(self.graph.ops[number].inputs)
         }
-        self.taken |= {*sums}
-        empty = {number for number in sums if number not in kept}
+        self.taken |= {*nested.sums}
+        empty = {number for number in nested.sums if number not in kept}
         return [
             self._merge(
                 replace(cluster.whole, ops=cluster.whole.ops | empty),
@@ -318,53 +274,17 @@ class _Finder:
             for cluster in clusters
         ]
 
-    def _kept(
-        self, sums: Sequence[int], clusters: Sequence[_Cluster]
-    ) -> dict[int, tuple[int, ...]]:
-        """The positions that each sum keeps; one that keeps none is not there."""
-        merged = {operand.place for cluster in clusters for operand in cluster.operands}
-        dropped = merged - {cluster.last.place for cluster in clusters}
-        kept: dict[int, tuple[int, ...]] = {}
-        for number in sums:  # inner ones come first
-            positions = []
-            for position, tensor in enumerate(self.graph.ops[number].inputs):
-                maker = self._inner_sum(tensor)
-                is_empty = maker in sums and maker not in kept
-                if (number, position) not in dropped and not is_empty:
-                    positions.append(position)
-            if positions:
-                kept[number] = tuple(positions)
-        return kept
-
-    def _coefficients(
-        self, root: int, kept: Mapping[int, tuple[int, ...]]
-    ) -> dict[tuple[int, int], float]:
-        """What each operand that is kept is multiplied by now: one that is left alone, by 1."""
-        found: dict[tuple[int, int], float] = {}
-        waiting = [(root, 1.0)]
-        while waiting:
-            number, factor = waiting.pop()
-            op = self.graph.ops[number]
-            assert isinstance(op.role, g.Sum)
-            for position in kept[number]:
-                own = op.role.coefficients[position] if len(kept[number]) > 1 else 1.0
-                found[number, position] = factor * own
-                maker = self._inner_sum(op.inputs[position])
-                if maker is not None and maker in kept:
-                    waiting.append((maker, factor * own))
-        return found
-
     def _with_source(self, whole: Expression, output: int) -> Expression:
         """With the linear op that makes its source, if it alone reads that now, and it pays."""
         own = sum(self.graph.ops[n].inputs.count(whole.source) for n in whole.ops)
         if not self.expressions.is_own(whole.source, own):
             return whole
         options = [
-            both
-            for inner in self.expressions.found.get(whole.source, ())
+            joined
+            for inner in self.expressions.by_tensor.get(whole.source, ())
             if not inner.ops & self.taken
-            if (both := self.expressions.chain(inner, whole, output)) is not None
-            if both.pays and self._carrier(both) is not None
+            if (joined := self.expressions.chain(inner, whole, output)) is not None
+            if joined.pays and self._carrier(joined) is not None
         ]
         return max(options, key=lambda e: (e.saves, len(e.ops)), default=whole)
 
@@ -373,7 +293,7 @@ class _Finder:
         whole: Expression,
         output: int,
         *,
-        enters: tuple[int, int] | None = None,
+        enters: Place | None = None,
         coefficient: float = 1.0,
         sums: Mapping[int, tuple[int, ...]] | None = None,
     ) -> Merge:
@@ -389,6 +309,12 @@ class _Finder:
         return Merge(
             carrier, whole.source, output, enters, whole.window, groups, kernel, gone, sums or {}
         )
+
+
+def _dropped(clusters: Sequence[_Cluster]) -> set[Place]:
+    """Where operands come in that go into the last one of their cluster."""
+    merged = {operand.place for cluster in clusters for operand in cluster.operands}
+    return merged - {cluster.last.place for cluster in clusters}
 
 
 def _kernel(build: Build, channels: int, rank: int, factor: float) -> Kernel:

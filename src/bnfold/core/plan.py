@@ -198,11 +198,11 @@ def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
 def _steps_beside(plan: Plan, number: int, touched: IntArray) -> list[int]:
     """The steps of the shortcuts that a linear op makes up for, or whose sum it reads."""
     assert plan.solution is not None
-    found: list[int] = []
+    steps: list[int] = []
     for bound in plan.solution.shortcuts:
         if number in _taps(bound) or np.isin(bound.outputs, touched).any():
-            found += bound.shortcut.steps
-    return found
+            steps += bound.shortcut.steps
+    return steps
 
 
 def _is_rescaled(values: Values, variables: IntArray) -> NDArray[np.bool_]:
@@ -219,7 +219,7 @@ def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
     binding = plan.solution.binding
     forests = (binding.system.magnitude, binding.system.shift)
     classes = [each_once(forest.roots(touched)) for forest in forests]
-    found = []
+    steps = []
     for step in plan.removed:
         own = binding.affine[step]
         variables = np.concatenate([own.inputs, own.outputs])
@@ -228,8 +228,8 @@ def _steps_behind(plan: Plan, touched: IntArray, *, pinned: bool) -> list[int]:
             common = roots if pinned else roots[roots != 0]
             shared |= np.isin(forest.roots(variables), common).any()
         if shared:
-            found.append(step)
-    return found
+            steps.append(step)
+    return steps
 
 
 def _snap(values: Values) -> Values:

@@ -80,7 +80,7 @@ class Options:
 
     def without(self, *sums: int) -> Options:
         """The same, but these sums keep to their plain law."""
-        left = tuple(one for one in self.shortcuts if one.sums.isdisjoint(sums))
+        left = tuple(shortcut for shortcut in self.shortcuts if shortcut.sums.isdisjoint(sums))
         return replace(self, shortcuts=left)
 
 
@@ -197,7 +197,9 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
         # A shortcut that leaves a step no way to stay goes before the step's own removal does.
         causes = (binding.system.causes[index] for index in conflict.causes if index >= 0)
         involved = {cause.op for cause in causes}
-        roots = [one.shortcut.root for one in solution.shortcuts if one.shortcut.root in involved]
+        roots = [
+            bound.shortcut.root for bound in solution.shortcuts if bound.shortcut.root in involved
+        ]
         if roots:
             raise Restart(options.without(*roots)) from None
         stay = options.kept_from_start | frozenset(group)
@@ -221,8 +223,8 @@ def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> b
 
 def clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
     """The clips with plain bounds among the causes of a conflict."""
-    found = (binding.system.causes[index] for index in causes if index >= 0)
-    return frozenset(cause.op for cause in found if cause.reason is Reason.CLIP_COST)
+    involved = (binding.system.causes[index] for index in causes if index >= 0)
+    return frozenset(cause.op for cause in involved if cause.reason is Reason.CLIP_COST)
 
 
 def remove_step(solution: Solution, number: int) -> None:
@@ -272,10 +274,10 @@ def _constant_outputs(
     given = constants.some_constants(outputs, values)
     readers, removed = _readers(solution), set(solution.removed)
     assert given is not None, "each combination has an output of its own"
-    found = constants.at_consumers(solution.binding, readers, op.outputs[0], given, removed)
-    if isinstance(found, constants.Stop):
-        raise Conflict([_cause_of(solution, number, found)])
-    solution.dead = solution.dead.joined(found)
+    seen = constants.at_consumers(solution.binding, readers, op.outputs[0], given, removed)
+    if isinstance(seen, constants.Stop):
+        raise Conflict([_cause_of(solution, number, seen)])
+    solution.dead = solution.dead.joined(seen)
 
 
 def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:

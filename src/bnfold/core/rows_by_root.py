@@ -40,13 +40,13 @@ class RowsByRoot:
 
     def take(self, roots: IntArray) -> list[IntArray]:
         """Take down the rows of these roots, each once; a row may be there several times."""
-        found = []
-        at = self._head[roots]
+        rows = []
+        entries = self._head[roots]
         self._head[roots] = -1
-        while len(at := np.extract(at >= 0, at)):
-            found.append(self._row[at])
-            at = self._next[at]
-        return found
+        while len(entries := np.extract(entries >= 0, entries)):
+            rows.append(self._row[entries])
+            entries = self._next[entries]
+        return rows
 
     def _make_room(self, roots: int, entries: int) -> None:
         self._head = _grown(self._head, roots, -1)

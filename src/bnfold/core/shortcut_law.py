@@ -73,18 +73,18 @@ def lay(binding: Binding, shortcut: Shortcut) -> BoundShortcut:
     if bound is None:
         raise Conflict([cause])
     z, terms = bound.outputs, bound.terms
-    for one in terms:
-        if one.term.tap is None:
-            there = one.stored != 0
-            x, ratio = one.variables[there], one.true[there] / one.stored[there]
-            system.scale_by(x, z[there], ratio, cause)
+    for summand in terms:
+        if summand.term.tap is None:
+            nonzero = summand.stored != 0
+            x, ratio = summand.variables[nonzero], summand.true[nonzero] / summand.stored[nonzero]
+            system.scale_by(x, z[nonzero], ratio, cause)
     running = z if len(terms) == 1 else system.fresh(len(z))
     system.shift_map(running, terms[0].variables, terms[0].true, -bound.constant, cause)
-    for position, one in enumerate(terms[1:], 2):
+    for position, summand in enumerate(terms[1:], 2):
         into = z if position == len(terms) else system.fresh(len(z))
         ones = np.ones(len(z))
-        variables = np.stack([into, running, one.variables], axis=1)
-        system.sums.add(variables, np.stack([-ones, ones, one.true], axis=1), cause)
+        variables = np.stack([into, running, summand.variables], axis=1)
+        system.sums.add(variables, np.stack([-ones, ones, summand.true], axis=1), cause)
         running = into
     return bound
 
@@ -103,16 +103,16 @@ def _combine(binding: Binding, shortcut: Shortcut) -> BoundShortcut | None:
     places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
     labels = [binding.labels[term.tensor] for term in terms]
     counts = [_counter(graph, term.tap, rank) for term in terms]
-    aligned = [one.reshape((1,) * (rank - one.ndim) + one.shape) for one in labels]
+    aligned = [array.reshape((1,) * (rank - array.ndim) + array.shape) for array in labels]
     combined = lab.combine([binding.labels[output], places, *aligned, *counts])
     if combined is None:
         return None
     (z, place, *rest), _, _ = combined
-    each = [np.broadcast_to(part, shape).reshape(-1)[place] for part in parts]
+    amounts = [np.broadcast_to(part, shape).reshape(-1)[place] for part in parts]
     bound = []
     for index, term in enumerate(terms):
         variables, channel = rest[index], rest[len(terms) + index]
-        true, stored, most_true, most_stored = each[1 + 4 * index : 5 + 4 * index]
+        true, stored, most_true, most_stored = amounts[1 + 4 * index : 5 + 4 * index]
         if term.tap is None and _cancels(true, stored, most_true, most_stored):
             return None
         channels = np.unique(channel, return_index=True)[1]
@@ -120,10 +120,10 @@ def _combine(binding: Binding, shortcut: Shortcut) -> BoundShortcut | None:
             if not _is_reached(binding, term.tap, channels):
                 return None
             first = channels[channel]
-            if any((one[first] != one).any() for one in (z, variables, true, stored)):
+            if any((array[first] != array).any() for array in (z, variables, true, stored)):
                 return None  # one channel would need several values of its tap
         bound.append(BoundTerm(term, variables, true, stored, most_true, channels))
-    return BoundShortcut(shortcut, z, tuple(bound), each[0])
+    return BoundShortcut(shortcut, z, tuple(bound), amounts[0])
 
 
 def _counter(graph: g.Graph, tap: Tap | None, rank: int) -> IntArray:
@@ -175,12 +175,12 @@ def prefer_no_additions(binding: Binding, bound: BoundShortcut) -> None:
     """Use what freedom is left to make d = 0, channel by channel: less to add, less to cancel."""
     system = binding.system
     cause = system.cause(bound.shortcut.root, "", Reason.BRANCHES)
-    for one in bound.terms:
-        if one.term.tap is None:
+    for summand in bound.terms:
+        if summand.term.tap is None:
             continue
-        there = (one.true != 0) & (one.stored != 0)
-        x, z = one.variables[there], bound.outputs[there]
-        ratio = one.true[there] / one.stored[there]
+        nonzero = (summand.true != 0) & (summand.stored != 0)
+        x, z = summand.variables[nonzero], bound.outputs[nonzero]
+        ratio = summand.true[nonzero] / summand.stored[nonzero]
         for forest, factor in ((system.magnitude, np.abs(ratio)), (system.sign, np.sign(ratio))):
             _relate_where_free(forest, x, z, factor, cause)
 
@@ -210,20 +210,20 @@ def additions(
     binding: Binding, bound: BoundShortcut, values: Values, removed: Collection[int]
 ) -> dict[int, FloatArray]:
     """Per linear op, what its taps at the centre add of the stored input: d, (out_channels,)."""
-    found: dict[int, FloatArray] = {}
-    for one in bound.terms:
-        tap = one.term.tap
+    added: dict[int, FloatArray] = {}
+    for summand in bound.terms:
+        tap = summand.term.tap
         if tap is None:
             continue
-        z, x = bound.outputs[one.channels], one.variables[one.channels]
-        held = one.true[one.channels] * values.scale[z] * values.inverse[x]
-        passed = one.stored[one.channels]
+        z, x = bound.outputs[summand.channels], summand.variables[summand.channels]
+        held = summand.true[summand.channels] * values.scale[z] * values.inverse[x]
+        passed = summand.stored[summand.channels]
         missing = held - passed
         size = np.maximum(np.abs(held), np.abs(passed))
         missing[np.abs(missing) <= _NEGLIGIBLE * size] = 0.0
         if missing.any():
-            found[tap.linear] = missing / _amount(binding, tap, values, removed)
-    return found
+            added[tap.linear] = missing / _amount(binding, tap, values, removed)
+    return added
 
 
 def _amount(
@@ -250,11 +250,11 @@ def is_overgrown(binding: Binding, bound: BoundShortcut, values: Values) -> bool
     s_z = np.abs(values.scale[bound.outputs])
     if ((s_z > limit) | (s_z < 1.0 / limit)).any():
         return True
-    for one in bound.terms:
-        if one.term.tap is None:
+    for summand in bound.terms:
+        if summand.term.tap is None:
             continue
         # A channel of gamma 0 is judged by what the others are like.
-        held = s_z * np.maximum(one.largest, np.median(one.largest))
-        if (np.abs(one.stored * values.scale[one.variables]) > growth * held).any():
+        held = s_z * np.maximum(summand.largest, np.median(summand.largest))
+        if (np.abs(summand.stored * values.scale[summand.variables]) > growth * held).any():
             return True
     return False

@@ -37,7 +37,7 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
             for number in own:
                 remove_step(solution, number)
             bound = lay(binding, shortcut)
-            if any(np.isin(one.variables, solution.dead.variables).any() for one in bound.terms):
+            if any(np.isin(s.variables, solution.dead.variables).any() for s in bound.terms):
                 raise Conflict([])
             for number in shortcut.sums:
                 del binding.open_sums[number]

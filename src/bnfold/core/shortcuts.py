@@ -10,7 +10,8 @@ with the sums inside it that nobody else reads. Its law is in `shortcut_law`. Wh
 reads x_j is part of the sum, and has a tap for each channel itself, that tap makes up for the
 difference.
 
-This file only looks for them. What is found is tried by the solver: a `Shortcut` is no promise.
+This file only looks for them, in what `branches` makes of a sum. What is found is tried by the
+solver: a `Shortcut` is no promise.
 """
 
 from __future__ import annotations
@@ -24,10 +25,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding
-from bnfold.core.laws import editable
-
-_MOST_ELEMENTS = 1_000_000
-"""A view of more elements is not asked whether it moves any."""
+from bnfold.core.branches import Branch, Branches, leaves_of, paths_of
 
 _MOST_BRANCHES = 64
 """A sum of more terms is not taken apart."""
@@ -82,28 +80,8 @@ class Shortcut:
     """Tensors between the terms and the sum that hold nothing of their own any more."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Branch:
-    """An operand, and the affine steps and trivial views that it comes through."""
-
-    factor: float
-    """Its coefficient in the sum."""
-    chain: list[int]
-    """Tensors, the operand first."""
-    ops: list[int]
-    """ops[i] makes chain[i] of chain[i + 1]."""
-    free: int
-    """From chain[0] to chain[free], every step may go."""
-    position: int
-    """Which operand it is."""
-    inner: int = -1
-    """Number of the sum that makes the last tensor, if that is taken apart."""
-    below: tuple[_Branch, ...] = ()
-    """The operands of that sum."""
-
-
 @dataclass(slots=True)
-class _Found:
+class _Collected:
     """What is collected about one sum."""
 
     sums: set[int] = field(default_factory=set)
@@ -120,30 +98,23 @@ def find(binding: Binding, banned: Collection[int]) -> list[Shortcut]:
     """The sums whose steps may go together, outer ones before those inside."""
     finder = _Finder(binding, frozenset(banned))
     sums = [(n, op.role) for n, op in enumerate(binding.graph.ops) if isinstance(op.role, g.Sum)]
-    found = (finder.shortcut(number, role) for number, role in reversed(sums))
-    return [shortcut for shortcut in found if shortcut is not None]
+    shortcuts = (finder.shortcut(number, role) for number, role in reversed(sums))
+    return [shortcut for shortcut in shortcuts if shortcut is not None]
 
 
 class _Finder:
     def __init__(self, binding: Binding, banned: frozenset[int]) -> None:
-        self.binding = binding
         self.graph = binding.graph
-        self.banned = banned
-        self.maker: dict[int, int] = {}
-        self.copies: dict[int, bool] = {}
-        self.reads: Counter[int] = Counter(tensor for tensor, _, _ in self.graph.outputs)
-        for number, op in enumerate(self.graph.ops):
-            self.maker.update(dict.fromkeys(op.outputs, number))
-            self.reads.update(op.inputs)
+        self.branches = Branches(binding, banned)
 
     def shortcut(self, root: int, role: g.Sum) -> Shortcut | None:
         """The sum, if anything in it is seen twice."""
-        branches = self._branches(root, role)
-        leaves = list(_leaves(branches))
+        branches = self.branches.of(root, role)
+        leaves = list(leaves_of(branches))
         if not 2 <= len(leaves) <= _MOST_BRANCHES:
             return None
         taps: dict[int, Tap] = {}
-        for branch, path in _paths(branches, root):
+        for branch, path in paths_of(branches, root):
             for tensor, tap in self._tap(branch, path):
                 taps.setdefault(tensor, tap)
         meets = Counter(tensor for leaf in leaves for tensor in leaf.chain[: leaf.free + 1])
@@ -154,112 +125,29 @@ class _Finder:
             tensor = leaf.chain[cuts[id(leaf)]]
             if used[tensor] == 1 and tensor not in taps:
                 cuts[id(leaf)] = 0
-        found = _Found(sums={root})
-        found.taps = {tensor: tap for tensor, tap in taps.items() if tensor in used}
-        constant = self._collect(branches, cuts, found, np.ones(()), np.ones(()))
-        return self._finish(root, found, constant)
+        collected = _Collected(sums={root})
+        collected.taps = {tensor: tap for tensor, tap in taps.items() if tensor in used}
+        constant = self._collect(branches, cuts, collected, np.ones(()), np.ones(()))
+        return self._finish(root, collected, constant)
 
-    def may_go(self, number: int) -> bool:
-        """Whether an affine step can go, as far as the step itself is concerned."""
-        bound = self.binding.affine.get(number)
-        if bound is None or not bound.role.is_wanted or not bound.role.is_known:
-            return False
-        return self.banned.isdisjoint(self.binding.groups[number])
-
-    # ------------------------------------------------------------------ taking the sum apart
-
-    def _branches(self, number: int, role: g.Sum) -> tuple[_Branch, ...]:
-        operands = zip(self.graph.ops[number].inputs, role.coefficients, strict=True)
-        return tuple(
-            self._branch(tensor, factor, position)
-            for position, (tensor, factor) in enumerate(operands)
-            if factor != 0.0
-        )
-
-    def _branch(self, tensor: int, factor: float, position: int) -> _Branch:
-        chain, ops, free = [tensor], [], 0
-        all_free = True
-        while (number := self.maker.get(chain[-1])) is not None:
-            kind = self._kind(number)
-            if not kind:
-                break
-            all_free &= kind == "free"
-            chain.append(self.graph.ops[number].inputs[0])
-            ops.append(number)
-            free += all_free
-        inside = all_free and all(self.reads[one] == 1 for one in chain)
-        role = None if number is None or not inside else self.graph.ops[number].role
-        if number is None or not isinstance(role, g.Sum):
-            return _Branch(factor, chain, ops, free, position)
-        return _Branch(factor, chain, ops, free, position, number, self._branches(number, role))
-
-    def _kind(self, number: int) -> str:
-        """ "free" if a step may go or does nothing, "kept" if it is affine, else ""."""
-        op = self.graph.ops[number]
-        if isinstance(op.role, g.View):
-            return "free" if self._moves_nothing(number, op.role) else ""
-        if not isinstance(op.role, g.AffineStep):
-            return ""
-        if self.may_go(number) or self._is_factor(number, op.role):
-            return "free"
-        return "kept" if number in self.binding.affine and (op.role.scale != 0).all() else ""
-
-    def _is_factor(self, number: int, role: g.AffineStep) -> bool:
-        """Whether a step multiplies by constants that stay as they are."""
-        if role.tie is not None or role.is_reported or not role.is_known or role.shift.any():
-            return False
-        bound = self.binding.affine.get(number)
-        if bound is None:  # a sum with 0, say, which has no variables of its own
-            return not role.is_editable and bool((role.scale == 1).all())
-        return not any(editable(bound)) and bool((role.scale != 0).all())
-
-    def _moves_nothing(self, number: int, view: g.View) -> bool:
-        """Whether a view is a mere copy."""
-        if number not in self.copies:
-            self.copies[number] = self._is_copy(self.graph.ops[number], view)
-        return self.copies[number]
-
-    def _is_copy(self, op: g.Op, view: g.View) -> bool:
-        if len(op.inputs) != 1 or len(op.outputs) != 1:
-            return False
-        shape = self.graph.shapes[op.inputs[0]]
-        size = int(np.prod(shape, dtype=np.int64))
-        if shape != self.graph.shapes[op.outputs[0]] or size > _MOST_ELEMENTS:
-            return False
-        places = np.arange(size, dtype=np.int64).reshape(shape)
-        (moved,) = view.apply([places])
-        return bool(np.array_equal(np.broadcast_to(moved, shape), places))
-
-    def _tap(self, branch: _Branch, path: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, Tap]]:
+    def _tap(self, branch: Branch, path: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, Tap]]:
         """The linear op at the end of a branch, by each tensor that it is known to read."""
-        number = self.maker.get(branch.chain[-1])
-        if number is None or any(self.reads[tensor] != 1 for tensor in branch.chain):
+        number = self.branches.maker.get(branch.chain[-1])
+        if number is None or any(self.branches.reads[tensor] != 1 for tensor in branch.chain):
             return
         op = self.graph.ops[number]
         if not isinstance(op.role, g.Linear) or not _has_taps_of_its_own(self.graph, op, op.role):
             return
         way = (*((step, 0) for step in reversed(branch.ops)), *path)
-        gone = tuple(step for step in reversed(branch.ops) if self.may_go(step))
-        for source in self._sources(op.inputs[0]):
+        gone = tuple(step for step in reversed(branch.ops) if self.branches.may_go(step))
+        for source in self.branches.sources(op.inputs[0]):
             yield source, Tap(number, op.role, way, gone)
-
-    def _sources(self, tensor: int) -> Iterator[int]:
-        """A tensor, and those that it is a mere copy of."""
-        yield tensor
-        while (number := self.maker.get(tensor)) is not None:
-            op = self.graph.ops[number]
-            if not isinstance(op.role, g.View) or not self._moves_nothing(number, op.role):
-                return
-            tensor = op.inputs[0]
-            yield tensor
-
-    # ------------------------------------------------------------------ coefficients
 
     def _collect(
         self,
-        branches: Sequence[_Branch],
+        branches: Sequence[Branch],
         cuts: dict[int, int],
-        found: _Found,
+        collected: _Collected,
         true: FloatArray,
         stored: FloatArray,
     ) -> FloatArray:
@@ -270,13 +158,13 @@ class _Finder:
             scale, shift, passed = self._through(branch.ops[:cut])
             held, added = true * branch.factor * scale, stored * branch.factor * passed
             constant = constant + true * branch.factor * shift
-            self._note_steps(branch, cut, found)
+            self._note_steps(branch, cut, collected)
             if branch.below:
-                found.sums.add(branch.inner)
-                found.inside.add(branch.chain[-1])
-                constant = constant + self._collect(branch.below, cuts, found, held, added)
+                collected.sums.add(branch.inner)
+                collected.inside.add(branch.chain[-1])
+                constant = constant + self._collect(branch.below, cuts, collected, held, added)
             else:
-                found.seen.append((branch.chain[cut], held, added))
+                collected.seen.append((branch.chain[cut], held, added))
         return constant
 
     def _through(self, ops: Sequence[int]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -287,45 +175,45 @@ class _Finder:
             if not isinstance(role, g.AffineStep):
                 continue
             scale, shift = role.scale * scale, role.scale * shift + role.shift
-            if not self.may_go(number):
+            if not self.branches.may_go(number):
                 stays = role.scale * stays
         return scale, shift, stays
 
-    def _note_steps(self, branch: _Branch, cut: int, found: _Found) -> None:
+    def _note_steps(self, branch: Branch, cut: int, collected: _Collected) -> None:
         """Which steps go, and down from where they keep their own law."""
-        shared = [index for index in range(cut) if self.reads[branch.chain[index]] > 1]
+        shared = [index for index in range(cut) if self.branches.reads[branch.chain[index]] > 1]
         first = shared[0] if shared else cut
         for index, number in enumerate(branch.ops[:cut]):
             if isinstance(self.graph.ops[number].role, g.View):
                 continue
             if index < first:
-                found.inside.add(branch.chain[index])
-            if self.may_go(number):
-                found.steps.add(number)
+                collected.inside.add(branch.chain[index])
+            if self.branches.may_go(number):
+                collected.steps.add(number)
                 if index >= first:
-                    found.bound.add(number)
+                    collected.bound.add(number)
 
-    def _finish(self, root: int, found: _Found, constant: FloatArray) -> Shortcut | None:
-        if not found.steps:
+    def _finish(self, root: int, collected: _Collected, constant: FloatArray) -> Shortcut | None:
+        if not collected.steps:
             return None
         terms = []
-        for tensor in dict.fromkeys(tensor for tensor, _, _ in found.seen):
-            true = [held for other, held, _ in found.seen if other == tensor]
-            stored = [added for other, _, added in found.seen if other == tensor]
-            tap = found.taps.get(tensor)
+        for tensor in dict.fromkeys(tensor for tensor, _, _ in collected.seen):
+            true = [held for source, held, _ in collected.seen if source == tensor]
+            stored = [added for source, _, added in collected.seen if source == tensor]
+            tap = collected.taps.get(tensor)
             sums = (_total(true), _total(stored), _total(true, np.abs), _total(stored, np.abs))
             terms.append(Term(tensor, *sums, tap))
         for term in terms:
             if term.tap is not None:
-                found.inside.update(self._along(term.tap))
+                collected.inside.update(self._along(term.tap))
         return Shortcut(
             root,
-            frozenset(found.sums),
-            tuple(sorted(found.steps)),
-            tuple(sorted(found.bound)),
+            frozenset(collected.sums),
+            tuple(sorted(collected.steps)),
+            tuple(sorted(collected.bound)),
             tuple(terms),
             constant,
-            tuple(sorted(found.inside)),
+            tuple(sorted(collected.inside)),
         )
 
     def _along(self, tap: Tap) -> list[int]:
@@ -342,29 +230,7 @@ def _has_taps_of_its_own(graph: g.Graph, op: g.Op, role: g.Linear) -> bool:
     return alike and graph.shapes[op.inputs[0]] == graph.shapes[op.outputs[0]]
 
 
-def _leaves(branches: Sequence[_Branch]) -> Iterator[_Branch]:
-    for branch in branches:
-        if branch.below:
-            yield from _leaves(branch.below)
-        else:
-            yield branch
-
-
-def _paths(
-    branches: Sequence[_Branch], number: int, above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[tuple[_Branch, tuple[tuple[int, int], ...]]]:
-    """Each branch that ends in no sum of ours, with the ops from there to the root."""
-    for branch in branches:
-        path = ((number, branch.position), *above)
-        if not branch.below:
-            yield branch, path
-            continue
-        inner = branch.inner
-        steps = tuple((step, 0) for step in reversed(branch.ops))
-        yield from _paths(branch.below, inner, (*steps, *path))
-
-
-def _cut(leaf: _Branch, meets: Counter[int]) -> int:
+def _cut(leaf: Branch, meets: Counter[int]) -> int:
     """Where most branches meet, near the root; 0 if this one meets none."""
     counts = [meets[tensor] for tensor in leaf.chain[: leaf.free + 1]]
     most = max(counts)

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Expressions, Part, is_free
+from bnfold.core.expression import Part, is_free
+from bnfold.core.expressions import Expressions
 from bnfold.core.kernel import Kernel, stacked
 from bnfold.core.merged import Merge
 
@@ -56,13 +57,15 @@ def _in_concat(
     runs = _runs(_branches(expressions, op.inputs, axis, taken))
     if not runs or not expressions.freedom.can_go(number):
         return
-    dropped = {one.position for run in runs for one in run if one is not _carrying(run)}
+    dropped = {branch.position for run in runs for branch in run if branch is not _carrying(run)}
     kept = tuple(place for place in range(len(op.inputs)) if place not in dropped)
     for run in runs:
         carrying = _carrying(run)
         is_whole = len(run) == len(op.inputs)
         part = expressions.parts[carrying.linear]
-        others = {at for one in run if one is not carrying for at in (one.linear, *one.tail)}
+        others = {
+            n for branch in run if branch is not carrying for n in (branch.linear, *branch.tail)
+        }
         yield Merge(
             carrying.linear,
             expressions.graph.ops[carrying.linear].inputs[0],
@@ -70,7 +73,7 @@ def _in_concat(
             None if is_whole else (number, carrying.position),
             part.window,
             part.groups,
-            partial(_stacked, [expressions.parts[one.linear] for one in run]),
+            partial(_stacked, [expressions.parts[branch.linear] for branch in run]),
             frozenset(others | {number} if is_whole else others),
             {} if is_whole else {number: kept},
             number,
@@ -80,14 +83,14 @@ def _in_concat(
 
 def _carrying(run: Sequence[_Branch]) -> _Branch:
     """The branch whose linear op does the work of all: the first to run."""
-    return min(run, key=lambda one: one.linear)
+    return min(run, key=lambda branch: branch.linear)
 
 
 def _runs(branches: Sequence[_Branch | None]) -> list[list[_Branch]]:
     """Siblings that stand next to each other."""
     runs = []
-    for kind, run in groupby(branches, key=lambda one: None if one is None else one.kind):
-        siblings = [one for one in run if one is not None]
+    for kind, run in groupby(branches, key=lambda branch: None if branch is None else branch.kind):
+        siblings = [branch for branch in run if branch is not None]
         if kind is not None and len(siblings) > 1:
             runs.append(siblings)
     return runs
@@ -97,10 +100,13 @@ def _branches(
     expressions: Expressions, operands: Sequence[int], axis: int, taken: Collection[int]
 ) -> list[_Branch | None]:
     """What makes each operand; None for all that can be no sibling."""
-    found = [
+    branches = [
         _branch(expressions, position, tensor, axis) for position, tensor in enumerate(operands)
     ]
-    return [None if one and {one.linear, *one.tail} & {*taken} else one for one in found]
+    return [
+        None if branch and {branch.linear, *branch.tail} & {*taken} else branch
+        for branch in branches
+    ]
 
 
 def _branch(expressions: Expressions, position: int, tensor: int, axis: int) -> _Branch | None:

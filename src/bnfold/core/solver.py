@@ -96,11 +96,11 @@ def _with_shortcuts(graph: g.Graph, options: Options, plain: Solution) -> Soluti
     """A solution that removes more by taking shortcuts as a whole, if there is one."""
     if not plain.kept:
         return plain
-    found = tuple(shortcuts.find(plain.binding, options.banned))
+    candidates = tuple(shortcuts.find(plain.binding, options.banned))
     refused: dict[int, Obstacle] = {}
-    best = _better(graph, replace(options, shortcuts=found), plain, refused)
+    best = _better(graph, replace(options, shortcuts=candidates), plain, refused)
     if best is None:
-        best = _one_by_one(graph, options, plain, found)
+        best = _one_by_one(graph, options, plain, candidates)
     for number, obstacle in refused.items():
         if number in best.kept and best.kept[number].reason is Reason.BRANCHES:
             best.kept[number] = obstacle
@@ -108,17 +108,19 @@ def _with_shortcuts(graph: g.Graph, options: Options, plain: Solution) -> Soluti
 
 
 def _one_by_one(
-    graph: g.Graph, options: Options, plain: Solution, found: Sequence[Shortcut]
+    graph: g.Graph, options: Options, plain: Solution, candidates: Sequence[Shortcut]
 ) -> Solution:
     """Where the shortcuts are in each other's way, those that help."""
     best, taken = plain, list[Shortcut]()
-    helpful = [one for one in found if not plain.kept.keys().isdisjoint(one.steps)]
-    for one in helpful[:_MOST_TRIED] if len(found) > 1 else ():
-        if any(not one.sums.isdisjoint(other.sums) for other in taken):
+    helpful = [
+        shortcut for shortcut in candidates if not plain.kept.keys().isdisjoint(shortcut.steps)
+    ]
+    for shortcut in helpful[:_MOST_TRIED] if len(candidates) > 1 else ():
+        if any(not shortcut.sums.isdisjoint(earlier.sums) for earlier in taken):
             continue
-        better = _better(graph, replace(options, shortcuts=(*taken, one)), best, {})
+        better = _better(graph, replace(options, shortcuts=(*taken, shortcut)), best, {})
         if better is not None:
-            best, taken = better, [*taken, one]
+            best, taken = better, [*taken, shortcut]
     return best
 
 
@@ -144,7 +146,7 @@ def _better(
             return solution
         for shortcut in grown:
             refused.update(dict.fromkeys(shortcut.steps, Obstacle(Reason.SCALE_RANGE, None)))
-        options = _ban(options.without(*(one.root for one in grown)), solution, excess)
+        options = _ban(options.without(*(shortcut.root for shortcut in grown)), solution, excess)
     return None
 
 
@@ -208,10 +210,10 @@ def _remove_together(solution: Solution, options: Options) -> bool:
         return False
     if any(known_refusal(binding, group, options) is not None for group in groups):
         return False
-    if not all(one.scale.all() for one in affine):
+    if not all(bound.scale.all() for bound in affine):
         return False
     x, y, a, b = (
-        np.concatenate([getattr(one, part) for one in affine])
+        np.concatenate([getattr(bound, part) for bound in affine])
         for part in ("inputs", "outputs", "scale", "shift")
     )
     # Nobody asks for the cause: with a conflict all of it is undone, without one nothing stays.

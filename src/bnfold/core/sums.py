@@ -110,12 +110,12 @@ class Sums:
 
     def _touched(self) -> IntArray:
         """The waiting sums with a variable whose root got a parent since they were looked at."""
-        found = self._unseen
+        unseen = self._unseen
         if self.forest.disturbed:
-            found += self._by_root.take(np.concatenate(self.forest.disturbed))
+            unseen += self._by_root.take(np.concatenate(self.forest.disturbed))
         self._unseen = []
         self.forest.disturbed.clear()
-        rows = each_once(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        rows = each_once(np.concatenate(unseen)) if unseen else np.zeros(0, dtype=np.int64)
         rows = rows[self.waiting[rows]]
         roots = self.roots[rows]
         touched = (roots < 0) | (self.forest.parent[roots] != roots)
@@ -134,12 +134,12 @@ class Sums:
 
     def equations(self, rows: IntArray) -> Equations:
         """These sums over the roots of their variables."""
-        found = self.forest.find(self.variables[rows])
+        rooted = self.forest.find(self.variables[rows])
         factors = self.coefficients[rows]
-        k = factors * found.p
-        offsets = factors * found.q
+        k = factors * rooted.p
+        offsets = factors * rooted.q
         first, second, third = offsets.T
-        return simplify(found.root, k, first + second + third, _largest(offsets))
+        return simplify(rooted.root, k, first + second + third, _largest(offsets))
 
     def _settle(self, rows: IntArray, equations: Equations, terms: IntArray) -> None:
         self.waiting[rows] = False
@@ -147,11 +147,11 @@ class Sums:
         empty = terms == 0
         wrong = empty & (np.abs(constant) > RELATIVE_TOLERANCE * equations.size)
         if wrong.any():
-            at = int(np.flatnonzero(wrong)[0])
-            raise Conflict(self.causes(int(rows[at])))
+            place = int(np.flatnonzero(wrong)[0])
+            raise Conflict(self.causes(int(rows[place])))
         # The first term that is there, and the last: the other one where there are two.
-        there, line = k != 0, np.arange(len(rows))
-        first, second = there.argmax(axis=1), 2 - there[:, ::-1].argmax(axis=1)
+        present, line = k != 0, np.arange(len(rows))
+        first, second = present.argmax(axis=1), 2 - present[:, ::-1].argmax(axis=1)
         k_first, k_second = k[line, first], k[line, second]
         root_first, root_second = roots[line, first], roots[line, second]
         for count in (1, 2):
@@ -168,10 +168,10 @@ class Sums:
 
     def causes(self, row: int) -> list[int]:
         """The causes behind a row, its own op first."""
-        found = [int(self.cause[row])]
+        causes = [int(self.cause[row])]
         for variable in self.variables[row]:
-            found += self.forest.path(int(variable))
-        return found
+            causes += self.forest.path(int(variable))
+        return causes
 
 
 def simplify(

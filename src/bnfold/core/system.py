@@ -155,5 +155,5 @@ def distinct(labels: IntArray) -> IntArray:
     flat = labels.reshape(-1)
     if len(flat) and flat[0] > 0 and is_increasing(flat):  # the common case: fresh variables
         return flat
-    found = each_once(flat)
-    return np.extract(found != 0, found)
+    variables = each_once(flat)
+    return np.extract(variables != 0, variables)

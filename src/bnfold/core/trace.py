@@ -53,11 +53,11 @@ class _Sets:
         """The unions of sets, pair by pair."""
         base = len(self.members)
         pairs = left * base + right
-        found = each_once(pairs)
-        unions = np.zeros(len(found), dtype=np.int64)
-        for place, pair in enumerate(found.tolist()):
+        distinct = each_once(pairs)
+        unions = np.zeros(len(distinct), dtype=np.int64)
+        for place, pair in enumerate(distinct.tolist()):
             unions[place] = self.number(self.members[pair // base] | self.members[pair % base])
-        joined: IntArray = unions[np.searchsorted(found, pairs)]
+        joined: IntArray = unions[np.searchsorted(distinct, pairs)]
         return joined
 
 
@@ -78,11 +78,11 @@ def taken_in(
     solution: Solution, values: Values, edited: Collection[int]
 ) -> dict[int, tuple[str, ...]]:
     """Per removed step, the names of the ops among `edited` that now do its work."""
-    found = _into_their_makers(solution, values, edited)
-    if len(found) < len(solution.removed):
-        found = _decided(solution, values, edited)
+    takers = _into_their_makers(solution, values, edited)
+    if len(takers) < len(solution.removed):
+        takers = _decided(solution, values, edited)
     names = solution.binding.graph.names
-    return {step: tuple(dict.fromkeys(names(found[step]))) for step in solution.removed}
+    return {step: tuple(dict.fromkeys(names(takers[step]))) for step in solution.removed}
 
 
 def beside(
@@ -91,15 +91,15 @@ def beside(
     """The names for steps that went with a sum: who reads the sum, or else who made it."""
     inputs = {number: binding.edited(number).inputs for number in sorted(edited)}
     readers = [number for number, read in inputs.items() if np.isin(read, outputs).any()]
-    found = readers or _upstream(binding, frozenset(edited), op)
-    return tuple(dict.fromkeys(binding.graph.names(found)))
+    takers = readers or _upstream(binding, frozenset(edited), op)
+    return tuple(dict.fromkeys(binding.graph.names(takers)))
 
 
 def _upstream(binding: Binding, edited: frozenset[int], op: g.Op) -> list[int]:
     """The nearest edited ops whose values reach an op, through sums and the like."""
     ops = binding.graph.ops
-    makers = {tensor: number for number, other in enumerate(ops) for tensor in other.outputs}
-    found: set[int] = set()
+    makers = {tensor: number for number, maker in enumerate(ops) for tensor in maker.outputs}
+    nearest: set[int] = set()
     seen: set[int] = set()
     waiting = list(op.inputs)
     while waiting:
@@ -109,10 +109,10 @@ def _upstream(binding: Binding, edited: frozenset[int], op: g.Op) -> list[int]:
             continue
         seen.add(tensor)
         if number in edited:
-            found.add(number)
+            nearest.add(number)
         else:
             waiting.extend(ops[number].inputs)
-    return sorted(found)
+    return sorted(nearest)
 
 
 def _into_their_makers(
@@ -130,7 +130,7 @@ def _into_their_makers(
                 reads[each_once(binding.labels[tensor].reshape(-1))] += 1
     for tensor, _, _ in binding.graph.outputs:
         reads[each_once(binding.labels[tensor].reshape(-1))] += 1
-    found = {}
+    into = {}
     for number in solution.removed:
         bound = binding.affine[number]
         x, y = bound.inputs, bound.outputs
@@ -138,8 +138,8 @@ def _into_their_makers(
             continue
         rests = ((values.scale[y] == 1.0) & (values.inverse[y] != 0) & (values.shift[y] == 0)).all()
         if rests and (maker[x] == maker[x[0]]).all() and (reads[x] == 1).all():
-            found[number] = [int(maker[x[0]])] if maker[x[0]] in edited else []
-    return found
+            into[number] = [int(maker[x[0]])] if maker[x[0]] in edited else []
+    return into
 
 
 def _is_free(role: g.Linear) -> bool:
@@ -168,7 +168,7 @@ def _decided(solution: Solution, values: Values, edited: Collection[int]) -> dic
     of_scale.run(*ends, edges.of_scale, no_sums, anchored, np.abs(values.scale) == 1.0)
     of_shift = _Walk(sets, np.concatenate([resting.shift.roots(own), laid]))
     of_shift.run(*ends, edges.of_shift, resting.sums.variables, anchored, values.shift == 0.0)
-    deciding = sets.join(of_scale.found(), _with_constants(solution, sets, of_shift.found()))
+    deciding = sets.join(of_scale.deciding(), _with_constants(solution, sets, of_shift.deciding()))
     into: dict[int, list[int]] = {number: [] for number in solution.removed}
     for number in sorted(edited):
         bound = binding.edited(number)
@@ -196,10 +196,11 @@ def _edges(solution: Solution, values: Values, sets: _Sets) -> _Edges:
     for sum_ in solution.shortcuts:
         steps = (solution.binding.groups[step] for step in sum_.shortcut.steps)
         numbers = np.full(len(sum_.outputs), sets.number(frozenset[int]().union(*steps)))
-        plain = (one for one in sum_.terms if one.term.tap is None)  # a tap makes up for the rest
-        parts += [(one.variables, sum_.outputs, numbers, numbers) for one in plain]
+        # A tap makes up for the rest.
+        plain = (summand for summand in sum_.terms if summand.term.tap is None)
+        parts += [(summand.variables, sum_.outputs, numbers, numbers) for summand in plain]
     none = np.zeros(0, dtype=np.int64)
-    return _Edges(*(np.concatenate([none, *one]) for one in zip(*parts, strict=True)))
+    return _Edges(*(np.concatenate([none, *column]) for column in zip(*parts, strict=True)))
 
 
 def _with_constants(solution: Solution, sets: _Sets, deciding: IntArray) -> IntArray:
@@ -221,7 +222,7 @@ class _Walk:
         self.known = np.full(len(nodes), _UNKNOWN, dtype=np.int64)
         """Per node, the number of the set of steps that decide its value."""
 
-    def found(self) -> IntArray:
+    def deciding(self) -> IntArray:
         """Per variable, the number of the set of steps that decide its value."""
         return np.maximum(self.known[self.nodes], _NONE)
 
@@ -250,12 +251,12 @@ class _Walk:
 
     def _cross(self, left: IntArray, right: IntArray, moves: IntArray) -> bool:
         """From known nodes to the other ends of their steps; whether there were any."""
-        here, there = self.known[left] != _UNKNOWN, self.known[right] != _UNKNOWN
-        one = here != there
-        source = np.where(here, left, right)[one]
-        target = np.where(here, right, left)[one]
-        self.known[target] = self.sets.join(self.known[source], moves[one])
-        return bool(one.any())
+        left_known, right_known = self.known[left] != _UNKNOWN, self.known[right] != _UNKNOWN
+        crossing = left_known != right_known
+        source = np.where(left_known, left, right)[crossing]
+        target = np.where(left_known, right, left)[crossing]
+        self.known[target] = self.sets.join(self.known[source], moves[crossing])
+        return bool(crossing.any())
 
     def _sum(self, sums: IntArray) -> bool:
         """From two sides of a sum to the third; whether there were any."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Expression, Expressions, Freedom, Part, is_free
+from bnfold.core.expression import Expression, Freedom, Part, is_free
+from bnfold.core.expressions import Expressions
 from bnfold.core.merged import Merge
 from bnfold.core.reasons import MergeReason
 from bnfold.core.siblings import find_siblings
@@ -43,11 +44,11 @@ def unmerged(
     And one per concat whose operands could be one op but for the code of a module.
     """
     expressions = Expressions.of(graph, parts, freedom)
-    found = [] if freedom.shortens_concats else _concats(graph, parts)
+    entries = [] if freedom.shortens_concats else _concats(graph, parts)
     gone = frozenset().union(*(merge.gone for merge in merges)) if merges else frozenset()
     for number, op in enumerate(graph.ops):
         if isinstance(op.role, g.Sum) and number not in gone:
-            entered = {at for merge in merges for at in (merge.enters,) if at}
+            entered = {place for merge in merges for place in (merge.enters,) if place}
             left = [
                 tensor
                 for position, tensor in enumerate(op.inputs)
@@ -56,8 +57,8 @@ def unmerged(
                 and not _is_made_by(expressions, tensor, gone)
             ]
             if (why := _why(expressions, number, left)) is not None:
-                found.append(why)
-    return sorted(found, key=lambda left: left.sum)
+                entries.append(why)
+    return sorted(entries, key=lambda left: left.sum)
 
 
 def _concats(graph: g.Graph, parts: Mapping[int, Part]) -> list[Unmerged]:
@@ -78,12 +79,17 @@ def _is_made_by(expressions: Expressions, tensor: int, numbers: Collection[int])
 
 def _why(expressions: Expressions, number: int, operands: Sequence[int]) -> Unmerged | None:
     ways = [(tensor, _ways(expressions, tensor)) for tensor in operands]
-    for (first, one), (second, other) in combinations(ways, 2):
-        source = next((s for s in one if s in other and (one[s] or other[s])), None)
-        if source is None or not _has_linear(expressions, one[source], other[source]):
+    for (first, first_ways), (second, second_ways) in combinations(ways, 2):
+        source = next(
+            (s for s in first_ways if s in second_ways and (first_ways[s] or second_ways[s])), None
+        )
+        if source is None or not _has_linear(expressions, first_ways[source], second_ways[source]):
             continue
         return _obstacle(
-            expressions, number, source, [(first, one[source]), (second, other[source])]
+            expressions,
+            number,
+            source,
+            [(first, first_ways[source]), (second, second_ways[source])],
         )
     return None
 
@@ -113,18 +119,18 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
 def _obstacle(
     expressions: Expressions, number: int, source: int, operands: Sequence[tuple[int, Way]]
 ) -> Unmerged:
-    each: list[Expression] = []
+    made_of: list[Expression] = []
     for tensor, way in operands:
         made = next((e for e in expressions.seen(tensor) if e.source == source), None)
         if made is None:
             return next(_on_the_way(expressions, number, way))
-        each.append(made)
+        made_of.append(made)
     (output,) = expressions.graph.ops[number].outputs
-    if any(e.is_identity for e in each) and not expressions.freedom.takes_identity:
+    if any(e.is_identity for e in made_of) and not expressions.freedom.takes_identity:
         return Unmerged(number, MergeReason.CODE)
     if not expressions.are_alike((tensor for tensor, _ in operands), output):
         return Unmerged(number, MergeReason.GRID)
-    whole = expressions.sum(each, [1.0] * len(each), output)
+    whole = expressions.sum(made_of, [1.0] * len(made_of), output)
     if whole is None:
         return Unmerged(number, MergeReason.GRID)
     return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
@@ -132,15 +138,15 @@ def _obstacle(
 
 def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unmerged]:
     """What keeps an operand from being an expression, from the sum backwards."""
-    for at in way:
-        op = expressions.graph.ops[at]
+    for maker in way:
+        op = expressions.graph.ops[maker]
         if expressions.readings.get(op.outputs[0]) != 1:
-            yield Unmerged(number, MergeReason.READ, at)
-        if not expressions.freedom.can_go(at):
-            yield Unmerged(number, MergeReason.CODE, at)
+            yield Unmerged(number, MergeReason.READ, maker)
+        if not expressions.freedom.can_go(maker):
+            yield Unmerged(number, MergeReason.CODE, maker)
         if isinstance(op.role, g.Linear):
-            if at not in expressions.parts or not is_free(op.role):
-                yield Unmerged(number, MergeReason.WEIGHT, at)
+            if maker not in expressions.parts or not is_free(op.role):
+                yield Unmerged(number, MergeReason.WEIGHT, maker)
         elif not isinstance(op.role, g.AffineStep) or op.role.refusal is not None:
-            yield Unmerged(number, MergeReason.STEP, at)
+            yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)

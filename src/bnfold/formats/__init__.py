@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bnfold._places import shortened
+from bnfold._output_files import shortened
 from bnfold.errors import BnfoldError, ModelUnreadableError, UnsupportedModelError, UsageError
 from bnfold.formats import signs
 from bnfold.formats.kinds import Format, ModelKind
@@ -33,22 +33,22 @@ def kind_of_file(source: str | os.PathLike[str]) -> ModelKind:
     Raises ModelUnreadableError or UsageError, with the format's name and the way from there.
     """
     path = Path(source)
-    found = None
+    file_format = None
     if path.is_file():  # neither a pipe nor a device, which cannot be looked at twice
         try:
-            found = identify(path)
+            file_format = identify(path)
         except OSError as error:
             raise ModelUnreadableError(
                 str(shortened(path)), error.strerror or str(error), NAME_ONE
             ) from error
-    found = found or signs.BY_NAME.get(path.suffix.lower())
-    if found is None:
+    file_format = file_format or signs.BY_NAME.get(path.suffix.lower())
+    if file_format is None:
         raise refusal(os.fspath(source))
-    if found is signs.CAFFEMODEL:
-        raise UsageError(f"{os.fspath(source)} holds weights only", found.next_step)
-    if found.kind is None:
-        raise found.refusal(source)
-    return found.kind
+    if file_format is signs.CAFFEMODEL:
+        raise UsageError(f"{os.fspath(source)} holds weights only", file_format.next_step)
+    if file_format.kind is None:
+        raise file_format.refusal(source)
+    return file_format.kind
 
 
 def identify(path: Path) -> Format | None:
@@ -65,8 +65,8 @@ def identify(path: Path) -> Format | None:
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
     text = _text(head)
-    if text is not None and (found := _of_text(text)) is not None:
-        return found
+    if text is not None and (by_text := _of_text(text)) is not None:
+        return by_text
     return _of_fields(head) or signs.BY_SUFFIX.get(path.suffix.lower())
 
 
@@ -78,9 +78,9 @@ def refusal(source: str) -> BnfoldError:
     if not source or not _exists(path):
         detail = "no such file" if source else "an empty name"
         return ModelUnreadableError(source or "SOURCE", detail, _similar(path) or NAME_ONE)
-    found = identify(path) if path.is_file() or path.is_dir() else None
-    if found is not None and found.kind is None:
-        return found.refusal(source)
+    file_format = identify(path) if path.is_file() or path.is_dir() else None
+    if file_format is not None and file_format.kind is None:
+        return file_format.refusal(source)
     if path.is_dir():
         return ModelUnreadableError(source, "a folder", NAME_ONE)
     return UnsupportedModelError(
@@ -107,9 +107,9 @@ def _similar(path: Path) -> str | None:
 
 def _folder(path: Path) -> Format | None:
     names = {entry.name for entry in path.iterdir()}
-    for there, found in signs.FOLDERS:
-        if any(re.fullmatch(there, name) for name in names):
-            return found
+    for pattern, file_format in signs.FOLDERS:
+        if any(re.fullmatch(pattern, name) for name in names):
+            return file_format
     return None
 
 
@@ -119,9 +119,9 @@ def _archive(path: Path) -> Format | None:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
         return None
-    for there, found in signs.ARCHIVES:
-        if any(re.search(there, name) for name in names):
-            return found
+    for pattern, file_format in signs.ARCHIVES:
+        if any(re.search(pattern, name) for name in names):
+            return file_format
     return Format("a zip file without a model that bnfold knows in it", NAME_ONE)
 
 
@@ -138,49 +138,49 @@ def _text(head: bytes) -> str | None:
 
 
 def _of_text(text: str) -> Format | None:
-    for pattern, found in signs.TEXTS:
+    for pattern, file_format in signs.TEXTS:
         if re.search(pattern, text):
-            return found
+            return file_format
     return None
 
 
 def _of_fields(head: bytes) -> Format | None:
     """Models that are a protocol buffer have no magic; the fields of their message tell them."""
     seen = set(_fields(head))
-    for test, found in signs.MESSAGES:
+    for test, file_format in signs.MESSAGES:
         if test(seen):
-            return found
+            return file_format
     return None
 
 
 def _fields(head: bytes) -> Iterator[tuple[int, int]]:
     """(number, wire type) of the fields of the outermost message, as far as they can be read."""
-    at = 0
-    while at < len(head):
-        key, at = _varint(head, at)
+    position = 0
+    while position < len(head):
+        key, position = _varint(head, position)
         number, wire = key >> 3, key & 7
         if not 0 < number < _MOST_FIELDS or wire not in (0, 1, 2, 5):
             yield (0, 0)  # no message
             return
         yield (number, wire)
         if wire == 0:
-            _, at = _varint(head, at)
+            _, position = _varint(head, position)
         elif wire == 2:
-            length, at = _varint(head, at)
-            at += length
+            length, position = _varint(head, position)
+            position += length
         else:
-            at += 8 if wire == 1 else 4
+            position += 8 if wire == 1 else 4
 
 
-def _varint(head: bytes, at: int) -> tuple[int, int]:
+def _varint(head: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
-    while at < len(head) and shift < 64:
-        value |= (head[at] & 0x7F) << shift
+    while position < len(head) and shift < 64:
+        value |= (head[position] & 0x7F) << shift
         shift += 7
-        at += 1
-        if not head[at - 1] & 0x80:
+        position += 1
+        if not head[position - 1] & 0x80:
             break
-    return value, at
+    return value, position
 
 
 _MOST_FIELDS = 10_000

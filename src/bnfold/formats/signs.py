@@ -210,8 +210,8 @@ MESSAGES: tuple[tuple[Test, Format], ...] = (
 )
 
 BY_SUFFIX = {
-    suffix: found
-    for suffixes, found in (
+    suffix: file_format
+    for suffixes, file_format in (
         ((".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"), _PICKLE),
         ((".engine", ".plan", ".trt"), Format("a TensorRT engine", _COMPILED)),
         ((".mnn",), Format("an MNN model", _BEFORE)),

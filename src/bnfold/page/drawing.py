@@ -146,23 +146,23 @@ def _lines(drawing: Drawing) -> str:
 
 def _path(line: Line) -> str:
     """Straight parts, with rounded corners."""
-    (x, y), *rest = _corners(line)
+    (x, y), *corners = _corners(line)
     parts = [f"M{x} {y}"]
-    for at, here in enumerate(rest):
-        if at == len(rest) - 1:
-            parts.append(f"V{here[1]}" if here[0] == x else f"L{here[0]} {here[1]}")
+    for number, corner in enumerate(corners):
+        if number == len(corners) - 1:
+            parts.append(f"V{corner[1]}" if corner[0] == x else f"L{corner[0]} {corner[1]}")
             break
-        before, after = _towards(here, (x, y)), _towards(here, rest[at + 1])
-        parts.append(f"L{before[0]} {before[1]}Q{here[0]} {here[1]} {after[0]} {after[1]}")
+        before, after = _towards(corner, (x, y)), _towards(corner, corners[number + 1])
+        parts.append(f"L{before[0]} {before[1]}Q{corner[0]} {corner[1]} {after[0]} {after[1]}")
         x, y = after
     return "".join(parts)
 
 
 def _corners(line: Line) -> list[tuple[int, int]]:
     """Without points on top of each other."""
-    found = [line[0]]
-    found += [point for before, point in pairwise(line) if point != before]
-    return found
+    corners = [line[0]]
+    corners += [point for before, point in pairwise(line) if point != before]
+    return corners
 
 
 def _towards(corner: tuple[int, int], end: tuple[int, int]) -> tuple[int, int]:

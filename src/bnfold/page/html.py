@@ -63,12 +63,12 @@ def row(
 ) -> str:
     """One row; its first cell names it. In cards, every cell is labelled."""
     parts = []
-    for at, (column, given) in enumerate(zip(columns, cells, strict=True)):
+    for number, (column, given) in enumerate(zip(columns, cells, strict=True)):
         cell = Cell(given) if isinstance(given, str) else given
         css = " ".join(filter(None, ("number" if column.is_number else "", column.css)))
         marks = f' class="{css}"' if css else ""
         content = escape(cell.text) + cell.extra
-        if at == 0:
+        if number == 0:
             parts.append(f'<th scope="row"{marks}>{content}</th>')
         else:
             label = f' data-label="{escape(column.heading)}"' if is_labelled else ""
@@ -81,6 +81,6 @@ def paragraphs(texts: Iterable[str]) -> str:
     return "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
+def count(number: int, singular: str, plural: str | None = None) -> str:
     """`1 op`, `2 ops`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -186,26 +186,26 @@ def _cut(rows: list[int], until: list[int], strips: int) -> list[_Strip]:
         alive += step
         crossing.append(alive)
     length = math.ceil(count / strips)
-    found, first = [], 0
+    pieces, first = [], 0
     while count - first > length * (1 + _REACH):
         ideal = first + length - 1
         reach = int(length * _REACH)
         candidates = range(max(first, ideal - reach), ideal + reach + 1)
         last = min(candidates, key=lambda row: (crossing[row], abs(row - ideal)))
-        found.append(_Strip(first, last))
+        pieces.append(_Strip(first, last))
         first = last + 1
-    found.append(_Strip(first, count - 1))
-    return found
+    pieces.append(_Strip(first, count - 1))
+    return pieces
 
 
 def _enter_and_leave(strips: list[_Strip], rows: list[int], until: list[int]) -> None:
-    for at, strip in enumerate(strips[:-1]):
+    for place, strip in enumerate(strips[:-1]):
         strip.leaving = [
             number
             for number, (row, end) in enumerate(zip(rows, until, strict=True))
             if row <= strip.last < end
         ]
-        strips[at + 1].entering = strip.leaving
+        strips[place + 1].entering = strip.leaving
 
 
 # ---------------------------------------------------------------------------------- columns, tracks
@@ -259,12 +259,12 @@ def _find_ways(
 ) -> None:
     for row in range(strip.first, strip.last + 1):
         for reader in by_row[row]:
-            at, column = strip.places[reader]
+            reader_row, column = strip.places[reader]
             for source in dict.fromkeys(inputs[reader]):
-                above, other = strip.places[source]
+                source_row, source_column = strip.places[source]
                 gutter = None
-                if at - above > 1 or source in strip.slim:
-                    gutter = column - 1 if column > other else column
+                if reader_row - source_row > 1 or source in strip.slim:
+                    gutter = column - 1 if column > source_column else column
                 strip.ways.append(_Way(source, reader, gutter))
     for source in strip.leaving:
         row, column = strip.places[source]
@@ -316,10 +316,10 @@ def _assign_levels(strip: _Strip) -> None:
 
 
 def _widen(
-    extents: dict[tuple[str, int], tuple[int, int]], key: tuple[str, int], one: int, other: int
+    extents: dict[tuple[str, int], tuple[int, int]], key: tuple[str, int], start: int, end: int
 ) -> None:
-    low, high = extents.get(key, (one, one))
-    extents[key] = (min(low, one, other), max(high, one, other))
+    low, high = extents.get(key, (start, start))
+    extents[key] = (min(low, start, end), max(high, start, end))
 
 
 def _colour(spans: Iterable[tuple[int, int, int]]) -> list[int]:
@@ -367,7 +367,7 @@ def _draw(strips: list[_Strip], count: int) -> Drawing:
     lines: dict[int, list[Line]] = defaultdict(list)
     arrows: dict[Point, None] = {}
     bottom = max((strip.rows[-1] for strip in strips), default=0)
-    for at, strip in enumerate(strips):
+    for position, strip in enumerate(strips):
         for number, (row, column) in strip.places.items():
             if row >= 0:
                 boxes[number] = (strip.columns[column], strip.rows[row])
@@ -380,10 +380,10 @@ def _draw(strips: list[_Strip], count: int) -> Drawing:
                 arrows[line[-1]] = None
             else:
                 place = strip.leaving.index(way.source)
-                line += _to_next(strips[at + 1], strip, line[-1], way.source, place, bottom)
+                line += _to_next(strips[position + 1], strip, line[-1], way.source, place, bottom)
             lines[way.source].append(line)
     right = max((strip.right for strip in strips), default=0)
-    drawn = {source: tuple(found) for source, found in sorted(lines.items())}
+    drawn = {source: tuple(own) for source, own in sorted(lines.items())}
     most = max((len(strip.leaving) for strip in strips), default=0)
     return Drawing(
         tuple(boxes),

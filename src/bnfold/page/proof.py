@@ -178,11 +178,11 @@ def _curve(values: Sequence[float | None], height: Callable[[float], float]) -> 
     step = (_WIDE - _LEFT) / max(1, len(values) - 1)
     parts: list[str] = []
     is_open = False
-    for at, value in enumerate(values):
+    for place, value in enumerate(values):
         if value is None or math.isnan(value):
             is_open = False
             continue
-        parts.append(f"{'L' if is_open else 'M'}{round(_LEFT + at * step, 1)} {height(value)}")
+        parts.append(f"{'L' if is_open else 'M'}{round(_LEFT + place * step, 1)} {height(value)}")
         is_open = True
     return "".join(parts)
 
@@ -199,43 +199,44 @@ def bench_section(result: BenchResult) -> str:
             "Median time per call, with quartiles; the ratio with its 95% interval. Bars of all"
             " rows have one scale."
         )
-        body += table(_TIMES, (_time(one, longest) for one in result.rows), caption=caption)
+        body += table(_TIMES, (_time(timed, longest) for timed in result.rows), caption=caption)
     machine = "; ".join(f"{name}: {value}" for name, value in result.machine.items())
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
     body += paragraphs(filter(None, (machine, versions, *result.notes)))
     return section("bench", "Is it faster?", body)
 
 
-def _time(one: BenchRow, longest: float) -> str:
+def _time(timed: BenchRow, longest: float) -> str:
     setting = (
-        f"{one.device}, {one.dtype}, {one.layout}, batch {one.batch},"
-        f" {one.threads} thread{'s' * (one.threads != 1)}"
+        f"{timed.device}, {timed.dtype}, {timed.layout}, batch {timed.batch},"
+        f" {timed.threads} thread{'s' * (timed.threads != 1)}"
     )
     ratio = ""
-    if one.variant != "original":
-        ratio = f"{one.ratio:.3f} ({one.ratio_low:.3f}\N{EN DASH}{one.ratio_high:.3f})"
-    css = "bad" if one.is_slower else "good" if one.is_faster else ""
+    if timed.variant != "original":
+        ratio = f"{timed.ratio:.3f} ({timed.ratio_low:.3f}\N{EN DASH}{timed.ratio_high:.3f})"
+    css = "bad" if timed.is_slower else "good" if timed.is_faster else ""
     return row(
         _TIMES,
         [
-            one.variant,
-            one.runtime,
+            timed.variant,
+            timed.runtime,
             setting,
-            Cell("", _bar(one, longest)),
-            f"{_time_text(one.median)} ({_time_text(one.low)}\N{EN DASH}{_time_text(one.high)})",
+            Cell("", _bar(timed, longest)),
+            f"{_time_text(timed.median)}"
+            f" ({_time_text(timed.low)}\N{EN DASH}{_time_text(timed.high)})",
             ratio,
-            Cell("", f'<span class="{css}">{one.outcome}</span>'),
+            Cell("", f'<span class="{css}">{timed.outcome}</span>'),
         ],
     )
 
 
-def _bar(one: BenchRow, longest: float) -> str:
+def _bar(timed: BenchRow, longest: float) -> str:
     scale = 100 / longest if longest > 0 else 0.0
-    css = ' class="folded"' if one.variant == "folded" else ""
-    low, high = one.low * scale, one.high * scale
+    css = ' class="folded"' if timed.variant == "folded" else ""
+    low, high = timed.low * scale, timed.high * scale
     return (
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect{css} width="{one.median * scale:.2f}" height="10"/>'
+        f'<rect{css} width="{timed.median * scale:.2f}" height="10"/>'
         f'<path class="range" vector-effect="non-scaling-stroke" d="M{low:.2f} 5H{high:.2f}"/>'
         "</svg>"
     )

@@ -150,7 +150,7 @@ def _network_section(report: Outcomes) -> str:
     network = report.network
     if network is None or not network.before:
         return ""
-    items = {item.name: at for at, item in enumerate(report.items)}
+    items = {item.name: number for number, item in enumerate(report.items)}
     before, after, width = network.before, network.after, box_width(network.before)
     drawings = draw_svg(
         before,

@@ -61,7 +61,7 @@ def tail(text: str, room: float, font: float) -> str:
     if many == len(text):
         return text
     end = text[len(text) - many :]
-    whole = min((at + 1 for at in map(end.find, "./") if at >= 0), default=0)
+    whole = min((place + 1 for place in map(end.find, "./") if place >= 0), default=0)
     return _ELLIPSIS + end[whole if whole <= many // 3 else 0 :]
 
 

@@ -3,14 +3,14 @@
 api         the call: which runner each model gets
 runner      what a frontend provides
 inputs      what the models are run on
-probe       a sample of each tensor inside of a run
+sampler     a sample of each tensor inside of a run
 compare     the distances between two outputs
 verdict     what rounding explains, and why
 evidence    the runs
 outputs     what they say of the outputs
 layers      where the two part
 trust       what is not to be relied on
-course      the course of it
+thorough    all of this together: the judge
 result      what was found; render shows it
 """
 

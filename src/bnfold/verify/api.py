@@ -9,7 +9,7 @@ from typing import Any
 from bnfold._kinds import ModelKind, kind_of, opened
 from bnfold.errors import UsageError
 from bnfold.frontend import folder_of, frontend_of
-from bnfold.verify import course
+from bnfold.verify import thorough
 from bnfold.verify.evidence import Sample
 from bnfold.verify.inputs import Data, load
 from bnfold.verify.result import VerifyResult
@@ -82,9 +82,9 @@ class Comparison:
 
     def of(self, original: Runner, folded: Runner) -> VerifyResult:
         """Whether two models that are read already compute the same."""
-        course.check_inputs(original, folded)
+        thorough.check_inputs(original, folded)
         chosen, drawn = self._samples(original.specs)
-        return course.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
+        return thorough.verify(original, folded, chosen, seed=drawn, look_inside=self.layers)
 
     def either_way(self, first: Runner, second: Runner) -> VerifyResult:
         """The same; the first may be the fold of the second, where it holds in every layer."""
@@ -104,7 +104,7 @@ class Comparison:
             raise UsageError("mean and std are for a folder of images", "give the folder as data")
         count = _SAMPLES if self.samples is None else self.samples
         is_given = count == 1 and all(spec.given is not None for spec in specs)
-        return course.choose_samples(specs, count, self.seed), None if is_given else self.seed
+        return thorough.choose_samples(specs, count, self.seed), None if is_given else self.seed
 
 
 def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
@@ -112,10 +112,12 @@ def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
     first, second = kind_of(original), kind_of(folded)
     learns = (first is ModelKind.MODULE and inputs is None) or _takes_torch_inputs(first, inputs)
     if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, inputs):
-        two = _runner(second, folded, "the folded model", inputs, None)
-        return _runner(first, original, "the original", inputs, two.specs), two
-    one = _runner(first, original, "the original", inputs, None)
-    return one, _runner(second, folded, "the folded model", inputs, one.specs)
+        folded_runner = _runner(second, folded, "the folded model", inputs, None)
+        return _runner(first, original, "the original", inputs, folded_runner.specs), folded_runner
+    original_runner = _runner(first, original, "the original", inputs, None)
+    return original_runner, _runner(
+        second, folded, "the folded model", inputs, original_runner.specs
+    )
 
 
 def _runner(

@@ -26,8 +26,8 @@ import numpy as np
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
-from bnfold.verify.probe import Probe
 from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Rounded, Runner
+from bnfold.verify.sampler import TensorSampler
 
 DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
 """Draws for a model with many values inside, more for one where these are not enough, and for a
@@ -128,9 +128,9 @@ def differs_from_itself(original: Runner, evidence: Evidence) -> str | None:
     if not original.may_have_state:
         runs.append(evaluation.run(evidence.samples[0]))
     for again in runs:
-        for one, other in zip(evidence.own_before[0], again, strict=True):
-            if not compare.is_same(one.values, other.values):
-                return one.name
+        for output, repeated in zip(evidence.own_before[0], again, strict=True):
+            if not compare.is_same(output.values, repeated.values):
+                return output.name
     return None
 
 
@@ -195,10 +195,10 @@ def run_exact(
 
     def seen(
         evaluation: Evaluation, inputs: Sample, draw: int | None = None
-    ) -> tuple[Outputs, Probe]:
-        probe = Probe(axes)
-        outputs = evaluation.run(inputs, probe if look_inside else None, draw=draw)
-        return outputs, with_outputs(probe, outputs)
+    ) -> tuple[Outputs, TensorSampler]:
+        sampler = TensorSampler(axes)
+        outputs = evaluation.run(inputs, sampler if look_inside else None, draw=draw)
+        return outputs, with_outputs(sampler, outputs)
 
     evaluation = original.exact()
     before = [seen(evaluation, inputs) for inputs in evidence.samples]
@@ -207,16 +207,16 @@ def run_exact(
     evidence.exact_before = [outputs for outputs, _ in before]
     evidence.exact_after = [outputs for outputs, _ in after]
     evidence.runs = layers.Runs(
-        [probe.seen for _, probe in before], [probe.seen for _, probe in after], draws
+        [sampler.seen for _, sampler in before], [sampler.seen for _, sampler in after], draws
     )
-    numbers = sum(int(np.prod(one.shape)) for one in after[0][1].seen.values())
+    numbers = sum(int(np.prod(tensor.shape)) for tensor in after[0][1].seen.values())
     most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST
     drawing = _draws(folded.exact, evidence, evaluation)
     number = 0
     while number < most or not is_enough(number):
-        outputs, probe = seen(*next(drawing))
+        outputs, sampler = seen(*next(drawing))
         evidence.drawn.append(outputs)
-        draws.append(probe.seen)
+        draws.append(sampler.seen)
         evidence.compared = None
         number += 1
 
@@ -253,13 +253,13 @@ def output_key(number: int) -> str:
     return f"output {number}"
 
 
-def with_outputs(probe: Probe, outputs: Outputs) -> Probe:
+def with_outputs(sampler: TensorSampler, outputs: Outputs) -> TensorSampler:
     """Outputs are looked at like any tensor, too: channel by channel."""
     for number, output in enumerate(outputs):
         if output.values.dtype.kind == "f":
             flat = output.values.reshape(-1)
-            probe(output_key(number), layers.OUTPUT, output.values.shape, flat.take)
-    return probe
+            sampler(output_key(number), layers.OUTPUT, output.values.shape, flat.take)
+    return sampler
 
 
 # ------------------------------------------------------------------- without float64
@@ -273,8 +273,10 @@ def run_moved(
     evidence.exact_before, evidence.exact_after, evidence.runs = [], [], None
     evidence.compared = None
     try:
-        other = original.reordered()
-        evidence.reordered = [other.run(inputs) for inputs in evidence.samples] if other else []
+        reordered = original.reordered()
+        evidence.reordered = (
+            [reordered.run(inputs) for inputs in evidence.samples] if reordered else []
+        )
     except Exception:  # whatever a runtime raises: there is no such form of this model
         evidence.reordered = []
     for count in (DRAWS, DRAWS_SMALL):

@@ -49,7 +49,7 @@ class OutputDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return _plain(self)
+        return _as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class LayerDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return _plain(self)
+        return _as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ class Findings(Document):
 
     def _content(self) -> dict[str, Any]:  # what is not finite is "inf", "-inf" or "nan"
         settings = told(self, "equal", "verdict", "parting", "truth", "samples", "seed")
-        found = told(self, "outputs", "layers", "runtimes", "notes", "scope")
-        return {**settings, **found}
+        results = told(self, "outputs", "layers", "runtimes", "notes", "scope")
+        return {**settings, **results}
 
     @classmethod
     def _read(cls, data: dict[str, Any]) -> Self:
@@ -165,7 +165,7 @@ class Findings(Document):
 _TEXTS = ("name", "dtype", "kind", "detail")
 
 
-def _plain(value: OutputDifference | LayerDifference) -> dict[str, Any]:
+def _as_dict(value: OutputDifference | LayerDifference) -> dict[str, Any]:
     """The fields, in JSON's types."""
     return {name: _number(content) for name, content in asdict(value).items()}
 
@@ -179,7 +179,7 @@ def _number(value: Any) -> Any:
 
 
 def _read(cls: Any, data: Mapping[str, Any]) -> Any:
-    found = {}
+    values = {}
     for entry in fields(cls):
         if entry.name not in data and entry.name == "excess":  # younger than the schema
             continue
@@ -188,5 +188,5 @@ def _read(cls: Any, data: Mapping[str, Any]) -> Any:
             value = tuple(value)
         elif isinstance(value, str) and entry.name not in _TEXTS:
             value = float(value)
-        found[entry.name] = value
-    return cls(**found)
+        values[entry.name] = value
+    return cls(**values)

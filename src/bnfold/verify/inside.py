@@ -16,8 +16,8 @@ import numpy as np
 
 from bnfold.verify import layers
 from bnfold.verify.evidence import DRAWS_FIRST, DRAWS_SMALL, SMALL, Outputs, with_outputs
-from bnfold.verify.probe import Probe
 from bnfold.verify.runner import Array, Lane, NotExactError
+from bnfold.verify.sampler import TensorSampler
 
 _ENLARGED = 2.0**10
 """Draws are in float32, and round weights so many times as far: what is added by the arithmetic of
@@ -45,46 +45,48 @@ def original_inside(
     network: SideBySide, inputs: Sequence[Array], axes: Mapping[str, int]
 ) -> Inside:
     """Raises NotExactError."""
-    probe = Probe(axes)
-    exact, own = network.run(inputs, [Lane("float64", watch=probe), Lane("float32")])
-    return Inside(exact, with_outputs(probe, exact).seen, own)
+    sampler = TensorSampler(axes)
+    exact, own = network.run(inputs, [Lane("float64", watch=sampler), Lane("float32")])
+    return Inside(exact, with_outputs(sampler, exact).seen, own)
 
 
 def folded_inside(
     network: SideBySide, inputs: Sequence[Array], axes: Mapping[str, int]
 ) -> tuple[Inside, list[Inside]]:
     """The folded model, and what draws make of it. Raises NotExactError."""
-    first = [Lane("float64", watch=Probe(axes)), *_draws(axes, 0, DRAWS_FIRST)]
+    first = [Lane("float64", watch=TensorSampler(axes)), *_draws(axes, 0, DRAWS_FIRST)]
     exact, *far = _watched(network, inputs, first)
-    if sum(math.prod(one.shape) for one in exact.seen.values()) <= SMALL:
+    if sum(math.prod(tensor.shape) for tensor in exact.seen.values()) <= SMALL:
         far += _watched(network, inputs, _draws(axes, DRAWS_FIRST, DRAWS_SMALL))
-    return exact, [_nearer(exact, one) for one in far]
+    return exact, [_nearer(exact, draw) for draw in far]
 
 
 def _draws(axes: Mapping[str, int], start: int, stop: int) -> list[Lane]:
-    return [Lane("float32", number, Probe(axes), _ENLARGED) for number in range(start, stop)]
+    return [
+        Lane("float32", number, TensorSampler(axes), _ENLARGED) for number in range(start, stop)
+    ]
 
 
 def _watched(network: SideBySide, inputs: Sequence[Array], lanes: Sequence[Lane]) -> list[Inside]:
-    found = network.run(inputs, lanes)
-    probes = [lane.watch for lane in lanes if isinstance(lane.watch, Probe)]
+    outputs = network.run(inputs, lanes)
+    samplers = [lane.watch for lane in lanes if isinstance(lane.watch, TensorSampler)]
     return [
-        Inside(made, with_outputs(probe, made).seen)
-        for probe, made in zip(probes, found, strict=True)
+        Inside(made, with_outputs(sampler, made).seen)
+        for sampler, made in zip(samplers, outputs, strict=True)
     ]
 
 
 def _nearer(base: Inside, far: Inside) -> Inside:
     """A draw as it would be if it were not enlarged. Raises NotExactError."""
     seen = {
-        key: replace(one, values=_back(base.seen[key].values, one.values))
-        for key, one in far.seen.items()
+        key: replace(tensor, values=_back(base.seen[key].values, tensor.values))
+        for key, tensor in far.seen.items()
     }
     made = [
-        replace(one, values=_back(start.values, one.values))
-        if one.values.dtype.kind == "f"
-        else one
-        for start, one in zip(base.outputs, far.outputs, strict=True)
+        replace(output, values=_back(start.values, output.values))
+        if output.values.dtype.kind == "f"
+        else output
+        for start, output in zip(base.outputs, far.outputs, strict=True)
     ]
     return Inside(made, seen)
 

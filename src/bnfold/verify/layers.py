@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.stored import Stored
+from bnfold.core.rescaling import Stored
 from bnfold.verify import verdict
 from bnfold.verify.compare import gaps
 from bnfold.verify.findings import LayerDifference
-from bnfold.verify.probe import Seen, broadcast_places
+from bnfold.verify.sampler import TensorSample, broadcast_places
 
-Run = Mapping[str, Seen]
+Run = Mapping[str, TensorSample]
 """What was seen in one run, by key, in order."""
 Storage = Mapping[str, Stored]
 OUTPUT = "output"
@@ -85,7 +85,7 @@ def _measure(
     scale, shift, known = _at_places(stored, first)
     pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
     backs = [after / scale - shift for _, after in pairs]
-    bases = [runs.after[at % len(runs.after)] for at in range(len(runs.draws))]
+    bases = [runs.after[number % len(runs.after)] for number in range(len(runs.draws))]
     drawn = [
         gaps(base[key].values, draw[key].values) / scale
         for base, draw in zip(bases, runs.draws, strict=True)
@@ -114,7 +114,9 @@ def _is_cut(values: FloatArray) -> bool:
     return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
 
 
-def _at_places(stored: Stored | None, seen: Seen) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _at_places(
+    stored: Stored | None, seen: TensorSample
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s, t and 1 where they are known, of the shape of what was kept."""
     ones = np.ones(seen.values.shape)
     if stored is None or not _fits(stored, seen.shape):
@@ -153,40 +155,41 @@ def _mean_square(arrays: Sequence[FloatArray], known: FloatArray) -> FloatArray:
 
 def judge(measured: Sequence[Measured]) -> list[LayerDifference]:
     """Which tensors differ by more than rounding explains, in any channel."""
-    k = verdict.factor(sum(len(one.difference) for one in measured))
+    k = verdict.factor(sum(len(tensor.difference) for tensor in measured))
     ratios: list[FloatArray] = []
-    found = []
-    for one in measured:
-        live = (one.stored > 0) & np.isfinite(one.stored)
+    differences = []
+    for tensor in measured:
+        live = (tensor.stored > 0) & np.isfinite(tensor.stored)
         with np.errstate(invalid="ignore"):
-            ratios.append(np.sqrt(one.noise[live] / one.stored[live]))
+            ratios.append(np.sqrt(tensor.noise[live] / tensor.stored[live]))
         q = verdict.typical_noise(ratios)
-        found.append(_judge(one, k, q))
-    return found
+        differences.append(_judge(tensor, k, q))
+    return differences
 
 
-def _judge(one: Measured, k: float, q: float) -> LayerDifference:
+def _judge(tensor: Measured, k: float, q: float) -> LayerDifference:
     with np.errstate(over="ignore", invalid="ignore"):
-        stored = np.where(np.isfinite(one.stored), one.stored, 0.0)
+        stored = np.where(np.isfinite(tensor.stored), tensor.stored, 0.0)
         # What a ReLU lets through may be as small as it likes; its rounding error stays.
         typical = stored[stored > 0].mean() if (stored > 0).any() else 0.0
-        stored = np.maximum(stored, typical) if one.cut else stored
+        stored = np.maximum(stored, typical) if tensor.cut else stored
         # v + t may be next to nothing where v and t are not.
-        compared = np.where(np.isfinite(one.compared), one.compared, 0.0)
+        compared = np.where(np.isfinite(tensor.compared), tensor.compared, 0.0)
         floor = verdict.ARITHMETIC * verdict.ARITHMETIC * compared
-        allowed = k * np.sqrt(one.noise + q * q * stored + floor)
-        difference = np.sqrt(one.difference)
+        allowed = k * np.sqrt(tensor.noise + q * q * stored + floor)
+        difference = np.sqrt(tensor.difference)
         excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)
-    excess[np.isinf(one.noise) & np.isinf(one.difference)] = 0.0  # both overflow: rounding decides
-    total = float(np.sqrt(one.size.mean())) if one.size.size else 0.0
+    # Where both overflow, rounding decides.
+    excess[np.isinf(tensor.noise) & np.isinf(tensor.difference)] = 0.0
+    total = float(np.sqrt(tensor.size.mean())) if tensor.size.size else 0.0
     is_equal = bool((excess <= 1.0).all())
     worst = None if is_equal else int(np.argmax(excess))
-    size = 0.0 if worst is None else float(np.sqrt(one.size[worst]))
+    size = 0.0 if worst is None else float(np.sqrt(tensor.size[worst]))
     return LayerDifference(
-        one.name,
-        one.kind,
-        _relative(float(np.sqrt(one.difference.mean())) if one.size.size else 0.0, total),
-        _relative(float(np.sqrt(one.noise.mean())) if one.size.size else 0.0, total),
+        tensor.name,
+        tensor.kind,
+        _relative(float(np.sqrt(tensor.difference.mean())) if tensor.size.size else 0.0, total),
+        _relative(float(np.sqrt(tensor.noise.mean())) if tensor.size.size else 0.0, total),
         is_equal,
         None if worst is None else _relative(float(allowed[worst]), size),
         worst,
@@ -216,14 +219,14 @@ class Comparison:
 def _judge_twice(runs: Runs, storage: Storage | None) -> list[LayerDifference]:
     """Where tensors are apart, once more without the places that are ill-conditioned."""
     measured = measure(runs, storage)
-    found = judge(measured)
-    apart = [at for at, layer in enumerate(found) if not layer.equal]
-    if not apart or len(apart) > max(1.0, _STRANGE * len(found)) or not runs.draws:
-        return found
-    for at in apart:
-        key = measured[at].name
+    differences = judge(measured)
+    apart = [number for number, layer in enumerate(differences) if not layer.equal]
+    if not apart or len(apart) > max(1.0, _STRANGE * len(differences)) or not runs.draws:
+        return differences
+    for number in apart:
+        key = measured[number].name
         stored = None if storage is None else storage.get(key)
-        measured[at] = _measure(runs, key, stored, without_wild=True)
+        measured[number] = _measure(runs, key, stored, without_wild=True)
     return judge(measured)
 
 

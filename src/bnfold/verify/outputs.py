@@ -66,19 +66,21 @@ def judge(evidence: Evidence, inside: Mapping[str, LayerDifference]) -> list[Jud
 
 def is_settled(evidence: Evidence) -> bool:
     """Whether the draws explain all differences of the outputs, or no number of them will."""
-    wrong = [one.difference for one in judge(evidence, {}) if not one.difference.equal]
-    return not wrong or any(one.error > HOPELESS * one.allowed for one in wrong)
+    wrong = [output.difference for output in judge(evidence, {}) if not output.difference.equal]
+    return not wrong or any(
+        difference.error > HOPELESS * difference.allowed for difference in wrong
+    )
 
 
 def is_as_near(before: Outputs, after: Outputs, judged: Sequence[Judged]) -> bool:
     """Whether outputs are as near, relative to their size, as those that were judged may be."""
-    for one, other, known in zip(before, after, judged, strict=True):
-        if compare.is_same(one.values, other.values):
+    for original, folded, known in zip(before, after, judged, strict=True):
+        if compare.is_same(original.values, folded.values):
             continue
-        if not compare.is_number(one.values) or not known.size:
+        if not compare.is_number(original.values) or not known.size:
             return False
-        gap = compare.distance([one.values], [other.values])
-        size = verdict.rms(compare.flat(one.values))
+        gap = compare.distance([original.values], [folded.values])
+        size = verdict.rms(compare.flat(original.values))
         if not gap * known.size <= known.difference.allowed * size:
             return False
     return True
@@ -171,8 +173,8 @@ def _flips(
     evidence: Evidence, far: Sequence[Gap], off: Sequence[Gap], draws: Sequence[Gap], k: float
 ) -> _Errors:
     """Integers, texts and the like: the share that differs."""
-    error, own = _share(far), _share(off)
-    noise = max((_share([gap]) for gap in draws), default=0.0)
+    error, own = _share_that_differs(far), _share_that_differs(off)
+    noise = max((_share_that_differs([gap]) for gap in draws), default=0.0)
     total = sum(gap.size for _, gap in far)
     near = verdict.NEAR_TIES * verdict.unit(evidence.coarsest)
     most = verdict.allowed_flips(max(own, noise), total, k, near)
@@ -200,20 +202,20 @@ def _flat(runs: Sequence[Outputs], number: int) -> list[FloatArray]:
 
 def _gaps(starts: Sequence[FloatArray], others: Sequence[FloatArray]) -> list[Gap]:
     """Differences from one sample after the other."""
-    pairs = [(at % len(starts), other) for at, other in enumerate(others)]
+    pairs = [(number % len(starts), other) for number, other in enumerate(others)]
     return [
-        (at, compare.gaps(starts[at], other))
-        for at, other in pairs
-        if starts[at].size == other.size
+        (sample, compare.gaps(starts[sample], other))
+        for sample, other in pairs
+        if starts[sample].size == other.size
     ]
 
 
 def _rms(gaps: Sequence[Gap], tame: Sequence[NDArray[np.bool_]] | None) -> float:
-    parts = [gap if tame is None else gap[tame[at]] for at, gap in gaps]
+    parts = [gap if tame is None else gap[tame[sample]] for sample, gap in gaps]
     return verdict.rms(np.concatenate(parts)) if parts else 0.0
 
 
-def _share(gaps: Sequence[Gap]) -> float:
+def _share_that_differs(gaps: Sequence[Gap]) -> float:
     parts = [gap != 0.0 for _, gap in gaps]
     together = np.concatenate(parts) if parts else np.zeros(0)
     return float(np.mean(together)) if together.size else 0.0
@@ -223,12 +225,12 @@ def _tame(
     truth: Sequence[FloatArray], gaps: Sequence[Gap], *, by_value: bool = True
 ) -> list[NDArray[np.bool_]]:
     """Per sample, the places where the network itself is not ill-conditioned."""
-    found = []
+    tame = []
     for sample, values in enumerate(truth):
-        own = [gap for at, gap in gaps if at == sample]
+        own = [gap for number, gap in gaps if number == sample]
         moved = verdict.spread(np.stack(own)) if own else np.zeros_like(values)
-        found.append(~verdict.wild(moved[None], values[None] if by_value else None)[0])
-    return found
+        tame.append(~verdict.wild(moved[None], values[None] if by_value else None)[0])
+    return tame
 
 
 def _finite(arrays: Sequence[FloatArray]) -> FloatArray:

@@ -1,13 +1,13 @@
-"""Say "equal" in a fraction of the time, or nothing: then `course` judges.
+"""Say "equal" in a fraction of the time, or nothing: then `thorough` judges.
 
     1  both in float64 on smaller images, by NumPy: the tensors inside are compared, channel by
-       channel, with what rounding the weights once more does there, exactly as `course` does
+       channel, with what rounding the weights once more does there, exactly as `thorough` does
     2  both in their own dtype on the sizes that the model declares, by the runtime: the outputs
        are as near, relative to their size, as those of 1 may be
 
-A weight or bias is the same on an image of any size, so that 1 finds what `course` finds; what only
-large images show, a runtime that refuses the file, digits that are lost in float32, is for 2. The
-original is run ahead, in a thread, while the fold is still going on.
+A weight or bias is the same on an image of any size, so that 1 finds what `thorough` finds; what
+only large images show, a runtime that refuses the file, digits that are lost in float32, is for 2.
+The original is run ahead, in a thread, while the fold is still going on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Later(Generic[Result]):
     def _run(self, work: Callable[[], Result]) -> None:
         try:
             self._made.append(work())
-        except Exception:  # whatever a runtime raises: `course` runs it again, and says so
+        except Exception:  # whatever a runtime raises: `thorough` runs it again, and says so
             self._made.clear()
 
     def get(self) -> Result | None:
@@ -91,7 +91,7 @@ class Quick:
     inside: _Later[Inside] | None = None
     """What its tensors are."""
     axes: Mapping[str, int] = field(default_factory=dict)
-    """Their channel axes, as `Probe` has them."""
+    """Their channel axes, as `TensorSampler` has them."""
 
     def has_inputs_of(self, other: QuickRunner) -> bool:
         """Whether it is run on what the other one would be run on."""
@@ -122,28 +122,28 @@ class Quick:
         try:
             # The original may not be through yet: nobody waits for it before that is needed.
             made, moved = folded_inside(folded.side_by_side(), self.small, self.axes)
-            found = _compare(self.small, self.inside.get(), made, moved, storages)
+            compared = _compare(self.small, self.inside.get(), made, moved, storages)
         except (NotExactError, BnfoldError):
-            found = None
+            compared = None
         before_runs, after_runs = self.before.get(), after.get()
-        if found is None or before_runs is None or after_runs is None:
+        if compared is None or before_runs is None or after_runs is None:
             return None
-        evidence, judged = found
+        evidence, judged = compared
         pairs = []
-        for one, other in zip(before_runs, after_runs, strict=True):
-            if one is None:
+        for own_before, own_after in zip(before_runs, after_runs, strict=True):
+            if own_before is None:
                 continue
-            if other is None or not _match(one, other):
+            if own_after is None or not _match(own_before, own_after):
                 return None
-            if not outputs.is_as_near(one, other, judged):
+            if not outputs.is_as_near(own_before, own_after, judged):
                 return None
-            pairs.append((one, other))
+            pairs.append((own_before, own_after))
         scope = _scope(evidence.samples[0], self.inputs[0])
         exact = [None] * len(judged) if scope else evidence.exact_before[0]
         return VerifyResult(
             True,
             tuple(map(_measured, judged, *pairs[0], exact)),
-            tuple(one for one in evidence.inside().layers if one.kind != layers.OUTPUT),
+            tuple(layer for layer in evidence.inside().layers if layer.kind != layers.OUTPUT),
             samples=len(pairs),
             seed=0,
             runtimes={**self.original.runtimes, **folded.runtimes, "numpy": np.__version__},
@@ -163,8 +163,8 @@ def run_ahead(original: QuickRunner) -> Quick | None:
     if max(sum(map(math.prod, sizes)) for sizes in shapes) > _MOST_WHOLE:
         return None
     inputs = [
-        draw([replace(s, shape=n) for s, n in zip(original.specs, sizes, strict=True)], 0, at)
-        for at, sizes in enumerate(shapes)
+        draw([replace(s, shape=n) for s, n in zip(original.specs, sizes, strict=True)], 0, number)
+        for number, sizes in enumerate(shapes)
     ]
     small = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
     if sum(array.size for array in small) > _MOST:
@@ -175,13 +175,13 @@ def run_ahead(original: QuickRunner) -> Quick | None:
 def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:
     """In its own dtype; None where it does not take the other size after all."""
     evaluation = runner.own()
-    found: list[Outputs | None] = [evaluation.run(inputs[0])]
-    for other in inputs[1:]:
+    runs: list[Outputs | None] = [evaluation.run(inputs[0])]
+    for arrays in inputs[1:]:
         try:
-            found.append(evaluation.run(other))
+            runs.append(evaluation.run(arrays))
         except Exception:  # whatever a runtime raises
-            found.append(None)
-    return found
+            runs.append(None)
+    return runs
 
 
 # ------------------------------------------------------------------- inside, in float64
@@ -201,24 +201,24 @@ def _compare(
     # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
     evidence.own_before, evidence.own_after = [before.own], [after.outputs]
     evidence.exact_before, evidence.exact_after = [before.outputs], [after.outputs]
-    evidence.drawn = [one.outputs for one in moved]
-    evidence.runs = layers.Runs([before.seen], [after.seen], [one.seen for one in moved])
+    evidence.drawn = [inside.outputs for inside in moved]
+    evidence.runs = layers.Runs([before.seen], [after.seen], [inside.seen for inside in moved])
     compared = evidence.inside()
-    judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
-    if not compared.fits or not all(one.equal for one in compared.layers):
+    judged = outputs.judge(evidence, {layer.name: layer for layer in compared.layers})
+    if not compared.fits or not all(layer.equal for layer in compared.layers):
         return None
-    if not all(one.difference.equal for one in judged):
+    if not all(output.difference.equal for output in judged):
         return None
-    return evidence, [_keeping_digits(one) for one in judged]
+    return evidence, [_keeping_digits(output) for output in judged]
 
 
 def _smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of an image (N, C, H, W)."""
-    return tuple(min(n, _SIDE) if at > 1 else n for at, n in enumerate(shape))
+    return tuple(min(n, _SIDE) if axis > 1 else n for axis, n in enumerate(shape))
 
 
 def _match(before: Outputs, after: Outputs) -> bool:
-    forms = [[(one.values.shape, one.dtype) for one in run] for run in (before, after)]
+    forms = [[(output.values.shape, output.dtype) for output in run] for run in (before, after)]
     return forms[0] == forms[1]
 
 
@@ -227,10 +227,10 @@ def _match(before: Outputs, after: Outputs) -> bool:
 
 def _keeping_digits(known: Judged) -> Judged:
     """The same, with what it may be off by if the fold keeps its digits, too; see `verdict`."""
-    one = known.difference
-    own = float(np.hypot(one.own_error, verdict.unit(one.dtype) * known.size))
-    most = max(verdict.digits(math.prod(one.shape)) * own, verdict.ENOUGH * known.size)
-    return replace(known, difference=replace(one, allowed=min(one.allowed, most)))
+    difference = known.difference
+    own = float(np.hypot(difference.own_error, verdict.unit(difference.dtype) * known.size))
+    most = max(verdict.digits(math.prod(difference.shape)) * own, verdict.ENOUGH * known.size)
+    return replace(known, difference=replace(difference, allowed=min(difference.allowed, most)))
 
 
 def _measured(
@@ -240,22 +240,22 @@ def _measured(
 
     Where it was run in float64 on a smaller one (`exact` is None), what that says is in its units.
     """
-    one = known.difference
-    truth, own, allowed = before, one.own_error, one.allowed
+    difference = known.difference
+    truth, own, allowed = before, difference.own_error, difference.allowed
     if exact is None:
         units = verdict.rms(compare.flat(before.values)) / known.size if known.size else 0.0
         own, allowed = own * units, allowed * units
     else:
         truth, own = exact, compare.distance([exact.values], [before.values])
     return compare.difference(
-        Output(one.name, before.values, one.dtype),
+        Output(difference.name, before.values, difference.dtype),
         [before.values],
         [after.values],
         error=compare.distance([truth.values], [after.values]),
         own_error=own,
         allowed=allowed,
-        equal=one.equal,
-        detail=one.detail,
+        equal=difference.equal,
+        detail=difference.detail,
     )
 
 

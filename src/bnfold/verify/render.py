@@ -30,7 +30,7 @@ def text(result: Findings, *, color: bool, width: int) -> str:
 
 def _table(rows: list[list[str]], width: int) -> list[str]:
     """A line for each output; two where the terminal is narrow, or as many as it takes."""
-    lengths = [max(len(row[at]) for row in rows) for at in range(len(_HEADINGS))]
+    lengths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     beside = [
         "  ".join(cell.rjust(length) for cell, length in zip(row[1:], lengths[1:], strict=True))
         for row in rows

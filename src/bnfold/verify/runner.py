@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.forest import IntArray
-from bnfold.core.stored import Stored
+from bnfold.core.rescaling import Stored
 
 Array = NDArray[Any]
 Gather = Callable[[IntArray], Array]

@@ -4,7 +4,7 @@ A run of L layers rounds each of them once more, which moves it by up to u of it
 unit roundoff of the dtype. If all of these point the same way, the output moves by L * u of its
 size; the largest of N numbers by k times as much (see `verdict`). A difference below that is no
 fault that anybody could tell from rounding. One above it may still be rounding: layers may make
-small differences larger. Then the network's own noise has to be measured, and `course` does that.
+small differences larger. Then the network's own noise has to be measured; `thorough` does that.
 
 16 bits are never accepted on sight: there, a rounding of every layer explains nearly everything.
 """
@@ -35,15 +35,15 @@ def accept(
         return None
     count = sum(output.values.size for output in before)
     k = verdict.factor(count)
-    found = []
-    for one, other in zip(before, after, strict=True):
-        if (one.values.shape, one.dtype) != (other.values.shape, other.dtype):
+    differences = []
+    for original, folded in zip(before, after, strict=True):
+        if (original.values.shape, original.dtype) != (folded.values.shape, folded.dtype):
             return None
-        difference = _accepted(one, other.values, k * max(1, layers))
+        difference = _accepted(original, folded.values, k * max(1, layers))
         if difference is None:
             return None
-        found.append(difference)
-    return VerifyResult(True, tuple(found), samples=samples, truth="original")
+        differences.append(difference)
+    return VerifyResult(True, tuple(differences), samples=samples, truth="original")
 
 
 def _accepted(before: Output, after: Array, roundings: float) -> OutputDifference | None:
@@ -78,7 +78,7 @@ def _sizes(values: Array) -> FloatArray:
     sizes = whole.reshape(values.shape)
     squares = np.square(finite).reshape(values.shape)
     for axis in {1, values.ndim - 1}:
-        others = tuple(at for at in range(values.ndim) if at != axis)
+        others = tuple(dim for dim in range(values.ndim) if dim != axis)
         if values.size // max(1, values.shape[axis]) >= _FEW:
             sizes = np.minimum(sizes, np.sqrt(squares.mean(axis=others, keepdims=True)))
     return sizes.reshape(-1)

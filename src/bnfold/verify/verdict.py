@@ -129,21 +129,21 @@ def typical_noise(ratios: Sequence[FloatArray]) -> float:
         window.append(layer)
         if sum(part.size for part in window) >= _FEW:
             break
-    found = np.concatenate(window) if window else np.zeros(0)
-    found = found[np.isfinite(found)]
-    if not found.size:
+    noise = np.concatenate(window) if window else np.zeros(0)
+    noise = noise[np.isfinite(noise)]
+    if not noise.size:
         return ARITHMETIC
-    middle = median(found)
-    spread = rms(found)
+    middle = median(noise)
+    spread = rms(noise)
     return max(ARITHMETIC, spread if spread > _STEPS * middle else middle)
 
 
 def median(values: FloatArray) -> float:
     """The median of finite numbers, of which there are some. np.median imports numpy.ma: 30 ms."""
-    at = values.size // 2
+    middle = values.size // 2
     if values.size % 2:
-        return float(np.partition(values, at)[at])
-    return float(np.partition(values, (at - 1, at))[at - 1 : at + 1].mean())
+        return float(np.partition(values, middle)[middle])
+    return float(np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1].mean())
 
 
 def spread(differences: FloatArray) -> FloatArray:
@@ -161,11 +161,11 @@ def wild(noise: FloatArray, values: FloatArray | None) -> NDArray[np.bool_]:
         warnings.simplefilter("ignore", RuntimeWarning)  # a channel where nothing moves
         usual = np.nanmedian(live, axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        found = noise > _WILD * usual
+        is_wild = noise > _WILD * usual
         if values is not None:
-            found &= ~(noise <= _WILD_ITSELF * np.abs(values))
-    few = np.sum(found, axis=1, keepdims=True) <= _WILD_MOST * count
-    result: NDArray[np.bool_] = found & few
+            is_wild &= ~(noise <= _WILD_ITSELF * np.abs(values))
+    few = np.sum(is_wild, axis=1, keepdims=True) <= _WILD_MOST * count
+    result: NDArray[np.bool_] = is_wild & few
     return result
 
 

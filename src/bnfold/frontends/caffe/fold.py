@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold._places import check_place, is_same_file
+from bnfold._output_files import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
 from bnfold.core.modes import ClipMode, MergeMode

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bnfold.core.plan import Plan, make_plan
-from bnfold.core.stored import Storage, Stored, in_turn
+from bnfold.core.rescaling import Storage, Stored, in_turn
 from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
 from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files

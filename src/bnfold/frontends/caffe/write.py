@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold._places import part_beside, put_in_place, sync_file
+from bnfold._output_files import part_beside, put_in_place, sync_file
 from bnfold._storage import Weights
 from bnfold.errors import ModelUnreadableError, UsageError
 from bnfold.frontends.caffe.caffemodel import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from bnfold._places import check_place, is_same_file, shortened
+from bnfold._output_files import check_place, is_same_file, shortened
 from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode, MergeMode

@@ -16,7 +16,7 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.stored import Storage, Stored, in_turn
+from bnfold.core.rescaling import Storage, Stored, in_turn
 from bnfold.frontends.merged import Merging, told_in_turn
 from bnfold.frontends.onnx.apply import edits_of
 from bnfold.frontends.onnx.edits import Edits

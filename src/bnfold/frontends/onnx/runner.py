@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
-from bnfold.core.stored import Stored
+from bnfold.core.rescaling import Stored
 from bnfold.errors import BnfoldError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare

@@ -19,7 +19,7 @@ from typing import IO
 
 from onnx import ModelProto, TensorProto
 
-from bnfold._places import part_beside, put_in_place, sync_file
+from bnfold._output_files import part_beside, put_in_place, sync_file
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx import wire
 from bnfold.frontends.onnx.read import OnnxModel

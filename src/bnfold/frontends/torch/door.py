@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from bnfold._places import write_whole
+from bnfold._output_files import write_whole
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.torch.fold import fold_module, inspect_module

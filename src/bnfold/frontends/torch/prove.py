@@ -36,7 +36,7 @@ from bnfold.frontends.torch.course import (
 from bnfold.frontends.torch.hearing import Heard
 from bnfold.report import FoldReport
 from bnfold.verify import compare, sight
-from bnfold.verify import course as verification
+from bnfold.verify import thorough as verification
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Output
 

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from bnfold.core.plan import Plan
-from bnfold.core.stored import Storage, Stored
+from bnfold.core.rescaling import Storage, Stored
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch.decide import decide
 from bnfold.frontends.torch.lift import lift

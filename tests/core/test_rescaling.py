@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnfold.core.plan import make_plan
-from bnfold.core.stored import Storage
+from bnfold.core.rescaling import Storage
 from tests.core.interpreter import Network, apply_plan, run_all
 from tests.property.strategies import networks
 

@@ -139,13 +139,13 @@ def _is_enough(evidence: Evidence, number: int) -> bool:
     compared = evidence.inside()
     apart = [layer for layer in compared.layers if not layer.equal]
     judged = outputs.judge(known, {layer.name: layer for layer in compared.layers})
-    wrong = [one.difference for one in judged if not one.difference.equal]
+    wrong = [output.difference for output in judged if not output.difference.equal]
     if not apart and not wrong:
         return True
     if number < DRAWS:
         return False
     hopeless = any(layer.excess > outputs.HOPELESS for layer in apart) or any(
-        one.error > outputs.HOPELESS * one.allowed for one in wrong
+        difference.error > outputs.HOPELESS * difference.allowed for difference in wrong
     )
     return hopeless or not compared.fits or number >= DRAWS_SMALL
 
@@ -158,8 +158,8 @@ def _conclude(
 ) -> tuple[VerifyResult, list[Judged]]:
     """The verdict."""
     compared = evidence.inside()
-    judged = outputs.judge(evidence, {one.name: one for one in compared.layers})
-    is_equal = all(one.difference.equal for one in judged)
+    judged = outputs.judge(evidence, {layer.name: layer for layer in compared.layers})
+    is_equal = all(output.difference.equal for output in judged)
     inside = [layer for layer in compared.layers if layer.kind != layers.OUTPUT]
     if not compared.fits:
         inside = _doubt(evidence, inside, is_equal=is_equal)
@@ -172,13 +172,13 @@ def _conclude(
         is_equal = is_proven = False
     elif not is_equal:
         is_proven = parting is not None or any(
-            one.is_proven for one in judged if not one.difference.equal
+            output.is_proven for output in judged if not output.difference.equal
         )
     elif evidence.rounded is not None:
         _remark_on_rounding(evidence, evidence.rounded, judged)
     result = VerifyResult(
         is_equal,
-        tuple(one.difference for one in judged),
+        tuple(output.difference for output in judged),
         tuple(inside),
         parting,
         len(evidence.samples),
@@ -212,16 +212,18 @@ _MOST_OF_IT = 0.25
 
 def _where_digits_go(judged: Sequence[Judged], inside: Sequence[LayerDifference]) -> str | None:
     """The first layer whose own rounding is about as large as that of an output that loses."""
-    lost = [one.relative for one in judged if one.loses_digits]
+    lost = [output.relative for output in judged if output.loses_digits]
     if not lost:
         return None
     limit = _MOST_OF_IT * min(lost)
-    return next((one.name for one in inside if one.own is not None and one.own >= limit), None)
+    return next(
+        (layer.name for layer in inside if layer.own is not None and layer.own >= limit), None
+    )
 
 
 def _remark_on_rounding(evidence: Evidence, rounded: Rounded, judged: Sequence[Judged]) -> None:
     """Weights in 16 bits are rounded to those once more where a fold changes them."""
-    worst = max((one for one in judged), key=lambda one: one.relative, default=None)
+    worst = max((output for output in judged), key=lambda output: output.relative, default=None)
     if worst is None or worst.difference.error <= verdict.DIGITS * max(
         worst.difference.own_error, verdict.unit(worst.difference.dtype) * worst.size
     ):
@@ -260,9 +262,9 @@ def _other_size(
         return result
     except (FoldedRaisedError, UsageError) as error:
         return replace(result, equal=False, notes=(*result.notes, str(error)))
-    other, _ = _compare(original, folded, samples, seed=result.seed, look_inside=look_inside)
-    if other.equal:
+    resized, _ = _compare(original, folded, samples, seed=result.seed, look_inside=look_inside)
+    if resized.equal:
         return replace(result, samples=result.samples + 1)
     sizes = ", ".join(f"{spec.name}: {'x'.join(map(str, spec.shape))}" for spec in specs)
     note = f"Equal on the first inputs, and not on others of another size ({sizes})."
-    return replace(other, notes=(*other.notes, note))
+    return replace(resized, notes=(*resized.notes, note))

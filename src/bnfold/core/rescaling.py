@@ -44,7 +44,7 @@ class Stored:
 
 def in_turn(first: Mapping[str, Stored], second: Mapping[str, Stored]) -> dict[str, Stored]:
     """The rescalings of two plans, one after the other, of the tensors that both know by name."""
-    return {name: one.then(second[name]) for name, one in first.items() if name in second}
+    return {name: stored.then(second[name]) for name, stored in first.items() if name in second}
 
 
 class Storage:

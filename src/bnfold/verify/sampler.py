@@ -26,7 +26,7 @@ _CORNERS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class TensorSample:
     """What was kept of a tensor."""
 
     kind: str
@@ -39,12 +39,12 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Probe:
+class TensorSampler:
     """A watch that keeps samples; see `runner.Watch`."""
 
     axes: Mapping[str, int] = field(default_factory=dict)
     """The channel axis of tensors whose own is not the usual one, by key."""
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: dict[str, TensorSample] = field(default_factory=dict)
 
     def __call__(self, key: str, kind: str, shape: tuple[int, ...], gather: Gather) -> None:
         """Keep a sample of the tensor."""
@@ -54,7 +54,7 @@ class Probe:
         if axis >= max(1, len(shape)):
             axis = usual_axis(len(shape))
         places = flat_places(shape, axis)
-        self.seen[key] = Seen(kind, shape, axis, wide(gather(places)))
+        self.seen[key] = TensorSample(kind, shape, axis, wide(gather(places)))
 
 
 def usual_axis(rank: int) -> int:
@@ -69,7 +69,7 @@ def flat_places(shape: tuple[int, ...], axis: int) -> IntArray:
         return np.zeros((1, 1), dtype=np.int64)
     if len(shape) == 1:
         return np.arange(min(shape[0], PLACES * 64), dtype=np.int64)[None]
-    rest = [length for at, length in enumerate(shape) if at != axis]
+    rest = [length for dim, length in enumerate(shape) if dim != axis]
     total = math.prod(rest)
     if total <= PLACES:
         inner = np.arange(total)
@@ -94,5 +94,5 @@ def broadcast_places(array: FloatArray, shape: tuple[int, ...], axis: int) -> Fl
     if len(shape) > 1 and array.size == array.shape[axis]:  # it varies along the channels alone
         return np.broadcast_to(array.reshape(-1, 1), places.shape)
     coordinates = np.unravel_index(places, shape)
-    picked = [0 if n == 1 else at for n, at in zip(array.shape, coordinates, strict=True)]
+    picked = [0 if n == 1 else index for n, index in zip(array.shape, coordinates, strict=True)]
     return np.broadcast_to(array[tuple(picked)], places.shape)

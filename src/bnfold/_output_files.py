@@ -66,12 +66,12 @@ def _no_folder(folder: Path, option: str) -> UsageError:
     return UsageError(f"there is no folder {folder}", f"create it, or choose another {option}")
 
 
-def is_same_file(one: Path, other: Path) -> bool:
+def is_same_file(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file, by whatever links, or to one name where there is none."""
     try:
-        return one.samefile(other)
+        return first.samefile(second)
     except (OSError, ValueError):
-        return one.absolute() == other.absolute()
+        return first.absolute() == second.absolute()
 
 
 def part_beside(output: Path) -> Path:

@@ -1,0 +1,308 @@
+"""The expressions of a network: what each tensor is as a linear op of earlier ones.
+
+    affine step, linear op     of an expression               is an expression     (chain)
+    sum                        of expressions of one source   is an expression     (sum)
+
+where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
+whatever is not linear end an expression: what they make is a source, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Build, Expression, Freedom, Part, is_free, varying_axes
+from bnfold.core.kernel import Kernel, added, behind
+from bnfold.core.window import Window, chained, joint
+
+_MOST_SOURCES = 8
+"""How many of the sources of a tensor are looked at, the nearest ones."""
+
+
+@dataclass(slots=True)
+class Expressions:
+    """Of the tensors of a network."""
+
+    graph: g.Graph
+    parts: Mapping[int, Part]
+    freedom: Freedom
+    makers: dict[int, int] = field(default_factory=dict)
+    """Number of the op that makes a tensor."""
+    readings: dict[int, int] = field(default_factory=dict)
+    """How often a tensor is read; more than once where somebody outside does."""
+    by_tensor: dict[int, list[Expression]] = field(default_factory=dict)
+    """Per tensor, the nearest source first; that it is itself is not among them."""
+
+    @classmethod
+    def of(cls, graph: g.Graph, parts: Mapping[int, Part], freedom: Freedom) -> Expressions:
+        """All of a network."""
+        self = cls(graph, parts, freedom)
+        for number, op in enumerate(graph.ops):
+            self.makers |= dict.fromkeys(op.outputs, number)
+            for tensor in op.inputs:
+                self.readings[tensor] = self.readings.get(tensor, 0) + 1
+        for tensor, _, _ in graph.outputs:
+            self.readings[tensor] = self.readings.get(tensor, 0) + 2
+        alone = {number for number, calls in graph.affine_groups().items() if len(calls) == 1}
+        for number, op in enumerate(graph.ops):
+            if len(op.outputs) == 1 and (made := self._made_by(number, op, alone)):
+                self.by_tensor[op.outputs[0]] = made
+        return self
+
+    def seen(self, tensor: int) -> list[Expression]:
+        """What an op that reads the tensor may build on: first, that it is itself."""
+        own = Expression(tensor, _build_identity)
+        return [own, *self.further(own, tensor)]
+
+    def further(self, near: Expression, output: int) -> list[Expression]:
+        """The same tensor as an expression of earlier sources, where nobody else reads the one."""
+        if not self.is_own(near.source, near.reads):
+            return []
+        inner = self.by_tensor.get(near.source, ())[: _MOST_SOURCES - 1]
+        made = (self._chain(e, near, output) for e in inner)
+        return [expression for expression in made if expression is not None]
+
+    def is_own(self, tensor: int, reads: int) -> bool:
+        """Whether a tensor is read so often and no more, and merges may cross it."""
+        return self.readings.get(tensor) == reads and tensor not in self.freedom.ends
+
+    def are_alike(self, tensors: Iterable[int], output: int) -> bool:
+        """Whether no operand of a sum is broadcast."""
+        return all(self.graph.shapes[tensor] == self.graph.shapes[output] for tensor in tensors)
+
+    def _made_by(self, number: int, op: g.Op, alone: set[int]) -> list[Expression]:
+        role, near = op.role, None
+        if isinstance(role, g.Sum):
+            return self._sums(number, op, role)
+        if not self.freedom.can_go(number):
+            return []
+        if number in self.parts and is_free(role):
+            near = self._part(number, op)
+        elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
+            near = self._step(number, op, role)
+        return [] if near is None else [near, *self.further(near, op.outputs[0])]
+
+    def _part(self, number: int, op: g.Op) -> Expression:
+        part, output = self.parts[number], op.outputs[0]
+        width = part.in_channels // part.groups
+        cost = self._cost(part.window, width, part.out_channels, op.inputs[0], output)
+        size = part.out_channels * width * _taps(part.window)
+        return Expression(
+            op.inputs[0],
+            part.kernel,
+            part.window,
+            part.axis,
+            part.groups,
+            part.bias is not None,
+            frozenset((number,)),
+            frozenset((part.dtype,)),
+            cost,
+            cost,
+            size,
+            size,
+        )
+
+    def _step(self, number: int, op: g.Op, role: g.AffineStep) -> Expression | None:
+        shape = self.graph.shapes[op.outputs[0]]
+        axes = varying_axes(role, len(shape))
+        if len(axes) > 1 or self.graph.shapes[op.inputs[0]] != shape:
+            return None
+        return Expression(
+            op.inputs[0],
+            partial(_build_step, role),
+            axis=axes[0] if axes else None,
+            shifts=bool(role.shift.any()),
+            ops=frozenset((number,)),
+            cost=math.prod(shape),
+            parts_cost=math.prod(shape),
+        )
+
+    def _chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
+        """One behind the other, if that is one op."""
+        if outer.is_identity and outer.reads == 1:
+            return inner
+        axes = {inner.axis, outer.axis} - {None}
+        dtypes = inner.dtypes | outer.dtypes
+        if len(axes) > 1 or len(dtypes) > 1:
+            return None
+        window = outer.window or inner.window
+        if inner.window is not None and outer.dtypes:
+            window = outer.window and chained(inner.window, outer.window, inner_shifts=inner.shifts)
+            if window is None:
+                return None
+        elif inner.shifts and outer.window is not None and outer.window.sees_fewer:
+            return None
+        # An affine step leaves the groups as they are.
+        groups = math.gcd(inner.groups, outer.groups)
+        return self._one_op(
+            inner.source,
+            output,
+            partial(_build_chain, inner.build, outer.build, window),
+            window,
+            next(iter(axes), None),
+            groups,
+            [inner, outer],
+            reads=inner.reads,
+            is_chain=bool(inner.dtypes and outer.dtypes) or inner.is_chain or outer.is_chain,
+        )
+
+    def _one_op(
+        self,
+        source: int,
+        output: int,
+        build: Build,
+        window: Window | None,
+        axis: int | None,
+        groups: int,
+        made_of: Sequence[Expression],
+        *,
+        reads: int,
+        is_chain: bool = False,
+    ) -> Expression:
+        """Several expressions as one, and what that costs."""
+        dtypes = frozenset[str]().union(*(e.dtypes for e in made_of))
+        outs = width = 1
+        if axis is not None:
+            ins, outs = self.channels(source, axis), self.channels(output, axis)
+            width = ins // groups if groups else 1
+        return Expression(
+            source,
+            build,
+            window,
+            axis,
+            groups,
+            any(e.shifts for e in made_of),
+            frozenset[int]().union(*(e.ops for e in made_of)),
+            dtypes,
+            self._cost(window, width, outs, source, output),
+            sum(e.least for e in made_of),
+            outs * width * _taps(window) if dtypes else 0,
+            sum(e.parts_size for e in made_of),
+            reads,
+            is_chain,
+        )
+
+    def _sums(self, number: int, op: g.Op, role: g.Sum) -> list[Expression]:
+        """A sum all of whose operands are expressions of one source."""
+        if not self.are_alike(op.inputs, op.outputs[0]):
+            return []
+        seen = [{e.source: e for e in self.seen(tensor)} for tensor in op.inputs]
+        sums = []
+        for source in seen[0]:
+            if not all(source in by_source for by_source in seen):
+                continue
+            operands = [by_source[source] for by_source in seen]
+            if not self.freedom.takes_identity and any(e.is_identity for e in operands):
+                continue
+            whole = self.sum(operands, role.coefficients, op.outputs[0])
+            if whole is not None:
+                near = replace(whole, ops=whole.ops | {number})
+                sums += [near, *self.further(near, op.outputs[0])]
+        return sums
+
+    def sum(
+        self, operands: Sequence[Expression], coefficients: Sequence[float], output: int
+    ) -> Expression | None:
+        """The sum of expressions of one source, if it is one op."""
+        axes = {e.axis for e in operands} - {None}
+        dtypes = frozenset().union(*(e.dtypes for e in operands))
+        if len(axes) > 1 or len(dtypes) > 1:
+            return None
+        if 0.0 in coefficients or not np.isfinite(coefficients).all():
+            return None
+        windows = [e.window for e in operands]
+        ranks = {len(window.kernel) for window in windows if window is not None}
+        window = None
+        if ranks:
+            plain = Window.pointwise(min(ranks))
+            window = joint([own or plain for own in windows]) if len(ranks) == 1 else None
+            if window is None:
+                return None
+        weighted = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
+        return self._one_op(
+            operands[0].source,
+            output,
+            partial(_build_sum, weighted),
+            window,
+            next(iter(axes), None),
+            math.gcd(*(e.groups for e in operands)),
+            operands,
+            reads=sum(e.reads for e in operands),
+        )
+
+    def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
+        """An expression, made a single op, of what another one makes."""
+        if not inner.dtypes or inner.dtypes != outer.dtypes or inner.axis != outer.axis:
+            return None
+        window = outer.window
+        if inner.window is not None and window is not None:
+            window = chained(inner.window, window, inner_shifts=inner.shifts)
+        if (window is None) != (outer.window is None) or (window is None) != (inner.window is None):
+            return None
+        assert outer.axis is not None
+        groups = math.gcd(inner.groups, outer.groups)
+        width = self.channels(inner.source, outer.axis) // groups
+        outs = self.channels(output, outer.axis)
+        return Expression(
+            inner.source,
+            partial(_build_chain, inner.build, outer.build, window),
+            window,
+            outer.axis,
+            groups,
+            inner.shifts or outer.shifts,
+            inner.ops | outer.ops,
+            outer.dtypes,
+            self._cost(window, width, outs, inner.source, output),
+            inner.least + outer.cost,
+            outs * width * _taps(window),
+            inner.parts_size + outer.size,
+            is_chain=True,
+        )
+
+    def channels(self, tensor: int, axis: int) -> int:
+        """How many there are."""
+        return self.graph.shapes[tensor][axis]
+
+    def _cost(self, window: Window | None, width: int, outs: int, source: int, output: int) -> int:
+        """Multiplications of an op that reads so many channels for each that it makes."""
+        places = math.prod(self.graph.shapes[output])
+        if window is not None and window.is_transposed:
+            ins = self.graph.shapes[source][1]
+            places = math.prod(self.graph.shapes[source]) // ins * outs
+        return places * width * _taps(window)
+
+
+def _is_constant(role: g.AffineStep) -> bool:
+    finite = np.isfinite(role.scale).all() and np.isfinite(role.shift).all()
+    return role.refusal is None and role.is_known and bool(finite)
+
+
+def _taps(window: Window | None) -> int:
+    return 1 if window is None else window.taps
+
+
+def _build_identity(channels: int, rank: int) -> Kernel:
+    return Kernel.affine(np.ones(channels), np.zeros(channels), rank)
+
+
+def _build_step(role: g.AffineStep, channels: int, rank: int) -> Kernel:
+    scale, shift = (np.broadcast_to(c.reshape(-1), channels) for c in (role.scale, role.shift))
+    return Kernel.affine(scale, shift, rank)
+
+
+def _build_chain(
+    inner: Build, outer: Build, window: Window | None, channels: int, rank: int
+) -> Kernel:
+    first = inner(channels, rank)
+    second = outer(len(first.bias), rank)
+    return behind(first, second, window or Window.pointwise(rank))
+
+
+def _build_sum(operands: Sequence[tuple[Build, float]], channels: int, rank: int) -> Kernel:
+    return added([build(channels, rank) for build, _ in operands], [c for _, c in operands])
