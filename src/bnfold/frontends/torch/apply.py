@@ -246,7 +246,7 @@ def changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = next((name for name, one in model.named_modules() if one is module), "")
+        name = next((name for name, part in model.named_modules() if part is module), "")
         raise UnsupportedModelError(
             f"{name or type(model).__name__}, a {type(module).__name__}, cannot be changed"
             f" ({type(error).__name__}: {error})".rstrip("."),
@@ -281,10 +281,10 @@ def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, objec
 
 def marks(module: nn.Module | None) -> dict[str, Any]:
     """What somebody noted at a module (`m.i`, `m.stage`), and may ask it for."""
-    found = {} if module is None else module.__dict__
+    attributes = {} if module is None else module.__dict__
     return {
         name: value
-        for name, value in found.items()
+        for name, value in attributes.items()
         if name not in _STANDARD and type(value) in (int, float, bool, str, type(None))
     }
 
@@ -317,9 +317,9 @@ def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, F
         ) from error
 
     def find(module: nn.Module) -> nn.Module:
-        found = memo[id(module)]
-        assert isinstance(found, nn.Module)
-        return found
+        copied = memo[id(module)]
+        assert isinstance(copied, nn.Module)
+        return copied
 
     return folded, find
 

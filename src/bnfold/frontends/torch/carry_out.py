@@ -43,9 +43,9 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
         find: Any = lambda module: module  # noqa: E731
         given = [(change.carrier, new[id(change.carrier)]) for change in changes]
         given += [(module, alone[key]) for _, key, module, rest in kinds if not rest]
-        for module, other in given:
+        for module, stand_in in given:
             with changing(model, module):
-                become(module, other)
+                become(module, stand_in)
         merged = model
     else:
         merged, find = copied_with(model, {**new, **alone})
@@ -93,7 +93,6 @@ def _set_window(module: Any, window: Window) -> None:
 
 def is_as_expected(before: Recording, after: Recording, changes: Sequence[Change]) -> bool:
     """Whether the merged module does what the given one did, but for what is gone."""
-    gone = frozenset().union(*(change.events for change in changes))
     gone = frozenset().union(*(change.events for change in changes))
     part = frozenset().union(*(change.part for change in changes))
     left = [event for event in before.events if event.number not in gone]

@@ -93,23 +93,23 @@ class Course(nn.Module):
 
     def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
         given = iter(tensors)
-        found: dict[str, Any] = {}
+        named: dict[str, Any] = {}
         for number, call in enumerate(self.calls):
             own = [next(given).detach().clone() for _ in call.tensors]
             fresh = call.with_tensors(own)
             try:
                 result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
-                found |= _named(number, result, own)
+                named |= _named(number, result, own)
             except Exception as error:
                 raise CallFailedError(number, error) from error
-        return found
+        return named
 
     def run(self, *, listens: bool = False) -> list[Output]:
         """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
-        found = self._listened() if listens else None
+        named = self._listened() if listens else None
         return [
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
-            for name, leaf in (self(*self.tensors) if found is None else found).items()
+            for name, leaf in (self(*self.tensors) if named is None else named).items()
         ]
 
     def _listened(self) -> dict[str, Any] | None:
@@ -117,11 +117,11 @@ class Course(nn.Module):
         self.heard = None
         with torch.no_grad(), borrowed(self.model) as model, listening(model) as heard:
             try:
-                found = self._call_all(model, self.tensors)
+                named = self._call_all(model, self.tensors)
             except CallFailedError:  # it may take no listener, as compiled code may not
                 return None
         self.heard = heard
-        return found
+        return named
 
 
 def _is_tensor(leaf: Any) -> bool:
@@ -133,13 +133,13 @@ def _is_tensor(leaf: Any) -> bool:
 
 def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     run = f"run {number + 1}: " if number else ""
-    found = {}
+    named = {}
     for path, leaf in _leaves(result):
         name = pytree.keystr(path).strip("[]'\"") or "output"
-        found[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
+        named[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
     for position, tensor in enumerate(inputs):
-        found[f"{run}input {position} afterwards"] = tensor
-    return found
+        named[f"{run}input {position} afterwards"] = tensor
+    return named
 
 
 def _leaves(result: Any) -> Iterator[tuple[Any, Any]]:
@@ -204,7 +204,7 @@ def _with_others(given: Sequence[Call], vary: Vary) -> list[Call]:
     calls = []
     for number, call in enumerate(given):
         generator = torch.Generator().manual_seed(number)
-        others = [vary(tensor, at, generator) for at, tensor in enumerate(call.tensors)]
+        others = [vary(tensor, position, generator) for position, tensor in enumerate(call.tensors)]
         calls += [call, call.with_tensors(others)]
     return calls
 

@@ -54,12 +54,12 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
     mixes = not sizes and _may_mix(first)
     if not sizes and not layout and not mixes:
         return first
-    found = Readings(model, runs, first)
+    readings = Readings(model, runs, first)
     if sizes or mixes:
-        found.explore(decided=sizes and first.asked.decided)
+        readings.explore(decided=sizes and first.asked.decided)
     if layout:
-        found.read_laid_out()
-    return found.joined()
+        readings.read_laid_out()
+    return readings.joined()
 
 
 @dataclass(slots=True)
@@ -136,32 +136,32 @@ class Readings:
                 continue
             self.add(Path(runs, recording))
 
-    def add(self, other: Path) -> bool:
+    def add(self, reading: Path) -> bool:
         """Note what this reading has that the others do not; whether it is another path."""
         for path in self.paths:
-            found = pair(path.recording, other.recording)
-            if found is None or all(found.rests):
+            pairing = pair(path.recording, reading.recording)
+            if pairing is None or all(pairing.rests):
                 continue
-            if found.rests[1]:  # the longer one stands for both
-                other.recording = read_module(self.model, other.runs)
-                found = pair(path.recording, other.recording)
-                if found is None or found.rests[0]:
+            if pairing.rests[1]:  # the longer one stands for both
+                reading.recording = read_module(self.model, reading.runs)
+                pairing = pair(path.recording, reading.recording)
+                if pairing is None or pairing.rests[0]:
                     continue
-                note_differences(other.recording, found, side=1)
-                _carry_notes(path.recording, other.recording, found)
-                path.runs, path.recording = other.runs, other.recording
+                note_differences(reading.recording, pairing, side=1)
+                _carry_notes(path.recording, reading.recording, pairing)
+                path.runs, path.recording = reading.runs, reading.recording
                 self.has_rests = True
                 return True
-            note_differences(path.recording, found, side=0)
+            note_differences(path.recording, pairing, side=0)
             path.recording.varying.update(
                 event.number
-                for event, twin in found.pairs
-                if twin.number in other.recording.varying
+                for event, twin in pairing.pairs
+                if twin.number in reading.recording.varying
             )
-            self.has_rests |= bool(found.rests[0])
-            return bool(found.rests[0])
+            self.has_rests |= bool(pairing.rests[0])
+            return bool(pairing.rests[0])
         if len(self.paths) < _PATHS:
-            self.paths.append(other)
+            self.paths.append(reading)
         return True
 
     def joined(self) -> Recording:
@@ -177,23 +177,26 @@ class Readings:
         return recording
 
 
-def _carry_notes(old: Recording, new: Recording, found: Pairing) -> None:
+def _carry_notes(old: Recording, new: Recording, pairing: Pairing) -> None:
     """What was noted of the first reading's events, of the second's."""
-    for event, other in found.pairs:
-        _copy_notes(old, event.number, new, other.number, len(event.outputs))
+    for event, twin in pairing.pairs:
+        _copy_notes(old, event.number, new, twin.number, len(event.outputs))
 
 
-def _copy_notes(old: Recording, number: int, new: Recording, there: int, outputs: int) -> None:
+def _copy_notes(old: Recording, number: int, new: Recording, new_number: int, outputs: int) -> None:
     none: frozenset[str] = frozenset()
     if number in old.varying:
-        new.varying.add(there)
-    names = old.open_arguments.get(number, none) | new.open_arguments.get(there, none)
+        new.varying.add(new_number)
+    names = old.open_arguments.get(number, none) | new.open_arguments.get(new_number, none)
     if names:
-        new.open_arguments[there] = names
-    for place in range(outputs):
-        axes = {*old.open_axes.get((number, place), ()), *new.open_axes.get((there, place), ())}
+        new.open_arguments[new_number] = names
+    for position in range(outputs):
+        axes = {
+            *old.open_axes.get((number, position), ()),
+            *new.open_axes.get((new_number, position), ()),
+        }
         if axes:
-            new.open_axes[there, place] = tuple(sorted(axes))
+            new.open_axes[new_number, position] = tuple(sorted(axes))
 
 
 def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
@@ -202,8 +205,8 @@ def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
     whole.given = len(parts[0].events)
     for part in parts:
         for event in part.events:
-            there = before + event.number
-            _copy_notes(part, event.number, whole, there, len(event.outputs))
+            number = before + event.number
+            _copy_notes(part, event.number, whole, number, len(event.outputs))
         before += len(part.events)
     if before != len(whole.events):  # what one run leaves changes the next
         whole.varying.update(event.number for event in whole.events)
@@ -234,10 +237,10 @@ def _may_mix(recording: Recording) -> bool:
     lifted = lift(recording)
     labels = bind(lifted.graph).labels
 
-    def any_of(found: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
+    def any_of(candidates: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
         return any(
             test(labels[lifted.tensors[value.number]])
-            for value in found
+            for value in candidates
             if value.number in lifted.tensors
         )
 

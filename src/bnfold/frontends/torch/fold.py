@@ -93,7 +93,7 @@ class Folding:
         self.keep = keep
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
-        self.found: dict[bool, tuple[list[Change], Merging]] = {}
+        self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
         self.bans: Bans = {}
         self.risky: list[str] = []
@@ -145,27 +145,29 @@ class Folding:
         """What to merge, and less of it for where that does not do."""
         tried: list[set[int]] = []
         for wide in (True, False):
-            found, merging = self._changes(wide=wide)
-            if not found:
+            todo, merging = self._changes(wide=wide)
+            if not todo:
                 break
-            replaced = {id(module) for change in found for module in change.modules}
+            replaced = {id(module) for change in todo for module in change.modules}
             if replaced in tried:
                 break
             tried.append(replaced)
-            merges = [change.merge for change in found]
+            merges = [change.merge for change in todo]
             for chosen in choices(merging.graph, merging.parts, merges):
                 if chosen:
                     yield (
-                        [change for change in found if change.merge in chosen],
+                        [change for change in todo if change.merge in chosen],
                         replace(merging, merges=chosen),
                     )
 
     def _changes(self, *, wide: bool) -> tuple[list[Change], Merging]:
-        if wide not in self.found:
+        if wide not in self.mergeable:
             parts = [self.model.get_submodule(name) for name in self.keep]
             fixed = frozenset(id(module) for part in parts for module in part.modules())
-            self.found[wide] = changes(self.model, self.recording, self.lifted, fixed, wide=wide)
-        return self.found[wide]
+            self.mergeable[wide] = changes(
+                self.model, self.recording, self.lifted, fixed, wide=wide
+            )
+        return self.mergeable[wide]
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
@@ -215,8 +217,8 @@ class Folding:
             folded, report = self.unproven()
             return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
-        folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
-        return folded, found.told(_report(self.model, self.decided))
+        folded, result = prove.proven(proof, self.decided.plan, groups, self._attempt)
+        return folded, result.told(_report(self.model, self.decided))
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()

@@ -45,9 +45,9 @@ def lift(recording: Recording) -> Lifted:
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:
-    found = []
+    hooked = []
     for calls in recording.calls.values():
         for call in calls:
             if call.module is not None and is_observed(call.module):
-                found += [(value, call.name) for value in (*call.inputs, *call.outputs)]
-    return found
+                hooked += [(value, call.name) for value in (*call.inputs, *call.outputs)]
+    return hooked

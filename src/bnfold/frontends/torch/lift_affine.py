@@ -151,21 +151,21 @@ def _leading_events(call: Call) -> list[Event]:
 
 def _successors(call: Call, last: Event) -> tuple[nn.Module, ...] | None:
     """The child modules that ran one after the other behind the affine step; None if otherwise."""
-    at = last.outputs[0] if last.outputs else None
-    if at is None or not call.single or not call.outputs:
+    value = last.outputs[0] if last.outputs else None
+    if value is None or not call.single or not call.outputs:
         return None
-    found: list[nn.Module] = []
+    successors: list[nn.Module] = []
     for item in call.items:
         if not isinstance(item, Call):
             continue
-        if not item.single or item.inputs[0].number != at.number or item.module is None:
+        if not item.single or item.inputs[0].number != value.number or item.module is None:
             return None
         if not item.outputs:
             return None
-        at = item.outputs[0]
+        value = item.outputs[0]
         if item.items:
-            found.append(item.module)
-    return tuple(found) if at.number == call.outputs[0].number else None
+            successors.append(item.module)
+    return tuple(successors) if value.number == call.outputs[0].number else None
 
 
 def _owns(module: nn.Module, tensor: Tensor | None) -> bool:
@@ -393,12 +393,12 @@ def _constants_chain(
     if is_hooked(module) or (_tie(lifter, module) is not None and successors):
         return None
     source, total = call.inputs[0], None
-    at = source
+    value = source
     for event in events:
         step = arithmetic(event)
         if (
             step is None
-            or step[0].number != at.number
+            or step[0].number != value.number
             or not event.outputs
             or event.outputs[0] is None
         ):
@@ -406,8 +406,8 @@ def _constants_chain(
         total = step[1] if total is None else _compose(total, step[1])
         if event is not events[-1] and not lifter.single_use(event.outputs[0]):
             return None
-        at = event.outputs[0]
-    if total is None or at.shape != source.shape:
+        value = event.outputs[0]
+    if total is None or value.shape != source.shape:
         return None
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
@@ -428,11 +428,11 @@ def _constants_chain(
     site = _site(module, successors, source, events[-1])
     constant = gamma if gamma is not None else beta
     if constant is not None:
-        one = np.ones(constant.numel())
+        ones = np.ones(constant.numel())
         site = replace(
-            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * one, deviation=one
+            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * ones, deviation=ones
         )
-    return Chain(tuple(events), source, at, role, site, call.name, is_batch_norm=False)
+    return Chain(tuple(events), source, value, role, site, call.name, is_batch_norm=False)
 
 
 _PRODUCTS = ("mul", "multiply")
@@ -441,16 +441,16 @@ _SUMS = ("add",)
 
 def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
     """The parameter of a step that is one of these ops alone, if nothing else uses it."""
-    found = [constant for event in events for constant in constants(event.args)]
-    if len(events) != 1 or len(found) != 1:
+    operands = [constant for event in events for constant in constants(event.args)]
+    if len(events) != 1 or len(operands) != 1:
         return None
-    if found[0].how not in (Derivation.ITSELF, Derivation.RESHAPED):
+    if operands[0].how not in (Derivation.ITSELF, Derivation.RESHAPED):
         return None
     if functional(op_name(events[0].target)) not in ops:
         return None
     if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
         return None  # an operand is multiplied first
-    origin = found[0].origin
+    origin = operands[0].origin
     if _shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
         return None
     return origin
@@ -474,9 +474,9 @@ def _per_channel(affine: Affine, source: Value) -> Affine | None:
 
 def _by_parameters(lifter: Lifter, event: Event) -> bool:
     """Whether all constants of the event come from parameters and buffers."""
-    found = list(constants(event.args))
+    operands = list(constants(event.args))
     numbers = any(isinstance(argument, int | float) for argument in event.args[:2])
-    return bool(found) and not numbers and all(id(c.origin) in lifter.owned for c in found)
+    return bool(operands) and not numbers and all(id(c.origin) in lifter.owned for c in operands)
 
 
 def _arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:

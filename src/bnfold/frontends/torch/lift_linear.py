@@ -60,7 +60,7 @@ class Linears:
 
 def survey(lifter: Lifter) -> Linears:
     """Find all linear ops before any is lifted: what may be edited depends on all uses."""
-    found = Linears()
+    linears = Linears()
     for event in lifter.recording.events:
         if event.number in lifter.open:
             continue
@@ -68,10 +68,10 @@ def survey(lifter: Lifter) -> Linears:
         if spec is not None and (node := node_of(event)) is not None and _names_bias(node):
             spec = replace(spec, node=node)
         if spec is not None and (is_floating(spec.source) or not spec.role.in_channels):
-            found.specs[event.number] = spec
-            found.by_weight.setdefault(id(spec.weight.origin), []).append(event)
-        found.binary_network |= op_name(event.target) in _SIGNS
-    return found
+            linears.specs[event.number] = spec
+            linears.by_weight.setdefault(id(spec.weight.origin), []).append(event)
+        linears.binary_network |= op_name(event.target) in _SIGNS
+    return linears
 
 
 def _names_bias(node: fx.Node) -> bool:

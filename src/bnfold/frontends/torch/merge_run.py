@@ -45,9 +45,9 @@ class Network:
         self.events: dict[int, Event] = {}
         """Per op number, the event that makes its output."""
         for event in recording.events:
-            for one in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
-                if (tensor := lifted.tensors.get(one.number)) is not None:
-                    self.values.setdefault(tensor, one)
+            for value in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
+                if (tensor := lifted.tensors.get(value.number)) is not None:
+                    self.values.setdefault(tensor, value)
         for number, event in lifted.events.items():
             outputs = lifted.graph.ops[number].outputs
             made = {lifted.tensors.get(value.number) for value in event.outputs if value}
@@ -69,7 +69,6 @@ class Network:
 
     def module(self, number: int) -> nn.Module | None:
         """The module that is the op, if it can be replaced."""
-        """The module that is the op, if it can be replaced."""
         site, event = self.lifted.sites.get(number), self.events.get(number)
         module = event.target if isinstance(site, LinearSite) and event else None
         if isinstance(site, AffineSite):
@@ -81,7 +80,7 @@ class Network:
 
     def is_free(self, module: nn.Module) -> bool:
         """Whether something else can stand in its place."""
-        lost = any(module is one for one in self.recording.lost)
+        lost = any(module is member for member in self.recording.lost)
         ours = id(module) in self.recording.members and id(module) not in self.fixed
         return ours and not lost and not is_hooked(module) and not overrides_call(type(module))
 
@@ -105,19 +104,19 @@ class Run:
             for key, calls in recording.calls.items()
         }
         self.called = {key for key, calls in self.calls.items() if calls}
-        here = {n for n, event in network.events.items() if network.place(event) == place}
+        own_ops = {n for n, event in network.events.items() if network.place(event) == place}
         self.graph = g.Graph(graph.shapes, [], graph.inputs, graph.outputs)
         for number, op in enumerate(graph.ops):
             role = self._role(number, op.role)
-            self.graph.ops.append(replace(op, role=role) if number in here else _blank(op, here))
-        self.makers = {op.outputs[0]: n for n, op in enumerate(graph.ops) if n in here}
+            self.graph.ops.append(replace(op, role=role) if number in own_ops else _blank(op))
+        self.makers = {op.outputs[0]: n for n, op in enumerate(graph.ops) if n in own_ops}
         self.readers: dict[int, list[int]] = {}
         for number, op in enumerate(self.graph.ops):
             for tensor in op.inputs:
                 self.readers.setdefault(tensor, []).append(number)
-        self.parts = self._parts(here)
+        self.parts = self._parts(own_ops)
         self.fence = Fence()
-        self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
+        self.movable = {n for n in own_ops if n in self.parts or self._is_movable_step(n)}
 
     @property
     def freedom(self) -> Freedom:
@@ -146,12 +145,12 @@ class Run:
             return False
         return all(operand.dtype == output.dtype for operand in operands)
 
-    def _parts(self, here: set[int]) -> dict[int, Part]:
+    def _parts(self, own_ops: set[int]) -> dict[int, Part]:
         """The linear ops that are modules, each called once and sharing nothing."""
         lifted = self.network.lifted
-        events = {n: self.network.events[n] for n in here}
-        found = parts_of(replace(lifted, graph=self.graph, events=events))
-        return {number: part for number, part in found.items() if self._is_own(number)}
+        events = {n: self.network.events[n] for n in own_ops}
+        parts = parts_of(replace(lifted, graph=self.graph, events=events))
+        return {number: part for number, part in parts.items() if self._is_own(number)}
 
     def _is_own(self, number: int) -> bool:
         module = self.network.module(number)
@@ -206,6 +205,6 @@ def _root(call: Call) -> Call:
     return call
 
 
-def _blank(op: g.Op, here: set[int]) -> g.Op:
+def _blank(op: g.Op) -> g.Op:
     """An op of another run, or one that no event of its own made: nothing is known of it."""
     return replace(op, role=g.Opaque())

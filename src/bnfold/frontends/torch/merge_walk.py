@@ -53,12 +53,12 @@ class Change:
         """Whether it makes the same of the modules."""
         if self.carrier is not other.carrier or self.away.keys() != other.away.keys():
             return False
-        one, two = self.kernel, other.kernel
+        kernel, other_kernel = self.kernel, other.kernel
         return (
             self.identities.keys() == other.identities.keys()
-            and (one.window, one.groups) == (two.window, two.groups)
-            and np.array_equal(one.weight, two.weight)
-            and np.array_equal(one.bias, two.bias)
+            and (kernel.window, kernel.groups) == (other_kernel.window, other_kernel.groups)
+            and np.array_equal(kernel.weight, other_kernel.weight)
+            and np.array_equal(kernel.bias, other_kernel.bias)
         )
 
 
@@ -110,22 +110,22 @@ class Walk:
     def _path(self) -> set[int]:
         """The ops before and behind the carrier."""
         path = {self.carrier}
-        waiting = list(self.graph.ops[self.carrier].inputs)
-        while waiting:
-            maker = self.run.makers.get(waiting.pop())
+        pending = list(self.graph.ops[self.carrier].inputs)
+        while pending:
+            maker = self.run.makers.get(pending.pop())
             if maker in self.ops:
                 path.add(maker)
-                waiting += self.graph.ops[maker].inputs
+                pending += self.graph.ops[maker].inputs
         if len(path) > 1:  # what is not copied any more is read where it lies
             source = self.run.network.values.get(self.merge.source)
             if source is None or self.run.is_written_later(source):
                 raise UnservedError
-        at = self.graph.ops[self.carrier].outputs[0]
-        while at != self.merge.output and len(readers := self.run.readers.get(at, [])) == 1:
+        tensor = self.graph.ops[self.carrier].outputs[0]
+        while tensor != self.merge.output and len(readers := self.run.readers.get(tensor, [])) == 1:
             if readers[0] not in self.ops:
                 break
             path.add(readers[0])
-            at = self.graph.ops[readers[0]].outputs[0]
+            tensor = self.graph.ops[readers[0]].outputs[0]
         return path
 
     def _root(self) -> tuple[int, float]:
@@ -150,7 +150,7 @@ class Walk:
         if not isinstance(op.role, g.Sum) or any(t == tensor for t, _, _ in self.graph.outputs):
             return False
         shape = self.graph.shapes[tensor]
-        return all(self.graph.shapes[one] == shape for one in (*op.inputs, *op.outputs))
+        return all(self.graph.shapes[t] == shape for t in (*op.inputs, *op.outputs))
 
     # ---------------------------------------------------------------- what tensors become
 
@@ -243,10 +243,12 @@ class Walk:
         parts, factors = [kernel], [self.factor / self.final.a]
         if self.final.b:
             channels = len(kernel.bias)
-            one = Kernel.affine(np.ones(channels), np.zeros(channels), len(kernel.window.kernel))
-            if joint([kernel.window, one.window]) is None:
+            identity = Kernel.affine(
+                np.ones(channels), np.zeros(channels), len(kernel.window.kernel)
+            )
+            if joint([kernel.window, identity.window]) is None:
                 return None
-            parts.append(one)
+            parts.append(identity)
             factors.append(-self.final.b / self.final.a)
         kernel = added(parts, factors)
         gone = self.ops - {self.carrier}
@@ -264,8 +266,8 @@ class Walk:
             whole = self._whole_branch(number, events)
             if whole is not None:
                 inside = {id(part) for part in whole.modules()}
-                away = {key: one for key, one in away.items() if key not in inside}
-                identities = {key: one for key, one in identities.items() if key not in inside}
+                away = {key: entry for key, entry in away.items() if key not in inside}
+                identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
         part = events | {network.events[n].number for n in self.ops if n in network.events}
         return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))

@@ -30,15 +30,15 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def parts_of(lifted: Lifted) -> dict[int, Part]:
     """The parts, by the numbers of their ops; none that differs from run to run is among them."""
-    found = {}
+    parts = {}
     for number, event in lifted.events.items():
         try:
             part = _part(lifted, number, event)
         except UnfitError:
             continue
         if part is not None:
-            found[number] = part
-    return found
+            parts[number] = part
+    return parts
 
 
 def keeps_dtype(event: Event) -> bool:

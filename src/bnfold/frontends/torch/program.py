@@ -112,8 +112,8 @@ def _proven(work: _Work, clip: ClipMode, proof: Proof) -> tuple[ExportedProgram,
         return rewrite(work.program, decided)
 
     groups = decided.lifted.graph.affine_groups()
-    folded, found = prove.proven(proof, decided.plan, groups, attempt)
-    return folded, found.told(_report(replace(work, decided=decided)))
+    folded, result = prove.proven(proof, decided.plan, groups, attempt)
+    return folded, result.told(_report(replace(work, decided=decided)))
 
 
 def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -129,10 +129,10 @@ def inspect_program(program: ExportedProgram, request: Request) -> FoldReport:
 
 
 def _report(work: _Work) -> FoldReport:
-    rounds = [work]
-    while rounds[0].earlier is not None:
-        rounds.insert(0, rounds[0].earlier)
-    return told_in_turn(rounds[0].merging.graph, [_own_report(one) for one in rounds])
+    folds = [work]
+    while folds[0].earlier is not None:
+        folds.insert(0, folds[0].earlier)
+    return told_in_turn(folds[0].merging.graph, [_own_report(fold) for fold in folds])
 
 
 def _own_report(work: _Work) -> FoldReport:

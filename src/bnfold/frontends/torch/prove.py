@@ -88,16 +88,16 @@ class Proof:
         """What the folded model's code asks otherwise, in words; '' if nothing."""
         if self.course.heard is None or other.heard is None:
             return ""
-        while found := hearing.difference(self.course.heard, other.heard, self.shaken):
+        while difference := hearing.difference(self.course.heard, other.heard, self.shaken):
             if len(self.shaken) == _SHAKEN or self.course.model is other.model:
-                return found
+                return difference
             again = shaken(self.course, len(self.shaken))
             try:
                 again.run(listens=True)
             except CallFailedError:
-                return found
+                return difference
             if again.heard is None:
-                return found
+                return difference
             self.shaken.append(again.heard)
         return ""
 
@@ -116,12 +116,12 @@ class Proof:
 
     def _measure(self, other: Course) -> VerifyResult:
         """The full verdict, for what rounding may or may not explain."""
-        one = runner.call_runner(self.course, self.course.tensors, {}, self.name)
-        two = runner.call_runner(other, self.course.tensors, {}, f"the folded {self.name}")
-        samples = verification.choose_samples(one.specs, 1, 0)
+        original = runner.call_runner(self.course, self.course.tensors, {}, self.name)
+        folded = runner.call_runner(other, self.course.tensors, {}, f"the folded {self.name}")
+        samples = verification.choose_samples(original.specs, 1, 0)
         try:
-            found = verification.verify(one, two, samples, seed=None, look_inside=False)
-            return replace(found, samples=len(self.course.calls))
+            verdict = verification.verify(original, folded, samples, seed=None, look_inside=False)
+            return replace(verdict, samples=len(self.course.calls))
         except BnfoldError as error:  # outputs of other shapes, another number of them
             return VerifyResult(False, samples=1, truth="original", notes=(error.problem,))
 

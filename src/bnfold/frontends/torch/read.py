@@ -131,7 +131,7 @@ def _stands() -> list[Any]:
 def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
     """Parameters and buffers by id(), without those that live in TorchScript."""
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
-    found = {
+    tensors = {
         id(tensor): tensor
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
@@ -140,8 +140,8 @@ def _own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
     }
     for module in scripted:
         for tensor in (*module.parameters(), *module.buffers()):
-            found.pop(id(tensor), None)
-    return found
+            tensors.pop(id(tensor), None)
+    return tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +155,10 @@ class Entry:
 
 def method(model: nn.Module, entry: str) -> Callable[..., Any]:
     """The method of this dotted name; the model itself for ''."""
-    found: Any = model
+    attribute: Any = model
     for part in entry.split(".") if entry else ():
-        found = getattr(found, part)
-    called: Callable[..., Any] = found
+        attribute = getattr(attribute, part)
+    called: Callable[..., Any] = attribute
     return called
 
 
@@ -408,14 +408,14 @@ class _Reader:
         What only they hold is what they are views of: of that the user sees no more than they show.
         What has no handle is an input of an earlier run.
         """
-        found = [
+        tensors = [
             tensor
             for tensor in escaped(recorder, inputs)
             if id(tensor) in suspects and recorder.handle_of(tensor) is not None
         ]
-        if found and recorder.is_hollow:
+        if tensors and recorder.is_hollow:
             raise recorder.void()
-        for tensor in found:
+        for tensor in tensors:
             value = recorder.read(tensor)
             if isinstance(value, Value):
                 name = f"{prefix}a tensor that outlives the run"

@@ -31,7 +31,7 @@ def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for spec in program.graph_signature.input_specs:
         if spec.kind not in kinds or spec.target is None:
             continue
@@ -39,8 +39,8 @@ def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[
         if tensor is None:
             tensor = program.constants.get(spec.target)
         if isinstance(tensor, Tensor):
-            found[spec.arg.name] = tensor
-    return found
+            tensors[spec.arg.name] = tensor
+    return tensors
 
 
 def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Recording:
@@ -226,8 +226,8 @@ def _written_inside(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     target(*copied_args, **copied_kwargs)
     return [
         leaf
-        for leaf, other, version in zip(leaves, copied, before, strict=True)
-        if isinstance(leaf, Tensor) and other._version != version
+        for leaf, twin, version in zip(leaves, copied, before, strict=True)
+        if isinstance(leaf, Tensor) and twin._version != version
     ]
 
 
@@ -243,15 +243,15 @@ def _has_writes(module: fx.GraphModule) -> bool:
 
 def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
     """What to call each node: the module it came from, where that names exactly one node."""
-    found: dict[fx.Node, str] = {}
+    names: dict[fx.Node, str] = {}
     paths: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
-        found[node] = node.name
+        names[node] = node.name
         stack = node.meta.get("nn_module_stack")
         if stack and node.op == "call_function":
             path, _ = list(stack.values())[-1]
             paths.setdefault(str(path), []).append(node)
     for path, nodes in paths.items():
         if len(nodes) == 1 and path:
-            found[nodes[0]] = path
-    return found
+            names[nodes[0]] = path
+    return names

@@ -505,8 +505,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def values_of(self, tree: Any) -> tuple[Value, ...]:
         """The values among nested arguments or results."""
-        found = (self.read(leaf) for leaf in leaves_of(tree) if isinstance(leaf, Tensor))
-        return tuple(value for value in found if isinstance(value, Value))
+        contents = (self.read(leaf) for leaf in leaves_of(tree) if isinstance(leaf, Tensor))
+        return tuple(value for value in contents if isinstance(value, Value))
 
     @contextmanager
     def _unrecorded(self) -> Iterator[None]:
@@ -696,12 +696,12 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
             _WRITES[func] = positions
     if not positions or schema is None:
         return []
-    found = []
+    written = []
     for index in positions:
         name = schema.arguments[index].name
         argument = args[index] if index < len(args) else kwargs.get(name)
-        found += [leaf for leaf in pytree.tree_leaves(argument) if isinstance(leaf, Tensor)]
-    return found
+        written += [leaf for leaf in pytree.tree_leaves(argument) if isinstance(leaf, Tensor)]
+    return written
 
 
 @contextmanager

@@ -292,9 +292,9 @@ def values(*trees: Any) -> Iterator[Value]:
             yield leaf
 
 
-def lie_alike(one: Value, two: Value) -> bool:
+def lie_alike(first: Value, second: Value) -> bool:
     """Whether the axes lie in memory in the same order, those of length 1 aside."""
-    lengths = enumerate(zip(one.shape, two.shape, strict=True))
+    lengths = enumerate(zip(first.shape, second.shape, strict=True))
     long = [axis for axis, both in lengths if min(both) > 1]
-    orders = (sorted(long, key=lambda axis: -value.strides[axis]) for value in (one, two))
+    orders = (sorted(long, key=lambda axis: -value.strides[axis]) for value in (first, second))
     return next(orders) == next(orders)

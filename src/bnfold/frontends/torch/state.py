@@ -144,16 +144,16 @@ def mark_varying(
     """Note in the first recording what was other in the second."""
     first.changed |= changed
     aligned = 0
-    for one, other in zip(first.events, second.events, strict=False):
-        if not _is_same_op(one, other):
+    for event, twin in zip(first.events, second.events, strict=False):
+        if not _is_same_op(event, twin):
             break
         aligned += 1
         if (
-            not _is_same(one, other)
-            or other.number in second.varying
-            or _takes(one, changed, shadow)
+            not _is_same(event, twin)
+            or twin.number in second.varying
+            or _takes(event, changed, shadow)
         ):
-            first.varying.add(one.number)
+            first.varying.add(event.number)
     if moved and first.varying:
         # With other inputs a constant was another one: it came from values in some unseen way, and
         # with whatever weights.
@@ -165,10 +165,12 @@ def mark_varying(
         first.varying.update(event.number for event in first.events)
 
 
-def _is_same_op(one: Event, other: Event) -> bool:
-    if one.target is not other.target:
+def _is_same_op(first: Event, second: Event) -> bool:
+    if first.target is not second.target:
         return False
-    shapes = [[value.shape if value else None for value in event.outputs] for event in (one, other)]
+    shapes = [
+        [value.shape if value else None for value in event.outputs] for event in (first, second)
+    ]
     return shapes[0] == shapes[1]
 
 
@@ -180,24 +182,24 @@ def _takes(event: Event, changed: set[int], shadow: Shadow) -> bool:
     )
 
 
-def _is_same(one: Event, other: Event) -> bool:
-    left, right = (leaves_of((event.args, event.kwargs)) for event in (one, other))
+def _is_same(first: Event, second: Event) -> bool:
+    left, right = (leaves_of((event.args, event.kwargs)) for event in (first, second))
     return len(left) == len(right) and all(map(_agree, left, right))
 
 
-def _agree(one: Any, other: Any) -> bool:
-    if isinstance(one, Const) and isinstance(other, Const):
-        a, b = one.tensor, other.tensor
+def _agree(first: Any, second: Any) -> bool:
+    if isinstance(first, Const) and isinstance(second, Const):
+        a, b = first.tensor, second.tensor
         if a is b:
             return True
         if a.shape != b.shape or a.dtype != b.dtype or a.is_meta:
             return False
         return torch.equal(a, b)
-    if isinstance(one, Value) or isinstance(other, Value):
-        return isinstance(one, Value) and isinstance(other, Value)
-    if isinstance(one, float) and one != one:
-        return isinstance(other, float) and other != other
+    if isinstance(first, Value) or isinstance(second, Value):
+        return isinstance(first, Value) and isinstance(second, Value)
+    if isinstance(first, float) and first != first:
+        return isinstance(second, float) and second != second
     try:
-        return one is other or bool(one == other)
+        return first is second or bool(first == second)
     except Exception:  # an object of TorchScript that cannot be compared
         return False

@@ -200,8 +200,8 @@ def _hollow_batch_norm(args: tuple[Any, ...], make: Placeholders) -> tuple[Tenso
     fits = (first.shape[1:2], first.dtype)
     if not all((part.shape, part.dtype) == fits for part in parameters if part is not None):
         return None
-    nothing = first.new_empty(0)
-    return make.make(first.shape, first.dtype), nothing, nothing.clone()
+    empty = first.new_empty(0)
+    return make.make(first.shape, first.dtype), empty, empty.clone()
 
 
 def _hollow_concat(args: tuple[Any, ...], make: Placeholders) -> Tensor | None:
