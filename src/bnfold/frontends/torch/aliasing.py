@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnfold.frontends.torch.leaves import is_leaf
+from bnfold.frontends.torch.leaf_modules import is_leaf
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted
 from bnfold.frontends.torch.ops import aten_name, node_of

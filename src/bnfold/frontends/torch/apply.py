@@ -101,7 +101,7 @@ def _linear_jobs(
         # pool would ask the system for more.
         old, room = _array(site.parameter), _array(torch.empty_like(site.parameter, device="cpu"))
         content = partial(fold_weight, old, edit, site.layout, site.groups, out=room)
-        place = partial(_put, new, site.parameter)
+        place = partial(_note_content, new, site.parameter)
         yield id(site.parameter), _Job(number, content, site.parameter, place)
     if in_rows or (site.bias is None and not edit.needs_bias):
         return
@@ -109,12 +109,15 @@ def _linear_jobs(
     weight = _array(site.weight)
     shifted = partial(fold_bias, weight, bias, edit, site.layout, site.groups)
     if site.bias is not None:
-        yield id(site.bias), _Job(number, shifted, site.bias, partial(_put, new, site.bias))
+        yield (
+            id(site.bias),
+            _Job(number, shifted, site.bias, partial(_note_content, new, site.bias)),
+        )
         return
     owner = site.module if site.module is not None else site.node
     if owner is None:  # shifts that a bias which stays as it is lets through
         return
-    born = partial(_bear, new, owner, "bias")
+    born = partial(_note_born, new, owner, "bias")
     yield (id(owner), "bias"), _Job(number, shifted, site.weight, born)
 
 
@@ -126,7 +129,7 @@ def _affine_jobs(
     mean = site.mean
     if site.running_mean is not None and not np.array_equal(moved := edit.moved_mean(mean), mean):
         mean = moved
-        place = partial(_put, new, site.running_mean)
+        place = partial(_note_content, new, site.running_mean)
         given = partial(np.asarray, mean)
         yield id(site.running_mean), _Job(number, given, site.running_mean, place)
     gamma, beta = edit.of_batchnorm(mean, site.deviation)
@@ -135,21 +138,24 @@ def _affine_jobs(
         if parameter is not None:
             reshaped = content.reshape(tuple(parameter.shape))
             given = partial(np.asarray, reshaped)
-            yield id(parameter), _Job(number, given, parameter, partial(_put, new, parameter))
+            yield (
+                id(parameter),
+                _Job(number, given, parameter, partial(_note_content, new, parameter)),
+            )
             continue
         owner = site.nodes[0] if site.nodes else site.module
         if owner is not None and (site.nodes or can_gain(site.module)):
             given = partial(np.asarray, content)
-            born = partial(_bear, new, owner, name)
+            born = partial(_note_born, new, owner, name)
             yield (id(owner), name), _Job(number, given, site.statistics, born)
 
 
-def _bear(new: NewTensors, owner: nn.Module | fx.Node, name: str, content: Tensor) -> None:
+def _note_born(new: NewTensors, owner: nn.Module | fx.Node, name: str, content: Tensor) -> None:
     """Note a parameter that somebody is to get."""
     new.born.append((owner, name, content))
 
 
-def _put(new: NewTensors, parameter: Tensor, content: Tensor) -> None:
+def _note_content(new: NewTensors, parameter: Tensor, content: Tensor) -> None:
     """Note the new content of a parameter."""
     new.parameters[id(parameter)] = (parameter, content)
 

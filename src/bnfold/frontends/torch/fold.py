@@ -22,17 +22,17 @@ from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
-from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
-from bnfold.frontends.torch.elsewhere import read_as_needed
+from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
-from bnfold.frontends.torch.pinned import pin
 from bnfold.frontends.torch.read import Entry, method, split_inputs
+from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
@@ -171,7 +171,7 @@ class Folding:
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
-        merged = carry_out(self.model, todo, inplace=inplace)
+        merged = apply_merges(self.model, todo, inplace=inplace)
         before = Snapshot(merged.modules())
         inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
         if not is_as_expected(self.recording, inner.recording, todo):
@@ -182,7 +182,7 @@ class Folding:
 
     def _proof(self) -> prove.Proof:
         from bnfold.frontends.torch import prove
-        from bnfold.frontends.torch.course import Call
+        from bnfold.frontends.torch.proof_calls import Call
 
         calls = [
             Call(*split_inputs(run.inputs), run.entry)

@@ -21,7 +21,7 @@ from bnfold.core.affine import Affine, deviation_of
 from bnfold.core.reasons import Reason
 from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
-from bnfold.frontends.torch.leaves import BATCH_NORMS, is_hooked, overrides_call
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name

@@ -17,7 +17,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
 from bnfold.core.window import same_padding
-from bnfold.frontends.torch.leaves import CONVOLUTIONS, TRANSPOSED
+from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifter, LinearSite, channel_axis, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
@@ -148,7 +148,7 @@ def _weight_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> g.Wei
 def _bias_taker(lifter: Lifter, spec: LinearSpec) -> nn.Module | None:
     """The module that can be given a bias it does not have."""
     if spec.bias is not None:
-        return lifter.recording.probes.get(id(spec.bias.origin))
+        return lifter.recording.lent_biases.get(id(spec.bias.origin))
     return spec.module
 
 
@@ -169,7 +169,7 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if spec.bias is None:
         return spec.node is not None or id(spec.module) in lifter.recording.members, None
     origin = spec.bias.origin
-    if id(origin) in lifter.recording.probes:
+    if id(origin) in lifter.recording.lent_biases:
         return True, None
     if (
         id(origin) not in lifter.owned

@@ -29,7 +29,7 @@ from bnfold.core.merge_within import MOST_ROUNDS
 from bnfold.core.merged import Merge
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_run import Network, Run
+from bnfold.frontends.torch.merge_run import AllRuns, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.recording import Recording
 
@@ -51,8 +51,8 @@ def changes(
         fixed: The ids of modules that have to stay as they are.
         wide: Whether what nothing is left of goes with all the modules that are around it.
     """
-    network = Network(model, recording, lifted, fixed, wide=wide)
-    runs = [Run(network, place) for place in range(len(recording.roots))]
+    all_runs = AllRuns(model, recording, lifted, fixed, wide=wide)
+    runs = [Run(all_runs, index) for index in range(len(recording.roots))]
     by_run = [_changes_of(run) for run in runs]
     common: dict[int, Change] = {}
     for change in (change for changes in by_run for change in changes):
@@ -124,7 +124,7 @@ def _step_behind(run: Run, merge: Merge) -> int | None:
     if len(readers) != 1 or any(tensor == merge.output for tensor, _, _ in run.graph.outputs):
         return None
     role = run.graph.ops[readers[0]].role
-    if not isinstance(role, g.AffineStep) or run.network.module(readers[0]) is None:
+    if not isinstance(role, g.AffineStep) or run.all_runs.module(readers[0]) is None:
         return None
     shape = run.graph.shapes[merge.output]
     axis = run.parts[merge.carrier].axis

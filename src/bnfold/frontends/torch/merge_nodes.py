@@ -107,7 +107,7 @@ def stated(node: fx.Node, window: Window | None, groups: int) -> tuple[Any, Argu
     if window.before == window.after:
         if general:
             return aten.convolution.default, (stride, before, dilation, False, [0] * rank, groups)
-        return _PLAIN[rank], (stride, before, dilation, groups)
+        return _CONVOLUTIONS[rank], (stride, before, dilation, groups)
     if general or not _is_same(window):
         return None
     return _SAME[rank], (stride, "same", dilation, groups)
@@ -125,7 +125,7 @@ def _is_same(window: Window) -> bool:
     )
 
 
-_PLAIN = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+_CONVOLUTIONS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 _SAME = {1: aten.conv1d.padding, 2: aten.conv2d.padding, 3: aten.conv3d.padding}
 _TRANSPOSED = {
     1: aten.conv_transpose1d.default,

@@ -28,8 +28,8 @@ from bnfold.frontends.torch.editor import Editor
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
+from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
-from bnfold.frontends.torch.parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
 
 

@@ -20,7 +20,7 @@ from bnfold.core.kernel import Kernel, added
 from bnfold.core.merged import Merge
 from bnfold.core.window import Window, joint
 from bnfold.frontends.torch.apply import is_finite, tensor_like
-from bnfold.frontends.torch.leaves import CONVOLUTIONS
+from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
 from bnfold.frontends.torch.merge_run import Run
 from bnfold.frontends.torch.recording import Call, lie_alike
@@ -103,7 +103,7 @@ class Walk:
 
     def _lies_as(self, root: int) -> bool:
         """Whether what the carrier makes lies in memory as the sum did: a view may count on it."""
-        known = self.run.network.values
+        known = self.run.all_runs.values
         (made,) = self.graph.ops[self.carrier].outputs
         return lie_alike(known[made], known[root])
 
@@ -117,7 +117,7 @@ class Walk:
                 path.add(maker)
                 pending += self.graph.ops[maker].inputs
         if len(path) > 1:  # what is not copied any more is read where it lies
-            source = self.run.network.values.get(self.merge.source)
+            source = self.run.all_runs.values.get(self.merge.source)
             if source is None or self.run.is_written_later(source):
                 raise UnservedError
         tensor = self.graph.ops[self.carrier].outputs[0]
@@ -189,7 +189,7 @@ class Walk:
             self.vanished.add(number)
             return inner
         self.passes += 1
-        in_place = self.run.network.events[number].written is not None
+        in_place = self.run.all_runs.events[number].written is not None
         return replace(inner, is_foreign=inner.is_foreign and in_place)
 
     def _sum(self, number: int, op: g.Op, role: g.Sum) -> State:
@@ -197,7 +197,7 @@ class Walk:
         left = [
             pair for pair in zip(states, role.coefficients, strict=True) if not pair[0].is_nothing
         ]
-        event = self.run.network.events[number]
+        event = self.run.all_runs.events[number]
         if len(left) < len(states):
             self.vanished.add(number)
         if not left:
@@ -257,19 +257,19 @@ class Walk:
         assert module is not None
         if kernel.window.before != kernel.window.after or not fits(module, kernel):
             return None
-        network = self.run.network
-        events = {e for n in (*self.away, *self.identities) for e in network.own_events(n)}
-        events |= {network.events[number].number for number in self.vanished}
+        all_runs = self.run.all_runs
+        events = {e for n in (*self.away, *self.identities) for e in all_runs.own_events(n)}
+        events |= {all_runs.events[number].number for number in self.vanished}
         away = dict(self._replaced(number) for number in self.away)
         identities = dict(self._replaced(number) for number in self.identities)
-        for number in self.away if self.run.network.wide else ():
+        for number in self.away if self.run.all_runs.wide else ():
             whole = self._whole_branch(number, events)
             if whole is not None:
                 inside = {id(part) for part in whole.modules()}
                 away = {key: entry for key, entry in away.items() if key not in inside}
                 identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
-        part = events | {network.events[n].number for n in self.ops if n in network.events}
+        part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
         return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
@@ -279,7 +279,7 @@ class Walk:
         while (call := around) is not None and call.parent is not None:
             if not call.single or not set(_events(call)) <= gone:
                 break
-            tensor = self.run.network.lifted.tensors.get(call.outputs[0].number)
+            tensor = self.run.all_runs.lifted.tensors.get(call.outputs[0].number)
             state = None if tensor is None else self.known.get(tensor)
             if state is None or not state.is_nothing or not self.run.can_be_replaced(call.module):
                 break
@@ -287,7 +287,7 @@ class Walk:
         return whole
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
-        module, site = self.run.module(number), self.run.network.lifted.sites.get(number)
+        module, site = self.run.module(number), self.run.all_runs.lifted.sites.get(number)
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)

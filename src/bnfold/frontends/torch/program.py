@@ -27,6 +27,7 @@ from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_program import are_left, merges_of
 from bnfold.frontends.torch.ops import op_name
+from bnfold.frontends.torch.program_sizes import other_sizes
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
     node_names,
@@ -35,7 +36,6 @@ from bnfold.frontends.torch.read_program import (
 )
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rewrite import rewrite
-from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -76,7 +76,7 @@ def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedPr
     if not work.changes:
         return rewrite(program, work.decided), not_run(_report(work))
     from bnfold.frontends.torch import prove
-    from bnfold.frontends.torch.course import Call
+    from bnfold.frontends.torch.proof_calls import Call
 
     args, kwargs = _example(program)
     leaves = pytree.tree_leaves((args, kwargs))

@@ -20,10 +20,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
-from bnfold.frontends.torch.asked import sizes_heard
-from bnfold.frontends.torch.excuse import excuse, fresh
+from bnfold.frontends.torch.failed_run import error_to_raise, fresh
 from bnfold.frontends.torch.garbage import old_objects_set_aside
-from bnfold.frontends.torch.leaves import is_leaf, is_observed
+from bnfold.frontends.torch.leaf_modules import is_leaf, is_observed
 from bnfold.frontends.torch.record import (
     Recorder,
     address_of,
@@ -33,7 +32,8 @@ from bnfold.frontends.torch.record import (
 )
 from bnfold.frontends.torch.recording import Recording, Value
 from bnfold.frontends.torch.settings import Given
-from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, back, shadow_of
+from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
+from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 
@@ -64,9 +64,11 @@ def read_module(
     with _ONE_AT_A_TIME, old_objects_set_aside(), torch.no_grad(), rng:
         # A hook is the user's code and must see real values.
         plan = _Plan(runs, len(runs) if given is None else given, again=like is None)
-        if not any(is_observed(module) for module in modules) and (like is None or like.is_hollow):
+        if not any(is_observed(module) for module in modules) and (
+            like is None or like.is_structural
+        ):
             try:
-                return _read(model, modules, names, plan, hollow=True)
+                return _read(model, modules, names, plan, structural=True)
             except NeedsValues:
                 pass
             except Exception as error:
@@ -74,11 +76,13 @@ def read_module(
                     raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
         try:
-            return _read(model, modules, names, plan, hollow=False)
+            return _read(model, modules, names, plan, structural=False)
         except ExampleInputError as error:
             if like is not None:
                 raise
-            raise excuse(error, model, [partial(_call, run=run) for run in runs]) from error.cause
+            raise error_to_raise(
+                error, model, [partial(_call, run=run) for run in runs]
+            ) from error.cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def _read(
     names: dict[int, str],
     plan: _Plan,
     *,
-    hollow: bool,
+    structural: bool,
 ) -> Recording:
     """Run a copy, and run it again to see what the first run changed for the next."""
     for own_memory in (False, True):
@@ -113,15 +117,15 @@ def _read(
         given = Given([*modules, *shadow.modules], address_of)
         reader = _Reader(shadow, {**names, **named}, given)
         try:
-            recording = reader.read(plan, hollow=hollow)
+            recording = reader.read(plan, structural=structural)
         except NeedsMemory:
             continue
-        back(recording, shadow)
+        translate_back(recording, shadow)
         return recording
     raise AssertionError("a copy with memory of its own was not enough")
 
 
-def _stands() -> list[Any]:
+def _random_states() -> list[Any]:
     """Where Python's and NumPy's random numbers stand, as values that can be compared."""
     numpy = pytree.tree_leaves(np.random.get_state(legacy=False))
     plain = [leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf for leaf in numpy]
@@ -271,7 +275,7 @@ def _biases_lent(modules: Sequence[nn.Module], recording: Recording) -> Iterator
             channels = weight.shape[1] * module.groups
         bias = nn.Parameter(weight.new_zeros(channels), requires_grad=False)
         module._parameters["bias"] = bias
-        recording.probes[id(bias)] = module
+        recording.lent_biases[id(bias)] = module
         lent.append((module, bias))  # the reference keeps the id in use
     try:
         yield
@@ -299,18 +303,18 @@ class _Reader:
         """The model and everything in it."""
         return self.shadow.modules
 
-    def read(self, plan: _Plan, *, hollow: bool) -> Recording:
+    def read(self, plan: _Plan, *, structural: bool) -> Recording:
         """Record all runs."""
         with nullcontext() if self.shadow.is_copy else _state_restored(self.modules):
-            return self._read(plan, hollow=hollow)
+            return self._read(plan, structural=structural)
 
-    def _read(self, plan: _Plan, *, hollow: bool) -> Recording:
-        before, stands = snapshot(self.modules), _stands()
+    def _read(self, plan: _Plan, *, structural: bool) -> Recording:
+        before, random_states = snapshot(self.modules), _random_states()
         # What is run itself holds the very tensors that are compared: keep what was in them.
         kept = [] if self.shadow.is_copy or not plan.again else _contents(self.modules)
-        recording, recorders = self._record(plan, hollow=hollow)
-        recording.is_hollow = hollow
-        if recording.by_chance or stands != _stands():
+        recording, recorders = self._record(plan, structural=structural)
+        recording.is_structural = structural
+        if recording.by_chance or random_states != _random_states():
             # A path or a number that was drawn: no number of runs tells what it can be.
             recording.varying.update(event.number for event in recording.events)
             return recording
@@ -323,13 +327,13 @@ class _Reader:
         changed += [tensor for tensor, content in kept if _is_written(tensor, content)]
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.saved]
         moved = any(recorder.strange for recorder in recorders)
-        second, _ = self._record(plan, hollow=hollow, other=moved)
+        second, _ = self._record(plan, structural=structural, other=moved)
         ids = {id(tensor) for tensor in changed}
         mark_varying(recording, second, ids, self.shadow, moved=moved)
         return recording
 
     def _record(
-        self, plan: _Plan, *, hollow: bool, other: bool = False
+        self, plan: _Plan, *, structural: bool, other: bool = False
     ) -> tuple[Recording, list[Recorder]]:
         recording = Recording(
             owned=_own_tensors(self.modules), members=frozenset(map(id, self.modules))
@@ -339,7 +343,11 @@ class _Reader:
             for number, run in enumerate(plan.runs):
                 lends = self.shadow.shares_memory
                 recorder = Recorder(
-                    recording, self.names, hollow=hollow, lends=lends, given=self.given
+                    recording,
+                    self.names,
+                    structural=structural,
+                    lends=lends,
+                    given=self.given,
                 )
                 recorders.append(recorder)
                 entry = run.entry if isinstance(run, Entry) else ""
@@ -371,7 +379,7 @@ class _Reader:
             hears = sizes_heard(
                 recorder.recording.asked,
                 recorder.knows,
-                tell=recorder.is_hollow,
+                tell=recorder.is_structural,
             )
             with recorder, module_calls(recorder), values_guarded(_look(recorder)), hears:
                 try:
@@ -413,7 +421,7 @@ class _Reader:
             for tensor in escaped(recorder, inputs)
             if id(tensor) in suspects and recorder.handle_of(tensor) is not None
         ]
-        if tensors and recorder.is_hollow:
+        if tensors and recorder.is_structural:
             raise recorder.void()
         for tensor in tensors:
             value = recorder.read(tensor)
@@ -453,7 +461,7 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
             recorder.guard_memory(tensor)
             recorder.note_handed_out(tensor)
             return
-        if recorder.is_hollow:
+        if recorder.is_structural:
             raise recorder.void()
         recorder.note_look(tensor)
 

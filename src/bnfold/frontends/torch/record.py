@@ -32,8 +32,7 @@ from torch.utils._python_dispatch import (
     _pop_mode_temporarily,
 )
 
-from bnfold.frontends.torch.asked import shape_of, strides_of
-from bnfold.frontends.torch.leaves import BATCH_NORMS, is_leaf
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, is_leaf
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import (
     LOOK,
@@ -55,12 +54,13 @@ from bnfold.frontends.torch.recording import (
 )
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory
+from bnfold.frontends.torch.sizes_asked import shape_of, strides_of
 from bnfold.frontends.torch.structure_run import (
     NeedsValues,
     Placeholders,
-    hollow_output,
-    hollow_result,
     looks_at_values,
+    module_placeholder,
+    op_placeholders,
 )
 
 _ATTRIBUTE = "_bnfold_handle"
@@ -108,7 +108,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recording: Recording,
         names: dict[int, str],
         *,
-        hollow: bool = False,
+        structural: bool = False,
         lends: bool = False,
         given: Given | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = recording
         self.names = names
         self.owned = recording.owned
-        self.placeholders = Placeholders() if hollow else None
+        self.placeholders = Placeholders() if structural else None
         """What is heavy returns one of these instead of computing; see `structure_run`."""
         self.depth = 0
         """Above 0: inside a leaf, nothing is recorded."""
@@ -144,7 +144,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether that memory was asked for: the run tells nothing any more."""
 
     @property
-    def is_hollow(self) -> bool:
+    def is_structural(self) -> bool:
         """Whether values mean nothing in this run."""
         return self.placeholders is not None
 
@@ -288,7 +288,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Const(tensor, owner, Derivation.OTHER)  # another name for a parameter's memory
         if self._is_strange(tensor):
             self.strange = True
-            if self.is_hollow:
+            if self.is_structural:
                 raise self.void()
         return Const(tensor, tensor)
 
@@ -297,7 +297,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         It is neither the model's, nor lent to it, nor made by an op of the run.
         """
-        known = id(tensor) in self.owned or id(tensor) in self.recording.probes
+        known = id(tensor) in self.owned or id(tensor) in self.recording.lent_biases
         return not known and not hasattr(tensor, _MADE)
 
     # ----------------------------------------------------------------- events
@@ -378,7 +378,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in written:
             self._prepare_write(tensor)
         before = self._peek(written[0]) if written else None
-        result = None if make is None else hollow_result(func, args, kwargs, make)
+        result = None if make is None else op_placeholders(func, args, kwargs, make)
         if result is None:
             result = func(*args, **kwargs)
         outputs = [leaf for leaf in leaves_of(result) if isinstance(leaf, Tensor)]
@@ -583,7 +583,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._prepare_write(tensor)
         with self._unrecorded():
             make = self.placeholders
-            known = None if make is None else hollow_output(module, tensor, make)
+            known = None if make is None else module_placeholder(module, tensor, make)
             result: Tensor = forward(module, tensor) if known is None else known
         event = self._append(
             module, (source,), arguments, (), name=call.name, written=source if in_place else None

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.asked import Turn
 from bnfold.frontends.torch.read import Entry
+from bnfold.frontends.torch.sizes_asked import Turn
 
 Rule = Callable[[int, int], int]
 """Another length for an axis, given its number and its length."""

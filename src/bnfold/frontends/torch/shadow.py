@@ -116,7 +116,7 @@ def _parameter(old: nn.Parameter, content: Tensor) -> nn.Parameter:
     return new
 
 
-def back(recording: Recording, shadow: Shadow) -> None:
+def translate_back(recording: Recording, shadow: Shadow) -> None:
     """State the recording in terms of the original."""
     if not shadow.is_copy:
         return
@@ -158,4 +158,4 @@ def back(recording: Recording, shadow: Shadow) -> None:
         - foreign
         - {id(shadow.original(module)) for module in recording.lost}
     )
-    recording.probes = {key: shadow.original(m) for key, m in recording.probes.items()}
+    recording.lent_biases = {key: shadow.original(m) for key, m in recording.lent_biases.items()}

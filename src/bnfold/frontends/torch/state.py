@@ -22,7 +22,7 @@ from bnfold.frontends.torch.recording import Const, Event, Recording, Value, lea
 from bnfold.frontends.torch.shadow import Shadow
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-_PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
+_STATELESS = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
 _PURE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 Snapshot = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -96,10 +96,10 @@ def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
     if kind.__module__.startswith("torch.nn.modules"):
         return False
     for key, value in module.__dict__.items():
-        if key in _INTERNAL or _is_plain(value):
+        if key in _INTERNAL or _is_stateless(value):
             continue
         # A list is no state as long as the run left in it what was there.
-        if not _is_plain_tree(value) or value != original.__dict__.get(key):
+        if not _is_stateless_tree(value) or value != original.__dict__.get(key):
             return True
     function = getattr(kind.forward, "__wrapped__", kind.forward)
     code = getattr(function, "__code__", None)
@@ -115,18 +115,18 @@ def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
 _INTERNAL = frozenset(nn.Module().__dict__)
 
 
-def _is_plain_tree(value: Any) -> bool:
+def _is_stateless_tree(value: Any) -> bool:
     if isinstance(value, list | tuple | set):
-        return all(map(_is_plain_tree, value))
+        return all(map(_is_stateless_tree, value))
     if isinstance(value, dict):
-        return all(map(_is_plain_tree, value.values()))
-    return isinstance(value, _PLAIN) and not isinstance(value, nn.Module)
+        return all(map(_is_stateless_tree, value.values()))
+    return isinstance(value, _STATELESS) and not isinstance(value, nn.Module)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_stateless(value: Any) -> bool:
     if isinstance(value, tuple | list):
-        return isinstance(value, tuple) and all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) and not isinstance(value, types.FunctionType)
+        return isinstance(value, tuple) and all(map(_is_stateless, value))
+    return isinstance(value, _STATELESS) and not isinstance(value, types.FunctionType)
 
 
 def other_values(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Carry out merges in a module: the carrier's new kernel, and what the other modules become."""
+"""Apply merges to a module: the carrier's new kernel, and what the other modules become."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
 
 
-def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> nn.Module:
+def apply_merges(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> nn.Module:
     """The merged module: the given one, or a copy.
 
     Raises UnsupportedModelError: it cannot be copied, or a module does not want to be changed.
     """
-    new = {id(change.carrier): carrying(change.carrier, change.kernel) for change in changes}
+    new = {id(change.carrier): with_kernel(change.carrier, change.kernel) for change in changes}
     kinds = [
         (kind, id(module), module, rest)
         for change in changes
@@ -57,7 +57,7 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
     return merged
 
 
-def carrying(module: nn.Module, kernel: Kernel) -> Any:
+def with_kernel(module: nn.Module, kernel: Kernel) -> Any:
     """A module of the same class that computes with this kernel."""
     new: Any = type(module).__new__(type(module))
     new.__dict__ = {name: _own(part) for name, part in module.__dict__.items()}

@@ -71,7 +71,7 @@ def _told(answer: Any, source: _Told) -> Any:
     return number
 
 
-def _plain(number: Any) -> Any:
+def _plain_number(number: Any) -> Any:
     if not isinstance(number, _Told):
         return number
     return int.__pos__(number) if isinstance(number, int) else float.__pos__(number)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *operands: Any) -> Any:
         if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
-        return _told(function(_plain(self), *map(_plain, operands)), self)
+        return _told(function(_plain_number(self), *map(_plain_number, operands)), self)
 
     return method
 
@@ -94,7 +94,7 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        size, number = _plain(self), _plain(other)
+        size, number = _plain_number(self), _plain_number(other)
         self.asked.decided = True
         if not isinstance(other, _Told) and size > 0 and number > 0:
             exact = function in (operator.eq, operator.ne)
@@ -109,7 +109,7 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, *operands: Any) -> Any:
         self.asked.decided = True
-        return function(_plain(self), *operands)
+        return function(_plain_number(self), *operands)
 
     return method
 

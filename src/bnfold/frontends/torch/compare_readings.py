@@ -50,7 +50,7 @@ class Pairing:
     """Which event of one reading is which of the other."""
 
     pairs: list[tuple[Event, Event]] = field(default_factory=list)
-    rests: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
+    unpaired: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
     """Events that only one of the two has."""
 
 
@@ -76,7 +76,7 @@ def pair(first: Recording, second: Recording) -> Pairing | None:
         if side is None:
             return None
         event = steps[side][positions[side]]
-        pairing.rests[side].append(event)
+        pairing.unpaired[side].append(event)
         match.skip(event, side)
         positions[side] += 1
     if not match.all(_values(first.outputs), _values(second.outputs)):
@@ -86,7 +86,7 @@ def pair(first: Recording, second: Recording) -> Pairing | None:
 
 def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> None:
     """Call open what differs from the other reading; `side` says which of the two this one is."""
-    for event in pairing.rests[side]:
+    for event in pairing.unpaired[side]:
         _open(recording, event, _OPTIONAL[functional(op_name(event.target))])
     for both in pairing.pairs:
         event, twin = both[side], both[1 - side]

@@ -22,7 +22,9 @@ Call = Callable[[nn.Module], Any]
 """Makes one call of a module."""
 
 
-def excuse(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) -> BnfoldError:
+def error_to_raise(
+    error: ExampleInputError, model: nn.Module, calls: Sequence[Call]
+) -> BnfoldError:
     """What to raise for a recorded run that raised `error`.
 
     Args:

@@ -5,13 +5,13 @@ example. Two things depend on them:
 
     channels   a reshape, or a concatenation along the height, may make the channel of an element
                depend on them
-    the code   it may ask for a size, and take another path for another one (see `asked`)
+    the code   it may ask for a size, and take another path for another one (see `sizes_asked`)
 
 Then the module is read on other sizes, as many as it takes; where the code asks for a layout, on
 the inputs in channels_last and contiguous. Readings that are alike are one (see
-`alike`): axes that have other lengths there are open, and so are numbers that differ, as in an
-exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as one,
-as for `also`: what is decided then holds on each. A network that does neither is read once.
+`compare_readings`): axes that have other lengths there are open, and so are numbers that differ, as
+in an exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as
+one, as for `also`: what is decided then holds on each. A network that does neither is read once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
 from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
-from bnfold.frontends.torch.alike import Pairing, note_differences, pair
-from bnfold.frontends.torch.leaves import CLIPS
+from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
+from bnfold.frontends.torch.leaf_modules import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
@@ -80,7 +80,7 @@ class Readings:
         self.paths = [Path(self.runs, first)]
         self.tried = [resizing.shapes(runs)]
         """Sizes that the module was read on, or refused."""
-        self.has_rests = False
+        self.has_unpaired = False
         """Whether an op is there on some sizes alone."""
         self.taken: list[list[tuple[int, ...]]] = []
         """Sizes that the module takes; first those on which it does something else."""
@@ -105,7 +105,7 @@ class Readings:
     @property
     def differ(self) -> bool:
         """Whether other sizes take other paths."""
-        return len(self.paths) > 1 or self.has_rests
+        return len(self.paths) > 1 or self.has_unpaired
 
     def read_any(self, axes: Sequence[int], rule: resizing.Rule) -> None:
         """A reading with all axes changed, or if the module does not take that, one by one."""
@@ -140,17 +140,17 @@ class Readings:
         """Note what this reading has that the others do not; whether it is another path."""
         for path in self.paths:
             pairing = pair(path.recording, reading.recording)
-            if pairing is None or all(pairing.rests):
+            if pairing is None or all(pairing.unpaired):
                 continue
-            if pairing.rests[1]:  # the longer one stands for both
+            if pairing.unpaired[1]:  # the longer one stands for both
                 reading.recording = read_module(self.model, reading.runs)
                 pairing = pair(path.recording, reading.recording)
-                if pairing is None or pairing.rests[0]:
+                if pairing is None or pairing.unpaired[0]:
                     continue
                 note_differences(reading.recording, pairing, side=1)
                 _carry_notes(path.recording, reading.recording, pairing)
                 path.runs, path.recording = reading.runs, reading.recording
-                self.has_rests = True
+                self.has_unpaired = True
                 return True
             note_differences(path.recording, pairing, side=0)
             path.recording.varying.update(
@@ -158,8 +158,8 @@ class Readings:
                 for event, twin in pairing.pairs
                 if twin.number in reading.recording.varying
             )
-            self.has_rests |= bool(pairing.rests[0])
-            return bool(pairing.rests[0])
+            self.has_unpaired |= bool(pairing.unpaired[0])
+            return bool(pairing.unpaired[0])
         if len(self.paths) < _PATHS:
             self.paths.append(reading)
         return True
