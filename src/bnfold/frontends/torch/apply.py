@@ -19,9 +19,9 @@ from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 from bnfold.errors import UnsupportedModelError
+from bnfold.frontends.torch.affine_batch_norm import can_gain
 from bnfold.frontends.torch.aliasing import Precautions
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
-from bnfold.frontends.torch.lift_affine import can_gain
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted, LinearSite
 from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
 

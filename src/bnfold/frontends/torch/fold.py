@@ -24,6 +24,7 @@ from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
+from bnfold.frontends.torch.entries import Entry, method, split_inputs
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -31,7 +32,6 @@ from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
-from bnfold.frontends.torch.read import Entry, method, split_inputs
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.outcomes import Item, Kept

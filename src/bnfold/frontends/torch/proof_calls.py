@@ -27,8 +27,8 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
+from bnfold.frontends.torch.entries import method
 from bnfold.frontends.torch.function_calls import Heard, listening
-from bnfold.frontends.torch.read import method
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.read import Entry
+from bnfold.frontends.torch.entries import Entry
 from bnfold.frontends.torch.sizes_asked import Turn
 
 Rule = Callable[[int, int], int]

@@ -21,9 +21,10 @@ from bnfold.core.plan import Plan
 from bnfold.core.stored import Storage, Stored
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch.decide import decide
+from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.read import read_module, split_inputs
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.run_exact import ExactModule, ExactProgram

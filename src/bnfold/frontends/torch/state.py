@@ -43,7 +43,7 @@ def may_vary(
     recording: Recording, recorders: Sequence[Recorder], shadow: Shadow, was: Snapshot
 ) -> bool:
     """Whether another run may do something else than this one."""
-    if any(recorder.saved or recorder.strange for recorder in recorders):
+    if any(recorder.values.saved or recorder.constants.strange for recorder in recorders):
         return True
     if any(_differs(now, before) for now, before in was):
         return True
