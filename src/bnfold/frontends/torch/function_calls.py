@@ -241,7 +241,7 @@ def difference(original: Heard, folded: Heard, shaken: Sequence[Heard] = ()) -> 
     moving = {place for run in others[1:] for place in _differing_places(others[0], run)}
     for number, place in _differing_places(before, after):
         if (number, place) not in moving:
-            return _told(before[number], after[number], place)
+            return _in_words(before[number], after[number], place)
     return ""
 
 
@@ -301,7 +301,7 @@ def _is_same_tensor(first: frozenset[str] | list[Any], second: frozenset[str] | 
     return first == second
 
 
-def _told(before: FunctionCall, after: FunctionCall, place: int | str) -> str:
+def _in_words(before: FunctionCall, after: FunctionCall, place: int | str) -> str:
     where = f"{before.name} in {before.path}" if before.path else before.name
     if isinstance(place, str) or place == _COUNT:
         return f"the code hands something else to {where} with the steps gone"

@@ -204,13 +204,13 @@ class _Reader:
         changed += [tensor for tensor, content in kept if _is_written(tensor, content)]
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.values.saved]
         moved = any(recorder.constants.strange for recorder in recorders)
-        second, _ = self._record(plan, structural=structural, other=moved)
+        second, _ = self._record(plan, structural=structural, other_inputs=moved)
         ids = {id(tensor) for tensor in changed}
         mark_varying(recording, second, ids, self.shadow, moved=moved)
         return recording
 
     def _record(
-        self, plan: _Plan, *, structural: bool, other: bool = False
+        self, plan: _Plan, *, structural: bool, other_inputs: bool = False
     ) -> tuple[Recording, list[Recorder]]:
         recording = Recording(
             owned=own_tensors(self.modules), members=frozenset(map(id, self.modules))
@@ -229,7 +229,7 @@ class _Reader:
                 recorders.append(recorder)
                 entry = run.entry if isinstance(run, Entry) else ""
                 given = run.inputs if isinstance(run, Entry) else run
-                given = other_values(given) if other else given
+                given = other_values(given) if other_inputs else given
                 self._run(recorder, entry, *split_inputs(given), plan.prefix(number))
         return recording, recorders
 
