@@ -16,9 +16,9 @@ from bnfold.frontends.torch.apply import (
     copied_with,
     marks,
     parameter_like,
-    tensor_like,
 )
 from bnfold.frontends.torch.merge_walk import Change
+from bnfold.frontends.torch.new_tensors import tensor_like
 from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
 

@@ -19,10 +19,10 @@ from bnfold.core import graph as g
 from bnfold.core.kernel import Kernel, added
 from bnfold.core.merged import Merge
 from bnfold.core.window import Window, joint
-from bnfold.frontends.torch.apply import is_finite, tensor_like
 from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
 from bnfold.frontends.torch.merge_run import Run
+from bnfold.frontends.torch.new_tensors import is_finite, tensor_like
 from bnfold.frontends.torch.recording import Call, lie_alike
 
 
