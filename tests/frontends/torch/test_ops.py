@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnfold.frontends.torch import arithmetic, batch_norms, lift_aten, lift_linear, lift_views
+from bnfold.frontends.torch import arithmetic, batch_norms, lift_aten, lift_views, linear_ops
 from bnfold.frontends.torch.ops import OVERLOADS, aten_name, functional, op_name
 from tests.frontends.torch.support import assert_folds, build, image
 
@@ -16,7 +16,7 @@ TABLES = {
     *lift_aten._TABLE,
     *lift_aten._COMPARISONS,
     *lift_aten._OPEN,
-    *lift_linear._READERS,
+    *linear_ops._READERS,
     *arithmetic._ARITHMETIC,
     *batch_norms._BATCH_NORM_OPS,
     *OVERLOADS,

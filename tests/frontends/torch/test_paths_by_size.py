@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
-from bnfold.frontends.torch import elsewhere
+from bnfold.frontends.torch import read_other_sizes
 from bnfold.frontends.torch.read import read_module
 
 D = torch.float64
@@ -445,7 +445,7 @@ def reads_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
         reads.append(1)
         return read_module(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(elsewhere, "read_module", counted)
+    monkeypatch.setattr(read_other_sizes, "read_module", counted)
     x = torch.randn(2, 4, 12, 12, dtype=D)
     bnfold.fold(trained(Net(run)), x, verify=False, merge="never")
     return len(reads)
@@ -493,6 +493,6 @@ def test_the_report_counts_calls_on_the_example():
 def test_the_proof_runs_another_size():
     """Where the two part, the proof sees it on its own."""
     net = trained(Net(pooled_if_large))
-    recording = elsewhere.read_as_needed(net, [torch.randn(2, 4, 12, 12, dtype=D)])
+    recording = read_other_sizes.read_as_needed(net, [torch.randn(2, 4, 12, 12, dtype=D)])
     assert recording.taken
     assert all(shape[1] == 4 for (shape,) in recording.taken)

@@ -15,8 +15,8 @@ import bnfold
 from bnfold import Kept, NotProvenError, Reason, UnsupportedModelError
 from bnfold.core.plan import make_plan
 from bnfold.frontends.torch import apply as apply_module
-from bnfold.frontends.torch import carry_out as carry_out_module
 from bnfold.frontends.torch import decide
+from bnfold.frontends.torch import merge_apply as merge_apply_module
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from tests.frontends.torch.support import assert_same, build, image, run
 
@@ -211,7 +211,7 @@ def test_a_failure_in_the_middle_of_an_edit_is_undone(
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    for module in (apply_module, carry_out_module):
+    for module in (apply_module, merge_apply_module):
         monkeypatch.setattr(module, "become", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bnfold.fold(model, X, inplace=True, merge=merge)

@@ -1,4 +1,4 @@
-"""Placeholders in the first, hollow run: of the right shape and layout, or none at all."""
+"""Placeholders in a run for structure alone: of the right shape and layout, or none at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import bnfold
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.structure_run import Placeholders, hollow_output, hollow_result
+from bnfold.frontends.torch.structure_run import Placeholders, module_placeholder, op_placeholders
 from tests.frontends.torch.support import assert_folds, build, image
 
 aten = torch.ops.aten
@@ -72,17 +72,17 @@ PLAIN = [
 
 @pytest.mark.parametrize(("op", "args"), SPECIAL, ids=str)
 def test_what_is_not_certain_runs(op, args):
-    assert hollow_result(op, args, {}, Placeholders()) is None
+    assert op_placeholders(op, args, {}, Placeholders()) is None
 
 
 def test_what_has_options_runs():
-    assert hollow_result(aten.add.Tensor, (X, X), {"alpha": 2}, Placeholders()) is None
+    assert op_placeholders(aten.add.Tensor, (X, X), {"alpha": 2}, Placeholders()) is None
 
 
 @pytest.mark.parametrize(("op", "args"), PLAIN, ids=str)
 def test_placeholder_is_like_the_result(op, args):
-    hollow, real = hollow_result(op, args, {}, Placeholders()), op(*args)
-    assert (hollow.shape, hollow.stride(), hollow.dtype) == (
+    structural, real = op_placeholders(op, args, {}, Placeholders()), op(*args)
+    assert (structural.shape, structural.stride(), structural.dtype) == (
         real.shape,
         real.stride(),
         real.dtype,
@@ -93,8 +93,8 @@ def test_placeholder_is_like_the_result(op, args):
 @pytest.mark.parametrize("parts", [NORM, (None, None, *NORM[2:]), (VECTOR, None, *NORM[2:])])
 def test_a_batch_norm_that_is_called_as_a_function(x, parts):
     args = (x, *parts)
-    hollow = hollow_result(aten.native_batch_norm.default, args, {}, Placeholders())
-    for one, other in zip(hollow, aten.native_batch_norm.default(*args), strict=True):
+    structural = op_placeholders(aten.native_batch_norm.default, args, {}, Placeholders())
+    for one, other in zip(structural, aten.native_batch_norm.default(*args), strict=True):
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 
 
@@ -107,14 +107,14 @@ def test_a_convolution_that_asks_for_its_bias_is_read_without_values():
             return nn.functional.conv2d(padded, self.weight, self.bias)
 
     model = build(nn.Sequential(Padded(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
-    assert read_module(model, [X]).is_hollow
+    assert read_module(model, [X]).is_structural
     assert_folds(model, X, removed=1)
 
 
 def test_in_place_op_returns_what_it_would_write_to():
     x = X.clone()
-    assert hollow_result(aten.add_.Tensor, (x, X), {}, Placeholders()) is x
-    assert hollow_result(aten.relu_.default, (x,), {}, Placeholders()) is x
+    assert op_placeholders(aten.add_.Tensor, (x, X), {}, Placeholders()) is x
+    assert op_placeholders(aten.relu_.default, (x,), {}, Placeholders()) is x
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_in_place_op_returns_what_it_would_write_to():
 def test_placeholder_is_like_a_modules_output(module, dtype):
     module = module.to(dtype).eval()
     x = image(2, 3, 9, 8, dtype=dtype)
-    hollow, real = hollow_output(module, x, Placeholders()), module(x)
-    assert hollow is not None
-    assert (hollow.shape, hollow.stride(), hollow.dtype) == (
+    structural, real = module_placeholder(module, x, Placeholders()), module(x)
+    assert structural is not None
+    assert (structural.shape, structural.stride(), structural.dtype) == (
         real.shape,
         real.stride(),
         real.dtype,
@@ -156,7 +156,7 @@ GRAY = image(2, 4, 5, 1).permute(0, 3, 1, 2)
 def test_one_channel_in_the_last_place_is_channels_last(module, x):
     """Contiguous as well, so that what comes out is not what contiguous tensors give."""
     assert x.is_contiguous()
-    assert hollow_output(module, x, Placeholders()) is None
+    assert module_placeholder(module, x, Placeholders()) is None
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (64, 3, 56, 56)])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnfold.frontends.torch.leaves import is_leaf
+from bnfold.frontends.torch.leaf_modules import is_leaf
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted
 from bnfold.frontends.torch.ops import aten_name, node_of
@@ -49,7 +49,7 @@ def precautions(
     recording: Recording, lifted: Lifted, removed: Collection[int], rewritten: Collection[int]
 ) -> Precautions:
     """`removed` are op numbers, `rewritten` the numbers of events that no longer write."""
-    found = Precautions()
+    care = Precautions()
     links = []
     for op in removed:
         site = lifted.sites[op]
@@ -57,7 +57,7 @@ def precautions(
         if site.source.storage != site.output.storage:
             links.append(_Link(op, site.event, site.source.storage, site.output.storage))
         if _layout_changes(site):
-            found.copies.add(op)
+            care.copies.add(op)
     doubtful = [] if not links else _doubtful(recording, may_return_input)
     last_read = _last_reads(recording)
 
@@ -67,17 +67,17 @@ def precautions(
     for event in recording.events:
         if event.written is None or event.number in rewritten:
             continue
-        here = event.written.storage
+        written = event.written.storage
         # What is one memory with it in the program as it was, for some inputs.
-        before, _ = _joined(doubtful, event, here)
-        after, joined = _joined([*links, *doubtful], event, here)
+        before, _ = _joined(doubtful, event, written)
+        after, joined = _joined([*links, *doubtful], event, written)
         if not is_read(after - before, event):
             continue
-        if _can_stop(recording, event) and not is_read(before - {here}, event):
-            found.out_of_place.append(event)
+        if _can_stop(recording, event) and not is_read(before - {written}, event):
+            care.out_of_place.append(event)
         else:
-            found.copies.update(link.op for link in joined if link.op is not None)
-    return found
+            care.copies.update(link.op for link in joined if link.op is not None)
+    return care
 
 
 def written_or_not(recording: Recording) -> set[int]:
@@ -89,27 +89,27 @@ def written_or_not(recording: Recording) -> set[int]:
     if not doubtful:
         return set()
     last_read = _last_reads(recording)
-    found = set()
+    numbers = set()
     for event in recording.events:
         if event.written is None:
             continue
-        here = event.written.storage
-        others = _joined(doubtful, event, here)[0] - {here}
-        if any(last_read.get(other, -1) > event.number for other in others):
-            found.add(event.number)
-    return found
+        written = event.written.storage
+        storages = _joined(doubtful, event, written)[0] - {written}
+        if any(last_read.get(storage, -1) > event.number for storage in storages):
+            numbers.add(event.number)
+    return numbers
 
 
 def _doubtful(recording: Recording, may_be_one: Callable[[Event], bool]) -> list[_Link]:
-    found = []
+    links = []
     for event in recording.events:
         source = event.args[0] if event.args else None
         made = event.outputs[0] if event.outputs else None
         if not isinstance(source, Value) or made is None or source.storage == made.storage:
             continue
         if may_be_one(event):
-            found.append(_Link(None, event.number, source.storage, made.storage))
-    return found
+            links.append(_Link(None, event.number, source.storage, made.storage))
+    return links
 
 
 def may_return_input(event: Event) -> bool:
@@ -175,7 +175,7 @@ def _can_stop(recording: Recording, event: Event) -> bool:
         free = not old_name_is_read(recording, event)
         return free and functional_twin(event.target) is not None
     module = event.target
-    calls = [other for other in recording.events if other.target is module]
+    calls = [call for call in recording.events if call.target is module]
     if any(old_name_is_read(recording, call) for call in calls):
         return False
     return (

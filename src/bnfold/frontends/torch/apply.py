@@ -4,180 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnfold._threads import share
-from bnfold.core.affine import FloatArray
-from bnfold.core.fitting import Overflow
-from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
-from bnfold.core.weights import Layout, fold_bias, fold_weight
+from bnfold.core.plan import ClipEdit, Plan
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontends.torch.aliasing import Precautions
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
-from bnfold.frontends.torch.lift_affine import can_gain
-from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted, LinearSite
+from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
 from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
-
-
-@dataclass(slots=True)
-class NewTensors:
-    """The arithmetic of a plan, done but not yet written anywhere."""
-
-    parameters: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Per id(old): old and new content."""
-    born: list[tuple[nn.Module | fx.Node, str, Tensor]] = field(default_factory=list)
-    """Parameters that did not exist: the module or node that gets it, name, content."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    """One array to compute: NumPy works outside the interpreter lock, so jobs run side by side."""
-
-    number: int
-    """The op that asks for it."""
-    content: Callable[[], FloatArray]
-    like: Tensor
-    """Gives the dtype and device."""
-    place: Callable[[Tensor], None]
-    """Where it goes."""
-
-    def run(self) -> tuple[Tensor, bool]:
-        """The tensor, and whether its values fit the dtype."""
-        tensor = tensor_like(self.content(), self.like)
-        return tensor, is_finite(tensor)
-
-
-def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
-    """The results, in the order of the jobs."""
-    done: dict[int, tuple[Tensor, bool]] = {}
-
-    def work(indices: Iterator[int]) -> None:
-        for index in indices:
-            done[index] = jobs[index].run()
-
-    share(range(len(jobs)), work, threads=torch.get_num_threads())
-    return [done[index] for index in range(len(jobs))]
-
-
-def compute(lifted: Lifted, plan: Plan) -> NewTensors:
-    """The new content of every parameter that the plan changes. Raises Overflow."""
-    new = NewTensors()
-    overflown = []
-    jobs: dict[object, _Job] = {}  # the uses of one parameter share one edit
-    for number, edit in plan.linear.items():
-        site = lifted.sites[number]
-        assert isinstance(site, LinearSite)
-        for key, job in _linear_jobs(new, number, site, edit):
-            jobs.setdefault(key, job)
-    for number, change in plan.affine.items():
-        site = lifted.sites[number]
-        assert isinstance(site, AffineSite)
-        for key, job in _affine_jobs(new, number, site, change):
-            jobs.setdefault(key, job)
-    # The largest first, so that all threads are done at about the same time.
-    ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
-    for job, (tensor, fits) in zip(ordered, _run_all(ordered), strict=True):
-        if not fits and is_finite(job.like):
-            overflown.append(job.number)
-        job.place(tensor)
-    if overflown:
-        raise Overflow(*overflown)
-    return new
-
-
-def _linear_jobs(
-    new: NewTensors, number: int, site: LinearSite, edit: LinearEdit
-) -> Iterator[tuple[object, _Job]]:
-    in_rows = site.layout is Layout.ROWS_OUT  # an embedding: the weight takes the shift too
-    if site.parameter is not None and (edit.rescales or in_rows):
-        # Made here, in one thread: memory that the run gave back is taken again. A thread of the
-        # pool would ask the system for more.
-        old, room = _array(site.parameter), _array(torch.empty_like(site.parameter, device="cpu"))
-        content = partial(fold_weight, old, edit, site.layout, site.groups, out=room)
-        place = partial(_put, new, site.parameter)
-        yield id(site.parameter), _Job(number, content, site.parameter, place)
-    if in_rows or (site.bias is None and not edit.needs_bias):
-        return
-    bias = None if site.bias is None else _array(site.bias)
-    weight = _array(site.weight)
-    shifted = partial(fold_bias, weight, bias, edit, site.layout, site.groups)
-    if site.bias is not None:
-        yield id(site.bias), _Job(number, shifted, site.bias, partial(_put, new, site.bias))
-        return
-    owner = site.module if site.module is not None else site.node
-    if owner is None:  # shifts that a bias which stays as it is lets through
-        return
-    born = partial(_bear, new, owner, "bias")
-    yield (id(owner), "bias"), _Job(number, shifted, site.weight, born)
-
-
-def _affine_jobs(
-    new: NewTensors, number: int, site: AffineSite, edit: AffineEdit
-) -> Iterator[tuple[object, _Job]]:
-    """A BatchNorm that stays: its new gamma and beta, the mean itself moved or not."""
-    assert site.mean is not None and site.deviation is not None and site.statistics is not None
-    mean = site.mean
-    if site.running_mean is not None and not np.array_equal(moved := edit.moved_mean(mean), mean):
-        mean = moved
-        place = partial(_put, new, site.running_mean)
-        given = partial(np.asarray, mean)
-        yield id(site.running_mean), _Job(number, given, site.running_mean, place)
-    gamma, beta = edit.of_batchnorm(mean, site.deviation)
-    wanted = (("weight", site.gamma, gamma), ("bias", site.beta, beta))
-    for name, parameter, content in wanted:
-        if parameter is not None:
-            reshaped = content.reshape(tuple(parameter.shape))
-            given = partial(np.asarray, reshaped)
-            yield id(parameter), _Job(number, given, parameter, partial(_put, new, parameter))
-            continue
-        owner = site.nodes[0] if site.nodes else site.module
-        if owner is not None and (site.nodes or can_gain(site.module)):
-            given = partial(np.asarray, content)
-            born = partial(_bear, new, owner, name)
-            yield (id(owner), name), _Job(number, given, site.statistics, born)
-
-
-def _bear(new: NewTensors, owner: nn.Module | fx.Node, name: str, content: Tensor) -> None:
-    """Note a parameter that somebody is to get."""
-    new.born.append((owner, name, content))
-
-
-def _put(new: NewTensors, parameter: Tensor, content: Tensor) -> None:
-    """Note the new content of a parameter."""
-    new.parameters[id(parameter)] = (parameter, content)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is inf or NaN; looking at the extremes takes a tenth of isfinite's time."""
-    if not tensor.numel():
-        return True
-    array = _array(tensor)
-    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
-
-
-def _array(tensor: Tensor) -> FloatArray:
-    """The content on the CPU; without a copy where NumPy knows the dtype."""
-    plain = tensor.detach().cpu()
-    if plain.dtype == torch.bfloat16:
-        plain = plain.double()
-    array: FloatArray = plain.numpy()
-    return array
-
-
-def tensor_like(content: FloatArray, like: Tensor) -> Tensor:
-    """The content in the dtype and on the device of another tensor."""
-    tensor = torch.from_numpy(np.asarray(content))
-    return tensor.to(device=like.device, dtype=like.dtype)
-
-
-# -------------------------------------------------------------------- writing
+from bnfold.frontends.torch.new_tensors import NewTensors
 
 
 def apply(
@@ -246,7 +86,7 @@ def changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        name = next((name for name, one in model.named_modules() if one is module), "")
+        name = next((name for name, part in model.named_modules() if part is module), "")
         raise UnsupportedModelError(
             f"{name or type(model).__name__}, a {type(module).__name__}, cannot be changed"
             f" ({type(error).__name__}: {error})".rstrip("."),
@@ -281,10 +121,10 @@ def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, objec
 
 def marks(module: nn.Module | None) -> dict[str, Any]:
     """What somebody noted at a module (`m.i`, `m.stage`), and may ask it for."""
-    found = {} if module is None else module.__dict__
+    attributes = {} if module is None else module.__dict__
     return {
         name: value
-        for name, value in found.items()
+        for name, value in attributes.items()
         if name not in _STANDARD and type(value) in (int, float, bool, str, type(None))
     }
 
@@ -317,9 +157,9 @@ def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, F
         ) from error
 
     def find(module: nn.Module) -> nn.Module:
-        found = memo[id(module)]
-        assert isinstance(found, nn.Module)
-        return found
+        copied = memo[id(module)]
+        assert isinstance(copied, nn.Module)
+        return copied
 
     return folded, find
 

@@ -18,14 +18,14 @@ def arithmetic(event: Event) -> tuple[Value, Affine] | None:
     if reader is None:
         return None
     try:
-        found: tuple[Value, Affine] | None = reader(Arguments(event))
+        step: tuple[Value, Affine] | None = reader(Arguments(event))
     except UnfitError:
         return None
-    if found is None or not is_floating(found[0]):
+    if step is None or not is_floating(step[0]):
         return None
-    if event.outputs and event.outputs[0] is not None and event.outputs[0].dtype != found[0].dtype:
+    if event.outputs and event.outputs[0] is not None and event.outputs[0].dtype != step[0].dtype:
         return None
-    return found
+    return step
 
 
 def only_adds(event: Event) -> bool:

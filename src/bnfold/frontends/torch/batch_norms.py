@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnfold.frontends.torch.leaves import BATCH_NORMS
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS
 from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
 

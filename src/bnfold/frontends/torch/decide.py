@@ -11,8 +11,8 @@ from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.outcomes import outcomes
 from bnfold.frontends.torch.aliasing import Precautions, precautions
-from bnfold.frontends.torch.apply import NewTensors, compute
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
+from bnfold.frontends.torch.new_tensors import NewTensors, compute
 from bnfold.frontends.torch.recording import Recording
 from bnfold.outcomes import Item
 from bnfold.report import FoldReport

@@ -19,9 +19,9 @@ from torch.export import ExportedProgram
 from bnfold._output_files import write_whole
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontend import Counts, Look, NotRunError, Request
+from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.fold import fold_module, inspect_module
 from bnfold.frontends.torch.program import fold_program, inspect_program
-from bnfold.frontends.torch.read import split_inputs
 from bnfold.network import op_counts
 from bnfold.report import FoldReport
 from bnfold.verify.inputs import are_named

@@ -96,7 +96,9 @@ class Editor:
     def restate(self, node: fx.Node) -> None:
         """Say anew what a constant looks like, whose parameter has another shape now."""
         if node.op == "placeholder":
-            placeholders = [other for other in self.graph.nodes if other.op == "placeholder"]
+            placeholders = [
+                placeholder for placeholder in self.graph.nodes if placeholder.op == "placeholder"
+            ]
             target = next(spec.target for spec in self.inputs if spec.arg.name == node.name)
             assert target is not None
             tensor = self.state[target] if target in self.state else self.constants[target]
@@ -119,18 +121,18 @@ class Editor:
 
     def rescale_clip(self, node: fx.Node, lower: Tensor | None, upper: Tensor | None) -> None:
         """max(x, lower), min(x, upper) in place of the activation."""
-        at = node.args[0]
-        assert isinstance(at, fx.Node)
+        clipped = node.args[0]
+        assert isinstance(clipped, fx.Node)
         for bound, op, name in ((lower, aten.maximum, "lower"), (upper, aten.minimum, "upper")):
             if bound is None:
                 continue
             target = self._free(f"{node.name}_{name}")
             constant = self._placeholder(target, bound, InputKind.BUFFER)
             with self.graph.inserting_before(node):
-                made = self.graph.call_function(op.default, (at, constant))
+                made = self.graph.call_function(op.default, (clipped, constant))
             made.meta = dict(node.meta)
-            at = made
-        node.replace_all_uses_with(at)
+            clipped = made
+        node.replace_all_uses_with(clipped)
         self._erase(node)
 
     def remove(self, node: fx.Node, *, copied: bool) -> None:
@@ -213,11 +215,11 @@ class Editor:
         """A new lifted input behind the last one of its kind."""
         self.state[target] = nn.Parameter(content) if kind is InputKind.PARAMETER else content
         before = [spec for spec in self.inputs if spec.kind is kind]
-        at = self.inputs.index(before[-1]) + 1 if before else self._start_of(kind)
+        position = self.inputs.index(before[-1]) + 1 if before else self._start_of(kind)
         placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
         short = "p" if kind is InputKind.PARAMETER else "b"
         name = f"{short}_{target.replace('.', '_')}"
-        anchor = placeholders[at] if at < len(placeholders) else None
+        anchor = placeholders[position] if position < len(placeholders) else None
         first_op = next(node for node in self.graph.nodes if node.op != "placeholder")
         with self.graph.inserting_before(anchor or first_op):
             node = self.graph.placeholder(name)
@@ -225,7 +227,7 @@ class Editor:
         node.meta["val"] = self._fake(placeholders, self.state[target])
         persistent = None if kind is InputKind.PARAMETER else True
         argument = TensorArgument(name=node.name)
-        self.inputs.insert(at, InputSpec(kind, argument, target, persistent))
+        self.inputs.insert(position, InputSpec(kind, argument, target, persistent))
         return node
 
     def _start_of(self, kind: InputKind) -> int:

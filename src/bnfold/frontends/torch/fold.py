@@ -22,17 +22,17 @@ from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
-from bnfold.frontends.torch.carry_out import carry_out, is_as_expected
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
-from bnfold.frontends.torch.elsewhere import read_as_needed
+from bnfold.frontends.torch.entries import Entry, method, split_inputs
+from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
-from bnfold.frontends.torch.pinned import pin
-from bnfold.frontends.torch.read import Entry, method, split_inputs
+from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
@@ -93,7 +93,7 @@ class Folding:
         self.keep = keep
         self.recording, self.lifted = _read(model, runs, keep)
         before.restore()
-        self.found: dict[bool, tuple[list[Change], Merging]] = {}
+        self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
         self.bans: Bans = {}
         self.risky: list[str] = []
@@ -145,31 +145,33 @@ class Folding:
         """What to merge, and less of it for where that does not do."""
         tried: list[set[int]] = []
         for wide in (True, False):
-            found, merging = self._changes(wide=wide)
-            if not found:
+            todo, merging = self._changes(wide=wide)
+            if not todo:
                 break
-            replaced = {id(module) for change in found for module in change.modules}
+            replaced = {id(module) for change in todo for module in change.modules}
             if replaced in tried:
                 break
             tried.append(replaced)
-            merges = [change.merge for change in found]
+            merges = [change.merge for change in todo]
             for chosen in choices(merging.graph, merging.parts, merges):
                 if chosen:
                     yield (
-                        [change for change in found if change.merge in chosen],
+                        [change for change in todo if change.merge in chosen],
                         replace(merging, merges=chosen),
                     )
 
     def _changes(self, *, wide: bool) -> tuple[list[Change], Merging]:
-        if wide not in self.found:
+        if wide not in self.mergeable:
             parts = [self.model.get_submodule(name) for name in self.keep]
             fixed = frozenset(id(module) for part in parts for module in part.modules())
-            self.found[wide] = changes(self.model, self.recording, self.lifted, fixed, wide=wide)
-        return self.found[wide]
+            self.mergeable[wide] = changes(
+                self.model, self.recording, self.lifted, fixed, wide=wide
+            )
+        return self.mergeable[wide]
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
-        merged = carry_out(self.model, todo, inplace=inplace)
+        merged = apply_merges(self.model, todo, inplace=inplace)
         before = Snapshot(merged.modules())
         inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
         if not is_as_expected(self.recording, inner.recording, todo):
@@ -180,7 +182,7 @@ class Folding:
 
     def _proof(self) -> prove.Proof:
         from bnfold.frontends.torch import prove
-        from bnfold.frontends.torch.course import Call
+        from bnfold.frontends.torch.proof_calls import Call
 
         calls = [
             Call(*split_inputs(run.inputs), run.entry)
@@ -215,8 +217,8 @@ class Folding:
             folded, report = self.unproven()
             return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
-        folded, found = prove.proven(proof, self.decided.plan, groups, self._attempt)
-        return folded, found.told(_report(self.model, self.decided))
+        folded, result = prove.proven(proof, self.decided.plan, groups, self._attempt)
+        return folded, result.told(_report(self.model, self.decided))
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()

@@ -1,7 +1,7 @@
 """Collecting garbage while a module is read, without looking through what was there before.
 
 Whether a tensor outlives a run is known once what only reference cycles hold is collected (see
-`record.escaped`). A collection looks through every object of the process: a third of a second
+`outputs.escaped`). A collection looks through every object of the process: a third of a second
 where PyTorch and a few libraries are loaded, and a module may be run a hundred times. The cycles
 that matter are made by the runs, or are part of the copy that is run, so they are new.
 """

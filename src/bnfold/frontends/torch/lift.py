@@ -11,7 +11,7 @@ from torch import nn
 from bnfold.core.reasons import Reason
 from bnfold.frontends.torch import lift_affine, lift_aten, lift_linear, lift_modules
 from bnfold.frontends.torch.aliasing import written_or_not
-from bnfold.frontends.torch.leaves import is_observed
+from bnfold.frontends.torch.leaf_modules import is_observed
 from bnfold.frontends.torch.lifter import Lifted, Lifter
 from bnfold.frontends.torch.recording import Recording, Value
 from bnfold.frontends.torch.symbolic import EVERY
@@ -45,9 +45,9 @@ def lift(recording: Recording) -> Lifted:
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:
-    found = []
+    hooked = []
     for calls in recording.calls.values():
         for call in calls:
             if call.module is not None and is_observed(call.module):
-                found += [(value, call.name) for value in (*call.inputs, *call.outputs)]
-    return found
+                hooked += [(value, call.name) for value in (*call.inputs, *call.outputs)]
+    return hooked

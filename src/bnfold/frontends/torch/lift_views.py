@@ -28,26 +28,26 @@ def _view(lifter: Lifter, event: Event) -> bool:
 
 def _run_on_labels(lifter: Lifter, event: Event) -> bool:
     leaves, spec = pytree.tree_flatten((event.args, event.kwargs))
-    places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Value)]
-    if any(not is_floating(leaves[at]) for at in places):
+    values = [position for position, leaf in enumerate(leaves) if isinstance(leaf, Value)]
+    if any(not is_floating(leaves[position]) for position in values):
         return False
     constants = [
-        at
-        for at, leaf in enumerate(leaves)
+        position
+        for position, leaf in enumerate(leaves)
         if isinstance(leaf, Const) and leaf.tensor.dtype.is_floating_point
     ]
-    moved = sorted(places + constants)
+    moved = sorted(values + constants)
 
     def apply(labels: Sequence[IntArray]) -> list[IntArray]:
         filled = [leaf.tensor.cpu() if isinstance(leaf, Const) else leaf for leaf in leaves]
-        for at, array in zip(moved, labels, strict=True):
-            filled[at] = to_labels(array)
+        for position, array in zip(moved, labels, strict=True):
+            filled[position] = to_labels(array)
         args, kwargs = pytree.tree_unflatten(filled, spec)
         kwargs = {key: value for key, value in kwargs.items() if key not in _ABOUT_MEMORY}
         result = event.target(*args, **kwargs)
         return [leaf.numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
-    inputs = [lifter.operand(leaves[at], event.name) for at in moved]
+    inputs = [lifter.operand(leaves[position], event.name) for position in moved]
     lifter.emit(event, g.View(apply), inputs)
     return True
 
@@ -191,16 +191,16 @@ def _im2col(lifter: Lifter, event: Event) -> bool:
 
 def overlay(lifter: Lifter, event: Event) -> None:
     """The old content, with the part that was written through another view."""
-    old, new, here, there = event.args
+    old, new, geometry, part = event.args
 
     def apply(labels: Sequence[IntArray]) -> list[IntArray]:
-        places, written = addresses(here).reshape(-1), addresses(there).reshape(-1)
+        places, written = addresses(geometry).reshape(-1), addresses(part).reshape(-1)
         order = np.argsort(written, kind="stable")
-        at = np.searchsorted(written[order], places)
-        at = np.minimum(at, len(written) - 1)
-        hit = written[order][at] == places
+        nearest = np.searchsorted(written[order], places)
+        nearest = np.minimum(nearest, len(written) - 1)
+        hit = written[order][nearest] == places
         mixed = labels[0].reshape(-1).copy()
-        mixed[hit] = labels[1].reshape(-1)[order[at[hit]]]
+        mixed[hit] = labels[1].reshape(-1)[order[nearest[hit]]]
         return [mixed.reshape(labels[0].shape)]
 
     inputs = [lifter.tensor(old), lifter.tensor(new)]

@@ -29,7 +29,7 @@ from bnfold.core.merge_within import MOST_ROUNDS
 from bnfold.core.merged import Merge
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_run import Network, Run
+from bnfold.frontends.torch.merge_run import AllRuns, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.recording import Recording
 
@@ -51,17 +51,17 @@ def changes(
         fixed: The ids of modules that have to stay as they are.
         wide: Whether what nothing is left of goes with all the modules that are around it.
     """
-    network = Network(model, recording, lifted, fixed, wide=wide)
-    runs = [Run(network, place) for place in range(len(recording.roots))]
-    found = [_changes_of(run) for run in runs]
+    all_runs = AllRuns(model, recording, lifted, fixed, wide=wide)
+    runs = [Run(all_runs, index) for index in range(len(recording.roots))]
+    by_run = [_changes_of(run) for run in runs]
     common: dict[int, Change] = {}
-    for change in (change for changes in found for change in changes):
+    for change in (change for changes in by_run for change in changes):
         ids = {id(module) for module in change.modules}
         if ids & {key for known in common.values() for key in map(id, known.modules)}:
             continue
-        alike = [[other for other in changes if change.is_like(other)] for changes in found]
-        if all(one or not ids & run.called for run, one in zip(runs, alike, strict=True)):
-            events = frozenset().union(*(other.events for one in alike for other in one))
+        alike = [[twin for twin in changes if change.is_like(twin)] for changes in by_run]
+        if all(twins or not ids & run.called for run, twins in zip(runs, alike, strict=True)):
+            events = frozenset().union(*(twin.events for twins in alike for twin in twins))
             common[id(change.carrier)] = replace(change, events=events)
     if not runs:
         return [], Merging()
@@ -71,19 +71,19 @@ def changes(
 
 def _changes_of(run: Run) -> list[Change]:
     """The merges that modules can be given."""
-    found: list[Change] = []
+    todo: list[Change] = []
     for _ in range(MOST_ROUNDS):
         merges = find_merges(run.graph, run.parts, run.freedom)
-        found, size = [], run.fence.size
+        todo, size = [], run.fence.size
         for merge in merges:
             served = _served(run, merge)
             if served is not None:
-                found.append(served)
+                todo.append(served)
             else:
                 _narrow(run, merge)
         if size == run.fence.size:
             break
-    return [change for change in found if change.away or change.identities]
+    return [change for change in todo if change.away or change.identities]
 
 
 def _narrow(run: Run, merge: Merge) -> None:
@@ -96,7 +96,7 @@ def _narrow(run: Run, merge: Merge) -> None:
 
 
 def _extended(run: Run, merge: Merge) -> Merge:
-    """With the steps behind a sum that keeps the source itrun: the carrier can make up for it.
+    """With the steps behind a sum that keeps the source itself: the carrier can make up for it.
 
     Without, they would be folded into the carrier alone, and the source could not follow.
     """
@@ -124,7 +124,7 @@ def _step_behind(run: Run, merge: Merge) -> int | None:
     if len(readers) != 1 or any(tensor == merge.output for tensor, _, _ in run.graph.outputs):
         return None
     role = run.graph.ops[readers[0]].role
-    if not isinstance(role, g.AffineStep) or run.network.module(readers[0]) is None:
+    if not isinstance(role, g.AffineStep) or run.all_runs.module(readers[0]) is None:
         return None
     shape = run.graph.shapes[merge.output]
     axis = run.parts[merge.carrier].axis

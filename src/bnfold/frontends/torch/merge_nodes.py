@@ -107,7 +107,7 @@ def stated(node: fx.Node, window: Window | None, groups: int) -> tuple[Any, Argu
     if window.before == window.after:
         if general:
             return aten.convolution.default, (stride, before, dilation, False, [0] * rank, groups)
-        return _PLAIN[rank], (stride, before, dilation, groups)
+        return _CONVOLUTIONS[rank], (stride, before, dilation, groups)
     if general or not _is_same(window):
         return None
     return _SAME[rank], (stride, "same", dilation, groups)
@@ -125,7 +125,7 @@ def _is_same(window: Window) -> bool:
     )
 
 
-_PLAIN = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+_CONVOLUTIONS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 _SAME = {1: aten.conv1d.padding, 2: aten.conv2d.padding, 3: aten.conv3d.padding}
 _TRANSPOSED = {
     1: aten.conv_transpose1d.default,
@@ -247,15 +247,15 @@ class Writer:
     def erase(self, nodes: Iterable[fx.Node]) -> None:
         """Take out what nobody reads any more, and what was read by it alone."""
         doomed = {*self.gone, *(self.editor.find(node) for node in nodes)}
-        waiting: list[fx.Node] = []
+        sources: list[fx.Node] = []
         for node in reversed([*self.editor.graph.nodes]):
             if node in doomed:
                 doomed |= {*node.users}  # the results of one that has several
-                waiting += node.all_input_nodes
+                sources += node.all_input_nodes
                 for part in [*node.users]:
                     self.editor.graph.erase_node(part)
                 self.editor.graph.erase_node(node)
-        sweep(self.editor, [node for node in waiting if node not in doomed])
+        sweep(self.editor, [node for node in sources if node not in doomed])
 
 
 _PRODUCTS = ("mm", "matmul", "addmm")
@@ -281,9 +281,9 @@ def _describe(node: fx.Node, like: fx.Node) -> None:
 
 def operand(total: fx.Node, position: int) -> fx.Node:
     """What a sum adds at a position."""
-    found = total.args[position] if position < len(total.args) else total.kwargs["other"]
-    assert isinstance(found, fx.Node)
-    return found
+    argument = total.args[position] if position < len(total.args) else total.kwargs["other"]
+    assert isinstance(argument, fx.Node)
+    return argument
 
 
 def result_of(node: fx.Node) -> fx.Node:

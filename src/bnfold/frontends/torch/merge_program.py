@@ -28,8 +28,8 @@ from bnfold.frontends.torch.editor import Editor
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
+from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
-from bnfold.frontends.torch.parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
 
 
@@ -39,9 +39,9 @@ def merges_of(
     """The program with what can be one merged, then with less of that: itself at last."""
     merger = _Merger(program, recording, lifted)
     parts, freedom = parts_of(lifted), merger.freedom
-    found = merges_within(merger.graph, parts, freedom, merger.can_write)
-    found.sort(key=lambda merge: merge.carrier)
-    for chosen in choices(merger.graph, parts, found):
+    possible = merges_within(merger.graph, parts, freedom, merger.can_write)
+    possible.sort(key=lambda merge: merge.carrier)
+    for chosen in choices(merger.graph, parts, possible):
         ready = merger.ready(chosen)
         merges = [merge for merge, _ in ready]
         if merges or not chosen:
@@ -146,8 +146,8 @@ class _Merger:
         if self._source(merge) is None or self._is_overwritten(merge):
             return False
         carried = self._made(merge.carrier)
-        others = [self._made(number) for number in self._siblings(merge)]
-        if not all(lie_alike(carried, one) for one in (self.values[merge.output], *others)):
+        siblings = [self._made(number) for number in self._siblings(merge)]
+        if not all(lie_alike(carried, value) for value in (self.values[merge.output], *siblings)):
             return False  # a view that fits the sum might not fit what the carrier makes
         return self._are_alone(merge) and all(
             self._can_collapse(number, kept[0])

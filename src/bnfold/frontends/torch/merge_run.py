@@ -1,7 +1,7 @@
 """One run of a module's network, as merging looks at it: which ops are modules that can go.
 
-A `Network` knows which modules nobody asks for, hooks or shares; a `Run` is the graph of one of its
-runs, in which the modules that other runs call, too, are not tied to them.
+`AllRuns` knows which modules nobody asks for, hooks or shares; a `Run` is the graph of one of them,
+in which the modules that other runs call, too, are not tied to them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import nn
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge_within import Fence
-from bnfold.frontends.torch.leaves import is_hooked, overrides_call
+from bnfold.frontends.torch.leaf_modules import is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.torch.merge_parts import parts_of
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
-from bnfold.frontends.torch.parts import parts_of
 from bnfold.frontends.torch.recording import Call, Event, Recording, Value, values
 
 _SUMS = {"add", "sub", "subtract", "rsub"}
 
 
-class Network:
-    """What was read, by what a merge asks of it."""
+class AllRuns:
+    """What was read in all runs, by what a merge asks of it."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class Network:
         self.events: dict[int, Event] = {}
         """Per op number, the event that makes its output."""
         for event in recording.events:
-            for one in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
-                if (tensor := lifted.tensors.get(one.number)) is not None:
-                    self.values.setdefault(tensor, one)
+            for value in (*values(event.args, event.kwargs), *(v for v in event.outputs if v)):
+                if (tensor := lifted.tensors.get(value.number)) is not None:
+                    self.values.setdefault(tensor, value)
         for number, event in lifted.events.items():
             outputs = lifted.graph.ops[number].outputs
             made = {lifted.tensors.get(value.number) for value in event.outputs if value}
@@ -60,7 +60,7 @@ class Network:
             if tensor is not None
         )
 
-    def place(self, event: Event) -> int:
+    def run_of(self, event: Event) -> int:
         """In which run it happened."""
         call = event.call
         while call.parent is not None:
@@ -68,7 +68,6 @@ class Network:
         return next(n for n, root in enumerate(self.recording.roots) if root is call)
 
     def module(self, number: int) -> nn.Module | None:
-        """The module that is the op, if it can be replaced."""
         """The module that is the op, if it can be replaced."""
         site, event = self.lifted.sites.get(number), self.events.get(number)
         module = event.target if isinstance(site, LinearSite) and event else None
@@ -81,7 +80,7 @@ class Network:
 
     def is_free(self, module: nn.Module) -> bool:
         """Whether something else can stand in its place."""
-        lost = any(module is one for one in self.recording.lost)
+        lost = any(module is member for member in self.recording.lost)
         ours = id(module) in self.recording.members and id(module) not in self.fixed
         return ours and not lost and not is_hooked(module) and not overrides_call(type(module))
 
@@ -97,27 +96,27 @@ class Network:
 class Run:
     """One run of the network."""
 
-    def __init__(self, network: Network, place: int) -> None:
-        self.network = network
-        recording, graph = network.recording, network.lifted.graph
+    def __init__(self, all_runs: AllRuns, index: int) -> None:
+        self.all_runs = all_runs
+        recording, graph = all_runs.recording, all_runs.lifted.graph
         self.calls = {
-            key: [call for call in calls if _root(call) is recording.roots[place]]
+            key: [call for call in calls if _root(call) is recording.roots[index]]
             for key, calls in recording.calls.items()
         }
         self.called = {key for key, calls in self.calls.items() if calls}
-        here = {n for n, event in network.events.items() if network.place(event) == place}
+        own_ops = {n for n, event in all_runs.events.items() if all_runs.run_of(event) == index}
         self.graph = g.Graph(graph.shapes, [], graph.inputs, graph.outputs)
         for number, op in enumerate(graph.ops):
             role = self._role(number, op.role)
-            self.graph.ops.append(replace(op, role=role) if number in here else _blank(op, here))
-        self.makers = {op.outputs[0]: n for n, op in enumerate(graph.ops) if n in here}
+            self.graph.ops.append(replace(op, role=role) if number in own_ops else _blank(op))
+        self.makers = {op.outputs[0]: n for n, op in enumerate(graph.ops) if n in own_ops}
         self.readers: dict[int, list[int]] = {}
         for number, op in enumerate(self.graph.ops):
             for tensor in op.inputs:
                 self.readers.setdefault(tensor, []).append(number)
-        self.parts = self._parts(here)
+        self.parts = self._parts(own_ops)
         self.fence = Fence()
-        self.movable = {n for n in here if n in self.parts or self._is_movable_step(n)}
+        self.movable = {n for n in own_ops if n in self.parts or self._is_movable_step(n)}
 
     @property
     def freedom(self) -> Freedom:
@@ -137,7 +136,7 @@ class Run:
 
     def _is_plain_sum(self, number: int) -> bool:
         """Whether Python adds up two tensors of one dtype."""
-        event = self.network.events.get(number)
+        event = self.all_runs.events.get(number)
         if event is None or functional(op_name(event.target)) not in _SUMS:
             return False
         arguments, output = Arguments(event), event.outputs[0]
@@ -146,15 +145,15 @@ class Run:
             return False
         return all(operand.dtype == output.dtype for operand in operands)
 
-    def _parts(self, here: set[int]) -> dict[int, Part]:
+    def _parts(self, own_ops: set[int]) -> dict[int, Part]:
         """The linear ops that are modules, each called once and sharing nothing."""
-        lifted = self.network.lifted
-        events = {n: self.network.events[n] for n in here}
-        found = parts_of(replace(lifted, graph=self.graph, events=events))
-        return {number: part for number, part in found.items() if self._is_own(number)}
+        lifted = self.all_runs.lifted
+        events = {n: self.all_runs.events[n] for n in own_ops}
+        parts = parts_of(replace(lifted, graph=self.graph, events=events))
+        return {number: part for number, part in parts.items() if self._is_own(number)}
 
     def _is_own(self, number: int) -> bool:
-        module = self.network.module(number)
+        module = self.all_runs.module(number)
         return module is not None and self.can_be_replaced(module) and self._is_alone(module)
 
     def _is_once(self, module: nn.Module) -> bool:
@@ -162,42 +161,42 @@ class Run:
 
     def is_written_later(self, value: Value) -> bool:
         """Whether what holds a value holds another one later."""
-        writes = self.network.recording.storages[value.storage].writes
+        writes = self.all_runs.recording.storages[value.storage].writes
         return any(write.value.number > value.number for write in writes)
 
     def can_be_replaced(self, module: nn.Module | None) -> bool:
         """Whether its one call is all that it is for."""
-        return module is not None and self._is_once(module) and self.network.is_free(module)
+        return module is not None and self._is_once(module) and self.all_runs.is_free(module)
 
     def _is_alone(self, module: nn.Module) -> bool:
         """Whether nobody else holds or reads what the module holds."""
-        recording = self.network.recording
+        recording = self.all_runs.recording
         for tensor in module._parameters.values():
             if tensor is None:
                 continue
             uses = recording.parameter_uses.get(id(tensor), ())
-            if self.network.holders[id(tensor)] > 1 or id(tensor) in recording.changed:
+            if self.all_runs.holders[id(tensor)] > 1 or id(tensor) in recording.changed:
                 return False
             if any(use.event is None or use.event.target is not module for use in uses):
                 return False
         return True
 
     def _is_movable_step(self, number: int) -> bool:
-        role, site = self.graph.ops[number].role, self.network.lifted.sites.get(number)
+        role, site = self.graph.ops[number].role, self.all_runs.lifted.sites.get(number)
         if not isinstance(role, g.AffineStep) or not isinstance(site, AffineSite):
             return False
         if site.source is None or site.output is None or site.source.dtype != site.output.dtype:
             return False
         if site.module is None:  # what Python does with a number
-            event = self.network.events[number]
+            event = self.all_runs.events[number]
             plain = functional(op_name(event.target)) in _SUMS
             return plain and not role.shift.any() and bool((role.scale == 1.0).all())
-        module = self.network.module(number)
+        module = self.all_runs.module(number)
         return module is not None and role.is_wanted and self._is_once(module)
 
     def module(self, number: int) -> nn.Module | None:
         """The module that is the op, if it can be replaced."""
-        return self.network.module(number)
+        return self.all_runs.module(number)
 
 
 def _root(call: Call) -> Call:
@@ -206,6 +205,6 @@ def _root(call: Call) -> Call:
     return call
 
 
-def _blank(op: g.Op, here: set[int]) -> g.Op:
+def _blank(op: g.Op) -> g.Op:
     """An op of another run, or one that no event of its own made: nothing is known of it."""
     return replace(op, role=g.Opaque())

@@ -19,10 +19,10 @@ from bnfold.core import graph as g
 from bnfold.core.kernel import Kernel, added
 from bnfold.core.merged import Merge
 from bnfold.core.window import Window, joint
-from bnfold.frontends.torch.apply import is_finite, tensor_like
-from bnfold.frontends.torch.leaves import CONVOLUTIONS
+from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
 from bnfold.frontends.torch.merge_run import Run
+from bnfold.frontends.torch.new_tensors import is_finite, tensor_like
 from bnfold.frontends.torch.recording import Call, lie_alike
 
 
@@ -53,12 +53,12 @@ class Change:
         """Whether it makes the same of the modules."""
         if self.carrier is not other.carrier or self.away.keys() != other.away.keys():
             return False
-        one, two = self.kernel, other.kernel
+        kernel, other_kernel = self.kernel, other.kernel
         return (
             self.identities.keys() == other.identities.keys()
-            and (one.window, one.groups) == (two.window, two.groups)
-            and np.array_equal(one.weight, two.weight)
-            and np.array_equal(one.bias, two.bias)
+            and (kernel.window, kernel.groups) == (other_kernel.window, other_kernel.groups)
+            and np.array_equal(kernel.weight, other_kernel.weight)
+            and np.array_equal(kernel.bias, other_kernel.bias)
         )
 
 
@@ -103,29 +103,29 @@ class Walk:
 
     def _lies_as(self, root: int) -> bool:
         """Whether what the carrier makes lies in memory as the sum did: a view may count on it."""
-        known = self.run.network.values
+        known = self.run.all_runs.values
         (made,) = self.graph.ops[self.carrier].outputs
         return lie_alike(known[made], known[root])
 
     def _path(self) -> set[int]:
         """The ops before and behind the carrier."""
         path = {self.carrier}
-        waiting = list(self.graph.ops[self.carrier].inputs)
-        while waiting:
-            maker = self.run.makers.get(waiting.pop())
+        pending = list(self.graph.ops[self.carrier].inputs)
+        while pending:
+            maker = self.run.makers.get(pending.pop())
             if maker in self.ops:
                 path.add(maker)
-                waiting += self.graph.ops[maker].inputs
+                pending += self.graph.ops[maker].inputs
         if len(path) > 1:  # what is not copied any more is read where it lies
-            source = self.run.network.values.get(self.merge.source)
+            source = self.run.all_runs.values.get(self.merge.source)
             if source is None or self.run.is_written_later(source):
                 raise UnservedError
-        at = self.graph.ops[self.carrier].outputs[0]
-        while at != self.merge.output and len(readers := self.run.readers.get(at, [])) == 1:
+        tensor = self.graph.ops[self.carrier].outputs[0]
+        while tensor != self.merge.output and len(readers := self.run.readers.get(tensor, [])) == 1:
             if readers[0] not in self.ops:
                 break
             path.add(readers[0])
-            at = self.graph.ops[readers[0]].outputs[0]
+            tensor = self.graph.ops[readers[0]].outputs[0]
         return path
 
     def _root(self) -> tuple[int, float]:
@@ -150,7 +150,7 @@ class Walk:
         if not isinstance(op.role, g.Sum) or any(t == tensor for t, _, _ in self.graph.outputs):
             return False
         shape = self.graph.shapes[tensor]
-        return all(self.graph.shapes[one] == shape for one in (*op.inputs, *op.outputs))
+        return all(self.graph.shapes[t] == shape for t in (*op.inputs, *op.outputs))
 
     # ---------------------------------------------------------------- what tensors become
 
@@ -189,7 +189,7 @@ class Walk:
             self.vanished.add(number)
             return inner
         self.passes += 1
-        in_place = self.run.network.events[number].written is not None
+        in_place = self.run.all_runs.events[number].written is not None
         return replace(inner, is_foreign=inner.is_foreign and in_place)
 
     def _sum(self, number: int, op: g.Op, role: g.Sum) -> State:
@@ -197,7 +197,7 @@ class Walk:
         left = [
             pair for pair in zip(states, role.coefficients, strict=True) if not pair[0].is_nothing
         ]
-        event = self.run.network.events[number]
+        event = self.run.all_runs.events[number]
         if len(left) < len(states):
             self.vanished.add(number)
         if not left:
@@ -243,10 +243,12 @@ class Walk:
         parts, factors = [kernel], [self.factor / self.final.a]
         if self.final.b:
             channels = len(kernel.bias)
-            one = Kernel.affine(np.ones(channels), np.zeros(channels), len(kernel.window.kernel))
-            if joint([kernel.window, one.window]) is None:
+            identity = Kernel.affine(
+                np.ones(channels), np.zeros(channels), len(kernel.window.kernel)
+            )
+            if joint([kernel.window, identity.window]) is None:
                 return None
-            parts.append(one)
+            parts.append(identity)
             factors.append(-self.final.b / self.final.a)
         kernel = added(parts, factors)
         gone = self.ops - {self.carrier}
@@ -255,19 +257,19 @@ class Walk:
         assert module is not None
         if kernel.window.before != kernel.window.after or not fits(module, kernel):
             return None
-        network = self.run.network
-        events = {e for n in (*self.away, *self.identities) for e in network.own_events(n)}
-        events |= {network.events[number].number for number in self.vanished}
+        all_runs = self.run.all_runs
+        events = {e for n in (*self.away, *self.identities) for e in all_runs.own_events(n)}
+        events |= {all_runs.events[number].number for number in self.vanished}
         away = dict(self._replaced(number) for number in self.away)
         identities = dict(self._replaced(number) for number in self.identities)
-        for number in self.away if self.run.network.wide else ():
+        for number in self.away if self.run.all_runs.wide else ():
             whole = self._whole_branch(number, events)
             if whole is not None:
                 inside = {id(part) for part in whole.modules()}
-                away = {key: one for key, one in away.items() if key not in inside}
-                identities = {key: one for key, one in identities.items() if key not in inside}
+                away = {key: entry for key, entry in away.items() if key not in inside}
+                identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
-        part = events | {network.events[n].number for n in self.ops if n in network.events}
+        part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
         return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
@@ -277,7 +279,7 @@ class Walk:
         while (call := around) is not None and call.parent is not None:
             if not call.single or not set(_events(call)) <= gone:
                 break
-            tensor = self.run.network.lifted.tensors.get(call.outputs[0].number)
+            tensor = self.run.all_runs.lifted.tensors.get(call.outputs[0].number)
             state = None if tensor is None else self.known.get(tensor)
             if state is None or not state.is_nothing or not self.run.can_be_replaced(call.module):
                 break
@@ -285,7 +287,7 @@ class Walk:
         return whole
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
-        module, site = self.run.module(number), self.run.network.lifted.sites.get(number)
+        module, site = self.run.module(number), self.run.all_runs.lifted.sites.get(number)
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)

@@ -36,11 +36,11 @@ def note_on_methods(
 
     `before` are those that were at risk before the fold, see `split_by`.
     """
-    found = _of_each_class(model, [*before, *at_risk(model, recording, lifted, plan)])
-    if not found:
+    names = _of_each_class(model, [*before, *at_risk(model, recording, lifted, plan)])
+    if not names:
         return None
-    shown = ", ".join(found[:_SHOWN])
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    shown = ", ".join(names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (
         "Called by themselves, these methods may compute something else than before, as by their"
         " code they run a part of what was merged, or a part of the model at whose border tensors"
@@ -91,23 +91,23 @@ def _candidates(model: nn.Module, recording: Recording) -> list[_Candidate]:
 def _first(
     candidates: Sequence[_Candidate], recording: Recording, is_at_risk: Callable[[set[int]], bool]
 ) -> list[str]:
-    found: dict[Any, str] = {}
+    names: dict[Any, str] = {}
     for name, key, parts in candidates:
-        if key in found or name in recording.entered:
+        if key in names or name in recording.entered:
             continue
         if is_at_risk(_repeated(recording, parts)):
-            found[key] = name
-    return list(found.values())
+            names[key] = name
+    return list(names.values())
 
 
 def _of_each_class(model: nn.Module, names: Sequence[str]) -> list[str]:
     """The first of each class, in the model's order."""
     places = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    found: dict[Any, str] = {}
+    firsts: dict[Any, str] = {}
     for name in sorted(names, key=lambda name: places[name.rpartition(".")[0]]):
         prefix, _, method = name.rpartition(".")
-        found.setdefault((type(model.get_submodule(prefix)), method), name)
-    return list(found.values())
+        firsts.setdefault((type(model.get_submodule(prefix)), method), name)
+    return list(firsts.values())
 
 
 def _outer(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -168,24 +168,24 @@ class _Reader:
         self, module: nn.Module, chain: Chain, seen: set[tuple[int, str]]
     ) -> Iterator[nn.Module]:
         """What is run at the end of a chain: a submodule, or what a method of one runs."""
-        at = module
+        current = module
         for position, name in enumerate(chain):
-            part = dict(at._modules.items()).get(name)  # of a script it is no dict
+            part = dict(current._modules.items()).get(name)  # of a script it is no dict
             if part is not None:
-                at = part
+                current = part
                 continue
             is_last = position == len(chain) - 1
             if is_last and name == "forward" and position:
-                yield at
+                yield current
             elif is_last and name != "forward":
-                yield from self.parts(at, name, seen)
+                yield from self.parts(current, name, seen)
             return
-        yield at
+        yield current
 
     def _functions(self, kind: type) -> dict[str, list[FunctionType]]:
         """The functions of a class, those of its bases behind them, without PyTorch's own."""
         if kind not in self.known:
-            found: dict[str, list[FunctionType]] = {}
+            functions: dict[str, list[FunctionType]] = {}
             for base in kind.__mro__:
                 if base is object or base.__module__.partition(".")[0] == "torch":
                     continue
@@ -194,8 +194,8 @@ class _Reader:
                         continue
                     plain = inspect.unwrap(function)  # behind torch.no_grad() and the like
                     if isinstance(plain, FunctionType):
-                        found.setdefault(name, []).append(plain)
-            self.known[kind] = found
+                        functions.setdefault(name, []).append(plain)
+            self.known[kind] = functions
         return self.known[kind]
 
     def _chains(self, code: CodeType) -> list[Chain]:
@@ -212,7 +212,7 @@ def _takes_something(function: FunctionType) -> bool:
 def _chains(code: CodeType) -> list[Chain]:
     """The chains that the code reads, without those that begin with what it sets."""
     chains: list[list[str]] = []
-    stored: set[str] = set()
+    assigned: set[str] = set()
     goes_on = False
     for instruction in dis.get_instructions(code):
         name = instruction.opname
@@ -221,13 +221,13 @@ def _chains(code: CodeType) -> list[Chain]:
                 chains.append([])
             chains[-1].append(instruction.argval)
         elif name in ("STORE_ATTR", "DELETE_ATTR"):
-            stored.add(instruction.argval)
+            assigned.add(instruction.argval)
         goes_on = name in ("LOAD_ATTR", "LOAD_METHOD") or (goes_on and name == "EXTENDED_ARG")
-    found = [tuple(chain) for chain in chains if chain[0] not in stored]
+    read = [tuple(chain) for chain in chains if chain[0] not in assigned]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):  # a comprehension, a function inside
-            found += _chains(constant)
-    return list(dict.fromkeys(found))
+            read += _chains(constant)
+    return list(dict.fromkeys(read))
 
 
 # -------------------------------------------------------------------- reading the run

@@ -27,6 +27,7 @@ from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_program import are_left, merges_of
 from bnfold.frontends.torch.ops import op_name
+from bnfold.frontends.torch.program_sizes import other_sizes
 from bnfold.frontends.torch.read_program import (
     lifted_tensors,
     node_names,
@@ -35,7 +36,6 @@ from bnfold.frontends.torch.read_program import (
 )
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rewrite import rewrite
-from bnfold.frontends.torch.sizes import other_sizes
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -76,7 +76,7 @@ def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedPr
     if not work.changes:
         return rewrite(program, work.decided), not_run(_report(work))
     from bnfold.frontends.torch import prove
-    from bnfold.frontends.torch.course import Call
+    from bnfold.frontends.torch.proof_calls import Call
 
     args, kwargs = _example(program)
     leaves = pytree.tree_leaves((args, kwargs))
@@ -112,8 +112,8 @@ def _proven(work: _Work, clip: ClipMode, proof: Proof) -> tuple[ExportedProgram,
         return rewrite(work.program, decided)
 
     groups = decided.lifted.graph.affine_groups()
-    folded, found = prove.proven(proof, decided.plan, groups, attempt)
-    return folded, found.told(_report(replace(work, decided=decided)))
+    folded, result = prove.proven(proof, decided.plan, groups, attempt)
+    return folded, result.told(_report(replace(work, decided=decided)))
 
 
 def _example(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -129,10 +129,10 @@ def inspect_program(program: ExportedProgram, request: Request) -> FoldReport:
 
 
 def _report(work: _Work) -> FoldReport:
-    rounds = [work]
-    while rounds[0].earlier is not None:
-        rounds.insert(0, rounds[0].earlier)
-    return told_in_turn(rounds[0].merging.graph, [_own_report(one) for one in rounds])
+    folds = [work]
+    while folds[0].earlier is not None:
+        folds.insert(0, folds[0].earlier)
+    return told_in_turn(folds[0].merging.graph, [_own_report(fold) for fold in folds])
 
 
 def _own_report(work: _Work) -> FoldReport:

@@ -1,9 +1,9 @@
 """Prove a fold before it is returned: run both, and fold less where they part.
 
-    1  the original runs its course once (see `course`)
+    1  the original runs its calls once (see `proof_calls`)
     2  each attempt at a fold runs the same; small differences are accepted on sight, others are
-       judged by `bnfold.verify` on that course; where the outputs are equal, what the code asked
-       on the way has to be as well (see `hearing`)
+       judged by `bnfold.verify` on these calls; where the outputs are equal, what the code asked
+       on the way has to be as well (see `function_calls`)
     3  if they part, the removals to blame are searched for: halves are tried until what is left
        parts alone. These steps stay, for the reason `not-proven`
 
@@ -23,17 +23,17 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
-from bnfold.frontends.torch import hearing, runner
+from bnfold.frontends.torch import function_calls, runner
 from bnfold.frontends.torch.copies import Snapshot, throwaway
-from bnfold.frontends.torch.course import (
+from bnfold.frontends.torch.function_calls import Heard
+from bnfold.frontends.torch.proof_calls import (
     Call,
     CallFailedError,
-    Course,
+    ModelCalls,
     Shapes,
-    first_course,
+    run_original,
     shaken,
 )
-from bnfold.frontends.torch.hearing import Heard
 from bnfold.report import FoldReport
 from bnfold.verify import compare, sight
 from bnfold.verify import thorough as verification
@@ -53,7 +53,7 @@ class Proof:
     """The original's side, run once, and what every fold of it is held against."""
 
     name: str
-    course: Course
+    original: ModelCalls
     outputs: list[Output]
     layers: int
     """How many ops round in one call."""
@@ -68,36 +68,40 @@ class Proof:
         """Whether the folded model computes the same. It is left as it was."""
         module = runnable(folded)
         with Snapshot(module.modules() if self.inplace else ()).restoring():
-            other = Course(module, self.course.calls)
-            verdict = self._check(module, other)
-            asked = self._asked(other) if verdict.equal else ""
+            trial = ModelCalls(module, self.original.calls)
+            verdict = self._check(module, trial)
+            asked = self._asked(trial) if verdict.equal else ""
         return replace(verdict, equal=False, notes=(*verdict.notes, asked)) if asked else verdict
 
-    def _check(self, folded: nn.Module, other: Course) -> VerifyResult:
+    def _check(self, folded: nn.Module, trial: ModelCalls) -> VerifyResult:
         try:
-            outputs = other.run(listens=self.course.heard is not None)
+            outputs = trial.run(listens=self.original.heard is not None)
         except CallFailedError as error:
-            return _raised(error, len(self.course.calls))
-        seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.course.calls))
-        if seen is not None or self.course.model is folded:  # changed, and not to be had as it was
+            return _raised(error, len(self.original.calls))
+        seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.original.calls))
+        if (
+            seen is not None or self.original.model is folded
+        ):  # changed, and not to be had as it was
             return seen or VerifyResult(False, samples=1, truth="original", notes=(_LOST,))
         self._check_itself()
-        return self._measure(other)
+        return self._measure(trial)
 
-    def _asked(self, other: Course) -> str:
+    def _asked(self, trial: ModelCalls) -> str:
         """What the folded model's code asks otherwise, in words; '' if nothing."""
-        if self.course.heard is None or other.heard is None:
+        if self.original.heard is None or trial.heard is None:
             return ""
-        while found := hearing.difference(self.course.heard, other.heard, self.shaken):
-            if len(self.shaken) == _SHAKEN or self.course.model is other.model:
-                return found
-            again = shaken(self.course, len(self.shaken))
+        while difference := function_calls.difference(
+            self.original.heard, trial.heard, self.shaken
+        ):
+            if len(self.shaken) == _SHAKEN or self.original.model is trial.model:
+                return difference
+            again = shaken(self.original, len(self.shaken))
             try:
                 again.run(listens=True)
             except CallFailedError:
-                return found
+                return difference
             if again.heard is None:
-                return found
+                return difference
             self.shaken.append(again.heard)
         return ""
 
@@ -105,7 +109,7 @@ class Proof:
         """Raise NotProvenError if the original does not compute twice the same."""
         if self.repeats:
             return
-        again = self.course.run()
+        again = self.original.run()
         for before, after in zip(self.outputs, again, strict=False):
             if before.values.shape != after.values.shape:
                 raise NotProvenError(self.name, f"{before.name}: another shape")
@@ -114,14 +118,14 @@ class Proof:
                 raise NotProvenError(self.name, f"{before.name}: off by {gap:.2g}")
         self.repeats = True
 
-    def _measure(self, other: Course) -> VerifyResult:
+    def _measure(self, trial: ModelCalls) -> VerifyResult:
         """The full verdict, for what rounding may or may not explain."""
-        one = runner.call_runner(self.course, self.course.tensors, {}, self.name)
-        two = runner.call_runner(other, self.course.tensors, {}, f"the folded {self.name}")
-        samples = verification.choose_samples(one.specs, 1, 0)
+        original = runner.call_runner(self.original, self.original.tensors, {}, self.name)
+        folded = runner.call_runner(trial, self.original.tensors, {}, f"the folded {self.name}")
+        samples = verification.choose_samples(original.specs, 1, 0)
         try:
-            found = verification.verify(one, two, samples, seed=None, look_inside=False)
-            return replace(found, samples=len(self.course.calls))
+            verdict = verification.verify(original, folded, samples, seed=None, look_inside=False)
+            return replace(verdict, samples=len(self.original.calls))
         except BnfoldError as error:  # outputs of other shapes, another number of them
             return VerifyResult(False, samples=1, truth="original", notes=(error.problem,))
 
@@ -145,8 +149,8 @@ def start(
     if inplace:  # what it was, for when it is something else
         module = throwaway(module) or module
     listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
-    course, outputs = first_course(module, calls, shapes, listens=listens)
-    return Proof(name, course, outputs, layers, inplace)
+    original, outputs = run_original(module, calls, shapes, listens=listens)
+    return Proof(name, original, outputs, layers, inplace)
 
 
 def proven(
@@ -154,7 +158,7 @@ def proven(
     plan: Plan,
     groups: Mapping[int, Collection[int]],
     fold: Callable[[Bans], Model],
-) -> tuple[Model, Found]:
+) -> tuple[Model, ProofResult]:
     """The fold that removes the most of what the plan removes, and computes the same.
 
     Args:
@@ -168,7 +172,7 @@ def proven(
     folded = fold({})
     verdict = proof.check(folded)
     if verdict.equal:
-        return folded, Found({}, verdict)
+        return folded, ProofResult({}, verdict)
     del folded  # its weights are not needed any more
     search = _Search(proof, fold, plan, verdict)
     steps = list(dict.fromkeys(tuple(groups[number]) for number in plan.removed))
@@ -180,7 +184,7 @@ def proven(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProofResult:
     """What a proof ended with."""
 
     bans: Bans
@@ -217,7 +221,7 @@ class _Search:
     first: VerifyResult
     """On the whole fold."""
     last: VerifyResult = field(init=False)
-    best: Found | None = None
+    best: ProofResult | None = None
 
     def is_right(self, steps: Sequence[Step]) -> bool:
         """Whether a fold that removes these alone is right; the best so far, if it is."""
@@ -227,7 +231,7 @@ class _Search:
         bans = {**self.plan.kept, **{n: blamed for n in self.plan.removed if n not in gone}}
         self.last = self.proof.check(self.fold(bans))
         if self.last.equal:
-            self.best = Found(bans, self.last, saying(self.first))
+            self.best = ProofResult(bans, self.last, saying(self.first))
         return self.last.equal
 
     def halve(self, suspects: list[Step], cleared: list[Step]) -> list[Step]:

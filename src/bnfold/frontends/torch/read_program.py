@@ -18,11 +18,13 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.lift_aten import is_known
-from bnfold.frontends.torch.lift_linear import is_linear
+from bnfold.frontends.torch.linear_ops import is_linear
+from bnfold.frontends.torch.op_effects import FACTORIES
 from bnfold.frontends.torch.ops import aten_name, op_name
-from bnfold.frontends.torch.record import FACTORIES, Recorder, forget
+from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Call, Recording, Value
 from bnfold.frontends.torch.symbolic import open_nodes
+from bnfold.frontends.torch.tensor_facts import forget
 
 
 def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for spec in program.graph_signature.input_specs:
         if spec.kind not in kinds or spec.target is None:
             continue
@@ -39,8 +41,8 @@ def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[
         if tensor is None:
             tensor = program.constants.get(spec.target)
         if isinstance(tensor, Tensor):
-            found[spec.arg.name] = tensor
-    return found
+            tensors[spec.arg.name] = tensor
+    return tensors
 
 
 def read_program(program: ExportedProgram, tensors: dict[str, Tensor]) -> Recording:
@@ -84,14 +86,16 @@ def _record(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             interpreter = _Interpreter(program, recorder, held, inputs, state)
             result = interpreter.run()
-            recording.roots.append(recorder.call)
+            recording.roots.append(recorder.ledger.call)
             _note_outputs(recorder, result, [*inputs.values()])
             recording.written = frozenset(
-                name for name, tensor in held.items() if recorder.handle_of(tensor) is not None
+                name
+                for name, tensor in held.items()
+                if recorder.values.handle_of(tensor) is not None
             )
     finally:
         with torch.no_grad():
-            recorder.undo_writes()
+            recorder.values.undo_writes()
         forget([*inputs.values(), *held.values()])
     return recording
 
@@ -102,15 +106,15 @@ def _note_outputs(recorder: Recorder, result: Any, inputs: Iterable[Any]) -> Non
     for position, leaf in enumerate(pytree.tree_leaves(result)):
         if not isinstance(leaf, Tensor):
             continue
-        value = recorder.read(leaf)
+        value = recorder.values.read(leaf)
         if isinstance(value, Value):
             recording.outputs.append((value, f"output {position}"))
             recording.persistent.add(value.storage)
         else:
-            recorder.note_returned(value)
-    kept = [tensor for tensor, _ in recorder.tainted.values()]
+            recorder.ledger.note_other_use(value.tensor, value.origin)  # it is to stay what it is
+    kept = [tensor for tensor, _ in recorder.values.tainted.values()]
     for leaf in (*inputs, *kept):
-        held = recorder.read(leaf) if isinstance(leaf, Tensor) else None
+        held = recorder.values.read(leaf) if isinstance(leaf, Tensor) else None
         if isinstance(held, Value) and held.storage in recording.persistent:
             recording.outputs.append((held, "memory that outlives the run"))
 
@@ -168,25 +172,26 @@ class _Interpreter(fx.Interpreter):
         name = str(target)
         if name in self.tensors:
             if name in self.state:
-                self.recorder.track_state(self.tensors[name])
+                self.recorder.values.track_state(self.tensors[name])
             return self.tensors[name]
         value = self.inputs.get(name)
         if isinstance(value, Tensor):
-            self.recorder.track_input(value, f"input {name}")
+            self.recorder.values.track_input(value, f"input {name}")
         return value
 
     def run_node(self, n: fx.Node) -> Any:
         """Each node is a call of its own."""
         if n.op != "call_function":
             return super().run_node(n)
-        outer = self.recorder.call
+        ledger = self.recorder.ledger
+        outer = ledger.call
         call = Call(None, self.names[n], outer, node=n)
         outer.items.append(call)
-        self.recorder.call = call
+        ledger.call = call
         try:
             return super().run_node(n)
         finally:
-            self.recorder.call = outer
+            ledger.call = outer
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Record ops of the tables as they are, and others by what they are made of."""
@@ -200,9 +205,11 @@ class _Interpreter(fx.Interpreter):
         if not (is_known(name) or is_linear(name) or is_batch_norm(name)):
             with self.recorder:
                 return target(*args, **kwargs)
-        result = self.recorder.run(target, tuple(args), dict(kwargs), name=self.recorder.call.name)
+        result = self.recorder.run(
+            target, tuple(args), dict(kwargs), name=self.recorder.ledger.call.name
+        )
         written = isinstance(result, Tensor) and any(result is argument for argument in args)
-        if written and self.recorder.handle_of(result) is not None:
+        if written and self.recorder.values.handle_of(result) is not None:
             return self.recorder.renamed(result)
         return result
 
@@ -210,7 +217,7 @@ class _Interpreter(fx.Interpreter):
         """Control flow and the like: one op, of which only what it writes to is found out."""
         written = _written_inside(target, args, kwargs)
         return self.recorder.run(
-            target, args, kwargs, name=self.recorder.call.name, written=written
+            target, args, kwargs, name=self.recorder.ledger.call.name, written=written
         )
 
 
@@ -226,8 +233,8 @@ def _written_inside(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     target(*copied_args, **copied_kwargs)
     return [
         leaf
-        for leaf, other, version in zip(leaves, copied, before, strict=True)
-        if isinstance(leaf, Tensor) and other._version != version
+        for leaf, twin, version in zip(leaves, copied, before, strict=True)
+        if isinstance(leaf, Tensor) and twin._version != version
     ]
 
 
@@ -243,15 +250,15 @@ def _has_writes(module: fx.GraphModule) -> bool:
 
 def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
     """What to call each node: the module it came from, where that names exactly one node."""
-    found: dict[fx.Node, str] = {}
+    names: dict[fx.Node, str] = {}
     paths: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
-        found[node] = node.name
+        names[node] = node.name
         stack = node.meta.get("nn_module_stack")
         if stack and node.op == "call_function":
             path, _ = list(stack.values())[-1]
             paths.setdefault(str(path), []).append(node)
     for path, nodes in paths.items():
         if len(nodes) == 1 and path:
-            found[nodes[0]] = path
-    return found
+            names[nodes[0]] = path
+    return names

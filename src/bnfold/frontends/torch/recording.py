@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.asked import Asked
+from bnfold.frontends.torch.sizes_asked import Asked
 
 Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Storage offset, shape, strides."""
@@ -189,7 +189,7 @@ class Recording:
     """Methods that were run besides forward, by their dotted names."""
     members: frozenset[int] = frozenset()
     """id() of the modules that belong to the model: no others may be changed."""
-    probes: dict[int, nn.Module] = field(default_factory=dict)
+    lent_biases: dict[int, nn.Module] = field(default_factory=dict)
     """Per id(tensor): modules that were lent a zero bias, to see whether they pass it on."""
     open_nodes: set[fx.Node] = field(default_factory=set)
     """In an exported program, what no run tells for all; see `symbolic`."""
@@ -198,16 +198,16 @@ class Recording:
     open_axes: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
     open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
-    """Per event number, the arguments that are others on other sizes; see `elsewhere`."""
+    """Per event number, the arguments that are others on other sizes; see `read_other_sizes`."""
     asked: Asked = field(default_factory=Asked)
     """What the program's code wanted to know of sizes."""
     taken: list[list[tuple[int, ...]]] = field(default_factory=list)
-    """Shapes of inputs of other sizes that the module was read on as well; see `elsewhere`."""
+    """Shapes of inputs of other sizes that it was read on as well; see `read_other_sizes`."""
     given: int | None = None
     """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
-    is_hollow: bool = False
+    is_structural: bool = False
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
@@ -292,9 +292,9 @@ def values(*trees: Any) -> Iterator[Value]:
             yield leaf
 
 
-def lie_alike(one: Value, two: Value) -> bool:
+def lie_alike(first: Value, second: Value) -> bool:
     """Whether the axes lie in memory in the same order, those of length 1 aside."""
-    lengths = enumerate(zip(one.shape, two.shape, strict=True))
+    lengths = enumerate(zip(first.shape, second.shape, strict=True))
     long = [axis for axis, both in lengths if min(both) > 1]
-    orders = (sorted(long, key=lambda axis: -value.strides[axis]) for value in (one, two))
+    orders = (sorted(long, key=lambda axis: -value.strides[axis]) for value in (first, second))
     return next(orders) == next(orders)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.asked import Turn
-from bnfold.frontends.torch.read import Entry
+from bnfold.frontends.torch.entries import Entry
+from bnfold.frontends.torch.sizes_asked import Turn
 
 Rule = Callable[[int, int], int]
 """Another length for an axis, given its number and its length."""
@@ -80,11 +80,11 @@ def turned(turn: Turn) -> Rule:
     def rule(axis: int, size: int) -> int:
         if (axis == 0) != turn.is_batch:
             return size
-        there = size * turn.factor
+        limit = size * turn.factor
         if turn.is_exact:
-            return max(round(there), 1)
+            return max(round(limit), 1)
         # With a margin for what layers round on the way to the comparison.
-        return math.ceil(there * 1.02) + 1 if turn.factor >= 1 else max(int(there * 0.98), 1)
+        return math.ceil(limit * 1.02) + 1 if turn.factor >= 1 else max(int(limit * 0.98), 1)
 
     return rule
 
@@ -124,27 +124,27 @@ def _resized(run: Any, axes: Sequence[int], rule: Rule) -> Any:
     if isinstance(run, Entry):
         return Entry(run.entry, _resized(run.inputs, axes, rule))
 
-    def one(leaf: Any) -> Any:
+    def resize(leaf: Any) -> Any:
         if _is_resizable(leaf):
             for axis in axes:
                 if axis < leaf.ndim:
                     leaf = _of_length(leaf, axis, rule(axis, leaf.shape[axis]))
         return leaf
 
-    return pytree.tree_map(one, run)
+    return pytree.tree_map(resize, run)
 
 
 def laid_out(runs: Sequence[Any]) -> list[list[Any]]:
     """The same inputs contiguous, and in channels_last, without what they are already."""
-    found = [[_laid_out(run, plain=plain) for run in runs] for plain in (True, False)]
-    return [there for there in found if _strides(there) != _strides(runs)]
+    layouts = [[_laid_out(run, plain=plain) for run in runs] for plain in (True, False)]
+    return [layout for layout in layouts if _strides(layout) != _strides(runs)]
 
 
 def _laid_out(run: Any, *, plain: bool) -> Any:
     if isinstance(run, Entry):
         return Entry(run.entry, _laid_out(run.inputs, plain=plain))
 
-    def one(leaf: Any) -> Any:
+    def lay_out(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.ndim < 2 or leaf.layout is not torch.strided:
             return leaf
         channels = 0 if leaf.ndim == 2 else 1
@@ -152,7 +152,7 @@ def _laid_out(run: Any, *, plain: bool) -> Any:
             return leaf.contiguous()
         return leaf.movedim(channels, -1).contiguous().movedim(-1, channels)
 
-    return pytree.tree_map(one, run)
+    return pytree.tree_map(lay_out, run)
 
 
 def _strides(runs: Sequence[Any]) -> list[tuple[int, ...]]:

@@ -21,9 +21,10 @@ from bnfold.core.plan import Plan
 from bnfold.core.rescaling import Storage, Stored
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch.decide import decide
+from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.read import read_module, split_inputs
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.run_exact import ExactModule, ExactProgram
@@ -70,13 +71,16 @@ class TorchRunner:
         """Whether two programs are the same code with the same tensors."""
         if not isinstance(other, TorchRunner):
             return False
-        one, two = self.model, other.model
-        if isinstance(one, nn.Module) or isinstance(two, nn.Module):
+        first, second = self.model, other.model
+        if isinstance(first, nn.Module) or isinstance(second, nn.Module):
             return False
-        if str(one.graph) != str(two.graph) or one.state_dict.keys() != two.state_dict.keys():
+        if (
+            str(first.graph) != str(second.graph)
+            or first.state_dict.keys() != second.state_dict.keys()
+        ):
             return False
-        pairs = [(tensor, two.state_dict[name]) for name, tensor in one.state_dict.items()]
-        pairs += [(c, two.constants.get(name)) for name, c in one.constants.items()]
+        pairs = [(tensor, second.state_dict[name]) for name, tensor in first.state_dict.items()]
+        pairs += [(c, second.constants.get(name)) for name, c in first.constants.items()]
         return all(a is b or is_same(a, b) for a, b in pairs)
 
     def own(self) -> Evaluation:
@@ -104,7 +108,7 @@ class TorchRunner:
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
-        found = []
+        storages = []
         try:
             if isinstance(self.model, nn.Module):
                 args, kwargs = self.inputs
@@ -114,10 +118,10 @@ class TorchRunner:
             lifted = lift(recording)
             for clip in _CLIPS:
                 plan, _ = decide(lifted, clip)  # type: ignore[arg-type]
-                found.append(storage(recording, lifted, plan))
+                storages.append(storage(recording, lifted, plan))
         except BnfoldError:
-            return found
-        return found
+            return storages
+        return storages
 
     def arguments(self, arrays: Sequence[Array], like: torch.dtype | None = None) -> Any:
         """Positional and keyword arguments with their tensors replaced by these arrays."""
@@ -263,12 +267,12 @@ class _Own:
 def storage(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Stored]:
     """How a plan stores what modules return, or nodes make, by the key that a watch gets."""
     stored = Storage(plan)
-    found = {}
+    by_key = {}
     for calls in recording.calls.values():
         for number, call in enumerate(calls):
             tensor = lifted.tensors.get(call.outputs[0].number) if len(call.outputs) == 1 else None
             if tensor is not None:
-                found[f"{call.name}#{number}" if number else call.name] = stored.of(tensor)
+                by_key[f"{call.name}#{number}" if number else call.name] = stored.of(tensor)
     for root in recording.roots:
         for step in root.items:
             node = getattr(step, "node", None)
@@ -277,5 +281,5 @@ def storage(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Store
                 continue
             tensor = lifted.tensors.get(made[-1][0].number)
             if tensor is not None:
-                found[node.name] = stored.of(tensor)
-    return found
+                by_key[node.name] = stored.of(tensor)
+    return by_key

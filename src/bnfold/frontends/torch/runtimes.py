@@ -21,7 +21,7 @@ from torch.utils import _pytree
 from bnfold.bench.settings import CHANNELS_LAST, CONTIGUOUS, Setting, Wishes, check
 from bnfold.bench.timing import Timed, on_clock
 from bnfold.errors import ExampleInputError, TrainingModeError, UsageError
-from bnfold.frontends.torch.read import split_inputs
+from bnfold.frontends.torch.entries import split_inputs
 
 EAGER = "eager"
 COMPILE = "compile"

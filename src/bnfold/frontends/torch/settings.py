@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from bnfold.frontends.torch.leaves import has_settings
+from bnfold.frontends.torch.leaf_modules import has_settings
 
 _NAMES = (
     *("training", "eps", "track_running_stats"),

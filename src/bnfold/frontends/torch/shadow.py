@@ -46,9 +46,9 @@ class Shadow:
         """Whether the model may be thrown away."""
         return bool(self.originals)
 
-    def original(self, thing: Any) -> Any:
+    def original(self, part: Any) -> Any:
         """What a module or tensor of the copy stands for; the thing itself for all others."""
-        return self.originals.get(id(thing), thing)
+        return self.originals.get(id(part), part)
 
     def changed(self) -> list[Tensor]:
         """The original's tensors whose copies hold something else now, or were replaced."""
@@ -90,22 +90,22 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
         copied = deep_copy(model, memo)
     except Exception:
         return Shadow(model, list(modules))
-    found = Shadow(copied, list(copied.modules()), shares_memory=not own_memory)
-    parts = {id(module) for module in found.modules}
+    shadow = Shadow(copied, list(copied.modules()), shares_memory=not own_memory)
+    parts = {id(module) for module in shadow.modules}
     for module in modules:
         twin = memo.get(id(module))
         if twin is None or id(twin) not in parts:
             continue
-        found.originals[id(twin)] = module
+        shadow.originals[id(twin)] = module
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for held in (*module._parameters.values(), *module._buffers.values()):
-            other = None if held is None else memo.get(id(held))
-            if isinstance(other, Tensor):
-                found.originals[id(other)] = held
-                found._tensors[id(other)] = other
-    found.outside = frozenset(id(original) for original in found.originals.values())
-    return found
+            held_copy = None if held is None else memo.get(id(held))
+            if isinstance(held_copy, Tensor):
+                shadow.originals[id(held_copy)] = held
+                shadow._tensors[id(held_copy)] = held_copy
+    shadow.outside = frozenset(id(original) for original in shadow.originals.values())
+    return shadow
 
 
 def _parameter(old: nn.Parameter, content: Tensor) -> nn.Parameter:
@@ -116,7 +116,7 @@ def _parameter(old: nn.Parameter, content: Tensor) -> nn.Parameter:
     return new
 
 
-def back(recording: Recording, shadow: Shadow) -> None:
+def translate_back(recording: Recording, shadow: Shadow) -> None:
     """State the recording in terms of the original."""
     if not shadow.is_copy:
         return
@@ -146,9 +146,9 @@ def back(recording: Recording, shadow: Shadow) -> None:
             calls.setdefault(id(call.module), []).append(call)
     recording.calls = calls
     uses: dict[int, list[Use]] = {}
-    for key, found in recording.parameter_uses.items():
+    for key, key_uses in recording.parameter_uses.items():
         uses.setdefault(id(shadow.originals[key]) if key in shadow.originals else key, []).extend(
-            found
+            key_uses
         )
     recording.parameter_uses = uses
     owned = [shadow.original(tensor) for tensor in recording.owned.values()]
@@ -158,4 +158,4 @@ def back(recording: Recording, shadow: Shadow) -> None:
         - foreign
         - {id(shadow.original(module)) for module in recording.lost}
     )
-    recording.probes = {key: shadow.original(m) for key, m in recording.probes.items()}
+    recording.lent_biases = {key: shadow.original(m) for key, m in recording.lent_biases.items()}

@@ -22,7 +22,7 @@ from bnfold.frontends.torch.recording import Const, Event, Recording, Value, lea
 from bnfold.frontends.torch.shadow import Shadow
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-_PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
+_STATELESS = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
 _PURE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 Snapshot = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -43,7 +43,7 @@ def may_vary(
     recording: Recording, recorders: Sequence[Recorder], shadow: Shadow, was: Snapshot
 ) -> bool:
     """Whether another run may do something else than this one."""
-    if any(recorder.saved or recorder.strange for recorder in recorders):
+    if any(recorder.values.saved or recorder.constants.strange for recorder in recorders):
         return True
     if any(_differs(now, before) for now, before in was):
         return True
@@ -96,10 +96,10 @@ def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
     if kind.__module__.startswith("torch.nn.modules"):
         return False
     for key, value in module.__dict__.items():
-        if key in _INTERNAL or _is_plain(value):
+        if key in _INTERNAL or _is_stateless(value):
             continue
         # A list is no state as long as the run left in it what was there.
-        if not _is_plain_tree(value) or value != original.__dict__.get(key):
+        if not _is_stateless_tree(value) or value != original.__dict__.get(key):
             return True
     function = getattr(kind.forward, "__wrapped__", kind.forward)
     code = getattr(function, "__code__", None)
@@ -115,18 +115,18 @@ def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
 _INTERNAL = frozenset(nn.Module().__dict__)
 
 
-def _is_plain_tree(value: Any) -> bool:
+def _is_stateless_tree(value: Any) -> bool:
     if isinstance(value, list | tuple | set):
-        return all(map(_is_plain_tree, value))
+        return all(map(_is_stateless_tree, value))
     if isinstance(value, dict):
-        return all(map(_is_plain_tree, value.values()))
-    return isinstance(value, _PLAIN) and not isinstance(value, nn.Module)
+        return all(map(_is_stateless_tree, value.values()))
+    return isinstance(value, _STATELESS) and not isinstance(value, nn.Module)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_stateless(value: Any) -> bool:
     if isinstance(value, tuple | list):
-        return isinstance(value, tuple) and all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) and not isinstance(value, types.FunctionType)
+        return isinstance(value, tuple) and all(map(_is_stateless, value))
+    return isinstance(value, _STATELESS) and not isinstance(value, types.FunctionType)
 
 
 def other_values(tree: Any) -> Any:
@@ -144,16 +144,16 @@ def mark_varying(
     """Note in the first recording what was other in the second."""
     first.changed |= changed
     aligned = 0
-    for one, other in zip(first.events, second.events, strict=False):
-        if not _is_same_op(one, other):
+    for event, twin in zip(first.events, second.events, strict=False):
+        if not _is_same_op(event, twin):
             break
         aligned += 1
         if (
-            not _is_same(one, other)
-            or other.number in second.varying
-            or _takes(one, changed, shadow)
+            not _is_same(event, twin)
+            or twin.number in second.varying
+            or _takes(event, changed, shadow)
         ):
-            first.varying.add(one.number)
+            first.varying.add(event.number)
     if moved and first.varying:
         # With other inputs a constant was another one: it came from values in some unseen way, and
         # with whatever weights.
@@ -165,10 +165,12 @@ def mark_varying(
         first.varying.update(event.number for event in first.events)
 
 
-def _is_same_op(one: Event, other: Event) -> bool:
-    if one.target is not other.target:
+def _is_same_op(first: Event, second: Event) -> bool:
+    if first.target is not second.target:
         return False
-    shapes = [[value.shape if value else None for value in event.outputs] for event in (one, other)]
+    shapes = [
+        [value.shape if value else None for value in event.outputs] for event in (first, second)
+    ]
     return shapes[0] == shapes[1]
 
 
@@ -180,24 +182,24 @@ def _takes(event: Event, changed: set[int], shadow: Shadow) -> bool:
     )
 
 
-def _is_same(one: Event, other: Event) -> bool:
-    left, right = (leaves_of((event.args, event.kwargs)) for event in (one, other))
+def _is_same(first: Event, second: Event) -> bool:
+    left, right = (leaves_of((event.args, event.kwargs)) for event in (first, second))
     return len(left) == len(right) and all(map(_agree, left, right))
 
 
-def _agree(one: Any, other: Any) -> bool:
-    if isinstance(one, Const) and isinstance(other, Const):
-        a, b = one.tensor, other.tensor
+def _agree(first: Any, second: Any) -> bool:
+    if isinstance(first, Const) and isinstance(second, Const):
+        a, b = first.tensor, second.tensor
         if a is b:
             return True
         if a.shape != b.shape or a.dtype != b.dtype or a.is_meta:
             return False
         return torch.equal(a, b)
-    if isinstance(one, Value) or isinstance(other, Value):
-        return isinstance(one, Value) and isinstance(other, Value)
-    if isinstance(one, float) and one != one:
-        return isinstance(other, float) and other != other
+    if isinstance(first, Value) or isinstance(second, Value):
+        return isinstance(first, Value) and isinstance(second, Value)
+    if isinstance(first, float) and first != first:
+        return isinstance(second, float) and second != second
     try:
-        return one is other or bool(one == other)
+        return first is second or bool(first == second)
     except Exception:  # an object of TorchScript that cannot be compared
         return False

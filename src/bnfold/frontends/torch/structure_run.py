@@ -23,8 +23,8 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
-from bnfold.frontends.torch.asked import shape_of, strides_of
-from bnfold.frontends.torch.leaves import BATCH_NORMS, CLIPS, CONVOLUTIONS
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, CLIPS, CONVOLUTIONS
+from bnfold.frontends.torch.sizes_asked import shape_of, strides_of
 
 
 class NeedsValues(BaseException):
@@ -101,9 +101,11 @@ _SMALL = 1 << 14
 """Bytes up to which a tensor is filled rather than mapped."""
 
 
-def hollow_output(module: nn.Module, tensor: Tensor, placeholders: Placeholders) -> Tensor | None:
+def module_placeholder(
+    module: nn.Module, tensor: Tensor, placeholders: Placeholders
+) -> Tensor | None:
     """A placeholder for what a leaf module would return; None where it has to run."""
-    if not _is_plain(tensor) or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
+    if not _is_replaceable(tensor) or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
         return None
     if isinstance(module, CLIPS):
         return tensor if module.inplace else placeholders.make(tensor.shape, tensor.dtype)
@@ -111,7 +113,7 @@ def hollow_output(module: nn.Module, tensor: Tensor, placeholders: Placeholders)
     return None if shape is None else placeholders.make(shape, tensor.dtype)
 
 
-def _is_plain(argument: Any) -> bool:
+def _is_replaceable(argument: Any) -> bool:
     """Integers are left out: they may be indices, which have to be in range."""
     return (
         isinstance(argument, Tensor)
@@ -173,18 +175,20 @@ def _convolution_shape(module: Any, tensor: Tensor) -> Sequence[int] | None:
     return shape
 
 
-def hollow_result(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placeholders) -> Any:
+def op_placeholders(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placeholders) -> Any:
     """Placeholders for what a sum, activation, concat or the like returns; None: it has to run."""
     name = str(getattr(func, "_opname", "")) if not kwargs else ""
     if name == "cat":
-        return _hollow_concat(args, make)
+        return _concat_placeholder(args, make)
     if name == "native_batch_norm":
-        return _hollow_batch_norm(args, make)
+        return _batch_norm_placeholders(args, make)
     in_place = name.endswith("_")
     if name.removesuffix("_") not in _POINTWISE or len(args) > 2:
         return None
     first = args[0]
-    if not all(_is_plain(x) and (x.shape, x.dtype) == (first.shape, first.dtype) for x in args):
+    if not all(
+        _is_replaceable(x) and (x.shape, x.dtype) == (first.shape, first.dtype) for x in args
+    ):
         return None
     return first if in_place else make.make(first.shape, first.dtype)
 
@@ -192,22 +196,26 @@ def hollow_result(func: Any, args: tuple[Any, ...], kwargs: Any, make: Placehold
 _POINTWISE = {"add", "sub", "mul", "relu", "silu", "sigmoid", "hardswish", "hardsigmoid", "mish"}
 
 
-def _hollow_batch_norm(args: tuple[Any, ...], make: Placeholders) -> tuple[Tensor, ...] | None:
+def _batch_norm_placeholders(
+    args: tuple[Any, ...], make: Placeholders
+) -> tuple[Tensor, ...] | None:
     first, *parameters, training, _, _ = args
     mean = parameters[2]
-    if training or mean is None or not _is_plain(first) or first.ndim < 2:
+    if training or mean is None or not _is_replaceable(first) or first.ndim < 2:
         return None
     fits = (first.shape[1:2], first.dtype)
     if not all((part.shape, part.dtype) == fits for part in parameters if part is not None):
         return None
-    nothing = first.new_empty(0)
-    return make.make(first.shape, first.dtype), nothing, nothing.clone()
+    empty = first.new_empty(0)
+    return make.make(first.shape, first.dtype), empty, empty.clone()
 
 
-def _hollow_concat(args: tuple[Any, ...], make: Placeholders) -> Tensor | None:
+def _concat_placeholder(args: tuple[Any, ...], make: Placeholders) -> Tensor | None:
     tensors, axis = args[0], args[1] if len(args) > 1 else 0
     first = tensors[0]
-    if not all(_is_plain(x) and x.dtype == first.dtype and x.ndim == first.ndim for x in tensors):
+    if not all(
+        _is_replaceable(x) and x.dtype == first.dtype and x.ndim == first.ndim for x in tensors
+    ):
         return None
     axis = axis % first.ndim if first.ndim else 0
     rests = {(*x.shape[:axis], *x.shape[axis + 1 :]) for x in tensors}

@@ -16,18 +16,18 @@ from bnfold.frontends.torch.editor import Editor
 
 def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
     """Take out those of these nodes that nobody reads, and what nobody but them read."""
-    waiting = [*nodes]
+    pending = [*nodes]
     looked: set[fx.Node] = set()
     unread: set[str] = set()
-    while waiting:
-        node = waiting.pop()
+    while pending:
+        node = pending.pop()
         if node in looked or node.users:
             continue
         looked.add(node)
         if node.op == "placeholder":
             unread.add(node.name)
         elif node.op == "call_function" and not node.is_impure():
-            waiting += node.all_input_nodes
+            pending += node.all_input_nodes
             editor.graph.erase_node(node)
     _drop(editor, unread)
 

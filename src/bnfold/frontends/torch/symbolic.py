@@ -32,33 +32,33 @@ def open_nodes(
     `inputs` are the names of the placeholders that the user fills, `factories` the ops that look at
     the shape of their argument alone.
     """
-    found: set[fx.Node] = set()
+    opened: set[fx.Node] = set()
     values: set[fx.Node] = set()
     for node in graph.nodes:
         sources = node.all_input_nodes
         if _is_number(node):
-            found.add(node)
+            opened.add(node)
         elif _is_given(node, inputs) or (
             any(source in values for source in sources) and not _is_one_of(node, factories)
         ):
             values.add(node)
-        elif _is_random(node) or any(source in found for source in sources):
-            found.add(node)
+        elif _is_random(node) or any(source in opened for source in sources):
+            opened.add(node)
             if _writes(node):
-                found.update(sources)
-    return found
+                opened.update(sources)
+    return opened
 
 
-def open_arguments(event: Event, found: Collection[fx.Node]) -> frozenset[str]:
+def open_arguments(event: Event, opened: Collection[fx.Node]) -> frozenset[str]:
     """The names of the event's arguments that are open, or have something open in them."""
     node = event.call.node
-    if node is None or not any(source in found for source in node.all_input_nodes):
+    if node is None or not any(source in opened for source in node.all_input_nodes):
         return frozenset()
     if event.target is not node.target or not isinstance(node.target, torch._ops.OpOverload):
         return frozenset({EVERY})
     names = [argument.name for argument in node.target._schema.arguments]
     given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
-    return frozenset(name for name, argument in given if _has_open(argument, found))
+    return frozenset(name for name, argument in given if _has_open(argument, opened))
 
 
 def open_axes(event: Event, output: int) -> tuple[int, ...]:
@@ -88,10 +88,10 @@ def is_part_of_open_size(event: Event) -> bool:
     )
 
 
-def _has_open(argument: fx.node.Argument, found: Collection[fx.Node]) -> bool:
+def _has_open(argument: fx.node.Argument, opened: Collection[fx.Node]) -> bool:
     seen: list[fx.Node] = []
     fx.map_arg(argument, seen.append)
-    return any(node in found for node in seen)
+    return any(node in opened for node in seen)
 
 
 def _is_given(node: fx.Node, inputs: Collection[str]) -> bool:
@@ -118,7 +118,7 @@ def _is_number(node: fx.Node) -> bool:
     # Without metadata, whatever makes no tensor: Python's operators, sym_size, item.
     if isinstance(node.target, torch._ops.OpOverload):
         returned = node.target._schema.returns
-        return not any("Tensor" in str(one.type) for one in returned)
+        return not any("Tensor" in str(result.type) for result in returned)
     return node.op == "call_function" and not any(
         isinstance(source.meta.get("val"), Tensor | tuple | list) for source in node.all_input_nodes
     )

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError
 from bnfold.frontends.torch.copies import Snapshot, same_randomness
@@ -22,7 +21,9 @@ Call = Callable[[nn.Module], Any]
 """Makes one call of a module."""
 
 
-def excuse(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) -> BnfoldError:
+def error_to_raise(
+    error: ExampleInputError, model: nn.Module, calls: Sequence[Call]
+) -> BnfoldError:
     """What to raise for a recorded run that raised `error`.
 
     Args:
@@ -61,8 +62,3 @@ def _runs(model: nn.Module, calls: Sequence[Call]) -> bool:
         except Exception:
             return False
     return True
-
-
-def fresh(tree: Any) -> Any:
-    """The same inputs in memory of their own, which a run may write to."""
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)

@@ -71,35 +71,35 @@ def _told(answer: Any, source: _Told) -> Any:
     return number
 
 
-def _plain(number: Any) -> Any:
+def _plain_number(number: Any) -> Any:
     if not isinstance(number, _Told):
         return number
     return int.__pos__(number) if isinstance(number, int) else float.__pos__(number)  # type: ignore[arg-type]
 
 
 def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Any, *others: Any) -> Any:
-        if not all(isinstance(other, int | float) for other in others):
+    def method(self: Any, *operands: Any) -> Any:
+        if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
-        return _told(function(_plain(self), *map(_plain, others)), self)
+        return _told(function(_plain_number(self), *map(_plain_number, operands)), self)
 
     return method
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    return _computed(lambda one, other: function(other, one))
+    return _computed(lambda left, right: function(right, left))
 
 
 def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        here, there = _plain(self), _plain(other)
+        size, number = _plain_number(self), _plain_number(other)
         self.asked.decided = True
-        if not isinstance(other, _Told) and here > 0 and there > 0:
+        if not isinstance(other, _Told) and size > 0 and number > 0:
             exact = function in (operator.eq, operator.ne)
-            self.asked.turns.add(Turn(there / here, self.is_batch, exact))
-        return function(here, there)
+            self.asked.turns.add(Turn(number / size, self.is_batch, exact))
+        return function(size, number)
 
     return method
 
@@ -107,9 +107,9 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
     """What becomes of it is not seen any more."""
 
-    def method(self: Any, *others: Any) -> Any:
+    def method(self: Any, *operands: Any) -> Any:
         self.asked.decided = True
-        return function(_plain(self), *others)
+        return function(_plain_number(self), *operands)
 
     return method
 
@@ -170,27 +170,27 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
         return _told(number, source)
 
     def shape(tensor: Tensor) -> Any:
-        found = shape_of(tensor)
+        lengths = shape_of(tensor)
         if not is_heard(tensor):
-            return found
-        return torch.Size([length(number, axis) for axis, number in enumerate(found)])
+            return lengths
+        return torch.Size([length(number, axis) for axis, number in enumerate(lengths)])
 
     def size(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = _size(tensor, *args, **kwargs)
+        answer = _size(tensor, *args, **kwargs)
         if not is_heard(tensor):
-            return found
-        if isinstance(found, int):
+            return answer
+        if isinstance(answer, int):
             (axis,) = (*args, *kwargs.values())
-            return length(found, axis if isinstance(axis, int) else -1)
-        return torch.Size([length(number, axis) for axis, number in enumerate(found)])
+            return length(answer, axis if isinstance(axis, int) else -1)
+        return torch.Size([length(number, axis) for axis, number in enumerate(answer)])
 
     def numel(tensor: Tensor) -> Any:
-        found = _numel(tensor)
-        return length(found, -1) if is_heard(tensor) else found
+        count = _numel(tensor)
+        return length(count, -1) if is_heard(tensor) else count
 
     def nbytes(tensor: Tensor) -> Any:
-        found = _nbytes(tensor)
-        return length(found, -1) if is_heard(tensor) else found
+        count = _nbytes(tensor)
+        return length(count, -1) if is_heard(tensor) else count
 
     def counted(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         def method(tensor: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""What the original and the folded model are both run on, one call after the other.
+"""The calls of a proof: the original and the folded model are both run on them, one by one.
 
     the example inputs                 as the user gave them
     other values of the same shapes    in the usual memory layout, where the model takes that; of an
@@ -7,7 +7,8 @@
 
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
 next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
-written to the inputs. What the code asks of PyTorch on the way is heard as well, see `hearing`.
+written to the inputs. What the code asks of PyTorch on the way is heard as
+well, see `function_calls`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
-from bnfold.frontends.torch.hearing import Heard, listening
-from bnfold.frontends.torch.read import method
+from bnfold.frontends.torch.entries import method
+from bnfold.frontends.torch.function_calls import Heard, listening
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 
@@ -65,7 +66,7 @@ class CallFailedError(Exception):
         self.cause = cause
 
 
-class Course(nn.Module):
+class ModelCalls(nn.Module):
     """A model and its calls, as one module: it takes the tensors of all calls."""
 
     def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
@@ -81,10 +82,10 @@ class Course(nn.Module):
         """The tensors of all calls."""
         return tuple(tensor for call in self.calls for tensor in call.tensors)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Course:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelCalls:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of a program's trees
-            return Course(deep_copy(self.model, memo), self.calls)
+            return ModelCalls(deep_copy(self.model, memo), self.calls)
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
@@ -93,23 +94,23 @@ class Course(nn.Module):
 
     def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
         given = iter(tensors)
-        found: dict[str, Any] = {}
+        named: dict[str, Any] = {}
         for number, call in enumerate(self.calls):
             own = [next(given).detach().clone() for _ in call.tensors]
             fresh = call.with_tensors(own)
             try:
                 result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
-                found |= _named(number, result, own)
+                named |= _named(number, result, own)
             except Exception as error:
                 raise CallFailedError(number, error) from error
-        return found
+        return named
 
     def run(self, *, listens: bool = False) -> list[Output]:
         """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
-        found = self._listened() if listens else None
+        named = self._listened() if listens else None
         return [
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
-            for name, leaf in (self(*self.tensors) if found is None else found).items()
+            for name, leaf in (self(*self.tensors) if named is None else named).items()
         ]
 
     def _listened(self) -> dict[str, Any] | None:
@@ -117,11 +118,11 @@ class Course(nn.Module):
         self.heard = None
         with torch.no_grad(), borrowed(self.model) as model, listening(model) as heard:
             try:
-                found = self._call_all(model, self.tensors)
+                named = self._call_all(model, self.tensors)
             except CallFailedError:  # it may take no listener, as compiled code may not
                 return None
         self.heard = heard
-        return found
+        return named
 
 
 def _is_tensor(leaf: Any) -> bool:
@@ -133,13 +134,13 @@ def _is_tensor(leaf: Any) -> bool:
 
 def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     run = f"run {number + 1}: " if number else ""
-    found = {}
+    named = {}
     for path, leaf in _leaves(result):
         name = pytree.keystr(path).strip("[]'\"") or "output"
-        found[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
+        named[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
     for position, tensor in enumerate(inputs):
-        found[f"{run}input {position} afterwards"] = tensor
-    return found
+        named[f"{run}input {position} afterwards"] = tensor
+    return named
 
 
 def _leaves(result: Any) -> Iterator[tuple[Any, Any]]:
@@ -172,9 +173,9 @@ def _as_tensor(leaf: Any) -> Tensor:
 # ------------------------------------------------------------------- other values
 
 
-def first_course(
+def run_original(
     model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = (), *, listens: bool = False
-) -> tuple[Course, list[Output]]:
+) -> tuple[ModelCalls, list[Output]]:
     """The calls, each followed by one on other values, with what the model makes of them.
 
     Of other values it gets the first that it takes: `shapes` come first, new ones for tensors by
@@ -182,15 +183,15 @@ def first_course(
     """
     resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
     for vary in chain(resized, (_varied, _redrawn, _kept)):
-        course = Course(model, _with_others(given, vary))
+        calls = ModelCalls(model, _with_others(given, vary))
         try:
-            return course, course.run(listens=listens)
+            return calls, calls.run(listens=listens)
         except CallFailedError as error:
             if error.number == 0:
                 raise ExampleInputError(type(model).__name__, error.cause) from error.cause
-    course = Course(model, given)  # what it keeps of one call lets it take no other
+    calls = ModelCalls(model, given)  # what it keeps of one call lets it take no other
     try:
-        return course, course.run(listens=listens)
+        return calls, calls.run(listens=listens)
     except CallFailedError as error:
         raise ExampleInputError(type(model).__name__, error.cause) from error.cause
 
@@ -204,7 +205,7 @@ def _with_others(given: Sequence[Call], vary: Vary) -> list[Call]:
     calls = []
     for number, call in enumerate(given):
         generator = torch.Generator().manual_seed(number)
-        others = [vary(tensor, at, generator) for at, tensor in enumerate(call.tensors)]
+        others = [vary(tensor, position, generator) for position, tensor in enumerate(call.tensors)]
         calls += [call, call.with_tensors(others)]
     return calls
 
@@ -240,7 +241,7 @@ def _redrawn(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     return torch.empty_like(tensor).copy_(drawn)
 
 
-def shaken(course: Course, seed: int) -> Course:
+def shaken(original: ModelCalls, seed: int) -> ModelCalls:
     """The same calls on inputs moved by a thousandth; the weights are, where no input can be."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -251,10 +252,12 @@ def shaken(course: Course, seed: int) -> Course:
         factor = (1 + _SHAKE * noise).to(tensor.device)
         return torch.empty_like(tensor).copy_(tensor.detach() * factor)
 
-    model = course.model
-    if not any(tensor.is_floating_point() for tensor in course.tensors):
+    model = original.model
+    if not any(tensor.is_floating_point() for tensor in original.tensors):
         model = throwaway(model, moved) or model
-    return Course(model, [call.with_tensors([*map(moved, call.tensors)]) for call in course.calls])
+    return ModelCalls(
+        model, [call.with_tensors([*map(moved, call.tensors)]) for call in original.calls]
+    )
 
 
 _SHAKE = 1e-3

@@ -50,53 +50,54 @@ class Pairing:
     """Which event of one reading is which of the other."""
 
     pairs: list[tuple[Event, Event]] = field(default_factory=list)
-    rests: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
+    unpaired: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
     """Events that only one of the two has."""
 
 
 def pair(first: Recording, second: Recording) -> Pairing | None:
     """How the two correspond; None where they are not alike."""
-    found, match = Pairing(), _Match()
+    pairing, match = Pairing(), _Match()
     steps = [
         _steps(reading, roots) for reading, roots in zip((first, second), match.roots, strict=True)
     ]
     if not match.all(_values(first.inputs), _values(second.inputs)):
         return None
-    at = [0, 0]
-    while any(place < len(events) for place, events in zip(at, steps, strict=True)):
+    positions = [0, 0]
+    while any(position < len(events) for position, events in zip(positions, steps, strict=True)):
         nexts = [
-            events[i] if i < len(events) else None for events, i in zip(steps, at, strict=True)
+            events[i] if i < len(events) else None
+            for events, i in zip(steps, positions, strict=True)
         ]
         if match.events(*nexts):
-            found.pairs.append((steps[0][at[0]], steps[1][at[1]]))
-            at = [place + 1 for place in at]
+            pairing.pairs.append((steps[0][positions[0]], steps[1][positions[1]]))
+            positions = [position + 1 for position in positions]
             continue
         side = next((side for side, event in enumerate(nexts) if _is_optional(event)), None)
         if side is None:
             return None
-        event = steps[side][at[side]]
-        found.rests[side].append(event)
+        event = steps[side][positions[side]]
+        pairing.unpaired[side].append(event)
         match.skip(event, side)
-        at[side] += 1
+        positions[side] += 1
     if not match.all(_values(first.outputs), _values(second.outputs)):
         return None
-    return found
+    return pairing
 
 
-def note_differences(recording: Recording, found: Pairing, *, side: int) -> None:
+def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> None:
     """Call open what differs from the other reading; `side` says which of the two this one is."""
-    for event in found.rests[side]:
+    for event in pairing.unpaired[side]:
         _open(recording, event, _OPTIONAL[functional(op_name(event.target))])
-    for both in found.pairs:
-        event, other = both[side], both[1 - side]
-        names = frozenset(name for name, a, b in _arguments(event, other) if _differs(a, b))
+    for both in pairing.pairs:
+        event, twin = both[side], both[1 - side]
+        names = frozenset(name for name, a, b in _arguments(event, twin) if _differs(a, b))
         if names:
             _open(recording, event, names)
-        for place, (a, b) in enumerate(zip(event.outputs, other.outputs, strict=True)):
+        for place, (a, b) in enumerate(zip(event.outputs, twin.outputs, strict=True)):
             if a is None or b is None or len(a.shape) != len(b.shape):
                 continue
             lengths = enumerate(zip(a.shape, b.shape, strict=True))
-            axes = {axis for axis, (length, there) in lengths if length != there}
+            axes = {axis for axis, (length, twin_length) in lengths if length != twin_length}
             if axes:
                 known = recording.open_axes.get((event.number, place), ())
                 recording.open_axes[event.number, place] = tuple(sorted(axes.union(known)))
@@ -139,8 +140,10 @@ class _Match:
 
     roots: tuple[dict[int, int], dict[int, int]] = field(default_factory=lambda: ({}, {}))
     """Values that are another value over again, on either side."""
-    there: dict[int, int] = field(default_factory=dict)
-    here: dict[int, int] = field(default_factory=dict)
+    seconds: dict[int, int] = field(default_factory=dict)
+    """Per value of the first reading, that of the second."""
+    firsts: dict[int, int] = field(default_factory=dict)
+    """The other way round."""
 
     def skip(self, event: Event, side: int) -> None:
         """The event makes what it is given, for all that the other reading knows."""
@@ -151,15 +154,18 @@ class _Match:
 
     def value(self, a: Value, b: Value) -> bool:
         """Whether these may be one value; if so, they are from now on."""
-        one = self.roots[0].get(a.number, a.number)
-        two = self.roots[1].get(b.number, b.number)
-        return self.there.setdefault(one, two) == two and self.here.setdefault(two, one) == one
+        first = self.roots[0].get(a.number, a.number)
+        second = self.roots[1].get(b.number, b.number)
+        return (
+            self.seconds.setdefault(first, second) == second
+            and self.firsts.setdefault(second, first) == first
+        )
 
     def may_be(self, a: Value, b: Value) -> bool:
         """The same without noting it."""
-        one = self.roots[0].get(a.number, a.number)
-        two = self.roots[1].get(b.number, b.number)
-        return self.there.get(one, two) == two and self.here.get(two, one) == one
+        first = self.roots[0].get(a.number, a.number)
+        second = self.roots[1].get(b.number, b.number)
+        return self.seconds.get(first, second) == second and self.firsts.get(second, first) == first
 
     def all(self, first: Sequence[Value], second: Sequence[Value]) -> bool:
         """Whether these are the same values, one by one."""
@@ -183,32 +189,35 @@ def _target(event: Event) -> Any:
     return "reshape" if reshapes else event.target
 
 
-def _arguments(one: Event, other: Event) -> Iterator[tuple[str, Any, Any]]:
+def _arguments(first: Event, second: Event) -> Iterator[tuple[str, Any, Any]]:
     """The arguments of two events of one op, side by side, by their names."""
-    schema = getattr(one.target, "_schema", None)
+    schema = getattr(first.target, "_schema", None)
     names = [argument.name for argument in schema.arguments] if schema is not None else []
-    for place in range(max(len(one.args), len(other.args))):
-        name = names[place] if place < len(names) else str(place)
-        a, b = (event.args[place] if place < len(event.args) else None for event in (one, other))
+    for position in range(max(len(first.args), len(second.args))):
+        name = names[position] if position < len(names) else str(position)
+        a, b = (
+            event.args[position] if position < len(event.args) else None
+            for event in (first, second)
+        )
         yield name, a, b
-    for name in one.kwargs:
-        yield name, one.kwargs[name], other.kwargs[name]
+    for name in first.kwargs:
+        yield name, first.kwargs[name], second.kwargs[name]
 
 
-def _differs(one: Any, other: Any) -> bool:
+def _differs(first: Any, second: Any) -> bool:
     """Whether an argument is another one; of values, which differ always, only what they are."""
-    left, right = leaves_of(one), leaves_of(other)
+    left, right = leaves_of(first), leaves_of(second)
     return len(left) != len(right) or any(
         _leaf_differs(a, b) for a, b in zip(left, right, strict=True)
     )
 
 
-def _leaf_differs(one: Any, other: Any) -> bool:
-    if isinstance(one, Value) or isinstance(other, Value):
-        return type(one) is not type(other)
-    if isinstance(one, Const) and isinstance(other, Const):
-        a, b = one.tensor, other.tensor
+def _leaf_differs(first: Any, second: Any) -> bool:
+    if isinstance(first, Value) or isinstance(second, Value):
+        return type(first) is not type(second)
+    if isinstance(first, Const) and isinstance(second, Const):
+        a, b = first.tensor, second.tensor
         if a is b:
             return False
         return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
-    return type(one) is not type(other) or one != other
+    return type(first) is not type(second) or first != second

@@ -19,7 +19,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Axes, Window, same_padding
-from bnfold.frontends.torch.leaves import TRANSPOSED
+from bnfold.frontends.torch.leaf_modules import TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifted, LinearSite, is_readable, to_numpy
 from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
 from bnfold.frontends.torch.recording import Event, Value, values
@@ -30,15 +30,15 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def parts_of(lifted: Lifted) -> dict[int, Part]:
     """The parts, by the numbers of their ops; none that differs from run to run is among them."""
-    found = {}
+    parts = {}
     for number, event in lifted.events.items():
         try:
             part = _part(lifted, number, event)
         except UnfitError:
             continue
         if part is not None:
-            found[number] = part
-    return found
+            parts[number] = part
+    return parts
 
 
 def keeps_dtype(event: Event) -> bool:
@@ -108,7 +108,7 @@ def _window(event: Event, kernel: Axes) -> Window | None:
     padding = a["padding"] if isinstance(a["padding"], str) else a.wholes("padding")
     extra = a.wholes("output_padding") if transposed else [0]
     stride, dilation = a.wholes("stride"), a.wholes("dilation")
-    return _made(kernel, stride, padding, dilation, extra, transposed=transposed)
+    return _window_from(kernel, stride, padding, dilation, extra, transposed=transposed)
 
 
 def _window_of_module(module: Any, kernel: Axes) -> Window | None:
@@ -116,12 +116,12 @@ def _window_of_module(module: Any, kernel: Axes) -> Window | None:
         return None
     transposed = isinstance(module, TRANSPOSED)
     extra = module.output_padding if transposed else [0]
-    return _made(
+    return _window_from(
         kernel, module.stride, module.padding, module.dilation, extra, transposed=transposed
     )
 
 
-def _made(
+def _window_from(
     kernel: Axes,
     stride: Sequence[int],
     padding: Sequence[int] | str,

@@ -1,4 +1,4 @@
-"""Carry out merges in a module: the carrier's new kernel, and what the other modules become."""
+"""Apply merges to a module: the carrier's new kernel, and what the other modules become."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bnfold.frontends.torch.apply import (
     copied_with,
     marks,
     parameter_like,
-    tensor_like,
 )
 from bnfold.frontends.torch.merge_walk import Change
+from bnfold.frontends.torch.new_tensors import tensor_like
 from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
 
 
-def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> nn.Module:
+def apply_merges(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> nn.Module:
     """The merged module: the given one, or a copy.
 
     Raises UnsupportedModelError: it cannot be copied, or a module does not want to be changed.
     """
-    new = {id(change.carrier): carrying(change.carrier, change.kernel) for change in changes}
+    new = {id(change.carrier): with_kernel(change.carrier, change.kernel) for change in changes}
     kinds = [
         (kind, id(module), module, rest)
         for change in changes
@@ -43,9 +43,9 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
         find: Any = lambda module: module  # noqa: E731
         given = [(change.carrier, new[id(change.carrier)]) for change in changes]
         given += [(module, alone[key]) for _, key, module, rest in kinds if not rest]
-        for module, other in given:
+        for module, stand_in in given:
             with changing(model, module):
-                become(module, other)
+                become(module, stand_in)
         merged = model
     else:
         merged, find = copied_with(model, {**new, **alone})
@@ -57,7 +57,7 @@ def carry_out(model: nn.Module, changes: Sequence[Change], *, inplace: bool) -> 
     return merged
 
 
-def carrying(module: nn.Module, kernel: Kernel) -> Any:
+def with_kernel(module: nn.Module, kernel: Kernel) -> Any:
     """A module of the same class that computes with this kernel."""
     new: Any = type(module).__new__(type(module))
     new.__dict__ = {name: _own(part) for name, part in module.__dict__.items()}
@@ -93,7 +93,6 @@ def _set_window(module: Any, window: Window) -> None:
 
 def is_as_expected(before: Recording, after: Recording, changes: Sequence[Change]) -> bool:
     """Whether the merged module does what the given one did, but for what is gone."""
-    gone = frozenset().union(*(change.events for change in changes))
     gone = frozenset().union(*(change.events for change in changes))
     part = frozenset().union(*(change.part for change in changes))
     left = [event for event in before.events if event.number not in gone]

@@ -40,7 +40,7 @@ _MANY = 256
 """How many numbers of one argument are compared, at most."""
 
 
-class Asking(NamedTuple):
+class FunctionCall(NamedTuple):
     """One call of a function of PyTorch."""
 
     name: str
@@ -57,9 +57,9 @@ class Heard:
 
     kinds: dict[str, Any]
     """Per module what a fold may replace: its class, whether it works in place, its window."""
-    calls: list[Asking] = field(default_factory=list)
+    calls: list[FunctionCall] = field(default_factory=list)
 
-    def without(self, replaced: Set[str]) -> list[Asking]:
+    def without(self, replaced: Set[str]) -> list[FunctionCall]:
         """The calls that other modules make."""
         if not replaced:
             return self.calls
@@ -74,14 +74,14 @@ class Heard:
 @contextmanager
 def listening(model: nn.Module) -> Iterator[Heard]:
     """While this is open, it is noted what the model's code asks of PyTorch in this thread."""
-    parts = _Parts()
+    parts = _Names()
     parts.add(model, "")
     heard = Heard(parts.kinds)
     with _Listener(heard, parts):
         yield heard
 
 
-class _Parts:
+class _Names:
     """A model's modules and weights, each known by its names. Each module is met once."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ _UNKNOWN: tuple[Any, frozenset[str]] = (None, frozenset())
 class _Listener(TorchFunctionMode):
     """Notes each call that does not come from PyTorch's own functions."""
 
-    def __init__(self, heard: Heard, parts: _Parts) -> None:
+    def __init__(self, heard: Heard, parts: _Names) -> None:
         super().__init__()
         self.calls = heard.calls
         self.paths = parts.paths
@@ -162,7 +162,7 @@ class _Listener(TorchFunctionMode):
             else:
                 is_made = self.made.get(id(value)) is value
                 tensors.append(None if is_made else _content(value))
-        self.calls.append(Asking(name, self._path_of(frame), tuple(numbers), tuple(tensors)))
+        self.calls.append(FunctionCall(name, self._path_of(frame), tuple(numbers), tuple(tensors)))
 
     def _path_of(self, frame: FrameType | None) -> str | None:
         """The module whose method this is, or was called by."""
@@ -178,32 +178,32 @@ class _Listener(TorchFunctionMode):
 
 _MODULES = "torch.nn.modules."
 _OWN = ("bnfold.frontends.torch.modules", "bnfold.frontends.torch.nothing")
-_PLAIN = (int, float, complex, str, torch.dtype)
+_NUMBERS = (int, float, complex, str, torch.dtype)
 
 
-def _collect(value: Any, found: list[Any], *, flags: bool) -> None:
+def _collect(value: Any, numbers: list[Any], *, flags: bool) -> None:
     """The numbers and texts in an argument; flags, too, where they are wanted."""
     kind = type(value)
-    if kind in _PLAIN:
-        found.append(value)
+    if kind in _NUMBERS:
+        numbers.append(value)
     elif kind is bool:
         if flags:
-            found.append(value)
+            numbers.append(value)
     elif value is None or isinstance(value, Tensor):
         return
     elif isinstance(value, tuple | list):
         for part in value[:_MANY]:
-            _collect(part, found, flags=flags)
+            _collect(part, numbers, flags=flags)
     elif kind is dict:
         for part in value.values():
-            _collect(part, found, flags=flags)
+            _collect(part, numbers, flags=flags)
     elif kind is slice:
         for part in (value.start, value.stop, value.step):
-            _collect("" if part is None else part, found, flags=flags)
+            _collect("" if part is None else part, numbers, flags=flags)
     elif isinstance(value, np.generic | np.ndarray):
-        found += np.ravel(value)[:_MANY].tolist()
+        numbers += np.ravel(value)[:_MANY].tolist()
     elif isinstance(value, int | float | str):
-        found.append(value)
+        numbers.append(value)
 
 
 def _content(tensor: Tensor) -> list[Any] | None:
@@ -211,10 +211,10 @@ def _content(tensor: Tensor) -> list[Any] | None:
     if tensor.numel() > _MANY or tensor.layout is not torch.strided or tensor.is_quantized:
         return None
     try:
-        found: list[Any] = tensor.detach().reshape(-1).tolist()
+        numbers: list[Any] = tensor.detach().reshape(-1).tolist()
     except RuntimeError:  # within vmap, or without memory
         return None
-    return found
+    return numbers
 
 
 # ------------------------------------------------------------------- comparing
@@ -238,21 +238,21 @@ def difference(original: Heard, folded: Heard, shaken: Sequence[Heard] = ()) -> 
         before = others[0]
     if _functions(before) != _functions(after):
         return _OTHER_PATH
-    moving = {place for run in others[1:] for place in _places(others[0], run)}
-    for number, place in _places(before, after):
+    moving = {place for run in others[1:] for place in _differing_places(others[0], run)}
+    for number, place in _differing_places(before, after):
         if (number, place) not in moving:
-            return _told(before[number], after[number], place)
+            return _in_words(before[number], after[number], place)
     return ""
 
 
 _OTHER_PATH = "the code calls other functions with the steps gone"
 
 
-def _functions(calls: Sequence[Asking]) -> tuple[str, ...]:
+def _functions(calls: Sequence[FunctionCall]) -> tuple[str, ...]:
     return tuple(call.name for call in calls)
 
 
-def _without_sums(calls: Sequence[Asking]) -> list[Asking]:
+def _without_sums(calls: Sequence[FunctionCall]) -> list[FunctionCall]:
     """The calls but for sums of nothing but values: one with nothing is not heard."""
     return [
         call
@@ -272,9 +272,11 @@ _COUNT = -1
 """In place of a place: there are more numbers, or fewer."""
 
 
-def _places(one: Sequence[Asking], other: Sequence[Asking]) -> Iterator[tuple[int, int | str]]:
+def _differing_places(
+    first_run: Sequence[FunctionCall], second_run: Sequence[FunctionCall]
+) -> Iterator[tuple[int, int | str]]:
     """Where two runs of the same functions differ: the call, and the number or the tensor."""
-    for number, (first, second) in enumerate(zip(one, other, strict=True)):
+    for number, (first, second) in enumerate(zip(first_run, second_run, strict=True)):
         if first.numbers != second.numbers:
             if len(first.numbers) != len(second.numbers):
                 yield number, _COUNT
@@ -283,25 +285,25 @@ def _places(one: Sequence[Asking], other: Sequence[Asking]) -> Iterator[tuple[in
                 if a != b:
                     yield number, place
         if first.tensors != second.tensors:
-            for at, (a, b) in enumerate(zip_longest(first.tensors, second.tensors)):
+            for position, (a, b) in enumerate(zip_longest(first.tensors, second.tensors)):
                 if a is not None and b is not None and not _is_same_tensor(a, b):
-                    yield number, f"argument {at}"
+                    yield number, f"argument {position}"
 
 
-def _is_same_tensor(one: frozenset[str] | list[Any], other: frozenset[str] | list[Any]) -> bool:
+def _is_same_tensor(first: frozenset[str] | list[Any], second: frozenset[str] | list[Any]) -> bool:
     """Whether it has a name in common, or holds the same.
 
     Where one of them is unknown they may be: a bias that was missing may be there now, and what a
     removed step made is made of something else.
     """
-    if isinstance(one, frozenset) and isinstance(other, frozenset):
-        return not one.isdisjoint(other)
-    return one == other
+    if isinstance(first, frozenset) and isinstance(second, frozenset):
+        return not first.isdisjoint(second)
+    return first == second
 
 
-def _told(before: Asking, after: Asking, place: int | str) -> str:
+def _in_words(before: FunctionCall, after: FunctionCall, place: int | str) -> str:
     where = f"{before.name} in {before.path}" if before.path else before.name
     if isinstance(place, str) or place == _COUNT:
         return f"the code hands something else to {where} with the steps gone"
-    one, other = before.numbers[place], after.numbers[place]
-    return f"the code hands {other!r:.60} to {where} with the steps gone, and {one!r:.60} before"
+    old, new = before.numbers[place], after.numbers[place]
+    return f"the code hands {new!r:.60} to {where} with the steps gone, and {old!r:.60} before"

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import bnfold
 from bnfold import Reason
-from bnfold.frontends.torch.course import Course
+from bnfold.frontends.torch.proof_calls import ModelCalls
 from bnfold.verify import sight
 from tests.frontends.torch.support import assert_same, build, image, run
 
@@ -45,8 +45,8 @@ def named(*functions: Any) -> list[Any]:
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens."""
-    heard = Course.run
-    monkeypatch.setattr(Course, "run", lambda self, *, listens=False: heard(self))
+    heard = ModelCalls.run
+    monkeypatch.setattr(ModelCalls, "run", lambda self, *, listens=False: heard(self))
 
 
 # ------------------------------------------------------------------- must not be kept

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
-from bnfold.frontends.torch import elsewhere
+from bnfold.frontends.torch import read_other_sizes
 from bnfold.frontends.torch.read import read_module
 
 D = torch.float64
@@ -244,7 +244,9 @@ def test_a_norm_whose_constants_are_repeated_is_kept_for_that():
 def test_a_plain_network_is_read_once(monkeypatch):
     reads = []
     monkeypatch.setattr(
-        elsewhere, "read_module", lambda model, runs: reads.append(1) or read_module(model, runs)
+        read_other_sizes,
+        "read_module",
+        lambda model, runs: reads.append(1) or read_module(model, runs),
     )
     net = nn.Sequential(
         nn.Conv2d(4, 8, 3),

@@ -5,13 +5,13 @@ example. Two things depend on them:
 
     channels   a reshape, or a concatenation along the height, may make the channel of an element
                depend on them
-    the code   it may ask for a size, and take another path for another one (see `asked`)
+    the code   it may ask for a size, and take another path for another one (see `sizes_asked`)
 
 Then the module is read on other sizes, as many as it takes; where the code asks for a layout, on
 the inputs in channels_last and contiguous. Readings that are alike are one (see
-`alike`): axes that have other lengths there are open, and so are numbers that differ, as in an
-exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as one,
-as for `also`: what is decided then holds on each. A network that does neither is read once.
+`compare_readings`): axes that have other lengths there are open, and so are numbers that differ, as
+in an exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as
+one, as for `also`: what is decided then holds on each. A network that does neither is read once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
 from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
-from bnfold.frontends.torch.alike import Pairing, note_differences, pair
-from bnfold.frontends.torch.leaves import CLIPS
+from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
+from bnfold.frontends.torch.leaf_modules import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.ops import functional, op_name
@@ -54,12 +54,12 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
     mixes = not sizes and _may_mix(first)
     if not sizes and not layout and not mixes:
         return first
-    found = Readings(model, runs, first)
+    readings = Readings(model, runs, first)
     if sizes or mixes:
-        found.explore(decided=sizes and first.asked.decided)
+        readings.explore(decided=sizes and first.asked.decided)
     if layout:
-        found.read_laid_out()
-    return found.joined()
+        readings.read_laid_out()
+    return readings.joined()
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Readings:
         self.paths = [Path(self.runs, first)]
         self.tried = [resizing.shapes(runs)]
         """Sizes that the module was read on, or refused."""
-        self.has_rests = False
+        self.has_unpaired = False
         """Whether an op is there on some sizes alone."""
         self.taken: list[list[tuple[int, ...]]] = []
         """Sizes that the module takes; first those on which it does something else."""
@@ -105,7 +105,7 @@ class Readings:
     @property
     def differ(self) -> bool:
         """Whether other sizes take other paths."""
-        return len(self.paths) > 1 or self.has_rests
+        return len(self.paths) > 1 or self.has_unpaired
 
     def read_any(self, axes: Sequence[int], rule: resizing.Rule) -> None:
         """A reading with all axes changed, or if the module does not take that, one by one."""
@@ -136,32 +136,32 @@ class Readings:
                 continue
             self.add(Path(runs, recording))
 
-    def add(self, other: Path) -> bool:
+    def add(self, reading: Path) -> bool:
         """Note what this reading has that the others do not; whether it is another path."""
         for path in self.paths:
-            found = pair(path.recording, other.recording)
-            if found is None or all(found.rests):
+            pairing = pair(path.recording, reading.recording)
+            if pairing is None or all(pairing.unpaired):
                 continue
-            if found.rests[1]:  # the longer one stands for both
-                other.recording = read_module(self.model, other.runs)
-                found = pair(path.recording, other.recording)
-                if found is None or found.rests[0]:
+            if pairing.unpaired[1]:  # the longer one stands for both
+                reading.recording = read_module(self.model, reading.runs)
+                pairing = pair(path.recording, reading.recording)
+                if pairing is None or pairing.unpaired[0]:
                     continue
-                note_differences(other.recording, found, side=1)
-                _carry_notes(path.recording, other.recording, found)
-                path.runs, path.recording = other.runs, other.recording
-                self.has_rests = True
+                note_differences(reading.recording, pairing, side=1)
+                _carry_notes(path.recording, reading.recording, pairing)
+                path.runs, path.recording = reading.runs, reading.recording
+                self.has_unpaired = True
                 return True
-            note_differences(path.recording, found, side=0)
+            note_differences(path.recording, pairing, side=0)
             path.recording.varying.update(
                 event.number
-                for event, twin in found.pairs
-                if twin.number in other.recording.varying
+                for event, twin in pairing.pairs
+                if twin.number in reading.recording.varying
             )
-            self.has_rests |= bool(found.rests[0])
-            return bool(found.rests[0])
+            self.has_unpaired |= bool(pairing.unpaired[0])
+            return bool(pairing.unpaired[0])
         if len(self.paths) < _PATHS:
-            self.paths.append(other)
+            self.paths.append(reading)
         return True
 
     def joined(self) -> Recording:
@@ -177,23 +177,26 @@ class Readings:
         return recording
 
 
-def _carry_notes(old: Recording, new: Recording, found: Pairing) -> None:
+def _carry_notes(old: Recording, new: Recording, pairing: Pairing) -> None:
     """What was noted of the first reading's events, of the second's."""
-    for event, other in found.pairs:
-        _copy_notes(old, event.number, new, other.number, len(event.outputs))
+    for event, twin in pairing.pairs:
+        _copy_notes(old, event.number, new, twin.number, len(event.outputs))
 
 
-def _copy_notes(old: Recording, number: int, new: Recording, there: int, outputs: int) -> None:
+def _copy_notes(old: Recording, number: int, new: Recording, new_number: int, outputs: int) -> None:
     none: frozenset[str] = frozenset()
     if number in old.varying:
-        new.varying.add(there)
-    names = old.open_arguments.get(number, none) | new.open_arguments.get(there, none)
+        new.varying.add(new_number)
+    names = old.open_arguments.get(number, none) | new.open_arguments.get(new_number, none)
     if names:
-        new.open_arguments[there] = names
-    for place in range(outputs):
-        axes = {*old.open_axes.get((number, place), ()), *new.open_axes.get((there, place), ())}
+        new.open_arguments[new_number] = names
+    for position in range(outputs):
+        axes = {
+            *old.open_axes.get((number, position), ()),
+            *new.open_axes.get((new_number, position), ()),
+        }
         if axes:
-            new.open_axes[there, place] = tuple(sorted(axes))
+            new.open_axes[new_number, position] = tuple(sorted(axes))
 
 
 def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
@@ -202,8 +205,8 @@ def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
     whole.given = len(parts[0].events)
     for part in parts:
         for event in part.events:
-            there = before + event.number
-            _copy_notes(part, event.number, whole, there, len(event.outputs))
+            number = before + event.number
+            _copy_notes(part, event.number, whole, number, len(event.outputs))
         before += len(part.events)
     if before != len(whole.events):  # what one run leaves changes the next
         whole.varying.update(event.number for event in whole.events)
@@ -234,10 +237,10 @@ def _may_mix(recording: Recording) -> bool:
     lifted = lift(recording)
     labels = bind(lifted.graph).labels
 
-    def any_of(found: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
+    def any_of(candidates: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
         return any(
             test(labels[lifted.tensors[value.number]])
-            for value in found
+            for value in candidates
             if value.number in lifted.tensors
         )
 

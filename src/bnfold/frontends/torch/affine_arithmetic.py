@@ -1,0 +1,174 @@
+"""Affine steps of arithmetic with constants: a module that scales and shifts, or a single op."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor, nn
+
+from bnfold.core import graph as g
+from bnfold.core.affine import Affine
+from bnfold.frontends.torch.affine_chain import (
+    Chain,
+    can_be_replaced,
+    is_read_elsewhere,
+    is_shared,
+    site_of,
+    tie_of,
+)
+from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
+from bnfold.frontends.torch.leaf_modules import is_hooked
+from bnfold.frontends.torch.lifter import Lifter, shape_of
+from bnfold.frontends.torch.limits import growth_limit, range_limit
+from bnfold.frontends.torch.ops import functional, node_of, op_name
+from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants
+from bnfold.frontends.torch.symbolic import EVERY
+
+
+def constants_chain(
+    lifter: Lifter, call: Call, events: list[Event], successors: tuple[nn.Module, ...]
+) -> Chain | None:
+    """A module that scales and shifts by constants of its own."""
+    module = call.module
+    assert module is not None
+    own = any(
+        tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values())
+    )
+    if not own or any(any(True for _ in child.parameters()) for child in module.children()):
+        return None
+    if not can_be_replaced(lifter, module) or is_read_elsewhere(lifter, module):
+        return None
+    if is_hooked(module) or (tie_of(lifter, module) is not None and successors):
+        return None
+    source, total = call.inputs[0], None
+    value = source
+    for event in events:
+        step = arithmetic(event)
+        if (
+            step is None
+            or step[0].number != value.number
+            or not event.outputs
+            or event.outputs[0] is None
+        ):
+            return None
+        total = step[1] if total is None else _compose(total, step[1])
+        if event is not events[-1] and not lifter.single_use(event.outputs[0]):
+            return None
+        value = event.outputs[0]
+    if total is None or value.shape != source.shape:
+        return None
+    flat = _per_channel(total, source)
+    if flat is None or not flat.is_finite:
+        return None
+    gamma = _only_constant(lifter, events, _PRODUCTS)
+    beta = _only_constant(lifter, events, _SUMS)
+    role = g.AffineStep(
+        flat.scale,
+        flat.shift,
+        kind=type(module).__name__,
+        channels=flat.scale.size,
+        factors=g.Parameter.editable_if(gamma is not None),
+        summands=g.Parameter.editable_if(beta is not None),
+        range_limit=range_limit(source.dtype),
+        growth_limit=growth_limit(source.dtype),
+        tie=tie_of(lifter, module),
+    )
+    site = site_of(module, successors, source, events[-1])
+    constant = gamma if gamma is not None else beta
+    if constant is not None:
+        ones = np.ones(constant.numel())
+        site = replace(
+            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * ones, deviation=ones
+        )
+    return Chain(tuple(events), source, value, role, site, call.name, is_batch_norm=False)
+
+
+_PRODUCTS = ("mul", "multiply")
+
+
+_SUMS = ("add",)
+
+
+def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
+    """The parameter of a step that is one of these ops alone, if nothing else uses it."""
+    operands = [constant for event in events for constant in constants(event.args)]
+    if len(events) != 1 or len(operands) != 1:
+        return None
+    if operands[0].how not in (Derivation.ITSELF, Derivation.RESHAPED):
+        return None
+    if functional(op_name(events[0].target)) not in ops:
+        return None
+    if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
+        return None  # an operand is multiplied first
+    origin = operands[0].origin
+    if is_shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
+        return None
+    return origin
+
+
+def _compose(first: Affine, second: Affine) -> Affine:
+    scale, shift = np.broadcast_arrays(
+        second.scale * first.scale, second.scale * first.shift + second.shift
+    )
+    return Affine(scale.copy(), shift.copy())
+
+
+def _per_channel(affine: Affine, source: Value) -> Affine | None:
+    """The constants at the input's rank, if they vary along one axis at most."""
+    scale = shape_of(affine.scale, len(source.shape))
+    shift = shape_of(affine.shift, len(source.shape))
+    if sum(length > 1 for length in scale.shape) > 1:
+        return None
+    return Affine(scale, shift)
+
+
+def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
+    """Arithmetic with constants that no module of its own does.
+
+    In a module it is seen through, not removed. In an exported program a step with constants per
+    channel that belong to the model is a node like any other, and can go; so can one that does
+    nothing, as the first addition of `out = 0; out += ...`.
+    """
+    step = arithmetic(event)
+    if step is None or not event.outputs or event.outputs[0] is None:
+        return None
+    source, affine = step
+    output = event.outputs[0]
+    if output.shape != source.shape or not affine.is_finite:
+        return None
+    flat = _per_channel(affine, source)
+    is_open = event.number in lifter.open
+    has_open_factor = bool(lifter.open.get(event.number, frozenset()) & {"alpha", EVERY})
+    own = _by_parameters(lifter, event) and not is_open
+    is_node = lifter.is_program and not is_open
+    per_channel = flat is not None and flat.scale.size > 1
+    is_neutral = bool((affine.scale == 1).all() and (affine.shift == 0).all())
+    is_removable = (own and per_channel) or is_neutral
+    is_wanted = node_of(event) is not None and is_node and is_removable
+    # A number in a module's code may depend on the shape or on values, and so may a tensor
+    # that is not the model's own: nothing is built on what it is in this run.
+    has_own_factors = own or is_node or (only_adds(event) and not has_open_factor)
+    has_own_summands = not is_open and (
+        is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
+    )
+    role = g.AffineStep(
+        affine.scale,
+        affine.shift,
+        kind=str(getattr(event.target, "_opname", "")),
+        channels=affine.scale.size,
+        removal=g.Removal.WANTED if is_wanted else g.Removal.UNASKED,
+        factors=g.Parameter.FIXED if has_own_factors else g.Parameter.UNKNOWN,
+        summands=g.Parameter.FIXED if has_own_summands else g.Parameter.UNKNOWN,
+        range_limit=range_limit(source.dtype),
+        growth_limit=growth_limit(source.dtype),
+    )
+    site = site_of(None, (), source, event)
+    return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)
+
+
+def _by_parameters(lifter: Lifter, event: Event) -> bool:
+    """Whether all constants of the event come from parameters and buffers."""
+    operands = list(constants(event.args))
+    numbers = any(isinstance(argument, int | float) for argument in event.args[:2])
+    return bool(operands) and not numbers and all(id(c.origin) in lifter.owned for c in operands)

@@ -1,0 +1,56 @@
+"""What a module is run on: inputs as the user gives them, and the method that they enter by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run that enters by another method than forward."""
+
+    entry: str
+    """Its dotted name: `forward_features`, `encoder.forward`."""
+    inputs: Any
+
+
+def method(model: nn.Module, entry: str) -> Callable[..., Any]:
+    """The method of this dotted name; the model itself for ''."""
+    attribute: Any = model
+    for part in entry.split(".") if entry else ():
+        attribute = getattr(attribute, part)
+    called: Callable[..., Any] = attribute
+    return called
+
+
+def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the user gives them.
+
+    A tensor, a tuple or list of positional arguments, a dict of keywords, or the pair of both:
+    `((x, y), {"mask": m})`.
+    """
+    if isinstance(inputs, tuple) and list(map(type, inputs)) == [tuple, dict]:
+        args, keywords = inputs
+        return args, dict(keywords)
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def call(model: nn.Module, run: Any) -> None:
+    """Run a module as it is run for a recording, on inputs of its own."""
+    entry, given = (run.entry, run.inputs) if isinstance(run, Entry) else ("", run)
+    args, kwargs = split_inputs(_fresh(given))
+    method(model, entry)(*args, **kwargs)
+
+
+def _fresh(tree: Any) -> Any:
+    """The same inputs in memory of their own, which a run may write to."""
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)

@@ -1,0 +1,82 @@
+"""What an op does besides computing: what it writes to, and what it makes of a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bnfold.frontends.torch.ops import aten_name
+from bnfold.frontends.torch.recording import Derivation
+
+FACTORIES = frozenset(
+    {
+        "new_empty",
+        "new_empty_strided",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "sym_size",
+    }
+)
+"""Ops that look at the shape of their argument, not at its values."""
+
+_DERIVATIONS = {
+    "t": Derivation.TRANSPOSED,
+    "detach": Derivation.ITSELF,
+    "alias": Derivation.ITSELF,
+    "sign": Derivation.SIGNS,
+    "view": Derivation.RESHAPED,
+    "_unsafe_view": Derivation.RESHAPED,
+    "unsqueeze": Derivation.RESHAPED,
+}
+"""Computations on a parameter that leave it editable, and what they make of it."""
+
+
+def is_factory(func: Any) -> bool:
+    """Whether it looks at no values."""
+    return aten_name(func) in FACTORIES
+
+
+def derivation_of(func: Any) -> Derivation:
+    """What it makes of a parameter."""
+    return _DERIVATIONS.get(aten_name(func), Derivation.OTHER)
+
+
+_STATISTICS_WRITERS = {"native_batch_norm", "batch_norm", "cudnn_batch_norm"}
+"""(input, weight, bias, mean, var, training, ...): in training they update mean and var unsaid."""
+_WRITES: dict[Any, tuple[int, ...] | None] = {}
+"""Per op that was met, the positions of the arguments that it writes to."""
+
+
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an op writes to."""
+    if aten_name(func) in _STATISTICS_WRITERS and args[5]:
+        return [tensor for tensor in args[3:5] if tensor is not None]
+    positions = _WRITES.get(func)
+    schema = getattr(func, "_schema", None)
+    if positions is None and func not in _WRITES:
+        if schema is None or not schema.is_mutable:
+            _WRITES[func] = None
+        else:
+            positions = tuple(
+                index
+                for index, argument in enumerate(schema.arguments)
+                if argument.alias_info is not None and argument.alias_info.is_write
+            )
+            _WRITES[func] = positions
+    if not positions or schema is None:
+        return []
+    written = []
+    for index in positions:
+        name = schema.arguments[index].name
+        argument = args[index] if index < len(args) else kwargs.get(name)
+        written += [leaf for leaf in pytree.tree_leaves(argument) if isinstance(leaf, Tensor)]
+    return written

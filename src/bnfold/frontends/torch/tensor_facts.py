@@ -1,0 +1,67 @@
+"""What there is to know of a tensor object: where it lives, and the marks that a run puts on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.frontends.torch.recording import Geometry
+from bnfold.frontends.torch.sizes_asked import shape_of, strides_of
+
+HANDLE = "_bnfold_handle"
+"""The attribute that holds a tensor's `Handle`."""
+MADE = "_bnfold_made"
+"""The attribute of constants that ops of the run made: MADE itself, or AT_RANDOM."""
+AT_RANDOM = "at random"
+
+_untyped_storage = torch.Tensor.untyped_storage
+"""PyTorch's own: a program's calls of it are watched, the recorder's are not."""
+
+
+def storage_of(tensor: Tensor) -> torch.UntypedStorage:
+    """Without a function mode that would take it for the program's own look."""
+    with torch._C.DisableTorchFunction():  # type: ignore[attr-defined]
+        return _untyped_storage(tensor)
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """A number for the memory a tensor lives in; None where that cannot be told (vmap, sparse)."""
+    try:
+        return int(storage_of(tensor)._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def address_of(tensor: Tensor) -> int | None:
+    """Where the memory begins that a tensor lives in; None where it has none."""
+    try:
+        return int(storage_of(tensor).data_ptr()) or None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def geometry_of(tensor: Tensor) -> Geometry:
+    """Which part of its memory it shows."""
+    return int(tensor.storage_offset()), tuple(shape_of(tensor)), strides_of(tensor)
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often somebody wrote to it; None where PyTorch does not count (inference mode)."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether NumPy could read it: not inside torch.func, no subclass, not sparse."""
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(tensor, nn.Buffer):
+        return False
+    return not tensor.is_meta and tensor.layout is torch.strided
+
+
+def forget(tree: Any) -> None:
+    """Remove the handles from the user's tensors."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor) and hasattr(leaf, HANDLE):
+            delattr(leaf, HANDLE)
