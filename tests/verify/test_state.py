@@ -114,6 +114,15 @@ def test_an_exported_program_with_a_buffer():
     assert not bnfold.verify(program, torch.export.export(other, (x,))).equal
 
 
+def test_no_gpu_is_seeded_that_is_not_in_use(monkeypatch):
+    """It would be when it is used first, whatever seed the user gave."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert bnfold.verify(model, copy.deepcopy(model), torch.randn(2, 3, 6, 6)).equal
+    assert bool(seeded) == torch.cuda.is_initialized()
+
+
 def test_random_state_stays():
     import random
 

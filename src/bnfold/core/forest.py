@@ -272,8 +272,10 @@ class Forest:
         slope = p[chosen] * b.p[chosen]
         offset = p[chosen] * b.q[chosen] + q[chosen]
         a_p, a_q = a.p[chosen], a.q[chosen]
+        gap, step = np.abs(slope - a_p), np.abs(a_q - offset)
+        if not (np.count_nonzero(gap) or np.count_nonzero(step)):  # one map, as nearly always
+            return np.zeros(0, dtype=np.int64)
         size = np.maximum(np.abs(slope), np.abs(a_p))
-        gap = np.abs(slope - a_p)
         known = a.root[chosen] == 0
         # value = a_p * root + a_q and = slope * root + offset, with the root known or not
         root_value = self.pinned_value if self.pinned_value else 0.0
@@ -285,7 +287,7 @@ class Forest:
         )
         equal_value = np.abs(left_value - right_value) <= tolerance
         equal_slope = gap <= RELATIVE_TOLERANCE * size
-        level = np.abs(a_q - offset) <= RELATIVE_TOLERANCE * np.maximum(
+        level = step <= RELATIVE_TOLERANCE * np.maximum(
             np.maximum(np.abs(a_q), np.abs(offset)), terms
         )
         fine = np.where(known, equal_value, equal_slope & level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,20 +38,22 @@ class Pair:
     @property
     def names(self) -> list[str]:
         """The names of its layers, in order."""
-        return [one.scalars("name")[-1].string for one in self._layers()]
+        return [one.scalars("name")[-1].string for one in _layers(self.text)]
 
     def types(self) -> list[str]:
         """The types of its layers, in order."""
-        return [one.scalars("type")[-1].string for one in self._layers()]
-
-    def _layers(self) -> list[Message]:
-        root = read_text(self.text, "x").root
-        return root.messages("layer") or root.messages("layers")
+        return [one.scalars("type")[-1].string for one in _layers(self.text)]
 
     def stored(self) -> dict[str, list[NDArray[Any]]]:
         """The arrays in the file, by layer."""
         model = read_caffemodel(self.weights, "x")
         return {layer.name: [blob.read() for blob in layer.blobs] for layer in model.layers}
+
+
+@lru_cache(maxsize=2)
+def _layers(text: bytes) -> list[Message]:
+    root = read_text(text, "x").root
+    return root.messages("layer") or root.messages("layers")
 
 
 def pair(text: str, arrays: Arrays, *, form: str = "double") -> Pair:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import assert_folds, build, image
+from tests.pairwise import pairwise
 
-ACTIVATIONS = [
+PIECEWISE_LINEAR = [
     nn.ReLU(),
     nn.ReLU(inplace=True),
     nn.ReLU6(),
@@ -20,6 +23,10 @@ ACTIVATIONS = [
     nn.LeakyReLU(0.2),
     nn.PReLU(),
     nn.PReLU(4),
+    nn.Threshold(0.0, 0.0),
+]
+"""Those that bounds per channel could be for: each in every order in every mode."""
+OTHERS = [
     nn.SiLU(),
     nn.GELU(),
     nn.Hardswish(),
@@ -34,7 +41,6 @@ ACTIVATIONS = [
     nn.Softmax(1),
     nn.LogSoftmax(1),
     nn.Softmax2d(),
-    nn.Threshold(0.0, 0.0),
     nn.Threshold(0.1, 0.0),
     nn.Threshold(0.0, 0.2),
     nn.Softshrink(),
@@ -47,11 +53,17 @@ ACTIVATIONS = [
     nn.Dropout(),
     nn.GLU(1),
 ]
+ORDERS = ("norm first", "norm last", "both")
+MODES = ("auto", "always", "never")
+BETWEEN = [
+    *product(product(PIECEWISE_LINEAR, ORDERS), MODES),
+    *pairwise(list(product(OTHERS, ORDERS)), MODES, lambda case: case),
+]
 
 
-@pytest.mark.parametrize("clip", ["auto", "always", "never"])
-@pytest.mark.parametrize("order", ["norm first", "norm last", "both"])
-@pytest.mark.parametrize("act", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(
+    ("act", "order", "clip"), [(*case, clip) for case, clip in BETWEEN], ids=str
+)
 def test_activation_between(act, order, clip):
     ins = 2 if isinstance(act, nn.GLU) else 4
     parts = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from benchmarks.zoo import load_vision
 from tests.frontends.torch.support import assert_folds, build, image, reasons
+from tests.pairwise import pairwise
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -99,40 +102,46 @@ def test_batch_norm_before_a_transposed_convolution(rank, options, goes):
 # ---------------------------------------------------------------- goes
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("bias", [True, False])
+CONVOLUTIONS = [
+    {},
+    {"groups": 2},
+    {"groups": 4},
+    {"stride": 2, "padding": 1, "dilation": 2},
+    {"padding": "same", "padding_mode": "reflect"},
+    {"padding": 2, "padding_mode": "circular"},
+]
+TRANSPOSED_CONVOLUTIONS = [
+    {},
+    {"groups": 2},
+    {"groups": 4},
+    {"stride": 2, "output_padding": 1},
+    {"stride": 3, "groups": 2, "dilation": 2, "padding": 1, "output_padding": 2},
+]
+
+
+def in_every_rank(forms, others):
+    """Each form in each rank; of the others, each meets each form and each rank."""
+    cases = list(product((1, 2, 3), map(str, forms)))
+    by_name = {str(form): form for form in forms}
+    drawn = pairwise(cases, others, lambda case: case)
+    return [(rank, by_name[name], other) for (rank, name), other in drawn]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"groups": 2},
-        {"groups": 4},
-        {"stride": 2, "padding": 1, "dilation": 2},
-        {"padding": "same", "padding_mode": "reflect"},
-        {"padding": 2, "padding_mode": "circular"},
-    ],
-    ids=str,
+    ("rank", "options", "bias"), in_every_rank(CONVOLUTIONS, (True, False)), ids=str
 )
 def test_batch_norm_behind_a_convolution(rank, bias, options):
     model = build(nn.Sequential(CONV[rank](4, 8, 3, bias=bias, **options), NORM[rank](8)))
     assert_folds(model, image(2, 4, *SIZE[rank]), removed=1)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"groups": 2},
-        {"groups": 4},
-        {"stride": 2, "output_padding": 1},
-        {"stride": 3, "groups": 2, "dilation": 2, "padding": 1, "output_padding": 2},
-    ],
+    ("rank", "options", "rest"),
+    in_every_rank(TRANSPOSED_CONVOLUTIONS, [*product((True, False), (4, 8))]),
     ids=str,
 )
-@pytest.mark.parametrize("outs", [4, 8])
-def test_batch_norm_behind_a_transposed_convolution(rank, bias, options, outs):
+def test_batch_norm_behind_a_transposed_convolution(rank, options, rest):
+    bias, outs = rest
     op = TRANSPOSED[rank](4, outs, 3, bias=bias, **options)
     assert_folds(build(nn.Sequential(op, NORM[rank](outs))), image(2, 4, *SIZE[rank]), removed=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 
@@ -623,10 +624,16 @@ WAYS = {
 }
 
 
+@functools.cache
+def merged(how):
+    """Nothing that people do with it changes it."""
+    return merges(Two(how))
+
+
 @pytest.mark.parametrize("how", SUMS, ids=lambda how: how.__name__)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_people_do_with_a_module(way, how):
-    model = merges(Two(how))
+    model = merged(how)
     with torch.no_grad():
         assert_same(run(model, X), run(WAYS[way](model, X), X), 1e-9)
 
@@ -690,16 +697,16 @@ def test_anything_else_says_what_is_wrong(use):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "left"),
+    ("name", "size", "left", "verify"),
     [
-        ("repvgg_a0", 96, 23),
-        ("mobileone_s0", 96, 44),
-        ("repvit_m0_9", 96, 104),
-        ("fastvit_t8", 96, 53),
-        ("ghostnetv3_100", 96, 138),
+        ("repvgg_a0", 96, 23, True),
+        ("mobileone_s0", 96, 44, False),
+        ("repvit_m0_9", 96, 104, True),
+        ("fastvit_t8", 96, 53, True),
+        ("ghostnetv3_100", 96, 138, False),
     ],
 )
-def test_networks(name, size, left):
+def test_networks(name, size, left, verify):
     from benchmarks.randomize import randomize_statistics, spread_constants
     from benchmarks.vision import load_vision
 
@@ -708,7 +715,7 @@ def test_networks(name, size, left):
     randomize_statistics(model, inputs=x)
     spread_constants(model)
     expected = run(model, other)
-    folded, report = bnfold.fold(model, x)
+    folded, report = bnfold.fold(model, x, verify=verify)
     assert type(folded) is type(model)
     assert report.kept == 0, str(report)
     assert convolutions(folded, x) == left

@@ -131,7 +131,7 @@ def assert_same_for_all_sizes(model, folded) -> None:
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_nothing_is_built_on_a_number_that_may_be_another(name, clip, decomposed):
     model, program = exported(HARMFUL[name], decomposed)
-    folded, _ = bnfold.fold(program, clip=clip)
+    folded, _ = bnfold.fold(program, clip=clip, verify=False)  # the proof would take it back
     assert_same_for_all_sizes(model, folded)
 
 

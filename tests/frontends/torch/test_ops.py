@@ -175,11 +175,11 @@ def test_forms_in_a_program(name):
     import bnfold
 
     model = build(Behind(FORMS[name]))
+    program = torch.export.export(model, (image(2, 3, 5, 5),))
     for decompose in (False, True):
-        program = torch.export.export(model, (image(2, 3, 5, 5),))
         if decompose:
             program = program.run_decompositions()
-        folded, _ = bnfold.fold(program)
+        folded, _ = bnfold.fold(program, verify=not decompose)
         for seed in (0, 5):
             x = image(2, 3, 5, 5, seed=seed)
             expected = model(x)

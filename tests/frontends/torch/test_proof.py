@@ -272,14 +272,12 @@ def chain(length: int) -> nn.Module:
     return build(nn.Sequential(*parts))
 
 
-@pytest.mark.parametrize(
-    "faulty", [("1",), ("10",), ("22",), ("4", "19"), ("1", "4", "7"), ("13",)]
-)
+@pytest.mark.parametrize("faulty", [("1",), ("10",), ("16",), ("4", "13"), ("1", "4", "7"), ("7",)])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_only_the_steps_to_blame_are_kept(
     faulty: tuple[str, ...], inplace: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = chain(8)
+    model = chain(6)
     expected = run(model, X)
     wrong_plan(monkeypatch, *faulty)
     folded, report = bnfold.fold(model, X, inplace=inplace)

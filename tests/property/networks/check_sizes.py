@@ -11,18 +11,18 @@ from tests.property.networks.build_torch import Model, torch_inputs
 from tests.property.networks.description import Network
 from tests.tolerances import EXACT
 
-_LONGER = ((1, 0, 1, 1), (3, 0, 2, 3), (0, 0, 4, 2), (1, 0, 5, 4))
+_LONGER = ((0, 0, 0, 0), (1, 0, 1, 1), (3, 0, 2, 3), (0, 0, 4, 2), (1, 0, 5, 4))
 """By how much each axis grows; there are as many channels as before."""
 
 
 def check_other_sizes(network: Network, clip: ClipMode) -> int:
-    """Returns on how many other sizes the folded program was compared."""
+    """Returns on how many sizes the folded program was compared; no proof takes anything back."""
     inputs = torch_inputs(network, torch.float64)
     open_axes = tuple(
         {axis: torch.export.Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in inputs
     )
     program = torch.export.export(Model(network), inputs, dynamic_shapes=open_axes)
-    folded, report = bnfold.fold(program, clip=clip)
+    folded, report = bnfold.fold(program, clip=clip, verify=False)
     before, after = program.module(), folded.module()
     compared = 0
     for more in _LONGER:

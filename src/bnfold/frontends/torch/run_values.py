@@ -23,10 +23,20 @@ from bnfold.verify.verdict import unit
 def seeded() -> Iterator[None]:
     """The same randomness for every run, if there is any."""
     with torch.no_grad(), same_randomness():
-        torch.manual_seed(0)
+        _seed(0)
         np.random.seed(0)
         random.seed(0)
         yield
+
+
+def _seed(number: int) -> None:
+    """What torch.manual_seed does, but it leaves CUDA no seed for when that is used first."""
+    is_cuda = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use if is_cuda else torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:
+        torch.default_generator.manual_seed(number)
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
