@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -229,3 +230,24 @@ def test_a_notebook_shows_the_report_of_a_result():
     result = FoldResult("a model", REPORT)
     assert result._repr_html_() == REPORT._repr_html_()
     assert "a model" not in result._repr_html_()
+
+
+class Endless:
+    """A model whose own text is pages long."""
+
+    def __repr__(self) -> str:
+        return "(layer): Conv2d\n" * 1000
+
+
+def test_what_is_printed_of_a_result_is_the_report():
+    assert str(FoldResult(Endless(), REPORT)) == str(REPORT)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(Endless(), "Endless"), (Path("net.folded.onnx"), "net.folded.onnx"), (Path("\x1b"), "")],
+)
+def test_a_prompt_echoes_a_line(model: object, name: str) -> None:
+    line = repr(FoldResult(model, REPORT))
+    assert line.startswith(f"<FoldResult of {name}") and REPORT.summary in line
+    assert "\n" not in line and "\x1b" not in line

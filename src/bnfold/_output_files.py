@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 from bnfold.errors import UsageError
@@ -84,6 +85,39 @@ def sync_file(file: IO[bytes], *, replaces: bool) -> None:
     file.flush()
     if replaces or file.tell() <= _SYNCED:
         os.fsync(file.fileno())
+
+
+class Syncing:
+    """`sync_file` in a thread: whoever wrote the file closes it, and does something else meanwhile.
+
+    The file gets its name after `wait`.
+    """
+
+    def __init__(self, file: IO[bytes], *, replaces: bool) -> None:
+        self._errors: list[BaseException] = []
+        file.flush()  # a full disk shows here
+        self._file = os.fdopen(os.dup(file.fileno()), "rb")
+        self._replaces = replaces
+        # Nobody waits for it where the file is not wanted any more.
+        self._thread = Thread(target=self._run, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads are to be had
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            with self._file as file:
+                sync_file(file, replaces=self._replaces)
+        except BaseException as error:  # raised below, in the thread that asked
+            self._errors.append(error)
+
+    def wait(self) -> None:
+        """Until the content is on the disk. Raises OSError."""
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
+        if self._errors:
+            raise self._errors[0]
 
 
 def put_in_place(*moves: tuple[Path, Path]) -> None:

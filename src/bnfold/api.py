@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ov
 
 from bnfold._kinds import folded_beside, kind_of, opened
 from bnfold._storage import Weights
+from bnfold._text import printable
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.frontend import Frontend, Request, check, frontend_of
 from bnfold.report import FoldReport
@@ -34,8 +35,22 @@ class FoldResult(NamedTuple, Generic[Model]):
     """Of the kind that went in; for a path, the path that was written."""
     report: FoldReport
 
+    def __str__(self) -> str:
+        """The report: a model's own text can be pages long."""
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        """In a line, as a prompt echoes it."""
+        model = self.model if isinstance(self.model, Path) else type(self.model).__name__
+        verdict = self.report.verdict
+        parts = [
+            self.report.summary,
+            self.report.merged_summary,
+            verdict.summary if verdict else "",
+        ]
+        return printable(f"<FoldResult of {model}: {'; '.join(part for part in parts if part)}>")
+
     def _repr_html_(self) -> str:
-        """In a notebook: the report; a model's own text can be pages long."""
         return self.report._repr_html_()
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import onnx
@@ -32,6 +36,50 @@ def folder(tmp_path, monkeypatch):
 
 def listing(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+# -------------------------------------------------------------------- on its way to the disk
+
+
+@pytest.mark.parametrize("options", [[], ["--no-check"]])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_does_not_reach_the_disk_gets_no_name(capsys, folder, monkeypatch, options, number):
+    def fails(_: int) -> None:
+        raise OSError(number, "no more of it")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    before = listing(folder)
+    assert main(["fold", "net.onnx", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "net.folded.onnx could not be written: no more of it" in err
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("are_there_threads", [True, False])
+def test_a_name_waits_for_the_content(folder, monkeypatch, are_there_threads):
+    """The folder, whose turn it is after the name, is the last thing that is flushed."""
+    order: list[str] = []
+    flush, move = os.fsync, Path.replace
+
+    def flushed(descriptor: int) -> None:
+        time.sleep(0.2)
+        flush(descriptor)
+        order.append("flushed")
+
+    def moved(path: Path, target: Path) -> Path:
+        order.append("named")
+        return move(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", moved)
+    if not are_there_threads:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert main(["fold", "net.onnx", "--no-check"]) == 0
+    assert order == ["flushed", "named", "flushed"]
+
+
+def refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 # -------------------------------------------------------------------- refused

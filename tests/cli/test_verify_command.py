@@ -52,6 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["net.onnx", "net.onnx", "--mean", "0.5"], 2, "folder of images"),
         (["net.onnx", "net.onnx", "--mean", "x"], 2, "list of numbers"),
         (["net.onnx", "net.onnx", "--samples", "0"], 2, "number of samples"),
+        (["net.onnx", "net.onnx", "net.onnx"], 2, "3 words name 3"),
+        (["network.prototxt", "network.caffemodel", "net.onnx", "net.onnx"], 2, "4 words name 3"),
         (["net.onnx", "net.onnx", "--weights", "a", "b"], 2, "--weights is for .prototxt"),
         (["net.onnx", "net.onnx", "--input", "data:1x4x6x6"], 2, "cannot have the shape"),
         (["net.onnx", "other.onnx"], 2, "input"),
@@ -86,6 +88,9 @@ def test_a_fault_is_an_answer(capsys, folder):
         ["net.onnx", "net.pt2"],
         ["network.prototxt", "folded.onnx"],
         ["network.prototxt", "network.prototxt", "--weights", *["network.caffemodel"] * 2],
+        ["network.prototxt", "network.caffemodel", "folded.onnx"],
+        ["net.onnx", "network.prototxt", "network.caffemodel"],
+        ["network.caffemodel", "network.prototxt", "network.prototxt", "network.caffemodel"],
         ["net.onnx", "folded.onnx", "--data", "own.npz"],
     ],
 )
@@ -94,6 +99,32 @@ def test_equal(capsys, folder, arguments):
     assert main(["verify", *arguments]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("equal: largest difference") and err == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["deploy.prototxt", "w.caffemodel"], ["w.caffemodel", "deploy.prototxt"]]
+)
+def test_weights_of_another_name(capsys, folder, words):
+    Path("network.prototxt").rename("deploy.prototxt")
+    Path("network.caffemodel").rename("w.caffemodel")
+    assert main(["fold", "deploy.prototxt"]) == 3
+    _, err = capsys.readouterr()
+    assert "deploy.caffemodel: no such file. Next: name the weights behind the network: w." in err
+    assert main(["fold", *words]) == 0
+    assert "deploy.folded.caffemodel" in capsys.readouterr().out
+    assert main(["verify", *words, "deploy.folded.prototxt"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [([], "name the .caffemodel"), (["a", "b", "c"], "network: a.caffemodel or 2 more")],
+)
+def test_missing_weights(capsys, folder, others, text):
+    Path("network.caffemodel").unlink()
+    for name in others:
+        Path(f"{name}.caffemodel").write_bytes(b"")
+    assert main(["inspect", "network.prototxt"]) == 3
+    assert text in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_factory(capsys, folder, monkeypatch):

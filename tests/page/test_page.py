@@ -12,9 +12,11 @@ from itertools import pairwise
 
 import pytest
 
-from bnfold import FoldReport, Item, Kept, Reason
+from bnfold import FoldReport, Item, Kept, Reason, Removed
 from bnfold.network import NetworkNode, State
+from bnfold.outcomes import Merged
 from bnfold.page.drawing import box_width, draw_svg
+from bnfold.page.html import breakable
 from bnfold.page.layout import HEIGHT, lay_out
 from bnfold.page.text import escape, head, json_for_script, printable, tail, width_of
 from tests.page.support import NASTY, made_up, measured, page, verified
@@ -31,6 +33,35 @@ def test_no_name_ends_an_element_or_an_attribute(nasty: str) -> None:
     text = json_for_script({nasty: nasty})
     assert not set("<>&\u2028\u2029") & set(text) and text.isascii()
     assert json.loads(text) == {nasty: nasty}
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        (
+            "/stages/stages.0/conv_kxk/Conv",
+            "/stages/<wbr>stages.<wbr>0/<wbr>conv_kxk/<wbr>Conv",
+        ),
+        ("layer1.0.downsample.1.norm", "layer1.<wbr>0.<wbr>downsample.<wbr>1.<wbr>norm"),
+        ("a sentence that ends in a point.", "a sentence that ends in a point."),
+        ("and in some more of them ...", "and in some more of them ..."),
+        ("a/b", "a/b"),
+        ("/stem/conv_1x1/conv, /stem/Add", "/stem/<wbr>conv_1x1/<wbr>conv, /stem/<wbr>Add"),
+        ("//long/<b>&amp;/name/with/markup", "//long/<wbr>&lt;b&gt;&amp;amp;/<wbr>name/<wbr>"),
+    ],
+)
+def test_where_a_long_name_is_broken(name: str, broken: str) -> None:
+    assert breakable(name).startswith(broken)
+
+
+def test_what_was_merged_is_in_the_lead() -> None:
+    report = FoldReport(
+        (Item("bn", "BatchNorm2d", 4, 1, Removed(("c",))),),
+        merged=(Merged("c", "Conv", ("d", "e", "f")),),
+    )
+    assert '<p class="lead">1 of 1 BatchNorm2d removed; 3 ops merged into 1 Conv</p>' in (
+        report.to_html()
+    )
 
 
 def test_hostile_names_everywhere() -> None:
@@ -227,4 +258,5 @@ def test_reasons_say_what_to_do() -> None:
     kept = Item("bn", "BatchNorm2d", 8, 1, Kept(Reason.CLIP_COST, "relu"))
     assert "--clip always removes them" in FoldReport((kept,)).to_html()
     unusual = Item("bn", "BatchNorm2d", 8, 1, Kept(Reason.ZERO_GAMMA, "conv"))
-    assert "see docs/reasons.md#zero-gamma" in FoldReport((unusual,)).to_html()
+    text = FoldReport((unusual,)).to_html().replace("<wbr>", "")
+    assert "see docs/reasons.md#zero-gamma" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import Event, current_thread
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.read import read_proto
 from bnfold.frontends.onnx.runner import model_runner
 from bnfold.verify.compare import gaps
-from bnfold.verify.quick import run_ahead
+from bnfold.verify.quick import _Worker, run_ahead
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.verdict import median
 from tests.frontends.onnx.support import Sketch
@@ -63,6 +64,30 @@ def changed(model: onnx.ModelProto, node: str, at: int, change) -> onnx.ModelPro
     change(array)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return wrong
+
+
+# ------------------------------------------------------------------- one thread for both
+
+
+def test_a_thread_goes_on_with_what_it_is_given():
+    worker, goes_on, seen = _Worker(), Event(), []
+
+    def first() -> int:
+        goes_on.wait(60)
+        seen.append(current_thread())
+        return 1
+
+    def second() -> int:
+        seen.append(current_thread())
+        raise ValueError
+
+    one, two = worker.begin(first), worker.begin(second)
+    goes_on.set()
+    assert (one.get(), two.get()) == (1, None)
+    assert seen[0] is seen[1] is not current_thread()
+    seen[0].join(60)
+    assert not seen[0].is_alive()
+    assert worker.begin(lambda: 3).get() == 3
 
 
 # ------------------------------------------------------------------- nothing is said

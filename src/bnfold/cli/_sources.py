@@ -1,7 +1,7 @@
 """Which models the words after `bnfold fold` name: files, pairs of files, folders, a stream.
 
 net.onnx                        one model
-deploy.prototxt w.caffemodel    one model, the weights being the second word
+deploy.prototxt w.caffemodel    one model, the weights being the second word, or the first
 a.onnx b.onnx models/           many models, those of a folder being found by their suffixes
 -                               what comes on stdin
 """
@@ -46,6 +46,9 @@ def models(words: Sequence[str]) -> list[Model]:
             named += inside or [Model(word, place=Path(Path(word).name))]
         elif rest and _takes_weights(word, rest[0]):
             named.append(Model(word, rest.pop(0), Path(Path(word).name)))
+        elif rest and _is_weights(word) and _is_network(rest[0]):
+            network = rest.pop(0)
+            named.append(Model(network, word, Path(Path(network).name)))
         else:
             named.append(Model(word, place=Path(Path(word).name)))
     return named
@@ -53,11 +56,19 @@ def models(words: Sequence[str]) -> list[Model]:
 
 def _takes_weights(word: str, following: str) -> bool:
     """Whether the word behind a network names its weights, not another model."""
-    if word == STREAM or is_factory(word) or _kind(word) is not ModelKind.CAFFE_FILES:
+    if not _is_network(word):
         return False
-    if Path(following).suffix.lower() == ".caffemodel":  # damaged ones, too
+    if _is_weights(following):
         return True
     return following != STREAM and not is_factory(following) and _kind(following) is None
+
+
+def _is_network(word: str) -> bool:
+    return word != STREAM and not is_factory(word) and _kind(word) is ModelKind.CAFFE_FILES
+
+
+def _is_weights(word: str) -> bool:
+    return Path(word).suffix.lower() == ".caffemodel"  # damaged ones, too
 
 
 def _kind(word: str) -> ModelKind | None:

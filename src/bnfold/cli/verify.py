@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bnfold.cli._options import add_answer_options, add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
+from bnfold.cli._sources import models
 from bnfold.cli._stream import spooled
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=name.upper(),
             help=f"{what}: a .onnx, .pt2 or .prototxt file, or package.module:factory; - for stdin",
         )
+    # `deploy.prototxt net.caffemodel` is one model for `fold`, so people name it so here, too.
+    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument(
         "--weights",
         nargs=2,
@@ -62,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify and print. Returns 1 if the two are not equal, or not proven to be."""
     from bnfold.verify.api import Comparison
 
+    if arguments.more:
+        _pair_up(arguments)
     names = (arguments.original, arguments.folded)
     with spooled(names) as place, progress(f"verifying {arguments.folded}"):
         original, folded = _runners(arguments, place)
@@ -70,6 +75,20 @@ def run(arguments: argparse.Namespace) -> int:
         result = Comparison(**named).either_way(original, folded)
     answer_result(result, as_json=arguments.json)
     return int(not result.equal)
+
+
+def _pair_up(arguments: argparse.Namespace) -> None:
+    """Of three or four words, those that are the weights of a network. Raises UsageError."""
+    words = [arguments.original, arguments.folded, *arguments.more]
+    found = models(words)
+    if len(found) != 2 or arguments.weights:
+        raise UsageError(
+            f"verify compares two models, and {len(words)} words name {len(found)}",
+            "name two; a .caffemodel goes behind its .prototxt, or both behind --weights",
+        )
+    original, folded = found
+    arguments.original, arguments.folded = original.source, folded.source
+    arguments.weights = [original.weights, folded.weights]
 
 
 def _runners(arguments: argparse.Namespace, place: Path | None) -> tuple[Runner, Runner]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -67,13 +68,25 @@ def row(
         cell = Cell(given) if isinstance(given, str) else given
         css = " ".join(filter(None, ("number" if column.is_number else "", column.css)))
         marks = f' class="{css}"' if css else ""
-        content = escape(cell.text) + cell.extra
+        content = breakable(cell.text) + cell.extra
         if number == 0:
             parts.append(f'<th scope="row"{marks}>{content}</th>')
         else:
             label = f' data-label="{escape(column.heading)}"' if is_labelled else ""
             parts.append(f"<td{label}{marks}>{content}</td>")
     return f"<tr{attributes}>{''.join(parts)}</tr>"
+
+
+def breakable(text: str) -> str:
+    """Escaped; a long name is broken behind a slash or a point, before it is broken anywhere."""
+    escaped = escape(text)
+    if len(text) < _LONG:
+        return escaped
+    return re.sub(r"(?<=[^\s/.][/.])(?=[^\s/.])", "<wbr>", escaped)
+
+
+_LONG = 24
+"""Characters of a name that may have to be broken."""
 
 
 def paragraphs(texts: Iterable[str]) -> str:

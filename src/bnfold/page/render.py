@@ -70,7 +70,7 @@ def render(report: Outcomes, facts: Facts) -> str:
         style=style,
         early=early,
         heading=escape(facts.title or "A folded network"),
-        summary=escape(report.summary),
+        summary=escape("; ".join(filter(None, (report.summary, report.merged_summary)))),
         tiles=_tiles(report, facts),
         navigation="".join(links),
         sections="\n".join(shown.values()),

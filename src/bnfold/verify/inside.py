@@ -93,7 +93,11 @@ def _nearer(base: Inside, far: Inside) -> Inside:
 
 def _back(base: Array, far: Array) -> Array:
     """Raises NotExactError where float32 overflows, or float64 does."""
-    moved: Array = base + (far.astype(np.float64) - base) / _ENLARGED
-    if not np.isfinite(moved).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved: Array = far - base
+        moved /= _ENLARGED
+        moved += base
+        total = moved.sum()
+    if not np.isfinite(total):
         raise NotExactError("some values are not finite")
     return moved

@@ -84,7 +84,8 @@ def _measure(
     first = runs.before[0][key]
     scale, shift, known = _at_places(stored, first)
     pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
-    backs = [after / scale - shift for _, after in pairs]
+    units = [after / scale for _, after in pairs]
+    backs = [unit - shift for unit in units]
     bases = [runs.after[number % len(runs.after)] for number in range(len(runs.draws))]
     drawn = [
         gaps(base[key].values, draw[key].values) / scale
@@ -100,10 +101,10 @@ def _measure(
         first.kind,
         _mean_square([gaps(b, back) for (b, _), back in zip(pairs, backs, strict=True)], known),
         size,
-        _mean_square([after / scale for _, after in pairs], known),
+        _mean_square(units, known),
         _mean_square(drawn, known),
         size + _mean_square([shift], known),
-        _is_cut(np.concatenate([b for b, _ in pairs], axis=1)),
+        _is_cut(first.values if len(pairs) == 1 else np.concatenate([b for b, _ in pairs], axis=1)),
     )
 
 
@@ -111,7 +112,7 @@ def _is_cut(values: FloatArray) -> bool:
     """Whether the smallest or largest value of a tensor occurs twice: a ReLU was there."""
     if not values.size:
         return False
-    return bool((values == values.min()).sum() > 1 or (values == values.max()).sum() > 1)
+    return any(np.count_nonzero(values == end) > 1 for end in (values.min(), values.max()))
 
 
 def _at_places(

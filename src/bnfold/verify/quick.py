@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from threading import Thread
-from typing import Generic, Protocol, TypeVar
+from threading import Event, Lock, Thread
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -56,23 +56,58 @@ class QuickRunner(Protocol):
 
 
 class _Later(Generic[Result]):
-    """What a thread of its own works out."""
+    """What a thread works out."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
         self._made: list[Result] = []
-        self._thread = Thread(target=self._run, args=(work,))
-        self._thread.start()
+        self._is_over = Event()
 
-    def _run(self, work: Callable[[], Result]) -> None:
+    def run(self) -> None:
+        """In that thread."""
         try:
-            self._made.append(work())
+            self._made.append(self._work())
         except Exception:  # whatever a runtime raises: `thorough` runs it again, and says so
             self._made.clear()
+        finally:
+            self._is_over.set()
 
     def get(self) -> Result | None:
         """It, as soon as it is there; None where that raised."""
-        self._thread.join()
+        self._is_over.wait()
         return self._made[0] if self._made else None
+
+
+class _Worker:
+    """A thread that does one thing after the other, and ends when there is nothing left.
+
+    Both models are loaded by one, which takes the memory of the first for the second: to get fresh
+    memory costs as much as to run a network.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._works: list[_Later[Any]] = []
+        self._is_busy = False
+
+    def begin(self, work: Callable[[], Result]) -> _Later[Result]:
+        """It is done as soon as all is that was begun before."""
+        later = _Later(work)
+        with self._lock:
+            self._works.append(later)
+            if not self._is_busy:
+                Thread(target=self._run).start()
+                self._is_busy = True
+        return later
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._works:
+                    self._is_busy = False
+                    return
+                later = self._works.pop(0)
+            later.run()
 
 
 @dataclass(slots=True)
@@ -86,6 +121,8 @@ class Quick:
     """Of the declared size, and of the other one, if there is any."""
     small: list[Array]
     """Of the size that is run in float64."""
+    runtime: _Worker
+    """Runs models in their own dtype."""
     before: _Later[list[Outputs | None]]
     """What it returns for these."""
     inside: _Later[Inside] | None = None
@@ -100,7 +137,7 @@ class Quick:
     def look_inside(self, storages: Sequence[Storage]) -> None:
         """Go on with it in float64, as soon as it is known how the fold stores its tensors."""
         self.axes = channel_axes(storages)
-        self.inside = _Later(lambda: original_inside(self.network, self.small, self.axes))
+        self.inside = _Worker().begin(lambda: original_inside(self.network, self.small, self.axes))
 
     def stop(self) -> None:
         """Nobody waits for it any longer, as Python does for each thread before it ends."""
@@ -115,7 +152,7 @@ class Quick:
             raise
 
     def _judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
-        after = _Later(lambda: _own(folded, self.inputs))
+        after = self.runtime.begin(lambda: _own(folded, self.inputs))
         if self.inside is None:
             self.look_inside(storages)
         assert self.inside is not None
@@ -169,7 +206,9 @@ def run_ahead(original: QuickRunner) -> Quick | None:
     small = draw([replace(spec, shape=_smaller(spec.shape)) for spec in original.specs], 0, 0)
     if sum(array.size for array in small) > _MOST:
         return None
-    return Quick(original, network, inputs, small, _Later(lambda: _own(original, inputs)))
+    runtime = _Worker()
+    before = runtime.begin(lambda: _own(original, inputs))
+    return Quick(original, network, inputs, small, runtime, before)
 
 
 def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:

@@ -160,7 +160,7 @@ def open_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     try:
         if not file.is_file():
             raise ModelUnreadableError(
-                name, "no such file" if not file.exists() else "no file", "name a .caffemodel"
+                name, "no such file" if not file.exists() else "no file", _name_one(file.parent)
             )
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -170,6 +170,15 @@ def open_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
             name, error.strerror or str(error), "name a .caffemodel"
         ) from error
     return read_caffemodel(content, name)
+
+
+def _name_one(folder: Path) -> str:
+    """What to do where there are no weights of the network's own name."""
+    found = sorted(path.name for path in folder.glob("*.caffemodel") if path.is_file())
+    if not found:
+        return "name the .caffemodel that holds its weights"
+    more = f" or {len(found) - 1} more" if len(found) > 1 else ""
+    return f"name the weights behind the network: {found[0]}{more}"
 
 
 def read_caffemodel(content: bytes | mmap.mmap, name: str) -> Caffemodel:

@@ -27,7 +27,7 @@ from bnfold.frontends.onnx.fold import (
     read_model,
 )
 from bnfold.frontends.onnx.folding import Folding
-from bnfold.frontends.onnx.read import OnnxModel, read_file
+from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file
 from bnfold.frontends.onnx.tensor_data import FileData
 from bnfold.frontends.onnx.write import Staged, data_name
 from bnfold.report import FoldReport
@@ -135,7 +135,7 @@ def _counted(model: OnnxModel) -> Counter[str]:
         for node in graphs.pop().node:
             counts[node.op_type] += 1
             for attribute in node.attribute:
-                graphs += [attribute.g, *attribute.graphs]
+                graphs += inner_graphs(attribute)
     return counts
 
 

@@ -19,7 +19,7 @@ from typing import IO
 
 from onnx import ModelProto, TensorProto
 
-from bnfold._output_files import part_beside, put_in_place, sync_file
+from bnfold._output_files import Syncing, part_beside, put_in_place
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx import wire
 from bnfold.frontends.onnx.read import OnnxModel
@@ -66,6 +66,8 @@ class Staged:
         self.has_data = False
         self.replaces = False
         """Whether something is at its place already."""
+        self.syncing: list[Syncing] = []
+        """What has to be over before it is moved there."""
 
     @property
     def model(self) -> Path:
@@ -88,6 +90,8 @@ class Staged:
             )
         with _explained(output):
             data = [(self.data, target)] if self.has_data else []
+            for file in self.syncing:
+                file.wait()
             put_in_place(*data, (self.model, output))
         self.discard()  # here, where an interrupt is heard, and not when nobody needs this any more
 
@@ -179,7 +183,7 @@ def _write_external(file: IO[bytes], tensor: TensorProto, data: TensorData, plac
 
 @contextmanager
 def _complete(path: Path, stage: Staged, room: int) -> Iterator[IO[bytes]]:
-    """A new file, on the disk before it gets its name.
+    """A new file, on its way to the disk: it is there before it gets its name.
 
     `room` is about how many bytes it will have. That much is set aside at once: a full disk shows
     before the work is done, and writing costs a third less.
@@ -189,7 +193,7 @@ def _complete(path: Path, stage: Staged, room: int) -> Iterator[IO[bytes]]:
             _set_aside(file, room)
         yield file
         file.truncate()
-        sync_file(file, replaces=stage.replaces)
+        stage.syncing.append(Syncing(file, replaces=stage.replaces))
 
 
 def _set_aside(file: IO[bytes], room: int) -> None:
