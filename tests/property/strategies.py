@@ -343,10 +343,13 @@ KINDS: tuple[Callable[[Sketch], None], ...] = (
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, zero_gamma: bool = True, most: int = 12) -> Network:
+def networks(
+    draw: st.DrawFn, *, zero_gamma: bool = True, along_height: bool = True, most: int = 12
+) -> Network:
     """A network of 3 to `most` drawn steps and a head."""
     sketch = Sketch(draw, zero_gamma=zero_gamma)
-    for kind in draw(st.lists(st.sampled_from(KINDS), min_size=3, max_size=most)):
+    kinds = [kind for kind in KINDS if along_height or kind is not Sketch.spatial_norm]
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=3, max_size=most)):
         kind(sketch)
     sketch.head()
     return sketch.network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -303,3 +304,50 @@ def test_a_batch_norm_inside_a_higher_order_op_is_listed(kind: type[nn.Module]) 
         assert (kept.outcome.reason, kept.channels) == (Reason.MODULE_DOES_MORE, 4)
         assert kept.outcome.detail == "it is in the body of a higher-order op"
         assert report.removed == 1
+
+
+class StartsWith(nn.Module):
+    """A sum of branches that begins with a tensor of one number."""
+
+    def __init__(self, start: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.start = start
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, 4, k, padding=k // 2), nn.BatchNorm2d(4)) for k in (1, 3)
+        )
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [branch(x) for branch in self.branches]
+        y = self.start(made[0])
+        for branch in made:
+            y = y + branch
+        return self.head(torch.relu(y))
+
+
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros_like": torch.zeros_like,
+    "full_like": lambda y: torch.full_like(y, 0.3),
+    "new_zeros": lambda y: y.new_zeros(y.shape),
+    "new_full": lambda y: y.new_full((1, 4, 1, 1), -0.7),
+    "zeros": lambda y: torch.zeros(y.shape, dtype=y.dtype),
+    "times 0": lambda y: y * 0.0,
+    "ones_like": lambda y: torch.ones_like(y),
+}
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
+def test_a_sum_that_begins_with_numbers(
+    start: Callable[[Tensor], Tensor], *, is_decomposed: bool
+) -> None:
+    """Its readers read the branch that is no constant, whichever operand that is."""
+    program = export(build(StartsWith(start)), image(2, 3, 5, 5))
+    program = program.run_decompositions() if is_decomposed else program
+    for verify in (True, False):
+        folded, report = bnfold.fold(program, verify=verify)
+        assert not report.kept
+        other = image(2, 3, 5, 5, seed=3)
+        torch.testing.assert_close(
+            folded.module()(other), program.module()(other), rtol=1e-9, atol=1e-9
+        )

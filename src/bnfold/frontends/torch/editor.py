@@ -7,7 +7,7 @@ to; nodes keep their names, so tools that follow them still find their way.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
 )
 
 from bnfold.frontends.torch.apply import parameter_like
+from bnfold.frontends.torch.recording import Event, Value
 
 aten = torch.ops.aten
 
@@ -135,13 +136,8 @@ class Editor:
         node.replace_all_uses_with(clipped)
         self._erase(node)
 
-    def remove(self, node: fx.Node, *, copied: bool) -> None:
-        """Let the readers of an affine step read its input."""
-        source = next(
-            argument
-            for argument in node.args
-            if isinstance(argument, fx.Node) and self._is_activation(argument, node)
-        )
+    def remove(self, node: fx.Node, source: fx.Node, *, copied: bool) -> None:
+        """Let the readers of an affine step read its input, `source`."""
         if copied:
             with self.graph.inserting_before(node):
                 layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
@@ -184,15 +180,6 @@ class Editor:
             constants=self.constants,
             verifiers=self.program.verifiers,
         )
-
-    def _is_activation(self, argument: fx.Node, node: fx.Node) -> bool:
-        """The input whose shape the output has; constants come from placeholders of the model."""
-        lifted = {
-            spec.arg.name
-            for spec in self.inputs
-            if spec.kind is not InputKind.USER_INPUT and spec.arg.name not in self.written
-        }
-        return argument.name not in lifted and _depends_on_input(argument, lifted)
 
     def _target(self, beside: Any, name: str, node: fx.Node) -> str:
         """`conv.bias` beside `conv.weight`, or a name made from the node."""
@@ -258,19 +245,6 @@ def _keep_names(graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> None:
             graph._graph_namespace._used_names.add(old.name)
 
 
-def _depends_on_input(node: fx.Node, lifted: set[str]) -> bool:
-    seen, queue = set(), [node]
-    while queue:
-        current = queue.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if current.op == "placeholder" and current.name not in lifted:
-            return True
-        queue.extend(current.all_input_nodes)
-    return False
-
-
 def _memory(content: Any) -> int | None:
     """A number for the memory that a tensor lives in; None for all else."""
     if not isinstance(content, Tensor):
@@ -285,3 +259,16 @@ def _like(old: Tensor, content: Tensor) -> Tensor:
     if isinstance(old, nn.Parameter):
         return parameter_like(old, content)
     return content
+
+
+def argument_with(event: Event, node: fx.Node, is_meant: Callable[[Value], bool]) -> fx.Node | None:
+    """The argument of a node that holds the value which is meant."""
+    names = event.kwargs.keys() & node.kwargs.keys()
+    given = [
+        *zip(event.args, node.args, strict=False),
+        *((event.kwargs[name], node.kwargs[name]) for name in names),
+    ]
+    for held, argument in given:
+        if isinstance(held, Value) and isinstance(argument, fx.Node) and is_meant(held):
+            return argument
+    return None

@@ -24,7 +24,7 @@ from bnfold.frontends.merged import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import Decided
-from bnfold.frontends.torch.editor import Editor
+from bnfold.frontends.torch.editor import Editor, argument_with
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
@@ -170,16 +170,7 @@ class _Merger:
         involved = sorted((merge.carrier, *merge.gone))
         first = next(n for n in involved if merge.source in self.graph.ops[n].inputs)
         event, node = self.lifted.events[first], self.nodes[first]
-        names = event.kwargs.keys() & node.kwargs.keys()
-        given = [
-            *zip(event.args, node.args, strict=False),
-            *((event.kwargs[name], node.kwargs[name]) for name in names),
-        ]
-        for held, argument in given:
-            is_source = isinstance(held, Value) and self._tensor(held) == merge.source
-            if is_source and isinstance(argument, fx.Node):
-                return argument
-        return None
+        return argument_with(event, node, lambda held: self._tensor(held) == merge.source)
 
     def _tensor(self, value: Value) -> int | None:
         return self.lifted.tensors.get(value.number)

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.apply import clip_bounds
 from bnfold.frontends.torch.decide import Decided
-from bnfold.frontends.torch.editor import Editor
+from bnfold.frontends.torch.editor import Editor, argument_with
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite
 from bnfold.frontends.torch.sweep import sweep
 
@@ -31,6 +31,9 @@ def rewrite(program: ExportedProgram, decided: Decided) -> ExportedProgram:
     for number in decided.plan.removed:
         site = decided.lifted.sites[number]
         assert isinstance(site, AffineSite) and site.source is not None
-        editor.remove(editor.find(site.nodes[0]), copied=number in decided.care.copies)
+        event, node = decided.lifted.events[number], editor.find(site.nodes[0])
+        source = argument_with(event, node, site.source.__eq__)
+        assert source is not None
+        editor.remove(node, source, copied=number in decided.care.copies)
     sweep(editor, editor.released)
     return editor.finish()
