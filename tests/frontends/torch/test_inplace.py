@@ -473,3 +473,28 @@ def test_activation_with_bounds_leaves_alone_what_a_gradient_needs():
         module(leaf).square().sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [8, 4096])
+def test_a_graph_that_was_made_before_can_still_be_differentiated(wide: int) -> None:
+    """Forward writes to a weight, and a fold puts it back without a trace; also a large one."""
+
+    class Renormed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(1000, wide, max_norm=0.5)
+            self.norm = nn.BatchNorm1d(wide)
+            self.head = nn.Linear(wide, 2)
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.table(words)))
+
+    model = build(Renormed())
+    weight = model.table.weight.requires_grad_(True)
+    words = torch.arange(6)
+    loss = (weight**2).sum()
+    before, version = weight.detach().clone(), weight._version
+    bnfold.fold(model, words)
+    assert weight._version == version
+    assert torch.equal(weight, before)
+    loss.backward()

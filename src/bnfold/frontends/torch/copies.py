@@ -93,15 +93,18 @@ _plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+def borrowed(model: nn.Module, *, writes: bool = False) -> Iterator[nn.Module]:
     """Something that computes what the module computes, and may be run.
+
+    One that `writes` to its weights gets weights of its own, however large they are.
 
     It is a copy, or where none can be had the module itself, which is put back afterwards. What a
     closure, a hook or a global holds is no copy: see `Snapshot` for that.
     """
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
-    own = None if isinstance(model, fx.GraphModule) else throwaway(model)
-    kept = Snapshot(model.modules() if own is None else (), weights=_writes(model))
+    changed = Tensor.clone if writes else None
+    own = None if isinstance(model, fx.GraphModule) else throwaway(model, changed)
+    kept = Snapshot(model.modules() if own is None else (), weights=writes or _writes(model))
     with kept.restoring(), same_randomness():
         yield model if own is None else own
 
@@ -211,7 +214,7 @@ class Snapshot:
         with torch.no_grad():
             for tensor, content in self._contents:
                 if not torch.equal(tensor, content):
-                    tensor.copy_(content)
+                    tensor.data.copy_(content)  # `data`: see `shadow`
         for generator, state in self._generators:
             generator.set_state(state)
 

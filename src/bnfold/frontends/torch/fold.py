@@ -198,6 +198,7 @@ class Folding:
             depth(self.recording),
             shapes=shapes[:2],
             inplace=self.inplace,
+            writes=bool(self.recording.changed),
         )
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:

@@ -69,10 +69,12 @@ class CallFailedError(Exception):
 class ModelCalls(nn.Module):
     """A model and its calls, as one module: it takes the tensors of all calls."""
 
-    def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
+    def __init__(self, model: nn.Module, calls: Sequence[Call], *, writes: bool = False) -> None:
         super().__init__()
         self.model = model
         self.calls = list(calls)
+        self.writes = writes
+        """Whether a run is known to change a parameter or buffer."""
         self.training = model.training
         self.heard: Heard | None = None
         """What the code asked in the last run that listened; None where nobody could."""
@@ -85,11 +87,11 @@ class ModelCalls(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelCalls:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of a program's trees
-            return ModelCalls(deep_copy(self.model, memo), self.calls)
+            return ModelCalls(deep_copy(self.model, memo), self.calls, writes=self.writes)
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
-        with torch.no_grad(), borrowed(self.model) as model:
+        with torch.no_grad(), borrowed(self.model, writes=self.writes) as model:
             return self._call_all(model, tensors)
 
     def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -116,7 +118,11 @@ class ModelCalls(nn.Module):
     def _listened(self) -> dict[str, Any] | None:
         """What comes out while somebody listens; None where the program cannot be listened to."""
         self.heard = None
-        with torch.no_grad(), borrowed(self.model) as model, listening(model) as heard:
+        with (
+            torch.no_grad(),
+            borrowed(self.model, writes=self.writes) as model,
+            listening(model) as heard,
+        ):
             try:
                 named = self._call_all(model, self.tensors)
             except CallFailedError:  # it may take no listener, as compiled code may not
@@ -174,7 +180,12 @@ def _as_tensor(leaf: Any) -> Tensor:
 
 
 def run_original(
-    model: nn.Module, given: Sequence[Call], shapes: Iterable[Shapes] = (), *, listens: bool = False
+    model: nn.Module,
+    given: Sequence[Call],
+    shapes: Iterable[Shapes] = (),
+    *,
+    listens: bool = False,
+    writes: bool = False,
 ) -> tuple[ModelCalls, list[Output]]:
     """The calls, each followed by one on other values, with what the model makes of them.
 
@@ -183,13 +194,14 @@ def run_original(
     """
     resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
     for vary in chain(resized, (_varied, _redrawn, _kept)):
-        calls = ModelCalls(model, _with_others(given, vary))
+        calls = ModelCalls(model, _with_others(given, vary), writes=writes)
         try:
             return calls, calls.run(listens=listens)
         except CallFailedError as error:
             if error.number == 0:
                 raise ExampleInputError(type(model).__name__, error.cause) from error.cause
-    calls = ModelCalls(model, given)  # what it keeps of one call lets it take no other
+    # What it keeps of one call lets it take no other.
+    calls = ModelCalls(model, given, writes=writes)
     try:
         return calls, calls.run(listens=listens)
     except CallFailedError as error:
@@ -255,9 +267,8 @@ def shaken(original: ModelCalls, seed: int) -> ModelCalls:
     model = original.model
     if not any(tensor.is_floating_point() for tensor in original.tensors):
         model = throwaway(model, moved) or model
-    return ModelCalls(
-        model, [call.with_tensors([*map(moved, call.tensors)]) for call in original.calls]
-    )
+    calls = [call.with_tensors([*map(moved, call.tensors)]) for call in original.calls]
+    return ModelCalls(model, calls, writes=original.writes)
 
 
 _SHAKE = 1e-3

@@ -68,7 +68,7 @@ class Proof:
         """Whether the folded model computes the same. It is left as it was."""
         module = runnable(folded)
         with Snapshot(module.modules() if self.inplace else ()).restoring():
-            trial = ModelCalls(module, self.original.calls)
+            trial = ModelCalls(module, self.original.calls, writes=self.original.writes)
             verdict = self._check(module, trial)
             asked = self._asked(trial) if verdict.equal else ""
         return replace(verdict, equal=False, notes=(*verdict.notes, asked)) if asked else verdict
@@ -143,13 +143,17 @@ def start(
     *,
     shapes: Iterable[Shapes] = (),
     inplace: bool = False,
+    writes: bool = False,
 ) -> Proof:
-    """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError."""
+    """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError.
+
+    `writes`: whether a run is known to change a parameter or buffer.
+    """
     module = runnable(model)
     if inplace:  # what it was, for when it is something else
         module = throwaway(module) or module
     listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
-    original, outputs = run_original(module, calls, shapes, listens=listens)
+    original, outputs = run_original(module, calls, shapes, listens=listens, writes=writes)
     return Proof(name, original, outputs, layers, inplace)
 
 

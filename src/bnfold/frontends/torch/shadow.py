@@ -84,7 +84,8 @@ def shadow_of(model: nn.Module, modules: Sequence[nn.Module], *, own_memory: boo
             continue
         for tensor in module._parameters.values():
             if type(tensor) is nn.Parameter and id(tensor) not in memo:
-                content = tensor.detach().clone() if own_memory else tensor.detach()
+                # `data` has a version of its own: a graph that was made before stays valid.
+                content = tensor.data.clone() if own_memory else tensor.data
                 memo[id(tensor)] = _parameter(tensor, content)
     try:
         copied = deep_copy(model, memo)
