@@ -212,12 +212,11 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
         assert shape is not None
         if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
             return BiasSite(reader, list(reader.inputs).index(name), name, shape)
-        spread = (
-            np.broadcast_shapes(shape, bias_shape) if _keeps_shape(lifter, reader, node) else ()
-        )
-        if math.prod(shape) > 1 and 0 < math.prod(spread) <= _LARGEST:
-            position = list(reader.inputs).index(name)
-            return BiasSite(reader, position, name, spread, axis=axis - rank)
+        if math.prod(shape) > 1 and _keeps_shape(lifter, reader, node):
+            spread = np.broadcast_shapes(shape, bias_shape)
+            if 0 < math.prod(spread) <= _LARGEST:
+                position = list(reader.inputs).index(name)
+                return BiasSite(reader, position, name, spread, axis=axis - rank)
     while reader is not None and reader.op in _MOVERS:
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.
