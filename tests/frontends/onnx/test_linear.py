@@ -84,7 +84,9 @@ def test_a_matrix_product_gets_an_add_in_place_of_a_step_in_front():
 
 
 @pytest.mark.parametrize("has_steps", [True, False])
-@pytest.mark.parametrize("added", [(5, 4), (5, 1), (2, 5, 4), (2, 5, 1), (3, 1, 1, 4), (3, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "added", [(5, 4), (5, 1), (2, 5, 4), (2, 5, 1), (3, 1, 1, 4), (3, 1, 1, 1)]
+)
 def test_a_constant_that_is_larger_than_a_matrix_product_is_no_bias(added, has_steps):
     s = Sketch(2, 1, 8)
     s.node("MatMul", s.at, s.weight("w", 8, 4), name="fc")

@@ -20,6 +20,7 @@ from bnfold._storage import Weights
 from bnfold.core import graph as g
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.onnx import written
 from bnfold.frontends.onnx.edits import Array, Edits, NewTensor
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.new_constants import NewConstants
@@ -150,8 +151,16 @@ class _Editor:
         name = self.new.bear(number, f"{site.node.name}_bias", site.weight, bias.shape, content)
         (output,) = site.node.outputs
         inner = self.new.namer.fresh(f"{output}_before_bias")
-        add = helper.make_node(
-            "Add", [inner, name], [output], name=self.new.namer.fresh(f"{site.node.name}_add")
+        op = self.lifted.graph.ops[number]
+        assert isinstance(op.role, g.Linear)
+        add = written.add(
+            inner,
+            name,
+            output,
+            name=self.new.namer.fresh(f"{site.node.name}_add"),
+            opset=self.network.opset,
+            axis=op.role.out_axis,
+            rank=len(self.lifted.graph.shapes[op.outputs[0]]),
         )
         self.edits.behind[site.node.index] = (inner, add)
 
