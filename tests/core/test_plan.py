@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnfold.core import graph as g
-from bnfold.core.plan import AffineEdit, ban_overflow, make_plan
+from bnfold.core.plan import AffineEdit, ClipEdit, ban_overflow, make_plan
 from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact
 
@@ -204,6 +204,40 @@ class TestOverflow:
         assert len(plan.removed) == 2
         banned = ban_overflow(plan, [net.number("reader")])
         assert {net.graph.ops[number].name for number in banned} == expected
+
+    def test_a_step_in_front_of_bounds_that_do_not_fit_is_banned(self):
+        net = Network()
+        x = net.input(1, 3, 4, 4)
+        y, z = net.affine(x, A, B, name="one"), net.affine(x, B, A, name="other")
+        y = net.clip(y, -1.0, 2.0, name="act")
+        net.output(net.conv(y, K[0], name="reader"), net.conv(z, K[1]))
+        plan = make_plan(net.graph, clip="always")
+        assert list(plan.clip) == [net.number("act")]
+        banned = ban_overflow(plan, [net.number("act")])
+        assert set(banned) == {net.number("one")}
+        assert banned[net.number("one")].blocker == "act"
+        assert not make_plan(net.graph, clip="always", banned=banned).clip
+
+    def test_a_step_behind_bounds_that_do_not_fit_is_banned(self):
+        net = Network()
+        x = net.clip(net.conv(net.input(1, 3, 4, 4), K[0]), -1.0, 2.0, name="act")
+        net.output(net.leaky(net.affine(x, A, B, name="bn")))
+        plan = make_plan(net.graph, clip="always")
+        assert set(ban_overflow(plan, [net.number("act")])) == {net.number("bn")}
+
+    @pytest.mark.parametrize(
+        ("lower", "upper", "largest", "fits"),
+        [
+            ([-1.0, -2.0], [np.inf, np.inf], 2.0, True),
+            ([-1.0, -2.5], [np.inf, np.inf], 2.0, False),
+            ([-np.inf, -np.inf], [2.5, 1.0], 2.0, False),
+            ([-np.inf, -1.0], [1.0, np.inf], 2.0, True),
+            ([-np.inf, -np.inf], [np.inf, np.inf], 2.0, True),
+            ([-np.inf, -9.0], [1.0, np.inf], 2.0, False),
+        ],
+    )
+    def test_bounds_fit_where_no_finite_one_becomes_infinite(self, lower, upper, largest, fits):
+        assert ClipEdit(np.array(lower), np.array(upper)).fits(largest) == fits
 
     def test_a_plan_under_the_ban_leaves_the_op_alone(self):
         net = self.net()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.forest import IntArray
-from bnfold.core.system import System
+from bnfold.core.system import System, distinct
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,3 +83,10 @@ class Binding:
     def edited(self, number: int) -> BoundLinear | BoundAffine:
         """The variables of an op whose constants a plan edits."""
         return self.linear[number] if number in self.linear else self.affine[number]
+
+    def touched(self, number: int) -> IntArray:
+        """All variables that the new constants of an op depend on; a clip's are its bounds."""
+        if number in self.clips:
+            return distinct(self.clips[number].labels)
+        bound = self.edited(number)
+        return np.concatenate([bound.inputs, bound.outputs])

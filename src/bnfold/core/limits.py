@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
+_LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": math.ldexp(255.0, 120),
+    "float32": math.ldexp(float(2**24 - 1), 104),
+    "float64": math.ldexp(float(2**53 - 1), 971),
+}
+
+
+def largest(dtype: str) -> float:
+    """The largest finite number; infinite where the dtype is not known."""
+    return _LARGEST.get(dtype, math.inf)
+
+
+def read_bounds(lower: float, upper: float, dtype: str) -> tuple[float, float]:
+    """The bounds of a clip: one at the end of the dtype is none, as exporters write that."""
+    most = largest(dtype)
+    return -math.inf if lower <= -most else lower, math.inf if upper >= most else upper
+
 
 def range_limit(dtype: str) -> float:
     """How far stored values may be scaled from their own size."""

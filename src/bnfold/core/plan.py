@@ -111,6 +111,11 @@ class ClipEdit:
     lower: FloatArray
     upper: FloatArray
 
+    def fits(self, largest: float) -> bool:
+        """Whether the bounds fit a dtype: none becomes infinite that was not."""
+        bounds = np.concatenate([self.lower.reshape(-1), self.upper.reshape(-1)])
+        return bool((np.abs(bounds[np.isfinite(bounds)]) <= largest).all())
+
 
 @dataclass(slots=True)
 class Plan:
@@ -181,9 +186,8 @@ def ban_overflow(plan: Plan, ops: Sequence[int]) -> dict[int, Obstacle]:
     binding = plan.solution.binding
     banned: dict[int, Obstacle] = {}
     for number in ops:
-        bound = binding.edited(number)
         obstacle = Obstacle(Reason.OVERFLOW, binding.graph.ops[number].name)
-        touched = np.concatenate([bound.inputs, bound.outputs])
+        touched = binding.touched(number)
         touched = touched[_is_rescaled(plan.solution.values, touched)]
         steps = (
             _steps_beside(plan, number, touched)

@@ -69,8 +69,8 @@ class Reason(_Worded):
     """It is called as a function, so a module edit cannot remove it; the exported program can."""
     MODULE_DOES_MORE = "module-does-more", "its module does more than normalise"
     """Its module does other work that cannot be separated from the normalisation."""
-    OVERFLOW = "overflow", "the folded weight of {blocker} would not fit its dtype"
-    """The folded weight of the blocker does not fit the weight's dtype."""
+    OVERFLOW = "overflow", "the new numbers of {blocker} would not fit their dtype"
+    """New weights, or bounds, of the blocker do not fit their dtype."""
     SCALE_RANGE = "scale-range", "a stored value would be scaled out of the safe range of its dtype"
     """A stored value would be scaled beyond the range that its dtype carries safely."""
     CLIP_COST = (

@@ -90,10 +90,10 @@ class Evidence:
 
 
 def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnableError | None:
-    """Both in their own dtypes; or why they cannot be run."""
+    """Both in their own dtypes; or why they cannot be run. Raises FoldedRaisedError."""
     try:
         before, again = _in_a_row(original, original.own(), evidence.samples)
-        evaluation = folded.own()
+        evaluation = _loaded(original, folded)
         try:
             after, again_after = _in_a_row(folded, evaluation, evidence.samples)
         except Exception as error:
@@ -146,6 +146,17 @@ def _same(first: Outputs, second: Outputs) -> bool:
     return len(first) == len(second) and all(
         compare.is_same(a.values, b.values) for a, b in zip(first, second, strict=True)
     )
+
+
+def _loaded(original: Runner, folded: Runner) -> Evaluation:
+    """The folded model, where the original runs; what runs that one has to take its fold, too."""
+    try:
+        return folded.own()
+    except NotRunnableError as error:
+        if original.kind != folded.kind:  # another runtime, which may not be here
+            raise
+        text = f"{folded.name} cannot be run where {original.name} can: {error}"
+        raise FoldedRaisedError(f"{text.rstrip('.')}.") from error
 
 
 def _raised(original: Runner, folded: Runner, error: Exception) -> str:

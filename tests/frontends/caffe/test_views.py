@@ -94,6 +94,30 @@ def test_no_factor_passes(kind: str, options: str) -> None:
     assert after == before
 
 
+LOWEST = -3.4028234663852886e38
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "gamma", "bias"),
+    [
+        (LOWEST, -LOWEST, [1.0, -2.0, 0.5, 1.5], True),
+        (LOWEST, 0.0, ONES, False),
+        (0.0, -LOWEST, ONES, False),
+    ],
+)
+def test_a_bound_at_the_end_of_float32_is_none(
+    lower: float, upper: float, gamma: list[float], *, bias: bool
+) -> None:
+    options = f"clip_param {{ min: {lower!r} max: {upper!r} }}"
+    assert not kept(check(between("Clip", options, gamma=gamma, bias=bias))[1])
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(LOWEST, 6.0), (-1.0, -LOWEST), (-3e38, 3e38)])
+def test_the_other_bound_of_such_a_clip_is_one(lower: float, upper: float) -> None:
+    options = f"clip_param {{ min: {lower!r} max: {upper!r} }}"
+    assert list(kept(check(between("Clip", options, gamma=ONES))[1])) == ["scale"]
+
+
 @pytest.mark.parametrize(
     ("pool", "bias"), [("MAX", False), ("0", False), ("AVE", True), ("1", True)]
 )

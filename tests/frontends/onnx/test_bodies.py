@@ -129,6 +129,133 @@ def test_a_loop_that_declares_what_is_true_in_every_round(declared, start, pad):
     same(model, folded)
 
 
+# -------------------------------------------------------------------- where no shape is declared
+
+
+def carried(body: str, *starts: tuple, opset: int = 17) -> onnx.ModelProto:
+    """A loop of three rounds over values a, b, ...; `body` says what becomes of them.
+
+    bn: a -> bn -> conv with padding     shrink: without padding     swap: a and b change places
+    grow: b is a with itself behind it   add: both, kept as they are
+    """
+    s = Sketch(opset=opset)
+    names = "abc"[: len(starts)]
+    outer = [
+        s.input(*start, name=f"start_{name}") for start, name in zip(starts, names, strict=True)
+    ]
+    s.conv(s.bn("a", 4), 4, 4, 1)
+    s.bn("conv_out", 4, name="bn2")
+    again = {name: name for name in names} | {"a": "bn2_out"}
+    count = 3
+    if body == "shrink":
+        again["a"] = s.conv("bn2_out", 4, 4, 3, name="narrower", bias=False)
+        count += 1
+    elif body == "swap":
+        again |= {"a": "b", "b": s.node("Identity", "bn2_out", name="same")}
+        count += 1
+    elif body == "grow":
+        again["b"] = s.node("Concat", "b", "b", name="twice", axis=2)
+        count += 1
+    for name in names:
+        s.node("Identity", again[name], name=f"next_{name}")
+    s.node("Identity", "go_in", name="go", outputs=["go_out"])
+    graph = branch_of(s, count + len(names) + 1, "next_a_out", None)
+    for name in names[1:]:
+        graph.output.append(helper.make_tensor_value_info(f"next_{name}_out", s.element_type, None))
+    graph.input.append(helper.make_tensor_value_info("step", TensorProto.INT64, []))
+    graph.input.append(helper.make_tensor_value_info("go_in", TensorProto.BOOL, []))
+    for name in names:
+        graph.input.append(helper.make_tensor_value_info(name, s.element_type, None))
+    graph.output.insert(0, helper.make_tensor_value_info("go_out", TensorProto.BOOL, []))
+    rounds, yes = s.tensor("rounds", np.array(3)), s.tensor("yes", np.array(True))
+    made = [f"last_{name}" for name in names]
+    s.node("Loop", rounds, yes, *outer, name="loop", outputs=made, body=graph)
+    for name in made:
+        s.output(name, shape=("a", "b", "c", "d"))
+    return s.model()
+
+
+SHAPE = (2, 4, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("body", "starts"),
+    [
+        ("shrink", (SHAPE,)),
+        ("shrink", ((2, 4, "H", "W"),)),
+        ("swap", (SHAPE, (2, 4, 9, 5))),
+        ("swap", (SHAPE, ("N", 4, 9, 9))),
+    ],
+)
+def test_a_value_whose_shape_changes_has_none(body, starts):
+    starts = tuple(starts)
+    model = carried(body, *starts)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 0
+    for item in report.items:
+        assert item.reason is Reason.NONLINEAR
+        assert "no known shape" in item.sentence and "--input" not in item.sentence
+    assert folded == model
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+@pytest.mark.parametrize(
+    ("body", "starts"),
+    [
+        ("bn", (SHAPE,)),
+        ("bn", (("N", 4, "H", "W"),)),
+        ("bn", (("N", 4, 9, 9), SHAPE)),
+        ("swap", (SHAPE, SHAPE)),
+        ("grow", (SHAPE, SHAPE)),
+        ("grow", (("N", 4, "H", "W"), ("N", 4, "H", "W"))),
+    ],
+)
+def test_a_value_whose_shape_stays_has_that_of_the_first_one(body, starts, opset):
+    model = carried(body, *starts, opset=opset)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    for sizes in ({"N": 2, "H": 9, "W": 9}, {"N": 1, "H": 4, "W": 7}):
+        feed = random_feed(model, sizes)
+        assert error(run(model, feed), run(folded, feed)) < 1e-5
+    assert bnfold.fold(folded).model == folded
+
+
+@pytest.mark.parametrize("axis", [0, 1, -5, 2])
+def test_state_and_slices_of_a_scan_without_a_shape(axis):
+    s = Sketch()
+    whole, start = [5, 2, 4, 6, 6], [2, 4, 6, 6]
+    whole.insert(axis % 5, whole.pop(0))
+    x, first = s.input(*whole), s.input(*start, name="start")
+    y = s.conv(s.bn("slice", 4), 4, 4, 1)
+    s.node("Tanh", s.node("Add", s.bn(y, 4, name="bn2"), "state", name="add"), name="act")
+    s.node("Identity", "act_out", name="copy")
+    body = branch_of(s, 6, "act_out", None)
+    for name in ("state", "slice"):
+        body.input.append(helper.make_tensor_value_info(name, s.element_type, None))
+    body.output.append(helper.make_tensor_value_info("copy_out", s.element_type, None))
+    options = {"num_scan_inputs": 1, "scan_input_axes": [axis]}
+    s.node("Scan", first, x, name="scan", outputs=["last", "all"], body=body, **options)
+    s.output("last", shape=start)
+    s.output("all", shape=("a", "b", "c", "d", "e"))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 2
+    same(model, folded)
+
+
+def test_what_a_value_behind_a_loop_needs_is_said():
+    """Its shape is not followed through the loop; the user's inputs have theirs."""
+    model = carried("bn", SHAPE)
+    s = Sketch(seed=1)
+    s.bn("last_a", 4, name="behind")
+    model.graph.node.extend(s.nodes)
+    model.graph.initializer.extend(s.initializers)
+    model.graph.output[0].name = "behind_out"
+    (item,) = (i for i in bnfold.inspect(model).items if i.name == "behind")
+    assert not item.is_removed
+    assert "no known shape" in item.sentence and "--input" not in item.sentence
+
+
 @pytest.mark.parametrize(("axis", "is_true"), [(0, False), (1, True), (-4, True)])
 def test_slices_of_a_scan_have_the_declared_shape_or_not(axis, is_true):
     """(5, 2, 3, 6, 6) is cut along an axis; the body declares what is left without axis 1."""

@@ -83,6 +83,36 @@ def test_a_matrix_product_gets_an_add_in_place_of_a_step_in_front():
     assert_same(s.model(), folded, (2, 5, 3))
 
 
+@pytest.mark.parametrize("has_steps", [True, False])
+@pytest.mark.parametrize(
+    "added", [(5, 4), (5, 1), (2, 5, 4), (2, 5, 1), (3, 1, 1, 4), (3, 1, 1, 1)]
+)
+def test_a_constant_that_is_larger_than_a_matrix_product_is_no_bias(added, has_steps):
+    s = Sketch(2, 1, 8)
+    s.node("MatMul", s.at, s.weight("w", 8, 4), name="fc")
+    s.node("Add", s.at, s.weight("c", *added), name="add")
+    if has_steps:
+        s.node("Mul", s.at, s.weight("scale", 4), name="mul")
+        s.node("MatMul", s.at, s.weight("v", 4, 3), name="last")
+    model = s.model()
+    folded = bnfold.fold(model).model
+    assert ops(folded) == ["MatMul", "Add", *(["MatMul"] if has_steps else [])]
+    assert_same(model, folded, (2, 1, 8))
+
+
+@pytest.mark.parametrize("added", [(4, 5), (1, 5), (2, 4, 5), (2, 1, 1, 5)])
+def test_a_constant_that_is_larger_than_a_matrix_times_columns_is_no_bias(added):
+    s = Sketch(2, 8, 1)
+    s.node("MatMul", s.weight("w", 4, 8), s.at, name="fc")
+    s.node("Add", s.weight("c", *added), s.at, name="add")
+    s.node("Mul", s.at, s.weight("scale", 4, 1), name="mul")
+    s.node("MatMul", s.weight("v", 3, 4), s.at, name="last")
+    model = s.model()
+    folded = bnfold.fold(model).model
+    assert ops(folded) == ["MatMul", "Add", "MatMul"]
+    assert_same(model, folded, (2, 8, 1))
+
+
 def test_batch_norm_over_the_sequence_behind_a_matrix():
     """(N, L, C): the matrix makes C, and channels of the BatchNorm are L, of the same length."""
     s = Sketch(2, 4, 3)

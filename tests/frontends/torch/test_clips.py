@@ -255,3 +255,45 @@ def test_clip_always_takes_all_of_a_pre_activation_stage():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Block(), nn.Conv2d(4, 3, 1))
     report = assert_folds(build(model), image(2, 3, 8, 8), clip="always")
     assert report.removed >= 1
+
+
+# -------------------------------------------------------------------- bounds at the end of a dtype
+
+
+class Clamp(nn.Module):
+    def __init__(self, lower: float, upper: float) -> None:
+        super().__init__()
+        self.lower, self.upper = lower, upper
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=self.lower, max=self.upper)
+
+
+def clipped(act: nn.Module, dtype: torch.dtype) -> nn.Module:
+    model = nn.Sequential(nn.BatchNorm2d(4), act, nn.Conv2d(4, 3, 1))
+    return build(model, dtype=dtype)
+
+
+@pytest.mark.parametrize("as_program", [False, True])
+@pytest.mark.parametrize("bounds", [(-60000.0, 6.0), (-6.0, 60000.0), (-60000.0, 0.0)])
+def test_a_bound_that_no_half_holds_keeps_the_batch_norm(bounds, as_program):
+    model, x = clipped(nn.Hardtanh(*bounds), torch.float16), image(2, 4, 5, 5, dtype=torch.float16)
+    given = (torch.export.export(model, (x,)), None) if as_program else (model, x)
+    _, report = bnfold.fold(*given, clip="always")
+    (item,) = report.items
+    assert item.reason is bnfold.Reason.OVERFLOW
+    assert item.blocker
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("act", [nn.Hardtanh, Clamp])
+def test_a_bound_at_the_end_of_the_dtype_is_none(act, dtype):
+    most = torch.finfo(dtype).max
+    for bounds in ((-most, 6.0), (-1.0, most), (-most, most)):
+        model, x = clipped(act(*bounds), dtype), image(2, 4, 5, 5, dtype=dtype)
+        program = torch.export.export(model, (x,))
+        assert bnfold.fold(program, clip="always").report.removed == 1
+        if act is nn.Hardtanh:
+            folded, report = bnfold.fold(model, x, clip="always")
+            assert report.removed == 1
+            assert bnfold.verify(model, folded, x).equal

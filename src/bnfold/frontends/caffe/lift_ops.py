@@ -9,6 +9,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
+from bnfold.core.limits import read_bounds
 from bnfold.frontends.caffe.geometry import Window, canonical, pooled, window
 from bnfold.frontends.caffe.lifter import (
     ROOM,
@@ -56,7 +57,10 @@ def clip(lifter: Lifter, layer: Layer) -> bool:
     if not options.has("min") or not options.has("max"):
         return False
     lower, upper = options.number("min", 0.0), options.number("max", 0.0)
-    return lower <= upper and one_to_one(lifter, layer, g.Clip(lower, upper, room=ROOM))
+    if not lower <= upper:
+        return False
+    lower, upper = read_bounds(lower, upper, "float16" if lifter.is_half else "float32")
+    return one_to_one(lifter, layer, g.Clip(lower, upper, room=ROOM))
 
 
 # ------------------------------------------------------------------- pooling, resizing

@@ -18,10 +18,13 @@ from onnx import helper
 
 from bnfold._storage import Weights
 from bnfold.core import graph as g
+from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, ClipEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight, weight_factors
+from bnfold.frontends.onnx import written
 from bnfold.frontends.onnx.edits import Array, Edits, NewTensor
 from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.limits import largest
 from bnfold.frontends.onnx.new_constants import NewConstants
 from bnfold.frontends.onnx.sites import (
     AffineSite,
@@ -150,8 +153,16 @@ class _Editor:
         name = self.new.bear(number, f"{site.node.name}_bias", site.weight, bias.shape, content)
         (output,) = site.node.outputs
         inner = self.new.namer.fresh(f"{output}_before_bias")
-        add = helper.make_node(
-            "Add", [inner, name], [output], name=self.new.namer.fresh(f"{site.node.name}_add")
+        op = self.lifted.graph.ops[number]
+        assert isinstance(op.role, g.Linear)
+        add = written.add(
+            inner,
+            name,
+            output,
+            name=self.new.namer.fresh(f"{site.node.name}_add"),
+            opset=self.network.opset,
+            axis=op.role.out_axis,
+            rank=len(self.lifted.graph.shapes[op.outputs[0]]),
         )
         self.edits.behind[site.node.index] = (inner, add)
 
@@ -263,8 +274,10 @@ class _Editor:
             is_last = place == len(steps) - 1
             name = self.new.namer.fresh(f"{node.name}_{word}")
             shape = bound.shape
-            content = partial(np.asarray, bound)
-            self.edits.born[name] = NewTensor(number, site.data_type, shape, content, content)
+            content = partial(_bound, number, edit, bound, site.data_type)
+            self.edits.born[name] = NewTensor(
+                number, site.data_type, shape, content, partial(np.asarray, bound)
+            )
             into = output if is_last else self.new.namer.fresh(f"{output}_{word}")
             label = node.proto.name if is_last else f"{node.proto.name}_{word}"
             label = label if is_last or not node.proto.name else self.new.namer.fresh(label)
@@ -273,3 +286,10 @@ class _Editor:
         if not made:  # no bound is left: the values pass as they are
             made.append(helper.make_node("Identity", [source], [output], name=node.proto.name))
         self.edits.nodes[node.index] = made
+
+
+def _bound(number: int, edit: ClipEdit, bound: Array, data_type: int) -> Array:
+    """A bound of a clip; one that is infinite is none. Raises Overflow."""
+    if not edit.fits(largest(data_type)):
+        raise Overflow(number)
+    return bound

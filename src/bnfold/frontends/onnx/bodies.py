@@ -12,6 +12,8 @@ first. https://github.com/onnx/onnx/blob/main/docs/IR.md#names-within-a-graph
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from bnfold.errors import BnfoldError
@@ -29,7 +31,13 @@ from bnfold.frontends.onnx.inner_networks import (
     shapes_inside,
     unfolded_items,
 )
-from bnfold.frontends.onnx.loop_declarations import declarations_hold
+from bnfold.frontends.onnx.loop_declarations import (
+    Given,
+    declarations_hold,
+    first_shape,
+    keeps_its_shape,
+    without_shape,
+)
 from bnfold.frontends.onnx.nodes import Node, free_names, named_values
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
 
@@ -69,14 +77,21 @@ def _fold_body(
     prepare: Prepare,
     inside: InnerFolds,
 ) -> None:
-    inner = _as_model(model, analysis, body)
-    try:
-        folding, folded = fold_inner(inner, prepare)
-    except BnfoldError as error:
-        why = f"its graph could not be followed: {error}"
-        inside.items += unfolded_items(body.node, prefix, node.name, why)
-        return
-    if not declarations_hold(node, body, analysis.shapes, folding.shapes, analysis.network.opset):
+    shapes, opset = analysis.shapes, analysis.network.opset
+    assumed = without_shape(node, body, opset)
+    while True:
+        inner = _as_model(model, analysis, body, assumed)
+        try:
+            folding, folded = fold_inner(inner, prepare)
+        except BnfoldError as error:
+            why = f"its graph could not be followed: {error}"
+            inside.items += unfolded_items(body.node, prefix, node.name, why)
+            return
+        proven = [given for given in assumed if keeps_its_shape(given, shapes, folding.shapes)]
+        if len(proven) == len(assumed):
+            break
+        assumed = proven
+    if not declarations_hold(node, body, shapes, folding.shapes, opset):
         why = "what it is given may have other shapes than it declares"
         inside.items += unfolded_items(body.node, prefix, node.name, why)
         return
@@ -89,8 +104,13 @@ def _fold_body(
 # -------------------------------------------------------------------- in
 
 
-def _as_model(model: OnnxModel, analysis: Analysis, body: GraphProto) -> OnnxModel:
-    """The body as a model: what it reads from outside are initializers and inputs."""
+def _as_model(
+    model: OnnxModel, analysis: Analysis, body: GraphProto, assumed: Sequence[Given]
+) -> OnnxModel:
+    """The body as a model: what it reads from outside are initializers and inputs.
+
+    What is assumed has the shape in every round that it has in the first one.
+    """
     proto = ModelProto(ir_version=max(model.proto.ir_version, 4))
     proto.opset_import.extend(model.proto.opset_import)
     proto.functions.extend(model.proto.functions)
@@ -111,6 +131,11 @@ def _as_model(model: OnnxModel, analysis: Analysis, body: GraphProto) -> OnnxMod
         proto.graph.input.append(_value_info(analysis, name))
         inputs[name] = name
     seen = shapes_inside(analysis.shapes, inputs)
+    for choice, known in enumerate(seen):
+        for given in assumed:
+            shape = first_shape(given, analysis.shapes, choice)
+            if shape is not None:
+                known[given.info.name] = shape
     inner.outside = Outside(frozenset(pinned), taken, seen)
     return inner
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from bnfold.frontend import Request
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
-from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide
+from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide, is_spread
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.merge import are_left, merges_of
@@ -48,16 +49,22 @@ def prepare(
     if inside.changed:
         analysis = analyse(model, inputs)
     folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
-    while merge == "auto" and are_left(
-        folding.lifted, folding.plan, is_merged=bool(folding.merging)
-    ):
+    while _is_another_due(folding, merge):
         folding.check()  # which may change the plan
-        model = folding.folded()
+        model = replace(folding.folded(), outside=model.outside)
         later = _prepared(model, inputs, analyse(model, inputs), clip, inside, weights, merge)
         if not (later.merging or later.plan.removed):
             break
         later.earlier, folding = folding, later
     return folding
+
+
+def _is_another_due(folding: Folding, merge: MergeMode) -> bool:
+    """Whether a fold leaves what another one may merge, or remove."""
+    lifted, plan = folding.lifted, folding.plan
+    if is_spread(lifted, plan):
+        return True
+    return merge == "auto" and are_left(lifted, plan, is_merged=bool(folding.merging))
 
 
 def _prepared(

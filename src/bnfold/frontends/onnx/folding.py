@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
 from bnfold._storage import Weights, rounding_note
+from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
@@ -25,11 +27,11 @@ from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes
-from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.sites import AffineSite, Lifted
 from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
 from bnfold.frontends.outcomes import outcomes, reported
-from bnfold.outcomes import Item
+from bnfold.outcomes import Item, Removed
 from bnfold.report import FoldReport
 
 
@@ -61,7 +63,7 @@ class Folding:
     merging: Merging = field(default_factory=Merging)
     """What was merged in `model` before."""
     earlier: Folding | None = None
-    """The fold that `model` comes of, where that left something to merge."""
+    """The fold that `model` comes of, where that left something to merge or to fold."""
 
     @property
     def plan(self) -> Plan:
@@ -77,7 +79,46 @@ class Folding:
     def scalars_gone(self) -> int:
         """How many steps with a single number go, in bodies too."""
         before = self.inside.scalars if self.earlier is None else self.earlier.scalars_gone
-        return len(self.lifted.scalars & self.plan.removed.keys()) + before
+        return len(self.aside & self.plan.removed.keys()) + before
+
+    @property
+    def aside(self) -> set[int]:
+        """The steps with a single number, or that had one before an earlier fold."""
+        if self.earlier is None:
+            return self.lifted.scalars
+        names = {self.earlier.lifted.graph.ops[number].name for number in self.earlier.aside}
+        former = self.earlier.renamed
+        steps = {
+            number
+            for number, op in enumerate(self.lifted.graph.ops)
+            if former.get(op.name, op.name) in names
+            and isinstance(op.role, g.AffineStep | g.RefusedStep)
+        }
+        return self.lifted.scalars | steps
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Nodes without a name are called by their output, which may be that of a removed step.
+
+        What they are called in the folded model, and in this one.
+        """
+        network, sites = self.lifted.network, self.lifted.sites
+        removed = {number: sites[number] for number in self.plan.removed}
+        sources = {s.output: s.source for s in removed.values() if isinstance(s, AffineSite)}
+        renamed = {}
+        for output in filter(network.is_pinned, sources):
+            root = output
+            while root in sources:
+                root = sources[root]
+            if root in network.makers and network.makers[root].name == root:
+                renamed[output] = root
+        return renamed
+
+    def _former(self, name: str) -> str:
+        """What an op was called in the model that was given."""
+        if self.earlier is None:
+            return name
+        return self.earlier._former(self.earlier.renamed.get(name, name))
 
     @property
     def rounded(self) -> list[int]:
@@ -110,10 +151,13 @@ class Folding:
         """What the plan does, and what was done before."""
         foldings = self._in_turn()
         reports = [folding._own_report() for folding in foldings]
-        report = told_in_turn(foldings[0].merging.graph, reports)
+        first = foldings[0]
+        graph = first.merging.graph if first.merging.graph.ops else first.lifted.graph
+        report = told_in_turn(graph, reports)
+        items = _through(report.items, foldings[1:])
         return replace(
             report,
-            items=(*report.items, *self.inside.items),
+            items=(*items, *self.inside.items),
             clips=(*report.clips, *self.inside.clips),
             notes=self._notes(),
         )
@@ -122,7 +166,8 @@ class Folding:
         return [*([] if self.earlier is None else self.earlier._in_turn()), self]
 
     def _own_report(self) -> FoldReport:
-        items = affine_items(self.lifted, self.plan)
+        items = outcomes(self.lifted.graph, self.plan, aside=self.aside)
+        items = [replace(item, name=self._former(item.name)) for item in items]
         versions = {"onnx": onnx.__version__}
         return self.merging.told(reported(self.lifted.graph, self.plan, items, versions))
 
@@ -196,6 +241,31 @@ def decide(lifted: Lifted, clip: ClipMode, banned: Bans) -> Plan:
     if (without.removed.keys() - lifted.scalars) - plan.removed.keys():
         return without
     return plan
+
+
+def is_spread(lifted: Lifted, plan: Plan) -> bool:
+    """Whether a step with a single number gets one per channel: another fold may remove it."""
+    edits = (edit for number, edit in plan.affine.items() if number in lifted.scalars)
+    return any(np.ptp(edit.scale) != 0.0 or np.ptp(edit.shift) != 0.0 for edit in edits)
+
+
+def _through(items: Sequence[Item], later: Sequence[Folding]) -> list[Item]:
+    """Steps that went into one that a later fold removed went into what took that in."""
+    through = {
+        folding.lifted.graph.ops[number].name: into
+        for folding in later
+        for number, into in folding.plan.removed.items()
+    }
+    told = []
+    for item in items:
+        names, seen = list(item.into), {item.name}
+        for name in names:  # which grows
+            if name in through and name not in seen:
+                seen.add(name)
+                names += through[name]
+        into = tuple(dict.fromkeys(name for name in names if name not in seen))
+        told.append(replace(item, outcome=Removed(into)) if item.is_removed and into else item)
+    return told
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:

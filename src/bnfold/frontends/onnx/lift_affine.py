@@ -62,7 +62,7 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
             lifter,
             node,
             Reason.NONLINEAR,
-            "its input has no known shape; give the model's with --input",
+            _unknown_shape(lifter),
         )
     gamma, beta, mean, var = (as_float64(array) for array in arrays if array is not None)
     per_value = node.integer("spatial", 1) == 0 and lifter.network.opset < 9
@@ -91,6 +91,19 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     )
     site = AffineSite(node, source, node.outputs[0], mean, deviation)
     return _emit(lifter, node, role, site, tensor=of_constant)
+
+
+def _unknown_shape(lifter: Lifter) -> str:
+    """What is missing, and what to do if the user can do something."""
+    network = lifter.network
+    kinds = [kind.tensor_type for kind in network.inputs.values()]
+    is_open = any(
+        not kind.HasField("shape") or any(dim.dim_value <= 0 for dim in kind.shape.dim)
+        for kind in kinds
+    )
+    is_inside = bool(network.taken)  # of a body: nobody names its inputs
+    advice = "; give the model's with --input" if is_open and not is_inside else ""
+    return f"its input has no known shape{advice}"
 
 
 def _not_constant(lifter: Lifter, names: list[str]) -> tuple[Reason, str | None]:

@@ -11,6 +11,7 @@ from bnfold.core import graph as g
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lift_views import VIEWS
 from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
+from bnfold.frontends.onnx.limits import read_bounds
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import ClipSite
 
@@ -55,6 +56,7 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     if not lifter.is_activation(source) or not lower <= upper:
         return False
     data_type = lifter.shapes.dtypes[source]
+    lower, upper = read_bounds(lower, upper, data_type)
     # Max and Min broadcast from opset 8 on, and runtimes have them for float16 from 12 on.
     since = 8 if data_type in (TensorProto.FLOAT, TensorProto.DOUBLE) else 12
     since = 13 if data_type == TensorProto.BFLOAT16 else since

@@ -25,6 +25,16 @@ def growth_limit(data_type: int) -> float:
     return limits.growth_limit(_name(data_type))
 
 
+def largest(data_type: int) -> float:
+    """The largest finite number."""
+    return limits.largest(_name(data_type))
+
+
+def read_bounds(lower: float, upper: float, data_type: int) -> tuple[float, float]:
+    """The bounds of a clip; at the ends of the data type there is none."""
+    return limits.read_bounds(lower, upper, _name(data_type))
+
+
 def narrowing(source: int | None, result: int | None) -> dict[str, float]:
     """The limits of an op that rounds what it reads to a narrower type; none for any other."""
     if source not in _NAMES or result not in _NAMES:

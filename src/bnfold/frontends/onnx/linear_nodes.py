@@ -22,6 +22,7 @@ from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
 from bnfold.frontends.onnx.windows import centre_of, crosses_zeros
+from bnfold.frontends.onnx.written import shape_of_summand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +205,7 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
 
 def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
     """The Add of constants behind a MatMul, or room for one where an affine step stands."""
-    bias_shape = (outs,) if axis == rank - 1 else (outs, 1)
+    bias_shape = shape_of_summand(outs, axis, rank, lifter.network.opset)
     reader = lifter.only_reader(node.outputs[0])
     name = _added(lifter, reader, node.outputs[0])
     if reader is not None and name:
@@ -212,12 +213,11 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
         assert shape is not None
         if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
             return BiasSite(reader, list(reader.inputs).index(name), name, shape)
-        spread = (
-            np.broadcast_shapes(shape, bias_shape) if _keeps_shape(lifter, reader, node) else ()
-        )
-        if math.prod(shape) > 1 and 0 < math.prod(spread) <= _LARGEST:
-            position = list(reader.inputs).index(name)
-            return BiasSite(reader, position, name, spread, axis=axis - rank)
+        if math.prod(shape) > 1 and _keeps_shape(lifter, reader, node):
+            spread = np.broadcast_shapes(shape, bias_shape)
+            if 0 < math.prod(spread) <= _LARGEST:
+                position = list(reader.inputs).index(name)
+                return BiasSite(reader, position, name, spread, axis=axis - rank)
     while reader is not None and reader.op in _MOVERS:
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.

@@ -33,6 +33,7 @@ from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.merged import Merging
 from bnfold.frontends.names import Namer
+from bnfold.frontends.onnx import written
 from bnfold.frontends.onnx.edits import Edits, NewTensor
 from bnfold.frontends.onnx.merge_parts import parts_of
 from bnfold.frontends.onnx.nodes import Node, named_values
@@ -189,7 +190,10 @@ class _Merger:
         gone = {part.index for number in merge.gone for part in self._nodes(number)}
         self.edits.removed |= (gone | {other.index for other in others}) - {node.index}
         site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
-        place = _Place(node, source, output, site, merge.window, merge.groups, self.namer)
+        rank, opset = len(self.graph.shapes[merge.source]), self.network.opset
+        place = _Place(
+            node, source, output, site, merge.window, merge.groups, self.namer, rank, opset
+        )
         make = _MAKERS.get(node.op, _convolution)
         self.edits.nodes[node.index] = make(
             place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node)
@@ -265,6 +269,9 @@ class _Place:
     window: Window | None
     groups: int
     namer: Namer
+    rank: int
+    """Of what it reads."""
+    opset: int
 
 
 def _convolution(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
@@ -298,10 +305,10 @@ def _dense(kernel: Kernel) -> Array:
 
 def _gemm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     inputs = [place.source, bear("weight", _dense)]
-    if has_bias:
+    if has_bias or written.gemm_needs_bias(place.opset):
         inputs.append(bear("bias", lambda kernel: kernel.bias))
-    name = place.node.proto.name
-    return [helper.make_node("Gemm", inputs, [place.output], name=name, transB=1)]
+    name, opset = place.node.proto.name, place.opset
+    return [written.gemm(inputs, place.output, name=name, opset=opset, transB=1)]
 
 
 def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
@@ -314,12 +321,17 @@ def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     if not has_bias:
         return [helper.make_node("MatMul", inputs, [place.output], name=name)]
     inner = place.namer.fresh(f"{place.output}_before_bias")
-    width = (-1, 1) if is_left else (-1,)
-    bias = bear("bias", lambda kernel: kernel.bias.reshape(width))
+    rank, opset = place.rank, place.opset
+    axis = rank - 2 if is_left else rank - 1
+
+    def laid(kernel: Kernel) -> Array:
+        return kernel.bias.reshape(written.shape_of_summand(len(kernel.bias), axis, rank, opset))
+
+    bias = bear("bias", laid)
     added = place.namer.fresh(f"{name}_add") if name else ""
     return [
         helper.make_node("MatMul", inputs, [inner], name=name),
-        helper.make_node("Add", [inner, bias], [place.output], name=added),
+        written.add(inner, bias, place.output, name=added, opset=opset, axis=axis, rank=rank),
     ]
 
 

@@ -110,8 +110,11 @@ def prelu(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     def apply(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
         a, b = given(x[0]), given(x[1])
-        if opset < 7 or not (a.is_floating_point() and b.is_floating_point()):
+        if not (a.is_floating_point() and b.is_floating_point()):
             raise NotHereError
+        if opset < 7 and a.ndim > b.ndim:  # the reference evaluator does not look at the axis
+            axis = node.integer("axis", a.ndim - b.ndim) % a.ndim
+            b = b.reshape(*b.shape, *(1,) * (a.ndim - axis - b.ndim))
         return function(a, b)
 
     return apply

@@ -11,6 +11,7 @@ from bnfold.core import graph as g
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
 from bnfold.frontends.torch.lifter import ClipSite, Lifter, first_value, is_floating
+from bnfold.frontends.torch.limits import read_bounds
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
 from bnfold.frontends.torch.symbolic import is_part_of_open_size
@@ -72,7 +73,8 @@ def _emit_clip(lifter: Lifter, event: Event, lower: float, upper: float) -> bool
         return False
     node = node_of(event)
     room = node is not None and not old_name_is_read(lifter.recording, event)
-    number = lifter.emit(event, g.Clip(lower, upper, room=room), [lifter.tensor(source)])
+    role = g.Clip(*read_bounds(lower, upper, source.dtype), room=room)
+    number = lifter.emit(event, role, [lifter.tensor(source)])
     if room:
         lifter.sites[number] = ClipSite(None, source, event.number, source.device, node)
     return True

@@ -7,6 +7,7 @@ from torch import nn
 
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lifter import ClipSite, Lifter, is_floating
+from bnfold.frontends.torch.limits import read_bounds
 from bnfold.frontends.torch.recording import Event, Recording, Value
 
 
@@ -20,7 +21,7 @@ def emit(lifter: Lifter, event: Event) -> None:
     once = len(lifter.recording.calls[id(event.target)]) == 1
     ours = id(event.target) in lifter.recording.members
     room = once and ours and not old_name_is_read(lifter.recording, event)
-    role = g.Clip(*bounds, room=room)
+    role = g.Clip(*read_bounds(*bounds, source.dtype), room=room)
     number = lifter.emit(event, role, [lifter.tensor(source)])
     if room:
         lifter.sites[number] = ClipSite(event.target, source, event.number, source.device)

@@ -17,6 +17,16 @@ def growth_limit(dtype: torch.dtype) -> float:
     return limits.growth_limit(_name(dtype))
 
 
+def largest(dtype: torch.dtype) -> float:
+    """The largest finite number."""
+    return limits.largest(_name(dtype))
+
+
+def read_bounds(lower: float, upper: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The bounds of a clip; at the ends of the dtype there is none."""
+    return limits.read_bounds(lower, upper, _name(dtype))
+
+
 def narrowing(source: torch.dtype, result: torch.dtype) -> dict[str, float]:
     """The limits of an op that rounds what it reads to a narrower dtype; none for any other."""
     is_narrower = result.is_floating_point and result.itemsize < source.itemsize

@@ -16,7 +16,8 @@ from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, LinearEdit, Plan
 from bnfold.core.weights import Layout, fold_bias, fold_weight
 from bnfold.frontends.torch.affine_batch_norm import can_gain
-from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted, LinearSite
+from bnfold.frontends.torch.limits import largest
 
 
 @dataclass(slots=True)
@@ -60,7 +61,10 @@ def _run_all(jobs: Sequence[_Job]) -> list[tuple[Tensor, bool]]:
 
 
 def compute(lifted: Lifted, plan: Plan) -> NewTensors:
-    """The new content of every parameter that the plan changes. Raises Overflow."""
+    """The new content of every parameter that the plan changes. Raises Overflow.
+
+    Bounds are made where they are written; here it is only asked whether they fit.
+    """
     new = NewTensors()
     overflown = []
     jobs: dict[object, _Job] = {}  # the uses of one parameter share one edit
@@ -80,6 +84,11 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
         if not fits and is_finite(job.like):
             overflown.append(job.number)
         job.place(tensor)
+    for number, bounds in plan.clip.items():
+        site = lifted.sites[number]
+        assert isinstance(site, ClipSite)
+        if not bounds.fits(largest(site.value.dtype)):
+            overflown.append(number)
     if overflown:
         raise Overflow(*overflown)
     return new
