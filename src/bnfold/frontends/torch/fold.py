@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Freedom
 from bnfold.core.fitting import Bans
 from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
@@ -29,11 +28,12 @@ from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
-from bnfold.frontends.torch.merge_module import changes
+from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.unseen_paths import asks_for_values
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -83,6 +83,7 @@ class Folding:
         *,
         inplace: bool,
         keep: Sequence[str],
+        is_merged: bool = False,
     ) -> None:
         self.model = model
         self.runs = runs
@@ -91,7 +92,7 @@ class Folding:
         """The module as it was given."""
         self.inplace = inplace
         self.keep = keep
-        self.recording, self.lifted = _read(model, runs, keep)
+        self.recording, self.lifted = _read(model, runs, keep, is_merged=is_merged)
         before.restore()
         self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
@@ -136,9 +137,7 @@ class Folding:
         """The report of a fold without merges, with why there are none."""
         todo, merging = self._changes(wide=True)
         if todo:  # its code does not take them
-            merging = replace(
-                merging, freedom=Freedom(can_go=lambda number: False, shortens_concats=False)
-            )
+            merging = replace(merging, freedom=NOT_BY_CODE)
         return merging.told(report)
 
     def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:
@@ -146,7 +145,7 @@ class Folding:
         tried: list[set[int]] = []
         for wide in (True, False):
             todo, merging = self._changes(wide=wide)
-            if not todo:
+            if not todo or self._may_part:
                 break
             replaced = {id(module) for change in todo for module in change.modules}
             if replaced in tried:
@@ -169,11 +168,19 @@ class Folding:
             )
         return self.mergeable[wide]
 
+    @functools.cached_property
+    def _may_part(self) -> bool:
+        """Whether the code may take paths that nobody has seen, on which branches do not meet."""
+        shown = sum(not isinstance(run, Entry) for run in self.runs)
+        return self.recording.counts or (shown == 1 and asks_for_values(self.recording))
+
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
         merged = apply_merges(self.model, todo, inplace=inplace)
         before = Snapshot(merged.modules())
-        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        inner = Folding(
+            merged, self.runs, self.clip, before, inplace=True, keep=self.keep, is_merged=True
+        )
         if not is_as_expected(self.recording, inner.recording, todo):
             return None
         inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
@@ -262,9 +269,11 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
     return [*runs, *(Entry(name, run) for name in entry for run in runs)]
 
 
-def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
+def _read(
+    model: nn.Module, runs: Sequence[Any], keep: Sequence[str], *, is_merged: bool
+) -> tuple[Recording, Lifted]:
     with same_randomness():
-        recording = read_as_needed(model, runs)
+        recording = read_as_needed(model, runs, is_merged=is_merged)
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
         return recording, lift(recording)
