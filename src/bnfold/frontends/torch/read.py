@@ -197,7 +197,9 @@ class _Reader:
             recording.varying.update(event.number for event in recording.events)
             return recording
         recording.counts = any(counts(now, was) for now, was in before) or any(
-            counts(vars(module), vars(self.shadow.original(module))) for module in self.modules
+            counts(vars(module), vars(self.shadow.original(module)))
+            for module in self.modules
+            if not isinstance(module, torch.jit.ScriptModule)
         )
         if not plan.again:
             return recording

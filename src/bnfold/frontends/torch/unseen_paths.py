@@ -12,16 +12,17 @@ branch that was merged into it is wrong, and a branch that was merged away retur
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import deque
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import LOOK, Event, Recording, values
 
 _NUMBERS = (int, float, str)
+_HOLDERS = (list, tuple, dict, set, deque)
 
 
 def asks_for_values(recording: Recording) -> bool:
@@ -40,12 +41,12 @@ def _is_another(value: Any, before: Any) -> bool:
     """Whether it is, or holds, other numbers; or more or less of anything."""
     if isinstance(value, _NUMBERS):
         return type(value) is not type(before) or value != before
-    if not isinstance(value, Collection) or isinstance(value, Tensor):
+    if not isinstance(value, _HOLDERS):
         return False
-    if not isinstance(before, Collection) or len(value) != len(before):
+    if not isinstance(before, _HOLDERS) or len(value) != len(before):
         return True
     parts = [held.values() if isinstance(held, dict) else held for held in (value, before)]
-    return isinstance(value, list | tuple | dict) and any(
+    return not isinstance(value, set) and any(
         isinstance(one, _NUMBERS) and one != other for one, other in zip(*parts, strict=True)
     )
 
