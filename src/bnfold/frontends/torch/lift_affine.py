@@ -115,7 +115,10 @@ def _spec_of(lifter: Lifter, event: Event) -> BatchNormSpec | None:
     spec = batch_norm_spec(event)
     if spec is None or event.number not in lifter.open:
         return spec
-    return replace(spec, mean=None, var=None, changing=True)
+    written = (id(part) in lifter.recording.changed for part in (spec.mean, spec.var))
+    changing = spec.changing or any(written)
+    varies = event.number in lifter.recording.varying and not (changing or spec.training)
+    return replace(spec, mean=None, var=None, changing=changing, varies=varies)
 
 
 def _leading_events(call: Call) -> list[Event]:
