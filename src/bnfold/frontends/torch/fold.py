@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,8 @@ from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
-from bnfold.frontends.torch.entries import Entry, method, split_inputs
+from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
+from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -221,6 +223,8 @@ class Folding:
         try:
             proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
+            if is_to_blame(error, self.model, [partial(call, run=run) for run in self.runs]):
+                raise
             folded, report = self.unproven()
             return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
