@@ -171,3 +171,37 @@ def test_statistics_that_a_run_writes() -> None:
 
     _, report = bnfold.fold(build(Net(tail)), X)
     assert reasons(report)["bn"] == "batch-statistics"
+
+
+class Recurrent(nn.Module):
+    """Three steps from a state of zeros, with one BatchNorm for all or one for each."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.read, self.keep = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(norms)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), 4)
+        for step in range(3):
+            norm = self.norms[step % len(self.norms)]
+            state = torch.tanh(self.read(x) + norm(self.keep(state)))
+        return state
+
+
+@pytest.mark.parametrize("norms", [1, 3])
+def test_a_first_step_on_zeros(norms: int) -> None:
+    model, x = build(Recurrent(norms)), image(5, 3)
+    folded, report = bnfold.fold(model, x)
+    first = next(item for item in report.items if item.name == "norms.0")
+    assert first.reason is (bnfold.Reason.SHARED if norms == 1 else bnfold.Reason.NOT_REACHED)
+    assert "does not depend on the inputs" in first.sentence
+    assert not any("not reached" in note for note in report.notes)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_batch_norm_that_did_not_run() -> None:
+    model = build(Net(lambda m, y: y))
+    item = next(item for item in bnfold.fold(model, X).report.items if item.name == "last")
+    assert item.sentence == "kept: the run on the example inputs did not reach it"

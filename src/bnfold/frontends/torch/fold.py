@@ -290,7 +290,7 @@ def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> Fo
     notes = tuple(
         note
         for note, applies in (
-            (_UNREACHED, bool(unreached)),
+            (_UNREACHED, any(map(_is_uncalled, unreached))),
             (_FUNCTIONS, _stops_at_function(decided, items)),
         )
         if applies
@@ -325,12 +325,22 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
     """BatchNorms that the runs did not use on anything that depends on the input."""
-    outcome = Kept(Reason.NOT_REACHED, None, None)
+    why = {True: "it ran, on what does not depend on the inputs", False: None}
     return [
-        Item(name or type(model).__name__, type(module).__name__, module.num_features, 0, outcome)
+        Item(
+            name or type(model).__name__,
+            type(module).__name__,
+            module.num_features,
+            0,
+            Kept(Reason.NOT_REACHED, None, why[id(module) in recording.calls]),
+        )
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not _is_used(module, recording)
     ]
+
+
+def _is_uncalled(item: Item) -> bool:
+    return isinstance(item.outcome, Kept) and item.outcome.detail is None
 
 
 def _is_used(module: nn.Module, recording: Recording) -> bool:
