@@ -225,6 +225,36 @@ def test_branches_that_meet_on_every_path(how: Forward) -> None:
     assert_right(model, folded)
 
 
+def _by_dtype(m: Branches, x: Tensor) -> Tensor:
+    if x.dtype != torch.float64:
+        return m.a(x.double())
+    return m.a(x) + m.b(x)
+
+
+def _whole_numbers(m: Branches, x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        x = x.double() / 255
+        return m.a(x) - m.b(x)
+    x = x.double()
+    return m.a(x) + m.b(x)
+
+
+def _normalised(m: Branches, x: Tensor) -> Tensor:
+    x = x.double() / 255 if x.dtype == torch.uint8 else x.double()
+    return m.a(x) + m.b(x)
+
+
+@pytest.mark.parametrize(("how", "merged"), [(_by_dtype, 0), (_whole_numbers, 0), (_normalised, 1)])
+@pytest.mark.parametrize("verify", [True, False])
+def test_inputs_of_another_dtype(how: Forward, merged: int, verify: bool) -> None:
+    model = build(Branches(how))
+    folded, report = bnfold.fold(model, X, verify=verify)
+    assert len(report.merged) == merged
+    with torch.no_grad():
+        for x in (X, X.float(), (X * 50).to(torch.uint8)):
+            torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+
+
 def test_paths_by_value_that_were_shown() -> None:
     """Both take the branches, so they are merged."""
 

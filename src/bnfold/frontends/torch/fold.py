@@ -35,7 +35,7 @@ from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
-from bnfold.frontends.torch.unseen_paths import asks_for_values
+from bnfold.frontends.torch.unseen_paths import asks_for_values, parts_by_dtype
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -174,7 +174,10 @@ class Folding:
     def _may_part(self) -> bool:
         """Whether the code may take paths that nobody has seen, on which branches do not meet."""
         shown = sum(not isinstance(run, Entry) for run in self.runs)
-        return self.recording.counts or (shown == 1 and asks_for_values(self.recording))
+        if self.recording.counts or (shown == 1 and asks_for_values(self.recording)):
+            return True
+        with self.before.restoring(), same_randomness():
+            return parts_by_dtype(self.model, self.runs, self.recording)
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""

@@ -35,10 +35,9 @@ from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tenso
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
 from bnfold.frontends.torch.sizes_asked import sizes_heard
-from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
+from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget
-from bnfold.frontends.torch.unseen_paths import counts
 
 _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()

@@ -4,7 +4,9 @@ Other sizes, other layouts and a second run are read (`read_other_sizes`, `state
 choose a path by what no few readings tell:
 
     values    `if x.sum() > 0`, `.item()`, `len(x[x > 0])`: each input may decide otherwise
-    numbers   that a run leaves in a module for the next: a counter may turn at any count
+    numbers   that a run leaves in a module for the next: a counter may turn at any count (`state`)
+
+Another dtype of the inputs, which few modules take, is read where there is something to merge.
 
 A removal computes the same with every module that stays. A merge does not: a carrier without the
 branch that was merged into it is wrong, and a branch that was merged away returns nothing.
@@ -12,17 +14,20 @@ branch that was merged into it is wrong, and a branch that was merged away retur
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from bnfold.errors import BnfoldError
+from bnfold.frontends.torch.entries import Entry
+from bnfold.frontends.torch.nothing import SUMS
 from bnfold.frontends.torch.ops import aten_name
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import LOOK, Event, Recording, values
-
-_NUMBERS = (int, float, str)
-_HOLDERS = (list, tuple, dict, set, deque)
 
 
 def asks_for_values(recording: Recording) -> bool:
@@ -32,23 +37,45 @@ def asks_for_values(recording: Recording) -> bool:
     )
 
 
-def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether a run left other numbers among a module's attributes than it found."""
-    return any(_is_another(value, before.get(key)) for key, value in now.items())
+def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) -> bool:
+    """Whether the code calls other modules, or adds up others, for inputs of another dtype.
+
+    Most modules take but one. The model is left as it was.
+    """
+    own = _called(recording.events[: recording.given])
+    for dtype in _DTYPES:
+        cast = pytree.tree_map_only(Tensor, partial(_cast, dtype=dtype), list(map(_plain, runs)))
+        entries = [
+            Entry(run.entry, given) if isinstance(run, Entry) else given
+            for run, given in zip(runs, cast, strict=True)
+        ]
+        try:
+            other = read_module(model, entries, like=recording)
+        except BnfoldError:
+            continue
+        if _called(other.events) != own:
+            return True
+    return False
 
 
-def _is_another(value: Any, before: Any) -> bool:
-    """Whether it is, or holds, other numbers; or more or less of anything."""
-    if isinstance(value, _NUMBERS):
-        return type(value) is not type(before) or value != before
-    if not isinstance(value, _HOLDERS):
-        return False
-    if not isinstance(before, _HOLDERS) or len(value) != len(before):
-        return True
-    parts = [held.values() if isinstance(held, dict) else held for held in (value, before)]
-    return not isinstance(value, set) and any(
-        isinstance(one, _NUMBERS) and one != other for one, other in zip(*parts, strict=True)
-    )
+_DTYPES = (torch.float64, torch.float32, torch.uint8)
+
+
+def _plain(run: Any) -> Any:
+    return run.inputs if isinstance(run, Entry) else run
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _called(events: Sequence[Event]) -> list[Any]:
+    """The modules that were called, and the sums between them."""
+    return [
+        event.target if isinstance(event.target, nn.Module) else aten_name(event.target)
+        for event in events
+        if isinstance(event.target, nn.Module) or aten_name(event.target) in SUMS
+    ]
 
 
 def _hands_out(event: Event) -> bool:
