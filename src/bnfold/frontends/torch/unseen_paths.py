@@ -8,8 +8,8 @@ choose a path by what no few readings tell:
 
 Another dtype of the inputs, which few modules take, is read where there is something to merge.
 
-A removal computes the same with every module that stays. A merge does not: a carrier without the
-branch that was merged into it is wrong, and a branch that was merged away returns nothing.
+On such a path a merge is wrong: a carrier computes what the branches made together, and a branch
+that was merged away makes nothing.
 """
 
 from __future__ import annotations
