@@ -65,7 +65,9 @@ class ExampleInputError(BnfoldError):
     code = "example-input"
     exit_code = 2
 
-    def __init__(self, model: str, cause: BaseException | None) -> None:
+    def __init__(
+        self, model: str, cause: BaseException | None, next_step: str | None = None
+    ) -> None:
         if cause is None:
             problem = f"{model} needs example inputs: a module is analysed by running it once"
             step = "pass inputs=torch.randn(1, 3, 224, 224), or --input 1x3x224x224"
@@ -74,7 +76,7 @@ class ExampleInputError(BnfoldError):
             step = (
                 "pass inputs that model(*inputs) accepts: a tensor, a tuple, or a dict of keywords"
             )
-        super().__init__(problem.rstrip("."), step)
+        super().__init__(problem.rstrip("."), next_step or step)
         self.model = model
         self.cause = cause
 

@@ -53,6 +53,8 @@ class Reason(_Worded):
     """Its parameters are inputs of the network, with a default: the caller may pass others."""
     NOT_CONSTANT = "not-constant", "its parameters are computed in each run, or passed in"
     """Its parameters are computed in each run, or passed in."""
+    VARIES = "varies", "what the code calls, or computes with, is not the same in every run"
+    """State, chance or values decide what the code calls, and how often, or with which numbers."""
     BAD_STATISTICS = (
         "bad-statistics",
         "its statistics are not usable (NaN, infinite, or var + eps <= 0)",

@@ -39,7 +39,8 @@ def batch_norm_chain(
     if not event.outputs or event.outputs[0] is None:
         return None
     module = call.module if call else None
-    if spec.mean is None and not (isinstance(module, _BatchNorm) or spec.changing):
+    is_open = event.number in lifter.open
+    if spec.mean is None and not (isinstance(module, _BatchNorm) or spec.changing or is_open):
         return None  # instance norm and weight standardisation are spelled this way: opaque
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
@@ -48,7 +49,6 @@ def batch_norm_chain(
     site = site_of(module, successors or (), spec.source, event)
     is_node = node_of(event) is not None
     affine = _affine_of(spec)
-    is_open = event.number in lifter.open
     refusal = _refusal(spec, affine, module, successors, is_node=is_node, is_open=is_open)
     if refusal is None and is_node and _has_other_readers(lifter, event):
         refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its other results are read")
@@ -108,6 +108,8 @@ def _refusal(
 ) -> g.Refusal | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
+        if spec.varies:
+            return g.Refusal(Reason.VARIES)
         if is_open and module is None:  # gamma.repeat(n), and what a tracked InstanceNorm does
             return g.Refusal(Reason.NOT_CONSTANT)
         return g.Refusal(Reason.BATCH_STATISTICS, _why_not_constant(spec))
@@ -124,7 +126,12 @@ def _refusal(
     return None
 
 
-_UNKNOWN = (Reason.BATCH_STATISTICS, Reason.NOT_CONSTANT, Reason.BAD_STATISTICS)
+_UNKNOWN = (
+    Reason.BATCH_STATISTICS,
+    Reason.NOT_CONSTANT,
+    Reason.VARIES,
+    Reason.BAD_STATISTICS,
+)
 """Reasons why nothing is known of what a step computes."""
 
 

@@ -36,8 +36,10 @@ class BatchNormSpec:
     var: Tensor | None
     training: bool
     changing: bool
-    """Whether the running statistics are not the same in every run."""
+    """Whether a run writes to the running statistics, or computes them."""
     eps: float
+    varies: bool = False
+    """Whether the op is not the same in every run, or not there, and that is not why."""
 
 
 def is_batch_norm(name: str) -> bool:

@@ -8,6 +8,7 @@ nested tensors do not say what shape they have. Then it is not the inputs that a
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,12 @@ def error_to_raise(
         model: The original. It is left as it was.
         calls: The calls that were recorded.
     """
+    asked = _HIGHER_ORDER.search(str(error.cause))
+    if asked and isinstance(error.cause, NotImplementedError):
+        return UnsupportedModelError(
+            f"{type(model).__name__} calls {asked[1]}, which runs code that cannot be recorded",
+            "fold the exported program (torch.export.export) instead, or the parts around it",
+        )
     if not _runs(model, calls):
         return error
     name, cause = type(model).__name__, f"{type(error.cause).__name__}: {error.cause}"
@@ -48,6 +55,27 @@ def error_to_raise(
         " function that it holds refers to the model that was copied",
         "let hooks use the module that they are given, and functions their arguments",
     )
+
+
+_HIGHER_ORDER = re.compile(r"HigherOrderOperator (\w+)")
+"""What PyTorch names when a mode such as the recorder meets torch.cond and its like."""
+
+
+def is_to_blame(error: ExampleInputError, model: nn.Module, calls: Sequence[Call]) -> bool:
+    """Whether the model itself does not take the inputs of a run that raised `error`.
+
+    It is not where it cannot be run on this machine, whatever its inputs.
+    """
+    cause = error.cause
+    if isinstance(cause, NotImplementedError | MemoryError | torch.OutOfMemoryError):
+        return False
+    if any(text in str(cause) for text in _NOT_HERE):
+        return False
+    return not _runs(model, calls)
+
+
+_NOT_HERE = ("not implemented for", "allocate memory", "not enough memory", "Could not run")
+"""What PyTorch says of an op that a device does not have, or of memory that is not there."""
 
 
 def _runs(model: nn.Module, calls: Sequence[Call]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Freedom
 from bnfold.core.fitting import Bans
 from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
@@ -24,16 +24,18 @@ from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
-from bnfold.frontends.torch.entries import Entry, method, split_inputs
+from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
+from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
-from bnfold.frontends.torch.merge_module import changes
+from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.unseen_paths import asks_for_values, parts_by_dtype
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -83,6 +85,7 @@ class Folding:
         *,
         inplace: bool,
         keep: Sequence[str],
+        is_merged: bool = False,
     ) -> None:
         self.model = model
         self.runs = runs
@@ -91,7 +94,7 @@ class Folding:
         """The module as it was given."""
         self.inplace = inplace
         self.keep = keep
-        self.recording, self.lifted = _read(model, runs, keep)
+        self.recording, self.lifted = _read(model, runs, keep, is_merged=is_merged)
         before.restore()
         self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
@@ -136,9 +139,7 @@ class Folding:
         """The report of a fold without merges, with why there are none."""
         todo, merging = self._changes(wide=True)
         if todo:  # its code does not take them
-            merging = replace(
-                merging, freedom=Freedom(can_go=lambda number: False, shortens_concats=False)
-            )
+            merging = replace(merging, freedom=NOT_BY_CODE)
         return merging.told(report)
 
     def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:
@@ -146,7 +147,7 @@ class Folding:
         tried: list[set[int]] = []
         for wide in (True, False):
             todo, merging = self._changes(wide=wide)
-            if not todo:
+            if not todo or self._may_part:
                 break
             replaced = {id(module) for change in todo for module in change.modules}
             if replaced in tried:
@@ -169,11 +170,22 @@ class Folding:
             )
         return self.mergeable[wide]
 
+    @functools.cached_property
+    def _may_part(self) -> bool:
+        """Whether the code may take paths that nobody has seen, on which branches do not meet."""
+        shown = sum(not isinstance(run, Entry) for run in self.runs)
+        if self.recording.counts or (shown == 1 and asks_for_values(self.recording)):
+            return True
+        with self.before.restoring(), same_randomness():
+            return parts_by_dtype(self.model, self.runs, self.recording)
+
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
         merged = apply_merges(self.model, todo, inplace=inplace)
         before = Snapshot(merged.modules())
-        inner = Folding(merged, self.runs, self.clip, before, inplace=True, keep=self.keep)
+        inner = Folding(
+            merged, self.runs, self.clip, before, inplace=True, keep=self.keep, is_merged=True
+        )
         if not is_as_expected(self.recording, inner.recording, todo):
             return None
         inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
@@ -215,6 +227,8 @@ class Folding:
         try:
             proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
+            if is_to_blame(error, self.model, [partial(call, run=run) for run in self.runs]):
+                raise
             folded, report = self.unproven()
             return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
@@ -263,9 +277,11 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
     return [*runs, *(Entry(name, run) for name in entry for run in runs)]
 
 
-def _read(model: nn.Module, runs: Sequence[Any], keep: Sequence[str]) -> tuple[Recording, Lifted]:
+def _read(
+    model: nn.Module, runs: Sequence[Any], keep: Sequence[str], *, is_merged: bool
+) -> tuple[Recording, Lifted]:
     with same_randomness():
-        recording = read_as_needed(model, runs)
+        recording = read_as_needed(model, runs, is_merged=is_merged)
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
         return recording, lift(recording)
@@ -278,7 +294,7 @@ def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> Fo
     notes = tuple(
         note
         for note, applies in (
-            (_UNREACHED, bool(unreached)),
+            (_UNREACHED, any(map(_is_uncalled, unreached))),
             (_FUNCTIONS, _stops_at_function(decided, items)),
         )
         if applies
@@ -313,12 +329,22 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
     """BatchNorms that the runs did not use on anything that depends on the input."""
-    outcome = Kept(Reason.NOT_REACHED, None, None)
+    why = {True: "it ran, on what does not depend on the inputs", False: None}
     return [
-        Item(name or type(model).__name__, type(module).__name__, module.num_features, 0, outcome)
+        Item(
+            name or type(model).__name__,
+            type(module).__name__,
+            module.num_features,
+            0,
+            Kept(Reason.NOT_REACHED, None, why[id(module) in recording.calls]),
+        )
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not _is_used(module, recording)
     ]
+
+
+def _is_uncalled(item: Item) -> bool:
+    return isinstance(item.outcome, Kept) and item.outcome.detail is None
 
 
 def _is_used(module: nn.Module, recording: Recording) -> bool:

@@ -8,6 +8,7 @@ step too. Arithmetic that a larger module does in passing can be seen through bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -41,7 +42,7 @@ def survey(lifter: Lifter) -> Steps:
         left = {chain.site.successors for chain in chains if chain is not None}
         if any(chains) and (None in chains or len(left) > 1):
             # One of its calls did something else: what replaces the module would be wrong there.
-            chains = [_refused(chain) for chain in chains]
+            chains = [_refused(chain, _why_not_alike(calls)) for chain in chains]
         for chain in chains:
             _register(steps, chain)
     for event in lifter.recording.events:
@@ -55,13 +56,19 @@ def survey(lifter: Lifter) -> Steps:
     return steps
 
 
-def _refused(chain: Chain | None) -> Chain | None:
+def _why_not_alike(calls: Sequence[Call]) -> g.Refusal:
+    """Why not all calls of a module can go."""
+    if all(call.inputs for call in calls):
+        return g.Refusal(Reason.MODULE_DOES_MORE, "another call of it did something else")
+    return g.Refusal(Reason.SHARED, "another call of it gets what does not depend on the inputs")
+
+
+def _refused(chain: Chain | None, refusal: g.Refusal) -> Chain | None:
     """The same step, as one that must stay; a step of constants is left to its single events."""
     if chain is None or isinstance(chain.role, g.RefusedStep) or chain.role.refusal is not None:
         return chain
     if not chain.is_batch_norm:
         return None
-    refusal = g.Refusal(Reason.MODULE_DOES_MORE, "another call of it did something else")
     return replace(chain, role=replace(chain.role, removal=refusal))
 
 
@@ -115,7 +122,10 @@ def _spec_of(lifter: Lifter, event: Event) -> BatchNormSpec | None:
     spec = batch_norm_spec(event)
     if spec is None or event.number not in lifter.open:
         return spec
-    return replace(spec, mean=None, var=None, changing=True)
+    written = (id(part) in lifter.recording.changed for part in (spec.mean, spec.var))
+    changing = spec.changing or any(written)
+    varies = event.number in lifter.recording.varying and not (changing or spec.training)
+    return replace(spec, mean=None, var=None, changing=changing, varies=varies)
 
 
 def _leading_events(call: Call) -> list[Event]:

@@ -22,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.core.expression import varying_axes
+from bnfold.core.expression import Freedom, varying_axes
 from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import find_merges
 from bnfold.core.merge_within import MOST_ROUNDS
@@ -32,6 +32,9 @@ from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_run import AllRuns, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.recording import Recording
+
+NOT_BY_CODE = Freedom(can_go=lambda number: False, shortens_concats=False)
+"""What is left where the code does not take a merge, or does something else in another run."""
 
 
 def changes(
@@ -66,7 +69,9 @@ def changes(
     if not runs:
         return [], Merging()
     graph = lifted.graph if len(runs) == 1 else runs[0].graph
-    return list(common.values()), Merging(graph, runs[0].parts, runs[0].freedom)
+    is_by_code = bool(by_run[0]) and not common
+    freedom = NOT_BY_CODE if is_by_code else runs[0].freedom
+    return list(common.values()), Merging(graph, runs[0].parts, freedom)
 
 
 def _changes_of(run: Run) -> list[Change]:

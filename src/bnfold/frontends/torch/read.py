@@ -35,7 +35,7 @@ from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tenso
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
 from bnfold.frontends.torch.sizes_asked import sizes_heard
-from bnfold.frontends.torch.state import mark_varying, may_vary, other_values, snapshot
+from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget
 
@@ -195,6 +195,11 @@ class _Reader:
             # A path or a number that was drawn: no number of runs tells what it can be.
             recording.varying.update(event.number for event in recording.events)
             return recording
+        recording.counts = any(counts(now, was) for now, was in before) or any(
+            counts(vars(module), vars(self.shadow.original(module)))
+            for module in self.modules
+            if not isinstance(module, torch.jit.ScriptModule)
+        )
         if not plan.again:
             return recording
         is_copy = self.shadow.is_copy

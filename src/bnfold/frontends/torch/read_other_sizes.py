@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from bnfold.core import graph as g
 from bnfold.core.forest import IntArray
 from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
 from bnfold.core.laws import bind
@@ -43,13 +44,15 @@ _PATHS = 6
 """How many paths are read as one, at most: time grows with them."""
 
 
-def read_as_needed(model: nn.Module, runs: Sequence[Any]) -> Recording:
+def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = False) -> Recording:
     """What the module does, on the example inputs and where they do not tell all, on others.
+
+    A module in which ops were merged is read as it was before, whatever is left to do.
 
     Raises what `read_module` raises for the example inputs.
     """
     first = read_module(model, runs)
-    has_asked = (first.asked.sizes or first.asked.layout) and _has_steps(first)
+    has_asked = (first.asked.sizes or first.asked.layout) and (is_merged or _has_work(first))
     sizes, layout = has_asked and first.asked.sizes, has_asked and first.asked.layout
     mixes = not sizes and _may_mix(first)
     if not sizes and not layout and not mixes:
@@ -212,9 +215,11 @@ def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:
         whole.varying.update(event.number for event in whole.events)
 
 
-def _has_steps(recording: Recording) -> bool:
-    """Whether there is anything to fold."""
-    return bool(lift(recording).graph.affine_groups())
+def _has_work(recording: Recording) -> bool:
+    """Whether there is anything to fold, or to merge."""
+    graph = lift(recording).graph
+    linear = sum(isinstance(op.role, g.Linear | g.Mean) for op in graph.ops)
+    return linear > 1 or bool(graph.affine_groups())
 
 
 # -------------------------------------------------------------------- channels along other axes

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from bnfold.errors import UnsupportedModelError
+from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.lift_aten import is_known
 from bnfold.frontends.torch.linear_ops import is_linear
@@ -85,7 +85,7 @@ def _record(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             interpreter = _Interpreter(program, recorder, held, inputs, state)
-            result = interpreter.run()
+            result = _run(interpreter, program)
             recording.roots.append(recorder.ledger.call)
             _note_outputs(recorder, result, [*inputs.values()])
             recording.written = frozenset(
@@ -98,6 +98,19 @@ def _record(
             recorder.values.undo_writes()
         forget([*inputs.values(), *held.values()])
     return recording
+
+
+def _run(interpreter: fx.Interpreter, program: ExportedProgram) -> Any:
+    """What the program returns. Raises ExampleInputError if it raises."""
+    try:
+        return interpreter.run()
+    except BnfoldError:
+        raise
+    except Exception as error:
+        own, _, _ = str(error).partition("\n\nWhile executing")  # which node it was, by torch.fx
+        error.args = (own,)
+        step = "export it again with example inputs that it takes"
+        raise ExampleInputError("the program", error, step) from error
 
 
 def _note_outputs(recorder: Recorder, result: Any, inputs: Iterable[Any]) -> None:

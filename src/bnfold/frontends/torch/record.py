@@ -172,7 +172,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 # A counter or cache: from now on it is not the same in every run.
                 self.values.prepare_write(tensor)
         result = func(*args, **kwargs)
-        self.constants.note_result(func, tensors, result)
+        # What a factory takes the shape of may depend on the input.
+        constants = [tensor for tensor in tensors if self.values.handle_of(tensor) is None]
+        self.constants.note_result(func, constants, result)
         return result
 
     # ----------------------------------------------------------------- modules

@@ -207,6 +207,8 @@ class Recording:
     """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
+    counts: bool = False
+    """Whether a run leaves other numbers in the modules than it found; see `state`."""
     is_structural: bool = False
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)

@@ -10,6 +10,7 @@ besides its parameters, as in a plain ResNet.
 from __future__ import annotations
 
 import types
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,29 @@ def may_vary(
     if any(_takes_numbers(event) for event in recording.events):
         return True
     return any(_may_hold_state(module, shadow.original(module)) for module in shadow.modules)
+
+
+_NUMBERS = (int, float, str)
+_HOLDERS = (list, tuple, dict, set, deque)
+
+
+def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a run left other numbers among a module's attributes than it found."""
+    return any(_is_another(value, before.get(key)) for key, value in now.items())
+
+
+def _is_another(value: Any, before: Any) -> bool:
+    """Whether it is, or holds, other numbers; or more or less of anything."""
+    if isinstance(value, _NUMBERS):
+        return type(value) is not type(before) or value != before
+    if not isinstance(value, _HOLDERS):
+        return False
+    if not isinstance(before, _HOLDERS) or len(value) != len(before):
+        return True
+    parts = [held.values() if isinstance(held, dict) else held for held in (value, before)]
+    return not isinstance(value, set) and any(
+        isinstance(one, _NUMBERS) and one != other for one, other in zip(*parts, strict=True)
+    )
 
 
 def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:

@@ -1,0 +1,94 @@
+"""Whether a module's code may take a path that no reading of it shows.
+
+Other sizes, other layouts and a second run are read (`read_other_sizes`, `state`). Two things can
+choose a path by what no few readings tell:
+
+    values    `if x.sum() > 0`, `.item()`, `len(x[x > 0])`: each input may decide otherwise
+    numbers   that a run leaves in a module for the next: a counter may turn at any count (`state`)
+
+Another dtype of the inputs, which few modules take, is read where there is something to merge.
+
+On such a path a merge is wrong: a carrier computes what the branches made together, and a branch
+that was merged away makes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.errors import BnfoldError
+from bnfold.frontends.torch.entries import Entry
+from bnfold.frontends.torch.nothing import SUMS
+from bnfold.frontends.torch.ops import aten_name
+from bnfold.frontends.torch.read import read_module
+from bnfold.frontends.torch.recording import LOOK, Event, Recording, values
+
+
+def asks_for_values(recording: Recording) -> bool:
+    """Whether the code was told what a tensor holds that depends on the input."""
+    return any(_hands_out(event) for event in recording.events) or (
+        recording.asked.sizes and any(map(_is_as_long_as_values_say, recording.events))
+    )
+
+
+def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) -> bool:
+    """Whether the code calls other modules, or adds up others, for inputs of another dtype.
+
+    Most modules take but one. The model is left as it was.
+    """
+    own = _called(recording.events[: recording.given])
+    for dtype in _DTYPES:
+        cast = pytree.tree_map_only(Tensor, partial(_cast, dtype=dtype), list(map(_plain, runs)))
+        entries = [
+            Entry(run.entry, given) if isinstance(run, Entry) else given
+            for run, given in zip(runs, cast, strict=True)
+        ]
+        try:
+            other = read_module(model, entries, like=recording)
+        except BnfoldError:
+            continue
+        if _called(other.events) != own:
+            return True
+    return False
+
+
+_DTYPES = (torch.float64, torch.float32, torch.uint8)
+
+
+def _plain(run: Any) -> Any:
+    return run.inputs if isinstance(run, Entry) else run
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _called(events: Sequence[Event]) -> list[Any]:
+    """The modules that were called, and the sums between them."""
+    return [
+        event.target if isinstance(event.target, nn.Module) else aten_name(event.target)
+        for event in events
+        if isinstance(event.target, nn.Module) or aten_name(event.target) in SUMS
+    ]
+
+
+def _hands_out(event: Event) -> bool:
+    """Whether its result is no tensor but what the code gets to see."""
+    if isinstance(event.target, nn.Module) or event.outputs:
+        return False
+    schema = getattr(event.target, "_schema", None)
+    return event.target == LOOK or (schema is not None and bool(schema.returns))
+
+
+def _is_as_long_as_values_say(event: Event) -> bool:
+    """Whether the shape of what it makes depends on values: nonzero, x[mask]."""
+    if torch.Tag.dynamic_output_shape not in getattr(event.target, "tags", ()):
+        return False
+    chosen = [value.dtype for value in values(event.args[1:], event.kwargs)]
+    return aten_name(event.target) != "index" or torch.bool in chosen
