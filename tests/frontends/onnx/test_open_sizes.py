@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 import bnfold
 from tests.frontends.onnx.support import Sketch, assert_same
@@ -197,18 +197,31 @@ def test_a_shift_stays_behind_such_pads(pads):
         assert_same(model, folded, (size[0], 4, *size[2:]))
 
 
-def test_a_length_that_only_seems_to_be_fixed():
-    """Rows 0 to min(H, 6): the columns of the Gemm would be others for small images."""
-    s = Net(2, 3, "H", 2)
+def first_two(s: Net, rows: str, name: str) -> str:
+    """Two of the parts of 6 that the rows are cut into: of one channel, or of two."""
+    s.node("Sigmoid", rows, name=f"{name}_sigmoid")
+    s.bn(4, name=f"{name}_bn")
+    s.node("Reshape", s.at, s.constant(f"{name}_cut", np.array([2, -1, 6])), name=f"{name}_parts")
+    s.node("ReduceMean", name=f"{name}_mean", axes=[2], keepdims=0)
+    ends = [s.constant(f"{name}_{n}", np.array([n])) for n in (0, 2, 1)]
+    s.node("Slice", s.at, *ends, name=f"{name}_two")
+    return s.node("Gemm", s.at, s.weight(f"{name}_w", 2, 3), name=f"{name}_gemm")
+
+
+def first_rows(s: Net) -> str:
+    """Rows 0 to min(H, 6) of a convolution."""
     made = s.conv(3, 4, 1)
-    rows = s.node("Slice", made, s.list(0), s.node("Min", s.length(2), s.list(6)), s.list(2))
-    flat = s.node("Reshape", rows, s.list(2, -1, 4))
-    s.node("Transpose", flat, perm=[0, 2, 1])
-    s.bn(4)
+    return s.node("Slice", made, s.list(0), s.node("Min", s.length(2), s.list(6)), s.list(2))
+
+
+def test_a_length_that_only_seems_to_be_fixed():
+    """6 rows of 2 are two parts per channel, 3 rows are one."""
+    s = Net(2, 3, "H", 2)
+    first_two(s, first_rows(s), "main")
     model = s.model()
     folded, report = bnfold.fold(model)
     assert report.kept == 1
-    for height in (2, 4, 6, 12):
+    for height in (3, 6, 12):
         assert_same(model, folded, (2, 3, height, 2))
 
 
@@ -324,3 +337,26 @@ def test_rows_cut_where_the_size_says():
     assert report.removed == 1
     for size in SIZES:
         assert_same(model, folded, size)
+
+
+# -------------------------------------------------------------------- inside of a body
+
+
+def test_a_body_sees_what_only_seems_to_be_fixed():
+    """The same in the branches of an If."""
+    s = Net(2, 3, "H", 2)
+    rows = first_rows(s)
+    branches = []
+    for name in ("yes", "no"):
+        b = Net()
+        made = first_two(b, rows, name)
+        output = helper.make_tensor_value_info(made, TensorProto.FLOAT, None)
+        branches.append(helper.make_graph(b.nodes, name, [], [output], b.initializers))
+    largest = s.node("ReduceMax", rows, keepdims=0)
+    condition = s.node("Greater", largest, s.constant("zero", np.array(0.0)))
+    s.node("If", condition, then_branch=branches[0], else_branch=branches[1])
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 0 and report.kept == 2
+    for height in (3, 6, 12):
+        assert_same(model, folded, (2, 3, height, 2))

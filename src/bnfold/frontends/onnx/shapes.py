@@ -84,6 +84,13 @@ class Shapes:
             if first[axis] != second[axis] or (sizes is not None and not sizes[axis].is_fixed)
         )
 
+    def seems_fixed(self, name: str) -> bool:
+        """Whether an axis may be open although it has one length under all choices."""
+        if self.count == 1 or name not in self.values[0]:
+            return False
+        first, second = self.values[0][name], self.values[1][name]
+        return any(first[axis] == second[axis] for axis in self.open_axes(name))
+
 
 Evaluate = Callable[[str, int], NDArray[np.generic] | None]
 

@@ -14,6 +14,8 @@ from bnfold.frontends.onnx import size_rules, size_view_rules
 from bnfold.frontends.onnx.size_known import Known, Sizes
 from bnfold.frontends.onnx.sizes import Size, unknown_length
 
+_UNFIT = (ValueError, LookupError, TypeError, ArithmeticError)
+"""What a rule raises for a node that is not of the form of its operator."""
 _RULES = size_rules.RULES | size_view_rules.RULES
 
 
@@ -22,7 +24,7 @@ def lengths(known: Known) -> Sizes:
     first = known.output[0]
     rule = _RULES.get(known.node.op, size_rules.other)
     made: Sizes = ()
-    with contextlib.suppress(ValueError, LookupError):
+    with contextlib.suppress(*_UNFIT):
         made = rule(known)
     if len(made) != len(first):
         return tuple(unknown_length() for _ in first)

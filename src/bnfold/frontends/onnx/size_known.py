@@ -36,7 +36,11 @@ class Known:
     @property
     def source(self) -> Sizes:
         """The first input."""
-        sizes = self.inputs[0]
+        return self.sizes(0)
+
+    def sizes(self, position: int) -> Sizes:
+        """An input. Raises ValueError if its shape is not known."""
+        sizes = self.inputs[position]
         if sizes is None:
             raise ValueError("its shape is not known")
         return sizes

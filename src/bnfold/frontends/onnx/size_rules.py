@@ -59,7 +59,8 @@ def _as_first(known: Known) -> Sizes:
 def _window(known: Known) -> Sizes:
     """Samples stay; channels are the weight's; an open axis stays open."""
     shapes = known.shapes[0]
-    assert shapes is not None
+    if shapes is None:
+        raise ValueError("its shape is not known")
     made = [known.source[0], Size(known.output[0][1])]
     if known.node.op not in _WITH_WEIGHT:
         made[1] = known.source[1]
@@ -97,15 +98,14 @@ def _reduce(known: Known) -> Sizes:
 
 
 def _gemm(known: Known) -> Sizes:
-    a, b = known.inputs[0], known.inputs[1]
-    assert a is not None and b is not None
+    a, b = known.sizes(0), known.sizes(1)
     rows = a[1] if known.node.integer("transA") else a[0]
     return rows, b[0] if known.node.integer("transB") else b[1]
 
 
 def _matmul(known: Known) -> Sizes:
-    a, b = known.inputs[0], known.inputs[1]
-    if a is None or b is None or min(len(a), len(b)) < 2:
+    a, b = known.sizes(0), known.sizes(1)
+    if min(len(a), len(b)) < 2:
         return other(known)
     if len(b) == 2:
         return (*a[:-1], b[-1])

@@ -140,9 +140,7 @@ def _split(known: Known) -> Sizes:
 
 def _gather(known: Known) -> Sizes:
     axis = known.node.integer("axis") % len(known.source)
-    indices = known.inputs[1]
-    if indices is None:
-        raise ValueError("indices of a shape that is not known")
+    indices = known.sizes(1)
     return (*known.source[:axis], *indices, *known.source[axis + 1 :])
 
 
