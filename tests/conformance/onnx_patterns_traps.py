@@ -254,7 +254,7 @@ def pad_with_another_number(s: Sketch) -> None:
     s.output("bn_out")
 
 
-@pattern(kept={"bn": "nonlinear"})
+@pattern(kept={"bn": "padding"})
 def pad_amounts_are_computed(s: Sketch) -> None:
     """How much is padded depends on the shape of another input."""
     x = s.bn(s.input(1, 3, 6, 6), 3)

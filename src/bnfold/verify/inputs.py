@@ -62,6 +62,20 @@ def other_size(size: int, axis: int) -> int:
     return size // 2 if size >= _LARGE and size % 2 == 0 else 2 * size
 
 
+def odd_size(size: int, axis: int) -> int:
+    """Another one: one sample alone, or an odd length that is not the next axis's."""
+    if axis == 0:
+        return 1 if size > 1 else 3
+    quarters = (5, 6) if size < _LARGE else (3, 5)
+    odd = size * quarters[axis % 2] // 4 | 1
+    return odd if odd != size else size + 2
+
+
+OTHER_SIZES = (other_size, odd_size)
+"""What is equal for squares, for even lengths or for more than one sample need not be for others:
+a model is run on each of these, if it takes it."""
+
+
 def nudged(inputs: Sequence[Array], specs: Sequence[InputSpec], draw: int) -> list[Array]:
     """Every number moved to one of its neighbours in its dtype, at random."""
     rng = np.random.default_rng((draw, 1))

@@ -42,7 +42,7 @@ class QuickRunner(Protocol):
     """A runner that can be run side by side, in float32 as its own dtype."""
 
     specs: Sequence[InputSpec]
-    other_shapes: Sequence[tuple[int, ...]] | None
+    other_shapes: Sequence[Sequence[tuple[int, ...]]]
     runtimes: Mapping[str, str]
 
     def own(self) -> Evaluation:
@@ -118,7 +118,7 @@ class Quick:
     network: SideBySide
     """The original, ready to run in float64."""
     inputs: list[list[Array]]
-    """Of the declared size, and of the other one, if there is any."""
+    """Of the declared size, and of others, if there are any."""
     small: list[Array]
     """Of the size that is run in float64."""
     runtime: _Worker
@@ -195,8 +195,7 @@ def run_ahead(original: QuickRunner) -> Quick | None:
     except NotExactError:
         return None
     shapes = [[spec.shape for spec in original.specs]]
-    if original.other_shapes is not None:
-        shapes.append(list(original.other_shapes))
+    shapes += [list(others) for others in original.other_shapes]
     if max(sum(map(math.prod, sizes)) for sizes in shapes) > _MOST_WHOLE:
         return None
     inputs = [
@@ -212,7 +211,7 @@ def run_ahead(original: QuickRunner) -> Quick | None:
 
 
 def _own(runner: QuickRunner, inputs: Sequence[list[Array]]) -> list[Outputs | None]:
-    """In its own dtype; None where it does not take the other size after all."""
+    """In its own dtype; None where it does not take another size after all."""
     evaluation = runner.own()
     runs: list[Outputs | None] = [evaluation.run(inputs[0])]
     for arrays in inputs[1:]:

@@ -107,8 +107,8 @@ class Runner(Protocol):
         """Weights in 16 bits that are not those of the original; of another kind, any such."""
 
     @property
-    def other_shapes(self) -> Sequence[tuple[int, ...]] | None:
-        """Other shapes of all inputs; None where none are open."""
+    def other_shapes(self) -> Sequence[Sequence[tuple[int, ...]]]:
+        """Other shapes of all inputs, which the model may take; none where none are open."""
 
     def is_same_as(self, other: Any) -> bool:
         """Whether the other is the same model, bit for bit, as far as that is seen at no cost."""

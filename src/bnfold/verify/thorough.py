@@ -52,9 +52,10 @@ def verify(
 ) -> VerifyResult:
     """See `bnfold.verify`. Raises ExampleInputError, UnsupportedModelError, UsageError."""
     result, judged = _compare(original, folded, samples, seed=seed, look_inside=look_inside)
-    if not other_size or not result.equal or original.other_shapes is None:
-        return result
-    return _other_size(original, folded, result, judged, look_inside=look_inside)
+    for shapes in original.other_shapes if other_size else ():
+        if result.equal:
+            result = _other_size(original, folded, shapes, result, judged, look_inside=look_inside)
+    return result
 
 
 def _compare(
@@ -239,14 +240,13 @@ def _remark_on_rounding(evidence: Evidence, rounded: Rounded, judged: Sequence[J
 def _other_size(
     original: Runner,
     folded: Runner,
+    shapes: Sequence[tuple[int, ...]],
     result: VerifyResult,
     judged: Sequence[Judged],
     *,
     look_inside: bool,
 ) -> VerifyResult:
     """The same on inputs of another size, if the original takes them."""
-    shapes = original.other_shapes
-    assert shapes is not None
     specs = [
         replace(spec, shape=shape, given=None)
         for spec, shape in zip(original.specs, shapes, strict=True)

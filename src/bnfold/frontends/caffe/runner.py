@@ -53,7 +53,7 @@ class CaffeRunner:
     notes: Sequence[str] = ()
     kind: str = "caffe"
     may_have_state: bool = False
-    other_shapes: Sequence[tuple[int, ...]] | None = None
+    other_shapes: Sequence[Sequence[tuple[int, ...]]] = ()
 
     def rounded(self, original: object) -> Rounded | None:
         """Arrays of its own in float16; Caffe computes in float32."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.frontends.onnx.constants import Constants, find_constants
 from bnfold.frontends.onnx.nodes import Network, read_network
+from bnfold.frontends.onnx.open_sizes import follow_sizes
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.shapes import Shapes, choose_inputs, infer
 
@@ -38,4 +39,5 @@ def analyse(model: OnnxModel, inputs: Pins) -> Analysis:
         infer(network, given, constants_given.value)
         if len(given.values[0]) > len(shapes.values[0]):  # no other shapes go through the network
             return Analysis(network, given, constants_given)
+    follow_sizes(network, constants, shapes)
     return Analysis(network, shapes, constants)

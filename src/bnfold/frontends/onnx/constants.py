@@ -19,6 +19,7 @@ from bnfold.frontends.onnx.constant_operands import Unknown
 from bnfold.frontends.onnx.constant_ops import TABLE
 from bnfold.frontends.onnx.nodes import Network, Node
 from bnfold.frontends.onnx.shapes import Shape, Shapes
+from bnfold.frontends.onnx.size_values import Elements, is_open
 from bnfold.frontends.onnx.tensor_data import TensorData
 from bnfold.frontends.onnx.tensors import numpy_dtype, to_array
 
@@ -46,6 +47,9 @@ class Constants:
     quantized: set[str] = field(default_factory=set)
     """Constants that come out of a DequantizeLinear, in any shape: as weights they are no floats
     to be edited, as the integers behind them are what the user wants to keep."""
+    elements: dict[str, Elements] = field(default_factory=dict)
+    """What the elements of open constants depend on, see `open_sizes`; where a name is not there,
+    all of them, or their number, may depend on open dimensions."""
     cache: dict[tuple[str, int], Array] = field(default_factory=dict)
     large: list[tuple[str, int]] = field(default_factory=list)
     """What is in the cache for the moment only."""
@@ -55,14 +59,27 @@ class Constants:
         return name in self.network.initializers or name in self.nodes
 
     def array(self, name: str) -> Array | None:
-        """The value, not to be written to; None if it is unknown or differs between choices."""
-        first = self.value(name, 0)
-        if first is None or name not in self.open or self.shapes.count == 1:
-            return first
-        second = self.value(name, 1)
-        if second is None or first.shape != second.shape or not np.array_equal(first, second):
+        """The value, not to be written to; None if it is unknown or may depend on open sizes.
+
+        Being equal under both choices is not enough: H / W is 1 for all squares.
+        """
+        if self.may_differ(name):
             return None
-        return first
+        return self.value(name, 0)
+
+    def may_differ(self, name: str) -> bool:
+        """Whether an element, or the shape, may depend on an open dimension."""
+        if name not in self.open or self.shapes.count == 1:
+            return False
+        return is_open(self.elements.get(name))
+
+    def differing(self, name: str) -> tuple[bool, ...] | None:
+        """Which elements of a list may depend on an open dimension; None if its length may."""
+        array = self.value(name, 0)
+        if array is None or not self.may_differ(name):
+            return None if array is None else (False,) * array.size
+        elements = self.elements.get(name)
+        return None if elements is None else tuple(size is not None for size in elements.flat)
 
     def value(self, name: str, choice: int) -> Array | None:
         """The value under one choice of the open dimensions."""

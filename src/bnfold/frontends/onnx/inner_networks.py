@@ -73,12 +73,15 @@ def item_outside(item: Item, prefix: str, owner: str, edge: str) -> Item:
 
 
 def shapes_inside(shapes: Shapes, names: Mapping[str, str]) -> tuple[dict[str, Shape], ...]:
-    """The shapes of inputs of a part, per choice of the open dimensions, from outside."""
+    """The shapes of inputs of a part, per choice of the open dimensions, from outside.
+
+    One with an axis that only seems to be fixed has none: inside, nothing else would tell.
+    """
     return tuple(
         {
             name: shape
             for name, outer in names.items()
-            if (shape := shapes.of(outer, choice)) is not None
+            if (shape := shapes.of(outer, choice)) is not None and not shapes.seems_fixed(outer)
         }
         for choice in range(shapes.count)
     )

@@ -177,11 +177,10 @@ def _resize(lifter: Lifter, node: Node) -> bool:
     scales = _scales(lifter, node)
     touched = []
     for place, axis in enumerate(listed):
-        same = all(
-            (lifter.shapes.of(node.inputs[0], choice) or shape)[axis]
-            == (lifter.shapes.of(node.outputs[0], choice) or output)[axis]
-            for choice in range(lifter.shapes.count)
-        )
+        same = shape[axis] == output[axis]
+        if lifter.shapes.count > 1:
+            old, new = (lifter.shapes.lengths.get(n) for n in (node.inputs[0], node.outputs[0]))
+            same = old is not None and new is not None and old[axis] == new[axis]
         stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch"
         if scales is not None and len(scales) == len(listed):
             same = scales[place] == 1.0

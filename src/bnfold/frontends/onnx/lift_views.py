@@ -8,7 +8,7 @@ shape; an axis along which they do not change has stride 0 and is not spread out
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from bnfold.frontends.onnx.constant_views import slice_index, split_sizes
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lifter import Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.open_views import keeps_places
 from bnfold.frontends.onnx.shapes import Shape
 
 Maker = Callable[[int], Apply | None]
@@ -59,6 +60,8 @@ def _shape(lifter: Lifter, name: str, choice: int) -> Shape:
 def _reshape(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     """Reshape, Flatten, Squeeze, Unsqueeze: inference has found the new shape."""
     target = _shape(lifter, node.outputs[0], choice)
+    if not keeps_places(lifter, node):
+        return None
     if np.prod(target) != np.prod(_shape(lifter, node.inputs[0], choice)):
         return None
     return _on_labels(lambda labels: reshaped(labels, target))
@@ -143,6 +146,29 @@ def _dropout(lifter: Lifter, node: Node) -> bool:
 # -------------------------------------------------------------------- parts
 
 
+def _is_decided(lifter: Lifter, node: Node, position: int, axis: int | None) -> bool:
+    """Whether an operand is the same for every size, or the labels do not vary along its axis."""
+    name = node.input(position)
+    if not name or not lifter.constants.may_differ(name):
+        return True
+    return axis is not None and axis not in lifter.axes_of(lifter.tensor(node.inputs[0]))
+
+
+def _cuts_decided(lifter: Lifter, node: Node, axes: Sequence[int], rank: int) -> bool:
+    """Whether a Slice cuts the same places out for every size along axes where labels vary."""
+    if not (_is_decided(lifter, node, 3, None) and _is_decided(lifter, node, 4, None)):
+        return False
+    varying = lifter.axes_of(lifter.tensor(node.inputs[0]))
+    for position in (1, 2):
+        differing = lifter.constants.differing(node.input(position))
+        if differing is None:
+            return False
+        for place, differs in enumerate(differing):
+            if differs and (axes[place] if axes else place) % rank in varying:
+                return False
+    return True
+
+
 def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     shape = _shape(lifter, node.inputs[0], choice)
     if lifter.network.opset < 10:
@@ -158,6 +184,8 @@ def _slice(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     starts, ends, axes, steps = parts
     if len(starts) != len(ends):
         return None
+    if lifter.network.opset >= 10 and not _cuts_decided(lifter, node, axes, len(shape)):
+        return None
     index = slice_index(shape, starts, ends, axes, steps)
     return _on_labels(lambda labels: labels[index])
 
@@ -167,7 +195,7 @@ def _split(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     axis = node.integer("axis") % len(shape)
     name = node.input(1)
     sizes = lifter.constants.numbers(name, choice) if name else node.integers("split")
-    if sizes is None or not all(node.outputs):
+    if sizes is None or not all(node.outputs) or not _is_decided(lifter, node, 1, axis):
         return None
     lengths = split_sizes(shape[axis], sizes, len(node.outputs))
     if sum(lengths) != shape[axis] or len(lengths) != len(node.outputs):
@@ -179,9 +207,10 @@ def _split(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 def _gather(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     name = node.input(1)
     indices = lifter.constants.value(name, choice) if name else None
-    if indices is None:
-        return None
     axis = node.integer("axis")
+    rank = len(_shape(lifter, node.inputs[0], choice))
+    if indices is None or not _is_decided(lifter, node, 1, axis % rank):
+        return None
     return _on_labels(lambda labels: _take(labels, indices, axis))
 
 
@@ -302,16 +331,23 @@ def _pad(lifter: Lifter, node: Node) -> bool:
 
 
 def _pads(lifter: Lifter, node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Elements added in front and behind, per axis, if they are the same for every input."""
+    """Elements added in front and behind, per axis; None if they are not known.
+
+    Pads that the size decides count as 1: some inputs are padded there. Where labels vary they are
+    not known.
+    """
     rank = len(lifter.shape(node.inputs[0]) or ())
     name = node.input(1)
     if lifter.network.opset < 11:
         listed = node.integers("pads")
+        differing = (False,) * len(listed)
     else:
-        array = lifter.constants.array(name) if name else None
-        if array is None:
+        numbers = lifter.constants.numbers(name) if name else None
+        decided = lifter.constants.differing(name) if name else None
+        if numbers is None or decided is None:
             return None
-        listed = tuple(int(pad) for pad in array.reshape(-1))
+        differing = decided
+        listed = tuple(1 if d else pad for pad, d in zip(numbers, differing, strict=True))
     axes = list(range(rank))
     if node.input(3):
         array = lifter.constants.array(node.input(3))
@@ -320,8 +356,11 @@ def _pads(lifter: Lifter, node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]
         axes = [int(axis) % rank for axis in array.reshape(-1)]
     if len(listed) != 2 * len(axes):
         return None
+    varying = lifter.axes_of(lifter.tensor(node.inputs[0]))
     before, after = [0] * rank, [0] * rank
     for place, axis in enumerate(axes):
+        if axis in varying and (differing[place] or differing[place + len(axes)]):
+            return None
         before[axis], after[axis] = listed[place], listed[place + len(axes)]
     return tuple(before), tuple(after)
 

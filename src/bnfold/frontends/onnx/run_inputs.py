@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network
 from bnfold.frontends.onnx.shapes import known_channels
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
-from bnfold.verify.inputs import other_size
+from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import InputSpec
 
 
@@ -43,8 +43,15 @@ def spec_of(network: Network, name: str, shape: tuple[int, ...] | None) -> Input
     return InputSpec(name, tuple(shape), dtype.name, None, declared)
 
 
-def other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[int, ...]] | None:
-    """Another size wherever the model leaves one open, the same for all that have one name."""
+def other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[list[tuple[int, ...]]]:
+    """Other sizes wherever the model leaves one open, the same for all that have one name."""
+    others = [_resized(network, specs, another) for another in OTHER_SIZES]
+    return [shapes for shapes in others if shapes != [spec.shape for spec in specs]]
+
+
+def _resized(
+    network: Network, specs: Sequence[InputSpec], another: Callable[[int, int], int]
+) -> list[tuple[int, ...]]:
     symbols: dict[str, int] = {}
     shapes = []
     for spec in specs:
@@ -55,8 +62,8 @@ def other_shapes(network: Network, specs: Sequence[InputSpec]) -> list[tuple[int
             if dim.dim_value > 0 or (axis == 1 and known):
                 continue
             size = symbols.setdefault(
-                dim.dim_param or f"{spec.name} {axis}", other_size(shape[axis], axis)
+                dim.dim_param or f"{spec.name} {axis}", another(shape[axis], axis)
             )
             shape[axis] = size
         shapes.append(tuple(shape))
-    return shapes if shapes != [spec.shape for spec in specs] else None
+    return shapes

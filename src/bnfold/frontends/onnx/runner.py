@@ -64,7 +64,7 @@ class OnnxRunner:
     known: Sequence[Mapping[str, Stored]] | None = None
     """How folds of it store its tensors, where the caller knows."""
 
-    other_shapes: Sequence[tuple[int, ...]] | None = None
+    other_shapes: Sequence[Sequence[tuple[int, ...]]] = ()
     may_have_state: bool = False
     threads: int = 0
     """Of ONNX Runtime; 0 for as many as it likes."""

@@ -25,6 +25,7 @@ from onnx import (
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network, expanded_nodes
+from bnfold.frontends.onnx.sizes import Size
 
 Shape = tuple[int, ...]
 
@@ -49,6 +50,8 @@ class Shapes:
     """Element types, where they are known."""
     values: list[dict[str, Shape]] = field(default_factory=list)
     """Shapes by name, per choice; a name is in all of them with the same rank, or in none."""
+    lengths: dict[str, tuple[Size, ...]] = field(default_factory=dict)
+    """What the lengths of the axes depend on, see `open_sizes`; empty if nothing is open."""
     for_given_only: bool = False
     """Only the shapes that the user gave were looked at: the network accepts no others."""
 
@@ -70,11 +73,23 @@ class Shapes:
         return self.values[choice].get(name)
 
     def open_axes(self, name: str) -> frozenset[int]:
-        """The axes whose length is the user's choice."""
+        """The axes whose length is the user's choice, or may depend on it."""
         if self.count == 1 or name not in self.values[0]:
             return frozenset()
         first, second = self.values[0][name], self.values[1][name]
-        return frozenset(axis for axis in range(len(first)) if first[axis] != second[axis])
+        sizes = self.lengths.get(name)
+        return frozenset(
+            axis
+            for axis in range(len(first))
+            if first[axis] != second[axis] or (sizes is not None and not sizes[axis].is_fixed)
+        )
+
+    def seems_fixed(self, name: str) -> bool:
+        """Whether an axis may be open although it has one length under all choices."""
+        if self.count == 1 or name not in self.values[0]:
+            return False
+        first, second = self.values[0][name], self.values[1][name]
+        return any(first[axis] == second[axis] for axis in self.open_axes(name))
 
 
 Evaluate = Callable[[str, int], NDArray[np.generic] | None]

@@ -91,8 +91,9 @@ class Readings:
     def explore(self, *, decided: bool) -> None:
         """Read the module on other sizes; on more of them where its code decides by sizes."""
         axes = resizing.open_axes(self.runs)
-        for rule in (resizing.half, resizing.under):
-            self.read_any(axes, rule)
+        self.read_any(axes, resizing.half)
+        if not self.read(axes, resizing.uneven(axes)):  # H - W is 0 for all squares
+            self.read_any(axes, resizing.under)
         if not decided:
             return
         mixed = [self.read(axes, rule) for rule in resizing.oblong(axes)]

@@ -2,6 +2,7 @@
 
     half      another size for all that follows it; twice, where it is small
     under     one less than a power of 2 divides: odd now, and however often it is halved
+    uneven    odd, and about twice as long along the last axis as along the others
     over      one more than that, for layers that round up: ceil(n / 2) stays odd
     oblong    a longer one along one axis, a shorter one along the others
     even      what a power of 2 divides, where the example is not that
@@ -51,6 +52,19 @@ def over(axis: int, size: int) -> int:
     if axis == 0:
         return size + 2
     return (size - 2) // _step(size) * _step(size) + 1 if size > 2 else size + 1
+
+
+def uneven(axes: Sequence[int]) -> Rule:
+    """Odd sizes, of which the last axis is about twice as long as the one before."""
+    last = axes[-1] if axes else -1
+
+    def rule(axis: int, size: int) -> int:
+        if axis == 0:
+            return under(axis, size)
+        longer = 2 * size if size < _SMALL else size
+        return under(axis, longer) if axis == last else over(axis, longer // 2)
+
+    return rule
 
 
 def oblong(axes: Sequence[int]) -> list[Rule]:

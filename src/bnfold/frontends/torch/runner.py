@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ from bnfold.frontends.torch.run_values import (
     to_outputs,
     to_tensor,
 )
-from bnfold.verify.inputs import other_size
+from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 
 _CLIPS = ("auto", "always", "never")
@@ -55,7 +55,7 @@ class TorchRunner:
     specs: Sequence[InputSpec] = ()
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"torch": torch.__version__})
     notes: Sequence[str] = ()
-    other_shapes: Sequence[tuple[int, ...]] | None = None
+    other_shapes: Sequence[Sequence[tuple[int, ...]]] = ()
     may_have_state: bool = True
 
     @property
@@ -156,12 +156,14 @@ def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunne
     else:
         drawn = user_inputs(model)
         made = _runner(model, (tuple(drawn.values()), {}), name, given=False)
-    made.other_shapes = _other_shapes(model, [spec.shape for spec in made.specs])
+    shapes = [spec.shape for spec in made.specs]
+    others = [_other_shapes(model, shapes, another) for another in OTHER_SIZES]
+    made.other_shapes = [sizes for sizes in others if sizes is not None]
     return made
 
 
 def _other_shapes(
-    model: ExportedProgram, shapes: Sequence[tuple[int, ...]]
+    model: ExportedProgram, shapes: Sequence[tuple[int, ...]], another: Callable[[int, int], int]
 ) -> list[tuple[int, ...]] | None:
     """Shapes with other sizes where the program leaves them open; None where it leaves none."""
     names = {s.arg.name for s in model.graph_signature.input_specs if s.kind is _USER}
@@ -176,7 +178,7 @@ def _other_shapes(
             expression = _expression(size)
             if getattr(expression, "is_symbol", False):
                 within = model.range_constraints.get(expression)
-                other = other_size(own, axis)
+                other = another(own, axis)
                 fits = within is None or within.lower <= other <= within.upper
                 sizes.setdefault(expression, other if fits else own)
     others = []
