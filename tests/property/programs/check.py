@@ -10,6 +10,7 @@ raises, two new ones differ, or rounding alone moves it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
 import warnings
@@ -80,7 +81,21 @@ def check(program: Program) -> Outcome:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         inputs, wanted = judge(program)
-        return _fold(program, inputs, wanted)
+        outcome = _fold(program, inputs, wanted)
+        if outcome.kind == "wrong" and not program.options.inplace:
+            _judge_copy(program, inputs, wanted)
+        return outcome
+
+
+def _judge_copy(program: Program, inputs: list[Tensor], wanted: list[Any]) -> None:
+    """Raises NoJudgeError where Python's own copy computes something else: a fold returns a copy."""
+    built = build(program)
+    try:
+        found = _runs(Built(copy.deepcopy(built.model), built.outside), inputs)
+    except Exception:
+        return
+    if any(distance(want, got) > SAME for want, got in zip(wanted, found, strict=True)):
+        raise NoJudgeError("its deep copy computes something else")
 
 
 def _fold(program: Program, inputs: list[Tensor], wanted: list[Any]) -> Outcome:
