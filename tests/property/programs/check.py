@@ -88,7 +88,7 @@ def check(program: Program) -> Outcome:
 
 
 def _judge_copy(program: Program, inputs: list[Tensor], wanted: list[Any]) -> None:
-    """Raises NoJudgeError where Python's own copy computes something else: a fold returns a copy."""
+    """Raises NoJudgeError where its deep copy computes something else: a fold returns a copy."""
     built = build(program)
     try:
         found = _runs(Built(copy.deepcopy(built.model), built.outside), inputs)
