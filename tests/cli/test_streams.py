@@ -40,7 +40,7 @@ def command(*words: str, stdin: str | bytes = "a.onnx") -> subprocess.CompletedP
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("verify", "a.onnx", "a.onnx", "-"), "unrecognized arguments"),
+        (("verify", "a.onnx", "a.onnx", "-"), "3 words name 3"),
         (("verify", "-", "-"), "stdin holds one model"),
         (("bench", "-", "-"), "stdin holds one model"),
         (("inspect", "-", "-"), "stdin holds one model"),

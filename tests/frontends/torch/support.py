@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -190,8 +192,8 @@ def assert_folds(
         kept: how many must be left.
         dtype: sets the tolerance; values are compared in float64.
         batches: whether another batch size is tried.
-        inplace: whether fold(inplace=True) on a copy is tried; without the proof, where that took
-            nothing back.
+        inplace: whether fold(inplace=True) on a copy is tried, in every second test; without the
+            proof, where that took nothing back.
         make: makes the model again, for one that cannot be copied.
         more: further inputs to compare.
         options: passed on to `bnfold.fold`.
@@ -221,7 +223,7 @@ def assert_folds(
     if kept is not None:
         assert report.kept == kept, str(report)
     _assert_structure(model, folded, [inputs, *options.get("also", ())], report)
-    if inplace:
+    if inplace and _is_even(os.environ["PYTEST_CURRENT_TEST"]):
         again = make() if make else copy.deepcopy(model)
         if not any(item.reason is bnfold.Reason.NOT_PROVEN for item in report.items):
             options["verify"] = False
@@ -231,6 +233,11 @@ def assert_folds(
         for case, expected in zip(cases, before, strict=True):
             assert_same(expected, run(result, case), relative)
     return report
+
+
+def _is_even(test: str) -> bool:
+    """One half of the tests, the same ones each time."""
+    return zlib.crc32(test.encode()) % 2 == 0
 
 
 def _assert_inputs_untouched(expected: Any, actual: Any) -> None:

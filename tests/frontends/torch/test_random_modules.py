@@ -102,7 +102,7 @@ NAME = st.sampled_from([*LEAVES, "bn", "bn", "bn", "conv", "conv", "relu in plac
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(
     modules=st.lists(NAME, min_size=3, max_size=9),

@@ -180,7 +180,7 @@ def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     ):
         try:
             recording, lifted = _read(candidate) if merging else plain
-        except RuntimeError:  # a view of what lies in memory in another way now
+        except ExampleInputError:  # a view of what lies in memory in another way now
             continue
         work = _Work(candidate, decide_on(recording, lifted, clip), merging, layers)
         if best is None or len(work.decided.plan.kept) < len(best.decided.plan.kept):
