@@ -25,7 +25,6 @@ ROUNDING = 8.0
 """How many times the exporter's own float32 error the folded file may have."""
 
 CASES = {
-    ("timm:resnet18", "dynamo"): 20,
     ("timm:resnet18", "torchscript"): 20,
     ("timm:resnetv2_18", "torchscript"): 17,
     ("timm:densenet121", "torchscript"): 121,

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-CHAIN_BLOCKS = 1_050
-"""Of three nodes each: more than 3,000 nodes, three times as deep as Python recurses."""
-BRANCH_BLOCKS = 800
+CHAIN_BLOCKS = 700
+"""Of three nodes each: 2,100 nodes, twice as deep as Python recurses."""
+BRANCH_BLOCKS = 500
 """Of four nodes each."""
 WIDE = 100_000
 """Channels."""

@@ -61,7 +61,7 @@ def assert_folds(net: Net) -> None:
     assert_equal(model, folded, {"data": data}, tolerance=deep.TOLERANCE)
 
 
-def test_a_chain_of_three_thousand_layers():
+def test_a_chain_of_two_thousand_layers():
     """A convolution, a BatchNorm, a Scale and a ReLU each."""
     net = Net()
     for index, block in enumerate(deep.chain(2_500)):
@@ -71,7 +71,7 @@ def test_a_chain_of_three_thousand_layers():
     assert_folds(net)
 
 
-def test_branches_through_three_thousand_layers():
+def test_branches_through_two_thousand_layers():
     """x + BN(conv(x))"""
     net = Net()
     for index, block in enumerate(deep.branches(2_500)):

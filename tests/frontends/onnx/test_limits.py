@@ -64,11 +64,11 @@ def assert_same(model: onnx.ModelProto, folded: onnx.ModelProto) -> None:
     assert np.abs(expected - actual).max() <= deep.TOLERANCE * np.abs(expected).max()
 
 
-def test_a_residual_stream_through_three_thousand_nodes():
+def test_a_residual_stream_through_two_thousand_nodes():
     assert_folds(branches())
 
 
-def test_what_bounds_cost_is_weighed_through_three_thousand_nodes():
+def test_what_bounds_cost_is_weighed_through_two_thousand_nodes():
     model = branches()
     folded, report = bnfold.fold(model)
     kept = [item for item in report.items if isinstance(item.outcome, bnfold.Kept)]
@@ -92,7 +92,7 @@ def test_a_hundred_thousand_channels():
     assert_folds(net.model())
 
 
-def test_a_chain_of_three_thousand_nodes_through_the_command(tmp_path, capsys):
+def test_a_chain_of_two_thousand_nodes_through_the_command(tmp_path, capsys):
     model, path, out = chain(), tmp_path / "deep.onnx", tmp_path / "out.onnx"
     onnx.save(model, path)
     assert main(["fold", str(path), "-o", str(out), "--no-check", "--json"]) == 0

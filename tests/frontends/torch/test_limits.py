@@ -68,13 +68,13 @@ def positive(*shape: int) -> Tensor:
     return image(*shape).abs() + 0.5
 
 
-def test_a_chain_of_three_thousand_modules():
+def test_a_chain_of_two_thousand_modules():
     report = assert_folds(chain(), positive(1, 2, 1, 1))
     assert report.removed == deep.CHAIN_BLOCKS
     assert len(json.loads(report.to_json())["items"]) == deep.CHAIN_BLOCKS
 
 
-def test_a_residual_stream_through_three_thousand_nodes():
+def test_a_residual_stream_through_two_thousand_nodes():
     report = assert_folds(Branches().eval(), image(1, 2, 1, 1))
     assert report.removed == deep.BRANCH_BLOCKS
 
