@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -725,3 +726,23 @@ def test_networks(name, size, left, verify):
     again, second = bnfold.fold(folded, x, verify=False)
     assert (second.merged, second.removed) == ((), 0)
     assert_same(expected, run(again, other), 1e-9)
+
+
+class Closed(nn.Conv2d):
+    """A class that does not want to be changed."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("closed") and name != "training":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_layer_that_refuses_to_be_changed_is_no_carrier(*, inplace: bool) -> None:
+    model = build(nn.Sequential(Closed(3, 4, 3), nn.Conv2d(4, 2, 1), nn.ReLU()))
+    model[0].__dict__["closed"] = True
+    example = image(2, 3, 6, 6)
+    expected = model(example)
+    folded, report = bnfold.fold(model, example, inplace=inplace)
+    assert not report.merged
+    torch.testing.assert_close(folded(example), expected, rtol=1e-9, atol=1e-9)

@@ -28,7 +28,10 @@ def apply_merges(model: nn.Module, changes: Sequence[Change], *, inplace: bool) 
 
     Raises UnsupportedModelError: it cannot be copied, or a module does not want to be changed.
     """
-    new = {id(change.carrier): with_kernel(change.carrier, change.kernel) for change in changes}
+    new: dict[int, nn.Module] = {}
+    for change in changes:
+        with changing(model, change.carrier):
+            new[id(change.carrier)] = with_kernel(change.carrier, change.kernel)
     kinds = [
         (kind, id(module), module, rest)
         for change in changes
