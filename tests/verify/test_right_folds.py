@@ -9,7 +9,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import float16, float32, float64, manual_seed
+from torch import float16, float32, float64, manual_seed, nn
 
 import bnfold
 from bnfold.core.modes import ClipMode
@@ -66,3 +66,51 @@ def test_a_value_next_to_nothing_that_is_stored_with_a_shift(seed):
     folded = bnfold.fold(model).model
     assert [node.op_type for node in folded.graph.node] == ["Flatten", "Gemm"]
     assert bnfold.verify(model, folded, seed=seed).equal
+
+
+class Constants(nn.Module):
+    """Arithmetic of the code's own, without a weight."""
+
+    def __init__(self, factor: float, constant: float) -> None:
+        super().__init__()
+        self.factor, self.constant = factor, constant
+
+    def forward(self, x):
+        return x * self.factor + self.constant
+
+
+def cancelling(first: float, second: float, eps: float) -> nn.BatchNorm2d:
+    """Takes away nearly what the one before has added."""
+    norm = nn.BatchNorm2d(1, eps=eps).double()
+    norm.weight.data.fill_(first)
+    norm.bias.data.fill_(second)
+    norm.running_mean.fill_(0.456)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [cancelling(0.001, 0.456, 0.5), cancelling(2.4, 1e-4, 0.5)],
+        [cancelling(0.0, 0.4561, 0.5), cancelling(2.4, 0.0, 0.5)],
+        [Constants(0.001, 0.456), cancelling(1.0, 0.0, 1e-5)],
+        [Constants(0.0, 0.4560001), cancelling(1.0, 0.0, 1e-5)],
+        [nn.Conv2d(1, 1, 1).double(), Constants(1e-6, 0.456), cancelling(9.0, 0.0, 0.1)],
+        [cancelling(1e-9, 1e3, 0.5), Constants(1.0, -1e3), cancelling(2.0, 456.0, 0.5)],
+    ],
+)
+def test_constants_that_cancel_in_float64(layers):
+    """The original's own rounding is all that the two differ by, and float64 is no truth of it."""
+    model = nn.Sequential(*layers).eval()
+    x = image(2, 1, 5, 4, dtype=float64)
+    result = bnfold.fold(model, x, clip="always")
+    assert not result.report.notes, str(result.report)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_fault_of_a_trillionth_is_seen_in_float64(seed):
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh()), seed).double()
+    x = image(2, 3, 5, 4, seed=seed, dtype=float64)
+    folded = bnfold.fold(model, x).model
+    folded[0].weight.data[seed % 4] *= 1.0 + 1e-12
+    assert not bnfold.verify(model, folded, x).equal

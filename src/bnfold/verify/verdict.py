@@ -56,6 +56,8 @@ Without float64
     k * sqrt(D_A^2 + D_F^2 + R^2 + (u * RMS(A))^2). The noise is that of arithmetic as well as
     weights, and is known from few runs, so only what is more than BEYOND times that far apart is
     proven wrong; what lies between is not proven either way.
+    A model in float64 is judged so, too, where the above does not explain a difference: constants
+    that cancel cost the original as many digits as the fold, and nothing finer knows them.
 
 Ill-conditioned places
     A division by what comes near 0 makes a number of which rounding may do anything. Where a
