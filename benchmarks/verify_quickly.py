@@ -132,8 +132,8 @@ def _judges(original: ModelProto, folded: ModelProto, *, full: bool) -> Found:
         folding = prepare(read_proto(original), None, clip="always")
         quick = run_ahead(first)
         if quick is not None:
-            storages = [folding.stored]
-            found["quick"] = quick.judge(second, storages) is None
+            guesses = [folding.rescalings]
+            found["quick"] = quick.judge(second, guesses) is None
     except NotExactError:
         pass
     if full:

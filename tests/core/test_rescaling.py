@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnfold.core.plan import make_plan
-from bnfold.core.rescaling import Storage
+from bnfold.core.rescaling import PlanRescalings
 from tests.core.interpreter import Network, apply_plan, run_all
 from tests.property.strategies import networks
 
@@ -17,13 +17,13 @@ RNG = np.random.default_rng(5)
 def check(network: Network, clip: str = "auto") -> tuple[int, int]:
     """Every tensor of the folded network; how many elements are known, and how many are not."""
     plan = make_plan(network.graph, clip=clip)
-    storage = Storage(plan)
+    rescalings = PlanRescalings(plan)
     shapes = [network.shape(tensor) for tensor, _ in network.graph.inputs]
     inputs = [RNG.standard_normal(shape) for shape in shapes]
     before, after = run_all(network, inputs), run_all(apply_plan(network, plan), inputs)
     known = hidden = 0
     for tensor, value in before.items():
-        stored = storage.of(tensor)
+        stored = rescalings.of(tensor)
         size = np.abs(value).max(initial=0.0) + np.abs(stored.shift).max(initial=1e-9)
         off = np.abs(after[tensor] / stored.scale - stored.shift - value)
         is_known = np.broadcast_to(stored.known, value.shape)

@@ -9,7 +9,7 @@ from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import ban_overflow, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.rescaling import Storage
+from bnfold.core.rescaling import PlanRescalings
 from bnfold.core.weights import Layout
 from tests.core.interpreter import Network, apply_plan, assert_fold_is_exact, removed_names
 from tests.core.laws.networks import A, B, bn, conv, goes, image, random, stays
@@ -471,11 +471,11 @@ class TestCentreTap:
         y, step = same(net, x), bn(net, x)
         z = net.sum(y, step)
         net.output(net.sigmoid(z))
-        storage = Storage(make_plan(net.graph))
-        assert not storage.of(y).known.any()
-        assert not storage.of(step).known.any()
-        assert storage.of(z).known.all()
-        assert storage.of(x).known.all()
+        rescalings = PlanRescalings(make_plan(net.graph))
+        assert not rescalings.of(y).known.any()
+        assert not rescalings.of(step).known.any()
+        assert rescalings.of(z).known.all()
+        assert rescalings.of(x).known.all()
 
 
 class TestWhole:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import bnfold
-from bnfold.core.rescaling import Stored
+from bnfold.core.rescaling import Rescaling
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.read import read_proto
 from bnfold.frontends.onnx.runner import model_runner
@@ -49,9 +49,9 @@ def judged(
     if quick is None:
         return None
     folding = prepare(read_proto(original), None, clip=clip)
-    storages = [folding.stored]
-    quick.look_inside(storages)
-    return quick.judge(model_runner(folded, None, "folded"), storages)
+    guesses = [folding.rescalings]
+    quick.look_inside(guesses)
+    return quick.judge(model_runner(folded, None, "folded"), guesses)
 
 
 def changed(model: onnx.ModelProto, node: str, at: int, change) -> onnx.ModelProto:
@@ -276,7 +276,7 @@ def test_a_fold_that_loses_digits(shift):
     original, folded = models
     quick = run_ahead(model_runner(original, None, "original"))
     one = np.ones((4, 1, 1))
-    stored = {"c1_out": Stored(one, shift * one, one > 0)}
+    stored = {"c1_out": Rescaling(one, shift * one, one > 0)}
     assert quick is not None
     result = quick.judge(model_runner(folded, None, "folded"), [stored])
     assert (result is None) == (shift > 0.0)

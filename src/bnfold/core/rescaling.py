@@ -22,7 +22,7 @@ from bnfold.core.removal import Solution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class Rescaling:
     """The rescaling of a tensor; all arrays have one shape, which broadcasts to the tensor's."""
 
     scale: FloatArray
@@ -30,24 +30,28 @@ class Stored:
     known: NDArray[np.bool_]
     """False where the stored value says nothing about the value."""
 
-    def then(self, later: Stored) -> Stored:
+    def then(self, later: Rescaling) -> Rescaling:
         """This rescaling, and a later one of what came of it.
 
         s2 * (s1 * (v + t1) + t2) = s1 s2 * (v + t1 + t2 / s1)
         """
-        return Stored(
+        return Rescaling(
             self.scale * later.scale,
             self.shift + later.shift / np.where(self.known, self.scale, 1.0),
             self.known & later.known,
         )
 
 
-def in_turn(first: Mapping[str, Stored], second: Mapping[str, Stored]) -> dict[str, Stored]:
+Rescalings = Mapping[str, Rescaling]
+"""Of tensors, by their names."""
+
+
+def in_turn(first: Rescalings, second: Rescalings) -> dict[str, Rescaling]:
     """The rescalings of two plans, one after the other, of the tensors that both know by name."""
-    return {name: stored.then(second[name]) for name, stored in first.items() if name in second}
+    return {name: first[name].then(second[name]) for name in first if name in second}
 
 
-class Storage:
+class PlanRescalings:
     """The rescalings of a plan, tensor by tensor."""
 
     def __init__(self, plan: Plan) -> None:
@@ -55,11 +59,11 @@ class Storage:
         self._solution = plan.solution
         self._hidden = _hidden(plan.solution)
 
-    def of(self, tensor: int) -> Stored:
+    def of(self, tensor: int) -> Rescaling:
         """The rescaling of a tensor of the graph."""
         labels = self._solution.binding.labels[tensor]
         values = self._solution.values
-        return Stored(values.scale[labels], values.shift[labels], ~self._hidden[labels])
+        return Rescaling(values.scale[labels], values.shift[labels], ~self._hidden[labels])
 
 
 def _hidden(solution: Solution) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
@@ -67,7 +68,8 @@ class Evidence:
     reordered: list[Outputs] = field(default_factory=list)
     """Without float64: of the original, its sums in another order."""
     runs: layers.Runs | None = None
-    storages: Sequence[layers.Storage] = ()
+    guesses: Sequence[Rescalings] = ()
+    """How a fold may store the tensors inside."""
     compared: layers.Comparison | None = None
     """What the runs say of the tensors inside, as soon as somebody asked."""
     truth: str = "float64"
@@ -82,7 +84,7 @@ class Evidence:
         if self.runs is None:
             return layers.Comparison([], fits=True)
         if self.compared is None:
-            self.compared = layers.best(self.runs, self.storages)
+            self.compared = layers.best(self.runs, self.guesses)
         return self.compared
 
 
@@ -200,8 +202,8 @@ def run_exact(
     look_inside: bool,
 ) -> None:
     """Both in float64, and draws of the folded one until they are enough. Raises NotExactError."""
-    evidence.storages = original.storages() if look_inside else ()
-    axes = channel_axes(evidence.storages)
+    evidence.guesses = original.rescalings() if look_inside else ()
+    axes = channel_axes(evidence.guesses)
     draws: list[layers.Run] = []
 
     def seen(
@@ -248,12 +250,12 @@ def _draws(
             yield fresh, inputs, number
 
 
-def channel_axes(storages: Sequence[layers.Storage]) -> dict[str, int]:
+def channel_axes(guesses: Sequence[Rescalings]) -> dict[str, int]:
     """Where rescalings vary along one axis alone, that is the channel axis."""
     axes: dict[str, int] = {}
-    for storage in storages:
-        for key, stored in storage.items():
-            varying = [axis for axis, length in enumerate(stored.scale.shape) if length > 1]
+    for rescalings in guesses:
+        for key, rescaling in rescalings.items():
+            varying = [axis for axis, length in enumerate(rescaling.scale.shape) if length > 1]
             if len(varying) == 1:
                 axes.setdefault(key, varying[0])
     return axes

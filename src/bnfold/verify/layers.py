@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.core.affine import FloatArray
-from bnfold.core.rescaling import Stored
+from bnfold.core.rescaling import Rescaling, Rescalings
 from bnfold.verify import verdict
 from bnfold.verify.compare import gaps
 from bnfold.verify.findings import LayerDifference
@@ -20,7 +20,6 @@ from bnfold.verify.sampler import TensorSample, broadcast_places
 
 Run = Mapping[str, TensorSample]
 """What was seen in one run, by key, in order."""
-Storage = Mapping[str, Stored]
 OUTPUT = "output"
 """The kind of tensors that are outputs of the model: stored as they are."""
 
@@ -66,23 +65,23 @@ class Runs:
         ]
 
 
-def measure(runs: Runs, storage: Storage | None) -> list[Measured]:
-    """All tensors that both have and of which the storage speaks; without one, all."""
+def measure(runs: Runs, rescalings: Rescalings | None) -> list[Measured]:
+    """All tensors that both have and of which the rescalings speak; without one, all."""
     keys = runs.common
-    if storage is None:
+    if rescalings is None:
         return [_measure(runs, key, None) for key in keys]
     return [
-        _measure(runs, key, storage.get(key))
+        _measure(runs, key, rescalings.get(key))
         for key in keys
-        if key in storage or runs.before[0][key].kind == OUTPUT
+        if key in rescalings or runs.before[0][key].kind == OUTPUT
     ]
 
 
 def _measure(
-    runs: Runs, key: str, stored: Stored | None, *, without_wild: bool = False
+    runs: Runs, key: str, rescaling: Rescaling | None, *, without_wild: bool = False
 ) -> Measured:
     first = runs.before[0][key]
-    scale, shift, known = _at_places(stored, first)
+    scale, shift, known = _at_places(rescaling, first)
     pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
     units = [after / scale for _, after in pairs]
     backs = [unit - shift for unit in units]
@@ -116,19 +115,19 @@ def _is_cut(values: FloatArray) -> bool:
 
 
 def _at_places(
-    stored: Stored | None, seen: TensorSample
+    rescaling: Rescaling | None, seen: TensorSample
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s, t and 1 where they are known, of the shape of what was kept."""
     ones = np.ones(seen.values.shape)
-    if stored is None or not _fits(stored, seen.shape):
+    if rescaling is None or not _fits(rescaling, seen.shape):
         return ones, 0.0 * ones, ones
-    parts = (stored.scale, stored.shift, stored.known.astype(np.float64))
+    parts = (rescaling.scale, rescaling.shift, rescaling.known.astype(np.float64))
     scale, shift, known = (broadcast_places(part, seen.shape, seen.axis) for part in parts)
     return scale, shift, known
 
 
-def _fits(stored: Stored, shape: tuple[int, ...]) -> bool:
-    own = stored.scale.shape
+def _fits(rescaling: Rescaling, shape: tuple[int, ...]) -> bool:
+    own = rescaling.scale.shape
     if len(own) > len(shape):
         return False
     return all(n in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False))
@@ -210,37 +209,37 @@ _STRANGE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The tensors under the storage that fits best."""
+    """The tensors under the guess that fits best."""
 
     layers: list[LayerDifference]
     fits: bool
     """Whether tensors are stored that way at all: if not, differences inside mean nothing."""
 
 
-def _judge_twice(runs: Runs, storage: Storage | None) -> list[LayerDifference]:
+def _judge_twice(runs: Runs, rescalings: Rescalings | None) -> list[LayerDifference]:
     """Where tensors are apart, once more without the places that are ill-conditioned."""
-    measured = measure(runs, storage)
+    measured = measure(runs, rescalings)
     differences = judge(measured)
     apart = [number for number, layer in enumerate(differences) if not layer.equal]
     if not apart or len(apart) > max(1.0, _STRANGE * len(differences)) or not runs.draws:
         return differences
     for number in apart:
         key = measured[number].name
-        stored = None if storage is None else storage.get(key)
-        measured[number] = _measure(runs, key, stored, without_wild=True)
+        rescaling = None if rescalings is None else rescalings.get(key)
+        measured[number] = _measure(runs, key, rescaling, without_wild=True)
     return judge(measured)
 
 
-def best(runs: Runs, storages: Sequence[Storage]) -> Comparison:
-    """Compare under each storage.
+def best(runs: Runs, guesses: Sequence[Rescalings]) -> Comparison:
+    """Compare under each guess of how tensors are stored.
 
     A fold with other options, or by another tool, stores tensors in another way. A wrong guess
     does not make tensors equal by chance, so the guess that makes the most of them equal is right.
     """
     chosen: list[LayerDifference] = []
     fewest = None
-    for storage in (*storages, None):
-        layers = _judge_twice(runs, storage)
+    for rescalings in (*guesses, None):
+        layers = _judge_twice(runs, rescalings)
         unequal = sum(not layer.equal for layer in layers)
         if fewest is None or unequal < fewest:
             chosen, fewest = layers, unequal

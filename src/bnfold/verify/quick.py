@@ -20,13 +20,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError
 from bnfold.verify import compare, layers, outputs, verdict
 from bnfold.verify.evidence import Evidence, Outputs, channel_axes
 from bnfold.verify.findings import OutputDifference
 from bnfold.verify.inputs import draw
 from bnfold.verify.inside import Inside, SideBySide, folded_inside, original_inside
-from bnfold.verify.layers import Storage
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Array, Evaluation, InputSpec, NotExactError, Output
@@ -134,32 +134,32 @@ class Quick:
         """Whether it is run on what the other one would be run on."""
         return [spec.shape for spec in self.original.specs] == [s.shape for s in other.specs]
 
-    def look_inside(self, storages: Sequence[Storage]) -> None:
+    def look_inside(self, guesses: Sequence[Rescalings]) -> None:
         """Go on with it in float64, as soon as it is known how the fold stores its tensors."""
-        self.axes = channel_axes(storages)
+        self.axes = channel_axes(guesses)
         self.inside = _Worker().begin(lambda: original_inside(self.network, self.small, self.axes))
 
     def stop(self) -> None:
         """Nobody waits for it any longer, as Python does for each thread before it ends."""
         self.original.stop()
 
-    def judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
+    def judge(self, folded: QuickRunner, guesses: Sequence[Rescalings]) -> VerifyResult | None:
         """Equal; or None, which says nothing."""
         try:
-            return self._judge(folded, storages)
+            return self._judge(folded, guesses)
         except BaseException:  # Ctrl-C, too
             folded.stop()
             raise
 
-    def _judge(self, folded: QuickRunner, storages: Sequence[Storage]) -> VerifyResult | None:
+    def _judge(self, folded: QuickRunner, guesses: Sequence[Rescalings]) -> VerifyResult | None:
         after = self.runtime.begin(lambda: _own(folded, self.inputs))
         if self.inside is None:
-            self.look_inside(storages)
+            self.look_inside(guesses)
         assert self.inside is not None
         try:
             # The original may not be through yet: nobody waits for it before that is needed.
             made, moved = folded_inside(folded.side_by_side(), self.small, self.axes)
-            compared = _compare(self.small, self.inside.get(), made, moved, storages)
+            compared = _compare(self.small, self.inside.get(), made, moved, guesses)
         except (NotExactError, BnfoldError):
             compared = None
         before_runs, after_runs = self.before.get(), after.get()
@@ -230,12 +230,12 @@ def _compare(
     before: Inside | None,
     after: Inside,
     moved: Sequence[Inside],
-    storages: Sequence[Storage],
+    guesses: Sequence[Rescalings],
 ) -> tuple[Evidence, list[Judged]] | None:
     """What the runs in float64 say, if that is "equal"."""
     if before is None or not _match(before.outputs, after.outputs):
         return None
-    evidence = Evidence([inputs], storages=storages)
+    evidence = Evidence([inputs], guesses=guesses)
     # In its own dtype the folded one is run by the runtime, on the sizes that it declares.
     evidence.own_before, evidence.own_after = [before.own], [after.outputs]
     evidence.exact_before, evidence.exact_after = [before.outputs], [after.outputs]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.forest import IntArray
-from bnfold.core.rescaling import Stored
+from bnfold.core.rescaling import Rescalings
 
 Array = NDArray[Any]
 Gather = Callable[[IntArray], Array]
@@ -125,7 +125,7 @@ class Runner(Protocol):
     def exact(self) -> Evaluation:
         """A fresh copy in float64. Raises NotExactError where that cannot be."""
 
-    def storages(self) -> Sequence[Mapping[str, Stored]]:
+    def rescalings(self) -> Sequence[Rescalings]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""
 
 

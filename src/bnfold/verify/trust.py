@@ -40,9 +40,9 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
                 "The original in its own dtype is farther from the original in float64 than"
                 " rounding explains: outputs are compared in their own dtype instead."
             )
-            keep = evidence.runs, evidence.storages
+            keep = evidence.runs, evidence.guesses
             run_moved(original, folded, evidence, outputs.is_settled)
-            evidence.runs, evidence.storages = keep
+            evidence.runs, evidence.guesses = keep
             return
 
 

@@ -28,7 +28,7 @@ from bnfold.frontends.caffe.rewire import NameTaken, Wiring, rewire
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.text_tree import Document, encode
 from bnfold.frontends.caffe.write import rewrite, write_pair
-from bnfold.frontends.merged import Merging, told_in_turn
+from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.outcomes import outcomes, reported
 from bnfold.report import FoldReport
 

@@ -32,7 +32,7 @@ from bnfold.frontends.caffe.merge_orders import NotWritable, Order, arrays_of
 from bnfold.frontends.caffe.merge_parts import parts_of
 from bnfold.frontends.caffe.merge_write import Writer, Written
 from bnfold.frontends.caffe.net import Layer, Net, Shape
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 
 
 @dataclass(frozen=True, slots=True)

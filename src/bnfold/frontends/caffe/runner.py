@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bnfold.core.plan import Plan, make_plan
-from bnfold.core.rescaling import Storage, Stored, in_turn
+from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings, in_turn
 from bnfold.errors import MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
 from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files
@@ -85,14 +85,14 @@ class CaffeRunner:
         """In float64."""
         return _Run(self, np.float64)
 
-    def storages(self) -> Sequence[Mapping[str, Stored]]:
+    def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
         lifted = lift(self.net)
-        plain = _storage(self.net, lifted, make_plan(lifted.graph), None)
+        plain = _rescalings(self.net, lifted, make_plan(lifted.graph), None)
         steps = list(merge_and_fold(self.net, "auto", "stored"))
         if all(step.merged is None for step in steps):
             return [plain]
-        return [reduce(in_turn, map(_storage_of, steps)), plain]
+        return [reduce(in_turn, map(_of_round, steps)), plain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +192,19 @@ def _taken_twice(net: Net) -> set[str]:
     return {name for name, count in counts.items() if count > 1}
 
 
-def _storage_of(step: Round) -> dict[str, Stored]:
+def _of_round(step: Round) -> dict[str, Rescaling]:
     same = None if step.merged is None else step.merged.same
-    return _storage(step.decided.net, step.decided.lifted, step.decided.plan, same)
+    return _rescalings(step.decided.net, step.decided.lifted, step.decided.plan, same)
 
 
-def _storage(
+def _rescalings(
     net: Net, lifted: Lifted, plan: Plan, same: Collection[tuple[str, int]] | None
-) -> dict[str, Stored]:
+) -> dict[str, Rescaling]:
     """How each top is stored; `same` are those that mean what they did before a merge."""
-    stored = Storage(plan)
+    rescalings = PlanRescalings(plan)
     twice = _taken_twice(net)
     return {
-        _key(layer.name, place): stored.of(lifted.tensors[number])
+        _key(layer.name, place): rescalings.of(lifted.tensors[number])
         for layer in net.layers
         if layer.bottoms and layer.name not in twice
         for place, number in enumerate(layer.outputs)

@@ -75,7 +75,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
             quick, content = _run_ahead(model, source, request, stack)
         folding = prepare_for(request, source)
         if quick is not None:
-            quick.look_inside([folding.stored])
+            quick.look_inside([folding.rescalings])
         waits = output.parent
         if request.output is None:
             waits = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -217,7 +217,7 @@ class FoldedFile:
             original = file_runner(self.path, shapes, model=self.content)
         except UsageError as error:
             raise NotRunError(error.problem) from error
-        original.known = [self.folding.stored]
+        original.known = [self.folding.rescalings]
         made = file_runner(self.staged.model, shapes, name=f"the folded {self.path}")
         self.pair = original, made
         return self.pair

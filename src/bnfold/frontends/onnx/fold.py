@@ -15,7 +15,7 @@ from bnfold.core.fitting import Fitting
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.frontend import Request
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide, is_spread

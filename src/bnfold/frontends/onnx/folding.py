@@ -18,8 +18,8 @@ from bnfold.core.fitting import Bans, Fitting
 from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
-from bnfold.core.rescaling import Storage, Stored, in_turn
-from bnfold.frontends.merged import Merging, told_in_turn
+from bnfold.core.rescaling import PlanRescalings, Rescaling, in_turn
+from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.onnx.apply import edits_of
 from bnfold.frontends.onnx.edits import Edits
 from bnfold.frontends.onnx.narrow import HALF
@@ -140,11 +140,11 @@ class Folding:
         return bool(report.removed or report.merged or self.scalars_gone or self.inside.changed)
 
     @property
-    def stored(self) -> dict[str, Stored]:
+    def rescalings(self) -> dict[str, Rescaling]:
         """How each value is stored now, by its name."""
-        stored = Storage(self.plan)
-        own = {name: stored.of(tensor) for name, tensor in self.lifted.tensors.items()}
-        return own if self.earlier is None else in_turn(self.earlier.stored, own)
+        rescalings = PlanRescalings(self.plan)
+        own = {name: rescalings.of(tensor) for name, tensor in self.lifted.tensors.items()}
+        return own if self.earlier is None else in_turn(self.earlier.rescalings, own)
 
     @property
     def report(self) -> FoldReport:

@@ -31,7 +31,7 @@ from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
 from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.names import Namer
 from bnfold.frontends.onnx import written
 from bnfold.frontends.onnx.edits import Edits, NewTensor

@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
-from bnfold.core.rescaling import Stored
+from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare
@@ -61,7 +61,7 @@ class OnnxRunner:
     runtimes: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     kind: str = "onnx"
-    known: Sequence[Mapping[str, Stored]] | None = None
+    known: Sequence[Rescalings] | None = None
     """How folds of it store its tensors, where the caller knows."""
 
     other_shapes: Sequence[Sequence[tuple[int, ...]]] = ()
@@ -169,11 +169,11 @@ class OnnxRunner:
             raise NotExactError("it is not one of float32 alone")
         return NumpyModel(self.model, lambda: self.is_stopped)
 
-    def storages(self) -> Sequence[Mapping[str, Stored]]:
+    def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
         if self.known is not None:
             return self.known
-        storages = []
+        rescalings = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
@@ -182,10 +182,10 @@ class OnnxRunner:
                     folding = prepare(model, self.pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
-                    storages.append(folding.stored)
+                    rescalings.append(folding.rescalings)
                     if not folding.report.merged:
                         break
-        return storages
+        return rescalings
 
     def _serialized(self) -> bytes:
         try:

@@ -19,7 +19,7 @@ from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.frontend import Request
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness

@@ -27,7 +27,7 @@ from bnfold.core.kernel import Kernel, behind
 from bnfold.core.merge import find_merges
 from bnfold.core.merge_within import MOST_ROUNDS
 from bnfold.core.merged import Merge
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.merge_run import AllRuns, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk

@@ -20,7 +20,7 @@ from bnfold.core.merge import choices
 from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within, without
 from bnfold.core.merged import Merge
-from bnfold.frontends.merged import Merging
+from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.torch.aliasing import functional_twin
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import Decided

@@ -19,7 +19,7 @@ from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
 from bnfold.frontend import Request
-from bnfold.frontends.merged import Merging, told_in_turn
+from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.batch_norms import is_batch_norm
 from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run

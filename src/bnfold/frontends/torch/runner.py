@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from bnfold.core.plan import Plan
-from bnfold.core.rescaling import Storage, Stored
+from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch.decide import decide
 from bnfold.frontends.torch.entries import split_inputs
@@ -106,9 +106,9 @@ class TorchRunner:
         except Exception:  # whatever the model's own copying raises
             return model
 
-    def storages(self) -> Sequence[Mapping[str, Stored]]:
+    def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
-        storages = []
+        rescalings = []
         try:
             if isinstance(self.model, nn.Module):
                 args, kwargs = self.inputs
@@ -118,10 +118,10 @@ class TorchRunner:
             lifted = lift(recording)
             for clip in _CLIPS:
                 plan, _ = decide(lifted, clip)  # type: ignore[arg-type]
-                storages.append(storage(recording, lifted, plan))
+                rescalings.append(rescalings_of(recording, lifted, plan))
         except BnfoldError:
-            return storages
-        return storages
+            return rescalings
+        return rescalings
 
     def arguments(self, arrays: Sequence[Array], like: torch.dtype | None = None) -> Any:
         """Positional and keyword arguments with their tensors replaced by these arrays."""
@@ -263,18 +263,18 @@ class _Own:
         self.draw = draw
 
 
-# ------------------------------------------------------------------- storage
+# ------------------------------------------------------------------- rescalings
 
 
-def storage(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Stored]:
+def rescalings_of(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Rescaling]:
     """How a plan stores what modules return, or nodes make, by the key that a watch gets."""
-    stored = Storage(plan)
+    rescalings = PlanRescalings(plan)
     by_key = {}
     for calls in recording.calls.values():
         for number, call in enumerate(calls):
             tensor = lifted.tensors.get(call.outputs[0].number) if len(call.outputs) == 1 else None
             if tensor is not None:
-                by_key[f"{call.name}#{number}" if number else call.name] = stored.of(tensor)
+                by_key[f"{call.name}#{number}" if number else call.name] = rescalings.of(tensor)
     for root in recording.roots:
         for step in root.items:
             node = getattr(step, "node", None)
@@ -283,5 +283,5 @@ def storage(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Store
                 continue
             tensor = lifted.tensors.get(made[-1][0].number)
             if tensor is not None:
-                by_key[node.name] = stored.of(tensor)
+                by_key[node.name] = rescalings.of(tensor)
     return by_key
