@@ -19,20 +19,10 @@ from dataclasses import replace
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from bnfold.errors import BnfoldError
+from bnfold.frontends.onnx import inner_networks
 from bnfold.frontends.onnx.analysis import Analysis
 from bnfold.frontends.onnx.folding import InnerFolds
-from bnfold.frontends.onnx.inner_networks import (
-    Prepare,
-    add_initializer,
-    constant,
-    drop_unread,
-    fold_inner,
-    is_worth_it,
-    item_outside,
-    note_fold,
-    shapes_inside,
-    unfolded_items,
-)
+from bnfold.frontends.onnx.inner_networks import Prepare
 from bnfold.frontends.onnx.nodes import free_names, named_values, nodes_inside
 from bnfold.frontends.onnx.read import OnnxModel, Outside, inner_graphs
 
@@ -47,19 +37,19 @@ def fold_functions(
     before: set[str] = set()
     changed = False
     for function in model.proto.functions:
-        if not is_worth_it(function.node):
+        if not inner_networks.is_worth_it(function.node):
             continue
         calls = [node for node in model.proto.graph.node if _is_call(node, function)]
         why = _why_not(model, analysis, function, calls)
         if why:
-            inside.items += unfolded_items(
+            inside.items += inner_networks.unfolded_items(
                 function.node, f"{function.name}/", function.name, f"{why}; {_INLINE}"
             )
             continue
         before.update(name for call in calls for name in call.input)
         changed |= _fold_function(model, analysis, function, calls, prepare, inside)
     if changed:
-        drop_unread(model, before)
+        inner_networks.drop_unread(model, before)
         inside.changed = True
 
 
@@ -117,16 +107,16 @@ def _fold_function(
     prefix = f"{function.name}/"
     inner = _as_model(model, analysis, function, calls)
     try:
-        folding, folded = fold_inner(inner, prepare)
+        folding, folded = inner_networks.fold_inner(inner, prepare)
     except BnfoldError as error:
         why = f"it could not be followed: {error}"
-        inside.items += unfolded_items(function.node, prefix, function.name, why)
+        inside.items += inner_networks.unfolded_items(function.node, prefix, function.name, why)
         return False
     items = [
-        replace(item_outside(item, prefix, function.name, _EDGE), calls=len(calls))
+        replace(inner_networks.item_outside(item, prefix, function.name, _EDGE), calls=len(calls))
         for item in folding.report.items
     ]
-    if not note_fold(inside, folding, items, prefix):
+    if not inner_networks.note_fold(inside, folding, items, prefix):
         return False
     _put_back(model, function, calls, inner, folded)
     return True
@@ -148,7 +138,7 @@ def _as_model(
     for position, own in enumerate(function.input):
         passed = {call.input[position] for call in calls}
         name = next(iter(passed))
-        tensor = constant(analysis, name) if len(passed) == 1 else None
+        tensor = inner_networks.constant(analysis, name) if len(passed) == 1 else None
         if tensor is not None:
             proto.graph.initializer.add().CopyFrom(tensor)
             proto.graph.initializer[-1].name = own
@@ -161,7 +151,7 @@ def _as_model(
         proto.graph.input.append(info)
         inputs[own] = name
     taken = set(named_values(model.proto.graph))
-    inner.outside = Outside(frozenset(pinned), taken, shapes_inside(shapes, inputs))
+    inner.outside = Outside(frozenset(pinned), taken, inner_networks.shapes_inside(shapes, inputs))
     return inner
 
 
@@ -185,7 +175,7 @@ def _put_back(
     for tensor in made.initializer:
         if tensor.name in inner.outside.pinned:
             continue
-        add_initializer(model, tensor)
+        inner_networks.add_initializer(model, tensor)
         if tensor.name in folded.tensor_data:
             model.tensor_data[tensor.name] = folded.tensor_data[tensor.name]
         function.input.append(tensor.name)

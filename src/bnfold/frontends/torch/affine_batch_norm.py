@@ -12,14 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine, deviation_of
 from bnfold.core.reasons import Reason
-from bnfold.frontends.torch.affine_chain import (
-    Chain,
-    can_be_replaced,
-    is_read_elsewhere,
-    is_shared,
-    site_of,
-    tie_of,
-)
+from bnfold.frontends.torch import affine_chain
+from bnfold.frontends.torch.affine_chain import Chain
 from bnfold.frontends.torch.batch_norms import BatchNormSpec
 from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, is_hooked
 from bnfold.frontends.torch.lifter import Lifter, to_numpy
@@ -44,9 +38,9 @@ def batch_norm_chain(
         return None  # instance norm and weight standardisation are spelled this way: opaque
     channels = _channels(spec)
     kind = type(module).__name__ if module else "batch_norm"
-    tie = tie_of(lifter, module)
+    tie = affine_chain.tie_of(lifter, module)
     name = call.name if call else event.name
-    site = site_of(module, successors or (), spec.source, event)
+    site = affine_chain.site_of(module, successors or (), spec.source, event)
     is_node = node_of(event) is not None
     affine = _affine_of(spec)
     refusal = _refusal(spec, affine, module, successors, is_node=is_node, is_open=is_open)
@@ -54,9 +48,9 @@ def batch_norm_chain(
         refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its other results are read")
     if refusal is not None and refusal.reason is Reason.FUNCTIONAL and lifter.is_program:
         refusal = g.Refusal(Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}")
-    if refusal is None and module is not None and not can_be_replaced(lifter, module):
+    if refusal is None and module is not None and not affine_chain.can_be_replaced(lifter, module):
         refusal = g.Refusal(Reason.MODULE_DOES_MORE, "it is not a plain part of the model")
-    if refusal is None and module is not None and is_read_elsewhere(lifter, module):
+    if refusal is None and module is not None and affine_chain.is_read_elsewhere(lifter, module):
         refusal = g.Refusal(Reason.SHARED, "its parameters or statistics are read elsewhere")
     if refusal is not None and refusal.reason in _UNKNOWN:
         refused = g.RefusedStep(refusal, kind, channels, tie)
@@ -177,6 +171,10 @@ def _editable(
 
 def _own(lifter: Lifter, event: Event, tensor: Tensor | None) -> Tensor | None:
     """The tensor, if it is one of the model's that nothing but this module's calls uses."""
-    if tensor is None or id(tensor) not in lifter.owned or is_shared(lifter, tensor, event):
+    if (
+        tensor is None
+        or id(tensor) not in lifter.owned
+        or affine_chain.is_shared(lifter, tensor, event)
+    ):
         return None
     return tensor
