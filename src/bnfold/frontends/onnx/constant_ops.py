@@ -13,16 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from bnfold.frontends.onnx.constant_operands import (
-    LARGEST,
-    Array,
-    Operands,
-    Operator,
-    Unknown,
-    checked_shape,
-    listed_axes,
-    need,
-)
+from bnfold.frontends.onnx import constant_operands
+from bnfold.frontends.onnx.constant_operands import Array, Operands, Operator, Unknown, need
 from bnfold.frontends.onnx.constant_views import VIEWS
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.tensors import numpy_dtype
@@ -43,7 +35,7 @@ def _elementwise(function: Callable[..., Any]) -> Operator:
 def _check_broadcast(arrays: Sequence[Array]) -> None:
     """Two vectors broadcast to a matrix that may be larger than any memory."""
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    if math.prod(shape) > max(LARGEST, *(array.size for array in arrays)):
+    if math.prod(shape) > max(constant_operands.LARGEST, *(array.size for array in arrays)):
         raise Unknown
 
 
@@ -151,7 +143,7 @@ def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _range(node: Node, opset: int, operands: Operands) -> list[Array]:
     start, limit, delta = (need(o).reshape(-1)[0] for o in operands)
-    if not delta or (limit - start) / delta > LARGEST:
+    if not delta or (limit - start) / delta > constant_operands.LARGEST:
         raise Unknown
     return [np.arange(start, limit, delta, dtype=need(operands[0]).dtype)]
 
@@ -159,7 +151,7 @@ def _range(node: Node, opset: int, operands: Operands) -> list[Array]:
 def _reduce(function: Callable[..., Any]) -> Operator:
     def evaluate(node: Node, opset: int, operands: Operands) -> list[Array]:
         array = need(operands[0])
-        axes = listed_axes(node, operands)
+        axes = constant_operands.listed_axes(node, operands)
         if not axes and node.integer("noop_with_empty_axes"):
             return [array]
         kept = bool(node.integer("keepdims", 1))
@@ -178,7 +170,7 @@ def _identity(node: Node, opset: int, operands: Operands) -> list[Array]:
 
 
 def _constant_of_shape(node: Node, opset: int, operands: Operands) -> list[Array]:
-    shape = checked_shape(need(operands[0]))
+    shape = constant_operands.checked_shape(need(operands[0]))
     value = node.attribute("value")
     fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
     return [np.full(shape, fill.reshape(-1)[0], dtype=fill.dtype)]
