@@ -59,7 +59,11 @@ _HOLDERS = (list, tuple, dict, set, deque)
 
 def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether a run left other numbers among a module's attributes than it found."""
-    return any(_is_another(value, before.get(key)) for key, value in now.items())
+    for key, value in now.items():
+        was = before.get(key)
+        if value is not was and _is_another(value, was):
+            return True
+    return False
 
 
 def _is_another(value: Any, before: Any) -> bool:
