@@ -21,6 +21,7 @@ from bnfold.errors import UnsupportedModelError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.fold import fold_module, inspect_module
+from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.program import fold_program, inspect_program
 from bnfold.network import op_counts
 from bnfold.report import FoldReport
@@ -40,20 +41,22 @@ def check(model: Model, request: Request) -> None:
 
 def inspect(model: Model, request: Request) -> Look:
     """Decided on; a module is read on a copy."""
-    if isinstance(model, nn.Module):
-        report = inspect_module(model, replace(request, inplace=False))
-    else:
-        report = inspect_program(model, request)
+    with old_objects_set_aside():
+        if isinstance(model, nn.Module):
+            report = inspect_module(model, replace(request, inplace=False))
+        else:
+            report = inspect_program(model, request)
     return Look(report, _counts(report)[0], ())
 
 
 def fold(model: Model, request: Request) -> Folded:
     """The folded module or program."""
     folded: Model
-    if isinstance(model, nn.Module):
-        folded, report = fold_module(model, request)
-    else:
-        folded, report = fold_program(model, request)
+    with old_objects_set_aside():
+        if isinstance(model, nn.Module):
+            folded, report = fold_module(model, request)
+        else:
+            folded, report = fold_program(model, request)
     return Folded(model, request, folded, report)
 
 

@@ -1,9 +1,10 @@
-"""Collecting garbage while a module is read, without looking through what was there before.
+"""Collecting garbage during a fold, without looking through what was there before.
 
 Whether a tensor outlives a run is known once what only reference cycles hold is collected (see
 `outputs.escaped`). A collection looks through every object of the process: a third of a second
-where PyTorch and a few libraries are loaded, and a module may be run a hundred times. The cycles
-that matter are made by the runs, or are part of the copy that is run, so they are new.
+where PyTorch and a few libraries are loaded, and a module may be run a hundred times; and a fold
+makes enough objects for Python to do so once by itself. The cycles that matter are made by the
+runs, or are part of the copy that is run, so they are new.
 """
 
 from __future__ import annotations
