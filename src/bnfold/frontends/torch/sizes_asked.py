@@ -139,6 +139,76 @@ Ratio = type("Ratio", (_Told, float), {**_METHODS, "__module__": __name__})
 """Any other number computed from lengths."""
 
 
+@dataclass(slots=True)
+class _Listener:
+    """Notes what the program asks of tensors that depend on its input."""
+
+    asked: Asked
+    is_known: Callable[[Tensor], bool]
+    tell: bool
+    thread: int = field(default_factory=threading.get_ident)
+    """The patch is global; other threads go on as before."""
+
+    def is_asked(self, tensor: Tensor) -> bool:
+        """Whether the caller's caller's caller is the program's code."""
+        name = sys._getframe(3).f_globals.get("__name__", "")
+        own = name.startswith(_OWN) or threading.get_ident() != self.thread
+        return not own and self.is_known(tensor)
+
+    def hears_size(self, tensor: Tensor) -> bool:
+        """Note that the program asked for a size, if it was the program."""
+        if not self.is_asked(tensor):
+            return False
+        self.asked.sizes = True
+        self.asked.decided |= not self.tell
+        return True
+
+    def hears_layout(self, tensor: Tensor) -> None:
+        """The same of a layout."""
+        self.asked.layout |= self.is_asked(tensor)
+
+    def length(self, number: int, axis: int) -> Any:
+        """The length of an axis as the program gets it; axis -1 stands for several."""
+        if not self.tell:
+            return number
+        source = _Told()
+        source.asked, source.is_batch = self.asked, axis == 0
+        return _told(number, source)
+
+    def measured(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What answers with lengths: one, or those of all axes."""
+
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            answer = original(tensor, *args, **kwargs)
+            if not self.hears_size(tensor):
+                return answer
+            if isinstance(answer, int):
+                axis = next(iter((*args, *kwargs.values())), -1)
+                return self.length(answer, axis if isinstance(axis, int) else -1)
+            return torch.Size([self.length(number, axis) for axis, number in enumerate(answer)])
+
+        return method
+
+    def counted(self, original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        """What answers with something that knows no size: the path is decided by it."""
+
+        def method(tensor: Tensor) -> Any:
+            if self.hears_size(tensor):
+                self.asked.decided = True
+            return original(tensor)
+
+        return method
+
+    def laid_out(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What answers how a tensor lies in memory."""
+
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.hears_layout(tensor)
+            return original(tensor, *args, **kwargs)
+
+        return method
+
+
 @contextmanager
 def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool) -> Iterator[None]:
     """While this is open, it is noted which sizes the program asks for.
@@ -148,79 +218,26 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
         is_known: Whether a tensor depends on the input.
         tell: Whether the program gets numbers that note what becomes of them.
     """
-    thread = threading.get_ident()  # the patch is global; other threads go on as before
+    listener = _Listener(asked, is_known, tell)
+    numel = listener.measured(_numel)
+    with _patched(
+        {
+            "shape": property(listener.measured(shape_of)),
+            "size": listener.measured(_size),
+            "numel": numel,
+            "nelement": numel,
+            "nbytes": property(listener.measured(_nbytes)),
+            "__len__": listener.counted(torch.Tensor.__len__),
+            "__iter__": listener.counted(torch.Tensor.__iter__),
+            "stride": listener.laid_out(torch.Tensor.stride),
+            "is_contiguous": listener.laid_out(torch.Tensor.is_contiguous),
+        }
+    ):
+        yield
 
-    def is_asked(tensor: Tensor) -> bool:
-        name = sys._getframe(3).f_globals.get("__name__", "")
-        own = name.startswith(_OWN) or threading.get_ident() != thread
-        return not own and is_known(tensor)
 
-    def is_heard(tensor: Tensor) -> bool:
-        if not is_asked(tensor):
-            return False
-        asked.sizes = True
-        asked.decided |= not tell
-        return True
-
-    def length(number: int, axis: int) -> Any:
-        if not tell:
-            return number
-        source = _Told()
-        source.asked, source.is_batch = asked, axis == 0
-        return _told(number, source)
-
-    def shape(tensor: Tensor) -> Any:
-        lengths = shape_of(tensor)
-        if not is_heard(tensor):
-            return lengths
-        return torch.Size([length(number, axis) for axis, number in enumerate(lengths)])
-
-    def size(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        answer = _size(tensor, *args, **kwargs)
-        if not is_heard(tensor):
-            return answer
-        if isinstance(answer, int):
-            (axis,) = (*args, *kwargs.values())
-            return length(answer, axis if isinstance(axis, int) else -1)
-        return torch.Size([length(number, axis) for axis, number in enumerate(answer)])
-
-    def numel(tensor: Tensor) -> Any:
-        count = _numel(tensor)
-        return length(count, -1) if is_heard(tensor) else count
-
-    def nbytes(tensor: Tensor) -> Any:
-        count = _nbytes(tensor)
-        return length(count, -1) if is_heard(tensor) else count
-
-    def counted(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        def method(tensor: Tensor) -> Any:
-            if is_heard(tensor):
-                asked.decided = True
-            return original(tensor)
-
-        return method
-
-    def note_layout(tensor: Tensor) -> None:
-        asked.layout |= is_asked(tensor)
-
-    def laid_out(original: Callable[..., Any]) -> Callable[..., Any]:
-        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            note_layout(tensor)
-            return original(tensor, *args, **kwargs)
-
-        return method
-
-    patches: dict[str, Any] = {
-        "shape": property(shape),
-        "size": size,
-        "numel": numel,
-        "nelement": numel,
-        "nbytes": property(nbytes),
-        "__len__": counted(torch.Tensor.__len__),
-        "__iter__": counted(torch.Tensor.__iter__),
-        "stride": laid_out(torch.Tensor.stride),
-        "is_contiguous": laid_out(torch.Tensor.is_contiguous),
-    }
+@contextmanager
+def _patched(patches: dict[str, Any]) -> Iterator[None]:
     own = {name: vars(torch.Tensor).get(name) for name in patches}
     for name, patch in patches.items():
         setattr(torch.Tensor, name, patch)
