@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
+from bnfold._named_shapes import check_named
 from bnfold._storage import Weights, refuse_for_torch
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
@@ -179,8 +180,5 @@ def check(kind: ModelKind, request: Request) -> None:
             )
     if request.weights != "stored" and folder_of(kind) == "torch":
         raise refuse_for_torch(f"weights={request.weights!r}")
-    if folder_of(kind) == "onnx" and not isinstance(request.inputs, Mapping | None):
-        raise UsageError(
-            "inputs of an ONNX model are shapes by name",
-            "pass a mapping like {'input': (1, 3, 224, 224)}, or leave them out",
-        )
+    if folder_of(kind) == "onnx":
+        check_named(request.inputs)

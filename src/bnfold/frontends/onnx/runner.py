@@ -19,7 +19,7 @@ from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.rescaling import Stored
-from bnfold.errors import BnfoldError, MissingExtraError
+from bnfold.errors import BnfoldError, ExampleInputError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
@@ -102,6 +102,10 @@ class OnnxRunner:
         if self.model.external or other.model.external:
             return False
         return filecmp.cmp(self.path, other.path, shallow=False)
+
+    def not_taken(self, error: Exception | None) -> ExampleInputError:
+        """In the runtime's words."""
+        return ExampleInputError(self.name, error)
 
     def own(self) -> Evaluation:
         """In ONNX Runtime. Raises NotRunnableError."""
