@@ -99,8 +99,10 @@ class TorchSubject:
         return on_events(call)
 
     def not_taken(self, variant: str, runtime: str, error: Exception) -> ExampleInputError | None:
-        """Where nothing was asked for but to run it on them."""
-        if runtime != EAGER or self._wishes != Wishes(threads=self._wishes.threads):
+        """Where nothing was asked for but to run the original on them."""
+        if variant != self.variants[0] or runtime != EAGER:
+            return None
+        if self._wishes != Wishes(threads=self._wishes.threads):
             return None
         name, model = f"the {variant} model", self._models[variant]
         called = model if isinstance(model, nn.Module) else model.module()
