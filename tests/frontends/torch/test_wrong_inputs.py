@@ -112,7 +112,7 @@ WITH_TENSORS = [
 def test_tensors_that_the_model_does_not_take(
     door: str, inputs: Any, given: str, step: str
 ) -> None:
-    with pytest.raises(ExampleInputError, match="raised .* on the example inputs") as caught:
+    with pytest.raises(ExampleInputError, match=r"raised .* on the example inputs") as caught:
         DOORS[door](inputs)
     said = caught.value.problem.replace("1])", "1)")  # a list as it was given, or the arguments
     assert given in said
