@@ -58,7 +58,7 @@ class Look:
     """What is known of a model without a fold."""
 
     report: FoldReport
-    """What a fold would do."""
+    """What a fold would do, in words that say so."""
     counts: Counts
     files: Sequence[Path]
     """What it was read from; none where it was in memory."""

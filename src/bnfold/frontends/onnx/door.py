@@ -55,7 +55,7 @@ def inspect(model: Any, request: Request) -> Look:
     counts = _counted(source)
     folding = prepare_for(request, source)
     folding.check()
-    return Look(folding.report, counts, _files(model, source))
+    return Look(folding.report.planned(), counts, _files(model, source))
 
 
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
