@@ -167,10 +167,14 @@ def _words(text: str) -> str:
     return re.sub(r'<span class="chip removed">removed|<option.*?>', "", text)
 
 
-def test_a_plan_is_equal_to_what_was_done_and_the_same_in_json() -> None:
-    assert REPORT.planned() == REPORT
-    assert REPORT.planned().to_json() == REPORT.to_json()
-    assert repr(REPORT.planned()) == repr(REPORT)
+def test_a_plan_is_equal_to_what_was_done_and_is_still_one_when_read_back() -> None:
+    report = REPORT.planned()
+    assert report == REPORT
+    document = json.loads(report.to_json())
+    jsonschema.validate(document, schema())
+    assert document == {**json.loads(REPORT.to_json()), "planned": True}
+    assert str(FoldReport.from_json(report.to_json())) == str(report) != str(REPORT)
+    assert str(FoldReport.from_json(REPORT.to_json())) == str(REPORT)
 
 
 @pytest.mark.parametrize("reason", list(Reason))

@@ -48,7 +48,7 @@ class Item:
     """How often the analysed run called it."""
     outcome: Removed | Kept
     is_planned: bool = field(default=False, kw_only=True, compare=False, repr=False)
-    """Whether a fold would do this, and none has been made. Words tell; JSON does not."""
+    """Whether a fold would do this, and none has been made; see `Outcomes.planned`."""
 
     @property
     def is_removed(self) -> bool:
@@ -187,7 +187,7 @@ class Outcomes(Document):
     unverified: str | None = None
     """Why they were not run; None if they were, or nobody asked."""
     is_planned: bool = field(default=False, kw_only=True, compare=False, repr=False)
-    """The same of all of it; see `planned`."""
+    """Whether a fold would do this, and none has been made."""
 
     def planned(self) -> Self:
         """The same of a fold that has not been made, in words that say so."""
@@ -248,11 +248,12 @@ class Outcomes(Document):
             **told(self, "notes", "versions", "network"),
             "verify": as_json(self.verdict),
             "unverified": self.unverified,
+            **({"planned": True} if self.is_planned else {}),
         }
 
     @classmethod
     def _read(cls, data: dict[str, Any]) -> Self:
-        return cls(
+        made = cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),
             tuple(data["notes"]),
@@ -263,6 +264,7 @@ class Outcomes(Document):
             verdict=_verdict(data.get("verify")),
             unverified=data.get("unverified"),
         )
+        return made.planned() if data.get("planned") else made
 
 
 def _network(data: Mapping[str, Any] | None) -> Network | None:
