@@ -155,7 +155,8 @@ def test_what_is_planned_is_told_as_such() -> None:
         summary(Ending(report), width=80, table=True),
     ]
     for text in shown:
-        assert "would be removed" in text and "would become max(x, c)" in " ".join(text.split())
+        told = " ".join(text.split())
+        assert "would be removed" in told and "would become max(x, c)" in told
         for done in (r"\bremoved", r"\bfolded into", r"\bmerged into"):
             assert not re.search(rf"(?<!would be )(?<!class=\"chip ){done}", _words(text)), done
         assert "became" not in _words(text)
