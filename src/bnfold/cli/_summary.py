@@ -86,10 +86,10 @@ def _wrapped(texts: Sequence[str], width: int, indent: str = "") -> list[str]:
 
 
 def _reasons(report: FoldReport, width: int) -> list[str]:
-    counted = Counter(item.reason for item in report.items if item.reason is not None)
+    kept = [item for item in report.items if not item.is_removed]
+    counted = Counter((item.reason, next_step(item)) for item in kept)
     lines = []
-    for reason, count in counted.most_common():
-        step = next_step(reason)
+    for (reason, step), count in counted.most_common():
         stays = "would stay" if report.is_planned else "stays" if count == 1 else "stay"
         text = f"{count} {stays} ({reason}): {step}"
         lines += _wrapped([text], width, indent="   ")

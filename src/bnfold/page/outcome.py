@@ -160,7 +160,7 @@ def reasons_section(report: Outcomes) -> str:
         named = [f"{name} ({times})" for name, times in blockers.most_common(_BLOCKERS)]
         if len(blockers) > _BLOCKERS:
             named.append(f"and {len(blockers) - _BLOCKERS} more")
-        step = next_step(group[0].reason)
+        (step, _), *_ = Counter(map(next_step, group)).most_common(1)
         rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named), step]))
     caption = "The reasons, the most frequent first; in brackets how many steps a layer holds up."
     stayed = "would stay" if report.is_planned else "stayed"

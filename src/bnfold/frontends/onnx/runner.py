@@ -104,8 +104,17 @@ class OnnxRunner:
         return filecmp.cmp(self.path, other.path, shallow=False)
 
     def not_taken(self, error: Exception | None) -> ExampleInputError:
-        """In the runtime's words."""
-        return ExampleInputError(self.name, error)
+        """In the runtime's words; the shapes of inputs that are left open may be to blame."""
+        step = "compare models that ONNX Runtime takes"
+        for spec in self.specs:
+            if spec.declared is None or None in spec.declared:
+                axes = "x".join(map(str, spec.shape))
+                step = (
+                    f"give other shapes for the axes that the model leaves open:"
+                    f" inputs={{{spec.name!r}: {tuple(spec.shape)}}}, or --input {spec.name}:{axes}"
+                )
+                break
+        return ExampleInputError(self.name, error, step)
 
     def own(self) -> Evaluation:
         """In ONNX Runtime. Raises NotRunnableError."""
@@ -174,16 +183,23 @@ class OnnxRunner:
         return NumpyModel(self.model, lambda: self.is_stopped)
 
     def storages(self) -> Sequence[Mapping[str, Stored]]:
-        """What `fold` would do, under each clip mode; none where it refuses the model."""
+        """What `fold` would do, under each clip mode; none where it refuses the model.
+
+        The shapes that it is run on are those of the fold, or nobody gave the fold any.
+        """
         if self.known is not None:
             return self.known
+        ways = (self.pins, None) if self.pins else (None,)
+        return [storage for pins in ways for storage in self._storages(pins)]
+
+    def _storages(self, pins: Pins) -> Sequence[Mapping[str, Stored]]:
         storages = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
                 for merge in get_args(MergeMode):
                     model = self.model.copy()  # bodies and functions are folded in it
-                    folding = prepare(model, self.pins, clip=clip, merge=merge)
+                    folding = prepare(model, pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
                     storages.append(folding.stored)
