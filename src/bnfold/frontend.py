@@ -47,6 +47,8 @@ class Request:
     force: bool = False
     phase: Literal["test"] | None = None
     weights: Weights = "stored"
+    external_data: bool = False
+    """Whether weights go into a file of their own beside the model, whatever they were."""
     ahead: bool = False
     """Whether the original will be compared with the fold, and may be run while that goes on."""
     step: Callable[[float], None] = lambda part: None
