@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import jsonschema
 import pytest
 
 from bnfold import FoldReport, FoldResult, Item, Kept, Reason, Removed
+from bnfold.cli._summary import Ending, summary
+from bnfold.outcomes import Merged
 from tests.page.support import made_up
 
 REPORT = FoldReport(
@@ -130,6 +134,48 @@ def test_sentences() -> None:
     assert block == "folded into a, b, c and 2 more"
     assert head.startswith("kept: ") and "output" in head and head.endswith("(channel 3)")
     assert tail.startswith("kept: ") and "{" not in tail
+
+
+def test_what_is_planned_is_told_as_such() -> None:
+    report = dataclasses.replace(REPORT, merged=(Merged("c", "Conv", ("d", "e")),)).planned()
+    stem, block, *kept = (item.sentence for item in report.items)
+    assert stem == "would be folded into stem.conv"
+    assert block == "would be folded into a, b, c and 2 more"
+    assert kept == [item.sentence for item in REPORT.items[2:]]
+    assert report.summary == REPORT.summary.replace("removed", "would be removed")
+    assert report.merged_summary == "2 ops would be merged into 1 Conv"
+    alone = Item("bn", "BatchNorm2d", 4, 1, Removed(()), is_planned=True)
+    assert alone.sentence == "would be removed"
+    shown = [
+        report.table(),
+        report.table(color=True),
+        report._repr_html_(),
+        report.to_html(),
+        summary(Ending(report), width=60),
+        summary(Ending(report), width=80, table=True),
+    ]
+    for text in shown:
+        told = " ".join(text.split())
+        assert "would be removed" in told and "would become max(x, c)" in told
+        for done in (r"\bremoved", r"\bfolded into", r"\bmerged into"):
+            assert not re.search(rf"(?<!would be )(?<!class=\"chip ){done}", _words(text)), done
+        assert "became" not in _words(text)
+
+
+def _words(text: str) -> str:
+    """What is read of a page: without its style, its script, and the states that a box can have."""
+    text = re.sub(r"<(style|script).*?</\1>|<(svg|select).*?</\2>|\x1b\[\d+m", "", text, flags=re.S)
+    return " ".join(re.sub(r'<span class="chip removed">removed|<option.*?>', "", text).split())
+
+
+def test_a_plan_is_equal_to_what_was_done_and_is_still_one_when_read_back() -> None:
+    report = REPORT.planned()
+    assert report == REPORT
+    document = json.loads(report.to_json())
+    jsonschema.validate(document, schema())
+    assert document == {**json.loads(REPORT.to_json()), "planned": True}
+    assert str(FoldReport.from_json(report.to_json())) == str(report) != str(REPORT)
+    assert str(FoldReport.from_json(REPORT.to_json())) == str(REPORT)
 
 
 @pytest.mark.parametrize("reason", list(Reason))

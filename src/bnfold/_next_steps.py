@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from bnfold.core.reasons import Reason
+from bnfold.outcomes import Item, Kept
+
+_SHAPES = "a shape is not known; give those of the model's inputs with --input"
 
 
-def next_step(reason: Reason) -> str:
-    """In a line; or why nothing can be done, or where to read on."""
+def next_step(item: Item) -> str:
+    """In a line; or why nothing can be done, or where to read on; "" if it is gone."""
+    if not isinstance(item.outcome, Kept):
+        return ""
+    if "--input" in (item.outcome.detail or ""):
+        return _SHAPES
+    reason = item.outcome.reason
     return _NEXT_STEPS.get(reason, f"see docs/reasons.md#{reason}")
 
 

@@ -67,9 +67,7 @@ def _closing(report: Outcomes) -> list[str]:
     """What stands below the table."""
     lines = [printable(report.merged_summary)] if report.merged else []
     if report.clips:
-        count = len(report.clips)
-        activations = "1 activation" if count == 1 else f"{count} activations"
-        lines.append(f"{activations} became max(x, c) or min(x, c), one constant per channel")
+        lines.append(report.clips_summary)
     if report.verdict is not None:
         runs = "1 run" if report.verdict.samples == 1 else f"{report.verdict.samples} runs"
         outcome = "equal" if report.verdict.equal else printable(report.verdict.summary)

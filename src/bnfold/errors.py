@@ -66,17 +66,22 @@ class ExampleInputError(BnfoldError):
     exit_code = 2
 
     def __init__(
-        self, model: str, cause: BaseException | None, next_step: str | None = None
+        self,
+        model: str,
+        cause: BaseException | None,
+        next_step: str | None = None,
+        *,
+        problem: str | None = None,
     ) -> None:
         if cause is None:
-            problem = f"{model} needs example inputs: a module is analysed by running it once"
+            what = f"{model} needs example inputs: a module is analysed by running it once"
             step = "pass inputs=torch.randn(1, 3, 224, 224), or --input 1x3x224x224"
         else:
-            problem = f"{model} raised {type(cause).__name__} on the example inputs: {cause}"
+            what = f"{model} raised {type(cause).__name__} on the example inputs: {cause}"
             step = (
                 "pass inputs that model(*inputs) accepts: a tensor, a tuple, or a dict of keywords"
             )
-        super().__init__(problem.rstrip("."), next_step or step)
+        super().__init__((problem or what).rstrip("."), next_step or step)
         self.model = model
         self.cause = cause
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
+from bnfold._named_shapes import check_named
 from bnfold._storage import Weights, refuse_for_torch
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
@@ -46,6 +47,8 @@ class Request:
     force: bool = False
     phase: Literal["test"] | None = None
     weights: Weights = "stored"
+    external_data: bool = False
+    """Whether weights go into a file of their own beside the model, whatever they were."""
     ahead: bool = False
     """Whether the original will be compared with the fold, and may be run while that goes on."""
     step: Callable[[float], None] = lambda part: None
@@ -57,7 +60,7 @@ class Look:
     """What is known of a model without a fold."""
 
     report: FoldReport
-    """What a fold would do."""
+    """What a fold would do, in words that say so."""
     counts: Counts
     files: Sequence[Path]
     """What it was read from; none where it was in memory."""
@@ -179,8 +182,5 @@ def check(kind: ModelKind, request: Request) -> None:
             )
     if request.weights != "stored" and folder_of(kind) == "torch":
         raise refuse_for_torch(f"weights={request.weights!r}")
-    if folder_of(kind) == "onnx" and not isinstance(request.inputs, Mapping | None):
-        raise UsageError(
-            "inputs of an ONNX model are shapes by name",
-            "pass a mapping like {'input': (1, 3, 224, 224)}, or leave them out",
-        )
+    if folder_of(kind) == "onnx":
+        check_named(request.inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold._document import Document, as_json, told
@@ -47,6 +47,8 @@ class Item:
     calls: int
     """How often the analysed run called it."""
     outcome: Removed | Kept
+    is_planned: bool = field(default=False, kw_only=True, compare=False, repr=False)
+    """Whether a fold would do this, and none has been made; see `Outcomes.planned`."""
 
     @property
     def is_removed(self) -> bool:
@@ -72,12 +74,12 @@ class Item:
     def sentence(self) -> str:
         """The outcome in words."""
         if isinstance(self.outcome, Removed):
-            into = self.outcome.into
+            into, would = self.outcome.into, "would be " if self.is_planned else ""
             if not into:
-                return "removed"
+                return f"{would}removed"
             shown = ", ".join(into[:3])
             more = f" and {len(into) - 3} more" if len(into) > 3 else ""
-            return f"folded into {shown}{more}"
+            return f"{would}folded into {shown}{more}"
         nameless = self.name if self.reason is Reason.HOOK else "a layer beside it"
         blocker = self.outcome.blocker or nameless
         sentence = f"kept: {self.outcome.reason.sentence.format(blocker=blocker)}"
@@ -184,6 +186,13 @@ class Outcomes(Document):
     """What running the original and the folded model showed; None if they were not run."""
     unverified: str | None = None
     """Why they were not run; None if they were, or nobody asked."""
+    is_planned: bool = field(default=False, kw_only=True, compare=False, repr=False)
+    """Whether a fold would do this, and none has been made."""
+
+    def planned(self) -> Self:
+        """The same of a fold that has not been made, in words that say so."""
+        items = tuple(replace(item, is_planned=True) for item in self.items)
+        return replace(self, items=items, is_planned=True)
 
     @property
     def total(self) -> int:
@@ -209,7 +218,8 @@ class Outcomes(Document):
             f" of {sum(item.kind == kind for item in self.items)} {kind}"
             for kind in kinds
         ]
-        return f"{', '.join(parts)} removed" if parts else "no BatchNorm found"
+        done = "would be removed" if self.is_planned else "removed"
+        return f"{', '.join(parts)} {done}" if parts else "no BatchNorm found"
 
     @property
     def merged_summary(self) -> str:
@@ -219,7 +229,18 @@ class Outcomes(Document):
         gone = sum(len(merged.parts) for merged in self.merged)
         ops = "1 op" if gone == 1 else f"{gone} ops"
         kinds = sorted({merged.kind for merged in self.merged})
-        return f"{ops} merged into {len(self.merged)} {', '.join(kinds)}"
+        done = "would be merged" if self.is_planned else "merged"
+        return f"{ops} {done} into {len(self.merged)} {', '.join(kinds)}"
+
+    @property
+    def clips_summary(self) -> str:
+        """One line: what activations became; "" if none changed."""
+        if not self.clips:
+            return ""
+        count = len(self.clips)
+        what = "1 activation" if count == 1 else f"{count} activations"
+        became = "would become" if self.is_planned else "became"
+        return f"{what} {became} max(x, c) or min(x, c), one constant per channel"
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -227,11 +248,12 @@ class Outcomes(Document):
             **told(self, "notes", "versions", "network"),
             "verify": as_json(self.verdict),
             "unverified": self.unverified,
+            **({"planned": True} if self.is_planned else {}),
         }
 
     @classmethod
     def _read(cls, data: dict[str, Any]) -> Self:
-        return cls(
+        made = cls(
             tuple(Item.from_dict(item) for item in data["items"]),
             tuple(data["clips"]),
             tuple(data["notes"]),
@@ -242,6 +264,7 @@ class Outcomes(Document):
             verdict=_verdict(data.get("verify")),
             unverified=data.get("unverified"),
         )
+        return made.planned() if data.get("planned") else made
 
 
 def _network(data: Mapping[str, Any] | None) -> Network | None:

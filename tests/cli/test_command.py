@@ -367,7 +367,7 @@ def test_dry_run_and_inspect_write_nothing(capsys, folder, foldable):
     assert main(["fold", "net.pt2", "--dry-run"]) == 0
     assert "nothing written" in capsys.readouterr().out
     assert main(["inspect", "net.pt2"]) == 0
-    assert "1 of 1 batch_norm removed" in capsys.readouterr().out
+    assert "1 of 1 batch_norm would be removed" in capsys.readouterr().out
     assert listing(folder) == {"net.pt2"}
 
 

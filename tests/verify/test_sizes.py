@@ -36,6 +36,67 @@ def pooled(head: list[onnx.NodeProto], size: int | str, batch: int | str = 1) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
+def reshaped() -> onnx.ModelProto:
+    """A BatchNorm that folds only where the sizes are known, beside one that always does."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.uniform(0.5, 2.0, shape).astype(np.float32)
+
+    constants = {name: draw(6) for name in ("g", "b", "m", "v", "g2", "b2", "m2", "v2")}
+    constants |= {"w1": draw(4, 6), "w2": draw(6, 5), "w3": draw(4, 6)}
+    whole = {"start": [0], "end": [2], "six": [6], "flat": [-1, 6]}
+    constants |= {name: np.array(numbers) for name, numbers in whole.items()}
+    nodes = [
+        helper.make_node("MatMul", ["z", "w3"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "g2", "b2", "m2", "v2"], ["u"]),
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "start", "end"], ["front"]),
+        helper.make_node("Concat", ["front", "six"], ["back"], axis=0),
+        helper.make_node("Reshape", ["a", "back"], ["a2"]),
+        helper.make_node("Reshape", ["a2", "flat"], ["r"]),
+        helper.make_node("BatchNormalization", ["r", "g", "b", "m", "v"], ["n"]),
+        helper.make_node("Reshape", ["n", "back"], ["q"]),
+        helper.make_node("MatMul", ["q", "w2"], ["y"]),
+    ]
+    shapes = {"x": ["n", "s", "c"], "z": [3, 4]}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "u")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("clip", ["auto", "never"])
+@pytest.mark.parametrize(("shapes", "removed"), [(None, 1), ({"x": (2, 3, 4)}, 2)])
+def test_a_fold_with_shapes_or_without_is_equal_on_shapes(clip, shapes, removed):
+    """What is stored how is another thing where nobody gave the fold the shapes."""
+    model = reshaped()
+    folded, report = bnfold.fold(model, shapes, clip=clip)
+    assert report.removed == removed
+    result = bnfold.verify(model, folded, {"x": (2, 3, 4)})
+    assert result.equal and result.layers, str(result)
+    folded.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(
+            numpy_helper.to_array(folded.graph.initializer[0]) * np.float32(1.001),
+            folded.graph.initializer[0].name,
+        )
+    )
+    assert not bnfold.verify(model, folded, {"x": (2, 3, 4)}).equal
+
+
+def test_shapes_that_a_model_does_not_take_are_said_to_be_to_blame():
+    model = reshaped()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "c"
+    with pytest.raises(bnfold.ExampleInputError, match="give other shapes") as caught:
+        bnfold.verify(model, model, {"x": (2, 3, 5)})
+    assert "inputs={'x': (2, 3, 5)}, or --input x:2x3x5" in caught.value.next_step
+
+
 MEAN = [helper.make_node("GlobalAveragePool", ["c"], ["y"])]
 SAME = {
     "a sum by a number": [

@@ -90,7 +90,7 @@ def _ready(subject: Subject, runtime: str, setting: Setting, notes: list[str]) -
             raise
         except Exception as error:  # a runtime raises whatever it likes
             if is_needed(variant):
-                raise UsageError(
+                raise subject.not_taken(variant, runtime, error) or UsageError(
                     f"the {variant} model cannot be run in {runtime} ({_words(setting)}):"
                     f" {first_line(error)}".rstrip("."),
                     _next_step(runtime),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from bnfold.bench.timing import Timed
+from bnfold.errors import BnfoldError
 
 CONTIGUOUS = "contiguous"
 CHANNELS_LAST = "channels_last"
@@ -67,6 +68,9 @@ class Subject(Protocol):
 
     def timed(self, variant: str, runtime: str, setting: Setting) -> Timed:
         """The variant, ready to be called. Raises whatever the runtime raises."""
+
+    def not_taken(self, variant: str, runtime: str, error: Exception) -> BnfoldError | None:
+        """What to raise where the variant raised for its inputs' sake; None: for the setting's."""
 
     def describe(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """What is to be known about the machine's devices, and the versions that took part."""

@@ -15,6 +15,7 @@ from bnfold.cli._source import Source, asked_source, request_of
 from bnfold.cli._summary import Ending
 from bnfold.cli._verify import compare, is_doubtful
 from bnfold.errors import UsageError
+from bnfold.formats import ModelKind
 from bnfold.frontend import Folded
 from bnfold.verify.result import VerifyResult
 
@@ -34,6 +35,10 @@ def fold_one(arguments: argparse.Namespace) -> Done:
     """Fold, verify and write one model; nothing is printed but remarks and progress."""
     start = time.monotonic()
     source = asked_source(arguments)
+    if arguments.external_data and source.kind is not ModelKind.ONNX_FILE:
+        raise UsageError(
+            f"--external-data is for .onnx files, and {source.name} is none", "leave it out"
+        )
     output = None if arguments.dry_run else arguments.output or source.default_output()
     if output is not None:
         if any(is_same_file(output, path) for path in source.files):
@@ -77,7 +82,13 @@ def _folded(
         model, inputs = source.open()
         # What is compared is what will be written, so that the fold itself compares nothing.
         request = request_of(
-            arguments, inputs, output=output, verify=False, ahead=arguments.verify, step=step
+            arguments,
+            inputs,
+            output=output,
+            external_data=arguments.external_data,
+            verify=False,
+            ahead=arguments.verify,
+            step=step,
         )
         frontend.check(model, request)
         folded = frontend.fold(model, request)

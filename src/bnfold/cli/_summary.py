@@ -53,12 +53,13 @@ class Ending:
 def summary(ending: Ending, *, width: int, color: bool = False, table: bool = False) -> str:
     """The screen. `table` lists every step, not just those that stayed."""
     report = ending.report
-    done = [line for line in (report.summary, report.merged_summary) if line]
+    done = _wrapped([line for line in (report.summary, report.merged_summary) if line], width)
     parts = [[_paint(line, "1", color) for line in done], _reasons(report, width)]
     parts.append(_ops(ending, width))
     parts.append(_steps(report, width, color, table=table))
     parts.append(_merges(report, width) if table else [])
-    parts.append([*_clips(report, width), *_wrapped(report.notes, width)])
+    clips = [report.clips_summary] if report.clips else []
+    parts.append(_wrapped([*clips, *report.notes], width))
     parts.append(_closing(ending, width))
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -85,11 +86,12 @@ def _wrapped(texts: Sequence[str], width: int, indent: str = "") -> list[str]:
 
 
 def _reasons(report: FoldReport, width: int) -> list[str]:
-    counted = Counter(item.reason for item in report.items if item.reason is not None)
+    kept = [item for item in report.items if not item.is_removed]
+    counted = Counter((item.reason, next_step(item)) for item in kept)
     lines = []
-    for reason, count in counted.most_common():
-        step = next_step(reason)
-        text = f"{count} {'stays' if count == 1 else 'stay'} ({reason}): {step}"
+    for (reason, step), count in counted.most_common():
+        stays = "would stay" if report.is_planned else "stays" if count == 1 else "stay"
+        text = f"{count} {stays} ({reason}): {step}"
         lines += _wrapped([text], width, indent="   ")
     return lines
 
@@ -125,7 +127,8 @@ def _step(item: Item, room: int, width: int, color: bool) -> str:
 
 def _merges(report: FoldReport, width: int) -> list[str]:
     """A line for each op that does the work of others, and for each sum that could not go."""
-    rows = [(merged.into, f"merged from {', '.join(merged.parts)}") for merged in report.merged]
+    done = "would be merged" if report.is_planned else "merged"
+    rows = [(merged.into, f"{done} from {', '.join(merged.parts)}") for merged in report.merged]
     rows += [(left.name, left.sentence) for left in report.unmerged]
     longest = max((len(printable(name)) for name, _ in rows), default=0)
     room = min(longest, max(12, (width - 2) * 2 // 5))
@@ -134,14 +137,6 @@ def _merges(report: FoldReport, width: int) -> list[str]:
         + shortened(printable(text), width - room - 2)
         for name, text in rows
     ]
-
-
-def _clips(report: FoldReport, width: int) -> list[str]:
-    if not report.clips:
-        return []
-    count = len(report.clips)
-    what = "1 activation" if count == 1 else f"{count} activations"
-    return _wrapped([f"{what} became max(x, c) or min(x, c), one constant per channel"], width)
 
 
 # -------------------------------------------------------------------- ops and files

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many of several models to fold at once, each in a process (default: 1)",
     )
+    parser.add_argument(
+        "--external-data",
+        action="store_true",
+        help="ONNX: write the weights into a file of their own, model.onnx.data beside model.onnx"
+        " (default: where they were, or where the model is too large)",
+    )
     parser.add_argument("--table", action="store_true", help="list every step, not just the kept")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--force", action="store_true", help="overwrite an existing output")
@@ -107,6 +113,8 @@ def _stream(arguments: argparse.Namespace) -> int:
     to_stdout = str(arguments.output or STREAM) == STREAM
     if to_stdout and arguments.json:
         raise UsageError("stdout holds the model, so that --json has no place", "use -o FILE")
+    if to_stdout and arguments.external_data:
+        raise UsageError("external data is a second file, which no pipe holds", "use -o FILE")
     if to_stdout and sys.stdout is None:
         raise UsageError("stdout is closed, and takes no model", "use -o FILE")
     if to_stdout and sys.stdout.isatty() and not arguments.dry_run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bnfold._next_steps import next_step
 from bnfold._text import size
 from bnfold.network import op_counts
-from bnfold.page.html import Cell, Column, count, paragraphs, row, section, table
+from bnfold.page.html import Cell, Column, paragraphs, row, section, table
 from bnfold.page.text import escape
 
 if TYPE_CHECKING:
@@ -54,28 +54,30 @@ def items_section(report: Outcomes) -> str:
     """Every step, with filters."""
     if not report.items:
         body = "<p>No BatchNorm was found.</p>"
-        return section("items", "What became of each BatchNorm", body + paragraphs(report.notes))
+        return section("items", _became(report), body + paragraphs(report.notes))
     drawn = {node.item for node in report.network.before} if report.network else set()
     rows = (_item(number, item, item.name in drawn) for number, item in enumerate(report.items))
     listed = table(_ITEMS, rows, caption="In the order of the network.", sortable=True)
-    clips = ""
-    if report.clips:
-        what = count(len(report.clips), "activation")
-        clips = f"{what} became max(x, c) or min(x, c), with one constant c per channel."
+    clips = f"{report.clips_summary}." if report.clips else ""
     body = (
         f"{_filters(report)}"
         f'<p class="count" role="status" id="shown">{len(report.items)} of {len(report.items)}'
         f" shown</p>{listed}"
     )
     notes = [note for note in (clips, *report.notes) if note]
-    return section("items", "What became of each BatchNorm", body + paragraphs(notes))
+    return section("items", _became(report), body + paragraphs(notes))
+
+
+def _became(report: Outcomes) -> str:
+    became = "would become" if report.is_planned else "became"
+    return f"What {became} of each BatchNorm"
 
 
 def sentence(item: Item) -> str:
     """The outcome in words, beside a chip for it, with every op that took it in."""
     if not item.into:
         return item.sentence.removeprefix("kept: ")
-    return f"folded into {', '.join(item.into)}"
+    return f"{'would be ' if item.is_planned else ''}folded into {', '.join(item.into)}"
 
 
 def _item(number: int, item: Item, is_drawn: bool) -> str:
@@ -139,7 +141,8 @@ def merged_section(report: Outcomes) -> str:
         )
         caption = "Sums and concats of linear ops of one tensor that stay several ops."
         body += table(_UNMERGED, lines, caption=caption)
-    return section("merged", "What was merged", body)
+    done = "would be" if report.is_planned else "was"
+    return section("merged", f"What {done} merged", body)
 
 
 def reasons_section(report: Outcomes) -> str:
@@ -157,10 +160,11 @@ def reasons_section(report: Outcomes) -> str:
         named = [f"{name} ({times})" for name, times in blockers.most_common(_BLOCKERS)]
         if len(blockers) > _BLOCKERS:
             named.append(f"and {len(blockers) - _BLOCKERS} more")
-        step = next_step(group[0].reason)
+        (step, _), *_ = Counter(map(next_step, group)).most_common(1)
         rows.append(row(_REASONS, [reason, str(many), meaning, ", ".join(named), step]))
     caption = "The reasons, the most frequent first; in brackets how many steps a layer holds up."
-    return section("kept", "Why the rest stayed", table(_REASONS, rows, caption=caption))
+    stayed = "would stay" if report.is_planned else "stayed"
+    return section("kept", f"Why the rest {stayed}", table(_REASONS, rows, caption=caption))
 
 
 def ops_section(before: Mapping[str, int], after: Mapping[str, int], facts: Facts) -> str:

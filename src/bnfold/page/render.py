@@ -46,7 +46,7 @@ def render(report: Outcomes, facts: Facts) -> str:
     before, after = ops_of(report, facts)
     parts = {
         "Drawing": _network_section(report),
-        "Why the rest stayed": reasons_section(report),
+        f"Why the rest {'would stay' if report.is_planned else 'stayed'}": reasons_section(report),
         "Table": items_section(report),
         "Merged": merged_section(report),
         "Ops": ops_section(before, after, facts) if before else "",
@@ -58,6 +58,7 @@ def render(report: Outcomes, facts: Facts) -> str:
     links = (
         f'<a href="#{part.split(chr(34), 2)[1]}">{escape(name)}</a>' for name, part in shown.items()
     )
+    planned = _PLANNED if report.is_planned else ""
     early, script, style = _asset("early.js"), _script(), _style(report)
     policy = (
         f"default-src 'none'; script-src {_hash(early)} {_hash(script)}; style-src {_hash(style)};"
@@ -69,8 +70,8 @@ def render(report: Outcomes, facts: Facts) -> str:
         title=escape(f"{facts.title or 'bnfold report'}: {report.summary}"),
         style=style,
         early=early,
-        heading=escape(facts.title or "A folded network"),
-        summary=escape("; ".join(filter(None, (report.summary, report.merged_summary)))),
+        heading=escape(facts.title or ("A network" if report.is_planned else "A folded network")),
+        summary=escape("; ".join(filter(None, (report.summary, report.merged_summary, planned)))),
         tiles=_tiles(report, facts),
         navigation="".join(links),
         sections="\n".join(shown.values()),
@@ -107,13 +108,15 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
+_PLANNED = "this is what a fold would do, none has been made"
 _TO = "\N{RIGHTWARDS ARROW}"
 _ANSWERS = {"equal": "yes", "not equal": "no", "not proven": "not proven"}
 
 
 def _tiles(report: Outcomes, facts: Facts) -> str:
     bench = facts.bench
-    tiles = [("removed", f"{report.removed} of {report.total}"), ("kept", str(report.kept))]
+    goes, stays = ("would go", "would stay") if report.is_planned else ("removed", "kept")
+    tiles = [(goes, f"{report.removed} of {report.total}"), (stays, str(report.kept))]
     if report.clips:
         tiles.append(("activations with bounds", str(len(report.clips))))
     before, after = (sum(counts.values()) for counts in ops_of(report, facts))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bnfold._kinds import ModelKind, kind_of, opened
+from bnfold._named_shapes import check_named
 from bnfold.errors import UsageError
 from bnfold.frontend import folder_of, frontend_of
 from bnfold.verify import thorough
 from bnfold.verify.evidence import Sample
-from bnfold.verify.inputs import Data, load
+from bnfold.verify.inputs import Data, are_named, load
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import InputSpec, Runner
 
@@ -110,14 +111,25 @@ class Comparison:
 def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
     """A runner of each; one that needs to be told its inputs learns from the other."""
     first, second = kind_of(original), kind_of(folded)
-    learns = (first is ModelKind.MODULE and inputs is None) or _takes_torch_inputs(first, inputs)
-    if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, inputs):
-        folded_runner = _runner(second, folded, "the folded model", inputs, None)
-        return _runner(first, original, "the original", inputs, folded_runner.specs), folded_runner
-    original_runner = _runner(first, original, "the original", inputs, None)
+    own, other = _inputs(first, second, inputs), _inputs(second, first, inputs)
+    learns = (first is ModelKind.MODULE and own is None) or _takes_torch_inputs(first, own)
+    if learns and second is not ModelKind.MODULE and not _takes_torch_inputs(second, other):
+        folded_runner = _runner(second, folded, "the folded model", other, None)
+        return _runner(first, original, "the original", own, folded_runner.specs), folded_runner
+    original_runner = _runner(first, original, "the original", own, None)
     return original_runner, _runner(
-        second, folded, "the folded model", inputs, original_runner.specs
+        second, folded, "the folded model", other, original_runner.specs
     )
+
+
+def _inputs(kind: ModelKind, beside: ModelKind, inputs: Any) -> Any:
+    """Those of one of two models. Raises UsageError for what neither of them takes."""
+    is_torch, has_torch = folder_of(kind) == "torch", "torch" in map(folder_of, (kind, beside))
+    if folder_of(kind) == "onnx" and not has_torch:
+        check_named(inputs, arrays=True)
+    if is_torch and folder_of(beside) != "torch" and are_named(inputs):
+        return None  # they are the other's
+    return inputs
 
 
 def _runner(

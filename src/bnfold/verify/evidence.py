@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnfold.core.rescaling import Rescalings
-from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
 from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Rounded, Runner
@@ -105,7 +105,7 @@ def run_own(original: Runner, folded: Runner, evidence: Evidence) -> NotRunnable
     except (FoldedRaisedError, BnfoldError):
         raise
     except Exception as error:
-        raise ExampleInputError(original.name, error) from error
+        raise original.not_taken(error) from error
     evidence.own_before, evidence.own_after = before, after
     check_all(original, folded, evidence)
     if again is not None and again_after is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bnfold._named_shapes import is_shape
 from bnfold.errors import MissingExtraError, ModelUnreadableError, UsageError
 from bnfold.verify.runner import Array, InputSpec, Runner
 
@@ -25,7 +26,7 @@ Data = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Array
 def are_named(inputs: Any) -> bool:
     """Whether these are an ONNX model's: shapes or arrays by name."""
     return isinstance(inputs, Mapping) and all(
-        isinstance(value, np.ndarray | tuple | list) for value in inputs.values()
+        isinstance(value, np.ndarray) or is_shape(value) for value in inputs.values()
     )
 
 
@@ -96,6 +97,9 @@ def check_inputs(original: Runner, folded: Runner) -> None:
     """Raise UsageError where the two take different inputs."""
     step = "compare models with the same inputs and outputs"
     if len(original.specs) != len(folded.specs):
+        for runner in (original, folded):
+            if not runner.specs and runner.kind in ("module", "program"):
+                raise runner.not_taken(None)  # example inputs without a tensor
         names = [", ".join(spec.name for spec in runner.specs) for runner in (original, folded)]
         raise UsageError(
             f"{original.name} has {len(original.specs)} inputs ({names[0]}),"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bnfold.core.forest import IntArray
 from bnfold.core.rescaling import Rescalings
+from bnfold.errors import ExampleInputError
 
 Array = NDArray[Any]
 Gather = Callable[[IntArray], Array]
@@ -112,6 +113,9 @@ class Runner(Protocol):
 
     def is_same_as(self, other: Any) -> bool:
         """Whether the other is the same model, bit for bit, as far as that is seen at no cost."""
+
+    def not_taken(self, error: Exception | None) -> ExampleInputError:
+        """What to raise where it raised on its inputs, or cannot take them as it is."""
 
     def own(self) -> Evaluation:
         """A fresh copy in its own dtypes, the runtime's own optimisations off. It knows no watch.

@@ -213,7 +213,9 @@ def test_the_weights_may_have_another_name(tmp_path: Path) -> None:
     target, _ = bnfold.fold((source, weights), output=tmp_path / "out.prototxt")
     assert (tmp_path / "out.caffemodel").exists()
     assert target == tmp_path / "out.prototxt"
-    assert bnfold.inspect((str(source), str(weights))).removed == 2
+    report = bnfold.inspect((str(source), str(weights)))
+    assert report.removed == 2
+    assert report.summary == "1 of 1 BatchNorm, 1 of 1 Scale would be removed"
 
 
 @pytest.mark.parametrize("name", ["out.prototxt", "out.caffemodel"])

@@ -36,7 +36,7 @@ def inspect(model: Files, request: Request) -> Look:
     if content.is_merged:  # what is drawn is the network without what was merged
         layers = [layer for layer in content.original.layers if layer.bottoms and layer.tops]
         counts = Counter(layer.type for layer in layers)
-    return Look(report, counts, model)
+    return Look(report.planned(), counts, model)
 
 
 def fold(model: Files, request: Request) -> Folded:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings, in_turn
-from bnfold.errors import MissingExtraError, UnsupportedModelError
+from bnfold.errors import ExampleInputError, MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
 from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files
 from bnfold.frontends.caffe.lift import lift
@@ -76,6 +76,10 @@ class CaffeRunner:
 
     def reordered(self) -> None:
         """Caffe's layers are run in one order."""
+
+    def not_taken(self, error: Exception | None) -> ExampleInputError:
+        """In the words of what raised."""
+        return ExampleInputError(self.name, error)
 
     def own(self) -> Evaluation:
         """In float32, which is what Caffe computes in."""

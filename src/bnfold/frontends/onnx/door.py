@@ -55,7 +55,7 @@ def inspect(model: Any, request: Request) -> Look:
     counts = _counted(source)
     folding = prepare_for(request, source)
     folding.check()
-    return Look(folding.report, counts, _files(model, source))
+    return Look(folding.report.planned(), counts, _files(model, source))
 
 
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
@@ -64,7 +64,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
         folded, report = fold_model(model, request)
         return FoldedModel(model, folded, report, request.inputs)
     source = read_file(model)
-    if request.output is not None:
+    if request.output is not None and (source.external or request.external_data):
         check_data_target(source, request.output, force=request.force)
     counts = _counted(source)
     output = request.output or Path("model.onnx")
@@ -79,7 +79,9 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
         waits = output.parent
         if request.output is None:
             waits = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        staged = stack.enter_context(folding.staged(output, waits, request.step))
+        staged = stack.enter_context(
+            folding.staged(output, waits, request.step, has_data=request.external_data)
+        )
     except BaseException:
         stack.close()
         raise

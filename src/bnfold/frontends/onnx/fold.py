@@ -158,8 +158,6 @@ def check_target(path: Path, output: Path, *, force: bool) -> None:
 
 def check_data_target(model: OnnxModel, output: Path, *, force: bool) -> None:
     """The same for the file of external data, and for the data that the model is made of."""
-    if not model.external:
-        return
     data = output.with_name(data_name(output.name))
     read = {part.path for part in model.tensor_data.values() if isinstance(part, FileData)}
     for path in (output, data):

@@ -215,15 +215,22 @@ class Folding:
 
     @contextmanager
     def staged(
-        self, output: Path, folder: Path, step: Callable[[float], None] = lambda part: None
+        self,
+        output: Path,
+        folder: Path,
+        step: Callable[[float], None] = lambda part: None,
+        *,
+        has_data: bool = False,
     ) -> Iterator[Staged]:
         """The folded model, written inside a folder, to be moved to its place.
 
-        `step` is told which part of it is written.
+        `step` is told which part of it is written; with `has_data` weights are external data.
         """
         with ExitStack() as stack:
             yield self.fitting.attempt(
-                lambda plan: stack.enter_context(staged(self.folded(), output, folder, step))
+                lambda plan: stack.enter_context(
+                    staged(self.folded(), output, folder, step, has_data=has_data)
+                )
             )
 
     def check(self) -> None:

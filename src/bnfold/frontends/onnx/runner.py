@@ -19,7 +19,7 @@ from onnx import ModelProto
 
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.rescaling import Rescalings
-from bnfold.errors import BnfoldError, MissingExtraError
+from bnfold.errors import BnfoldError, ExampleInputError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
@@ -103,6 +103,19 @@ class OnnxRunner:
             return False
         return filecmp.cmp(self.path, other.path, shallow=False)
 
+    def not_taken(self, error: Exception | None) -> ExampleInputError:
+        """In the runtime's words; the shapes of inputs that are left open may be to blame."""
+        step = "compare models that ONNX Runtime takes"
+        for spec in self.specs:
+            if spec.declared is None or None in spec.declared:
+                axes = "x".join(map(str, spec.shape))
+                step = (
+                    f"give other shapes for the axes that the model leaves open:"
+                    f" inputs={{{spec.name!r}: {tuple(spec.shape)}}}, or --input {spec.name}:{axes}"
+                )
+                break
+        return ExampleInputError(self.name, error, step)
+
     def own(self) -> Evaluation:
         """In ONNX Runtime. Raises NotRunnableError."""
         return self._session()
@@ -170,16 +183,23 @@ class OnnxRunner:
         return NumpyModel(self.model, lambda: self.is_stopped)
 
     def rescalings(self) -> Sequence[Rescalings]:
-        """What `fold` would do, under each clip mode; none where it refuses the model."""
+        """What `fold` would do, under each clip mode; none where it refuses the model.
+
+        The shapes that it is run on are those of the fold, or nobody gave the fold any.
+        """
         if self.known is not None:
             return self.known
+        ways = (self.pins, None) if self.pins else (None,)
+        return [rescalings for pins in ways for rescalings in self._rescalings(pins)]
+
+    def _rescalings(self, pins: Pins) -> Sequence[Rescalings]:
         rescalings = []
         kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
                 for merge in get_args(MergeMode):
                     model = self.model.copy()  # bodies and functions are folded in it
-                    folding = prepare(model, self.pins, clip=clip, merge=merge)
+                    folding = prepare(model, pins, clip=clip, merge=merge)
                     if kinds & HALF:  # where weights may overflow, which changes the plan
                         folding.check()
                     rescalings.append(folding.rescalings)

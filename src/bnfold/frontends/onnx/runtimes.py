@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold._named_shapes import check_named
 from bnfold.bench.machine import cores
 from bnfold.bench.settings import CONTIGUOUS, Setting, Wishes, check
 from bnfold.bench.timing import Timed, on_clock
@@ -57,6 +58,7 @@ class OnnxSubject:
         runtimes: Sequence[str],
         wishes: Wishes,
     ) -> None:
+        check_named(shapes)
         self._ort = _onnxruntime()
         self.runtimes = tuple(runtimes)
         self.variants = tuple(models)
@@ -85,6 +87,9 @@ class OnnxSubject:
         if setting.device == "cpu":
             return on_clock(partial(session.run, None, feeds))
         return on_clock(_bound(self._ort, session, feeds, setting))
+
+    def not_taken(self, variant: str, runtime: str, error: Exception) -> None:
+        """Inputs are drawn here."""
 
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
         """ONNX Runtime; the GPU is not known by name here."""

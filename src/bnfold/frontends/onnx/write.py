@@ -1,8 +1,8 @@
 """Write a model: one stream of bytes, large tensors straight from where they are.
 
     model.onnx         the message; tensors that were in it before
-    model.onnx.data    the external data, if there was any before, or if the message would not
-                       fit into the 2 GB of a protobuf message
+    model.onnx.data    the external data, if there was any before, if it is asked for, or if the
+                       message would not fit into the 2 GB of a protobuf message
 
 Both are written under other names first and moved into place when they are complete, the folder
 then holds both or neither.
@@ -110,11 +110,16 @@ def data_name(name: str) -> str:
 
 @contextmanager
 def staged(
-    model: OnnxModel, output: Path, folder: Path, step: Callable[[float], None]
+    model: OnnxModel,
+    output: Path,
+    folder: Path,
+    step: Callable[[float], None],
+    *,
+    has_data: bool = False,
 ) -> Iterator[Staged]:
     """Write a model into a folder of its own inside `folder`, to be moved or discarded.
 
-    `step` is told which part of the tensors is written.
+    `step` is told which part of the tensors is written; with `has_data` all go beside the message.
 
     Raises UsageError where it cannot be written, and what computing the tensors raises.
     """
@@ -123,7 +128,7 @@ def staged(
     try:
         with _explained(output):
             stage.folder.mkdir()
-            _write(model, stage, step)
+            _write(model, stage, step, has_data=has_data)
         yield stage
     finally:
         stage.discard()
@@ -140,12 +145,14 @@ def _explained(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(model: OnnxModel, stage: Staged, step: Callable[[float], None]) -> None:
+def _write(
+    model: OnnxModel, stage: Staged, step: Callable[[float], None], *, has_data: bool
+) -> None:
     inner = dict(model.tensor_data)
     # In the order of the file: a set has another one in each process.
     outer = {name: inner.pop(name) for name in model.tensor_data if name in model.external}
     size = model.proto.ByteSize() + sum(data.nbytes for data in inner.values())
-    if size > _LIMIT:
+    if has_data or size > _LIMIT:
         outer |= inner
         inner = {}
     tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}

@@ -20,12 +20,12 @@ from bnfold._output_files import write_whole
 from bnfold.errors import UnsupportedModelError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.torch.entries import split_inputs
+from bnfold.frontends.torch.example_inputs import check_unread
 from bnfold.frontends.torch.fold import fold_module, inspect_module
 from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.program import fold_program, inspect_program
 from bnfold.network import op_counts
 from bnfold.report import FoldReport
-from bnfold.verify.inputs import are_named
 
 if TYPE_CHECKING:
     from bnfold.bench.settings import Subject, Wishes
@@ -45,8 +45,9 @@ def inspect(model: Model, request: Request) -> Look:
         if isinstance(model, nn.Module):
             report = inspect_module(model, replace(request, inplace=False))
         else:
+            check_unread(model, request.inputs)
             report = inspect_program(model, request)
-    return Look(report, _counts(report)[0], ())
+    return Look(report.planned(), _counts(report)[0], ())
 
 
 def fold(model: Model, request: Request) -> Folded:
@@ -56,6 +57,7 @@ def fold(model: Model, request: Request) -> Folded:
         if isinstance(model, nn.Module):
             folded, report = fold_module(model, request)
         else:
+            check_unread(model, request.inputs)
             folded, report = fold_program(model, request)
     return Folded(model, request, folded, report)
 
@@ -184,8 +186,6 @@ def runner(model: Model, name: str, inputs: Any, like: Sequence[InputSpec] | Non
     """On the inputs that are given, on the program's own, or on such as look like others."""
     from bnfold.frontends.torch.runner import module_runner, program_runner
 
-    if are_named(inputs):  # shapes or arrays of an ONNX model on the other side
-        inputs = None
     if isinstance(model, nn.Module):
         return module_runner(model, inputs, name, like)
     return program_runner(model, inputs, name)

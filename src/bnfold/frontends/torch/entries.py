@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.example_inputs import check_values
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -32,8 +34,9 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Example inputs as the user gives them.
 
     A tensor, a tuple or list of positional arguments, a dict of keywords, or the pair of both:
-    `((x, y), {"mask": m})`.
+    `((x, y), {"mask": m})`. Raises ExampleInputError for tensors without values.
     """
+    check_values(inputs)
     if isinstance(inputs, tuple) and list(map(type, inputs)) == [tuple, dict]:
         args, keywords = inputs
         return args, dict(keywords)

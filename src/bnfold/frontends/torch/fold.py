@@ -41,6 +41,7 @@ from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
     from bnfold.frontends.torch import prove
+    from bnfold.frontends.torch.proof_calls import Call
 
 
 def fold_module(model: nn.Module, request: Request) -> tuple[nn.Module, FoldReport]:
@@ -194,24 +195,46 @@ class Folding:
 
     def _proof(self) -> prove.Proof:
         from bnfold.frontends.torch import prove
-        from bnfold.frontends.torch.proof_calls import Call
 
-        calls = [
-            Call(*split_inputs(run.inputs), run.entry)
-            if isinstance(run, Entry)
-            else Call(*split_inputs(run))
-            for run in self.runs
-        ]
         shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
         return prove.start(
             type(self.model).__name__,
             self.model,
-            calls,
+            self._calls(),
             depth(self.recording),
             shapes=shapes[:2],
             inplace=self.inplace,
             writes=bool(self.recording.changed),
         )
+
+    def _calls(self) -> list[Call]:
+        from bnfold.frontends.torch.proof_calls import Call
+
+        return [
+            Call(*split_inputs(run.inputs), run.entry)
+            if isinstance(run, Entry)
+            else Call(*split_inputs(run))
+            for run in self.runs
+        ]
+
+    def check_run(self) -> None:
+        """Raise ExampleInputError where the model raises, which a run without values may not."""
+        if not self.recording.is_structural:
+            return
+        from bnfold.frontends.torch.proof_calls import CallFailedError, ModelCalls, failure
+
+        given = self._calls()
+        calls = ModelCalls(self.model, given, writes=bool(self.recording.changed))
+        try:
+            with same_randomness():
+                calls(*calls.tensors)
+        except CallFailedError as failed:
+            error = failure(self.model, given, failed)
+            if self._is_to_blame(error):
+                raise error from failed.cause
+
+    def _is_to_blame(self, error: ExampleInputError) -> bool:
+        return is_to_blame(error, self.model, [partial(call, run=run) for run in self.runs])
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
         """The fold as it was decided."""
@@ -227,7 +250,7 @@ class Folding:
         try:
             proof = self._proof()
         except ExampleInputError as error:  # it could be analysed, but not be run
-            if is_to_blame(error, self.model, [partial(call, run=run) for run in self.runs]):
+            if self._is_to_blame(error):
                 raise
             folded, report = self.unproven()
             return folded, not_run(report, error)
@@ -259,6 +282,8 @@ def inspect_module(model: nn.Module, request: Request) -> FoldReport:
         if report is None:
             report = _report(model, folding.decided)
             report = folding.unmerged(report) if merges else report
+        if report.removed:
+            folding.check_run()
         return report
 
 

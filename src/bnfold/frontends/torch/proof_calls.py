@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
 from bnfold.frontends.torch.entries import method
+from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
@@ -199,13 +200,20 @@ def run_original(
             return calls, calls.run(listens=listens)
         except CallFailedError as error:
             if error.number == 0:
-                raise ExampleInputError(type(model).__name__, error.cause) from error.cause
+                raise failure(model, given, error) from error.cause
     # What it keeps of one call lets it take no other.
     calls = ModelCalls(model, given, writes=writes)
     try:
         return calls, calls.run(listens=listens)
     except CallFailedError as error:
-        raise ExampleInputError(type(model).__name__, error.cause) from error.cause
+        raise failure(model, given, error) from error.cause
+
+
+def failure(model: nn.Module, given: Sequence[Call], error: CallFailedError) -> ExampleInputError:
+    """What to raise where one of the given calls raised."""
+    call = given[error.number]
+    called = method(model, call.entry)
+    return not_taken(type(model).__name__, error.cause, (call.args, call.kwargs), called)
 
 
 Shapes = Mapping[int, tuple[int, ...]]

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
+from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.failed_run import error_to_raise
 from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.leaf_modules import is_observed
@@ -235,17 +236,18 @@ class _Reader:
                 entry = run.entry if isinstance(run, Entry) else ""
                 given = run.inputs if isinstance(run, Entry) else run
                 given = other_values(given) if other_inputs else given
-                self._run(recorder, entry, *split_inputs(given), plan.prefix(number))
+                self._run(recorder, entry, given, plan.prefix(number))
         return recording, recorders
 
     def _run(
         self,
         recorder: Recorder,
         entry: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        inputs: Any,
         prefix: str,
     ) -> None:
+        args, kwargs = split_inputs(inputs)
+        name, called = type(self.model).__name__, method(self.model, entry)
         tensors: dict[int, Tensor] = {}
         for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf) not in tensors:
@@ -256,7 +258,7 @@ class _Reader:
                 )
         if any(not tensor.numel() for tensor in tensors.values()):
             empty = ValueError("an example input has no elements")
-            raise ExampleInputError(type(self.model).__name__, empty)
+            raise ExampleInputError(name, empty)
         result: Any = None
         content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
         try:
@@ -267,23 +269,23 @@ class _Reader:
             )
             with recorder, module_calls(recorder), values_guarded(_look(recorder)), hears:
                 try:
-                    result = method(self.model, entry)(*args, **kwargs)
+                    result = called(*args, **kwargs)
                 except Exception as error:
                     if recorder.constants.has_lent:
                         raise NeedsMemory from error
-                    raise ExampleInputError(type(self.model).__name__, error) from error
+                    raise not_taken(name, error, inputs, called) from error
             if recorder.constants.has_lent:
                 raise NeedsMemory
             if recorder.ledger.is_void:
                 raise NeedsValues
             recorder.recording.roots.append(recorder.ledger.call)
             note_outputs(recorder, result, list(tensors.values()), prefix)
-            inputs = list(tensors.values())
-            suspects = {id(t) for t in escaped(recorder, [*inputs, *tensors_in(result)])}
+            own = list(tensors.values())
+            suspects = {id(t) for t in escaped(recorder, [*own, *tensors_in(result)])}
             if suspects:
                 forget(result)
                 result = besides_tensors(result)
-                note_escaped(recorder, inputs, suspects, prefix)
+                note_escaped(recorder, own, suspects, prefix)
         finally:
             if recorder.values.saved:
                 recorder.values.undo_writes()

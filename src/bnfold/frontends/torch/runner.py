@@ -22,6 +22,7 @@ from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError
 from bnfold.frontends.torch.decide import decide
 from bnfold.frontends.torch.entries import split_inputs
+from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.read import read_module
@@ -82,6 +83,11 @@ class TorchRunner:
         pairs = [(tensor, second.state_dict[name]) for name, tensor in first.state_dict.items()]
         pairs += [(c, second.constants.get(name)) for name, c in first.constants.items()]
         return all(a is b or is_same(a, b) for a, b in pairs)
+
+    def not_taken(self, error: Exception | None) -> ExampleInputError:
+        """With what was given, and what to type."""
+        called = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        return not_taken(self.name, error, self.inputs, called)
 
     def own(self) -> Evaluation:
         """A copy as it is."""

@@ -22,6 +22,7 @@ from bnfold.bench.settings import CHANNELS_LAST, CONTIGUOUS, Setting, Wishes, ch
 from bnfold.bench.timing import Timed, on_clock
 from bnfold.errors import ExampleInputError, TrainingModeError, UsageError
 from bnfold.frontends.torch.entries import split_inputs
+from bnfold.frontends.torch.example_inputs import not_taken
 
 EAGER = "eager"
 COMPILE = "compile"
@@ -96,6 +97,16 @@ class TorchSubject:
         if runtime == CUDA_GRAPH:
             call = captured(call)
         return on_events(call)
+
+    def not_taken(self, variant: str, runtime: str, error: Exception) -> ExampleInputError | None:
+        """Where nothing was asked for but to run the original on them."""
+        if variant != self.variants[0] or runtime != EAGER:
+            return None
+        if self._wishes != Wishes(threads=self._wishes.threads):
+            return None
+        name, model = f"the {variant} model", self._models[variant]
+        called = model if isinstance(model, nn.Module) else model.module()
+        return not_taken(name, error, self._inputs, called)
 
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
         """The GPU, if one took part, and PyTorch."""
