@@ -1,8 +1,8 @@
 """Whether a step that stays may go from the network that a plan makes, as it could not from this.
 
-Two things are judged by the constants that a network came with, and those change with the plan: what
-a channel of gamma 0 makes of its neighbours, which the step that lay between may have made a
-constant; and how far a value may be scaled or shifted, which depends on what it was before.
+Two things are judged by the constants that a network came with, and a plan changes those: whether
+a channel of gamma 0 can be made constant at its producer, behind a step and an activation that made
+another constant of it; and how far a value may be scaled or shifted, which is beside what it was.
 """
 
 from __future__ import annotations

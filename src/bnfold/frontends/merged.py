@@ -107,8 +107,13 @@ def told_in_turn(graph: g.Graph, reports: Sequence[Report]) -> Report:
     if not earlier:
         return last
     places = {op.name: place for place, op in enumerate(graph.ops)}
-    items = [item for report in earlier for item in report.items if item.is_removed]
-    items = sorted([*items, *last.items], key=lambda item: places.get(item.name, len(places)))
+    gone = [
+        item for report in reports for item in report.items if isinstance(item.outcome, Removed)
+    ]
+    into = {item.name: item.outcome.into for item in gone if isinstance(item.outcome, Removed)}
+    kept = [item for item in last.items if not item.is_removed]
+    items = passed_on([*gone, *kept], into)
+    items.sort(key=lambda item: places.get(item.name, len(places)))
     return replace(
         last,
         items=tuple(items),
@@ -116,6 +121,23 @@ def told_in_turn(graph: g.Graph, reports: Sequence[Report]) -> Report:
         merged=tuple(merged for report in reports for merged in report.merged),
         network=reduce(_drawn_over, (report.network for report in reports)),
     )
+
+
+def passed_on(items: Sequence[Item], gone: Mapping[str, Sequence[str]]) -> list[Item]:
+    """Steps that went into one that is gone, too, went into what took that in."""
+    told = []
+    for item in items:
+        if not isinstance(item.outcome, Removed):
+            told.append(item)
+            continue
+        names, seen = list(item.outcome.into), {item.name}
+        for name in names:  # which grows
+            if name in gone and name not in seen:
+                seen.add(name)
+                names += gone[name]
+        into = tuple(dict.fromkeys(name for name in names if name not in seen))
+        told.append(replace(item, outcome=Removed(into)) if into else item)
+    return told
 
 
 def _drawn_over(first: Network | None, second: Network | None) -> Network | None:
