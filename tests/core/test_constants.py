@@ -282,6 +282,15 @@ class TestMustStay:
         assert removed(net, net.sigmoid(bn(net, x, scales, [0.3, 0.7]))) == ["bn"][: 1 * first]
 
     @pytest.mark.parametrize("kind", [g.Max, g.Mean])
+    @pytest.mark.parametrize("scale", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    @pytest.mark.parametrize("axes", [(1,), (1, 2)])
+    def test_constants_that_meet_others(self, kind, scale, axes):
+        """One of several constants is none of what comes of them."""
+        net = Network()
+        x = net.reduce(bn(net, net.input(2, 3, 5, 5), scale), kind, axes, keeps_rank=True)
+        assert removed(net, net.conv(x, WIDE[:, :1, :1, :1], [0.2, -0.5])) == []
+
+    @pytest.mark.parametrize("kind", [g.Max, g.Mean])
     @pytest.mark.parametrize("place", [0, 1])
     @pytest.mark.parametrize("axes", [(2,), (2, 3)])
     def test_rows_that_others_meet(self, kind, place, axes):
@@ -296,6 +305,15 @@ class TestMustStay:
         x = bn(net, source(net), [1.5, 2.0, -0.6], name="one")
         y = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
         assert removed(net, net.leaky(x), net.leaky(y)) == ["one"]
+
+
+@pytest.mark.parametrize("kind", [g.Max, g.Mean])
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_constant_that_meets_its_like(kind, value):
+    net = Network()
+    x = bn(net, net.input(2, 3, 5, 5), [0.0, 0.0, 0.0], [value] * 3)
+    x = net.reduce(x, kind, (1,), keeps_rank=True)
+    assert removed(net, net.conv(x, WIDE[:, :1, :1, :1], [0.2, -0.5])) == ["bn"]
 
 
 class TestAtProducer:

@@ -276,6 +276,8 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
         return Constants(given.variables, np.clip(given.values, role.lower, role.upper))
     if isinstance(role, g.Homogeneous) and role.negative is not None:
         return _sloped(role.negative, given, labels[0])
+    if isinstance(role, g.Max | g.Mean) and not _meet_alike(role, given, labels[0]):
+        return None
     counts_zeros = isinstance(role, g.Mean) and role.counts_zeros
     if isinstance(role, _PASSES) and not counts_zeros:
         return given
@@ -283,6 +285,13 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
         isinstance(role, g.Pad) and np.isfinite(role.value)
     )
     return given if keeps_zero and not given.values.any() else None
+
+
+def _meet_alike(role: g.Max | g.Mean, given: Constants, labels: IntArray) -> bool:
+    """Whether constants meet nothing but their like."""
+    _, left, right = lab.merge_axes(labels, role.axes)
+    (first, one), (second, other) = given.of(left), given.of(right)
+    return bool((first == second).all()) and np.array_equal(one, other)
 
 
 def _sloped(negative: FloatArray, given: Constants, labels: IntArray) -> Constants | None:
