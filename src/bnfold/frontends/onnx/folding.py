@@ -19,7 +19,7 @@ from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.rescaling import Storage, Stored, in_turn
-from bnfold.frontends.merged import Merging, passed_on, told_in_turn
+from bnfold.frontends.merged import Merging, passed_on, told_in_turn, went_into
 from bnfold.frontends.onnx.apply import edits_of
 from bnfold.frontends.onnx.edits import Edits
 from bnfold.frontends.onnx.narrow import HALF
@@ -250,12 +250,13 @@ def is_spread(lifted: Lifted, plan: Plan) -> bool:
 
 
 def _later(folds: Sequence[Folding]) -> dict[str, tuple[str, ...]]:
-    """What took in the steps that these folds removed, by their names."""
-    return {
-        folding.lifted.graph.ops[number].name: into
-        for folding in folds
-        for number, into in folding.plan.removed.items()
-    }
+    """What took in the steps that these folds removed, and the ops they merged, by their names."""
+    gone: dict[str, tuple[str, ...]] = {}
+    for folding in folds:
+        ops = folding.lifted.graph.ops
+        gone |= {ops[number].name: into for number, into in folding.plan.removed.items()}
+        gone |= went_into(folding.merging.merged)
+    return gone
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:
