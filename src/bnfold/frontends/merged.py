@@ -72,7 +72,7 @@ class Merging:
         if not self:
             return report
         places = {op.name: place for place, op in enumerate(self.graph.ops)}
-        items = [*self.items, *report.items]
+        items = passed_on([*self.items, *report.items], _taken_in(report.items))
         items.sort(key=lambda item: places.get(item.name, len(places)))
         network = None
         if report.network is not None:
