@@ -261,15 +261,59 @@ class TestMustStay:
     def test_a_constant_behind_another_step_and_a_clip(self):
         """The clip may change the constant that the first step makes of 0."""
         net = Network()
-        x = net.clip(bn(net, source(net), [1.5, 2.0, -0.6], name="one"), room=False)
+        x = net.clip(bn(net, source(net), [1.5, 2.0, -0.6], [0.3, -0.7, 0.4], "one"), room=False)
         x = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
         assert removed(net, net.sigmoid(x)) == ["one"]
+
+    def test_a_constant_behind_another_step_and_a_mean_that_counts_zeros(self):
+        net = Network()
+        x = net.mean_pool(bn(net, source(net), [1.5, 2.0, 0.6], [0.0, 0.7, 0.0], "one"), padding=1)
+        x = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
+        assert removed(net, net.sigmoid(x)) == ["one"]
+
+    @pytest.mark.parametrize("kind", [g.Max, g.Mean])
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_a_channel_that_others_meet(self, kind, first):
+        """Zeros for one of them are none for all."""
+        net = Network()
+        x = net.reduce(source(net), kind, (1,), keeps_rank=True)
+        scales = [[0.0, 1.5], [1.5, 0.0]][first]
+        x = net.concat(x, net.conv(net.input(2, 3, 5, 5), KERNEL[:1], BIAS[:1]))
+        assert removed(net, net.sigmoid(bn(net, x, scales, [0.3, 0.7]))) == ["bn"][: 1 * first]
+
+    @pytest.mark.parametrize("kind", [g.Max, g.Mean])
+    @pytest.mark.parametrize("scale", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    @pytest.mark.parametrize("axes", [(1,), (1, 2)])
+    def test_constants_that_meet_others(self, kind, scale, axes):
+        """One of several constants is none of what comes of them."""
+        net = Network()
+        x = net.reduce(bn(net, net.input(2, 3, 5, 5), scale), kind, axes, keeps_rank=True)
+        assert removed(net, net.conv(x, WIDE[:, :1, :1, :1], [0.2, -0.5])) == []
+
+    @pytest.mark.parametrize("kind", [g.Max, g.Mean])
+    @pytest.mark.parametrize("place", [0, 1])
+    @pytest.mark.parametrize("axes", [(2,), (2, 3)])
+    def test_rows_that_others_meet(self, kind, place, axes):
+        net = Network()
+        rows = [source(net), net.conv(net.input(2, 3, 4, 5), KERNEL, -BIAS)]
+        x = net.concat(*(rows if place else rows[::-1]), axis=2)
+        x = bn(net, net.reduce(x, kind, axes, keeps_rank=True))
+        assert removed(net, net.sigmoid(x)) == []
 
     def test_a_constant_behind_another_step_that_is_read_twice(self):
         net = Network()
         x = bn(net, source(net), [1.5, 2.0, -0.6], name="one")
         y = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], name="two")
         assert removed(net, net.leaky(x), net.leaky(y)) == ["one"]
+
+
+@pytest.mark.parametrize("kind", [g.Max, g.Mean])
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_constant_that_meets_its_like(kind, value):
+    net = Network()
+    x = bn(net, net.input(2, 3, 5, 5), [0.0, 0.0, 0.0], [value] * 3)
+    x = net.reduce(x, kind, (1,), keeps_rank=True)
+    assert removed(net, net.conv(x, WIDE[:, :1, :1, :1], [0.2, -0.5])) == ["bn"]
 
 
 class TestAtProducer:
@@ -295,6 +339,26 @@ class TestAtProducer:
     def test_through_a_clip_that_leaves_zero_and_another_step(self, bounds):
         net = Network()
         assert removed(net, behind_a_clip_and_a_step(net, bounds), clip="always") == ["one", "two"]
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            lambda net, x: net.clip(x),
+            lambda net, x: net.max_pool(x),
+            lambda net, x: net.max_pool(x, padding=1),
+            lambda net, x: net.mean_pool(net.clip(x)),
+            lambda net, x: net.transpose(net.transpose(x, 0, 2, 3, 1), 0, 3, 1, 2),
+            lambda net, x: net.concat(x, x, axis=2),
+            lambda net, x: net.clip(x, 0.5, 0.9),
+            lambda net, x: net.reduce(x, g.Max, (2, 3), keeps_rank=True),
+        ],
+    )
+    def test_behind_another_step_and_what_leaves_its_constant(self, between):
+        """The first step makes 0.7 of 0, and so does what follows."""
+        net = Network()
+        x = between(net, bn(net, source(net), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0], "one"))
+        x = bn(net, x, [1.0, 0.0, 1.0], [0.0, -0.2, 0.0], "two")
+        assert removed(net, net.leaky(x), clip="always") == ["one", "two"]
 
     def test_a_relu_and_padding_after_it(self):
         net = Network()

@@ -4,7 +4,8 @@ Such a channel goes in one of two ways.
 
     at the producer   a linear op makes x, and nothing else reads it: its weights for the channel
                       become 0, so x is 0 whatever comes in, and y = 1 * x + b; behind removed
-                      steps, x is the constant c that they make of 0, and y = 1 * (x - c) + b
+                      steps, x is the constant c that they make of 0, and y = 1 * (x - c) + b,
+                      if what lies between, an activation or a pooling, leaves c as it is
     at the consumers  y^ = x^ is stored, whatever x is, and every reader of y takes the value b from
                       its bias and gives the stored value the factor 1/s_y = 0
 
@@ -43,13 +44,11 @@ class Readers:
     producer_channel: IntArray
     """Which of the producer's output channels it is."""
     count: IntArray
-    """How many ops read it, not counting those that only pass it on."""
+    """How many ops read it, not counting those that only pass it on; more where it meets others."""
     lower: FloatArray
-    """The largest lower bound of the clips that it passes."""
+    """What passes it on leaves constants from here on as they are,"""
     upper: FloatArray
-    """The smallest upper bound of the clips that it passes."""
-    passed_on: NDArray[np.bool_]
-    """Whether a clip, a pooling or a view reads it."""
+    """up to here."""
     offset: FloatArray
     """What it is if its producer makes 0 of it: not 0 behind removed affine steps."""
     readers: dict[int, list[int]] = field(default_factory=dict)
@@ -65,7 +64,6 @@ def read(binding: Binding) -> Readers:
         count=np.zeros(count, dtype=np.int64),
         lower=np.full(count, -np.inf),
         upper=np.full(count, np.inf),
-        passed_on=np.zeros(count, dtype=bool),
         offset=np.zeros(count),
     )
     for number, op in enumerate(binding.graph.ops):
@@ -73,13 +71,15 @@ def read(binding: Binding) -> Readers:
         labels = [binding.labels[tensor].reshape(-1) for tensor in op.inputs]
         variables = np.concatenate([none, *labels])
         role = op.role
-        if isinstance(role, g.Clip):
-            readers.lower[variables] = np.maximum(readers.lower[variables], role.lower)
-            readers.upper[variables] = np.minimum(readers.upper[variables], role.upper)
-        if isinstance(role, _PASSES):
-            readers.passed_on[variables] = True
-        else:
+        lower, upper = _left_as_it_is(role)
+        readers.lower[variables] = np.maximum(readers.lower[variables], lower)
+        readers.upper[variables] = np.minimum(readers.upper[variables], upper)
+        if not isinstance(role, _PASSES):
             readers.count[variables] += 1  # once, however often it occurs
+        elif isinstance(role, g.Max | g.Mean):
+            # Others that are no constants meet these, whatever the result is called after.
+            _, left, right = lab.merge_axes(binding.labels[op.inputs[0]], role.axes)
+            readers.count[np.union1d(left, right)] += 2
         for tensor in op.inputs:
             readers.readers.setdefault(tensor, []).append(number)
         if _makes_zeros(role):
@@ -89,6 +89,15 @@ def read(binding: Binding) -> Readers:
     for tensor, _, _ in binding.graph.outputs:
         readers.count[binding.labels[tensor]] += 1
     return readers
+
+
+def _left_as_it_is(role: g.Role) -> tuple[float, float]:
+    """Between which bounds a constant leaves an op that passes it on as it came."""
+    if isinstance(role, g.Clip):
+        return role.lower, role.upper
+    if isinstance(role, g.Mean) and role.counts_zeros:
+        return 0.0, 0.0
+    return -np.inf, np.inf
 
 
 def see_through(binding: Binding, readers: Readers, number: int, dead: IntArray) -> None:
@@ -102,8 +111,7 @@ def see_through(binding: Binding, readers: Readers, number: int, dead: IntArray)
     x, y = bound.inputs, bound.outputs
     uses = np.bincount(x)
     made = (uses[x] == 1) & (readers.count[x] == 1)
-    made &= ~readers.passed_on[y] & ~np.isin(y, dead)
-    made &= (readers.lower[x] <= 0.0) & (readers.upper[x] >= 0.0)
+    made &= ~np.isin(y, dead) & _is_left(readers, x)
     x, y = x[made], y[made]
     readers.producer[y] = readers.producer[x]
     readers.producer_channel[y] = readers.producer_channel[x]
@@ -136,8 +144,13 @@ def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -
     alive = np.zeros(int(x.max(initial=0)) + 1, dtype=bool)
     alive[x[~zero]] = True
     fits = (readers.producer[x] >= 0) & (readers.count[x] == 1) & ~alive[x]
-    inside = (readers.lower[x] <= 0.0) & (readers.upper[x] >= 0.0)
-    return np.asarray(fits & inside)
+    return np.asarray(fits & _is_left(readers, x))
+
+
+def _is_left(readers: Readers, x: IntArray) -> NDArray[np.bool_]:
+    """Whether what passes these on leaves the constants that they are as they are."""
+    offset = readers.offset[x]
+    return np.asarray((readers.lower[x] <= offset) & (offset <= readers.upper[x]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,6 +276,8 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
         return Constants(given.variables, np.clip(given.values, role.lower, role.upper))
     if isinstance(role, g.Homogeneous) and role.negative is not None:
         return _sloped(role.negative, given, labels[0])
+    if isinstance(role, g.Max | g.Mean) and not _meet_alike(role, given, labels[0]):
+        return None
     counts_zeros = isinstance(role, g.Mean) and role.counts_zeros
     if isinstance(role, _PASSES) and not counts_zeros:
         return given
@@ -270,6 +285,13 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
         isinstance(role, g.Pad) and np.isfinite(role.value)
     )
     return given if keeps_zero and not given.values.any() else None
+
+
+def _meet_alike(role: g.Max | g.Mean, given: Constants, labels: IntArray) -> bool:
+    """Whether constants meet nothing but their like."""
+    _, left, right = lab.merge_axes(labels, role.axes)
+    (first, one), (second, other) = given.of(left), given.of(right)
+    return bool((first == second).all()) and np.array_equal(one, other)
 
 
 def _sloped(negative: FloatArray, given: Constants, labels: IntArray) -> Constants | None:

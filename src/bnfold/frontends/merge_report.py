@@ -72,7 +72,7 @@ class Merging:
         if not self:
             return report
         places = {op.name: place for place, op in enumerate(self.graph.ops)}
-        items = [*self.items, *report.items]
+        items = passed_on([*self.items, *report.items], _taken_in(report.items))
         items.sort(key=lambda item: places.get(item.name, len(places)))
         network = None
         if report.network is not None:
@@ -107,15 +107,59 @@ def told_in_turn(graph: g.Graph, reports: Sequence[Report]) -> Report:
     if not earlier:
         return last
     places = {op.name: place for place, op in enumerate(graph.ops)}
-    items = [item for report in earlier for item in report.items if item.is_removed]
-    items = sorted([*items, *last.items], key=lambda item: places.get(item.name, len(places)))
+    gone = [item for report in reports for item in report.items if item.is_removed]
+    merged = _merged_in_turn(reports, places)
+    kept = [item for item in last.items if not item.is_removed]
+    items = passed_on([*gone, *kept], {**_taken_in(gone), **went_into(merged)})
+    items.sort(key=lambda item: places.get(item.name, len(places)))
     return replace(
         last,
         items=tuple(items),
         clips=tuple(dict.fromkeys(name for report in reports for name in report.clips)),
-        merged=tuple(merged for report in reports for merged in report.merged),
+        merged=merged,
         network=reduce(_drawn_over, (report.network for report in reports)),
     )
+
+
+def _merged_in_turn(reports: Sequence[Outcomes], places: Mapping[str, int]) -> tuple[Merged, ...]:
+    """What was merged, and merged again: all parts went into what is there at last."""
+    merged: dict[str, Merged] = {}
+    for later in (one for report in reports for one in report.merged):
+        parts: list[str] = []
+        for name in (later.into, *later.parts):
+            parts += merged.pop(name).parts if name in merged else ()
+            parts += [name] if name != later.into else []
+        parts = [name for name in dict.fromkeys(parts) if name != later.into]
+        parts.sort(key=lambda name: places.get(name, len(places)))
+        merged[later.into] = replace(later, parts=tuple(parts))
+    return tuple(merged.values())
+
+
+def _taken_in(items: Sequence[Item]) -> dict[str, tuple[str, ...]]:
+    """What took steps in, by their names."""
+    return {item.name: item.outcome.into for item in items if isinstance(item.outcome, Removed)}
+
+
+def went_into(merged: Sequence[Merged]) -> dict[str, tuple[str, ...]]:
+    """What took merged ops in, by their names."""
+    return {name: (one.into,) for one in merged for name in one.parts}
+
+
+def passed_on(items: Sequence[Item], gone: Mapping[str, Sequence[str]]) -> list[Item]:
+    """Steps that went into one that is gone, too, went into what took that in."""
+    told = []
+    for item in items:
+        if not isinstance(item.outcome, Removed):
+            told.append(item)
+            continue
+        names, seen = list(item.outcome.into), {item.name}
+        for name in names:  # which grows
+            if name in gone and name not in seen:
+                seen.add(name)
+                names += gone[name]
+        into = tuple(dict.fromkeys(name for name in names if name not in seen))
+        told.append(replace(item, outcome=Removed(into)) if into else item)
+    return told
 
 
 def _drawn_over(first: Network | None, second: Network | None) -> Network | None:

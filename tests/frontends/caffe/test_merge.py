@@ -914,3 +914,16 @@ def test_random_nets(seed: int) -> None:
     after, report = check(builder)
     assert_caffe_takes_it(after)
     assert report.kept <= fold(before, merge="never")[1].kept
+
+
+def test_steps_that_went_into_one_that_is_folded_are_in_what_took_that_in():
+    builder = Builder((2, 4, 5, 8))
+    options = "pad: 1 dilation: 2"
+    x = builder.conv(4, 2, options, group=4, bias=True, bottom="data", name="conv")
+    branches = [normalised(builder, "data", top=f"branch{place}") for place in range(2)]
+    added(builder, x, *branches, top="sum")
+    builder.inner_product(3, 160, name="out", bias=True)
+    after, report = merges(builder)
+    assert report.merged[0].kind == "Scale"
+    assert {name for item in report.items for name in item.outcome.into} == {"conv", "out"}
+    assert after.types() == ["Convolution", "Eltwise", "InnerProduct"]

@@ -12,6 +12,7 @@ import numpy as np
 from bnfold._output_files import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
 from bnfold.core.fitting import Fitting, MustStay
+from bnfold.core.fold_again import may_fold_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.errors import ModelUnreadableError, UsageError
@@ -132,10 +133,7 @@ def fold_read(
     net = read_net(document, weights)
     _check_match(net)
     infer(net)
-    if merge == "never":
-        decided = _decide(net, lift(net), clip, storage)
-        return Folded(decided, net), _report(decided, net)
-    steps = list(merge_and_fold(net, clip, storage))
+    steps = list(merge_and_fold(net, clip, storage, merge=merge))
     is_merged = any(step.merged is not None for step in steps)
     return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
 
@@ -156,12 +154,14 @@ class Round:
         return sum(not item.is_removed for item in items)
 
 
-def merge_and_fold(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round]:
-    """Merge and fold, until there is nothing left to merge; no merge may make a step stay."""
+def merge_and_fold(
+    net: Net, clip: ClipMode, storage: Weights, *, merge: MergeMode = "auto"
+) -> Iterator[Round]:
+    """Merge and fold, until there is nothing left to; no merge may make a step stay."""
     is_first = True
     while True:
         lifted = lift(net)
-        merged, merging = merge_layers(net, lifted)
+        merged, merging = merge_layers(net, lifted) if merge == "auto" else (None, Merging())
         chosen = None
         if merged is not None:
             decided = _decide(merged.net, lift(merged.net), clip, storage)
@@ -170,20 +170,28 @@ def merge_and_fold(net: Net, clip: ClipMode, storage: Weights) -> Iterator[Round
             plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
             if chosen is None or chosen.kept > plain.kept:
                 chosen = plain
-        decided, is_merged = chosen.decided, chosen.merged is not None
-        plan = decided.plan
-        changes = is_merged or bool(plan.removed)
+        changes = chosen.merged is not None or bool(chosen.decided.plan.removed)
         if is_first or changes:
             yield chosen
-        if not changes or not are_left(decided.net, decided.lifted, plan, is_merged=is_merged):
+        if not changes or not _is_another_due(chosen, merge):
             return
-        is_first, net = False, decided.read()
+        is_first, net = False, chosen.decided.read()
+
+
+def _is_another_due(last: Round, merge: MergeMode) -> bool:
+    """Whether there may be more to merge, or to remove, in what a round makes."""
+    net, lifted, plan = last.decided.net, last.decided.lifted, last.decided.plan
+    if may_fold_again(lifted.graph, plan):
+        return True
+    return merge == "auto" and are_left(net, lifted, plan, is_merged=last.merged is not None)
 
 
 def _report_of(steps: Sequence[Round], net: Net) -> FoldReport:
     """What all rounds did; the first note is how many layers are left."""
     reports = [step.merging.told(_report(step.decided, net)) for step in steps]
-    whole = told_in_turn(steps[0].merging.graph, reports)
+    first = steps[0]
+    graph = first.decided.lifted.graph if first.merged is None else first.merging.graph
+    whole = told_in_turn(graph, reports)
     notes = dict.fromkeys(note for report in reports for note in report.notes[1:])
     return replace(whole, notes=(reports[-1].notes[0], *notes))
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bnfold.core.plan import Plan, make_plan
+from bnfold.core.plan import Plan
 from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings, in_turn
 from bnfold.errors import ExampleInputError, MissingExtraError, UnsupportedModelError
 from bnfold.frontends.caffe.caffemodel import Blob, Caffemodel
 from bnfold.frontends.caffe.fold import Folded, Round, merge_and_fold, read_files
-from bnfold.frontends.caffe.lift import lift
 from bnfold.frontends.caffe.lifter import Lifted
 from bnfold.frontends.caffe.net import Net
 from bnfold.frontends.caffe.read import read_net
@@ -91,12 +90,11 @@ class CaffeRunner:
 
     def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
-        lifted = lift(self.net)
-        plain = _rescalings(self.net, lifted, make_plan(lifted.graph), None)
         steps = list(merge_and_fold(self.net, "auto", "stored"))
-        if all(step.merged is None for step in steps):
-            return [plain]
-        return [reduce(in_turn, map(_of_round, steps)), plain]
+        found = [steps]
+        if any(step.merged is not None for step in steps):
+            found.append(list(merge_and_fold(self.net, "auto", "stored", merge="never")))
+        return [reduce(in_turn, map(_of_round, steps)) for steps in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from bnfold._output_files import check_place, is_same_file, shortened
 from bnfold._storage import Weights
 from bnfold.core.fitting import Fitting
+from bnfold.core.fold_again import may_fold_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.frontend import Request
@@ -62,7 +63,7 @@ def prepare(
 def _is_another_due(folding: Folding, merge: MergeMode) -> bool:
     """Whether a fold leaves what another one may merge, or remove."""
     lifted, plan = folding.lifted, folding.plan
-    if is_spread(lifted, plan):
+    if is_spread(lifted, plan) or may_fold_again(lifted.graph, plan):
         return True
     return merge == "auto" and are_left(lifted, plan, is_merged=bool(folding.merging))
 

@@ -19,7 +19,7 @@ from bnfold.core.modes import ClipMode
 from bnfold.core.plan import Plan, make_plan
 from bnfold.core.reasons import Reason
 from bnfold.core.rescaling import PlanRescalings, Rescaling, in_turn
-from bnfold.frontends.merge_report import Merging, told_in_turn
+from bnfold.frontends.merge_report import Merging, passed_on, told_in_turn, went_into
 from bnfold.frontends.onnx.apply import edits_of
 from bnfold.frontends.onnx.edits import Edits
 from bnfold.frontends.onnx.narrow import HALF
@@ -31,7 +31,7 @@ from bnfold.frontends.onnx.sites import AffineSite, Lifted
 from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
 from bnfold.frontends.outcomes import outcomes, reported
-from bnfold.outcomes import Item, Removed
+from bnfold.outcomes import Item
 from bnfold.report import FoldReport
 
 
@@ -154,7 +154,7 @@ class Folding:
         first = foldings[0]
         graph = first.merging.graph if first.merging.graph.ops else first.lifted.graph
         report = told_in_turn(graph, reports)
-        items = _through(report.items, foldings[1:])
+        items = passed_on(report.items, _later(foldings[1:]))
         return replace(
             report,
             items=(*items, *self.inside.items),
@@ -256,23 +256,14 @@ def is_spread(lifted: Lifted, plan: Plan) -> bool:
     return any(np.ptp(edit.scale) != 0.0 or np.ptp(edit.shift) != 0.0 for edit in edits)
 
 
-def _through(items: Sequence[Item], later: Sequence[Folding]) -> list[Item]:
-    """Steps that went into one that a later fold removed went into what took that in."""
-    through = {
-        folding.lifted.graph.ops[number].name: into
-        for folding in later
-        for number, into in folding.plan.removed.items()
-    }
-    told = []
-    for item in items:
-        names, seen = list(item.into), {item.name}
-        for name in names:  # which grows
-            if name in through and name not in seen:
-                seen.add(name)
-                names += through[name]
-        into = tuple(dict.fromkeys(name for name in names if name not in seen))
-        told.append(replace(item, outcome=Removed(into)) if item.is_removed and into else item)
-    return told
+def _later(folds: Sequence[Folding]) -> dict[str, tuple[str, ...]]:
+    """What took in the steps that these folds removed, and the ops they merged, by their names."""
+    gone: dict[str, tuple[str, ...]] = {}
+    for folding in folds:
+        ops = folding.lifted.graph.ops
+        gone |= {ops[number].name: into for number, into in folding.plan.removed.items()}
+        gone |= went_into(folding.merging.merged)
+    return gone
 
 
 def affine_items(lifted: Lifted, plan: Plan) -> list[Item]:

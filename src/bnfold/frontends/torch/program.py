@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold.core.fitting import Bans
+from bnfold.core.fold_again import may_fold_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.reasons import Reason
 from bnfold.errors import ExampleInputError
@@ -54,12 +55,12 @@ class _Work:
     layers: int
     """How many ops the program ran as it came."""
     earlier: _Work | None = None
-    """The fold that `program` comes of, where that left something to merge."""
+    """The fold that `program` comes of, where that left something to merge or to remove."""
 
     @property
-    def is_merged(self) -> bool:
-        """Whether anything is merged."""
-        return bool(self.merging) or (self.earlier is not None and self.earlier.is_merged)
+    def is_plain(self) -> bool:
+        """Whether it is one fold, with nothing merged."""
+        return not self.merging and self.earlier is None
 
     @property
     def changes(self) -> bool:
@@ -90,12 +91,12 @@ def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedPr
         )
     except ExampleInputError as error:
         return rewrite(work.program, work.decided), not_run(_report(work), error)
-    if work.is_merged:
+    if not work.is_plain:
         folded = rewrite(work.program, work.decided)
         verdict = proof.check(folded)
         if verdict.equal:
             return folded, replace(_report(work), verdict=verdict)
-        work = _work(program, clip, "never")
+        work = _round(program, clip, "never")
     return _proven(work, clip, proof)
 
 
@@ -156,9 +157,9 @@ def _inside(program: ExportedProgram) -> list[Item]:
 
 
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
-    """The program merged and planned, until there is nothing left to merge."""
+    """The program merged and planned, until there is nothing left to merge or to remove."""
     work = _round(program, clip, merge)
-    while merge == "auto" and _are_left(work):
+    while _is_another_due(work, merge):
         later = _round(rewrite(work.program, work.decided), clip, merge)
         if not later.changes:
             break
@@ -166,8 +167,12 @@ def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     return work
 
 
-def _are_left(work: _Work) -> bool:
-    return are_left(work.program, work.decided, is_merged=bool(work.merging))
+def _is_another_due(work: _Work, merge: MergeMode) -> bool:
+    """Whether there may be more to merge, or to remove, in what the fold makes."""
+    if may_fold_again(work.decided.lifted.graph, work.decided.plan):
+        return True
+    is_merged = bool(work.merging)
+    return merge == "auto" and are_left(work.program, work.decided, is_merged=is_merged)
 
 
 def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:

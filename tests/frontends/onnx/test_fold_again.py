@@ -1,0 +1,118 @@
+"""Steps that go once others are gone: gammas of 0, and values far out of range.
+
+A fold looks again where one stays for these reasons, so that a second fold changes nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import bnfold
+from bnfold.frontends.onnx.fold import prepare
+from bnfold.frontends.onnx.read import read_proto
+from tests.conformance.onnx_run import error, feeds, run
+from tests.conformance.onnx_sketch import Sketch
+from tests.frontends.onnx.merging import ops
+
+TINY = 1e-7
+
+
+def bn(s: Sketch, x: str, gamma: list[float], beta: list[float], name: str) -> str:
+    """With statistics that do little."""
+    count = len(gamma)
+    constants = {"g": gamma, "b": beta, "m": [0.1] * count, "v": [0.9] * count}
+    names = [s.tensor(f"{name}_{key}", s.round(values)) for key, values in constants.items()]
+    return s.node("BatchNormalization", x, *names, name=name)
+
+
+def behind_an_activation(s: Sketch, x: str, *activation: str) -> str:
+    """The first makes -0.7 of 0, which the activation makes 0 of, and the second forgets that."""
+    x = bn(s, s.conv(x, 3, 3, name="in"), [1.2, 0.0, 0.8], [0.3, -0.7, 0.4], "first")
+    x = s.node(activation[0], x, *activation[1:], name="between")
+    return bn(s, x, [1.5, 0.0, 0.7], [-0.2, 0.5, 0.3], "second")
+
+
+def relu(s: Sketch, x: str) -> str:
+    return behind_an_activation(s, x, "Relu")
+
+
+def relu6(s: Sketch, x: str) -> str:
+    return behind_an_activation(
+        s, x, "Clip", s.tensor("low", s.round(0.0)), s.tensor("high", s.round(6.0))
+    )
+
+
+def clip_above_zero(s: Sketch, x: str) -> str:
+    return behind_an_activation(s, x, "Clip", s.tensor("low", s.round(0.2)))
+
+
+def relu_and_pool(s: Sketch, x: str) -> str:
+    x = bn(s, s.conv(x, 3, 3, name="in"), [1.2, 0.0, 0.8], [0.3, -0.7, 0.4], "first")
+    x = s.node("MaxPool", s.node("Relu", x), kernel_shape=[2, 2], strides=[2, 2])
+    return bn(s, x, [1.5, 0.0, 0.7], [-0.2, 0.5, 0.3], "second")
+
+
+def sum_of_branches(s: Sketch, x: str, *gammas: list[float]) -> str:
+    """A channel of the sum is hardly there; what one of its operands adds to it, neither."""
+    branches = [s.conv(x, 3, 3, 1, name="plain")]
+    for place, gamma in enumerate(gammas):
+        y = s.conv(s.input(2, 3, 6, 6, name=f"x{place}"), 3, 3, 1, name=f"c{place}")
+        branches.append(bn(s, y, gamma, [0.3, -0.5, 0.2], f"branch{place}"))
+    x = s.node("Sum", *branches, name="sum")
+    return s.node("Relu", bn(s, x, [0.9, 1.2, TINY], [0.3, 0.1, 0.4], "behind"), name="relu")
+
+
+def three_branches(s: Sketch, x: str) -> str:
+    x = s.node("Relu", x, name="first")
+    rows = [[TINY, 0.9, 1.2], [TINY, 1.2, TINY], [0.6, 1.2, 0.9]]
+    return sum_of_branches(s, x, *rows)
+
+
+def two_branches(s: Sketch, x: str) -> str:
+    return sum_of_branches(s, s.node("Relu", x, name="first"), [0.7, 1.1, TINY], [0.6, 1.2, 0.9])
+
+
+def a_mean_of_what_is_hardly_there(s: Sketch, x: str) -> str:
+    x = bn(s, s.conv(x, 3, 3, name="in"), [TINY, 0.5, 0.7], [0.4, 0.3, -0.2], "first")
+    x = s.node("Mean", x, s.node("GlobalAveragePool", s.node("Relu", x)))
+    return bn(s, x, [0.4, 0.8, TINY], [0.5, -0.3, 0.6], "second")
+
+
+AGAIN = [
+    relu,
+    relu6,
+    relu_and_pool,
+    three_branches,
+    two_branches,
+    a_mean_of_what_is_hardly_there,
+]
+FORMS = [*AGAIN, clip_above_zero]
+
+
+def model_of(form) -> onnx.ModelProto:
+    s = Sketch(np.float32, seed=5)
+    x = form(s, s.input(2, 3, 6, 6))
+    s.output(s.conv(s.node("LeakyRelu", x, alpha=0.1, name="leaky"), 3, 4, 3, name="out", pad=1))
+    return s.model()
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize("clip", ["auto", "always", "never"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_fold_changes_nothing(form, clip, merge):
+    model = model_of(form)
+    folded, report = bnfold.fold(model, clip=clip, merge=merge)
+    for feed in feeds(model):
+        assert error(run(model, feed), run(folded, feed)) < 1e-5
+    assert bnfold.fold(folded, clip=clip, merge=merge).model == folded
+    assert len({item.name for item in report.items}) == len(report.items)
+    assert report.removed == report.total - ops(folded).count("BatchNormalization")
+
+
+@pytest.mark.parametrize("form", AGAIN)
+def test_these_do_look_again(form):
+    folding = prepare(read_proto(model_of(form)), None, clip="always")
+    assert folding.earlier is not None
+    assert folding.plan.removed
