@@ -15,6 +15,7 @@ _MOST_TELLING_FIRST = (
     Reason.ACTIVATION,
     Reason.CLIP_COST,
     Reason.HOOK,
+    Reason.VARIES,
     Reason.OTHER_PHASE,
     Reason.NONLINEAR,
     Reason.FIXED_WEIGHT,

@@ -41,6 +41,8 @@ def lift(recording: Recording) -> Lifted:
             lift_aten.emit(lifter, event)
     for value, name in hooked:
         lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
+    for value in recording.read_later:
+        lifter.graph.output(lifter.tensor(value), "another run", Reason.VARIES)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
     return Lifted(lifter.graph, lifter.sites, lifter.tensors, lifter.events)

@@ -166,8 +166,9 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if spec.bias is None:
         return spec.node is not None or id(spec.module) in lifter.recording.members, None
     origin = spec.bias.origin
-    if id(origin) in lifter.recording.lent_biases:
-        return True, None
+    lent_to = lifter.recording.lent_biases.get(id(origin))
+    if lent_to is not None:
+        return id(lent_to) in lifter.recording.members, None
     if (
         id(origin) not in lifter.owned
         or not spec.bias.is_itself
