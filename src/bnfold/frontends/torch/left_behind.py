@@ -43,7 +43,7 @@ def traces_of(named: Mapping[str, nn.Module], *, are_real: bool) -> Traces:
         for key in (*own, *_HOOKS) if is_ours else _HOOKS:
             if key not in _INTERNAL and (is_ours or own[key]):
                 walk.note(place + key, own[key], 0)
-        for key, buffer in own["_buffers"].items():
+        for key, buffer in own["_buffers"].items() if is_ours else ():
             walk.note(place + key, buffer, 0)
         for kind in type(module).__mro__ if is_ours else ():
             if not kind.__module__.startswith(("torch.", "builtins")):
