@@ -118,6 +118,47 @@ class TestOrder:
         assert removed_names(net, assert_fold_is_exact(net.output(x))) == ["a", "c"]
 
 
+class TestStiffSteps:
+    """A step that would keep its factors or summands is tried first where one stays."""
+
+    FACTOR = {"summands": g.Parameter.FIXED}
+    SUMMAND = {"factors": g.Parameter.FIXED}
+    NEITHER = {"factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
+
+    @pytest.mark.parametrize(
+        "kinds",
+        [
+            ["bn", "neither"],
+            ["neither", "bn"],
+            ["bn", "factor", "summand"],
+            ["summand", "factor", "bn"],
+            ["factor", "bn", "summand"],
+            ["bn", "neither", "neither", "summand"],
+            ["neither", "bn", "factor", "bn2"],
+        ],
+    )
+    def test_one_step_takes_all_others_in(self, kinds):
+        net = Network()
+        x = net.input(2, 3, 4, 4)
+        for place, kind in enumerate(kinds):
+            a = A if kind != "summand" else [1.0] * 3
+            b = B if kind != "factor" else [0.0] * 3
+            options = getattr(self, kind.upper(), {})
+            x = net.affine(x, a, b, name=f"{kind} {place}", **options)
+        plan = assert_fold_is_exact(net.output(net.sigmoid(x, name="sigmoid")))
+        (kept,) = plan.kept
+        assert net.graph.ops[kept].name.startswith("bn")
+        assert plan.kept[kept] == Obstacle(Reason.NONLINEAR, "sigmoid")
+
+    def test_with_zeros_among_the_factors(self):
+        net = Network()
+        x = net.conv(net.input(2, 3, 4, 4), K[0])
+        x = net.affine(x, A, B, name="bn")
+        x = net.affine(net.sigmoid(x), A, B, name="bn2")
+        x = net.affine(x, [0.0, 2.0, 0.5], [0.0] * 3, name="zeros", **self.NEITHER)
+        assert_fold_is_exact(net.output(net.conv(net.affine(x, A, B, name="bn3"), K[1])))
+
+
 class TestRestarts:
     def test_a_step_that_must_not_be_edited_after_all_holds_from_the_start(self):
         """Its law of staying contradicts what went before it was refused."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bnfold.core import graph as g
 from bnfold.core.binding import Binding
 from bnfold.core.reasons import Reason
+from bnfold.core.system import Cause
 
 _MOST_TELLING_FIRST = (
     Reason.PADDING,
     Reason.ACTIVATION,
     Reason.CLIP_COST,
     Reason.HOOK,
+    Reason.VARIES,
     Reason.OTHER_PHASE,
     Reason.NONLINEAR,
     Reason.FIXED_WEIGHT,
@@ -34,24 +36,51 @@ class Obstacle:
 
 def blame(binding: Binding, number: int, causes: Sequence[int]) -> Obstacle:
     """The most telling of the constraints that a removal ran into."""
+    given = [binding.system.causes[index] for index in causes if index >= 0]
+    best = _most_telling(given, number)
+    if best is None:
+        zero = [cause.name for cause in given if _is_own_zero(cause, number)]
+        if zero:
+            own = binding.graph.ops[number].name
+            return Obstacle(Reason.ZERO_GAMMA, None if zero[-1] == own else zero[-1])
+        return _upstream(binding, number)
+    if best.reason is Reason.BRANCHES:
+        # A step that went has passed on what its readers ask: they are to name, not the step.
+        gone = [cause.op for cause in given if cause.op != number and cause.op in binding.affine]
+        best = _most_telling(_beyond(binding, gone), number) or best
+    return best
+
+
+def _most_telling(causes: Iterable[Cause], number: int) -> Obstacle | None:
     best: Obstacle | None = None
     rank = len(_MOST_TELLING_FIRST)
-    zero_gamma: str | None = None
-    for index in causes:
-        if index < 0:
-            continue
-        cause = binding.system.causes[index]
-        if cause.reason is Reason.ZERO_GAMMA and cause.op == number:
-            zero_gamma = cause.name
+    for cause in causes:
         if cause.op == number or cause.reason not in _MOST_TELLING_FIRST:
             continue
         place = _MOST_TELLING_FIRST.index(cause.reason)
         if place < rank:
             best, rank = Obstacle(cause.reason, cause.name), place
-    if best is None and zero_gamma is not None:
-        own = binding.graph.ops[number].name
-        return Obstacle(Reason.ZERO_GAMMA, None if zero_gamma == own else zero_gamma)
-    return best or _upstream(binding, number)
+    return best
+
+
+def _is_own_zero(cause: Cause, number: int) -> bool:
+    return cause.reason is Reason.ZERO_GAMMA and cause.op == number
+
+
+def _beyond(binding: Binding, steps: Sequence[int]) -> list[Cause]:
+    """What was asked of the outputs of these affine steps, and of steps right behind them."""
+    system = binding.system
+    found: dict[int, Cause] = {}
+    queue, seen = list(steps), set(steps)
+    while queue:
+        outputs = binding.affine[queue.pop()].outputs
+        for forest in (system.magnitude, system.sign, system.shift):
+            for index in forest.causes_of(outputs):
+                cause = found[index] = system.causes[index]
+                if cause.reason is Reason.BRANCHES and cause.op in binding.affine:
+                    queue += {cause.op} - seen
+                    seen.add(cause.op)
+    return [found[index] for index in sorted(found)]
 
 
 def _upstream(binding: Binding, number: int) -> Obstacle:

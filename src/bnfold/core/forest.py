@@ -215,6 +215,15 @@ class Forest:
             variable = up
         return causes
 
+    def causes_of(self, variables: IntArray) -> list[int]:
+        """The causes of all links from these variables up to their roots."""
+        causes: set[int] = set()
+        node, up = variables, self.parent[variables]
+        while (below := up != node).any():
+            causes.update(self.cause[node[below]].tolist())
+            node, up = up, self.parent[up]
+        return sorted(causes)
+
     def _link(
         self, a: Rooted, b: Rooted, p: FloatArray, q: FloatArray, cause: int
     ) -> tuple[IntArray, NDArray[np.bool_]]:

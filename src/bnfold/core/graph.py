@@ -148,6 +148,11 @@ class AffineStep:
         return Parameter.EDITABLE in (self.factors, self.summands)
 
     @property
+    def is_stiff(self) -> bool:
+        """Whether it could go, but would keep its factors or its summands if it stays."""
+        return self.is_wanted and not self.factors is self.summands is Parameter.EDITABLE
+
+    @property
     def is_reported(self) -> bool:
         """Whether somebody wants to know what became of it."""
         return self.removal is not Removal.UNASKED
@@ -167,6 +172,7 @@ class RefusedStep:
     """As of `AffineStep`."""
 
     is_reported: ClassVar[bool] = True
+    is_stiff: ClassVar[bool] = False
 
 
 Step = AffineStep | RefusedStep

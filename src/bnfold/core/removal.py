@@ -73,6 +73,8 @@ class Options:
     """Check after each removal that the waiting sums still have a solution."""
     shortcuts: tuple[Shortcut, ...] = ()
     """Sums to try as a whole, outer ones before those inside."""
+    stiff_first: bool = False
+    """Try those steps before all others that would give less way if they stayed."""
 
     def open_sums(self) -> frozenset[int]:
         """The sums whose law depends on what is tried."""
@@ -164,10 +166,14 @@ def _groups(binding: Binding) -> Iterable[tuple[int, ...]]:
             yield group
 
 
-def groups_left(solution: Solution) -> list[tuple[int, ...]]:
-    """The groups that no shortcut took along."""
+def groups_left(solution: Solution, options: Options) -> list[tuple[int, ...]]:
+    """The groups that no shortcut took along, in the order in which they are tried."""
     gone = set(solution.removed)
-    return [group for group in _groups(solution.binding) if group[0] not in gone]
+    left = [group for group in _groups(solution.binding) if group[0] not in gone]
+    if not options.stiff_first:
+        return left
+    graph = solution.binding.graph
+    return sorted(left, key=lambda group: not graph.step(group[0]).is_stiff)
 
 
 def known_refusal(binding: Binding, group: tuple[int, ...], options: Options) -> Obstacle | None:

@@ -8,6 +8,10 @@ the order in which it runs, is tried for removal,
 and a conflict rolls back and is recorded. Then every activation is asked to keep its bounds.
 Last, `choose` gives values to what is still free.
 
+A step that would keep its factors or its summands, as a mere product does, takes little of what
+went before it. Where one stays, all is done again with such steps tried first: those in front, as
+they stay, take them in. What removes more counts.
+
 If steps stay that are part of a sum which sees one tensor twice, all of it is done again with the
 law of `shortcut_law` for such sums, and the better of the two solutions counts.
 """
@@ -59,12 +63,23 @@ def solve(
     `clip` says whether an activation may get bounds per channel: always, never, or where that
     costs less than it saves. `banned` steps stay, for the reason given.
     """
-    given = options = Options(clip, dict(banned or {}))
+    options = Options(clip, dict(banned or {}))
+    solution = _within_range(graph, options)
+    if any(graph.step(number).is_stiff for number in solution.kept):
+        other = replace(options, stiff_first=True)
+        better = _within_range(graph, other)
+        if len(better.removed) > len(solution.removed):
+            options, solution = other, better
+    return _with_shortcuts(graph, options, solution)
+
+
+def _within_range(graph: g.Graph, options: Options) -> Solution:
+    """A solution without those removals that store something out of its range."""
     while True:
         solution = _settled(graph, options)
         excess = _excess(solution)
         if not excess:
-            return _with_shortcuts(graph, given, solution)
+            return solution
         options = _ban(options, solution, excess)
 
 
@@ -184,7 +199,7 @@ def _remove_all(graph: g.Graph, options: Options, plain: Iterable[int]) -> Solut
     later: list[tuple[int, ...]] = []
     if _remove_together(solution, options):
         return solution
-    for group in groups_left(solution):
+    for group in groups_left(solution, options):
         refusal = known_refusal(binding, group, options)
         if refusal is not None:
             keep(solution, group, refusal, options)
@@ -203,7 +218,7 @@ def _remove_together(solution: Solution, options: Options) -> bool:
     All of them hold together exactly if each, tried after the others, can go.
     """
     binding, system = solution.binding, solution.binding.system
-    groups = list(groups_left(solution))
+    groups = groups_left(solution, options)
     steps = [number for group in groups for number in group]
     affine = [binding.affine[number] for number in steps if number in binding.affine]
     if options.careful or len(affine) < max(2, len(steps)):
@@ -265,7 +280,7 @@ def _remove_more(
             cost = _clip_cost(graph, dear)
             solution.refused.update(dict.fromkeys(shortcut.steps, cost) if cost else {})
     close_sums(solution, options)
-    for group in groups_left(solution):
+    for group in groups_left(solution, options):
         if group[0] not in first.kept or group[0] in stay:
             continue
         try:

@@ -19,7 +19,7 @@ from bnfold.frontends.torch.affine_chain import (
 )
 from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
 from bnfold.frontends.torch.leaf_modules import is_hooked
-from bnfold.frontends.torch.lifter import Lifter, shape_of
+from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
 from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants
@@ -75,13 +75,25 @@ def constants_chain(
         tie=tie_of(lifter, module),
     )
     site = site_of(module, successors, source, events[-1])
-    constant = gamma if gamma is not None else beta
-    if constant is not None:
-        ones = np.ones(constant.numel())
-        site = replace(
-            site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * ones, deviation=ones
-        )
+    site = _with_constant(site, gamma, beta)
     return Chain(tuple(events), source, value, role, site, call.name, is_batch_norm=False)
+
+
+def _with_constant(site: AffineSite, gamma: Tensor | None, beta: Tensor | None) -> AffineSite:
+    """The same site, with the parameter that is its factors or its summands."""
+    constant = gamma if gamma is not None else beta
+    if constant is None:
+        return site
+    ones = np.ones(constant.numel())
+    return replace(
+        site, gamma=gamma, beta=beta, statistics=constant, mean=0.0 * ones, deviation=ones
+    )
+
+
+def _known(constant: Tensor | None, *, is_known: bool) -> g.Parameter:
+    if constant is not None:
+        return g.Parameter.EDITABLE
+    return g.Parameter.FIXED if is_known else g.Parameter.UNKNOWN
 
 
 _PRODUCTS = ("mul", "multiply")
@@ -152,19 +164,28 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     has_own_summands = not is_open and (
         is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
     )
+    gamma, beta = _own_constant(lifter, event) if own and per_channel else (None, None)
     role = g.AffineStep(
         affine.scale,
         affine.shift,
         kind=str(getattr(event.target, "_opname", "")),
         channels=affine.scale.size,
         removal=g.Removal.WANTED if is_wanted else g.Removal.UNASKED,
-        factors=g.Parameter.FIXED if has_own_factors else g.Parameter.UNKNOWN,
-        summands=g.Parameter.FIXED if has_own_summands else g.Parameter.UNKNOWN,
+        factors=_known(gamma, is_known=has_own_factors),
+        summands=_known(beta, is_known=has_own_summands),
         range_limit=range_limit(source.dtype),
         growth_limit=growth_limit(source.dtype),
     )
-    site = site_of(None, (), source, event)
+    site = _with_constant(site_of(None, (), source, event), gamma, beta)
     return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)
+
+
+def _own_constant(lifter: Lifter, event: Event) -> tuple[Tensor | None, Tensor | None]:
+    """The parameter that is an event's factors, or its summands, if this event alone uses it."""
+    if any(len(lifter.recording.parameter_uses[id(c.origin)]) > 1 for c in constants(event.args)):
+        return None, None
+    factors = _only_constant(lifter, [event], _PRODUCTS)
+    return factors, _only_constant(lifter, [event], _SUMS)
 
 
 def _by_parameters(lifter: Lifter, event: Event) -> bool:

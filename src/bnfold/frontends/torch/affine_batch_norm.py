@@ -130,9 +130,9 @@ _UNKNOWN = (
 
 
 def _why_not_constant(spec: BatchNormSpec) -> str:
-    if spec.changing:
-        return "the run writes to its statistics"
-    return "in training mode" if spec.training else "it has no running statistics"
+    if spec.training:
+        return "in training mode"
+    return "the run writes to its statistics" if spec.changing else "it has no running statistics"
 
 
 def _has_other_readers(lifter: Lifter, event: Event) -> bool:

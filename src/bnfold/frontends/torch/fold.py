@@ -29,13 +29,15 @@ from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import note_on_methods, split_by
+from bnfold.frontends.torch.read import MOST_RUNS
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
-from bnfold.frontends.torch.unseen_paths import asks_for_values, parts_by_dtype
+from bnfold.frontends.torch.unseen_paths import parts_by_dtype
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -324,6 +326,9 @@ def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> Fo
         )
         if applies
     )
+    notes += (_UNSETTLED.format(", ".join(decided.recording.unsettled)),) * bool(
+        decided.recording.unsettled
+    )
     methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan, risky)
     notes += () if methods is None else (methods,)
     versions = {"torch": torch.__version__}
@@ -334,6 +339,12 @@ _UNREACHED = (
     "Some BatchNorms were not reached by the run on the example inputs. If the model can reach "
     "them on other inputs, pass those too (also=...): weights that both paths use were folded for "
     "the path that was taken."
+)
+
+
+_UNSETTLED = (
+    f"Each run leaves something else behind for the next ({{}}). {MOST_RUNS} runs in a row were"
+    " looked at; what the model does in later ones was not seen."
 )
 
 

@@ -24,13 +24,15 @@ def lift(recording: Recording) -> Lifted:
     for value, name in recording.inputs:
         lifter.tensors[value.number] = lifter.graph.input(value.shape, name)
     linears = lift_linear.survey(lifter)
-    steps = lift_affine.survey(lifter)
+    steps = lift_affine.survey(lifter, linears.adders)
     hooked = _hooked_values(recording)
     for event in recording.events:
         if event.number in steps.skipped:
             continue
         if event.number in steps.chains:
             lift_affine.emit(lifter, steps.chains[event.number])
+        elif event.number in linears.adders:
+            lift_linear.emit_adder(lifter, event)
         elif event.number in linears.specs:
             lift_linear.emit(lifter, event, linears)
         elif isinstance(event.target, nn.Module):
@@ -39,6 +41,8 @@ def lift(recording: Recording) -> Lifted:
             lift_aten.emit(lifter, event)
     for value, name in hooked:
         lifter.graph.output(lifter.tensor(value), name, Reason.HOOK)
+    for value in recording.read_later:
+        lifter.graph.output(lifter.tensor(value), "another run", Reason.VARIES)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
     return Lifted(lifter.graph, lifter.sites, lifter.tensors, lifter.events)

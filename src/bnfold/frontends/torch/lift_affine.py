@@ -8,7 +8,7 @@ step too. Arithmetic that a larger module does in passing can be seen through bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -34,8 +34,8 @@ class Steps:
     """Numbers of the other events of the chains."""
 
 
-def survey(lifter: Lifter) -> Steps:
-    """Find all affine steps: whole modules first, then single events."""
+def survey(lifter: Lifter, biases: Collection[int]) -> Steps:
+    """Find all affine steps: whole modules first, then single events, but for those of `biases`."""
     steps = Steps()
     for calls in lifter.recording.calls.values():
         chains = [_module_chain(lifter, call) for call in calls]
@@ -47,6 +47,8 @@ def survey(lifter: Lifter) -> Steps:
             _register(steps, chain)
     for event in lifter.recording.events:
         if event.number in steps.chains or event.number in steps.skipped:
+            continue
+        if event.number in biases:
             continue
         spec = _spec_of(lifter, event)
         if spec is not None:

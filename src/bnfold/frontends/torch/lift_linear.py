@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
+from bnfold.frontends.torch.late_bias import late_biases
 from bnfold.frontends.torch.lifter import Lifter, LinearSite, is_floating, to_numpy
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.linear_ops import LinearSpec, linear_spec
 from bnfold.frontends.torch.ops import op_name
-from bnfold.frontends.torch.recording import Derivation, Event, Value
+from bnfold.frontends.torch.recording import Derivation, Event, Value, values
 
 
 @dataclass(slots=True)
@@ -31,6 +32,8 @@ class Linears:
     """Per event number."""
     by_weight: dict[int, list[Event]] = field(default_factory=dict)
     """Events per id(parameter) used as weight."""
+    adders: dict[int, int] = field(default_factory=dict)
+    """Per number of an event that adds a bias behind a product, the number of that product."""
     binary_network: bool = False
     """Whether signs of activations are taken anywhere."""
 
@@ -46,7 +49,15 @@ def survey(lifter: Lifter) -> Linears:
             linears.specs[event.number] = spec
             linears.by_weight.setdefault(id(spec.weight.origin), []).append(event)
         linears.binary_network |= op_name(event.target) in _SIGNS
+    products = [(event, linears.specs[event.number]) for event in _events(linears)]
+    for number, (spec, adder) in late_biases(lifter, products).items():
+        linears.specs[number] = spec
+        linears.adders[adder.number] = number
     return linears
+
+
+def _events(linears: Linears) -> list[Event]:
+    return [event for events in linears.by_weight.values() for event in events]
 
 
 _SIGNS = {"sign", "sign_", "sgn", "ge", "gt", "le", "lt"}
@@ -71,7 +82,8 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         **_narrowing(event, spec.source),
     )
     inputs = [lifter.tensor(spec.source)]
-    number = lifter.emit(event, role, inputs)
+    number = _emit_gates(lifter, event, role, inputs) if spec.is_gated else None
+    number = lifter.emit(event, role, inputs) if number is None else number
     is_whole = spec.weight.is_itself or spec.weight.is_transposed
     content = spec.weight.origin if is_whole else spec.weight.tensor
     lifter.sites[number] = LinearSite(
@@ -83,6 +95,22 @@ def emit(lifter: Lifter, event: Event, linears: Linears) -> None:
         _bias_taker(lifter, spec) if bias_editable else None,
         spec.node if bias_editable else None,
     )
+
+
+def _emit_gates(lifter: Lifter, event: Event, role: g.Linear, inputs: list[int]) -> int:
+    """A recurrent layer: a linear op of its input, and what is not linear behind that."""
+    source, *others = values(event.args, event.kwargs)
+    shape = (*source.shape[:-1], role.out_channels)
+    gates = lifter.graph.add(event.name, role, inputs, [shape])
+    number = len(lifter.graph.ops) - 1
+    lifter.emit(event, g.Opaque(), [*gates, *map(lifter.tensor, others)])
+    return number
+
+
+def emit_adder(lifter: Lifter, event: Event) -> None:
+    """The sum of a product and its bias, which the product has already."""
+    (value,) = values(event.args, event.kwargs)
+    lifter.emit(event, g.View(list), [lifter.tensor(value)])
 
 
 _EDITABLE = {
@@ -138,17 +166,19 @@ def _bias_freedom(lifter: Lifter, spec: LinearSpec, linears: Linears) -> tuple[b
     if spec.bias is None:
         return spec.node is not None or id(spec.module) in lifter.recording.members, None
     origin = spec.bias.origin
-    if id(origin) in lifter.recording.lent_biases:
-        return True, None
+    lent_to = lifter.recording.lent_biases.get(id(origin))
+    if lent_to is not None:
+        return id(lent_to) in lifter.recording.members, None
     if (
         id(origin) not in lifter.owned
         or not spec.bias.is_itself
         or not origin.dtype.is_floating_point
     ):
         return False, None
-    same = {id(event) for event in owner_uses}
+    same = {event.number for event in owner_uses}
     for use in lifter.recording.parameter_uses[id(origin)]:
-        if use.event is None or id(use.event) not in same:
+        number = -1 if use.event is None else use.event.number
+        if linears.adders.get(number, number) not in same:
             return False, None
     return True, origin
 

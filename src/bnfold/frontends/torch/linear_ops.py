@@ -31,6 +31,8 @@ class LinearSpec:
     """The module that takes a bias if it is given one."""
     node: fx.Node | None = None
     """The node that takes a bias if it is given one."""
+    is_gated: bool = False
+    """Whether what is computed of its output, by the same op, is not linear."""
 
     @property
     def use(self) -> tuple[Any, ...]:
@@ -266,7 +268,18 @@ def _embedding_op(a: Arguments) -> LinearSpec | None:
     return _embedding(a["indices"], a["weight"])
 
 
+def _rnn_layer_op(a: Arguments) -> LinearSpec | None:
+    """A layer of an LSTM: it begins with a product of its input, (steps, batch, channels)."""
+    source, weight = a["input"], a["weight0"]
+    bias = a["weight2"] if a["has_biases"] else None
+    if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
+        return None
+    spec = _matrix(source, weight, bias, None)
+    return None if spec is None else replace(spec, is_gated=True)
+
+
 _READERS = {
+    "mkldnn_rnn_layer": _rnn_layer_op,
     "convolution": _convolution_op,
     "_convolution": _convolution_op,
     "conv1d": _convolution_op,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnfold._threads import share
+from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.fitting import Overflow
 from bnfold.core.plan import AffineEdit, LinearEdit, Plan
@@ -76,7 +77,9 @@ def compute(lifted: Lifted, plan: Plan) -> NewTensors:
     for number, change in plan.affine.items():
         site = lifted.sites[number]
         assert isinstance(site, AffineSite)
-        for key, job in _affine_jobs(new, number, site, change):
+        step = lifted.graph.step(number)
+        assert isinstance(step, g.AffineStep)
+        for key, job in _affine_jobs(new, number, step, site, change):
             jobs.setdefault(key, job)
     # The largest first, so that all threads are done at about the same time.
     ordered = sorted(jobs.values(), key=lambda job: -job.like.numel())
@@ -124,9 +127,9 @@ def _linear_jobs(
 
 
 def _affine_jobs(
-    new: NewTensors, number: int, site: AffineSite, edit: AffineEdit
+    new: NewTensors, number: int, step: g.AffineStep, site: AffineSite, edit: AffineEdit
 ) -> Iterator[tuple[object, _Job]]:
-    """A BatchNorm that stays: its new gamma and beta, the mean itself moved or not."""
+    """A step that stays: its new factors and summands; a BatchNorm's mean is moved or not."""
     assert site.mean is not None and site.deviation is not None and site.statistics is not None
     mean = site.mean
     if site.running_mean is not None and not np.array_equal(moved := edit.moved_mean(mean), mean):
@@ -135,8 +138,13 @@ def _affine_jobs(
         given = partial(np.asarray, mean)
         yield id(site.running_mean), _Job(number, given, site.running_mean, place)
     gamma, beta = edit.of_batchnorm(mean, site.deviation)
-    wanted = (("weight", site.gamma, gamma), ("bias", site.beta, beta))
-    for name, parameter, content in wanted:
+    wanted = (
+        ("weight", step.factors, site.gamma, gamma),
+        ("bias", step.summands, site.beta, beta),
+    )
+    for name, known, parameter, content in wanted:
+        if known is not g.Parameter.EDITABLE:
+            continue
         if parameter is not None:
             reshaped = content.reshape(tuple(parameter.shape))
             given = partial(np.asarray, reshaped)

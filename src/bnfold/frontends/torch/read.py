@@ -22,6 +22,8 @@ from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.failed_run import error_to_raise
 from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.leaf_modules import is_observed
+from bnfold.frontends.torch.left_behind import Traces, moved, traces_of
+from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.module_calls import module_calls
 from bnfold.frontends.torch.outputs import (
     besides_tensors,
@@ -40,6 +42,9 @@ from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_v
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget
 
+MOST_RUNS = 12
+"""So often in a row a module is run that is other after each run."""
+_MOST_NAMED = 3
 _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -190,6 +195,7 @@ class _Reader:
         before, random_states = snapshot(self.modules), _random_states()
         # What is run itself holds the very tensors that are compared: keep what was in them.
         kept = [] if self.shadow.is_copy or not plan.again else contents_of(self.modules)
+        traces = [self._traces(structural=structural)] if plan.again else []
         recording, recorders = self._record(plan, structural=structural)
         recording.is_structural = structural
         if recording.by_chance or random_states != _random_states():
@@ -204,16 +210,61 @@ class _Reader:
         if not plan.again:
             return recording
         is_copy = self.shadow.is_copy
-        if is_copy and not may_vary(recording, recorders, self.shadow, before):
+        traces.append(self._traces(structural=structural))
+        may_differ = moved(*traces) or may_vary(recording, recorders, self.shadow, before)
+        if is_copy and not may_differ:
             return recording
+        changed = self._changed(recorders, kept)
+        strange = any(recorder.constants.strange for recorder in recorders)
+        second, recorders = self._record(plan, structural=structural, other_inputs=strange)
+        mark_varying(recording, second, changed, self.shadow, moved=strange)
+        traces.append(self._traces(structural=structural))
+        changed |= self._changed(recorders, kept)
+        if moved(*traces[-2:]) or (changed and asks_for_values(recording)):
+            self._read_on(plan, recording, traces, kept, structural=structural)
+        return recording
+
+    def _read_on(
+        self,
+        plan: _Plan,
+        recording: Recording,
+        traces: list[Traces],
+        kept: list[tuple[Tensor, Tensor]],
+        *,
+        structural: bool,
+    ) -> None:
+        """Run it until it is left as it was once before, or often enough."""
+        while len(traces) <= MOST_RUNS:
+            try:
+                later, recorders = self._record(plan, structural=structural)
+            except ExampleInputError:  # as often it cannot be run
+                break
+            changed = self._changed(recorders, kept)
+            mark_varying(recording, later, changed, self.shadow, moved=False)
+            now = self._traces(structural=structural)
+            if now in traces and not asks_for_values(recording):
+                return
+            traces.append(now)
+        recording.counts = True
+        recording.unsettled = tuple(moved(*traces[-2:])[:_MOST_NAMED])
+
+    def _is_left(self, recorder: Recorder, tensor: Tensor) -> bool:
+        """Whether a run may leave what it wrote to a tensor of the model for the next one."""
+        if not self.shadow.is_copy or isinstance(tensor, nn.Parameter):
+            return False
+        return not (recorder.ledger.is_structural and tensor.is_floating_point())
+
+    def _traces(self, *, structural: bool) -> Traces:
+        return traces_of(dict(self.model.named_modules()), are_real=not structural)
+
+    def _changed(
+        self, recorders: Sequence[Recorder], kept: Sequence[tuple[Tensor, Tensor]]
+    ) -> set[int]:
+        """id() of the original's tensors that hold something else now."""
         changed = self.shadow.changed()
         changed += [tensor for tensor, content in kept if _is_written(tensor, content)]
         changed += [self.shadow.original(t) for r in recorders for t, _ in r.values.saved]
-        moved = any(recorder.constants.strange for recorder in recorders)
-        second, _ = self._record(plan, structural=structural, other_inputs=moved)
-        ids = {id(tensor) for tensor in changed}
-        mark_varying(recording, second, ids, self.shadow, moved=moved)
-        return recording
+        return {id(tensor) for tensor in changed}
 
     def _record(
         self, plan: _Plan, *, structural: bool, other_inputs: bool = False
@@ -288,7 +339,7 @@ class _Reader:
                 note_escaped(recorder, own, suspects, prefix)
         finally:
             if recorder.values.saved:
-                recorder.values.undo_writes()
+                recorder.values.undo_writes(is_left=partial(self._is_left, recorder))
             for tensor, before in content:
                 if _is_written(tensor, before):
                     tensor.copy_(before)

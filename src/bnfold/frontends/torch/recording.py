@@ -209,12 +209,16 @@ class Recording:
     """Whether the program took a number out of what is drawn at random."""
     counts: bool = False
     """Whether a run leaves other numbers in the modules than it found; see `state`."""
+    unsettled: tuple[str, ...] = ()
+    """Where each of many runs left something else for the next; see `left_behind`."""
     is_structural: bool = False
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
     varying: set[int] = field(default_factory=set)
     """Numbers of events whose numbers or constants are other ones in other runs."""
+    read_later: list[Value] = field(default_factory=list)
+    """Values that other runs read where they take another path; see `parting`."""
     changed: set[int] = field(default_factory=set)
     """id() of parameters and buffers that a run changes."""
     counter: Iterator[int] = field(default_factory=itertools.count)

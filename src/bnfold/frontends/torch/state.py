@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.parting import part_at
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of
 from bnfold.frontends.torch.shadow import Shadow
@@ -189,8 +190,9 @@ def mark_varying(
         first.owned.clear()
         first.members = frozenset()
     if aligned < max(len(first.events), len(second.events)):
-        # Another path: nothing that was seen is what the next run does.
-        first.varying.update(event.number for event in first.events)
+        if moved:  # another path: nothing that was seen is what the next run does
+            first.varying.update(event.number for event in first.events)
+        part_at(first, second, aligned)
 
 
 def _is_same_op(first: Event, second: Event) -> bool:

@@ -9,7 +9,7 @@ that it lives in.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -204,10 +204,11 @@ class TensorValues:
         self.tainted[memory_of(tensor)] = (tensor, storage)
         self._adopt(tensor, storage)
 
-    def undo_writes(self) -> None:
-        """Give the model's own tensors the content that they had before the run."""
+    def undo_writes(self, *, is_left: Callable[[Tensor], bool] | None = None) -> None:
+        """Give the model's own tensors the content that they had before, but what may be left."""
         for owner, content in self.saved:
-            owner.copy_(content)
+            if is_left is None or not is_left(owner):
+                owner.copy_(content)
         forget(list(self.constants.owned.values()) if self.saved else [])
 
     def output(
