@@ -14,6 +14,7 @@ import pytest
 
 import bnfold
 from bnfold.cli import main
+from tests.hard_stops import forks
 from tests.verify.test_quick import network
 
 
@@ -25,16 +26,27 @@ def models(tmp_path, monkeypatch):
     onnx.save(bnfold.fold(model).model, "b.onnx")
 
 
+def reads(path: str) -> None:
+    """From now on stdin is that file."""
+    os.dup2(os.open(path, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.chdir(Path(path).parent)
+
+
 def command(*words: str, stdin: str | bytes = "a.onnx") -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which has imported what it needs."""
     content = Path(stdin).read_bytes() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
-        [sys.executable, "-m", "bnfold", *words], input=content, capture_output=True
-    )
-    assert b"Traceback" not in done.stderr
-    assert tempfile.gettempdir().encode() not in done.stdout + done.stderr
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode("latin-1"), done.stderr.decode()
-    )
+    place = Path("given").resolve()
+    place.write_bytes(content)
+    done = forks.run(reads, (str(place),), list(words))
+    place.unlink()
+    return without_complaint(done)
+
+
+def without_complaint(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert "Traceback" not in done.stderr
+    assert tempfile.gettempdir() not in done.stdout + done.stderr
+    return done
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,13 @@ def test_a_terminal_holds_no_model():
     os.close(follower)
     assert done.returncode == 2
     assert b"stdin is a terminal" in done.stderr
+
+
+def test_from_a_pipe(models):
+    words = [sys.executable, "-m", "bnfold", "inspect", "-"]
+    with subprocess.Popen(["cat", "a.onnx"], stdout=subprocess.PIPE) as writer:
+        done = subprocess.run(words, stdin=writer.stdout, capture_output=True, text=True)
+    assert without_complaint(done).stdout.startswith("3 of 3")
 
 
 def test_inspect(models):

@@ -142,12 +142,13 @@ def test_inspect(folder, capsys, source):
     assert said(capsys.readouterr().out) == 0
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_many(folder, capsys, jobs):
-    words = ["fold", "net.prototxt", "table.onnx", "--jobs", jobs, "--weights", "float32"]
-    assert main([*words, "--json"]) == 0
+@pytest.mark.parametrize("words", [("--jobs", "1"), ("--jobs", "2", "--no-verify")])
+def test_many(folder, capsys, words):
+    models = ("net.prototxt", "table.onnx")
+    assert main(["fold", *models, "--weights", "float32", *words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert all(one["fold"]["difference"]["relative"] < 1e-6 for one in document["models"])
+    if "--no-verify" not in words:
+        assert all(one["fold"]["difference"]["relative"] < 1e-6 for one in document["models"])
     assert stored() == {"<f4"}
     assert kinds(onnx.load("table.folded.onnx"))["table_folded"] == FLOAT
 

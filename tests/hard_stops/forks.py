@@ -19,7 +19,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_IMPORTED = ("bnfold.cli.fold", "bnfold.frontends.caffe.door", "bnfold.frontends.onnx.door")
+_IMPORTED = (
+    "bnfold.cli.bench",
+    "bnfold.cli.fold",
+    "bnfold.cli.inspect",
+    "bnfold.cli.verify",
+    "bnfold.frontends.caffe.door",
+    "bnfold.frontends.onnx.door",
+    "bnfold.frontends.onnx.run_exact",
+    "onnxruntime",
+)
 
 
 def run(
@@ -77,7 +86,11 @@ def _run(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)
 
