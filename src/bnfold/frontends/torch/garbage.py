@@ -14,18 +14,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+_ours: list[None] = []
+"""One entry while they are set aside."""
+
+
 @contextmanager
 def old_objects_set_aside() -> Iterator[None]:
     """While this is open, collections look through what has been made since alone.
 
-    Does nothing where somebody has frozen objects already: they could not be told from ours.
+    Does nothing inside of another one, or where somebody has frozen objects already: they could
+    not be told from ours.
     """
-    if gc.get_freeze_count():
+    if _ours or gc.get_freeze_count():  # which counts them one by one
         yield
         return
     gc.collect(1)  # young garbage would be old afterwards, and stay for longer
     gc.freeze()
+    _ours.append(None)
     try:
         yield
     finally:
+        _ours.clear()
         gc.unfreeze()
