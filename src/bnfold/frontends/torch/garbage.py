@@ -13,7 +13,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _ours: list[None] = []
 """One entry while they are set aside."""
 
