@@ -86,6 +86,14 @@ def test_an_inspection_counts_ops_and_bytes() -> None:
     assert "before" not in text and "after" not in text
 
 
+def test_what_a_model_takes_is_a_few_lines() -> None:
+    facts = [f"input x{number}: float32 1x3x5x5" for number in range(20)]
+    told = summary(Ending(LONG, facts=facts), width=60)
+    assert "x6: float32" in told and "x7: float32" not in told
+    assert "... and 13 more" in told
+    assert "x7: float32" in summary(Ending(LONG, facts=facts[:8]), width=60)
+
+
 def test_a_fold_that_leaves_no_op_shows_both_columns() -> None:
     text = summary(Ending(LONG, {"Identity": 1}, {"Conv": 1}), width=60)
     assert re.search(r"^op +before +after$", text, re.MULTILINE)
@@ -117,5 +125,7 @@ def test_one_model_is_inspected_with_its_counts(tmp_path: Path, capsys) -> None:
     assert main(["inspect", str(tmp_path / "m.onnx")]) == 0
     out = capsys.readouterr().out
     size = (tmp_path / "m.onnx").stat().st_size
+    lines = ["opset 17; IR version 8", "input x: float32 1x3x5x5", "output y: float32 1x3x5x5"]
+    assert "\n".join(lines) in out
     assert re.search(r"^Relu +2$", out, re.MULTILINE)
     assert re.search(rf"^file +{size} B$", out, re.MULTILINE)

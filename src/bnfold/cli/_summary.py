@@ -23,6 +23,8 @@ from bnfold.report import FoldReport
 
 MOST_OPS = 12
 """Lines of types of ops; those that did not change are summed up first."""
+MOST_FACTS = 8
+"""Lines about the model's versions, inputs and outputs."""
 MOST_KEPT = 8
 """Steps that stayed, before the rest is left to --table."""
 
@@ -44,6 +46,8 @@ class Ending:
     """One line."""
     seconds: float | None = None
     """From the first byte read to the last one written; None if nothing was to be written."""
+    facts: Sequence[str] = ()
+    """What is known of the model beside that, a line each."""
 
     @property
     def written(self) -> int:
@@ -56,6 +60,7 @@ def summary(ending: Ending, *, width: int, color: bool = False, table: bool = Fa
     report = ending.report
     done = _wrapped([line for line in (report.summary, report.merged_summary) if line], width)
     parts = [[_paint(line, "1", color) for line in done], _reasons(report, width)]
+    parts.append(_wrapped(_few(ending.facts), width, indent="  "))
     parts.append(_ops(ending, width))
     parts.append(_steps(report, width, color, table=table))
     parts.append(_merges(report, width) if table else [])
@@ -157,6 +162,13 @@ def _merges(report: FoldReport, width: int) -> list[str]:
         + shortened(printable(text), width - room - 2)
         for name, text in rows
     ]
+
+
+def _few(facts: Sequence[str]) -> list[str]:
+    """The first, as many as there is room for on a screen."""
+    if len(facts) <= MOST_FACTS:
+        return list(facts)
+    return [*facts[: MOST_FACTS - 1], f"... and {len(facts) - MOST_FACTS + 1} more"]
 
 
 # -------------------------------------------------------------------- ops and files

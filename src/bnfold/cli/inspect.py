@@ -58,4 +58,4 @@ def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look, Endin
     files = seen.files or source.files
     write_report(options, Ending(seen.report), read=files)
     held = sum(path.stat().st_size for path in files) if files else None
-    return source.name, seen, Ending(seen.report, seen.counts, read=held)
+    return source.name, seen, Ending(seen.report, seen.counts, read=held, facts=seen.facts)
