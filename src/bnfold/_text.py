@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 
 def printable(text: str, *, keep: str = "") -> str:
     """Without control characters, which a terminal would obey; `keep` names those that may stay."""
@@ -15,6 +18,13 @@ def shortened(name: str, width: int) -> str:
         return name
     room = max(width - 3, 2)
     return f"{name[: (room + 1) // 2]}...{name[len(name) - room // 2 :]}"
+
+
+def columns(most: int = 100) -> int:
+    """Of the terminal, if text is printed on one, but no more than `most`."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return most
+    return max(40, min(shutil.get_terminal_size().columns, most))
 
 
 def size(count: int) -> str:

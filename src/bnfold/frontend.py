@@ -64,6 +64,8 @@ class Look:
     counts: Counts
     files: Sequence[Path]
     """What it was read from; none where it was in memory."""
+    facts: Sequence[str] = ()
+    """What else its file says of it, a line each: its version, its inputs and outputs."""
 
 
 class NotRunError(Exception):

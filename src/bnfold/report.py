@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bnfold._text import columns
 from bnfold.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class FoldReport(Outcomes):
         return render(self, Facts(title, bench, hashes or {}, ops, sizes))
 
     def __str__(self) -> str:
-        return self.table()
+        return self.table(width=columns())
 
     def _repr_html_(self) -> str:
         from bnfold import _render

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bnfold._text import columns
 from bnfold.bench import chart, table
 from bnfold.bench.rows import Measurements
 
@@ -21,7 +22,7 @@ class BenchResult(Measurements):
         return chart.svg(self)
 
     def __str__(self) -> str:
-        return self.table()
+        return self.table(width=columns())
 
     def _repr_html_(self) -> str:
         return table.html(self)

@@ -12,6 +12,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from bnfold._next_steps import next_step
@@ -22,6 +23,8 @@ from bnfold.report import FoldReport
 
 MOST_OPS = 12
 """Lines of types of ops; those that did not change are summed up first."""
+MOST_FACTS = 8
+"""Lines about the model's versions, inputs and outputs."""
 MOST_KEPT = 8
 """Steps that stayed, before the rest is left to --table."""
 
@@ -34,7 +37,7 @@ class Ending:
     before: Mapping[str, int] = field(default_factory=dict)
     """Ops by type."""
     after: Mapping[str, int] = field(default_factory=dict)
-    """The same of the folded model."""
+    """The same of the folded model; none where nothing was folded."""
     read: int | None = None
     """Bytes of the files that were read; None if there is none."""
     files: tuple[tuple[Path, int], ...] = ()
@@ -43,6 +46,8 @@ class Ending:
     """One line."""
     seconds: float | None = None
     """From the first byte read to the last one written; None if nothing was to be written."""
+    facts: Sequence[str] = ()
+    """What is known of the model beside that, a line each."""
 
     @property
     def written(self) -> int:
@@ -55,6 +60,7 @@ def summary(ending: Ending, *, width: int, color: bool = False, table: bool = Fa
     report = ending.report
     done = _wrapped([line for line in (report.summary, report.merged_summary) if line], width)
     parts = [[_paint(line, "1", color) for line in done], _reasons(report, width)]
+    parts.append(_wrapped(_few(ending.facts), width, indent="  "))
     parts.append(_ops(ending, width))
     parts.append(_steps(report, width, color, table=table))
     parts.append(_merges(report, width) if table else [])
@@ -104,6 +110,8 @@ def _steps(report: FoldReport, width: int, color: bool, *, table: bool) -> list[
     shown = items if table else items[:MOST_KEPT]
     longest = max(len(printable(item.name)) for item in shown)
     room = min(longest, max(12, (width - 2) * 3 // 5))
+    unused = width - room - 2 - max(len(_outcome(item, width - room - 2)) for item in shown)
+    room = min(longest, room + unused)
     lines = [_step(item, room, width, color) for item in shown]
     if len(items) > len(shown):
         lines += _wrapped(
@@ -115,14 +123,31 @@ def _steps(report: FoldReport, width: int, color: bool, *, table: bool) -> list[
 def _step(item: Item, room: int, width: int, color: bool) -> str:
     # ONNX's exporters end a node's name in its type: the first thing that nobody misses.
     name = item.name if len(item.name) <= room else item.name.removesuffix(f"/{item.kind}")
-    name, beside = shortened(name, room).ljust(room), width - room - 2
+    outcome = _outcome(item, width - room - 2)
+    painted = _paint(outcome, "32" if item.is_removed else "33", color)
+    return f"{shortened(name, room).ljust(room)}  {painted}"
+
+
+def _outcome(item: Item, width: int) -> str:
+    """The sentence; where it does not fit, a word and the ops: the sentence is above, for all."""
     outcome = printable(item.sentence)
-    if len(outcome) > beside:  # the sentence is above, once for all
-        word = "into" if item.is_removed else str(item.reason)
-        others = ", ".join(item.into) if item.is_removed else item.blocker or ""
-        text = f"{word} {shortened(others, max(beside - len(word) - 1, 5))}".rstrip()
-        outcome = shortened(text, beside)
-    return f"{name}  {_paint(outcome, '32' if item.is_removed else '33', color)}"
+    if len(outcome) <= width:
+        return outcome
+    word = "into" if item.is_removed else str(item.reason)
+    names = item.into if item.is_removed else filter(None, [item.blocker])
+    others = ", ".join(_beside(name, item.name) for name in names)
+    text = f"{word} {shortened(others, max(width - len(word) - 1, 5))}".rstrip()
+    return shortened(text, width)
+
+
+def _beside(name: str, other: str) -> str:
+    """A name without the folders, or modules, that it shares with another: .../act/Relu."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))
+    shared = "".join(letter for letter, _ in pairs)
+    end = max(shared.rfind("/"), shared.rfind("."))
+    if end < len("..."):
+        return name
+    return f"...{name[end:] if name[end] == '/' else name[end + 1 :]}"
 
 
 def _merges(report: FoldReport, width: int) -> list[str]:
@@ -139,6 +164,13 @@ def _merges(report: FoldReport, width: int) -> list[str]:
     ]
 
 
+def _few(facts: Sequence[str]) -> list[str]:
+    """The first, as many as there is room for on a screen."""
+    if len(facts) <= MOST_FACTS:
+        return list(facts)
+    return [*facts[: MOST_FACTS - 1], f"... and {len(facts) - MOST_FACTS + 1} more"]
+
+
 # -------------------------------------------------------------------- ops and files
 
 
@@ -147,7 +179,8 @@ def _ops(ending: Ending, width: int) -> list[str]:
     kinds = sorted(ending.before.keys() | ending.after.keys())
     if not kinds:
         return []
-    changed = [kind for kind in kinds if _of(ending.before, kind) != _of(ending.after, kind)]
+    after = ending.after or ending.before
+    changed = [kind for kind in kinds if _of(ending.before, kind) != _of(after, kind)]
     steady = sorted(
         (kind for kind in kinds if kind not in changed),
         key=lambda kind: (-_of(ending.before, kind), kind),
@@ -155,20 +188,22 @@ def _ops(ending: Ending, width: int) -> list[str]:
     shown = steady[: max(0, MOST_OPS - len(changed))]
     rest = steady[len(shown) :]
     rows = [
-        (kind, _of(ending.before, kind), _of(ending.after, kind))
-        for kind in sorted([*changed, *shown])
+        (kind, _of(ending.before, kind), _of(after, kind)) for kind in sorted([*changed, *shown])
     ]
     if rest:
         count = sum(_of(ending.before, kind) for kind in rest)
         rows.append((f"{len(rest)} other types", count, count))
-    rows.append(("all", sum(ending.before.values()), sum(ending.after.values())))
+    rows.append(("all", sum(ending.before.values()), sum(after.values())))
     cells = [("op", "before", "after", ""), *map(_row, rows)]
+    if not ending.after:  # nothing was folded
+        cells = [("op", "", "count", ""), *((name, "", str(count), "") for name, count, _ in rows)]
     if ending.read is not None:
-        after = size(ending.written) if ending.files else ""
-        cells.append(("file", size(ending.read), after, ""))
+        written = size(ending.written) if ending.files else ""
+        sizes = (size(ending.read), written) if ending.after else ("", size(ending.read))
+        cells.append(("file", *sizes, ""))
     names, *numbers = ([len(row[column]) for row in cells] for column in range(4))
     first, second, third = (max(lengths) for lengths in numbers)
-    first, second = max(first, _COLUMN), max(second, _COLUMN)
+    first, second = max(first, _COLUMN) if ending.after else 0, max(second, _COLUMN)
     room = min(max(names), max(width - first - second - third - 6, 8))
     return [
         f"{shortened(name, room).ljust(room)}  {a:>{first}}  {b:>{second}}  {change}".rstrip()

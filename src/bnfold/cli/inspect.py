@@ -33,26 +33,29 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--report is a page about one model", "inspect them one by one")
     with spooled([model.source for model in named]) as arguments.place:
         seen = [_look(arguments, model) for model in named]
-    names, looks = [name for name, _ in seen], [look for _, look in seen]
+    names, looks, endings = zip(*seen, strict=True)
     if arguments.json and len(looks) == 1:
         answer_json(looks[0].report.to_dict())
     elif arguments.json:
-        models_ = [{"source": name, **look.report.to_dict()} for name, look in seen]
+        pairs = zip(names, looks, strict=True)
+        models_ = [{"source": name, **look.report.to_dict()} for name, look in pairs]
         answer_json({"schema": "bnfold.reports/1", "models": models_})
     elif len(looks) == 1:
-        answer_summary(Ending(looks[0].report), table=arguments.table)
+        answer_summary(endings[0], table=arguments.table)
     else:
         answer(side_by_side(names, looks, columns()))
     return int(arguments.strict and any(look.report.kept for look in looks))
 
 
-def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look]:
-    """What the model is called, and what is known of it."""
+def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look, Ending]:
+    """What the model is called, what is known of it, and what is said of it alone."""
     own = {"source": model.source, "weights": model.weights}
     options = argparse.Namespace(**{**vars(arguments), **own})
     source = asked_source(options)
     with progress(f"inspecting {source.name}"):
         given, inputs = source.open()
         seen = source.frontend.inspect(given, request_of(options, inputs))
-    write_report(options, Ending(seen.report), read=seen.files or source.files)
-    return source.name, seen
+    files = seen.files or source.files
+    write_report(options, Ending(seen.report), read=files)
+    held = sum(path.stat().st_size for path in files) if files else None
+    return source.name, seen, Ending(seen.report, seen.counts, read=held, facts=seen.facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bnfold._text import columns
 from bnfold.verify import render
 from bnfold.verify.findings import Findings
 
@@ -17,7 +18,7 @@ class VerifyResult(Findings):
         return render.text(self, color=color, width=width)
 
     def __str__(self) -> str:
-        return self.table()
+        return self.table(width=columns())
 
     def _repr_html_(self) -> str:
         return render.html(self)

@@ -19,6 +19,7 @@ import numpy as np
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.frontend import Counts, Look, NotRunError, Request
+from bnfold.frontends.onnx.facts import facts
 from bnfold.frontends.onnx.fold import (
     check_data_target,
     check_target,
@@ -55,7 +56,7 @@ def inspect(model: Any, request: Request) -> Look:
     counts = _counted(source)
     folding = prepare_for(request, source)
     folding.check()
-    return Look(folding.report.planned(), counts, _files(model, source))
+    return Look(folding.report.planned(), counts, _files(model, source), facts(source.proto))
 
 
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
