@@ -160,7 +160,24 @@ def writes_later(s: Net, y: Tensor, x: Tensor) -> Tensor:
     return s.normal(y)
 
 
+def weighs_later(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.step += 1
+    return s.normal(y) * (1.0 if s.step < 4 else float(s.head.weight.abs().mean()))
+
+
+def asks_the_weight_first(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.step += 1
+    factor = 1.0 if s.step < 4 else float(s.bn.weight.abs().mean())
+    return s.normal(y) * factor
+
+
+def computes_with_the_weight_later(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.step += 1
+    return s.normal(y) if s.step < 4 else s.normal(y) + s.head.bias.exp().mean()
+
+
 PROGRAMS = [
+    *(weighs_later, asks_the_weight_first, computes_with_the_weight_later),
     *(every_third, every_fifth, adds_every_third, warms_up, in_a_buffer, in_a_fractional_buffer),
     *(by_the_length, by_frames, by_turns, in_an_object, in_slots, in_numpy, one_size_often),
     *(resets_eps, trains_later, goes_later, learns_later, writes_later),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -388,3 +390,86 @@ def test_embedding_that_rewrites_its_own_weight():
     folded, _ = bnfold.fold(model, indices)
     assert torch.equal(model.emb.weight, weight)
     assert_same(run(model, indices), run(folded, indices), 1e-9)
+
+
+class ReadsGamma(nn.Module):
+    """A BatchNorm whose gamma the code reads, and a factor per channel behind it."""
+
+    def __init__(self, read) -> None:
+        super().__init__()
+        self.bn, self.last, self.read = nn.BatchNorm2d(4), nn.BatchNorm2d(4), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.read(self.bn, torch.sigmoid(self.bn(x)))).sigmoid()
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda bn, y: bn(y)[:, bn.weight.abs().argsort()],
+        lambda bn, y: bn(y) * (bn.weight.abs() > 0.9)[:, None, None],
+        lambda bn, y: bn(y) + float(bn.bias.sum()),
+        lambda bn, y: bn(y) + torch.tensor(bn.weight.tolist()).mean(),
+        lambda bn, y: bn(y) * bn.running_var.mean(),
+        lambda bn, y: bn(y) + bn.running_mean[:, None, None].clamp(0.0, 0.1),
+    ],
+)
+def test_a_gamma_that_is_read_is_not_replaced(read, verify):
+    """Not even by a parameter of another name: the code asks the module for it."""
+    assert_folds(build(ReadsGamma(read)), image(2, 4, 5, 5), verify=verify)
+
+
+class Left(nn.Module):
+    """A run with gradients left something in it that cannot be copied by itself."""
+
+    def __init__(self, leave) -> None:
+        super().__init__()
+        self.conv, self.bn, self.leave = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), leave
+        self.past: object = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x))
+        self.leave(self, y)
+        return y
+
+
+def _as_a_buffer(m: Left, y: Tensor) -> None:
+    m.register_buffer("seen", y.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda m, y: setattr(m, "past", y),
+        lambda m, y: setattr(m, "past", [y, y.sum()]),
+        lambda m, y: setattr(m, "past", {"y": y}),
+        lambda m, y: setattr(m, "past", deque([y], maxlen=2)),
+        lambda m, y: setattr(m, "past", (y[:, :1], y)),
+        _as_a_buffer,
+    ],
+)
+def test_what_a_run_with_gradients_left_is_copied(leave):
+    model = build(Left(leave))
+    model(image(2, 3, 5, 5))
+    folded, report = bnfold.fold(model, image(2, 3, 5, 5))
+    assert report.removed == 1
+    with torch.no_grad():
+        assert_same([model(image(1, 3, 6, 6))], [folded(image(1, 3, 6, 6))], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "normed",
+    [
+        lambda m: nn.utils.weight_norm(m.conv),
+        lambda m: nn.utils.prune.l1_unstructured(m.conv, "weight", 0.3),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_made_by_a_hook_are_copied(normed):
+    model = build(Left(lambda m, y: None))
+    normed(model)
+    folded, report = bnfold.fold(model, image(2, 3, 5, 5))
+    assert report.removed == 0
+    with torch.no_grad():
+        assert_same([model(image(1, 3, 6, 6))], [folded(image(1, 3, 6, 6))], 1e-12)

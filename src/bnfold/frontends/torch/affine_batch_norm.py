@@ -60,7 +60,7 @@ def batch_norm_chain(
     spread, center = affine.as_batchnorm(mean, deviation)
     rank = len(spec.source.shape)
     gamma, beta = _editable(lifter, event, spec)
-    gains = is_node or (can_gain(module) and id(module) in lifter.recording.members)
+    gains = is_node or (can_gain(module) and _may_change(lifter, module))
     role = g.AffineStep(
         g.channel_array(affine.scale, 1, rank),
         g.channel_array(affine.shift, 1, rank),
@@ -158,6 +158,13 @@ def can_gain(module: nn.Module | None) -> bool:
     return isinstance(module, BATCH_NORMS) and type(module).forward in {
         kind.forward for kind in BATCH_NORMS
     }
+
+
+def _may_change(lifter: Lifter, module: nn.Module | None) -> bool:
+    """Whether nobody would see that the module has other parameters."""
+    assert module is not None
+    is_ours = id(module) in lifter.recording.members
+    return is_ours and not is_read_elsewhere(lifter, module)
 
 
 def _editable(

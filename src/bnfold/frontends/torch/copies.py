@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import random
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
@@ -38,6 +38,8 @@ _EXACT_ATOMS = frozenset({*_ATOMS, bool})
 def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; `memo` as for copy.deepcopy, with what is to stand in place of what."""
     modules = [module for module in model.modules() if id(module) not in memo]
+    for tensor in _results(modules):
+        memo.setdefault(id(tensor), tensor.detach().clone())
     # An object with a way of its own may look into modules that are not filled yet.
     if id(model) in memo or not all(map(_is_plain, modules)):
         return copy.deepcopy(model, memo)
@@ -48,6 +50,21 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo[id(module)].__setstate__(_copied_table(state, {}, memo))
     made: nn.Module = memo[id(model)]
     return made
+
+
+def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Tensors that hang on a graph for gradients, which PyTorch does not copy: what a run left."""
+    for module in modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        own = module.__dict__
+        for value in (*own.values(), *own["_buffers"].values()):
+            held: Iterable[Any] = (value,)
+            if isinstance(value, dict):
+                held = value.values()
+            elif isinstance(value, list | tuple | deque):
+                held = value
+            yield from (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:

@@ -43,6 +43,14 @@ def part_at(first: Recording, second: Recording, aligned: int) -> None:
     first.counts = True
 
 
+def take_over_uses(first: Recording, second: Recording) -> None:
+    """Note in the first recording which parameters the second alone takes for who knows what."""
+    for key, uses in second.parameter_uses.items():
+        known = first.parameter_uses.setdefault(key, [])
+        seen = {(use.how, use.call.module) for use in known if use.event is None}
+        known += [u for u in uses if u.event is None and (u.how, u.call.module) not in seen]
+
+
 def _common(first: Recording, second: Recording, aligned: int) -> Iterator[tuple[int, Value]]:
     """The values that both know: by their number in the second, in the first."""
     for (given, _), (again, _) in zip(first.inputs, second.inputs, strict=False):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.parting import part_at
+from bnfold.frontends.torch.parting import part_at, take_over_uses
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of
 from bnfold.frontends.torch.shadow import Shadow
@@ -172,6 +172,7 @@ def mark_varying(
 ) -> None:
     """Note in the first recording what was other in the second."""
     first.changed |= changed
+    take_over_uses(first, second)
     aligned = 0
     for event, twin in zip(first.events, second.events, strict=False):
         if not _is_same_op(event, twin):
