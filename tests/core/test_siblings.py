@@ -189,7 +189,7 @@ class TestActivations:
 
     def test_several_behind_each_other(self) -> None:
         def two(net, x, a, b):
-            each = (net.clip(net.leaky(y, known=True), 0.0, 6.0) for y in (a, b))
+            each = (net.clip(net.leaky(y, known=True), -0.01, 6.0) for y in (a, b))
             return net.concat(*each)
 
         (merge,) = merges_of(pair(two))
@@ -252,6 +252,22 @@ class TestRuns:
         cat = net.number("cat")
         assert names(net, [merge]) == [("a", ("b",))]
         assert (merge.enters, dict(merge.sums)) == ((cat, 2), {cat: (0, 2, 3)})
+
+    def test_beside_an_input_that_nothing_else_reads(self) -> None:
+        def given(net, x, a, b):
+            return net.concat(net.input(2, 2, 5, 5), a, b, name="cat")
+
+        net = pair(given)
+        assert names(net, merges_of(net)) == [("a", ("b",))]
+
+    def test_of_a_later_tensor(self) -> None:
+        """An op and the tensor that it reads have numbers of their own."""
+        net = Branches()
+        other, x = net.input(2, 2, 5, 5), net.input(2, 4, 5, 5)
+        whole = net.concat(other, net.conv(x, 3, name="a"), net.conv(x, 2, name="b"), name="cat")
+        net.output(net.clip(whole))
+        (merge,) = merges_of(net)
+        assert (merge.carrier, merge.source) == (net.number("a"), x)
 
     def test_what_is_taken_by_another_merge(self) -> None:
         """A convolution behind the branch becomes one with it, and is its sibling's no more."""

@@ -115,7 +115,38 @@ class TestReasons:
             inner = net.minus(net.conv(x, name="a"), net.clip(net.input(1, 4, 6, 6)), name="inner")
             return net.sum(inner, net.conv(x, name="b"), name="sum")
 
-        assert not reasons(build)  # the operands meet in two sums
+        assert reasons(build) == [("sum", MergeReason.SUM, None)]
+
+    @pytest.mark.parametrize("is_inner_first", [False, True])
+    def test_sums_in_a_sum(self, is_inner_first) -> None:
+        """Of three branches two meet before the third comes in."""
+
+        def build(net, x):
+            first = net.conv(net.bn(net.clip(net.input(1, 4, 6, 6))), name="other")
+            a, b = net.conv(x, name="a"), net.conv(x, name="b")
+            net.output(net.clip(b))
+            inner = net.sum(*((a, first) if is_inner_first else (first, b)), name="inner")
+            return net.sum(inner, b if is_inner_first else a, name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "b")]
+
+    def test_two_in_the_inner_sum(self) -> None:
+        def build(net, x):
+            a, b = net.conv(x, name="a"), net.conv(x, name="b")
+            net.output(net.clip(b))
+            return net.sum(net.sum(a, b, name="inner"), net.input(1, 4, 6, 6), name="sum")
+
+        assert reasons(build) == [("inner", MergeReason.READ, "b")]
+
+    def test_an_inner_sum_that_somebody_reads(self) -> None:
+        """What it holds is no operand of the other."""
+
+        def build(net, x):
+            inner = net.sum(net.conv(x, name="a"), net.input(1, 4, 6, 6), name="inner")
+            net.output(net.clip(inner))
+            return net.sum(inner, net.conv(x, name="b"), name="sum")
+
+        assert not reasons(build)
 
     def test_code(self) -> None:
         def build(net, x):

@@ -1,7 +1,8 @@
 """Why linear ops of one tensor that meet in a sum stay several, or in a module's concat.
 
 Looked at are sums of which two operands lead back to one tensor through linear ops and affine steps
-alone, whatever their weights may be and whoever else reads what lies between.
+alone, whatever their weights may be and whoever else reads what lies between. Sums that another one
+alone reads are looked at as one with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from bnfold.core import graph as g
 from bnfold.core.expression import Expression, Freedom, Part, is_free
 from bnfold.core.expressions import Expressions
 from bnfold.core.merged import Merge
+from bnfold.core.nested_sum import NestedSum, Operand
 from bnfold.core.reasons import MergeReason
 from bnfold.core.siblings import find_siblings
 
@@ -46,18 +48,23 @@ def unmerged(
     expressions = Expressions.of(graph, parts, freedom)
     entries = [] if freedom.shortens_concats else _concats(graph, parts)
     gone = frozenset().union(*(merge.gone for merge in merges)) if merges else frozenset()
-    for number, op in enumerate(graph.ops):
-        if isinstance(op.role, g.Sum) and number not in gone:
-            entered = {place for merge in merges for place in (merge.enters,) if place}
-            left = [
-                tensor
-                for position, tensor in enumerate(op.inputs)
-                if (number, position) not in entered
-                and _is_left(merges, number, position)
-                and not _is_made_by(expressions, tensor, gone)
-            ]
-            if (why := _why(expressions, number, left)) is not None:
-                entries.append(why)
+    entered = {merge.enters for merge in merges}
+    inner: set[int] = set()
+    for number, op in reversed([*enumerate(graph.ops)]):
+        if not isinstance(op.role, g.Sum) or number in inner:
+            continue
+        nested = NestedSum(expressions, number)
+        inner.update(nested.sums)
+        left = [
+            operand
+            for operand in nested.operands
+            if operand.place[0] not in gone
+            and operand.place not in entered
+            and _is_left(merges, *operand.place)
+            and not _is_made_by(expressions, operand.tensor, gone)
+        ]
+        if (why := _why(expressions, number, left)) is not None:
+            entries.append(why)
     return sorted(entries, key=lambda left: left.sum)
 
 
@@ -77,19 +84,20 @@ def _is_made_by(expressions: Expressions, tensor: int, numbers: Collection[int])
     return expressions.makers.get(tensor) in numbers
 
 
-def _why(expressions: Expressions, number: int, operands: Sequence[int]) -> Unmerged | None:
-    ways = [(tensor, _ways(expressions, tensor)) for tensor in operands]
+def _why(expressions: Expressions, number: int, operands: Sequence[Operand]) -> Unmerged | None:
+    ways = [(operand, _ways(expressions, operand.tensor)) for operand in operands]
     for (first, first_ways), (second, second_ways) in combinations(ways, 2):
         source = next(
             (s for s in first_ways if s in second_ways and (first_ways[s] or second_ways[s])), None
         )
         if source is None or not _has_linear(expressions, first_ways[source], second_ways[source]):
             continue
+        place, other = first.place[0], second.place[0]
         return _obstacle(
             expressions,
-            number,
+            place if place == other else number,
             source,
-            [(first, first_ways[source]), (second, second_ways[source])],
+            [(first.tensor, first_ways[source]), (second.tensor, second_ways[source])],
         )
     return None
 
