@@ -59,7 +59,10 @@ _HOLDERS = (list, tuple, dict, set, deque)
 
 def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether a run left other numbers among a module's attributes than it found."""
-    return any(_is_another(value, before.get(key)) for key, value in now.items())
+    return any(
+        value is not (was := before.get(key)) and _is_another(value, was)
+        for key, value in now.items()
+    )
 
 
 def _is_another(value: Any, before: Any) -> bool:
