@@ -36,6 +36,7 @@ def create(
     dtype: torch.dtype = torch.float64,
     image: int | None = None,
     batch: int = 2,
+    **options: Any,
 ) -> tuple[nn.Module, Tensor]:
     """A network with random weights and statistics, in eval mode, and an input for it.
 
@@ -46,6 +47,7 @@ def create(
         dtype: of the weights and the input.
         image: height and width; left out, the smallest that the network takes without loss.
         batch: how many images.
+        options: for timm's `create_model`: other numbers of blocks, say.
 
     Raises:
         LookupError: neither library has such a network.
@@ -54,7 +56,7 @@ def create(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if library == "timm":
-            model, size = _create_timm(model_name)
+            model, size = _create_timm(model_name, **options)
         else:
             model, size = _create_torchvision(model_name)
     if image is not None:
@@ -80,8 +82,8 @@ def _resolve(name: str) -> tuple[str, str]:
     raise LookupError(f"neither timm nor torchvision has a network named {name!r}")
 
 
-def _create_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    model = load_vision().timm.create_model(name, pretrained=False)
+def _create_timm(name: str, **options: Any) -> tuple[nn.Module, tuple[int, ...]]:
+    model = load_vision().timm.create_model(name, pretrained=False, **options)
     configuration = model.default_cfg
     channels, *full = configuration["input_size"]
     if configuration.get("fixed_input_size"):

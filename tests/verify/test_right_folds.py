@@ -20,7 +20,7 @@ from tests.frontends.torch.test_random_modules import NAME, STEP, Random
 from tests.property.onnx_graphs import Builder
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     modules=st.lists(NAME, min_size=3, max_size=9),
     program=st.lists(STEP, min_size=3, max_size=14),
@@ -37,7 +37,7 @@ def test_modules(modules, program, outputs, seed, clip, dtype):
     assert result.equal and result.truth == "float64", str(result)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_onnx_models(seed):
     builder = Builder(seed, data_type=onnx.TensorProto.FLOAT)
     model = builder.model(int(np.random.default_rng(seed).integers(4, 22)))
@@ -47,7 +47,7 @@ def test_onnx_models(seed):
     assert result.equal and result.truth == "float64", str(result)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_caffe_networks(tmp_path, seed):
     test_random_nets.assert_folds(tmp_path, seed)
     network, folded = tmp_path / "net.prototxt", tmp_path / "folded.prototxt"

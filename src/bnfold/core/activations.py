@@ -11,7 +11,6 @@ from bnfold.core.forest import Conflict, IntArray
 from bnfold.core.laws import plain_clips
 from bnfold.core.reasons import Reason
 from bnfold.core.removal import Options, Solution, demand
-from bnfold.core.system import distinct
 
 
 def ask_all_plain(solution: Solution, clips: Sequence[int], options: Options) -> set[int]:
@@ -58,6 +57,6 @@ def _ask(solution: Solution, clips: Sequence[int], options: Options) -> bool:
 
 def _asked(solution: Solution, number: int) -> IntArray:
     """The variables of a clip's elements, without constants that nobody looks at."""
-    variables = distinct(solution.binding.clips[number].labels)
-    dead = solution.dead.variables
-    return np.setdiff1d(variables, dead) if len(dead) else variables
+    variables = solution.binding.clips[number].variables
+    is_dead, _ = solution.dead.of(variables)
+    return np.extract(~is_dead, variables)

@@ -10,7 +10,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.forest import IntArray
-from bnfold.core.system import System, distinct
+from bnfold.core.system import System
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,10 +39,11 @@ class BoundAffine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundClip:
-    """The labels of the clipped tensor."""
+    """The labels of the clipped tensor, and the variables that occur among them."""
 
     role: g.Clip
     labels: IntArray
+    variables: IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +88,6 @@ class Binding:
     def touched(self, number: int) -> IntArray:
         """All variables that the new constants of an op depend on; a clip's are its bounds."""
         if number in self.clips:
-            return distinct(self.clips[number].labels)
+            return self.clips[number].variables
         bound = self.edited(number)
         return np.concatenate([bound.inputs, bound.outputs])

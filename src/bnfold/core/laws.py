@@ -250,12 +250,13 @@ def _one_edit_per_call(binding: Binding, number: int, bound: BoundAffine) -> Non
 
 def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
     """Any rescaling passes where the bounds can be rescaled too."""
+    variables = distinct(inputs[0])
     if role.room:
-        binding.clips[number] = BoundClip(role, inputs[0])
+        binding.clips[number] = BoundClip(role, inputs[0], variables)
     if not role.room or number in binding.plain_clips:
         reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
         cause = _cause(binding, number, reason)
-        plain_clips(binding.system, [(role, distinct(inputs[0]))], cause)
+        plain_clips(binding.system, [(role, variables)], cause)
     return inputs
 
 

@@ -1,4 +1,7 @@
-"""Networks of timm and torchvision with random statistics, in float64: nothing is left."""
+"""Networks of timm and torchvision with random statistics, in float64: nothing is left.
+
+Those of many like blocks have few of them here; whole ones are folded by benchmarks/coverage.py.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import pytest
 import bnfold
 from benchmarks.zoo import create
 from tests.frontends.torch.support import assert_same, batch_norm_calls, other_inputs, run
+from tests.shallow import shallow
 
 NETWORKS = [
     "resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "ghostnet_100", "repvgg_a2",
@@ -22,7 +26,7 @@ PROVEN = {"resnet18", "mobilenetv2_100", "ghostnet_100", "shufflenet_v2_x1_0", "
 
 def _folded(name):
     """Fold, and compare on an input that the fold did not see: few runs, these are large."""
-    model, x = create(name, batch=1, image=IMAGES.get(name))
+    model, x = create(name, batch=1, image=IMAGES.get(name), **shallow(name))
     other = other_inputs(x)
     expected = run(model, other)
     folded, report = bnfold.fold(model, x, verify=name in PROVEN)

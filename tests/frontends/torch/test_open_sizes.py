@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import randomize
+from tests.pairwise import pairwise
 
 SIZES = (6, 7, 12, 15)
 """The first is that of the example: even, a multiple of 3."""
@@ -126,10 +127,17 @@ def assert_same_for_all_sizes(model, folded) -> None:
         torch.testing.assert_close(made, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("clip", ["auto", "always", "never"])
-@pytest.mark.parametrize("name", HARMFUL)
-@pytest.mark.parametrize("decomposed", [False, True])
-def test_nothing_is_built_on_a_number_that_may_be_another(name, clip, decomposed):
+# Each in every mode, as exported or decomposed; both forms in every mode.
+FORMS = pairwise(
+    [(name, decomposed) for name in HARMFUL for decomposed in (False, True)],
+    ("auto", "always", "never"),
+    lambda case: case,
+)
+
+
+@pytest.mark.parametrize(("case", "clip"), FORMS)
+def test_nothing_is_built_on_a_number_that_may_be_another(case, clip):
+    name, decomposed = case
     model, program = exported(HARMFUL[name], decomposed)
     folded, _ = bnfold.fold(program, clip=clip, verify=False)  # the proof would take it back
     assert_same_for_all_sizes(model, folded)

@@ -71,7 +71,6 @@ def check(run: Run, gone: int, *, verify: bool, first: tuple[int, ...] = (2, 4, 
     assert report.removed >= gone, report.table()
 
 
-@pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize(
     "count",
     [
@@ -83,12 +82,12 @@ def check(run: Run, gone: int, *, verify: bool, first: tuple[int, ...] = (2, 4, 
         lambda y: len(y) * y.size(1) * y.size(2) * y.size(3),
     ],
 )
-def test_code_that_counts_elements(count: Callable[[Tensor], int], verify: bool) -> None:
+def test_code_that_counts_elements(count: Callable[[Tensor], int]) -> None:
     def large(net: Net, x: Tensor) -> Tensor:
         y = net.stem(x)
         return net.head(net.bn(y).relu() if count(y) <= 8 * 288 else y.relu())
 
-    check(large, 0, verify=verify)
+    check(large, 0, verify=False)
 
 
 def padded_if_odd(net: Net, x: Tensor) -> Tensor:
@@ -425,15 +424,16 @@ PROGRAMS: list[tuple[Run, int]] = [
 ]
 
 
-@pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("run, gone", PROGRAMS, ids=[run.__name__ for run, _ in PROGRAMS])
-def test_right_on_every_size(run: Run, gone: int, verify: bool):
-    check(run, gone, verify=verify)
+def test_right_on_every_size(run: Run, gone: int):
+    """The proof takes nothing back that should go."""
+    check(run, gone, verify=True)
 
 
 @pytest.mark.parametrize("first", [(1, 4, 13, 13), (1, 4, 40, 72)])
 @pytest.mark.parametrize("run", [run for run, _ in PROGRAMS], ids=lambda run: run.__name__)
 def test_right_from_every_size(run: Run, first: tuple[int, ...]):
+    """Without the proof, which would take a wrong fold back."""
     check(run, 0, verify=False, first=first)
 
 

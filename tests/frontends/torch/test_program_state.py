@@ -45,12 +45,9 @@ def runs(program: ExportedProgram, count: int = 3) -> list[list[Tensor]]:
 
 def fold_alike(model: nn.Module, *, decomposed: bool = False, **options) -> FoldReport:
     """Fold the program; original and folded, run in turn, do what a fresh one does."""
-
     program = torch.export.export(copy.deepcopy(model), (image(2, 3, 6, 6),), **options)
     program = program.run_decompositions() if decomposed else program
-    expected, again = runs(copy.deepcopy(program)), runs(copy.deepcopy(program))
-    for one, other in zip(expected, again, strict=True):
-        assert_same(one, other, 0.0)
+    expected = runs(copy.deepcopy(program))
     folded, report = bnfold.fold(program)
     for candidate, relative in ((folded, 1e-9), (program, 0.0)):
         for one, other in zip(expected, runs(candidate), strict=True):

@@ -164,7 +164,7 @@ def _may_change(lifter: Lifter, module: nn.Module | None) -> bool:
     """Whether nobody would see that the module has other parameters."""
     assert module is not None
     is_ours = id(module) in lifter.recording.members
-    return is_ours and not is_read_elsewhere(lifter, module)
+    return is_ours and not affine_chain.is_read_elsewhere(lifter, module)
 
 
 def _editable(
