@@ -30,7 +30,7 @@ def _kind(kind: TypeProto) -> str:
         return str(kind.WhichOneof("value") or "of no type").removesuffix("_type")
     tensor = kind.tensor_type
     named = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    dtype = {"float": "float32", "double": "float64"}.get(named, named)
+    dtype = str({"float": "float32", "double": "float64"}.get(named, named))
     if not tensor.HasField("shape"):
         return dtype
     axes = [axis.dim_param or str(axis.dim_value or "?") for axis in tensor.shape.dim]

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnfold.core import graph as g
 from bnfold.core.fitting import Bans
 from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
-from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.frontend import Request
 from bnfold.frontends.merge_report import Merging
-from bnfold.frontends.outcomes import reported
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
-from bnfold.frontends.torch.decide import Decided, affine_items, decide_on, depth, not_run
+from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
 from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
+from bnfold.frontends.torch.fold_report import report_of
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -33,12 +30,10 @@ from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
 from bnfold.frontends.torch.merge_walk import Change
-from bnfold.frontends.torch.methods import note_on_methods, split_by
-from bnfold.frontends.torch.read import MOST_RUNS
+from bnfold.frontends.torch.methods import split_by
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
-from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
@@ -135,7 +130,7 @@ class Folding:
             except (BnfoldError, AssertionError):
                 continue
             if inner is not None:
-                return merging.told(_report(inner.model, inner.decided, inner.risky))
+                return merging.told(report_of(inner.model, inner.decided, inner.risky))
         return None
 
     def unmerged(self, report: FoldReport) -> FoldReport:
@@ -240,7 +235,7 @@ class Folding:
 
     def unproven(self) -> tuple[nn.Module, FoldReport]:
         """The fold as it was decided."""
-        return self._write(), _report(self.model, self.decided, self.risky)
+        return self._write(), report_of(self.model, self.decided, self.risky)
 
     def proven(self) -> tuple[nn.Module, FoldReport]:
         """The largest fold that computes the same."""
@@ -258,7 +253,7 @@ class Folding:
             return folded, not_run(report, error)
         groups = self.lifted.graph.affine_groups()
         folded, result = prove.proven(proof, self.decided.plan, groups, self._attempt)
-        return folded, result.told(_report(self.model, self.decided))
+        return folded, result.told(report_of(self.model, self.decided))
 
     def _attempt(self, bans: Bans) -> nn.Module:
         self.before.restore()
@@ -282,7 +277,7 @@ def inspect_module(model: nn.Module, request: Request) -> FoldReport:
         folding = _folding(model, request, before)
         report = folding.merged_report() if merges else None
         if report is None:
-            report = _report(model, folding.decided)
+            report = report_of(model, folding.decided)
             report = folding.unmerged(report) if merges else report
         if report.removed:
             folding.check_run()
@@ -312,81 +307,3 @@ def _read(
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
         return recording, lift(recording)
-
-
-def _report(model: nn.Module, decided: Decided, risky: Sequence[str] = ()) -> FoldReport:
-    items = affine_items(decided.lifted, decided.plan, decided.recording.given)
-    unreached = _unreached(model, decided.recording)
-    items += unreached
-    notes = tuple(
-        note
-        for note, applies in (
-            (_UNREACHED, any(map(_is_uncalled, unreached))),
-            (_FUNCTIONS, _stops_at_function(decided, items)),
-        )
-        if applies
-    )
-    notes += (_UNSETTLED.format(", ".join(decided.recording.unsettled)),) * bool(
-        decided.recording.unsettled
-    )
-    methods = note_on_methods(model, decided.recording, decided.lifted, decided.plan, risky)
-    notes += () if methods is None else (methods,)
-    versions = {"torch": torch.__version__}
-    return reported(decided.lifted.graph, decided.plan, items, versions, notes)
-
-
-_UNREACHED = (
-    "Some BatchNorms were not reached by the run on the example inputs. If the model can reach "
-    "them on other inputs, pass those too (also=...): weights that both paths use were folded for "
-    "the path that was taken."
-)
-
-
-_UNSETTLED = (
-    f"Each run leaves something else behind for the next ({{}}). {MOST_RUNS} runs in a row were"
-    " looked at; what the model does in later ones was not seen."
-)
-
-
-_FUNCTIONS = (
-    "An activation that is called as a function has no room for bounds of its own. The exported "
-    "program (torch.export.export) has, and may fold more."
-)
-
-
-def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
-    """Whether something stays for an activation that would have bounds, were it not a function."""
-    events = decided.recording.events
-    functions = {event.name for event in events if not isinstance(event.target, nn.Module)}
-    clips = {op.name for op in decided.lifted.graph.ops if isinstance(op.role, g.Clip)}
-    blockers = {item.blocker for item in items if item.reason is Reason.ACTIVATION}
-    return not blockers.isdisjoint(clips & functions)
-
-
-def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
-    """BatchNorms that the runs did not use on anything that depends on the input."""
-    why = {True: "it ran, on what does not depend on the inputs", False: None}
-    return [
-        Item(
-            name or type(model).__name__,
-            type(module).__name__,
-            module.num_features,
-            0,
-            Kept(Reason.NOT_REACHED, None, why[id(module) in recording.calls]),
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and not _is_used(module, recording)
-    ]
-
-
-def _is_uncalled(item: Item) -> bool:
-    return isinstance(item.outcome, Kept) and item.outcome.detail is None
-
-
-def _is_used(module: nn.Module, recording: Recording) -> bool:
-    """Whether the module was called on a value, or something else computed with its tensors."""
-    if any(call.inputs for call in recording.calls.get(id(module), ())):
-        return True
-    own = (*module._parameters.values(), *module._buffers.values())
-    uses = (use for tensor in own for use in recording.parameter_uses.get(id(tensor), ()))
-    return any(use.event is not None for use in uses)
