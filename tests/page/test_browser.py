@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -408,3 +409,22 @@ def wait_for_log(browser: Any) -> list[dict[str, Any]]:
     browser.execute_async_script("setTimeout(arguments[0], 100)")
     entries: list[dict[str, Any]] = browser.get_log("browser")
     return entries
+
+
+def test_names_and_sizes_have_room(show: Show, tmp_path: Path) -> None:
+    """Names of exporters are long: none is broken within a word, and no size before its unit."""
+    report = made_up(
+        SMALL, names=("/features/denseblock1/denselayer1/norm1/BatchNormalization",) * 3
+    )
+    browser = show(report)
+    name = "return document.querySelector('#items tbody th').getBoundingClientRect().width"
+    assert browser.execute_script(name) >= 17 * 16
+    page = tmp_path / "sizes.html"
+    page.write_text(report.to_html(sizes=(102_500_000, 102_100_000)), encoding="utf-8")
+    browser = show(report, width=390)
+    browser.get(page.as_uri())
+    lines = (
+        "return [...document.querySelectorAll('.tiles dd')].map(dd =>"
+        " dd.getBoundingClientRect().height / parseFloat(getComputedStyle(dd).fontSize))"
+    )
+    assert max(browser.execute_script(lines)) < 2

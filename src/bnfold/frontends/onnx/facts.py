@@ -27,10 +27,10 @@ def _said(info: ValueInfoProto) -> str:
 def _kind(kind: TypeProto) -> str:
     """float32 1x3x224x224; an open length by its name, or ? if it has none."""
     if not kind.HasField("tensor_type"):
-        return str(kind.WhichOneof("value") or "of no type").removesuffix("_type")
+        return (kind.WhichOneof("value") or "of no type").removesuffix("_type")
     tensor = kind.tensor_type
-    named = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    dtype = str({"float": "float32", "double": "float64"}.get(named, named))
+    named: str = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    dtype = {"float": "float32", "double": "float64"}.get(named, named)
     if not tensor.HasField("shape"):
         return dtype
     axes = [axis.dim_param or str(axis.dim_value or "?") for axis in tensor.shape.dim]
