@@ -13,7 +13,7 @@ from tests.property.strategies import networks
 MODES = ("auto", "always", "never")
 STEADY = settings(
     derandomize=True,
-    max_examples=200,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 import bnfold
 from bnfold import FoldReport, Kept, Reason
-from tests.frontends.torch.support import build, image
+from tests.frontends.torch.support import build, image, in_core_aten
 
 
 def export(model: nn.Module, *inputs: Tensor, **options: Any) -> ExportedProgram:
@@ -163,7 +163,7 @@ def test_a_symbolic_batch_stays_symbolic():
 
 def test_decomposed_programs():
     model = build(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()))
-    program = export(model, image(1, 3, 8, 8)).run_decompositions()
+    program = in_core_aten(export(model, image(1, 3, 8, 8)))
     _, report = fold_equal(program, image(1, 3, 8, 8, seed=5))
     assert (report.total, report.kept) == (1, 0)
 
@@ -185,7 +185,7 @@ class Spelled(nn.Module):
 def test_what_nobody_reads_any_more_leaves(decomposed: bool) -> None:
     model, x = build(Spelled()), image(2, 3, 8, 8)
     program = export(model, x)
-    program = program.run_decompositions() if decomposed else program
+    program = in_core_aten(program) if decomposed else program
     folded, report = bnfold.fold(program)
     assert not report.kept
     assert set(folded.state_dict) == {"conv.weight", "conv.bias", "both"}
@@ -343,7 +343,7 @@ def test_a_sum_that_begins_with_numbers(
 ) -> None:
     """Its readers read the branch that is no constant, whichever operand that is."""
     program = export(build(StartsWith(start)), image(2, 3, 5, 5))
-    program = program.run_decompositions() if is_decomposed else program
+    program = in_core_aten(program) if is_decomposed else program
     for verify in (True, False):
         folded, report = bnfold.fold(program, verify=verify)
         assert not report.kept

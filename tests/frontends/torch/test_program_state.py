@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 import bnfold
 from bnfold import FoldReport, Reason
-from tests.frontends.torch.support import assert_same, build, image
+from tests.frontends.torch.support import assert_same, build, image, in_core_aten
 
 
 class Net(nn.Module):
@@ -46,7 +46,7 @@ def runs(program: ExportedProgram, count: int = 3) -> list[list[Tensor]]:
 def fold_alike(model: nn.Module, *, decomposed: bool = False, **options) -> FoldReport:
     """Fold the program; original and folded, run in turn, do what a fresh one does."""
     program = torch.export.export(copy.deepcopy(model), (image(2, 3, 6, 6),), **options)
-    program = program.run_decompositions() if decomposed else program
+    program = in_core_aten(program) if decomposed else program
     expected = runs(copy.deepcopy(program))
     folded, report = bnfold.fold(program)
     for candidate, relative in ((folded, 1e-9), (program, 0.0)):
@@ -216,7 +216,7 @@ def test_what_is_drawn_at_random_is_no_constant(name, decomposed):
     model = build(Net(lambda net, x: net.head(body(net, net.bn(torch.sigmoid(net.conv(x)))))))
     program = torch.export.export(model, (image(2, 3, 6, 6),))
     if decomposed:
-        program = program.run_decompositions()
+        program = in_core_aten(program)
     folded, _ = bnfold.fold(program)
     for seed in range(3):
         results = []

@@ -101,9 +101,7 @@ STEP = st.tuples(
 NAME = st.sampled_from([*LEAVES, "bn", "bn", "bn", "conv", "conv", "relu in place"])
 
 
-@settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     modules=st.lists(NAME, min_size=3, max_size=9),
     program=st.lists(STEP, min_size=3, max_size=14),
