@@ -64,9 +64,11 @@ class Constants:
         known = id(tensor) in self.owned or id(tensor) in self.recording.lent_biases
         return not known and not hasattr(tensor, MADE)
 
-    def note_result(self, func: Any, tensors: Sequence[Tensor], result: Any) -> None:
+    def note_result(
+        self, func: Any, args: tuple[Any, ...], tensors: Sequence[Tensor], result: Any
+    ) -> None:
         """An op made something of constants; remember of which parameter."""
-        derivation = derivation_of(func)
+        derivation = derivation_of(func, args)
         self._sign(func, tensors, result)
         for tensor in tensors:
             constant = self.of(tensor)

@@ -113,10 +113,8 @@ def emit_adder(lifter: Lifter, event: Event) -> None:
     lifter.emit(event, g.View(list), [lifter.tensor(value)])
 
 
-_EDITABLE = {
-    Layout.OUT_IN: (Derivation.ITSELF, Derivation.TRANSPOSED, Derivation.SIGNS),
-    Layout.IN_OUT: (Derivation.ITSELF, Derivation.SIGNS),
-}
+_AS_A_MATRIX = (Derivation.ITSELF, Derivation.TRANSPOSED, Derivation.SIGNS)
+_EDITABLE = {Layout.OUT_IN: _AS_A_MATRIX, Layout.IN_OUT: _AS_A_MATRIX}
 """What may have been made of a weight that is edited."""
 
 

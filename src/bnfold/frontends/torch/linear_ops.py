@@ -149,13 +149,24 @@ def _convolution(
 
 
 def _matrix(
-    source: Value, weight: Const, bias: Const | None, module: nn.Module | None
+    source: Value,
+    weight: Const,
+    bias: Const | None,
+    module: nn.Module | None = None,
+    *,
+    takes: Layout = Layout.OUT_IN,
 ) -> LinearSpec | None:
-    """x @ W.T + b with W (out, in); a vector W is a linear op whose output has no channels."""
+    """x @ W.T + b, or x @ W + b for an op that takes a matrix (in, out).
+
+    The parameter behind W may be its transpose, and it is the parameter's layout that counts. A
+    vector W is a linear op whose output has no channels.
+    """
     if weight.tensor.ndim != 2:
         return None
-    outs, ins = weight.tensor.shape if not weight.is_transposed else weight.tensor.shape[::-1]
-    return _dense(source, weight, bias, Layout.OUT_IN, (ins, outs), module)
+    ins, outs = weight.tensor.shape if takes is Layout.IN_OUT else weight.tensor.shape[::-1]
+    other = Layout.OUT_IN if takes is Layout.IN_OUT else Layout.IN_OUT
+    layout = other if weight.is_transposed else takes
+    return _dense(source, weight, bias, layout, (ins, outs), module)
 
 
 def _dense(
@@ -234,7 +245,7 @@ def _spread(value: Any, rank: int) -> tuple[int, ...]:
 def _linear_op(a: Arguments) -> LinearSpec | None:
     if not _is_linear_use(a["input"], a["weight"], a["bias"]):
         return None
-    return _matrix(a["input"], a["weight"], a["bias"], None)
+    return _matrix(a["input"], a["weight"], a["bias"])
 
 
 def _mm_op(a: Arguments) -> LinearSpec | None:
@@ -248,13 +259,10 @@ def _addmm_op(a: Arguments) -> LinearSpec | None:
 
 
 def _product(source: Any, weight: Any, bias: Any) -> LinearSpec | None:
-    """x @ M: M is a transposed Linear weight, or a matrix (in, out) of its own."""
-    if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
+    """x @ M + b."""
+    if not _is_linear_use(source, weight, bias):
         return None
-    if weight.is_transposed:
-        return _matrix(source, weight, bias, None)
-    ins, outs = weight.tensor.shape
-    return _dense(source, weight, bias, Layout.IN_OUT, (ins, outs))
+    return _matrix(source, weight, bias, takes=Layout.IN_OUT)
 
 
 def _is_bias(bias: Any, outs: int) -> bool:
@@ -272,9 +280,9 @@ def _rnn_layer_op(a: Arguments) -> LinearSpec | None:
     """A layer of an LSTM: it begins with a product of its input, (steps, batch, channels)."""
     source, weight = a["input"], a["weight0"]
     bias = a["weight2"] if a["has_biases"] else None
-    if not _is_linear_use(source, weight, bias) or weight.tensor.ndim != 2:
+    if not _is_linear_use(source, weight, bias):
         return None
-    spec = _matrix(source, weight, bias, None)
+    spec = _matrix(source, weight, bias)
     return None if spec is None else replace(spec, is_gated=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -45,9 +46,29 @@ def is_factory(func: Any) -> bool:
     return aten_name(func) in FACTORIES
 
 
-def derivation_of(func: Any) -> Derivation:
-    """What it makes of a parameter."""
-    return _DERIVATIONS.get(aten_name(func), Derivation.OTHER)
+def derivation_of(func: Any, args: tuple[Any, ...]) -> Derivation:
+    """What it makes of a parameter, its first argument."""
+    name = aten_name(func)
+    if name in _EXCHANGES:
+        is_turned = (
+            isinstance(args[0], Tensor) and args[0].ndim == 2 and _EXCHANGES[name](*args[1:])
+        )
+        return Derivation.TRANSPOSED if is_turned else Derivation.OTHER
+    return _DERIVATIONS.get(name, Derivation.OTHER)
+
+
+def _exchanges(first: int, second: int) -> bool:
+    return first % 2 != second % 2
+
+
+_EXCHANGES: dict[str, Callable[..., bool]] = {
+    "permute": lambda dims: dims[0] % 2 == 1,
+    "transpose": _exchanges,
+    "swapaxes": _exchanges,
+    "mT": lambda: True,
+    "numpy_T": lambda: True,
+}
+"""Ops on axes, and whether they exchange the two of a matrix."""
 
 
 _STATISTICS_WRITERS = {"native_batch_norm", "batch_norm", "cudnn_batch_norm"}

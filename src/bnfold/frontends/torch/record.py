@@ -174,7 +174,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         # What a factory takes the shape of may depend on the input.
         constants = [tensor for tensor in tensors if self.values.handle_of(tensor) is None]
-        self.constants.note_result(func, constants, result)
+        self.constants.note_result(func, args, constants, result)
         return result
 
     # ----------------------------------------------------------------- modules

@@ -52,6 +52,8 @@ class Derivation(StrEnum):
         """What both steps make, one after the other."""
         if self is Derivation.ITSELF or self is further is Derivation.RESHAPED:
             return further
+        if self is further is Derivation.TRANSPOSED:
+            return Derivation.ITSELF
         return Derivation.OTHER
 
 
