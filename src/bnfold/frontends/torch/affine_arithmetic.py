@@ -61,8 +61,8 @@ def constants_chain(
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
         return None
-    gamma = _only_constant(lifter, events, _PRODUCTS)
-    beta = _only_constant(lifter, events, _SUMS)
+    gamma = _only_constant(lifter, events, _PRODUCTS, module)
+    beta = _only_constant(lifter, events, _SUMS, module)
     role = g.AffineStep(
         flat.scale,
         flat.shift,
@@ -102,7 +102,9 @@ _PRODUCTS = ("mul", "multiply")
 _SUMS = ("add",)
 
 
-def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) -> Tensor | None:
+def _only_constant(
+    lifter: Lifter, events: list[Event], ops: tuple[str, ...], module: nn.Module | None
+) -> Tensor | None:
     """The parameter of a step that is one of these ops alone, if nothing else uses it."""
     operands = [constant for event in events for constant in constants(event.args)]
     if len(events) != 1 or len(operands) != 1:
@@ -114,7 +116,7 @@ def _only_constant(lifter: Lifter, events: list[Event], ops: tuple[str, ...]) ->
     if len(events[0].args) > 2 or events[0].kwargs.get("alpha", 1) != 1:
         return None  # an operand is multiplied first
     origin = operands[0].origin
-    if is_shared(lifter, origin, events[0]) or not origin.dtype.is_floating_point:
+    if is_shared(lifter, origin, events[0], module) or not origin.dtype.is_floating_point:
         return None
     return origin
 
@@ -182,10 +184,8 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
 
 def _own_constant(lifter: Lifter, event: Event) -> tuple[Tensor | None, Tensor | None]:
     """The parameter that is an event's factors, or its summands, if this event alone uses it."""
-    if any(len(lifter.recording.parameter_uses[id(c.origin)]) > 1 for c in constants(event.args)):
-        return None, None
-    factors = _only_constant(lifter, [event], _PRODUCTS)
-    return factors, _only_constant(lifter, [event], _SUMS)
+    factors = _only_constant(lifter, [event], _PRODUCTS, None)
+    return factors, _only_constant(lifter, [event], _SUMS, None)
 
 
 def _by_parameters(lifter: Lifter, event: Event) -> bool:

@@ -59,16 +59,18 @@ def batch_norm_chain(
     mean, deviation = to_numpy(spec.mean), deviation_of(to_numpy(spec.var), spec.eps)
     spread, center = affine.as_batchnorm(mean, deviation)
     rank = len(spec.source.shape)
-    gamma, beta = _editable(lifter, event, spec)
+    gamma, beta = _editable(lifter, event, spec, module)
     gains = is_node or (can_gain(module) and _may_change(lifter, module))
+    gives_way = beta is not None or gains
     role = g.AffineStep(
         g.channel_array(affine.scale, 1, rank),
         g.channel_array(affine.shift, 1, rank),
         kind,
         channels,
         removal=refusal or g.Removal.WANTED,
-        factors=g.Parameter.editable_if(gamma is not None or gains),
-        summands=g.Parameter.editable_if(beta is not None or gains),
+        # Another gamma makes another summand of the mean, for which beta has to make up.
+        factors=g.Parameter.editable_if(gives_way and (gamma is not None or gains)),
+        summands=g.Parameter.editable_if(gives_way),
         spread=g.channel_array(np.abs(spread), 1, rank),
         center=g.channel_array(center, 1, rank),
         range_limit=range_limit(spec.source.dtype),
@@ -80,7 +82,7 @@ def batch_norm_chain(
         gamma=gamma,
         beta=beta,
         statistics=spec.mean,
-        running_mean=_own(lifter, event, spec.mean),
+        running_mean=_own(lifter, event, spec.mean, module),
         mean=mean,
         deviation=deviation,
     )
@@ -168,20 +170,16 @@ def _may_change(lifter: Lifter, module: nn.Module | None) -> bool:
 
 
 def _editable(
-    lifter: Lifter, event: Event, spec: BatchNormSpec
+    lifter: Lifter, event: Event, spec: BatchNormSpec, module: nn.Module | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """gamma and beta where they are parameters that nothing but this module's calls uses."""
-    if spec.gamma is not None and spec.gamma is spec.beta:
-        return None, None
-    return _own(lifter, event, spec.gamma), _own(lifter, event, spec.beta)
+    """gamma and beta where they are parameters that nothing but this step uses."""
+    return _own(lifter, event, spec.gamma, module), _own(lifter, event, spec.beta, module)
 
 
-def _own(lifter: Lifter, event: Event, tensor: Tensor | None) -> Tensor | None:
-    """The tensor, if it is one of the model's that nothing but this module's calls uses."""
-    if (
-        tensor is None
-        or id(tensor) not in lifter.owned
-        or affine_chain.is_shared(lifter, tensor, event)
-    ):
+def _own(
+    lifter: Lifter, event: Event, tensor: Tensor | None, module: nn.Module | None
+) -> Tensor | None:
+    """The tensor, if it is one of the model's that nothing but this step uses."""
+    if tensor is None or id(tensor) not in lifter.owned:
         return None
-    return tensor
+    return None if affine_chain.is_shared(lifter, tensor, event, module) else tensor

@@ -85,12 +85,17 @@ def owns(module: nn.Module, tensor: Tensor | None) -> bool:
     return tensor is not None and any(tensor is candidate for candidate in own)
 
 
-def is_shared(lifter: Lifter, tensor: Tensor, event: Event) -> bool:
-    """Whether anything but this event's op, called by this module, uses the tensor."""
-    own = event.call.module
+def is_shared(lifter: Lifter, tensor: Tensor, event: Event, module: nn.Module | None) -> bool:
+    """Whether anything but this event's op uses the tensor.
+
+    That is the op in one call; in each call of the `module` that is the step, if it is one: there
+    one edit does for all of them.
+    """
     uses = lifter.recording.parameter_uses.get(id(tensor), [])
+    if module is None:
+        return len(uses) > 1 or any(use.event is not event for use in uses)
     foreign = any(
-        use.event is None or use.call.module is not own or use.event.target != event.target
+        use.event is None or use.call.module is not module or use.event.target != event.target
         for use in uses
     )
-    return foreign or (own is None and len(uses) > 1)
+    return foreign or len({id(use.call) for use in uses}) < len(uses)
