@@ -39,11 +39,12 @@ class BoundAffine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundClip:
-    """The labels of the clipped tensor, and the variables that occur among them."""
+    """The labels of a clipped tensor."""
 
-    role: g.Clip
     labels: IntArray
     variables: IntArray
+    """Those that occur among the labels."""
+    role: g.Clip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

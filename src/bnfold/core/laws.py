@@ -252,7 +252,7 @@ def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
     """Any rescaling passes where the bounds can be rescaled too."""
     variables = distinct(inputs[0])
     if role.room:
-        binding.clips[number] = BoundClip(role, inputs[0], variables)
+        binding.clips[number] = BoundClip(inputs[0], variables, role)
     if not role.room or number in binding.plain_clips:
         reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
         cause = _cause(binding, number, reason)

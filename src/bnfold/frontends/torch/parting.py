@@ -11,17 +11,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from bnfold.frontends.torch.recording import (
-    Call,
-    Const,
-    Derivation,
-    Event,
-    Recording,
-    Use,
-    Value,
-    constants,
-    values,
-)
+from bnfold.frontends.torch import recording as rec
+from bnfold.frontends.torch.recording import Event, Recording, Value, constants, values
 
 
 def part_at(first: Recording, second: Recording, aligned: int) -> None:
@@ -61,17 +52,17 @@ def _common(first: Recording, second: Recording, aligned: int) -> Iterator[tuple
                 yield twin.number, made
 
 
-def _keep_parameter(first: Recording, constant: Const) -> None:
+def _keep_parameter(first: Recording, constant: rec.Const) -> None:
     """Somebody takes it for who knows what."""
     uses = first.parameter_uses.setdefault(id(constant.origin), [])
-    uses.append(Use(None, Derivation.OTHER, Call(None, "", None)))
+    uses.append(rec.Use(None, rec.Derivation.OTHER, rec.Call(None, "", None)))
 
 
 def _modules(event: Event) -> Iterator[nn.Module]:
     """The module that an event is, and those in which it happens."""
     if isinstance(event.target, nn.Module):
         yield event.target
-    call: Call | None = event.call
+    call: rec.Call | None = event.call
     while call is not None:
         if call.module is not None:
             yield call.module
