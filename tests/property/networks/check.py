@@ -166,34 +166,12 @@ def check_torch(network: Network, clip: ClipMode, expected: dict[str, Any]) -> F
     same = fingerprint(twice) == fingerprint(folded)
     if again.merged and not again.removed:  # what its code lets through is seen in a run only
         same = True
-    if not _goes_again(report, network):
-        assert_steady(replace(again, merged=()), same=same)
+    assert_steady(replace(again, merged=()), same=same)
     if again.removed or again.merged:
         assert_same(expected, _arrays(run_torch(twice, network)), "torch, folded twice")
     if report.merged:
-        report = unmerged(report, bnfold.inspect(model, inputs, clip=clip, merge="never"))
-    return _settled(model, inputs, clip, report) if _goes_again(report, network) else report
-
-
-def _goes_again(report: FoldReport, network: Network) -> bool:
-    """Whether a step that was kept because of another one may go once that one is gone.
-
-    A module is not looked at again, where a file is: with gammas of 0, and values out of range.
-    """
-    zeros = any(0.0 in (node.get("gamma") or ()) for node in network.nodes)
-    far = any(item.reason is Reason.SCALE_RANGE for item in report.items)
-    return bool(report.removed) and (zeros or far)
-
-
-def _settled(model: torch.nn.Module, inputs: Any, clip: ClipMode, report: FoldReport) -> FoldReport:
-    """The report of a module that is folded, without merges, until nothing more goes."""
-    items = {item.name: item for item in report.items}
-    model, _ = bnfold.fold(model, inputs, clip=clip, merge="never", verify=False)
-    while True:
-        model, again = bnfold.fold(model, inputs, clip=clip, merge="never", verify=False)
-        if not again.removed:
-            return replace(report, items=tuple(items.values()))
-        items |= {item.name: item for item in again.items}
+        return unmerged(report, bnfold.inspect(model, inputs, clip=clip, merge="never"))
+    return report
 
 
 def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from bnfold.core.fitting import Bans
+from bnfold.core.fold_again import may_fold_again
 from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
 from bnfold.errors import BnfoldError, ExampleInputError, UsageError
 from bnfold.frontend import Request
-from bnfold.frontends.merge_report import Merging
+from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
 from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
-from bnfold.frontends.torch.fold_report import report_of
+from bnfold.frontends.torch.fold_report import is_more, report_of
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -51,6 +52,7 @@ def fold_module(model: nn.Module, request: Request) -> tuple[nn.Module, FoldRepo
         folded, report = made or (folding.proven() if verify else folding.unproven())
         if made is None and merges:
             report = folding.unmerged(report)
+        folded, report = folding.repeated(folded, report, merges=merges)
     except BaseException:
         before.restore()
         raise
@@ -92,11 +94,14 @@ class Folding:
         """The module as it was given."""
         self.inplace = inplace
         self.keep = keep
+        self.is_merged = is_merged
         self.recording, self.lifted = _read(model, runs, keep, is_merged=is_merged)
         before.restore()
         self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
         self.bans: Bans = {}
+        self.final = self
+        """Itself, or with what was merged: what it was folded as."""
         self.risky: list[str] = []
         """Methods that run a part of what was merged."""
 
@@ -107,15 +112,15 @@ class Folding:
 
     def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
         """The fold of the module with its branches merged; None where that is not to be had."""
-        proof = None
         for todo, merging in self._candidates():
             try:
-                proof = proof or (self._proof() if verify else None)
+                proof = self.proof if verify else None
                 inner = self._with(todo, inplace=self.inplace)
                 if inner is not None:
                     folded, report = inner.unproven()
                     verdict = None if proof is None else proof.check(folded)
                     if verdict is None or verdict.equal:
+                        self.final = inner
                         return folded, replace(merging.told(report), verdict=verdict)
             except (BnfoldError, AssertionError):  # its code does not take it
                 pass
@@ -130,6 +135,7 @@ class Folding:
             except (BnfoldError, AssertionError):
                 continue
             if inner is not None:
+                self.final = inner
                 return merging.told(report_of(inner.model, inner.decided, inner.risky))
         return None
 
@@ -190,7 +196,39 @@ class Folding:
         kept = len(inner.decided.plan.kept)
         return inner if not kept or kept <= len(self.decided.plan.kept) else None
 
-    def _proof(self) -> prove.Proof:
+    def repeated(
+        self, folded: nn.Module, report: FoldReport, *, merges: bool
+    ) -> tuple[nn.Module, FoldReport]:
+        """Folded until nothing more goes: what is left may go from what a fold makes."""
+        reports, last = [report], self.final
+        while last.may_leave_more:
+            before = Snapshot(folded.modules())
+            further = None
+            try:
+                later = Folding(folded, self.runs, self.clip, before, inplace=True, keep=self.keep)
+                further, more = (later.merged(verify=False) if merges else None) or later.unproven()
+                if report.verdict is not None:
+                    more = replace(more, verdict=self.proof.check(further))
+            except BnfoldError:  # it can be run, and not read
+                further = None
+            if further is None or not is_more(more):
+                before.restore()
+                break
+            folded, last = further, later.final
+            reports.append(more)
+        return folded, told_in_turn(self.lifted.graph, reports)
+
+    @property
+    def may_leave_more(self) -> bool:
+        """Whether another fold may find more, which is so only where this one changed something."""
+        plan = self.decided.plan
+        if self.is_merged:  # a step behind merged ones may be merged with them, or go
+            return bool(plan.kept)
+        return may_fold_again(self.lifted.graph, plan)
+
+    @functools.cached_property
+    def proof(self) -> prove.Proof:
+        """The module as it came, run. Raises ExampleInputError."""
         from bnfold.frontends.torch import prove
 
         shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
@@ -245,7 +283,7 @@ class Folding:
         from bnfold.frontends.torch import prove
 
         try:
-            proof = self._proof()
+            proof = self.proof
         except ExampleInputError as error:  # it could be analysed, but not be run
             if self._is_to_blame(error):
                 raise
@@ -281,6 +319,10 @@ def inspect_module(model: nn.Module, request: Request) -> FoldReport:
             report = folding.unmerged(report) if merges else report
         if report.removed:
             folding.check_run()
+        if folding.final.may_leave_more:
+            made = folding.merged(verify=False) if merges else None
+            folded, _ = made or folding.unproven()
+            _, report = folding.repeated(folded, report, merges=merges)
         return report
 
 

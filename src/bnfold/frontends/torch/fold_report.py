@@ -95,3 +95,9 @@ def _is_used(module: nn.Module, recording: Recording) -> bool:
     own = (*module._parameters.values(), *module._buffers.values())
     uses = (use for tensor in own for use in recording.parameter_uses.get(id(tensor), ()))
     return any(use.event is not None for use in uses)
+
+
+def is_more(report: FoldReport) -> bool:
+    """Whether a fold did anything, rightly."""
+    is_right = report.verdict is None or report.verdict.equal
+    return is_right and bool(report.removed or report.merged)
