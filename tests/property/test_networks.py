@@ -35,25 +35,25 @@ def steady(examples: int) -> settings:
     )
 
 
-@steady(80)
+@steady(60)
 @given(networks(), MODES)
 def test_every_frontend_folds_a_random_network_alike(network, clip):
     check(network, clip)
 
 
-@steady(60)
+@steady(45)
 @given(networks(within="caffe"), MODES)
 def test_so_does_caffe_with_what_it_can_express(network, clip):
     check(network, clip)
 
 
-@steady(60)
+@steady(40)
 @given(networks(), MODES, st.sampled_from((torch.float32, torch.float16)))
 def test_in_smaller_dtypes_only_digits_are_lost(network, clip, dtype):
     check_torch_in(network, clip, dtype)
 
 
-@steady(60)
+@steady(40)
 @given(networks(), MODES)
 def test_onnx_runtime_computes_the_same(network, clip):
     check_onnx_runtime(network, clip)
