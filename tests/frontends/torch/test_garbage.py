@@ -104,3 +104,24 @@ def test_what_somebody_else_froze_stays_frozen() -> None:
         assert gc.get_freeze_count() >= count / 2  # some of them are freed meanwhile
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_fold_leaves_no_tensors_behind(verify: bool) -> None:
+    """Whoever folds one model after the other has the memory of one."""
+    model, x = build(Drops()), image(2, 3, 6, 6)
+    gc.unfreeze()
+
+    def tensors() -> int:
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # as if nothing else had set off a collection
+    try:
+        before = tensors()
+        for _ in range(3):
+            bnfold.fold(model, x, verify=verify)
+        after = tensors()
+    finally:
+        gc.enable()
+    assert after <= before + 3

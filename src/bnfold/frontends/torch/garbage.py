@@ -33,5 +33,6 @@ def old_objects_set_aside() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # what is left of this would be old now, and stay until all is looked through
         _ours.clear()
         gc.unfreeze()
