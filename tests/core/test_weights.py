@@ -225,3 +225,17 @@ def test_axes_are_exchanged_within_each_group(groups):
     np.testing.assert_array_equal(exchanged(turned, groups), weight)
     assert Layout.IN_OUT.channels(weight.shape, groups) == (groups * ins, groups * outs)
     assert Layout.OUT_IN.channels(turned.shape, groups) == (groups * ins, groups * outs)
+
+
+def test_a_product_in_small_pieces_is_rounded_once_and_leaves_numpy_as_it_was():
+    before = np.getbufsize()
+    generator = np.random.default_rng(5)
+    weight = generator.standard_normal((7, 3000)).astype(np.float32)
+    factor = generator.standard_normal((7, 1))
+    made = np.empty_like(weight)
+    weights.multiply(weight, factor, made)
+    wanted = (weight.astype(np.float64) * factor).astype(np.float32)
+    np.testing.assert_array_equal(made, wanted)
+    with pytest.raises(ValueError, match="broadcast"):
+        weights.multiply(weight, factor[:3], made)
+    assert np.getbufsize() == before

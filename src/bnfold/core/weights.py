@@ -23,6 +23,9 @@ from bnfold.core.plan import LinearEdit
 
 _BLOCK = 1 << 17
 """About how many factors, or sums of taps, are held in float64 at a time."""
+_BUFFER = 1024
+"""Entries that NumPy converts to float64 at a time: with these, its buffers stay in the first-level
+cache, and a product takes half as long as with the 8192 of its own."""
 
 
 class Layout(Enum):
@@ -136,14 +139,23 @@ def _multiply(
     if (columns == 1.0).all() and weight.flags.c_contiguous and out.flags.c_contiguous:
         # One factor per row: long rows are what NumPy multiplies fastest.
         target = out.reshape(len(rows), math.prod(out.shape[1:]))
-        np.multiply(weight.reshape(target.shape), rows[:, None], out=target, casting="same_kind")
+        multiply(weight.reshape(target.shape), rows[:, None], target)
         return
     step = max(1, _BLOCK // max(1, width))
     for first in range(0, len(rows), step):
         block = slice(first, first + step)
         factor = rows[block, None] * columns[group[block]]
         factor = factor.reshape(*factor.shape, *(1,) * (weight.ndim - 2))
-        np.multiply(weight[block], factor, out=out[block], casting="same_kind")
+        multiply(weight[block], factor, out[block])
+
+
+def multiply(weight: NDArray[Any], factor: FloatArray, out: NDArray[Any]) -> None:
+    """out = weight * factor in float64, rounded once; the shapes broadcast."""
+    before = np.setbufsize(_BUFFER)
+    try:
+        np.multiply(weight, factor, out=out, casting="same_kind")
+    finally:
+        np.setbufsize(before)
 
 
 def _add_to_centre(weight: NDArray[Any], edit: LinearEdit, folded: NDArray[Any]) -> None:

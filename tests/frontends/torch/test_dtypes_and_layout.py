@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import bnfold
+from bnfold.frontends.torch.new_tensors import is_finite
 from tests.frontends.torch.support import assert_folds, build, image, reasons
 
 
@@ -166,3 +169,14 @@ def test_the_range_of_the_dtype_behind_counts():
     model.conv.half()
     assert on_input(model, model.bn, 0.0, 1e10) == "scale-range"
     assert on_input(model, model.bn, 0.0, 100.0) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_an_entry_that_is_not_finite_is_found_and_a_large_one_is_none(dtype):
+    large = torch.full((3, 5), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(large) and is_finite(-large) and is_finite(large.t())
+    assert is_finite(torch.zeros(0, dtype=dtype))
+    for entry in (math.inf, -math.inf, math.nan):
+        large[1, 2] = entry
+        assert not is_finite(large) and not is_finite(large.t())
+        assert not is_finite(torch.tensor([1.0, entry], dtype=dtype))

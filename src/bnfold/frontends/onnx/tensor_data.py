@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold._threads import processors, share
+from bnfold.core.weights import multiply
 
 _BLOCK = 1 << 23
 """Bytes copied at a time."""
@@ -186,13 +187,13 @@ class ScaledData:
             factor = factor[start : start + len(block)]
         _fill(source, place, block)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            np.multiply(block, factor, out=block, casting="same_kind")
+            multiply(block, factor, block)
             if is_finite(block):
                 return
             _fill(source, place, block)
             if is_finite(block):
                 raise self.overflow
-            np.multiply(block, factor, out=block, casting="same_kind")
+            multiply(block, factor, block)
 
 
 _ROWS = 1 << 20

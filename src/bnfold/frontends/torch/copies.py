@@ -57,13 +57,16 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        own = module.__dict__
-        for value in (*own.values(), *own["_buffers"].values()):
-            held: Iterable[Any] = (value,)
+        for value in module.__dict__.values():
+            held: Iterable[Any] = ()
+            if type(value) in _EXACT_ATOMS:
+                continue
             if isinstance(value, dict):
                 held = value.values()
             elif isinstance(value, list | tuple | deque):
                 held = value
+            elif isinstance(value, Tensor):
+                held = (value,)
             yield from (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
 
 
@@ -209,7 +212,7 @@ class Snapshot:
             (part, part.get_state())
             for module in self._modules
             for part in module.__dict__.values()
-            if type(part) not in _EXACT_ATOMS and isinstance(part, torch.Generator)
+            if type(part) not in _NO_GENERATORS and isinstance(part, torch.Generator)
         ]
 
     def restore(self) -> None:
@@ -258,6 +261,8 @@ def _memory(tensor: Tensor) -> int | None:
 
 
 _TABLES = (dict, OrderedDict, list, set)
+_NO_GENERATORS = _EXACT_ATOMS.union(_TABLES)
+"""What most attributes are: PyTorch's own answer takes long."""
 
 
 def _entries(table: Any) -> Any:
