@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.core import graph as g
+from bnfold.frontends.onnx.attention import emit_einsum, emit_product
 from bnfold.frontends.onnx.lift_constants import operands
 from bnfold.frontends.onnx.lift_views import VIEWS
 from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
@@ -265,4 +266,6 @@ _TABLE: dict[str, Handler] = {
     "Sub": _sum(lambda count: (1.0, -1.0)),
     "Mul": _mul,
     "Div": _div,
+    "MatMul": emit_product,
+    "Einsum": emit_einsum,
 }

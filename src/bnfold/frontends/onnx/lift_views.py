@@ -132,15 +132,20 @@ def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 def _dropout(lifter: Lifter, node: Node) -> bool:
     """Nothing at inference; its mask, if it has one, does not depend on the values."""
     source, output = node.inputs[0], node.outputs[0]
-    mode = node.input(2)
-    training = lifter.constants.array(mode) if mode else np.array(False)
-    if training is None or bool(training.any()) or not lifter.is_activation(source):
-        return False
-    if lifter.network.opset < 7 and not node.integer("is_test"):
+    if not is_idle_dropout(lifter, node) or not lifter.is_activation(source):
         return False
     return lifter.emit_view(
         node, [lifter.tensor(source)], [output], lambda choice: _on_labels(lambda labels: labels)
     )
+
+
+def is_idle_dropout(lifter: Lifter, node: Node) -> bool:
+    """Whether a Dropout is known to drop nothing."""
+    mode = node.input(2)
+    training = lifter.constants.array(mode) if mode else np.array(False)
+    if training is None or bool(training.any()):
+        return False
+    return lifter.network.opset >= 7 or bool(node.integer("is_test"))
 
 
 # -------------------------------------------------------------------- parts

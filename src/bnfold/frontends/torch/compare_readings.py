@@ -19,12 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnfold.core.axes import after_expand, after_reshape
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of, values
 
 _LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
 """One op in code, several in a recording."""
+
+_MOVING = {**dict.fromkeys(_RESHAPING, after_reshape), "expand": after_expand}
 
 _OPTIONAL: dict[str, frozenset[str]] = {
     "constant_pad_nd": frozenset({"pad"}),
@@ -92,6 +95,8 @@ def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> No
         event, twin = both[side], both[1 - side]
         names = frozenset(name for name, a, b in _arguments(event, twin) if _differs(a, b))
         if names:
+            lie = enumerate(zip(_axes(event), _axes(twin), strict=True))
+            names |= {moved_axis(axis) for axis, (a, b) in lie if a != b}
             _open(recording, event, names)
         for place, (a, b) in enumerate(zip(event.outputs, twin.outputs, strict=True)):
             if a is None or b is None or len(a.shape) != len(b.shape):
@@ -101,6 +106,20 @@ def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> No
             if axes:
                 known = recording.open_axes.get((event.number, place), ())
                 recording.open_axes[event.number, place] = tuple(sorted(axes.union(known)))
+
+
+def moved_axis(axis: int) -> str:
+    """What is noted among an op's open arguments if this axis lies elsewhere on other sizes."""
+    return f"axis {axis}"
+
+
+def _axes(event: Event) -> tuple[int | None, ...]:
+    """Where the input's axes lie in what the event made, for ops that may move them by sizes."""
+    where = _MOVING.get(functional(op_name(event.target)))
+    if where is None or (made := event.outputs[0]) is None:
+        return ()
+    source = event.args[0]
+    return where(source.shape, made.shape) if isinstance(source, Value) else ()
 
 
 def _open(recording: Recording, event: Event, names: frozenset[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import fx
 
 from bnfold.core import graph as g
+from bnfold.frontends.torch.attention import emit_attention, emit_product
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
 from bnfold.frontends.torch.lifter import ClipSite, Lifter, first_value, is_floating
@@ -376,5 +377,10 @@ _TABLE: dict[str, Handler] = {
     "div": _div,
     "divide": _div,
     "true_divide": _div,
+    "mm": emit_product,
+    "bmm": emit_product,
+    "matmul": emit_product,
+    "scaled_dot_product_attention": emit_attention,
+    "_scaled_dot_product_flash_attention_for_cpu": emit_attention,
 }
 _COMPARISONS: dict[str, Handler] = dict.fromkeys(("ge", "gt", "le", "lt"), _comparison)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -136,6 +137,16 @@ class Lifter:
             self.readers[value.number] = self.readers.get(value.number, 0) + 1
 
     # ---------------------------------------------------------------- values
+
+    @cached_property
+    def makers(self) -> dict[int, Event]:
+        """The event that made a value, by the value's number."""
+        return {
+            value.number: event
+            for event in self.recording.events
+            for value in event.outputs
+            if value
+        }
 
     def tensor(self, value: Value) -> int:
         """The graph tensor of a value; one that nothing made is stored as it is."""

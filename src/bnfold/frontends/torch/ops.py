@@ -73,7 +73,7 @@ OVERLOADS: dict[str, tuple[str, ...]] = {
     "_convolution": ("", "deprecated"),
     "_native_batch_norm_legit": ("", "no_stats"),
     **dict.fromkeys(("squeeze",), ("", "dim", "dims")),
-    **dict.fromkeys(("transpose", "select", "unbind", "unflatten"), ("int",)),
+    **dict.fromkeys(("transpose", "select", "softmax", "unbind", "unflatten"), ("int",)),
     **dict.fromkeys(("hsplit", "vsplit"), ("int", "array")),
     "flatten": ("using_ints",),
     "index": ("Tensor", "Tensor_hacked_twin"),
