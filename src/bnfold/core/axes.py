@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 def after_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[int | None, ...]:
@@ -29,3 +29,71 @@ def after_expand(before: Sequence[int], after: Sequence[int]) -> tuple[int | Non
         axis + added if after[axis + added] == length else None
         for axis, length in enumerate(before)
     )
+
+
+UNKNOWN = 0
+"""A period that is not known; what lies along the axis may differ from entry to entry."""
+
+
+def periods(
+    before: Sequence[int],
+    after: Sequence[int],
+    repeats: Mapping[int, int],
+    opened: Collection[int],
+) -> dict[int, int]:
+    """After how many entries what a reshape lays along its axes has to come again.
+
+    A batch of B images, each of h * c channels, becomes B * h rows of c: row r has what row r - h
+    has, however many images there are. So it is where an axis of any length, and what it is made
+    of, count slowest among what they are cut or merged with, and everything else there has a fixed
+    length. Else which of them an entry has depends on the length: all of them are to be alike.
+
+    Args:
+        before: Shape of the input.
+        after: Shape of the result.
+        repeats: Per axis of the input that may have any length, its own period.
+        opened: The axes of the result that may have any length.
+
+    Returns:
+        A period per axis of the result; 1 is alike, and nothing is asked of an axis that is not in.
+    """
+    made = dict.fromkeys(range(len(after)), 1)
+    for old, new in _groups(before, after):
+        for axis in new:
+            del made[axis]
+        merged = [axis for axis in old if axis in repeats or before[axis] > 1]
+        cut = [axis for axis in new if axis in opened or after[axis] > 1]
+        if not any(axis in repeats for axis in merged) and not any(axis in opened for axis in cut):
+            continue
+        if _counts_slowest(merged, repeats) and _counts_slowest(cut, opened):
+            own = repeats[merged[0]]
+            entries = (own or 1) * math.prod(before[axis] for axis in merged[1:])
+            together = math.gcd(entries, math.prod(after[axis] for axis in cut[1:]))
+            is_kept = own == UNKNOWN and len(merged) == len(cut) == 1
+            made[cut[0]] = UNKNOWN if is_kept else entries // together
+        else:
+            made |= dict.fromkeys(new, 1)
+    return made
+
+
+def _counts_slowest(axes: Sequence[int], opened: Collection[int]) -> bool:
+    """Whether the first of these axes, and none of the others, may have any length."""
+    return [axis in opened for axis in axes] == [True] + [False] * (len(axes) - 1)
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """The axes, in parts as small as may be, of which one is the other in another shape."""
+    start_old = start_new = 0
+    while start_old < len(before) and start_new < len(after):
+        old, new = start_old + 1, start_new + 1
+        while (left := math.prod(before[start_old:old])) != (
+            right := math.prod(after[start_new:new])
+        ):
+            if left < right and old < len(before):
+                old += 1
+            elif right < left and new < len(after):
+                new += 1
+            else:
+                return
+        yield range(start_old, old), range(start_new, new)
+        start_old, start_new = old, new

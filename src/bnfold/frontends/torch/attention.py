@@ -11,19 +11,15 @@ those in the table is passed: a mask behind the softmax, or a dropout that drops
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bnfold.core import graph as g
-from bnfold.core.axes import after_expand, after_reshape
 from bnfold.frontends.torch.compare_readings import moved_axis
 from bnfold.frontends.torch.lifter import Lifter, first_value, is_floating
+from bnfold.frontends.torch.moved_axes import places_of
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
 from bnfold.frontends.torch.recording import Event, Value
-
-Shape = Sequence[int]
-_Move = tuple[Event, Shape, Shape]
-"""An op that moves values, with the shapes before and after."""
 
 
 def emit_product(lifter: Lifter, event: Event) -> bool:
@@ -92,7 +88,7 @@ class _Sums(NamedTuple):
 
 def _sums_to_one(lifter: Lifter, weights: Value) -> _Sums | None:
     """Along which axis the numbers sum to 1, for all that is known."""
-    moves: list[_Move] = []
+    moves: list[Event] = []
     while (event := _maker(lifter, weights)) is not None:
         name = functional(op_name(event.target))
         source = first_value(event)
@@ -103,20 +99,17 @@ def _sums_to_one(lifter: Lifter, weights: Value) -> _Sums | None:
             axis = _moved(lifter, start, moves)
             safe = name == "_safe_softmax" and _may_be_masked(lifter, source)
             return None if axis is None else _Sums(axis, safe)
-        if name not in _MOVES:
-            return None
-        moves.append((event, source.shape, weights.shape))
+        moves.append(event)
         weights = source
     return None
 
 
-def _moved(lifter: Lifter, axis: int, moves: Sequence[_Move]) -> int | None:
+def _moved(lifter: Lifter, axis: int, moves: Sequence[Event]) -> int | None:
     """Where the axis lies in the end, if it is said of all sizes; the last move comes first."""
-    for event, before, after in reversed(moves):
-        if moved_axis(axis) in lifter.open.get(event.number, ()):
-            return None
-        place = _MOVES[functional(op_name(event.target))](event, axis, before, after)
-        if place is None:
+    for event in reversed(moves):
+        places = places_of(event)
+        place = None if places is None else places[axis]
+        if place is None or moved_axis(axis) in lifter.open.get(event.number, ()):
             return None
         axis = place
     return axis
@@ -130,7 +123,8 @@ def _may_be_masked(lifter: Lifter, scores: Value) -> bool:
         if name in ("bmm", "mm", "matmul"):
             return False
         numbers = not any(isinstance(argument, Value) for argument in event.args[1:])
-        if source is None or not (name in _MOVES or (name in ("mul", "div") and numbers)):
+        is_scaled = name in ("mul", "div") and numbers
+        if source is None or not (is_scaled or places_of(event) is not None):
             return True
         scores = source
     return True
@@ -146,44 +140,6 @@ def _maker(lifter: Lifter, value: Value) -> Event | None:
     return None if others or (names and lifter.is_program) else event
 
 
-Move = Callable[[Event, int, Shape, Shape], "int | None"]
-"""Where an axis of the input lies in the output, given both shapes; None if that is not said."""
-
-
-def _stays(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    return axis
-
-
-def _reshaped(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    return after_reshape(before, after)[axis]
-
-
-def _expanded(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    return after_expand(before, after)[axis]
-
-
-def _exchanged(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    a, rank = Arguments(event), len(before)
-    first, second = (a.whole(name) % rank for name in ("dim0", "dim1"))
-    return {first: second, second: first}.get(axis, axis)
-
-
-def _permuted(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    return [place % len(before) for place in Arguments(event).wholes("dims")].index(axis)
-
-
-def _not_dropped(event: Event, axis: int, before: Shape, after: Shape) -> int | None:
-    return None if Arguments(event)["train"] else axis
-
-
 _SIZES = frozenset({"size", "shape"})
 """What a module may give otherwise on other sizes: see `moved_axis`."""
 _SOFTMAX = frozenset({"softmax", "_softmax", "_safe_softmax"})
-_MOVES: dict[str, Move] = {
-    **dict.fromkeys(("clone", "contiguous", "detach", "alias", "_to_copy", "to"), _stays),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"), _reshaped),
-    "expand": _expanded,
-    "transpose": _exchanged,
-    "permute": _permuted,
-    "dropout": _not_dropped,
-}

@@ -19,15 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnfold.core.axes import after_expand, after_reshape
+from bnfold.frontends.torch.moved_axes import RESHAPING, places_of
+from bnfold.frontends.torch.open_lengths import OpenLengths, joined
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of, values
 
 _LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
-_RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
-"""One op in code, several in a recording."""
-
-_MOVING = {**dict.fromkeys(_RESHAPING, after_reshape), "expand": after_expand}
 
 _OPTIONAL: dict[str, frozenset[str]] = {
     "constant_pad_nd": frozenset({"pad"}),
@@ -89,37 +86,34 @@ def pair(first: Recording, second: Recording) -> Pairing | None:
 
 def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> None:
     """Call open what differs from the other reading; `side` says which of the two this one is."""
-    for event in pairing.unpaired[side]:
-        _open(recording, event, _OPTIONAL[functional(op_name(event.target))])
-    for both in pairing.pairs:
-        event, twin = both[side], both[1 - side]
-        names = frozenset(name for name, a, b in _arguments(event, twin) if _differs(a, b))
+    roots: dict[int, int] = {}
+    _steps(recording, roots)
+    lengths = OpenLengths(roots)
+    both = {pair[side].number: (pair[side], pair[1 - side]) for pair in pairing.pairs}
+    alone = {event.number: (event, None) for event in pairing.unpaired[side]}
+    for _, (event, twin) in sorted((both | alone).items()):
+        names = (
+            _OPTIONAL[functional(op_name(event.target))] if twin is None else _other(event, twin)
+        )
         if names:
-            lie = enumerate(zip(_axes(event), _axes(twin), strict=True))
-            names |= {moved_axis(axis) for axis, (a, b) in lie if a != b}
             _open(recording, event, names)
-        for place, (a, b) in enumerate(zip(event.outputs, twin.outputs, strict=True)):
-            if a is None or b is None or len(a.shape) != len(b.shape):
-                continue
-            lengths = enumerate(zip(a.shape, b.shape, strict=True))
-            axes = {axis for axis, (length, twin_length) in lengths if length != twin_length}
-            if axes:
-                known = recording.open_axes.get((event.number, place), ())
-                recording.open_axes[event.number, place] = tuple(sorted(axes.union(known)))
+        for place, axes in lengths.of(event, twin):
+            known = recording.open_axes.get((event.number, place), {})
+            recording.open_axes[event.number, place] = joined(known, axes)
+
+
+def _other(event: Event, twin: Event) -> frozenset[str]:
+    """What differs between an event and its twin."""
+    names = frozenset(name for name, a, b in _arguments(event, twin) if _differs(a, b))
+    if not names:
+        return names
+    lie = zip(places_of(event) or (), places_of(twin) or (), strict=False)
+    return names | {moved_axis(axis) for axis, (a, b) in enumerate(lie) if a != b}
 
 
 def moved_axis(axis: int) -> str:
     """What is noted among an op's open arguments if this axis lies elsewhere on other sizes."""
     return f"axis {axis}"
-
-
-def _axes(event: Event) -> tuple[int | None, ...]:
-    """Where the input's axes lie in what the event made, for ops that may move them by sizes."""
-    where = _MOVING.get(functional(op_name(event.target)))
-    if where is None or (made := event.outputs[0]) is None:
-        return ()
-    source = event.args[0]
-    return where(source.shape, made.shape) if isinstance(source, Value) else ()
 
 
 def _open(recording: Recording, event: Event, names: frozenset[str]) -> None:
@@ -204,7 +198,7 @@ class _Match:
 
 
 def _target(event: Event) -> Any:
-    reshapes = functional(op_name(event.target)) in _RESHAPING
+    reshapes = functional(op_name(event.target)) in RESHAPING
     return "reshape" if reshapes else event.target
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
+from bnfold.frontends.torch.moved_axes import places_of
 from bnfold.frontends.torch.recording import (
     Call,
     Const,
@@ -176,22 +177,67 @@ class Lifter:
         places = {id(value): place for place, value in enumerate(event.outputs)}
         shapes = [value.shape for value in made]
         kind = kind_of(event)
+        # What moves labels, and where an array of bounds would be made for one size.
+        ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
+        follows = isinstance(role, g.View) and places_of(event) is not None
+        if isinstance(role, g.View | g.Pad) and not follows:
+            inputs = self._alike(event, inputs)
         numbers = self.graph.add(name or event.name, role, inputs, shapes, kind=kind)
         added = len(self.graph.ops) - 1
         if event.number not in self.open:
             self.events[added] = event
-        # What moves labels, and where an array of bounds would be made for one size.
-        ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
         for value, number in zip(made, numbers, strict=True):
-            axes = self._open_axes(event, places.get(id(value), 0)) if ties else ()
-            if axes:  # what is stored along an axis of any length is stored alike
-                (number,) = self.graph.add(event.name, g.Mean(axes), [number], [value.shape])
-            self.tensors[value.number] = number
+            axes = self._open_axes(event, places.get(id(value), 0)) if ties else {}
+            if not follows:
+                axes = dict.fromkeys(axes, 1)
+            self.tensors[value.number] = self._tied(event, number, axes)
         return added
 
-    def _open_axes(self, event: Event, output: int) -> tuple[int, ...]:
+    def _open_axes(self, event: Event, output: int) -> Mapping[int, int]:
         known = self.recording.open_axes
-        return known.get((event.number, output), ()) if known else open_axes(event, output)
+        if known:
+            return known.get((event.number, output), {})
+        return dict.fromkeys(open_axes(event, output), 1)
+
+    def _alike(self, event: Event, inputs: Sequence[int]) -> list[int]:
+        """The inputs, where along an axis of any length what is stored is stored alike."""
+        tied = {}
+        for value in values(event.args, event.kwargs) if self.recording.open_axes else ():
+            axes = {axis: 1 for axis, period in self._repeats(value).items() if period != 1}
+            number = self.tensors.get(value.number)
+            if axes and number is not None and number in inputs:
+                tied[number] = self._tied(event, number, axes)
+        return [tied.get(number, number) for number in inputs]
+
+    def _repeats(self, value: Value) -> Mapping[int, int]:
+        """What is noted of the axes of a value."""
+        while (event := self.makers.get(value.number)) is not None:
+            numbers = [made.number if made else None for made in event.outputs]
+            place = numbers.index(value.number)
+            known = self.recording.open_axes.get((event.number, place))
+            source = event.args[0] if event.args else None
+            if known is not None or places_of(event) is None or not isinstance(source, Value):
+                return known or {}
+            if source.shape != value.shape:
+                return {}
+            value = source
+        return {}
+
+    def _tied(self, event: Event, number: int, axes: Mapping[int, int]) -> int:
+        """What is stored along these axes comes again after so many entries; 1 is alike."""
+        shape = self.graph.shapes[number]
+        alike = []
+        for axis, period in axes.items():
+            if period == 1 or (period and shape[axis] % period):
+                alike.append(axis)
+            elif period:
+                cut = (*shape[:axis], shape[axis] // period, period, *shape[axis + 1 :])
+                (number,) = self.graph.add(event.name, _in_shape(cut), [number], [cut])
+                (number,) = self.graph.add(event.name, g.Mean((axis,)), [number], [cut])
+                (number,) = self.graph.add(event.name, _in_shape(shape), [number], [shape])
+        if alike:
+            (number,) = self.graph.add(event.name, g.Mean(tuple(alike)), [number], [shape])
+        return number
 
     def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
         """Nothing is known about the event."""
@@ -210,6 +256,10 @@ class Lifter:
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""
         return self.readers.get(value.number, 0) == 1
+
+
+def _in_shape(shape: Sequence[int]) -> g.View:
+    return g.View(lambda labels: [labels[0].reshape(shape)])
 
 
 def kind_of(event: Event) -> str:

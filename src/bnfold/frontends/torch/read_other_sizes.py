@@ -32,6 +32,7 @@ from bnfold.frontends.torch.compare_readings import Pairing, note_differences, p
 from bnfold.frontends.torch.leaf_modules import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
+from bnfold.frontends.torch.open_lengths import joined
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import Derivation, Event, Recording, Value, constants, values
@@ -195,12 +196,10 @@ def _copy_notes(old: Recording, number: int, new: Recording, new_number: int, ou
     if names:
         new.open_arguments[new_number] = names
     for position in range(outputs):
-        axes = {
-            *old.open_axes.get((number, position), ()),
-            *new.open_axes.get((new_number, position), ()),
-        }
-        if axes:
-            new.open_axes[new_number, position] = tuple(sorted(axes))
+        known = old.open_axes.get((number, position))
+        if known is not None:
+            place = (new_number, position)
+            new.open_axes[place] = joined(known, new.open_axes.get(place, {}))
 
 
 def _place_notes(whole: Recording, parts: Sequence[Recording]) -> None:

@@ -197,8 +197,9 @@ class Recording:
     """In an exported program, what no run tells for all; see `symbolic`."""
     written: frozenset[str] = frozenset()
     """In an exported program, the names of the placeholders that a run writes to."""
-    open_axes: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
-    """Per event number and place among its outputs, the axes that have other lengths elsewhere."""
+    open_axes: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
+    """Per event number and place among its outputs, axes (those that have other lengths elsewhere
+    among them) and after how many entries what lies along each comes again; see `open_lengths`."""
     open_arguments: dict[int, frozenset[str]] = field(default_factory=dict)
     """Per event number, the arguments that are others on other sizes; see `read_other_sizes`."""
     asked: Asked = field(default_factory=Asked)
