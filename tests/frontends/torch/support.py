@@ -11,14 +11,17 @@ import dataclasses
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._decomp import _core_aten_decompositions_post_autograd
 from torch._export import utils as export_utils
 from torch.export import ExportedProgram
+from torch.export.decomp_utils import PRESERVED_ATEN_CIA_OPS
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -66,18 +69,32 @@ def image(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def in_core_aten(program: ExportedProgram) -> ExportedProgram:
-    """The program, decomposed. PyTorch looks through all operators each time; here that is once."""
-    name = "_collect_all_valid_cia_ops"
-    with (
-        patch(f"torch.export.exported_program.{name}", _operators, create=True),
-        patch(f"torch.export.decomp_utils.{name}", _operators, create=True),
-    ):
+    """The program, decomposed.
+
+    PyTorch goes through all its composite operators, and tells each one twice to decompose, which
+    it does anyway. Here that is said to those of the program, and to those with rules of their own.
+    """
+    parts = [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    own = {node.target for part in parts for node in part.graph.nodes}
+    found = {op for op in _composite() if op in own or op in _with_rules()}
+    with ExitStack() as patched:
+        for name in (
+            "exported_program._collect_all_valid_cia_ops",
+            "decomp_utils._collect_all_valid_cia_ops",
+            "decomp_utils._collect_all_valid_cia_ops_for_aten_namespace",
+        ):
+            patched.enter_context(patch(f"torch.export.{name}", lambda: found, create=True))
         return program.run_decompositions()
 
 
 @cache
-def _operators() -> set[Any]:
+def _composite() -> set[Any]:
     return export_utils._collect_all_valid_cia_ops()
+
+
+@cache
+def _with_rules() -> set[Any]:
+    return {*_core_aten_decompositions_post_autograd(), *PRESERVED_ATEN_CIA_OPS}
 
 
 class _BatchNormCalls(TorchDispatchMode):
