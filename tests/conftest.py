@@ -25,7 +25,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture
 def tests_are_no_garbage() -> Iterator[None]:
-    """Between two settings a measurement looks for garbage, and the tests hold much that is none."""
+    """Between two settings a measurement looks for garbage; the tests hold much that is none."""
     gc.freeze()
     yield
     gc.unfreeze()
