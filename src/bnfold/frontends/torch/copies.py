@@ -59,12 +59,15 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
             continue
         own = module.__dict__
         for value in (*own.values(), *own["_buffers"].values()):
-            held: Iterable[Any] = (value,)
+            if type(value) in _EXACT_ATOMS:
+                continue
             if isinstance(value, dict):
-                held = value.values()
-            elif isinstance(value, list | tuple | deque):
-                held = value
-            yield from (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
+                value = value.values()
+            elif not isinstance(value, list | tuple | deque):
+                value = (value,)
+            for part in value:
+                if isinstance(part, Tensor) and not part.is_leaf:
+                    yield part
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -74,9 +77,33 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         made = memo[id(value)] = kind()
         return _copied_table(value, made, memo) if value else made
+    if kind is Tensor:
+        return _copied_tensor(value, memo)
     if (kind is tuple or kind is set) and _EXACT_ATOMS.issuperset(map(type, value)):
         return value if kind is tuple else memo.setdefault(id(value), set(value))
     return copy.deepcopy(value, memo)
+
+
+def _copied_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A clone, if it is all of its memory and nothing more: a buffer, mostly."""
+    if _is_bare(tensor):
+        storage = tensor.untyped_storage()
+        known = memo.setdefault("torch", {})  # type: ignore[call-overload]  # PyTorch's own entry
+        if storage._cdata not in known and storage.nbytes() == tensor.nbytes:
+            made = memo[id(tensor)] = tensor.clone()
+            known[storage._cdata] = made.untyped_storage()
+            return made
+    copied: Tensor = copy.deepcopy(tensor, memo)
+    return copied
+
+
+def _is_bare(tensor: Tensor) -> bool:
+    """Whether it is numbers in the usual order, and nothing else."""
+    if tensor.requires_grad or tensor.grad is not None or tensor.__dict__:
+        return False
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
 
 
 def _copied_table(table: Any, made: Any, memo: dict[int, Any]) -> Any:
