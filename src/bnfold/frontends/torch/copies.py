@@ -57,17 +57,17 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        own = module.__dict__
-        for value in (*own.values(), *own["_buffers"].values()):
+        for value in module.__dict__.values():
+            held: Iterable[Any] = ()
             if type(value) in _EXACT_ATOMS:
                 continue
             if isinstance(value, dict):
-                value = value.values()
-            elif not isinstance(value, list | tuple | deque):
-                value = (value,)
-            for part in value:
-                if isinstance(part, Tensor) and not part.is_leaf:
-                    yield part
+                held = value.values()
+            elif isinstance(value, list | tuple | deque):
+                held = value
+            elif isinstance(value, Tensor):
+                held = (value,)
+            yield from (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
