@@ -129,18 +129,6 @@ def _takes_constants(role: g.Role, bound: BoundAffine | None, values: FloatArray
     return not values.any() or (role.bias_editable and not role.crosses_zeros)
 
 
-def _why_not_taken(role: g.Role, bound: BoundAffine | None, values: FloatArray) -> Reason | None:
-    """Why an op that does not pass the constants on cannot take them in; None if it can."""
-    if isinstance(role, g.Homogeneous):
-        return Reason.ZERO_GAMMA
-    if _takes_constants(role, bound, values):
-        return None
-    is_padded = isinstance(role, g.Linear) and role.crosses_zeros
-    if is_padded and _takes_constants(role, bound, np.zeros(0)):
-        return Reason.PADDING
-    return Reason.ZERO_GAMMA
-
-
 def _makes_zeros(role: g.Role) -> bool:
     return (
         isinstance(role, g.Linear)
@@ -201,14 +189,6 @@ def some_constants(variables: IntArray, values: FloatArray) -> Constants | None:
     return Constants(variables[first], values[first])
 
 
-def _together(parts: list[Constants]) -> Constants | None:
-    """All of them; None if one of the variables has several values."""
-    return some_constants(
-        np.concatenate([part.variables for part in parts]),
-        np.concatenate([part.values for part in parts]),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Stop:
     """The readers cannot take constants in."""
@@ -248,7 +228,11 @@ def at_consumers(
             continue
         done = number
         op = binding.graph.ops[number]
-        given = _together([reached[tensor] for tensor in op.inputs if tensor in reached])
+        parts = [reached[tensor] for tensor in op.inputs if tensor in reached]
+        given = some_constants(
+            np.concatenate([part.variables for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
         if given is None:
             return Stop(number)
         if number in removed:
@@ -256,14 +240,18 @@ def at_consumers(
             reach(op.outputs[0], _stepped(binding.affine[number], given))
             continue
         passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
-        if passed is not None:
-            for output in op.outputs:
-                reach(output, _within(passed, binding.labels[output]))
+        if passed is None and isinstance(op.role, g.Homogeneous):
+            return Stop(number)
+        if passed is None:
+            bound = binding.affine.get(number)
+            if not _takes_constants(op.role, bound, given.values):
+                zeros = _takes_constants(op.role, bound, np.zeros(0))
+                is_padded = isinstance(op.role, g.Linear) and op.role.crosses_zeros
+                return Stop(number, Reason.PADDING if zeros and is_padded else Reason.ZERO_GAMMA)
+            seen.append(given)
             continue
-        refusal = _why_not_taken(op.role, binding.affine.get(number), given.values)
-        if refusal is not None:
-            return Stop(number, refusal)
-        seen.append(given)
+        for output in op.outputs:
+            reach(output, _within(passed, binding.labels[output]))
     if any(tensor in reached for tensor, _, _ in binding.graph.outputs):
         return Stop(-1)
     return _alone(binding, constants, seen) or Stop(-1)
@@ -327,7 +315,10 @@ def _within(constants: Constants, labels: IntArray) -> Constants:
 
 def _alone(binding: Binding, constants: Constants, seen: list[Constants]) -> Constants | None:
     """The constants as they are seen, if no other variable is stored like one of them."""
-    joined = _together([Constants(), *seen])
+    joined = some_constants(
+        np.concatenate([part.variables for part in (Constants(), *seen)]),
+        np.concatenate([part.values for part in (Constants(), *seen)]),
+    )
     if joined is None:
         return None
     unread = ~np.isin(constants.variables, joined.variables)
