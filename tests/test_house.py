@@ -126,6 +126,24 @@ def test_the_core_has_no_word_of_a_framework() -> None:
         assert found is None, (path, found)
 
 
+def test_the_page_of_the_house_names_every_folder_and_no_other() -> None:
+    page = Path(__file__).parents[1] / "docs" / "design" / "0007-the-house.md"
+    rooms = page.read_text("utf-8").split("## ")[1]
+    names = {
+        name
+        for line in rooms.splitlines()
+        if (room := re.match(r" {4}(\w.*?)( {2}|$)", line))
+        for name in room[1].split(", ")
+    }
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert folders and folders <= names
+    for name in names:
+        path = SOURCE.joinpath(*name.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
+    frontends = {path.name for path in (SOURCE / "frontends").iterdir() if path.is_dir()}
+    assert all(name in rooms for name in frontends - {"__pycache__"})
+
+
 def test_who_may_import_whom() -> None:
     """docs/design/0007-the-house.md: frontends stand beside each other, what is shown above."""
     frontends = {"bnfold.frontends.torch", "bnfold.frontends.onnx", "bnfold.frontends.caffe"}

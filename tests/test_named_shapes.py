@@ -34,6 +34,7 @@ DOORS: dict[str, Callable[[Any, Path], object]] = {
 }
 
 
+@pytest.mark.usefixtures("tests_are_no_garbage")
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("shape", [SHAPE, list(SHAPE), tuple(np.array(SHAPE))])
 def test_shapes_by_name(door: str, shape: Any, tmp_path: Path) -> None:

@@ -43,10 +43,17 @@ def runs(program: ExportedProgram, count: int = 3) -> list[list[Tensor]]:
     return [[tensor.clone() for tensor in one] for one in found]
 
 
-def fold_alike(model: nn.Module, *, decomposed: bool = False, **options) -> FoldReport:
-    """Fold the program; original and folded, run in turn, do what a fresh one does."""
+def exported(model: nn.Module, *, decomposed: bool = False, **options) -> ExportedProgram:
     program = torch.export.export(copy.deepcopy(model), (image(2, 3, 6, 6),), **options)
-    program = in_core_aten(program) if decomposed else program
+    return in_core_aten(program) if decomposed else program
+
+
+def fold_alike(model: nn.Module, *, decomposed: bool = False) -> FoldReport:
+    """Fold the program; original and folded, run in turn, do what a fresh one does."""
+    return fold_program_alike(exported(model, decomposed=decomposed))
+
+
+def fold_program_alike(program: ExportedProgram) -> FoldReport:
     expected = runs(copy.deepcopy(program))
     folded, report = bnfold.fold(program)
     for candidate, relative in ((folded, 1e-9), (program, 0.0)):
@@ -143,7 +150,7 @@ def test_a_factor_that_moves_is_not_removed_but_the_batch_norm_is():
 
 
 def test_memory_that_is_written_to_is_not_shared():
-    program = torch.export.export(build(Net(factor)), (image(2, 3, 6, 6),))
+    program = exported(build(Net(factor)))
     folded, _ = bnfold.fold(program)
     before = program.state_dict["state"].clone()
     runs(folded)
@@ -214,15 +221,14 @@ CHANCE = {
 def test_what_is_drawn_at_random_is_no_constant(name, decomposed):
     body = CHANCE[name]
     model = build(Net(lambda net, x: net.head(body(net, net.bn(torch.sigmoid(net.conv(x)))))))
-    program = torch.export.export(model, (image(2, 3, 6, 6),))
-    if decomposed:
-        program = in_core_aten(program)
+    program = exported(model, decomposed=decomposed)
     folded, _ = bnfold.fold(program)
+    modules = (program.module(), folded.module())
     for seed in range(3):
         results = []
-        for candidate in (program, folded):
+        for candidate in modules:
             torch.manual_seed(seed)
-            results.append([candidate.module()(image(2, 3, 6, 6, seed=9))])
+            results.append([candidate(image(2, 3, 6, 6, seed=9))])
         assert_same(*results, 1e-9)
 
 
@@ -266,10 +272,10 @@ def test_parts_that_nothing_is_known_of(name, strict):
     body = PARTS[name]
     model = build(Net(lambda net, x: net.head(body(net, net.bn(net.conv(x))))))
     try:
-        torch.export.export(model, (image(2, 3, 6, 6),), strict=strict)
+        program = exported(model, strict=strict)
     except Exception as error:  # the exporter's own limits are none of ours
         pytest.fail(f"torch.export refuses: {error}")
-    report = fold_alike(model, strict=strict)
+    report = fold_program_alike(program)
     assert report.removed == 1  # the convolution before it takes it in
 
 

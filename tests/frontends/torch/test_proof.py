@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -401,6 +402,68 @@ def test_a_copy_shares_what_the_original_shares() -> None:
     assert made[2].alias is made[2].running_mean
     assert made[0].weight is not model[0].weight
     assert_same(run(model, X), run(made, X), 0.0)
+
+
+SHARING: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+    "another shape": lambda: (base := torch.arange(6.0), base.view(2, 3)),
+    "a part": lambda: (base := torch.arange(6.0), base[2:5]),
+    "a part first": lambda: ((base := torch.arange(6.0))[2:5], base),
+    "two parts": lambda: ((base := torch.arange(6.0))[:3], base[3:]),
+    "turned": lambda: ((base := torch.arange(6.0).view(2, 3)), base.t()),
+    "other numbers": lambda: (base := torch.arange(6.0), base.view(torch.int32)),
+    "expanded": lambda: (base := torch.ones(1), base.expand(4)),
+}
+
+
+@pytest.mark.parametrize("pair", SHARING.values(), ids=SHARING)
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_what_shares_memory_shares_it_in_the_copy(
+    pair: Callable[[], tuple[Tensor, Tensor]], *, is_listed: bool
+) -> None:
+    model = build(Net())
+    first, second = pair()
+    model.register_buffer("first", first)
+    if is_listed:
+        model.seen = [second]
+    else:
+        model.bn.register_buffer("second", second)
+    made = deep_copy(model, {})
+    twin = made.seen[0] if is_listed else made.bn.second
+    assert made.first.untyped_storage()._cdata == twin.untyped_storage()._cdata
+    assert made.first.untyped_storage()._cdata != first.untyped_storage()._cdata
+    for one, other in ((first, made.first), (second, twin)):
+        assert torch.equal(one, other)
+        assert (one.stride(), one.storage_offset()) == (other.stride(), other.storage_offset())
+
+
+BUFFERS: dict[str, Callable[[], Tensor]] = {
+    "conjugate": lambda: torch.randn(3, dtype=torch.complex64).conj(),
+    "negative": lambda: torch.randn(3, dtype=torch.complex64).conj().imag,
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.rand(3), 0.1, 2, torch.quint8),
+    "plain": lambda: torch.rand(3),
+    "without elements": lambda: torch.zeros(0, 3),
+    "with gradients": lambda: torch.ones(3, requires_grad=True),
+    "in channels_last": lambda: torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("make", BUFFERS.values(), ids=BUFFERS)
+@pytest.mark.parametrize("labels", [{}, {"label": ["mine"]}])
+def test_a_buffer_that_is_not_mere_numbers_is_copied_as_pytorch_does(
+    make: Callable[[], Tensor], labels: dict[str, Any]
+) -> None:
+    model = build(Net())
+    model.register_buffer("held", buffer := make())
+    buffer.__dict__.update(labels)
+    made, wanted = deep_copy(model, {}).held, copy.deepcopy(model).held
+    for part in ("dtype", "layout", "requires_grad", *labels):
+        assert getattr(made, part) == getattr(wanted, part)
+    assert all(getattr(made, name) is not label for name, label in labels.items())
+    if made.layout is torch.strided:
+        assert made.stride() == wanted.stride() and made.is_conj() == wanted.is_conj()
+    made, wanted = (t.dequantize() if t.is_quantized else t.to_dense() for t in (made, wanted))
+    assert torch.equal(made, wanted)
 
 
 def test_a_snapshot_puts_back_what_was_changed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.frontends.torch.test_merge_program import (
     fold_model,
     linears,
 )
+from tests.pairwise import pairwise
 
 
 class Joined(nn.Module):
@@ -114,26 +116,31 @@ def act(outs: int, activation: nn.Module, **options: Any) -> nn.Sequential:
     return nn.Sequential(conv_bn(4, outs, **options), activation)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        Joined(conv(3), conv(2, bias=False)),
-        Joined(conv(3, bias=False), conv(2, bias=False), conv(1, bias=False)),
-        Joined(conv_bn(4, 3), conv_bn(4, 2)),
-        Joined(conv_bn(4, 3, stride=2), conv_bn(4, 2, stride=2), dim=-3),
-        Joined(conv(3, padding="same"), conv(2)),
-        Joined(act(3, nn.ReLU()), act(2, nn.ReLU())),
-        Joined(act(3, nn.ReLU(inplace=True)), act(2, nn.ReLU(inplace=True))),
-        Joined(act(3, nn.ReLU6()), act(2, nn.ReLU6()), act(4, nn.ReLU6())),
-        nn.Sequential(Joined(conv(3), conv(2)), nn.BatchNorm2d(5)),
-    ],
-    ids=str,
+MERGED = [
+    Joined(conv(3), conv(2, bias=False)),
+    Joined(conv(3, bias=False), conv(2, bias=False), conv(1, bias=False)),
+    Joined(conv_bn(4, 3), conv_bn(4, 2)),
+    Joined(conv_bn(4, 3, stride=2), conv_bn(4, 2, stride=2), dim=-3),
+    Joined(conv(3, padding="same"), conv(2)),
+    Joined(act(3, nn.ReLU()), act(2, nn.ReLU())),
+    Joined(act(3, nn.ReLU(inplace=True)), act(2, nn.ReLU(inplace=True))),
+    Joined(act(3, nn.ReLU6()), act(2, nn.ReLU6()), act(4, nn.ReLU6())),
+    nn.Sequential(Joined(conv(3), conv(2)), nn.BatchNorm2d(5)),
+]
+
+# Each with open sizes and without, in both layouts: open sizes meet both.
+FORMS = pairwise(
+    [(at, is_open) for at in range(len(MERGED)) for is_open in (False, True)],
+    (torch.contiguous_format, torch.channels_last),
+    lambda case: (("model", case[0]), ("open", case[1])),
 )
-@pytest.mark.parametrize("is_open", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_one_is_left(model: nn.Module, is_open: bool, layout: torch.memory_format) -> None:
+
+
+@pytest.mark.parametrize(("case", "layout"), FORMS)
+def test_one_is_left(case: tuple[int, bool], layout: torch.memory_format) -> None:
+    at, is_open = case
     x = image(2, 4, 6, 6).contiguous(memory_format=layout)
-    model = build(model).to(memory_format=layout)
+    model = build(copy.deepcopy(MERGED[at])).to(memory_format=layout)
     sizes = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},) if is_open else None
     program = torch.export.export(model, (x,), dynamic_shapes=sizes)
     folded, report = fold_equal(program, x)

@@ -150,6 +150,7 @@ class Takes(Net):
         return super().forward(self.make(*args, **kwargs))
 
 
+@pytest.mark.usefixtures("tests_are_no_garbage")
 @pytest.mark.parametrize(
     ("make", "inputs"),
     [

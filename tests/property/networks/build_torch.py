@@ -63,10 +63,9 @@ class Model(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = network
         weights = weights_of(network)
         shapes = network.shapes
-        self.steps: list[tuple[Node, str | None]] = []
+        steps: list[tuple[Node, str | None, Callable[..., Any] | None]] = []
         for node in network.nodes:
             name: str | None = network.owner(node)
             if node.get("how") == "shared" and node.kind in _SHARED:
@@ -78,17 +77,19 @@ class Model(nn.Module):
                 else:
                     _fill(module, weights.get(node.name, {}))
                     self.add_module(str(name), module)
-            self.steps.append((node, name))
+            steps.append((node, name, _FUNCTIONS.get(node.kind)))
+        # A fold copies and walks what a module holds: into a builtin it does not look.
+        self.described = {"steps": steps, "results": network.results}.get
         self.eval()
 
     def forward(self, x0: Tensor, x1: Tensor | None = None) -> dict[str, Tensor]:
         values: dict[str, Any] = {"x0": x0, "x1": x1}
-        for node, name in self.steps:
+        for node, name, function in self.described("steps"):
             given = [values[source] for source in node.inputs]
-            made = self.get_submodule(name)(*given) if name else _FUNCTIONS[node.kind](node, *given)
+            made = self.get_submodule(name)(*given) if name else function(node, *given)
             parts = made if isinstance(made, tuple) else (made,)
             values.update(zip(node.outputs, parts, strict=True))
-        return {name: values[name] for name in self.network.results}
+        return {name: values[name] for name in self.described("results")}
 
 
 def _fill(module: nn.Module, arrays: Mapping[str, Array]) -> None:

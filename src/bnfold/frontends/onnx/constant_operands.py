@@ -37,9 +37,9 @@ def checked_shape(array: Array) -> tuple[int, ...]:
     return shape
 
 
-def listed_axes(node: Node, operands: Operands, position: int = 1) -> tuple[int, ...] | None:
-    """The axes of an attribute or, later, an input; None where they are left out."""
+def listed_axes(node: Node, operands: Operands) -> tuple[int, ...] | None:
+    """The axes of an attribute or, later, the second input; None where they are left out."""
     listed = node.attribute("axes")
-    if listed is None and len(operands) > position and operands[position] is not None:
-        listed = need(operands[position]).reshape(-1).tolist()
+    if listed is None and len(operands) > 1 and operands[1] is not None:
+        listed = need(operands[1]).reshape(-1).tolist()
     return None if listed is None else tuple(int(axis) for axis in listed)

@@ -24,8 +24,6 @@ from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.open_views import keeps_places
 from bnfold.frontends.onnx.shapes import Shape
 
-Maker = Callable[[int], Apply | None]
-
 
 def _unary(make: Callable[[Lifter, Node, int], Apply | None]) -> Handler:
     """A handler for an operator of one activation; `make` gives its function, or None."""

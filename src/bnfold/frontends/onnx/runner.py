@@ -189,8 +189,16 @@ class OnnxRunner:
         """
         if self.known is not None:
             return self.known
-        ways = (self.pins, None) if self.pins else (None,)
+        ways = (self.pins, None) if self._leaves_sizes_open() else (self.pins,)
         return [rescalings for pins in ways for rescalings in self._rescalings(pins)]
+
+    def _leaves_sizes_open(self) -> bool:
+        """Whether the inputs' shapes are what they are because they are run on."""
+        if not self.pins:
+            return False
+        network = read_network(self.model.name, self.model.proto)
+        declared, pinned = (choose_inputs(network, pins) for pins in (None, self.pins))
+        return declared.count > 1 or declared.choices != pinned.choices
 
     def _rescalings(self, pins: Pins) -> Sequence[Rescalings]:
         rescalings = []

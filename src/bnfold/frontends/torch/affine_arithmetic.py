@@ -30,34 +30,18 @@ def constants_chain(
     lifter: Lifter, call: Call, events: list[Event], successors: tuple[nn.Module, ...]
 ) -> Chain | None:
     """A module that scales and shifts by constants of its own."""
-    module = call.module
+    module, source = call.module, call.inputs[0]
     assert module is not None
-    own = any(
-        tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values())
-    )
-    if not own or any(any(True for _ in child.parameters()) for child in module.children()):
+    if not _holds_all_itself(module) or is_hooked(module):
         return None
     if not can_be_replaced(lifter, module) or is_read_elsewhere(lifter, module):
         return None
-    if is_hooked(module) or (tie_of(lifter, module) is not None and successors):
+    if tie_of(lifter, module) is not None and successors:
         return None
-    source, total = call.inputs[0], None
-    value = source
-    for event in events:
-        step = arithmetic(event)
-        if (
-            step is None
-            or step[0].number != value.number
-            or not event.outputs
-            or event.outputs[0] is None
-        ):
-            return None
-        total = step[1] if total is None else _compose(total, step[1])
-        if event is not events[-1] and not lifter.single_use(event.outputs[0]):
-            return None
-        value = event.outputs[0]
-    if total is None or value.shape != source.shape:
+    made = _in_a_row(lifter, source, events)
+    if made is None or made[0].shape != source.shape:
         return None
+    value, total = made
     flat = _per_channel(total, source)
     if flat is None or not flat.is_finite:
         return None
@@ -77,6 +61,28 @@ def constants_chain(
     site = site_of(module, successors, source, events[-1])
     site = _with_constant(site, gamma, beta)
     return Chain(tuple(events), source, value, role, site, call.name, is_batch_norm=False)
+
+
+def _holds_all_itself(module: nn.Module) -> bool:
+    """Whether it holds tensors, and no module in it does."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(any(True for _ in child.parameters()) for child in module.children()):
+        return False
+    return any(tensor is not None for tensor in tensors)
+
+
+def _in_a_row(lifter: Lifter, source: Value, events: list[Event]) -> tuple[Value, Affine] | None:
+    """What arithmetic with constants makes of a value, each step of the one before; None else."""
+    value, total = source, None
+    for event in events:
+        step = arithmetic(event)
+        output = event.outputs[0] if event.outputs else None
+        if step is None or step[0].number != value.number or output is None:
+            return None
+        if event is not events[-1] and not lifter.single_use(output):
+            return None
+        value, total = output, step[1] if total is None else _compose(total, step[1])
+    return None if total is None else (value, total)
 
 
 def _with_constant(site: AffineSite, gamma: Tensor | None, beta: Tensor | None) -> AffineSite:

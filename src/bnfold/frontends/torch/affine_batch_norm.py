@@ -16,7 +16,7 @@ from bnfold.frontends.torch import affine_chain
 from bnfold.frontends.torch.affine_chain import Chain
 from bnfold.frontends.torch.batch_norms import BatchNormSpec
 from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, is_hooked
-from bnfold.frontends.torch.lifter import Lifter, to_numpy
+from bnfold.frontends.torch.lifter import AffineSite, Lifter, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import node_of
 from bnfold.frontends.torch.recording import Call, Event
@@ -36,40 +36,59 @@ def batch_norm_chain(
     is_open = event.number in lifter.open
     if spec.mean is None and not (isinstance(module, _BatchNorm) or spec.changing or is_open):
         return None  # instance norm and weight standardisation are spelled this way: opaque
-    channels = _channels(spec)
-    kind = type(module).__name__ if module else "batch_norm"
     tie = affine_chain.tie_of(lifter, module)
-    name = call.name if call else event.name
     site = affine_chain.site_of(module, successors or (), spec.source, event)
-    is_node = node_of(event) is not None
     affine = _affine_of(spec)
-    refusal = _refusal(spec, affine, module, successors, is_node=is_node, is_open=is_open)
-    if refusal is None and is_node and _has_other_readers(lifter, event):
-        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "its other results are read")
-    if refusal is not None and refusal.reason is Reason.FUNCTIONAL and lifter.is_program:
-        refusal = g.Refusal(Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}")
-    if refusal is None and module is not None and not affine_chain.can_be_replaced(lifter, module):
-        refusal = g.Refusal(Reason.MODULE_DOES_MORE, "it is not a plain part of the model")
-    if refusal is None and module is not None and affine_chain.is_read_elsewhere(lifter, module):
-        refusal = g.Refusal(Reason.SHARED, "its parameters or statistics are read elsewhere")
+    refusal = _refusal(lifter, event, spec, affine, module, successors)
+    role: g.Step
     if refusal is not None and refusal.reason in _UNKNOWN:
-        refused = g.RefusedStep(refusal, kind, channels, tie)
-        return Chain((event,), spec.source, event.outputs[0], refused, site, name)
-    assert affine is not None and spec.mean is not None and spec.var is not None
-    mean, deviation = to_numpy(spec.mean), deviation_of(to_numpy(spec.var), spec.eps)
-    spread, center = affine.as_batchnorm(mean, deviation)
-    rank = len(spec.source.shape)
-    gamma, beta = _editable(lifter, event, spec, module)
-    gains = is_node or (can_gain(module) and _may_change(lifter, module))
-    gives_way = beta is not None or gains
-    role = g.AffineStep(
+        role = g.RefusedStep(refusal, _kind(module), _channels(spec), tie)
+    else:
+        assert affine is not None
+        site = _with_parameters(site, lifter, event, spec)
+        role = _step(lifter, event, spec, affine, site, refusal, tie)
+    name = call.name if call else event.name
+    return Chain((event,), spec.source, event.outputs[0], role, site, name)
+
+
+def _with_parameters(
+    site: AffineSite, lifter: Lifter, event: Event, spec: BatchNormSpec
+) -> AffineSite:
+    """The site, with what it computes of and what of that are parameters of its own."""
+    assert spec.mean is not None and spec.var is not None
+    return replace(
+        site,
+        gamma=_own(lifter, event, spec.gamma, site.module),
+        beta=_own(lifter, event, spec.beta, site.module),
+        statistics=spec.mean,
+        running_mean=_own(lifter, event, spec.mean, site.module),
+        mean=to_numpy(spec.mean),
+        deviation=deviation_of(to_numpy(spec.var), spec.eps),
+    )
+
+
+def _step(
+    lifter: Lifter,
+    event: Event,
+    spec: BatchNormSpec,
+    affine: Affine,
+    site: AffineSite,
+    refusal: g.Refusal | None,
+    tie: int | None,
+) -> g.AffineStep:
+    assert site.mean is not None and site.deviation is not None
+    spread, center = affine.as_batchnorm(site.mean, site.deviation)
+    module, rank = site.module, len(spec.source.shape)
+    gains = node_of(event) is not None or (can_gain(module) and _may_change(lifter, module))
+    gives_way = site.beta is not None or gains
+    return g.AffineStep(
         g.channel_array(affine.scale, 1, rank),
         g.channel_array(affine.shift, 1, rank),
-        kind,
-        channels,
+        _kind(module),
+        _channels(spec),
         removal=refusal or g.Removal.WANTED,
         # Another gamma makes another summand of the mean, for which beta has to make up.
-        factors=g.Parameter.editable_if(gives_way and (gamma is not None or gains)),
+        factors=g.Parameter.editable_if(gives_way and (site.gamma is not None or gains)),
         summands=g.Parameter.editable_if(gives_way),
         spread=g.channel_array(np.abs(spread), 1, rank),
         center=g.channel_array(center, 1, rank),
@@ -77,16 +96,10 @@ def batch_norm_chain(
         growth_limit=growth_limit(spec.source.dtype),
         tie=tie,
     )
-    site = replace(
-        site,
-        gamma=gamma,
-        beta=beta,
-        statistics=spec.mean,
-        running_mean=_own(lifter, event, spec.mean, module),
-        mean=mean,
-        deviation=deviation,
-    )
-    return Chain((event,), spec.source, event.outputs[0], role, site, name)
+
+
+def _kind(module: nn.Module | None) -> str:
+    return type(module).__name__ if module else "batch_norm"
 
 
 def _channels(spec: BatchNormSpec) -> int:
@@ -94,31 +107,42 @@ def _channels(spec: BatchNormSpec) -> int:
 
 
 def _refusal(
+    lifter: Lifter,
+    event: Event,
     spec: BatchNormSpec,
     affine: Affine | None,
     module: nn.Module | None,
     successors: tuple[nn.Module, ...] | None,
-    *,
-    is_node: bool,
-    is_open: bool,
 ) -> g.Refusal | None:
     """Why it must stay, as far as it can be said before solving."""
     if affine is None:
         if spec.varies:
             return g.Refusal(Reason.VARIES)
-        if is_open and module is None:  # gamma.repeat(n), and what a tracked InstanceNorm does
-            return g.Refusal(Reason.NOT_CONSTANT)
+        if module is None and event.number in lifter.open:
+            return g.Refusal(Reason.NOT_CONSTANT)  # gamma.repeat(n), or a tracked InstanceNorm
         return g.Refusal(Reason.BATCH_STATISTICS, _why_not_constant(spec))
     if not affine.is_finite:
         return g.Refusal(Reason.BAD_STATISTICS)
-    if is_node:
-        return None
-    if module is None:
+    if node_of(event) is not None:
+        if _has_other_readers(lifter, event):
+            return g.Refusal(Reason.MODULE_DOES_MORE, "its other results are read")
+    elif module is None:
+        if lifter.is_program:
+            return g.Refusal(Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}")
         return g.Refusal(Reason.FUNCTIONAL)
-    if is_hooked(module):
+    elif is_hooked(module):
         return g.Refusal(Reason.HOOK)
-    if successors is None:
+    elif successors is None:
         return g.Refusal(Reason.MODULE_DOES_MORE, type(module).__name__)
+    return None if module is None else _refusal_of_module(lifter, module)
+
+
+def _refusal_of_module(lifter: Lifter, module: nn.Module) -> g.Refusal | None:
+    """Why a module that could go must stay."""
+    if not affine_chain.can_be_replaced(lifter, module):
+        return g.Refusal(Reason.MODULE_DOES_MORE, "it is not a plain part of the model")
+    if affine_chain.is_read_elsewhere(lifter, module):
+        return g.Refusal(Reason.SHARED, "its parameters or statistics are read elsewhere")
     return None
 
 
@@ -167,13 +191,6 @@ def _may_change(lifter: Lifter, module: nn.Module | None) -> bool:
     assert module is not None
     is_ours = id(module) in lifter.recording.members
     return is_ours and not affine_chain.is_read_elsewhere(lifter, module)
-
-
-def _editable(
-    lifter: Lifter, event: Event, spec: BatchNormSpec, module: nn.Module | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """gamma and beta where they are parameters that nothing but this step uses."""
-    return _own(lifter, event, spec.gamma, module), _own(lifter, event, spec.beta, module)
 
 
 def _own(

@@ -77,9 +77,33 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         made = memo[id(value)] = kind()
         return _copied_table(value, made, memo) if value else made
+    if kind is Tensor:
+        return _copied_tensor(value, memo)
     if (kind is tuple or kind is set) and _EXACT_ATOMS.issuperset(map(type, value)):
         return value if kind is tuple else memo.setdefault(id(value), set(value))
     return copy.deepcopy(value, memo)
+
+
+def _copied_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A clone, if it is all of its memory and nothing more: a buffer, mostly."""
+    if _is_bare(tensor):
+        storage = tensor.untyped_storage()
+        known = memo.setdefault("torch", {})  # type: ignore[call-overload]  # PyTorch's own entry
+        if storage._cdata not in known and storage.nbytes() == tensor.nbytes:
+            made = memo[id(tensor)] = tensor.clone()
+            known[storage._cdata] = made.untyped_storage()
+            return made
+    copied: Tensor = copy.deepcopy(tensor, memo)
+    return copied
+
+
+def _is_bare(tensor: Tensor) -> bool:
+    """Whether it is numbers in the usual order, and nothing else."""
+    if tensor.requires_grad or tensor.grad is not None or tensor.__dict__:
+        return False
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
 
 
 def _copied_table(table: Any, made: Any, memo: dict[int, Any]) -> Any:

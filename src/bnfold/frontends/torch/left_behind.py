@@ -27,6 +27,7 @@ _MOST_VALUES = 16
 _DEEPEST = 8
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SKIPPED = (type, types.ModuleType, types.BuiltinFunctionType, nn.Module, torch.dtype, torch.device)
+_SIZED = (Sequence, Mapping, set, frozenset, deque)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _INTERNAL = frozenset(nn.Module().__dict__) - {*_HOOKS, "training"}
 
@@ -69,17 +70,21 @@ class _Walk:
         if isinstance(thing, _PLAIN):
             self.found[place] = repr(thing) if isinstance(thing, float | complex) else thing
             return
-        if isinstance(thing, _SKIPPED) or id(thing) in self.seen or depth > _DEEPEST:
+        if id(thing) in self.seen or depth > _DEEPEST or isinstance(thing, _SKIPPED):
             return
         if len(self.seen) >= _MOST_THINGS:
             return
         self.seen[id(thing)] = thing
-        if isinstance(thing, Tensor | np.ndarray):
+        if isinstance(thing, types.FunctionType):  # most of what a module of Python holds
+            parts = _held_by_function(thing)
+        elif isinstance(thing, Tensor | np.ndarray):
             self.found[place] = self._content(thing)
             return
-        if isinstance(thing, Sequence | Mapping | set | frozenset | deque):
-            self.found[f"{place} (length)"] = len(thing)
-        for key, part in _parts(thing):
+        else:
+            if isinstance(thing, _SIZED):
+                self.found[f"{place} (length)"] = len(thing)
+            parts = _parts(thing)
+        for key, part in parts:
             self.note(f"{place}{key}", part, depth + 1)
 
     def note_class(self, kind: type) -> None:
@@ -109,8 +114,6 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{key!r:.40}]", value) for key, value in list(thing.items()))
     elif isinstance(thing, list | tuple | deque):
         yield from ((f"[{index}]", value) for index, value in enumerate(list(thing)))
-    elif isinstance(thing, types.FunctionType):
-        yield from _held_by_function(thing)
     elif isinstance(thing, types.MethodType):
         yield from (("", thing.__func__), ("'s self", thing.__self__))
     elif isinstance(thing, functools.partial):
@@ -161,9 +164,12 @@ def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]
             yield f" {name}", cell.cell_contents
         except ValueError:  # nothing was ever put in
             continue
-    yield " defaults", function.__defaults__
-    yield " defaults by name", function.__kwdefaults__
-    yield "", function.__dict__
+    if function.__defaults__:
+        yield " defaults", function.__defaults__
+    if function.__kwdefaults__:
+        yield " defaults by name", function.__kwdefaults__
+    if function.__dict__:
+        yield "", function.__dict__
     for name in _names(code):
         if name not in function.__globals__:
             continue
