@@ -306,6 +306,72 @@ class TestChains:
         assert names(net, merges_of(net)) == [("up", ("down",))]
 
 
+class TestCopies:
+    """What makes the very tensor that it reads is in nobody's way."""
+
+    def test_between_two(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.copy(net.copy(net.conv(x, kernel=(1, 1), bias=False, name="a"), "first"), "second")
+        net.output(net.conv(a, name="b"))
+        assert names(net, merges_of(net)) == [("b", ("a", "first", "second"))]
+
+    @pytest.mark.parametrize("place", ["source", "branch", "inner sum", "shortcut"])
+    def test_in_a_sum(self, place) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.conv(net.copy(x) if place == "source" else x, name="a")
+        b, shortcut = net.conv(x, kernel=(1, 1), name="b"), x
+        if place == "branch":
+            b = net.copy(b)
+        if place == "shortcut":
+            shortcut = net.copy(x)
+        inner = net.sum(a, b, name="inner")
+        if place == "inner sum":
+            inner = net.copy(inner)
+        net.output(net.sum(inner, shortcut, name="sum"))
+        ((carrier, gone),) = names(net, merges_of(net))
+        assert carrier == "a" and {*gone} == {"copy", "b", "inner", "sum"}
+
+    def test_in_front_of_both(self) -> None:
+        net = Branches()
+        x = net.copy(net.input(1, 4, 5, 5))
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    def test_alone(self) -> None:
+        """A tensor plus itself is two times that: an op more than there was."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.copy(x)), x))
+        assert not merges_of(net)
+
+    def test_behind_or_in_front_of_one(self) -> None:
+        net = Branches()
+        net.output(net.copy(net.conv(net.copy(net.input(1, 4, 5, 5)))))
+        assert not merges_of(net)
+
+    def test_that_somebody_reads(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.copy(net.conv(x, name="a"))
+        net.output(net.sum(a, net.conv(x, name="b")), a)
+        assert not merges_of(net)
+
+    def test_a_view_that_happens_to_move_nothing(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.conv(x), is_copy=False), net.conv(x)))
+        assert not merges_of(net)
+
+    def test_that_cannot_go(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.conv(x)), net.conv(x)))
+        copy = net.number("copy")
+        assert not find_merges(net.graph, net.parts, Freedom(lambda number: number != copy))
+
+
 class TestInFrontOfBranches:
     """What makes the tensor that branches read has one reader once they are one."""
 

@@ -84,6 +84,14 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
 
+    def test_behind_a_copy(self) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a")
+            net.output(first)
+            return net.sum(net.copy(first), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "a")]
+
     def test_padding(self) -> None:
         def build(net, x):
             inner = net.conv(x, kernel=(1, 1), name="inner")

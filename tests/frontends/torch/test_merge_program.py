@@ -607,6 +607,82 @@ def test_a_chain() -> None:
     assert_merged(model, image(2, 8, 6, 6))
 
 
+def _dropped(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, training=False)
+
+
+def _dropped_channels(x: Tensor) -> Tensor:
+    return F.dropout2d(x, 0.5, training=False)
+
+
+def _dropped_for_selu(x: Tensor) -> Tensor:
+    return F.alpha_dropout(x, 0.5, training=False)
+
+
+def _dropped_twice(x: Tensor) -> Tensor:
+    return _dropped(_dropped(x))
+
+
+COPIES = [
+    *(_dropped, _dropped_channels, _dropped_for_selu, _dropped_twice),
+    *(torch.clone, Tensor.contiguous, torch.positive, torch.ops.aten._to_copy.default),
+]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=lambda copied: copied.__name__.strip("_"))
+@pytest.mark.parametrize("place", ["chain", "branch", "shortcut", "sum"])
+def test_copies_are_in_nobodys_way(copied: Any, place: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(x)
+            if place == "chain":
+                return F.relu(self.b(copied(self.a(x))))
+            if place == "branch":
+                return F.relu(copied(self.a(x)) + self.b(x))
+            if place == "shortcut":
+                return F.relu(copied(x) + self.b(x))
+            return F.relu(copied(self.a(x) + self.b(x)) + x)
+
+    program = torch.export.export(build(Net()), (image(2, 4, 6, 6),))
+    for given in (program, program.run_decompositions()):
+        folded, _ = fold_equal(given, image(2, 4, 6, 6))
+        assert linears(folded) == 1
+        assert count(folded, "") == 3  # and the ReLUs
+
+
+def test_a_copy_in_another_layout_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=torch.channels_last)
+            return (self.a(x) + self.b(x)).permute(0, 2, 3, 1).view(2, 36, 4)
+
+    assert_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_a_copy_that_is_taken_before_a_write() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            before = x.clone()
+            first = self.a(x)
+            x.add_(1)
+            return first + self.b(before) + self.b.weight.sum() * x.relu()
+
+    fold_model(Net(), image(2, 4, 6, 6))
+
+
 def test_sums_of_normalised_shortcuts() -> None:
     """No convolution at all: one BatchNorm of two is left, or none."""
 
