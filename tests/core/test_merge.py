@@ -193,11 +193,22 @@ class TestSums:
         assert names(net, found) == [("a", ("b",))]
         assert found[0].sums == {net.number("sum"): (0, 1)}
 
-    def test_a_subtrahend_that_would_be_left_alone(self) -> None:
+    @pytest.mark.parametrize("minuend", ["a mean", "the source"])
+    def test_a_subtrahend_that_would_be_left_alone(self, minuend) -> None:
+        """Nothing that is there in time can carry both."""
         net = Branches()
         x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
-        inner = net.minus(net.conv(x, name="a"), net.clip(other), name="inner")
+        first = net.mean(x) if minuend == "a mean" else x
+        inner = net.minus(first, net.clip(other), name="inner")
         net.output(net.sum(inner, net.conv(x, name="b")))
+        assert not merges_of(net)
+
+    def test_two_subtrahends_that_would_be_left_alone(self) -> None:
+        """(a - p) + (b - q)"""
+        net = Branches()
+        x, p, q = (net.input(1, 4, 5, 5) for _ in range(3))
+        a, b = net.conv(x, name="a"), net.conv(x, name="b")
+        net.output(net.sum(net.minus(a, net.clip(p)), net.minus(b, net.clip(q), name="second")))
         assert not merges_of(net)
 
     def test_what_costs_more_multiplications(self) -> None:
@@ -225,12 +236,55 @@ class TestSums:
 class TestSubtrahends:
     """One that is left alone in a sum would be added: something else has to stay with it."""
 
-    def test_beside_a_branch(self) -> None:
-        """(a - other) + b + c: b and c are one, a stays."""
+    @pytest.mark.parametrize("kernel", [(3, 3), (1, 1)])
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_behind_one(self, kernel, sign) -> None:
+        """(a - other) + b: both are one where a was, whatever the window of a."""
         net = Branches()
         x = net.input(1, 4, 5, 5)
         other = net.clip(x, name="other")
-        inner = net.minus(net.conv(x, name="a"), other, name="inner")
+        inner = net.minus(net.conv(x, kernel=kernel, name="a"), other, name="inner")
+        total = net.sum(inner, net.conv(x, name="b"), coefficients=(1.0, sign), name="sum")
+        net.output(net.clip(total, name="relu"))
+        (merge,) = merges_of(net)
+        assert (merge.carrier, merge.enters) == (net.number("a"), (net.number("inner"), 0))
+        assert merge.sums == {net.number("sum"): (0,)}
+
+    def test_behind_several(self) -> None:
+        """((a - p) - (q + b)) + c"""
+        net = Branches()
+        x, p, q = (net.input(1, 4, 5, 5) for _ in range(3))
+        a, b, c = (net.conv(x, name=name) for name in "abc")
+        second = net.sum(net.clip(q), b, name="second")
+        total = net.sum(net.minus(net.minus(a, net.clip(p), name="first"), second), c)
+        net.output(net.clip(total, name="relu"))
+        (merge,) = merges_of(net)
+        assert merge.enters == (net.number("first"), 0) and len(merge.gone) == 2
+
+    def test_in_a_mean(self) -> None:
+        """(a + other) / 2 + b is (a + 2 b + other) / 2."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        mean = net.sum(net.conv(x, name="a"), net.clip(x), coefficients=(0.5, 0.5), name="mean")
+        net.output(net.clip(net.sum(mean, net.conv(x, name="b"))))
+        (merge,) = merges_of(net)
+        assert merge.enters == (net.number("mean"), 0)
+
+    def test_of_two_sources(self) -> None:
+        """(a - c) + b + d, of x, y, x and y: one where a was, and one where d is."""
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.conv(y, name="c"), name="inner")
+        total = net.sum(net.sum(inner, net.conv(x, name="b")), net.conv(y, name="d"))
+        net.output(net.clip(total, name="relu"))
+        assert len(merges_of(net)) == 2
+
+    def test_beside_a_branch(self) -> None:
+        """(mean - other) + b + c: b and c are one, the mean stays."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        other = net.clip(x, name="other")
+        inner = net.minus(net.mean(x), other, name="inner")
         total = net.sum(net.sum(inner, net.conv(x, name="b")), net.conv(x, name="c"))
         net.output(net.clip(total, name="relu"))
         assert [(carrier, gone) for carrier, (gone, *_) in names(net, merges_of(net))] == [
@@ -255,7 +309,7 @@ class TestSubtrahends:
         total = net.sum(net.sum(inner, more), net.conv(y, name="d"))
         net.output(net.clip(total, name="relu"))
         merges = names(net, merges_of(net))
-        assert ("c", ("d",)) in merges
+        assert merges == [("a", ("b", "more")), ("c", ("more", "d"))]
 
 
 class TestChains:

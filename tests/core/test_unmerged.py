@@ -120,7 +120,7 @@ class TestReasons:
 
     def test_a_minuend(self) -> None:
         def build(net, x):
-            inner = net.minus(net.conv(x, name="a"), net.clip(net.input(1, 4, 6, 6)), name="inner")
+            inner = net.minus(net.mean(x), net.clip(net.input(1, 4, 6, 6)), name="inner")
             return net.sum(inner, net.conv(x, name="b"), name="sum")
 
         assert reasons(build) == [("sum", MergeReason.SUM, None)]

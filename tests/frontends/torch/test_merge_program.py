@@ -607,6 +607,45 @@ def test_a_chain() -> None:
     assert_merged(model, image(2, 8, 6, 6))
 
 
+class Signed(nn.Module):
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.a, self.b = conv_bn(4, 4, 1, bias=False), conv_bn(4, 4, 3, padding=1, bias=False)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.how(self.a(x), self.b(x), x.sigmoid()))
+
+
+def _taken_off_in_place(a: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    a -= r
+    a += b
+    return a
+
+
+SIGNED = [
+    lambda a, b, r: a - r + b,
+    lambda a, b, r: a - r - b,
+    lambda a, b, r: b - r + a,
+    lambda a, b, r: a - (r + r * r) + b,
+    lambda a, b, r: torch.add(torch.sub(a, r, alpha=2), b, alpha=3),
+    lambda a, b, r: a - r.exp() + (b + r),
+    _taken_off_in_place,
+]
+
+
+@pytest.mark.parametrize("how", SIGNED)
+def test_a_subtrahend_between_two(how: Any) -> None:
+    model = build(Signed(how))
+    folded, report = fold_model(model, image(2, 4, 6, 6))
+    assert linears(folded) == 1 and report.merged
+    assert_no_rest(folded)
+    alone = bnfold.fold(model, image(2, 4, 6, 6), verify=False)[0]
+    torch.testing.assert_close(alone(image(3, 4, 5, 7)), model(image(3, 4, 5, 7)))
+    program = torch.export.export(alone, (image(2, 4, 6, 6),))
+    assert linears(program) == 1 and count(program, "add", "sub") < 4
+
+
 def _dropped(x: Tensor) -> Tensor:
     return F.dropout(x, 0.5, training=False)
 
