@@ -232,7 +232,7 @@ class _Finder:
 
     # ---------------------------------------------------------------- what becomes of the sum
 
-    def _placed(self, nested: NestedSum, clusters: Sequence[_Cluster]) -> Sequence[_Cluster]:
+    def _placed(self, nested: NestedSum, clusters: list[_Cluster]) -> list[_Cluster]:
         """Each where it leaves the fewest subtrahends alone: in the last place, if that is one.
 
         a - r + b is (a + b) - r, where what makes a can carry both.
