@@ -240,8 +240,6 @@ def at_consumers(
             reach(op.outputs[0], _stepped(binding.affine[number], given))
             continue
         passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
-        if passed is None and isinstance(op.role, g.Homogeneous):
-            return Stop(number)
         if passed is None:
             bound = binding.affine.get(number)
             if not _takes_constants(op.role, bound, given.values):
