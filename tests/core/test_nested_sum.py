@@ -88,7 +88,7 @@ def test_what_is_no_inner_sum(why: str) -> None:
     if why == "returned":
         net.output(inner)
     found = nested(net)
-    assert len(found.sums) == 1 and [o.tensor for o in found.operands][0] == inner
+    assert len(found.sums) == 1 and found.operands[0].tensor == inner
 
 
 def test_a_sum_that_is_broadcast_in_the_outer_one_is_one_with_it() -> None:
