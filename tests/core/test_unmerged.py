@@ -84,6 +84,13 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
 
+    def test_a_step_that_other_runs_may_have_otherwise(self) -> None:
+        def build(net, x):
+            step = net.bn(net.conv(x, name="a"), factors=g.Parameter.UNKNOWN)
+            return net.sum(step, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
+
     def test_behind_a_copy(self) -> None:
         def build(net, x):
             first = net.conv(x, name="a")

@@ -145,6 +145,10 @@ def _obstacle(
     return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
 
 
+def _may_be_built_on(role: g.AffineStep) -> bool:
+    return role.refusal is None and role.is_known
+
+
 def _is_copy(role: g.Role) -> bool:
     return isinstance(role, g.View) and role.is_copy
 
@@ -162,6 +166,6 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
         elif _is_copy(op.role):
             continue
-        elif not isinstance(op.role, g.AffineStep) or op.role.refusal is not None:
+        elif not isinstance(op.role, g.AffineStep) or not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)

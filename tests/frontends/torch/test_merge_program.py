@@ -693,6 +693,46 @@ def test_copies_are_in_nobodys_way(copied: Any, place: str) -> None:
         assert count(folded, "") == 3  # and the ReLUs
 
 
+def test_adapters_behind_a_dropout() -> None:
+    """Of low rank, beside projections of one tensor that others read, too."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in "qkv")
+            self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 8, bias=False)
+            self.dropout = nn.Dropout(0.1)
+
+        def adapter(self, x: Tensor) -> Tensor:
+            return self.up(self.down(self.dropout(x))) * 2.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = self.q(x) + self.adapter(x), self.k(x)
+            return torch.softmax(q @ k.transpose(1, 2), -1) @ self.v(x) + x
+
+    folded, report = fold_model(Net(), image(2, 5, 8))
+    assert [merged.into for merged in report.merged] == ["q"]
+    assert not count(folded, "dropout") and "up.weight" not in folded.state_dict
+
+
+def test_a_dropout_that_two_read() -> None:
+    """What reads its input does not read it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(x)
+            y = F.dropout(x, 0.5, training=False)
+            first = self.a(y)
+            x.add_(1)
+            return first + self.b(y) + x
+
+    fold_model(Net(), image(2, 4, 6, 6))
+
+
 def test_a_copy_in_another_layout_stays() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -187,6 +187,8 @@ class Run:
         role, site = self.graph.ops[number].role, self.all_runs.lifted.sites.get(number)
         if not isinstance(role, g.AffineStep) or not isinstance(site, AffineSite):
             return False
+        if not role.is_known:
+            return False
         if site.source is None or site.output is None or site.source.dtype != site.output.dtype:
             return False
         if site.module is None:  # what Python does with a number, or a parameter
