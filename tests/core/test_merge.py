@@ -279,6 +279,17 @@ class TestSubtrahends:
         net.output(net.clip(total, name="relu"))
         assert len(merges_of(net)) == 2
 
+    def test_of_two_sources_of_which_the_other_saves_more(self) -> None:
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.clip(x), name="inner")
+        inner = net.sum(inner, net.conv(x, name="b"), name="middle")
+        large = [net.conv(y, kernel=(5, 5), name=name) for name in "cd"]
+        net.output(net.clip(net.sum(inner, *large, name="outer")))
+        merges = {net.graph.ops[merge.carrier].name: merge for merge in merges_of(net)}
+        assert merges.keys() == {"a", "c"}
+        assert merges["a"].enters == (net.number("inner"), 0)
+
     def test_beside_a_branch(self) -> None:
         """(mean - other) + b + c: b and c are one, the mean stays."""
         net = Branches()

@@ -145,8 +145,8 @@ def _obstacle(
     return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
 
 
-def _may_be_built_on(role: g.AffineStep) -> bool:
-    return role.refusal is None and role.is_known
+def _may_be_built_on(role: g.Role) -> bool:
+    return isinstance(role, g.AffineStep) and role.refusal is None and role.is_known
 
 
 def _is_copy(role: g.Role) -> bool:
@@ -164,8 +164,6 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
         if isinstance(op.role, g.Linear):
             if maker not in expressions.parts or not is_free(op.role):
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
-        elif _is_copy(op.role):
-            continue
-        elif not isinstance(op.role, g.AffineStep) or not _may_be_built_on(op.role):
+        elif not _is_copy(op.role) and not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)
