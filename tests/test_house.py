@@ -157,3 +157,30 @@ def test_who_may_import_whom() -> None:
             if module.startswith(("bnfold.verify.", "bnfold.bench.", "bnfold.page.")):
                 assert its not in frontends or module in CALLS, (module, other)
                 assert not other.startswith("bnfold.cli"), (module, other)
+
+
+def hidden_tests(tree: ast.AST) -> list[str]:
+    """Tests inside of functions, which nobody collects."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inner = [node for outer in functions for node in ast.walk(outer) if node is not outer]
+    kinds = ast.FunctionDef | ast.ClassDef
+    return [node.name for node in inner if isinstance(node, kinds) and is_test(node.name)]
+
+
+def is_test(name: str) -> bool:
+    return name.startswith(("test_", "Test"))
+
+
+def test_a_hidden_test_is_found() -> None:
+    hidden = "def test_one():\n    def test_two(self): ...\n    class TestThree: ..."
+    seen = "class TestFour:\n    def test_five(self):\n        def helper(): ..."
+    assert hidden_tests(ast.parse(hidden)) == ["test_two", "TestThree"]
+    assert not hidden_tests(ast.parse(seen))
+
+
+def test_every_test_is_collected() -> None:
+    files = [*Path(__file__).parent.rglob("test_*.py")]
+    assert len(files) > 100
+    for path in files:
+        found = hidden_tests(ast.parse(path.read_text("utf-8")))
+        assert not found, (path, found)

@@ -168,6 +168,11 @@ class Branches(Network):
         scale, shift = self.draw.standard_normal((2, count)) + 0.1
         return self.affine(x, scale, shift, axis=axis, name=name, **role)
 
+    def copy(self, x: int, name: str = "copy", *, is_copy: bool = True) -> int:
+        """The same values, or a view that only happens to move nothing."""
+        view = g.View(list, None, is_copy)
+        return self.add(view, [x], [self.shape(x)], name=name, function=list)[0]
+
     def minus(self, x: int, y: int, name: str = "minus") -> int:
         """x - y"""
         return self.add(g.Sum((1.0, -1.0)), [x, y], [self.shape(x)], name=name)[0]

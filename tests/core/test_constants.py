@@ -258,6 +258,113 @@ class TestMustStay:
         y = net.affine(y, [3.0, 0.0], [0.2, 0.9], name="second", tie="m")
         removed(net, net.conv(x, WIDE[:, :2]), net.sigmoid(y))
 
+    def test_a_reader_whose_bias_cannot_be_edited(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, reader(net, x, bias_editable=False)) == {Reason.ZERO_GAMMA}
+
+    def test_a_step_that_is_called_for_other_values_too(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        options = {"tie": "m", "removal": g.Refusal(Reason.HOOK)}
+        kept = net.affine(x, [2.0, 3.0, 0.5], SHIFT, name="kept", **options)
+        again = net.affine(net.input(2, 3, 5, 5), [2.0, 3.0, 0.5], SHIFT, name="again", **options)
+        assert removed(net, kept, again) == []
+
+    def test_what_counts_zeros_makes_something_else_of_a_constant(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert removed(net, reader(net, net.mean_pool(x, 3, padding=1))) == []
+
+    def test_constants_of_which_one_is_zero_in_what_counts_zeros(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [0.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert removed(net, reader(net, net.mean_pool(x, 3, padding=1))) == []
+
+    def test_a_zero_beside_infinite_padding(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+        x = net.pad(x, (0, 0, 1, 1), (0, 0, 1, 1), -np.inf)
+        assert removed(net, reader(net, net.max_pool(x, 2))) == []
+
+    def test_what_reads_a_concat_of_constants(self):
+        """The concat is reached by two ways."""
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        x = net.concat(net.clip(x, 0, 6), net.max_pool(x, 1))
+        x = net.conv(x, RNG.standard_normal((2, 6, 3, 3)), padding=1)
+        assert removed(net, x, clip="always") == []
+
+    def test_constants_of_which_one_has_to_stay_as_it_is(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [0.0, 0.0, 1.0], [0.7, 0.5, 0.0])
+        one, others = net.split(x, 1)
+        others = net.clip(others, 0, 6, room=False)
+        assert removed(net, net.conv(one, WIDE[:, :1]), net.conv(others, WIDE[:, :2])) == []
+
+    def test_slopes_that_are_too_many_to_follow(self, monkeypatch):
+        """The walk ends there; the laws have followed them."""
+        at_consumers, combine = constants.at_consumers, constants.lab.combine
+
+        def walk(*given):
+            with monkeypatch.context() as patch:
+                patch.setattr(constants.lab, "combine", lambda arrays: None)
+                made = at_consumers(*given)
+            assert constants.lab.combine is combine
+            return made
+
+        monkeypatch.setattr(constants, "at_consumers", walk)
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, -0.7, 0.0])
+        assert removed(net, reader(net, net.leaky(x, known=True))) == []
+
+    def test_constants_that_meet_in_other_channels(self):
+        net = Network()
+        scale, shift = [0.0, 1.0, 1.0, 1.0, 0.0, 1.0], [0.7, 0.0, 0.0, 0.0, 0.7, 0.0]
+        rows = net.split(bn(net, net.input(2, 6, 4, 5), scale, shift), 3)
+        x = net.reduce(net.concat(*rows, axis=2), g.Max, (2,), keeps_rank=True)
+        assert removed(net, net.conv(x, KERNEL)) == []
+
+    def test_a_producer_that_another_convolution_reads(self):
+        net = Network()
+        x = source(net)
+        assert removed(net, net.sigmoid(bn(net, x)), net.conv(x, KERNEL)) == []
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_rows_that_two_read_before_others_meet_them(self, place):
+        net = Network()
+        x, other = source(net), net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, name="other")
+        y, z = net.sigmoid(bn(net, x, [1.0, 0.0, 1.0], [0.0] * 3)), net.conv(x, KERNEL)
+        rows = [x, other] if place else [other, x]
+        met = net.reduce(net.concat(*rows, axis=2), g.Max, (2,), keeps_rank=True)
+        assert removed(net, y, z, net.conv(met, KERNEL)) == []
+
+    def test_a_reader_that_pads_and_is_called_twice(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        one = net.conv(x, WIDE, tie="k", padding=1)
+        two = net.conv(net.input(2, 3, 5, 5), WIDE, tie="k", padding=1)
+        assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
+
+    @pytest.mark.parametrize("value", [0.0, 0.7])
+    @pytest.mark.parametrize("more", [0, 1, 2, 3])
+    def test_a_value_that_a_maximum_and_others_read(self, more, value):
+        net = Network()
+        x = source(net)
+        outputs = [net.leaky(x) for _ in range(more)]
+        y = net.sigmoid(bn(net, x, [1.0, 0.0, 1.0], [0.0, value, 0.0]))
+        assert removed(net, net.reduce(x, g.Max, (1,), keeps_rank=True), y, *outputs) == []
+
+    def test_who_is_named(self):
+        """Nobody but the step itself, where its readers need different things."""
+        net = Network()
+        other = net.sigmoid(net.conv(net.input(2, 3, 5, 5), KERNEL, name="other"), name="s")
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, -0.7, 0.0], name="here")
+        net.output(reader(net, x), net.conv(net.clip(x), WIDE, name="behind"), other)
+        plan = assert_fold_is_exact(net)
+        (obstacle,) = plan.kept.values()
+        assert (obstacle.reason, obstacle.blocker) == (Reason.ZERO_GAMMA, None)
+
     def test_a_constant_behind_another_step_and_a_clip(self):
         """The clip may change the constant that the first step makes of 0."""
         net = Network()
@@ -364,6 +471,11 @@ class TestAtProducer:
         net = Network()
         x = net.clip(bn(net, source(net)), room=False)
         assert removed(net, reader(net, x, padding=1)) == ["bn"]
+
+    def test_through_a_mean_that_counts_zeros(self):
+        net = Network()
+        x = bn(net, net.mean_pool(source(net), 3, padding=1), shift=[0.0, 0.0, 0.0])
+        assert removed(net, net.sigmoid(x)) == ["bn"]
 
     def test_in_groups(self):
         net = Network()
@@ -480,35 +592,6 @@ class TestAtConsumers:
         y = bn(net, x, [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
         assert removed(net, reader(net, y), net.leaky(x)) == ["bn"]
 
-
-def test_a_value_that_the_step_before_made_two_of_is_not_zeroed_for_one():
-    net = Network()
-    x = source(net)
-    x = net.affine(net.concat(x, x), [1, 2, 3, -1, 0.5, 2], [0.1] * 6, name="one")
-    x = net.affine(x, [0.0, 1, 1, 2, 1, 1], [0.5] * 6, name="two")
-    assert removed(net, net.conv(x, RNG.standard_normal((2, 6, 1, 1)))) == ["one", "two"]
-
-
-def test_a_step_that_stays_does_not_take_a_constant_with_a_factor_that_others_use():
-    """Its factors run along the height: each serves the constant and the other channel."""
-    net = Network()
-    x = bn(net, source(net, tie="not to be zeroed"))
-    x = net.affine(x, [0.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5, axis=2, name="rows")
-    assert removed(net, net.conv(x, RNG.standard_normal((2, 3, 1, 1)))) == []
-
-
-def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
-    """Once for each step, a network of 150 took most of its time here."""
-    walks = []
-    read = constants.read
-    monkeypatch.setattr(constants, "read", lambda binding: walks.append(1) or read(binding))
-    net = Network()
-    x = source(net)
-    for number in range(4):
-        x = net.conv(bn(net, x, name=f"bn{number}"), KERNEL, BIAS, name=f"conv{number}")
-    assert len(removed(net, x)) == 4
-    assert len(walks) == 1
-
     @pytest.mark.parametrize("room", [True, False])
     @pytest.mark.parametrize("value", [-0.7, 0.0, 0.7])
     def test_through_a_relu(self, value, room):
@@ -546,13 +629,64 @@ def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
         x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, 0.0, 0.0])
         assert removed(net, reader(net, net.leaky(x), padding=1)) == ["bn"]
 
+    def test_the_other_channels_may_have_other_readers(self):
+        net = Network()
+        x = net.conv(net.input(2, 3, 5, 5), KERNEL, bias_editable=False)
+        x = bn(net, x, [1.5, 0.0, 2.0], [0.0, 0.7, 0.0])
+        constant, other = net.split(x, 2)
+        assert removed(net, net.conv(constant, WIDE[:, :2]), net.sigmoid(other)) == ["bn"]
+
+    def test_a_concat_of_two_that_hold_it(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, 0.7, 0.0])
+        x = net.concat(net.clip(x), net.max_pool(x, 1))
+        x = net.conv(net.clip(x), RNG.standard_normal((2, 6, 1, 1)))
+        assert removed(net, x, clip="always") == ["bn"]
+
+    @pytest.mark.parametrize("value", [-0.7, 0.7])
+    @pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1)])
+    def test_through_slopes_per_channel(self, shape, value):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0.0, value, 0.0])
+        slopes = np.array([0.1, 0.2, 0.3]).reshape(shape)
+        x = net.add(
+            g.Homogeneous(slopes),
+            [x],
+            [net.shape(x)],
+            function=lambda xs: [np.where(xs[0] > 0, xs[0], slopes * xs[0])],
+        )[0]
+        plan = assert_fold_is_exact(net.output(reader(net, x)))
+        assert plan.linear[2].input_shift[1] == (-0.7 if value > 0 else 0.2 * 0.7)
+
+    def test_a_factor_and_two_summands_without_a_clip(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0, 0, 0], name="factor")
+        x = bn(net, x, [1, 1, 1], [0.0, -0.7, 0.0], name="one")
+        x = bn(net, x, [1, 2, 1], [0.0, 0.2, 0.0], name="two")
+        assert sorted(removed(net, reader(net, x))) == ["factor", "one", "two"]
+
+    def test_a_factor_and_two_summands(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0, 0, 0], name="factor")
+        x = bn(net, x, [1, 1, 1], [0.0, -0.7, 0.0], name="one")
+        x = bn(net, x, [1, 2, 1], [0.0, 0.2, 0.0], name="two")
+        x = reader(net, net.clip(x), padding=1)
+        assert sorted(removed(net, x)) == ["factor", "one", "two"]
+
+    @pytest.mark.parametrize("constants", [{"factors": g.Parameter.FIXED}, {}])
+    def test_a_summand_behind_that_cannot_be_edited(self, constants):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0, 0, 0], name="factor")
+        x = bn(net, x, [1, 1, 1], [0.0, -0.7, 0.0], name="summand", **constants)
+        assert sorted(removed(net, reader(net, net.clip(x), padding=1))) == ["factor", "summand"]
+
     def test_a_factor_and_a_summand_as_two_steps(self):
         """And a relu and padding behind them; the summand alone could go at any time."""
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), [1.5, 0.0, 0.6], [0, 0, 0], name="factor")
         x = bn(net, x, [1, 1, 1], [0.0, -0.7, 0.0], name="summand")
         x = reader(net, net.clip(x), padding=1)
-        assert removed(net, x) == ["summand", "factor"]
+        assert sorted(removed(net, x)) == ["factor", "summand"]
 
     def test_two_zeros_in_a_row(self):
         net = Network()
@@ -602,3 +736,52 @@ def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
         x = bn(net, net.input(2, 3, 4, 4), [1.5, 0.0, 0.6], [0.0, -0.2, 0.0])
         outputs = [reader(net, net.clip(x), padding=1), net.conv(net.clip(x, 0, 6), KERNEL)]
         assert removed(net, *outputs, clip="always") == ["bn"]
+
+
+def test_a_value_that_the_step_before_made_two_of_is_not_zeroed_for_one():
+    net = Network()
+    x = source(net)
+    x = net.affine(net.concat(x, x), [1, 2, 3, -1, 0.5, 2], [0.1] * 6, name="one")
+    x = net.affine(x, [0.0, 1, 1, 2, 1, 1], [0.5] * 6, name="two")
+    assert removed(net, net.conv(x, RNG.standard_normal((2, 6, 1, 1)))) == ["one", "two"]
+
+
+def test_a_step_that_stays_does_not_take_a_constant_with_a_factor_that_others_use():
+    """Its factors run along the height: each serves the constant and the other channel."""
+    net = Network()
+    x = bn(net, source(net, tie="not to be zeroed"))
+    x = net.affine(x, [0.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5, axis=2, name="rows")
+    assert removed(net, net.conv(x, RNG.standard_normal((2, 3, 1, 1)))) == []
+
+
+def test_the_network_is_walked_once_for_all_zero_gammas(monkeypatch):
+    """Once for each step, a network of 150 took most of its time here."""
+    walks = []
+    read = constants.read
+    monkeypatch.setattr(constants, "read", lambda binding: walks.append(1) or read(binding))
+    net = Network()
+    x = source(net)
+    for number in range(4):
+        x = net.conv(bn(net, x, name=f"bn{number}"), KERNEL, BIAS, name=f"conv{number}")
+    assert len(removed(net, x)) == 4
+    assert len(walks) == 1
+
+
+class TestSomeConstants:
+    def test_one_value_each(self):
+        made = constants.some_constants(np.array([5, 3, 5]), np.array([1.0, 2.0, 1.0]))
+        assert made is not None
+        assert (made.variables.tolist(), made.values.tolist()) == ([3, 5], [2.0, 1.0])
+
+    @pytest.mark.parametrize("variables", [[3, 5, 5], [5, 5, 7], [3, 5, 5, 7], [5, 5]])
+    def test_two_values_for_one(self, variables):
+        values = np.arange(len(variables), dtype=np.float64)
+        assert constants.some_constants(np.array(variables), values) is None
+
+    def test_equal_values_beside_others(self):
+        made = constants.some_constants(np.array([3, 5, 5, 7]), np.array([9.0, 1.0, 1.0, 4.0]))
+        assert made is not None and made.values.tolist() == [9.0, 1.0, 4.0]
+
+    def test_none_at_all(self):
+        made = constants.some_constants(np.zeros(0, dtype=np.int64), np.zeros(0))
+        assert made is not None and made.variables.tolist() == []

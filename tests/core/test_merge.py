@@ -193,11 +193,22 @@ class TestSums:
         assert names(net, found) == [("a", ("b",))]
         assert found[0].sums == {net.number("sum"): (0, 1)}
 
-    def test_a_subtrahend_that_would_be_left_alone(self) -> None:
+    @pytest.mark.parametrize("minuend", ["a mean", "the source"])
+    def test_a_subtrahend_that_would_be_left_alone(self, minuend) -> None:
+        """Nothing that is there in time can carry both."""
         net = Branches()
         x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
-        inner = net.minus(net.conv(x, name="a"), net.clip(other), name="inner")
+        first = net.mean(x) if minuend == "a mean" else x
+        inner = net.minus(first, net.clip(other), name="inner")
         net.output(net.sum(inner, net.conv(x, name="b")))
+        assert not merges_of(net)
+
+    def test_two_subtrahends_that_would_be_left_alone(self) -> None:
+        """(a - p) + (b - q)"""
+        net = Branches()
+        x, p, q = (net.input(1, 4, 5, 5) for _ in range(3))
+        a, b = net.conv(x, name="a"), net.conv(x, name="b")
+        net.output(net.sum(net.minus(a, net.clip(p)), net.minus(b, net.clip(q), name="second")))
         assert not merges_of(net)
 
     def test_what_costs_more_multiplications(self) -> None:
@@ -225,12 +236,66 @@ class TestSums:
 class TestSubtrahends:
     """One that is left alone in a sum would be added: something else has to stay with it."""
 
-    def test_beside_a_branch(self) -> None:
-        """(a - other) + b + c: b and c are one, a stays."""
+    @pytest.mark.parametrize("kernel", [(3, 3), (1, 1)])
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_behind_one(self, kernel, sign) -> None:
+        """(a - other) + b: both are one where a was, whatever the window of a."""
         net = Branches()
         x = net.input(1, 4, 5, 5)
         other = net.clip(x, name="other")
-        inner = net.minus(net.conv(x, name="a"), other, name="inner")
+        inner = net.minus(net.conv(x, kernel=kernel, name="a"), other, name="inner")
+        total = net.sum(inner, net.conv(x, name="b"), coefficients=(1.0, sign), name="sum")
+        net.output(net.clip(total, name="relu"))
+        (merge,) = merges_of(net)
+        assert (merge.carrier, merge.enters) == (net.number("a"), (net.number("inner"), 0))
+        assert merge.sums == {net.number("sum"): (0,)}
+
+    def test_behind_several(self) -> None:
+        """((a - p) - (q + b)) + c"""
+        net = Branches()
+        x, p, q = (net.input(1, 4, 5, 5) for _ in range(3))
+        a, b, c = (net.conv(x, name=name) for name in "abc")
+        second = net.sum(net.clip(q), b, name="second")
+        total = net.sum(net.minus(net.minus(a, net.clip(p), name="first"), second), c)
+        net.output(net.clip(total, name="relu"))
+        (merge,) = merges_of(net)
+        assert merge.enters == (net.number("first"), 0) and len(merge.gone) == 2
+
+    def test_in_a_mean(self) -> None:
+        """(a + other) / 2 + b is (a + 2 b + other) / 2."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        mean = net.sum(net.conv(x, name="a"), net.clip(x), coefficients=(0.5, 0.5), name="mean")
+        net.output(net.clip(net.sum(mean, net.conv(x, name="b"))))
+        (merge,) = merges_of(net)
+        assert merge.enters == (net.number("mean"), 0)
+
+    def test_of_two_sources(self) -> None:
+        """(a - c) + b + d, of x, y, x and y: one where a was, and one where d is."""
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.conv(y, name="c"), name="inner")
+        total = net.sum(net.sum(inner, net.conv(x, name="b")), net.conv(y, name="d"))
+        net.output(net.clip(total, name="relu"))
+        assert len(merges_of(net)) == 2
+
+    def test_of_two_sources_of_which_the_other_saves_more(self) -> None:
+        net = Branches()
+        x, y = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.clip(x), name="inner")
+        inner = net.sum(inner, net.conv(x, name="b"), name="middle")
+        large = [net.conv(y, kernel=(5, 5), name=name) for name in "cd"]
+        net.output(net.clip(net.sum(inner, *large, name="outer")))
+        merges = {net.graph.ops[merge.carrier].name: merge for merge in merges_of(net)}
+        assert merges.keys() == {"a", "c"}
+        assert merges["a"].enters == (net.number("inner"), 0)
+
+    def test_beside_a_branch(self) -> None:
+        """(mean - other) + b + c: b and c are one, the mean stays."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        other = net.clip(x, name="other")
+        inner = net.minus(net.mean(x), other, name="inner")
         total = net.sum(net.sum(inner, net.conv(x, name="b")), net.conv(x, name="c"))
         net.output(net.clip(total, name="relu"))
         assert [(carrier, gone) for carrier, (gone, *_) in names(net, merges_of(net))] == [
@@ -255,7 +320,7 @@ class TestSubtrahends:
         total = net.sum(net.sum(inner, more), net.conv(y, name="d"))
         net.output(net.clip(total, name="relu"))
         merges = names(net, merges_of(net))
-        assert ("c", ("d",)) in merges
+        assert merges == [("a", ("b", "more")), ("c", ("more", "d"))]
 
 
 class TestChains:
@@ -304,6 +369,72 @@ class TestChains:
         x = net.input(2, 3, 4)
         net.output(net.linear_over(net.linear_over(x, 16, name="up"), 4, name="down"))
         assert names(net, merges_of(net)) == [("up", ("down",))]
+
+
+class TestCopies:
+    """What makes the very tensor that it reads is in nobody's way."""
+
+    def test_between_two(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.copy(net.copy(net.conv(x, kernel=(1, 1), bias=False, name="a"), "first"), "second")
+        net.output(net.conv(a, name="b"))
+        assert names(net, merges_of(net)) == [("b", ("a", "first", "second"))]
+
+    @pytest.mark.parametrize("place", ["source", "branch", "inner sum", "shortcut"])
+    def test_in_a_sum(self, place) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.conv(net.copy(x) if place == "source" else x, name="a")
+        b, shortcut = net.conv(x, kernel=(1, 1), name="b"), x
+        if place == "branch":
+            b = net.copy(b)
+        if place == "shortcut":
+            shortcut = net.copy(x)
+        inner = net.sum(a, b, name="inner")
+        if place == "inner sum":
+            inner = net.copy(inner)
+        net.output(net.sum(inner, shortcut, name="sum"))
+        ((carrier, gone),) = names(net, merges_of(net))
+        assert carrier == "a" and {*gone} == {"copy", "b", "inner", "sum"}
+
+    def test_in_front_of_both(self) -> None:
+        net = Branches()
+        x = net.copy(net.input(1, 4, 5, 5))
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    def test_alone(self) -> None:
+        """A tensor plus itself is two times that: an op more than there was."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.copy(x)), x))
+        assert not merges_of(net)
+
+    def test_behind_or_in_front_of_one(self) -> None:
+        net = Branches()
+        net.output(net.copy(net.conv(net.copy(net.input(1, 4, 5, 5)))))
+        assert not merges_of(net)
+
+    def test_that_somebody_reads(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.copy(net.conv(x, name="a"))
+        net.output(net.sum(a, net.conv(x, name="b")), a)
+        assert not merges_of(net)
+
+    def test_a_view_that_happens_to_move_nothing(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.conv(x), is_copy=False), net.conv(x)))
+        assert not merges_of(net)
+
+    def test_that_cannot_go(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.copy(net.conv(x)), net.conv(x)))
+        copy = net.number("copy")
+        assert not find_merges(net.graph, net.parts, Freedom(lambda number: number != copy))
 
 
 class TestInFrontOfBranches:

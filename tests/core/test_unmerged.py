@@ -50,6 +50,12 @@ class TestNothingIsSaid:
         refused = g.Refusal(Reason.HOOK)
         assert not reasons(lambda net, x: net.sum(x, net.bn(x, removal=refused)))
 
+    def test_behind_a_view_that_is_no_copy(self) -> None:
+        def build(net, x):
+            return net.sum(net.copy(net.conv(x), is_copy=False), net.conv(x))
+
+        assert not reasons(build)
+
     def test_of_other_sources(self) -> None:
         def build(net, x):
             return net.sum(net.conv(net.clip(x)), net.conv(net.clip(x)))
@@ -84,6 +90,54 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
 
+    def test_a_step_that_other_runs_may_have_otherwise(self) -> None:
+        def build(net, x):
+            step = net.bn(net.conv(x, name="a"), factors=g.Parameter.UNKNOWN)
+            return net.sum(step, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.STEP, "bn")]
+
+    def test_padding_behind_a_step(self) -> None:
+        """The step is in nobody's way."""
+
+        def build(net, x):
+            inner = net.bn(net.conv(x, kernel=(1, 1), name="inner"))
+            return net.sum(net.conv(inner, name="a"), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.PADDING, "a")]
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_an_op_that_cannot_go(self, place) -> None:
+        def build(net, x):
+            parts = [net.conv(x, name="a"), net.conv(x, name="b")]
+            return net.sum(*parts, name="sum")
+
+        freedom = Freedom(lambda number: number != place)
+        assert reasons(build, freedom) == [("sum", MergeReason.CODE, "ab"[place])]
+
+    def test_an_op_that_is_no_part(self) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a")
+            net.parts.pop(net.number("a"))
+            return net.sum(first, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.WEIGHT, "a")]
+
+    def test_what_is_computed_of_nobody_knows_what(self) -> None:
+        def build(net, x):
+            step = net.refused(net.conv(x, name="a"), Reason.NOT_CONSTANT, name="refused")
+            return net.sum(step, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.STEP, "refused")]
+
+    def test_behind_a_copy(self) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a")
+            net.output(first)
+            return net.sum(net.copy(first), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "a")]
+
     def test_padding(self) -> None:
         def build(net, x):
             inner = net.conv(x, kernel=(1, 1), name="inner")
@@ -112,7 +166,7 @@ class TestReasons:
 
     def test_a_minuend(self) -> None:
         def build(net, x):
-            inner = net.minus(net.conv(x, name="a"), net.clip(net.input(1, 4, 6, 6)), name="inner")
+            inner = net.minus(net.mean(x), net.clip(net.input(1, 4, 6, 6)), name="inner")
             return net.sum(inner, net.conv(x, name="b"), name="sum")
 
         assert reasons(build) == [("sum", MergeReason.SUM, None)]

@@ -79,7 +79,7 @@ def read(binding: Binding) -> Readers:
         elif isinstance(role, g.Max | g.Mean):
             # Others that are no constants meet these, whatever the result is called after.
             _, left, right = lab.merge_axes(binding.labels[op.inputs[0]], role.axes)
-            readers.count[np.union1d(left, right)] += 2
+            readers.count[np.union1d(left, right)] += 1
         for tensor in op.inputs:
             readers.readers.setdefault(tensor, []).append(number)
         if _makes_zeros(role):
@@ -240,8 +240,6 @@ def at_consumers(
             reach(op.outputs[0], _stepped(binding.affine[number], given))
             continue
         passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
-        if passed is None and isinstance(op.role, g.Homogeneous):
-            return Stop(number)
         if passed is None:
             bound = binding.affine.get(number)
             if not _takes_constants(op.role, bound, given.values):
@@ -252,8 +250,6 @@ def at_consumers(
             continue
         for output in op.outputs:
             reach(output, _within(passed, binding.labels[output]))
-    if any(tensor in reached for tensor, _, _ in binding.graph.outputs):
-        return Stop(-1)
     return _alone(binding, constants, seen) or Stop(-1)
 
 
@@ -296,8 +292,7 @@ def _meet_alike(role: g.Max | g.Mean, given: Constants, labels: IntArray) -> boo
 
 def _sloped(negative: FloatArray, given: Constants, labels: IntArray) -> Constants | None:
     """Negative constants times the slope of each; None if one meets several slopes."""
-    shape = (1,) * (labels.ndim - negative.ndim) + negative.shape
-    parameter = np.arange(negative.size, dtype=np.int64).reshape(shape)
+    parameter = np.arange(negative.size, dtype=np.int64).reshape(negative.shape)
     combined = lab.combine([labels, parameter])
     if combined is None:
         return None
@@ -326,7 +321,7 @@ def _alone(binding: Binding, constants: Constants, seen: list[Constants]) -> Con
     values = np.concatenate([joined.values, constants.values[unread]])
     magnitude = binding.system.magnitude
     roots, count = np.unique(magnitude.roots(variables), return_counts=True)
-    if (roots == 0).any() or (magnitude.size[roots] != count).any():
+    if (magnitude.size[roots] != count).any():
         return None
     order = np.argsort(variables)
     return Constants(variables[order], values[order])

@@ -1,6 +1,7 @@
 """The expressions of a network: what each tensor is as a linear op of earlier ones.
 
     affine step, linear op     of an expression               is an expression     (chain)
+    copy                       of an expression               is that expression
     sum                        of expressions of one source   is an expression     (sum)
 
 where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
@@ -86,6 +87,8 @@ class Expressions:
             near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             near = self._step(number, op, role)
+        elif isinstance(role, g.View) and role.is_copy:
+            near = Expression(op.inputs[0], _build_identity, ops=frozenset((number,)))
         return [] if near is None else [near, *self.further(near, op.outputs[0])]
 
     def _part(self, number: int, op: g.Op) -> Expression:

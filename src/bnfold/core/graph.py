@@ -254,6 +254,8 @@ class View:
     """Does to label arrays (each broadcast to its input's shape) what the op does to values."""
     concat: int | None = None
     """The axis along which it puts its inputs one behind the other, where it does that alone."""
+    is_copy: bool = False
+    """Whether it makes of one tensor the very same, all values in their places and in the dtype."""
     range_limit: float = math.inf
     """As of `AffineStep`, where it casts to a dtype that holds less."""
     growth_limit: float = math.inf

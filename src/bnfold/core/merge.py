@@ -35,11 +35,14 @@ class _Cluster:
     """What it is the sum of, with coefficients."""
     whole: Expression
     """Their sum."""
+    chosen: Operand | None = None
+    """The operand in the place of which it comes in; None for the last one."""
 
     @property
-    def last(self) -> Operand:
-        """The operand that comes in last: there, all that the others are made of is known."""
-        return max(self.operands, key=lambda operand: (operand.place[0], -operand.place[1]))
+    def enters(self) -> Operand:
+        """The operand in the place of which it comes in."""
+        last = max(self.operands, key=lambda operand: (operand.place[0], -operand.place[1]))
+        return self.chosen or last
 
 
 def find_merges(
@@ -123,6 +126,7 @@ class _Finder:
             if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
                 return [self._merge(replace(whole, ops=whole.ops | set(nested.sums)), output)]
+            clusters = self._placed(nested, clusters)
             company = self._company(nested, clusters)
             if not company:
                 return self._in_part(nested, clusters)
@@ -198,14 +202,18 @@ class _Finder:
         operands = first.operands + second.operands
         return _Cluster(operands, terms, whole) if whole.pays else None
 
-    def _carrier(self, whole: Expression) -> int | None:
-        """The op that can do the work of all: one that has as many taps already, if there is."""
-        linear = [n for n in whole.ops if n in self.parts and self._carries(n, whole.window)]
+    def _carrier(self, whole: Expression, before: int | None = None) -> int | None:
+        """The op that can do the work of all: one that has as many taps already, if there is.
+
+        It stands before the op that is to read what it makes, if that is told.
+        """
+        ops = [n for n in whole.ops if before is None or n < before]
+        linear = [n for n in ops if n in self.parts and self._carries(n, whole.window)]
         if linear or whole.dtypes:
             return min(
                 linear, key=lambda n: (self.parts[n].window != whole.window, n), default=None
             )
-        return min((n for n in whole.ops if self._carries_affine(n)), default=None)
+        return min((n for n in ops if self._carries_affine(n)), default=None)
 
     def _carries(self, number: int, window: Window | None) -> bool:
         """Whether a linear op is of a kind that can have such a window."""
@@ -223,6 +231,24 @@ class _Finder:
         return both and bool(varying_axes(op.role, len(self.graph.shapes[op.outputs[0]])))
 
     # ---------------------------------------------------------------- what becomes of the sum
+
+    def _placed(self, nested: NestedSum, clusters: list[_Cluster]) -> list[_Cluster]:
+        """Each where it leaves the fewest subtrahends alone: in the last place, if that is one.
+
+        a - r + b is (a + b) - r, where what makes a can carry both.
+        """
+        for at, cluster in enumerate(clusters):
+            if not self._company(nested, clusters):
+                break
+            others = [
+                [*clusters[:at], replace(cluster, chosen=operand), *clusters[at + 1 :]]
+                for operand in cluster.operands
+                if self._carrier(cluster.whole, operand.place[0]) is not None
+            ]
+            clusters = min(
+                [clusters, *others], key=lambda placed: len(self._company(nested, placed))
+            )
+        return clusters
 
     def _company(self, nested: NestedSum, clusters: Sequence[_Cluster]) -> set[Place]:
         """Operands that have to stay, as without them a subtrahend would be left alone in a sum."""
@@ -266,9 +292,9 @@ class _Finder:
         return [
             self._merge(
                 replace(cluster.whole, ops=cluster.whole.ops | empty),
-                cluster.last.tensor,
-                enters=cluster.last.place,
-                coefficient=now[cluster.last.place],
+                cluster.enters.tensor,
+                enters=cluster.enters.place,
+                coefficient=now[cluster.enters.place],
                 sums=fewer,
             )
             for cluster in clusters
@@ -298,7 +324,7 @@ class _Finder:
         sums: Mapping[int, tuple[int, ...]] | None = None,
     ) -> Merge:
         whole = self._with_source(whole, output)
-        carrier = self._carrier(whole)
+        carrier = self._carrier(whole, enters and enters[0])
         assert carrier is not None and whole.axis is not None
         self.taken |= whole.ops
         channels = self.expressions.channels(whole.source, whole.axis)
@@ -312,9 +338,9 @@ class _Finder:
 
 
 def _dropped(clusters: Sequence[_Cluster]) -> set[Place]:
-    """Where operands come in that go into the last one of their cluster."""
+    """Where operands come in that go into another one of their cluster."""
     merged = {operand.place for cluster in clusters for operand in cluster.operands}
-    return merged - {cluster.last.place for cluster in clusters}
+    return merged - {cluster.enters.place for cluster in clusters}
 
 
 def _kernel(build: Build, channels: int, rank: int, factor: float) -> Kernel:

@@ -36,6 +36,8 @@ class NestedSum:
         self._expressions = expressions
         self._ops = expressions.graph.ops
         sums, operands = [number], []
+        self._outer: dict[int, Place] = {}
+        """Where each of the inner sums comes in."""
         waiting = [(number, 1.0)]
         while waiting:
             outer, factor = waiting.pop()
@@ -46,6 +48,7 @@ class NestedSum:
                     operands.append(Operand(tensor, factor * own, (outer, position)))
                 else:
                     sums.append(inner)
+                    self._outer[inner] = outer, position
                     waiting.append((inner, factor * own))
         self.sums = sorted(sums)
         """Their numbers: inner ones come first, the whole sum last."""
@@ -54,10 +57,9 @@ class NestedSum:
     def way(self, place: Place) -> Iterator[Place]:
         """The places through which an operand comes into the whole sum."""
         yield place
-        for number in self.sums:
-            for position, tensor in enumerate(self._ops[number].inputs):
-                if self._inner_sum(tensor) == place[0]:
-                    yield from self.way((number, position))
+        while (outer := self._outer.get(place[0])) is not None:
+            place = outer
+            yield place
 
     def kept(self, dropped: Collection[Place]) -> dict[int, tuple[int, ...]]:
         """The positions that each sum keeps; one that keeps none is not there."""

@@ -116,7 +116,8 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
         if number is None:
             break
         op = expressions.graph.ops[number]
-        if not isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep) or not op.inputs:
+        is_step = isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep)
+        if not op.inputs or not (is_step or _is_copy(op.role)):
             break
         way = (*way, number)
         tensor = op.inputs[0]
@@ -144,6 +145,14 @@ def _obstacle(
     return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
 
 
+def _may_be_built_on(role: g.Role) -> bool:
+    return isinstance(role, g.AffineStep) and role.refusal is None and role.is_known
+
+
+def _is_copy(role: g.Role) -> bool:
+    return isinstance(role, g.View) and role.is_copy
+
+
 def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unmerged]:
     """What keeps an operand from being an expression, from the sum backwards."""
     for maker in way:
@@ -155,6 +164,6 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
         if isinstance(op.role, g.Linear):
             if maker not in expressions.parts or not is_free(op.role):
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
-        elif not isinstance(op.role, g.AffineStep) or op.role.refusal is not None:
+        elif not _is_copy(op.role) and not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)

@@ -221,6 +221,20 @@ def a_scale_that_is_left_over(s):
     s.output(added(s, a, s.node("Mul", x, s.tensor("two", s.round(2.0)), name="double")))
 
 
+def dropped_out(s):
+    x = s.input(*X)
+    a = s.node("Dropout", s.conv(x, 4, 4, name="a", kernel=1, bias=False), name="drop")
+    s.output(s.node("Relu", s.conv(a, 4, 4, name="b", pad=1), name="act"))
+
+
+def copied(s):
+    x = s.input(*X)
+    a = s.node("Identity", s.conv(x, 4, 4, name="a", pad=1), name="same")
+    b = s.node("Cast", s.conv(x, 4, 4, name="b", pad=1), name="cast", to=s.element_type)
+    total = s.node("Identity", added(s, a, b, name="inner"), name="inner_copy")
+    s.output(added(s, total, s.node("Dropout", x, name="drop")))
+
+
 def low_rank(s):
     x = s.input(2, 5, 6)
     dense = s.node("MatMul", x, s.tensor("w", s.uniform(6, 6)), name="dense")
@@ -310,6 +324,8 @@ MERGED = {
     subtrahend_is_the_input: ["Conv"],
     added_to_itself: ["Conv"],
     a_scale_that_is_left_over: ["Conv"],
+    dropped_out: ["Conv", "Relu"],
+    copied: ["Conv"],
     low_rank: ["MatMul", "Add"],
     gemms: ["Gemm"],
     gemm_and_matrix: ["MatMul", "Add"],

@@ -431,10 +431,10 @@ def a_scale_in_front_of_a_matrix_on_the_left(s):
 
 FORMS = {
     a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
-    a_mean_that_would_be_left_alone: "Conv Conv Relu Mean Add",
+    a_mean_that_would_be_left_alone: "Conv Relu Mean",
     a_mean_of_both_and_another: "Conv Relu Add",
-    a_subtrahend_would_be_left_alone: "Conv Conv Relu Sub Add",
-    subtrahends_would_be_left_alone: "Conv Conv Relu Sub Sub",
+    a_subtrahend_would_be_left_alone: "Conv Relu Sub",
+    subtrahends_would_be_left_alone: "Conv Relu Sub",
     both_are_subtracted: "Conv Relu Sub",
     one_tensor_twice: "Conv Add",
     the_input_twice: "Add Relu",

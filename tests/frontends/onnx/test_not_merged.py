@@ -225,6 +225,14 @@ def another_dtype_between(s):
     s.output(added(s, a, s.node("Cast", half, name="back", to=s.element_type)))
 
 
+def a_dropout_whose_mask_is_read(s):
+    x = s.input(*X)
+    a = s.conv(x, 4, 4, name="a")
+    dropped = s.node("Dropout", a, name="drop", outputs=["dropped", "mask"])
+    mask = s.node("Cast", "mask", name="cast", to=s.element_type)
+    s.output(s.node("Mul", added(s, dropped, s.conv(x, 4, 4, name="b")), mask, name="masked"))
+
+
 def a_step_along_the_width(s):
     x = s.input(*X)
     a = s.node("Mul", x, s.tensor("c", s.uniform(6)), name="step")
@@ -292,7 +300,8 @@ KEPT = [
     a_mean_that_rounds_up, a_mean_that_counts_no_zeros, same_padding_of_a_mean,
     a_branch_is_broadcast, one_channel_is_broadcast, other_sources, an_activation_between,
     a_transposed_one_beside_another, a_transposed_one_with_an_output_shape, another_dtype_between,
-    a_step_along_the_width, a_matrix_on_the_width, matrices_on_either_side, a_weight_per_batch,
+    a_dropout_whose_mask_is_read, a_step_along_the_width, a_matrix_on_the_width,
+    matrices_on_either_side, a_weight_per_batch,
     a_bias_per_row, a_transposed_input,
     batch_norm_that_can_be_overridden, the_largest_of_both, a_single_operand,
 ]  # fmt: skip

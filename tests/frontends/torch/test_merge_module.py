@@ -424,6 +424,111 @@ def test_sums_of_longer_branches(how):
     merges(Two(how, first, second))
 
 
+class Weighed(Two):
+    """A branch times a parameter: QARepVGG, PP-YOLOE."""
+
+    def __init__(self, how, *branches):
+        super().__init__(how, *branches)
+        self.alpha = nn.Parameter(torch.tensor([0.7]))
+        self.register_buffer("beta", torch.tensor(-0.3))
+        self.gamma = nn.Parameter(torch.linspace(-1.0, 1.0, 8).reshape(8, 1, 1))
+
+
+def times_a_parameter(m, x):
+    return m.first(x) + m.alpha * m.second(x)
+
+
+def times_a_parameter_behind(m, x):
+    return m.first(x) + m.second(x) * m.alpha
+
+
+def times_a_buffer(m, x):
+    return m.second(x) * m.beta + m.first(x)
+
+
+def times_one_per_channel(m, x):
+    return F.relu(m.first(x) + m.gamma * m.second(x))
+
+
+def by_a_parameter(m, x):
+    return m.first(x) - m.second(x) / m.alpha
+
+
+def negated(m, x):
+    return m.first(x) + -m.second(x)
+
+
+def times_two(m, x):
+    return m.first(x) + m.alpha * (m.beta * m.second(x))
+
+
+def weighed_in_place(m, x):
+    y = m.second(x)
+    y *= m.alpha
+    return m.first(x) + y
+
+
+def weighed_by_functions(m, x):
+    return torch.add(m.first(x), torch.mul(m.alpha, m.second(x)))
+
+
+def weighed_and_itself(m, x):
+    return F.relu(m.first(x) + m.alpha * m.second(x) + x)
+
+
+WEIGHED = [
+    *(times_a_parameter, times_a_parameter_behind, times_a_buffer, times_one_per_channel),
+    *(by_a_parameter, negated, times_two, weighed_in_place, weighed_by_functions),
+    *(weighed_and_itself,),
+]
+
+
+@pytest.mark.parametrize("how", WEIGHED, ids=lambda how: how.__name__)
+def test_branches_times_parameters(how):
+    folded = merges(Weighed(how))
+    assert {"alpha", "beta", "gamma"} <= folded.state_dict().keys()
+
+
+@pytest.mark.parametrize("how", WEIGHED, ids=lambda how: how.__name__)
+def test_a_second_fold_of_branches_times_parameters(how):
+    folded = merges(Weighed(how))
+    again, report = bnfold.fold(copy.deepcopy(folded), X)
+    assert not report.merged and report.removed == 0
+    assert_same(run(folded, X), run(again, X), 0.0)
+
+
+def times_its_own_bias(m, x):
+    return m.first(x) + m.second(x) * m.second.bias.reshape(8, 1, 1) + m.third(x)
+
+
+def times_the_bias_of_another(m, x):
+    return m.first(x) + m.second(x) * m.first.bias.reshape(8, 1, 1) + m.third(x)
+
+
+@pytest.mark.parametrize("how", [times_its_own_bias, times_the_bias_of_another])
+def test_a_factor_that_a_merged_module_holds(how):
+    """What is read of a module stays; the branches without such a factor are one."""
+    model = Two(how, convolution(3, bias=True), convolution(1, bias=True))
+    model.third = convolution(1, bias=True)
+    folded, _ = fold(model)
+    assert convolutions(folded) >= 2
+
+
+def times_what_is_made_of_it(m, x):
+    return m.first(x) + m.second(x) * m.gamma.reshape(1, 8, 1, 1)
+
+
+def times_one_of_several(m, x):
+    return m.first(x) + m.second(x) * m.gamma[3]
+
+
+@pytest.mark.parametrize("how", [times_what_is_made_of_it, times_one_of_several])
+def test_a_factor_that_is_made_of_a_parameter_lets_other_branches_merge(how):
+    first = nn.Sequential(Branches(), convolution(3))
+    folded, report = fold(Weighed(how, first))
+    assert report.merged and convolutions(folded) == 3
+
+
 class RepMixer(nn.Module):
     """FastViT's: what is merged is scaled, and added to what went in."""
 
@@ -629,10 +734,10 @@ WAYS = {
 @functools.cache
 def merged(how):
     """Nothing that people do with it changes it."""
-    return merges(Two(how))
+    return merges(Weighed(how) if how in WEIGHED else Two(how))
 
 
-@pytest.mark.parametrize("how", SUMS, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("how", [*SUMS, *WEIGHED], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_people_do_with_a_module(way, how):
     model = merged(how)

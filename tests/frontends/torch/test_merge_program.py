@@ -607,6 +607,161 @@ def test_a_chain() -> None:
     assert_merged(model, image(2, 8, 6, 6))
 
 
+class Signed(nn.Module):
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.a, self.b = conv_bn(4, 4, 1, bias=False), conv_bn(4, 4, 3, padding=1, bias=False)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.how(self.a(x), self.b(x), x.sigmoid()))
+
+
+def _taken_off_in_place(a: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    a -= r
+    a += b
+    return a
+
+
+SIGNED = [
+    lambda a, b, r: a - r + b,
+    lambda a, b, r: a - r - b,
+    lambda a, b, r: b - r + a,
+    lambda a, b, r: a - (r + r * r) + b,
+    lambda a, b, r: torch.add(torch.sub(a, r, alpha=2), b, alpha=3),
+    lambda a, b, r: a - r.exp() + (b + r),
+    _taken_off_in_place,
+]
+
+
+@pytest.mark.parametrize("how", SIGNED)
+def test_a_subtrahend_between_two(how: Any) -> None:
+    model = build(Signed(how))
+    folded, report = fold_model(model, image(2, 4, 6, 6))
+    assert linears(folded) == 1 and report.merged
+    assert_no_rest(folded)
+    alone = bnfold.fold(model, image(2, 4, 6, 6), verify=False)[0]
+    torch.testing.assert_close(alone(image(3, 4, 5, 7)), model(image(3, 4, 5, 7)))
+    program = torch.export.export(alone, (image(2, 4, 6, 6),))
+    assert linears(program) == 1 and count(program, "add", "sub") < 4
+
+
+def _dropped(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, training=False)
+
+
+def _dropped_channels(x: Tensor) -> Tensor:
+    return F.dropout2d(x, 0.5, training=False)
+
+
+def _dropped_for_selu(x: Tensor) -> Tensor:
+    return F.alpha_dropout(x, 0.5, training=False)
+
+
+def _dropped_twice(x: Tensor) -> Tensor:
+    return _dropped(_dropped(x))
+
+
+COPIES = [
+    *(_dropped, _dropped_channels, _dropped_for_selu, _dropped_twice),
+    *(torch.clone, Tensor.contiguous, torch.positive, torch.ops.aten._to_copy.default),
+]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=lambda copied: copied.__name__.strip("_"))
+@pytest.mark.parametrize("place", ["chain", "branch", "shortcut", "sum"])
+def test_copies_are_in_nobodys_way(copied: Any, place: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(x)
+            if place == "chain":
+                return F.relu(self.b(copied(self.a(x))))
+            if place == "branch":
+                return F.relu(copied(self.a(x)) + self.b(x))
+            if place == "shortcut":
+                return F.relu(copied(x) + self.b(x))
+            return F.relu(copied(self.a(x) + self.b(x)) + x)
+
+    program = torch.export.export(build(Net()), (image(2, 4, 6, 6),))
+    for given in (program, program.run_decompositions()):
+        folded, _ = fold_equal(given, image(2, 4, 6, 6))
+        assert linears(folded) == 1
+        assert count(folded, "") == 3  # and the ReLUs
+
+
+def test_adapters_behind_a_dropout() -> None:
+    """Of low rank, beside projections of one tensor that others read, too."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in "qkv")
+            self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 8, bias=False)
+            self.dropout = nn.Dropout(0.1)
+
+        def adapter(self, x: Tensor) -> Tensor:
+            return self.up(self.down(self.dropout(x))) * 2.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = self.q(x) + self.adapter(x), self.k(x)
+            return torch.softmax(q @ k.transpose(1, 2), -1) @ self.v(x) + x
+
+    folded, report = fold_model(Net(), image(2, 5, 8))
+    assert [merged.into for merged in report.merged] == ["q"]
+    assert not count(folded, "dropout") and "up.weight" not in folded.state_dict
+
+
+def test_a_dropout_that_two_read() -> None:
+    """What reads its input does not read it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(x)
+            y = F.dropout(x, 0.5, training=False)
+            first = self.a(y)
+            x.add_(1)
+            return first + self.b(y) + x
+
+    fold_model(Net(), image(2, 4, 6, 6))
+
+
+def test_a_copy_in_another_layout_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=torch.channels_last)
+            return (self.a(x) + self.b(x)).permute(0, 2, 3, 1).view(2, 36, 4)
+
+    assert_merged(Net(), image(2, 4, 6, 6))
+
+
+def test_a_copy_that_is_taken_before_a_write() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            before = x.clone()
+            first = self.a(x)
+            x.add_(1)
+            return first + self.b(before) + self.b.weight.sum() * x.relu()
+
+    fold_model(Net(), image(2, 4, 6, 6))
+
+
 def test_sums_of_normalised_shortcuts() -> None:
     """No convolution at all: one BatchNorm of two is left, or none."""
 

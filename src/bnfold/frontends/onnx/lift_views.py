@@ -122,19 +122,22 @@ def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     return _on_labels(lambda labels: np.transpose(labels, perm))
 
 
-def _same(lifter: Lifter, node: Node, choice: int) -> Apply | None:
-    """Identity, and casts from float to float: `_unary` asks for both."""
-    return _on_labels(lambda labels: labels)
+def _same(lifter: Lifter, node: Node) -> bool:
+    """Identity, and casts from float to float; the first output of a Dropout."""
+    source, output = node.inputs[0], node.outputs[0]
+    if not lifter.is_activation(source) or not lifter.is_float(output):
+        return False
+    same = _on_labels(lambda labels: labels)
+    return lifter.emit_view(
+        node, [lifter.tensor(source)], [output], lambda choice: same, keeps_all=True
+    )
 
 
 def _dropout(lifter: Lifter, node: Node) -> bool:
     """Nothing at inference; its mask, if it has one, does not depend on the values."""
-    source, output = node.inputs[0], node.outputs[0]
-    if not is_idle_dropout(lifter, node) or not lifter.is_activation(source):
+    if not is_idle_dropout(lifter, node):
         return False
-    return lifter.emit_view(
-        node, [lifter.tensor(source)], [output], lambda choice: _on_labels(lambda labels: labels)
-    )
+    return _same(lifter, node)
 
 
 def is_idle_dropout(lifter: Lifter, node: Node) -> bool:
@@ -379,7 +382,7 @@ def _pad_value(lifter: Lifter, node: Node) -> float | None:
 VIEWS: dict[str, Handler] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _unary(_reshape)),
     "Transpose": _unary(_transpose),
-    **dict.fromkeys(("Identity", "Cast", "CastLike"), _unary(_same)),
+    **dict.fromkeys(("Identity", "Cast", "CastLike"), _same),
     "Dropout": _dropout,
     "Slice": _unary(_slice),
     "Split": _unary(_split),

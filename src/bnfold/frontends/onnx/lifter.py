@@ -139,14 +139,19 @@ class Lifter:
         make: Callable[[int], lab.Apply],
         *,
         concat: int | None = None,
+        keeps_all: bool = False,
     ) -> bool:
-        """Add an op that moves values; `make` gives it for each choice of the open dimensions."""
+        """Add an op that moves values; `make` gives it for each choice of the open dimensions.
+
+        `keeps_all` says that it makes what it reads, but perhaps in another dtype.
+        """
         varying = self._moved_alike(inputs, outputs, make)
         if varying is None:
             return False
-        dtypes = self.shapes.dtypes
-        limits = narrowing(dtypes.get(node.inputs[0]), dtypes.get(outputs[0])) if outputs else {}
-        view = g.View(make(0), concat, **limits)
+        dtypes = [self.shapes.dtypes.get(name) for name in (*node.inputs[:1], *outputs[:1])]
+        limits = narrowing(*dtypes) if outputs else {}
+        is_copy = keeps_all and dtypes[0] == dtypes[-1]
+        view = g.View(make(0), concat, is_copy, **limits)
         return self.emit(node, view, inputs, varying, outputs=outputs) is not None
 
     def _moved_alike(

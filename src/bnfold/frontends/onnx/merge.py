@@ -99,7 +99,12 @@ class _Merger:
             and not any(node.index in self.lifted.gelu for node in nodes)
             and all(self.ops.get(node.index, 0) == 1 or node.op == "MatMul" for node in nodes)
             and all(tensor in self.names for tensor in op.outputs)
+            and not any(self._is_read(name) for node in nodes for name in node.outputs[1:])
         )
+
+    def _is_read(self, name: str) -> bool:
+        """Whether somebody reads what a node makes beside its result, as the mask of a Dropout."""
+        return bool(name) and (name in self.network.readers or self.network.is_pinned(name))
 
     def is_batch_norm(self, number: int) -> bool:
         """Whether an affine step has factors and summands of its own."""

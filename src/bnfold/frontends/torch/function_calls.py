@@ -11,8 +11,8 @@ to PyTorch's functions:
     weights     which of the model's parameters and buffers they take
 
 Left out are the calls of modules that the fold replaces, and where it merged branches, the sums of
-values, of which some are gone. Within PyTorch's own modules, flags are:
-a fold may make one work out of place.
+values and their products with weights, of which some are gone. Within PyTorch's own modules, flags
+are: a fold may make one work out of place.
 
 Numbers that were taken out of values are no answers, and rounding moves them. They are told from
 answers by running the original on inputs that are shaken: what moves there is not compared.
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnfold.frontends.torch.nothing import SUMS, MergedAway
+from bnfold.frontends.torch.nothing import NEGATIONS, PRODUCTS, SUMS, MergedAway
 
 _MANY = 256
 """How many numbers of one argument are compared, at most."""
@@ -230,7 +230,7 @@ def difference(original: Heard, folded: Heard, shaken: Sequence[Heard] = ()) -> 
     replaced = _replaced(original, folded)
     before, after, *others = (run.without(replaced) for run in (original, folded, *shaken))
     if any(kind[0] is MergedAway for kind in folded.kinds.values()):
-        before, after, *others = (_without_sums(run) for run in (before, after, *others))
+        before, after, *others = (_without_merged(run) for run in (before, after, *others))
     paths = {_functions(run) for run in others}
     if len(paths) > 1:
         return ""
@@ -252,15 +252,19 @@ def _functions(calls: Sequence[FunctionCall]) -> tuple[str, ...]:
     return tuple(call.name for call in calls)
 
 
-def _without_sums(calls: Sequence[FunctionCall]) -> list[FunctionCall]:
-    """The calls but for sums of nothing but values: one with nothing is not heard."""
-    return [
-        call
-        for call in calls
-        if call.name not in SUMS
-        or any(call.numbers)
-        or any(isinstance(tensor, frozenset) for tensor in call.tensors)
-    ]
+def _without_merged(calls: Sequence[FunctionCall]) -> list[FunctionCall]:
+    """The calls but for what is not heard where nothing is among its arguments.
+
+    Those are sums of values, products of a value with a weight, and what negates a value.
+    """
+    return [call for call in calls if any(call.numbers) or not _may_be_merged(call)]
+
+
+def _may_be_merged(call: FunctionCall) -> bool:
+    weights = sum(isinstance(tensor, frozenset) for tensor in call.tensors)
+    if call.name in PRODUCTS:
+        return weights == 1
+    return not weights and call.name in SUMS | NEGATIONS
 
 
 def _replaced(original: Heard, folded: Heard) -> set[str]:

@@ -15,7 +15,7 @@ from bnfold.core.forest import IntArray
 from bnfold.frontends.torch.lifter import Lifter, first_value, is_floating
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments
-from bnfold.frontends.torch.recording import Const, Event, Geometry, Value
+from bnfold.frontends.torch.recording import Const, Event, Geometry, Value, lie_alike
 
 
 def _view(lifter: Lifter, event: Event) -> bool:
@@ -107,7 +107,8 @@ def _same(lifter: Lifter, event: Event) -> bool:
         return False
     made = event.outputs[0]
     limits = {} if made is None else narrowing(source.dtype, made.dtype)
-    lifter.emit(event, g.View(list, None, **limits), [lifter.tensor(source)])
+    is_copy = made is not None and made.dtype == source.dtype and lie_alike(source, made)
+    lifter.emit(event, g.View(list, None, is_copy, **limits), [lifter.tensor(source)])
     return True
 
 

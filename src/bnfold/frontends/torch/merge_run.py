@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
@@ -19,7 +19,7 @@ from bnfold.frontends.torch.leaf_modules import is_hooked, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_parts import parts_of
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
-from bnfold.frontends.torch.recording import Call, Event, Recording, Value, values
+from bnfold.frontends.torch.recording import Call, Event, Recording, Value, constants, values
 
 _SUMS = {"add", "sub", "subtract", "rsub"}
 
@@ -116,6 +116,8 @@ class Run:
                 self.readers.setdefault(tensor, []).append(number)
         self.parts = self._parts(own_ops)
         self.fence = Fence()
+        self.held = {id(tensor) for n in own_ops for tensor in self._held_by(self.module(n))}
+        """The ids of what modules hold that can be replaced."""
         self.movable = {n for n in own_ops if n in self.parts or self._is_movable_step(n)}
 
     @property
@@ -185,18 +187,35 @@ class Run:
         role, site = self.graph.ops[number].role, self.all_runs.lifted.sites.get(number)
         if not isinstance(role, g.AffineStep) or not isinstance(site, AffineSite):
             return False
+        if not role.is_known:
+            return False
         if site.source is None or site.output is None or site.source.dtype != site.output.dtype:
             return False
-        if site.module is None:  # what Python does with a number
+        if site.module is None:  # what Python does with a number, or a parameter
             event = self.all_runs.events[number]
-            plain = functional(op_name(event.target)) in _SUMS
-            return plain and not role.shift.any() and bool((role.scale == 1.0).all())
+            if functional(op_name(event.target)) in _SUMS:
+                return is_neutral(role)
+            # Of another tensor, the product would be heard in a proof, and that with nothing not.
+            return not role.shift.any() and all(
+                constant.is_itself and id(constant.origin) not in self.held
+                for constant in constants(event.args)
+            )
         module = self.all_runs.module(number)
         return module is not None and role.is_wanted and self._is_once(module)
+
+    @staticmethod
+    def _held_by(module: nn.Module | None) -> Iterator[Tensor | None]:
+        if module is not None:
+            yield from (*module._parameters.values(), *module._buffers.values())
 
     def module(self, number: int) -> nn.Module | None:
         """The module that is the op, if it can be replaced."""
         return self.all_runs.module(number)
+
+
+def is_neutral(role: g.AffineStep) -> bool:
+    """Whether it does nothing, as the first addition of `out = 0; out += ...`."""
+    return bool((role.scale == 1.0).all()) and not role.shift.any()
 
 
 def _root(call: Call) -> Call:

@@ -21,7 +21,7 @@ from bnfold.core.merged import Merge
 from bnfold.core.window import Window, joint
 from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
-from bnfold.frontends.torch.merge_run import Run
+from bnfold.frontends.torch.merge_run import Run, is_neutral
 from bnfold.frontends.torch.new_tensors import is_finite, tensor_like
 from bnfold.frontends.torch.recording import Call, lie_alike
 
@@ -184,10 +184,13 @@ class Walk:
         return State(is_nothing=True)
 
     def _number(self, number: int, inner: State) -> State:
-        """Plus 0."""
+        """Plus 0, or times a parameter, which leaves nothing of nothing."""
         if inner.is_nothing:
             self.vanished.add(number)
             return inner
+        role = self.graph.ops[number].role
+        if not isinstance(role, g.AffineStep) or not is_neutral(role):
+            raise UnservedError
         self.passes += 1
         in_place = self.run.all_runs.events[number].written is not None
         return replace(inner, is_foreign=inner.is_foreign and in_place)

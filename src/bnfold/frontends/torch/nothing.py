@@ -132,6 +132,10 @@ def _quotient(input: Any, other: Any) -> Any:  # noqa: A002
     return NOTHING
 
 
+def _swapped_quotient(input: Any, other: Any) -> Any:  # noqa: A002
+    return _quotient(other, input)
+
+
 def _same(input: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002
     return NOTHING
 
@@ -142,10 +146,14 @@ _FUNCTIONS: Mapping[Callable[..., Any], Sequence[str]] = {
     _swapped: ("rsub", "__rsub__"),
     _product: ("mul", "mul_", "imul", "multiply", "__mul__", "__rmul__", "__imul__"),
     _quotient: ("div", "div_", "truediv", "true_divide", "divide", "__truediv__", "__itruediv__"),
+    _swapped_quotient: ("__rdiv__", "__rtruediv__"),
     _same: ("neg", "__neg__", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 }
 SUMS = frozenset((*_FUNCTIONS[_sum], *_FUNCTIONS[_difference], *_FUNCTIONS[_swapped]))
 """Names of functions that add and subtract."""
+PRODUCTS = frozenset((*_FUNCTIONS[_product], *_FUNCTIONS[_quotient]))
+"""Names of functions that multiply and divide."""
+NEGATIONS = frozenset(("neg", "__neg__"))
 Nothing._answers = {name: answer for answer, names in _FUNCTIONS.items() for name in names}
 
 

@@ -218,9 +218,8 @@ class _Interpreter(fx.Interpreter):
         if not (is_known(name) or is_linear(name) or is_batch_norm(name)):
             with self.recorder:
                 return target(*args, **kwargs)
-        result = self.recorder.run(
-            target, tuple(args), dict(kwargs), name=self.recorder.ledger.call.name
-        )
+        name = self.recorder.ledger.call.name
+        result = self.recorder.run(target, tuple(args), dict(kwargs), name=name, renames=True)
         written = isinstance(result, Tensor) and any(result is argument for argument in args)
         if written and self.recorder.values.handle_of(result) is not None:
             return self.recorder.renamed(result)

@@ -117,8 +117,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         name: str,
         written: Sequence[Tensor] | None = None,
+        renames: bool = False,
     ) -> Any:
-        """Execute an op and record it; `written` is what it writes to where no schema says so."""
+        """Execute an op and record it; `written` is what it writes to where no schema says so.
+
+        With `renames`, a tensor that comes back as it was given, as from a dropout at inference,
+        has a name of its own: not all that read the one read the other.
+        """
         values, constants = self.values, self.constants
         tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
         written = written_by(func, args, kwargs) if written is None else written
@@ -140,6 +145,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = None if make is None else op_placeholders(func, args, kwargs, make)
         if result is None:
             result = func(*args, **kwargs)
+        if renames and not written and any(result is tensor for tensor in tensors):
+            with self._unrecorded():
+                result = result.view_as(result)
         outputs = [leaf for leaf in leaves_of(result) if isinstance(leaf, Tensor)]
         event = self.ledger.append(
             func, recorded_args, recorded_kwargs, (), name=name, written=before
