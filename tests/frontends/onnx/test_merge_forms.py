@@ -429,6 +429,46 @@ def a_scale_in_front_of_a_matrix_on_the_left(s):
     )
 
 
+def a_sum_of_one_in_a_chain(s):
+    x = s.node("Sum", s.conv(s.input(*X), 4, 4, name="a"), name="one")
+    s.output(s.conv(s.node("Mean", s.bn(x, 4), name="alone"), 4, 4, name="b"))
+
+
+def sums_of_one_around_branches(s):
+    x = s.input(*X)
+    a, b = (s.node("Sum", y, name=f"one_{y}") for y in two(s, x))
+    s.output(s.node("Mean", added(s, a, b), name="alone"))
+
+
+def a_sum_of_one_in_a_narrow_place(s):
+    a = s.node("Mean", s.conv(s.input(*X), 4, 2, kernel=1, name="a", bias=False), name="one")
+    s.output(s.conv(a, 2, 4, kernel=1, name="b"))
+
+
+def halves_of_one_weight(s):
+    """Read by one each, and computed."""
+    x = s.input(*X)
+    whole = s.tensor("whole", s.uniform(8, 4, 3, 3))
+    s.node("Split", whole, s.integers("four", 4, 4), axis=0, outputs=["w1", "w2"])
+    a, b = (s.node("Conv", x, w, pads=[1] * 4, name=f"c{w}") for w in ("w1", "w2"))
+    s.output(added(s, s.bn(a, 4), s.bn(b, 4, name="b2")))
+
+
+def a_weight_of_a_given_norm(s):
+    x = s.input(*X)
+    v = s.tensor("v", s.uniform(4, 4, 3, 3))
+    w = s.node("Div", v, s.node("ReduceL2", v, axes=[1, 2, 3], keepdims=1))
+    a = s.node("Conv", x, s.node("Mul", w, s.tensor("g", s.uniform(4, 1, 1, 1))), pads=[1] * 4)
+    s.output(added(s, a, s.conv(x, 4, 4, kernel=1, name="b")))
+
+
+def a_weight_that_is_one_number(s):
+    x = s.input(*X)
+    w = s.node("Expand", s.tensor("v", s.uniform(1, 1, 1, 1)), s.integers("shape", 4, 4, 3, 3))
+    a = s.node("Conv", x, w, pads=[1] * 4, name="a")
+    s.output(added(s, a, s.conv(x, 4, 4, kernel=1, name="b")))
+
+
 FORMS = {
     a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
     a_mean_that_would_be_left_alone: "Conv Conv Relu Mean Add",
@@ -480,6 +520,12 @@ FORMS = {
     factors_far_apart: "Conv",
     a_batch_norm_along_another_axis: "BatchNormalization MatMul Add Relu",
     a_scale_in_front_of_a_matrix_on_the_left: "MatMul Relu",
+    a_sum_of_one_in_a_chain: "Conv Sum Mean Conv",
+    sums_of_one_around_branches: "Conv",
+    a_sum_of_one_in_a_narrow_place: "Conv",
+    halves_of_one_weight: "Conv",
+    a_weight_of_a_given_norm: "Conv",
+    a_weight_that_is_one_number: "Expand Conv Conv Add",
 }
 """What is left, by what it was."""
 

@@ -14,6 +14,7 @@ from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
 from bnfold.frontends.onnx.limits import read_bounds
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import ClipSite
+from bnfold.frontends.onnx.written import BROADCASTS
 
 
 def emit(lifter: Lifter, node: Node) -> None:
@@ -89,8 +90,11 @@ def _prelu(lifter: Lifter, node: Node) -> bool:
     if not lifter.constants.is_constant(slope):
         lifter.graph.pin(node.name, [lifter.tensor(slope)])
     slopes = lifter.constants.array(slope) if lifter.constants.is_constant(slope) else None
+    shape = lifter.shape(node.inputs[0]) or ()
+    if slopes is not None and slopes.ndim == 1 and lifter.network.opset < BROADCASTS:
+        slopes = slopes.reshape(-1, *(1,) * (len(shape) - 2))  # one per channel
     role = g.Homogeneous(None if slopes is None else as_float64(slopes))
-    same_shape = lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0])
+    same_shape = shape == lifter.shape(node.outputs[0])
     return same_shape and _elementwise(lifter, node, role)
 
 
@@ -210,7 +214,9 @@ def _scales(lifter: Lifter, node: Node) -> tuple[float, ...] | None:
 
 def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
     def handler(lifter: Lifter, node: Node) -> bool:
-        if lifter.network.opset < 7 or not all(lifter.is_float(n) for n in node.inputs):
+        if not all(lifter.is_float(n) for n in node.inputs) or not _spreads_from_the_right(
+            lifter, node
+        ):
             return False
         tensors = operands(lifter, node)
         if tensors is None:
@@ -218,6 +224,14 @@ def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
         return _emit_joint(lifter, node, g.Sum(coefficients(len(tensors))), tensors)
 
     return handler
+
+
+def _spreads_from_the_right(lifter: Lifter, node: Node) -> bool:
+    """Whether operands meet as they do in NumPy; of the older way, those that need no spreading."""
+    if lifter.network.opset >= BROADCASTS:
+        return True
+    are_alike = len({lifter.shape(name) for name in node.inputs}) == 1
+    return are_alike and all(lifter.is_activation(name) for name in node.inputs)
 
 
 def _emit_joint(lifter: Lifter, node: Node, role: g.Role, tensors: list[int]) -> bool:
@@ -229,13 +243,17 @@ def _emit_joint(lifter: Lifter, node: Node, role: g.Role, tensors: list[int]) ->
 
 
 def _mul(lifter: Lifter, node: Node) -> bool:
-    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+    if not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    if not _spreads_from_the_right(lifter, node):
         return False
     return _emit_joint(lifter, node, g.Gate(), [lifter.tensor(name) for name in node.inputs])
 
 
 def _div(lifter: Lifter, node: Node) -> bool:
-    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+    if not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    if not _spreads_from_the_right(lifter, node):
         return False
     x, y = (lifter.tensor(name) for name in node.inputs)
     lifter.graph.pin(node.name, [y])

@@ -22,7 +22,7 @@ from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
 from bnfold.frontends.onnx.windows import centre_of, crosses_zeros
-from bnfold.frontends.onnx.written import shape_of_summand
+from bnfold.frontends.onnx.written import BROADCASTS, shape_of_summand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,7 +260,7 @@ _ELEMENTWISE = ("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div")
 
 def _added(lifter: Lifter, node: Node | None, source: str) -> str:
     """The constant that an Add adds to the value; "" if it is none."""
-    if node is None or node.op != "Add" or lifter.network.opset < 7:
+    if node is None or node.op != "Add" or lifter.network.opset < BROADCASTS:
         return ""
     first, second = node.inputs
     name = second if first == source else first

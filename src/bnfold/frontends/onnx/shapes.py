@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import (
     ModelProto,
+    NodeProto,
     TensorShapeProto,
     TypeProto,
     ValueInfoProto,
@@ -25,6 +25,7 @@ from onnx import (
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network, expanded_nodes
+from bnfold.frontends.onnx.schemas import is_like_first_input
 from bnfold.frontends.onnx.sizes import Size
 
 Shape = tuple[int, ...]
@@ -249,9 +250,12 @@ def _prepared(
     graph = proto.graph
     # Before IR 4 inference knows the initializers alone that are inputs, too; runtimes know all.
     proto.ir_version = max(proto.ir_version, 4)
-    for node in graph.node:
-        if node.domain == "ai.onnx":  # the same as none, and inference knows only none
-            node.domain = ""
+    for each in graph.node:
+        if each.domain == "ai.onnx":  # the same as none, and inference knows only none
+            each.domain = ""
+    for node in network.nodes:
+        if is_like_first_input(node.op, network.opset) and not any(node.outputs[1:]):
+            _stand_in(graph.node[node.index])
     foreign = {o for node in network.nodes if "::" in node.op for o in node.outputs}
     for position in reversed(range(len(graph.value_info))):
         if not _is_declared(graph.value_info[position], foreign):
@@ -283,12 +287,18 @@ def _prepared(
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]
         nodes = [node for node in order if not any(name in helpers for name in node.output)]
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)
         for name, array in helpers.items():
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     return proto
+
+
+def _stand_in(node: NodeProto) -> None:
+    """Make it a node that inference knows, and that makes a tensor like its first input, too."""
+    del node.input[1:], node.output[1:], node.attribute[:]
+    node.op_type = "Identity"
 
 
 def _is_declared(info: ValueInfoProto, foreign: set[str]) -> bool:
