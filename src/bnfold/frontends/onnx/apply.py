@@ -260,7 +260,7 @@ class _Editor:
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node
-        source, output = node.inputs[0], node.outputs[0]
+        source, output = site.source, node.outputs[0]
         steps = [
             (op, bound, word)
             for op, bound, word in (

@@ -52,8 +52,39 @@ def _clip(lifter: Lifter, node: Node) -> bool:
 _BOUND_COST = 3.0
 
 
-def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
-    source = node.inputs[0]
+def _bounded(bounds: Callable[[float], tuple[float, float]]) -> Handler:
+    """A Max or Min of an activation and one number, in either place.
+
+    A bound per channel costs nothing more, but where a factor is negative a Min stands behind.
+    """
+
+    def handler(lifter: Lifter, node: Node) -> bool:
+        if len(node.inputs) != 2:
+            return False
+        first = lifter.constants.is_constant(node.inputs[0])
+        source, name = (node.inputs[1], node.inputs[0]) if first else node.inputs
+        array = lifter.constants.array(name) if lifter.constants.is_constant(name) else None
+        if (
+            array is None
+            or array.size != 1
+            or lifter.shape(source) != lifter.shape(node.outputs[0])
+        ):
+            return False
+        return _emit_clip(lifter, node, *bounds(float(array.reshape(()))), source=source, cost=1.0)
+
+    return handler
+
+
+def _emit_clip(
+    lifter: Lifter,
+    node: Node,
+    lower: float,
+    upper: float,
+    *,
+    source: str = "",
+    cost: float = _BOUND_COST,
+) -> bool:
+    source = source or node.inputs[0]
     if not lifter.is_activation(source) or not lower <= upper:
         return False
     data_type = lifter.shapes.dtypes[source]
@@ -63,14 +94,12 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     since = 13 if data_type == TensorProto.BFLOAT16 else since
     room = lifter.network.opset >= since
     tensor = lifter.tensor(source)
-    role = g.Clip(
-        lower, upper, room=room, one_sided_cost=_BOUND_COST, two_sided_cost=_BOUND_COST + 1
-    )
+    role = g.Clip(lower, upper, room=room, one_sided_cost=cost, two_sided_cost=cost + 1)
     number = lifter.emit(node, role, [tensor], lifter.axes_of(tensor))
     if number is None:
         return False
     if room:
-        lifter.lifted.sites[number] = ClipSite(node, data_type)
+        lifter.lifted.sites[number] = ClipSite(node, source, data_type)
     return True
 
 
@@ -159,6 +188,22 @@ def _reduce(role: Callable[[tuple[int, ...], bool], g.Max | g.Mean]) -> Handler:
         return _emit_reduction(lifter, node, role(listed, bool(node.integer("keepdims", 1))))
 
     return handler
+
+
+def _reduce_sum(lifter: Lifter, node: Node) -> bool:
+    """So many times the mean: a shift grows with the number of elements, if that is known."""
+    shape, axes = lifter.shape(node.inputs[0]), _reduced_axes(lifter, node)
+    if shape is None or axes is None:
+        return False
+    listed = {axis % len(shape) for axis in axes} or {*range(len(shape))}
+    if listed & lifter.shapes.open_axes(node.inputs[0]):
+        return _reduce(lambda axes, keep: g.Mean(axes, keep, counts_zeros=True))(lifter, node)
+    if not _reduce(g.Mean)(lifter, node):
+        return False
+    count = float(np.prod([shape[axis] for axis in listed]))
+    mean = lifter.tensors[node.outputs[0]]
+    axes_of_mean = lifter.axes_of(mean)
+    return lifter.emit(node, g.Sum((count,)), [mean], axes_of_mean) is not None
 
 
 def _reduced_axes(lifter: Lifter, node: Node) -> tuple[int, ...] | None:
@@ -263,6 +308,8 @@ def _div(lifter: Lifter, node: Node) -> bool:
 _TABLE: dict[str, Handler] = {
     "Relu": _relu,
     "Clip": _clip,
+    "Max": _bounded(lambda bound: (bound, np.inf)),
+    "Min": _bounded(lambda bound: (-np.inf, bound)),
     "LeakyRelu": _leaky_relu,
     "Abs": _abs,
     "PRelu": _prelu,
@@ -274,7 +321,7 @@ _TABLE: dict[str, Handler] = {
     "ReduceMax": _reduce(g.Max),
     "ReduceMin": _reduce(g.Max),
     "ReduceMean": _reduce(g.Mean),
-    "ReduceSum": _reduce(lambda axes, keep: g.Mean(axes, keep, counts_zeros=True)),
+    "ReduceSum": _reduce_sum,
     "Resize": _resize,
     "Upsample": _resize,
     "Add": _sum(lambda count: (1.0,) * count),

@@ -115,6 +115,8 @@ class _Merger:
 
     def can_write(self, merge: Merge) -> bool:
         """Whether the carrier's node can be written with the new window, and the sums without."""
+        if merge.source not in self.names:  # in the middle of what one node does
+            return False
         node = self._nodes(merge.carrier)[0]
         window = merge.window
         if window is not None and window.is_transposed and node.op == "ConvTranspose":
@@ -213,7 +215,8 @@ class _Merger:
             source = self.namer.fresh(f"{self.names[self.graph.ops[number].inputs[0]]}_merged")
             proto = NodeProto()
             proto.CopyFrom(node.proto)
-            proto.input[0], proto.output[0] = source, output
+            position = node.inputs.index(self.names[self.graph.ops[number].inputs[0]])
+            proto.input[position], proto.output[0] = source, output
             self.edits.nodes[node.index] = [proto]
             output = source
         return output
