@@ -180,16 +180,21 @@ def _is_per_column(lifter: Lifter, name: str, outs: int) -> bool:
 
 
 def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
-    """x @ W, W: (in, out), or W @ x, W: (out, in)."""
+    """x @ W, W: (in, out), or W @ x, W: (out, in), or a batch of such W.
+
+    Of a batch the matrices share their factors, and one bias: no shift of the input fits into that.
+    """
     left = weight.position == 0
     source = node.input(1 - weight.position)
-    rank = len(lifter.shape(source) or ())
-    if rank < 2 or len(weight.shape) != 2:
+    rank, batch = len(lifter.shape(source) or ()), weight.shape[:-2]
+    if rank < 2 or len(weight.shape) < 2 or not all(batch):
         return None
     is_out_in = left != weight.is_flipped
-    outs, ins = weight.shape if is_out_in else weight.shape[::-1]
-    axis = rank - 2 if left else rank - 1
-    bias = _bias_behind(lifter, node, axis, rank, outs)
+    outs, ins = weight.shape[-2:] if is_out_in else weight.shape[:-3:-1]
+    from_the_back = 2 if left else 1
+    made = max(rank, len(weight.shape))
+    axis = made - from_the_back
+    bias = _bias_behind(lifter, node, axis, made, outs)
     is_separate = bias is not None and bias.node is not node
     return LinearSpec(
         node,
@@ -197,7 +202,9 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         weight.name,
         weight.position,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
-        g.Linear(ins, outs, axis, axis, centre=()),
+        g.Linear(
+            ins, outs, rank - from_the_back, axis, crosses_zeros=math.prod(batch) > 1, centre=()
+        ),
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
     )

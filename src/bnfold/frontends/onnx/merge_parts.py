@@ -65,7 +65,7 @@ def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
         window = window_of(site.node, shape[2:])
         if window is None:
             return None
-    elif site.node.op not in ("Gemm", "MatMul"):
+    elif site.node.op not in ("Gemm", "MatMul") or len(shape) != 2:
         return None
     has_bias = bias is not None and bool(bias.name)
     return Part.of(
