@@ -53,6 +53,8 @@ class Shapes:
     """Shapes by name, per choice; a name is in all of them with the same rank, or in none."""
     lengths: dict[str, tuple[Size, ...]] = field(default_factory=dict)
     """What the lengths of the axes depend on, see `open_sizes`; empty if nothing is open."""
+    proven: tuple[Mapping[str, TypeProto], ...] = ()
+    """What is known, per choice, of values that inference does not see through: see `loops`."""
     for_given_only: bool = False
     """Only the shapes that the user gave were looked at: the network accepts no others."""
 
@@ -179,7 +181,12 @@ def infer(network: Network, shapes: Shapes, evaluate: Evaluate) -> None:
     helpers: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(shapes.count)]
     for _ in range(_ROUNDS):
         inferred = [
-            _infer_once(network, shapes.choices[choice], helpers[choice])
+            _infer_once(
+                network,
+                shapes.choices[choice],
+                helpers[choice],
+                shapes.proven[choice] if shapes.proven else {},
+            )
             for choice in range(shapes.count)
         ]
         shapes.dtypes = inferred[0][1]
@@ -226,9 +233,16 @@ def _more_helpers(
 
 
 def _infer_once(
-    network: Network, inputs: Mapping[str, Shape], helpers: Mapping[str, NDArray[np.generic]]
+    network: Network,
+    inputs: Mapping[str, Shape],
+    helpers: Mapping[str, NDArray[np.generic]],
+    proven: Mapping[str, TypeProto],
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     proto = _prepared(network, inputs, helpers)
+    declared = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
+    for name, kind in proven.items():
+        info = declared.get(name) or proto.graph.value_info.add(name=name)
+        info.type.CopyFrom(kind)
     content = proto.SerializeToString()
     # Propagation of data counts a Range out, however long; where it is not used, `evaluate` serves.
     has_range = any(node.op == "Range" for node in network.nodes)
