@@ -204,6 +204,33 @@ def test_an_add_takes_the_place_of_a_batch_norm(left):
     assert_same(model, folded, (2, 3, 3))
 
 
+@pytest.mark.parametrize(
+    ("between", "left"), [("Mul", ()), ("Div", ()), ("Mul", (4,)), ("Neg", None)]
+)
+def test_an_add_takes_the_place_of_one_behind_a_factor(between, left):
+    """And of a BatchNormalization; a second fold finds nothing more."""
+    s = Sketch(2, 5, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    s.node(between, s.at, *([] if left is None else [s.weight("f", *left)]))
+    s.node("Transpose", perm=[0, 2, 1])
+    s.node("Add", s.at, s.weight("c", 4, 1), name="step")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert ops(folded) == ["MatMul", "Add", "Transpose"]
+    assert report.kept == 0
+    assert_same(model, folded, (2, 5, 3))
+    assert bnfold.fold(folded).model == folded
+
+
+def test_none_does_behind_a_quotient_by_what_the_product_makes():
+    s = Sketch(2, 5, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    s.node("Div", s.weight("f", 4), s.at)
+    s.node("Add", s.at, s.weight("c", 4), name="step")
+    model = s.model()
+    assert bnfold.fold(model).model == model
+
+
 def test_a_transposed_weight_is_edited_where_it_is():
     s = Sketch(2, 5, 3)
     s.weight("w", 4, 3)

@@ -225,11 +225,19 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
             if 0 < math.prod(spread) <= _LARGEST:
                 position = list(reader.inputs).index(name)
                 return BiasSite(reader, position, name, spread, axis=axis - rank)
-    while reader is not None and reader.op in _MOVERS:
+    while reader is not None and (reader.op in _MOVERS or _is_factor(lifter, reader)):
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.
     takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
     return BiasSite(node, -1, "", bias_shape) if takes else None
+
+
+def _is_factor(lifter: Lifter, node: Node) -> bool:
+    """Whether it multiplies by constants, which a linear op may take in."""
+    constant = [lifter.constants.is_constant(name) for name in node.inputs]
+    if node.op == "Mul":
+        return any(constant)
+    return node.op == "Neg" or (node.op == "Div" and constant[1])
 
 
 def _has_summands(lifter: Lifter, node: Node) -> bool:
