@@ -587,3 +587,60 @@ class TestChoices:
 
     def test_nothing_to_choose_from(self) -> None:
         assert self.found(lambda net, x: net.conv(x)) == [[]]
+
+
+class TestCopies:
+    """Views that hand on what they read, where a frontend says so."""
+
+    def net(self) -> tuple[Branches, frozenset[int]]:
+        net = Branches()
+        x = net.clip(net.input(1, 4, 5, 5), name="before")
+        (same,) = net.view(lambda values: list(values), x, name="front")
+        (copy,) = net.view(lambda values: list(values), net.conv(same, name="wide"), name="copy")
+        total = net.sum(copy, net.conv(x, kernel=(1, 1), name="narrow"), name="sum")
+        net.output(net.clip(total, name="relu"))
+        numbers = [n for n, op in enumerate(net.graph.ops) if op.name in ("front", "copy")]
+        return net, frozenset(numbers)
+
+    def test_a_view_that_may_move_values(self) -> None:
+        net, _ = self.net()
+        assert not merges_of(net)
+
+    def test_a_copy_that_cannot_go(self) -> None:
+        net, copies = self.net()
+        freedom = Freedom(lambda number: number not in copies, copies=copies)
+        assert not merges_of(net, freedom)
+
+    def test_copies_go_with_what_they_copy(self) -> None:
+        net, copies = self.net()
+        merges = merges_of(net, Freedom(copies=copies))
+        assert names(net, merges) == [("wide", ("front", "copy", "narrow", "sum"))]
+
+    def test_a_tensor_and_its_copy_alone(self) -> None:
+        net = Branches()
+        x = net.clip(net.input(1, 4, 5, 5), name="before")
+        (copy,) = net.view(lambda values: list(values), x, name="copy")
+        net.output(net.clip(net.sum(x, copy, name="sum"), name="relu"))
+        assert not merges_of(net, Freedom(copies=frozenset((1,))))
+
+
+class TestOneOperand:
+    """A sum of one hands it on times its coefficient."""
+
+    @pytest.mark.parametrize("factor", [1.0, -2.0])
+    def test_in_a_chain(self, factor) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.sum(net.conv(x, 2, (1, 1), bias=False, name="inner"), name="one",
+                        coefficients=(factor,))  # fmt: skip
+        net.output(net.conv(net.bn(inner, name="bn"), 4, (1, 1), name="outer"))
+        assert len(merges_of(net)) <= 1
+
+    def test_twice_in_a_row_around_two(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        first = net.sum(net.conv(x, name="wide"), name="one")
+        total = net.sum(first, net.conv(x, kernel=(1, 1), name="narrow"), name="sum")
+        net.output(net.clip(net.sum(total, name="alone"), name="relu"))
+        (merge,) = merges_of(net)
+        assert merge.enters is None

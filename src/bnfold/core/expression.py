@@ -82,6 +82,8 @@ class Freedom:
     """Whether an affine step can be given any other constants."""
     shortens_concats: bool = True
     """Whether a concat can lose operands."""
+    copies: Collection[int] = ()
+    """Numbers of the views that hand on what they read, and can be taken out."""
     ends: Collection[int] = ()
     """Tensors that nothing is merged across."""
 

@@ -1,6 +1,7 @@
 """The expressions of a network: what each tensor is as a linear op of earlier ones.
 
     affine step, linear op     of an expression               is an expression     (chain)
+    copy                       of an expression               is that expression   (chain)
     sum                        of expressions of one source   is an expression     (sum)
 
 where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
@@ -82,7 +83,9 @@ class Expressions:
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
-        if number in self.parts and is_free(role):
+        if number in self.freedom.copies:
+            near = Expression(op.inputs[0], _build_identity, ops=frozenset((number,)))
+        elif number in self.parts and is_free(role):
             near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             near = self._step(number, op, role)

@@ -42,6 +42,7 @@ def can_merge_again(
         freedom,
         can_go=lambda number: freedom.can_go(numbers[number]),
         carries_affine=lambda number: freedom.carries_affine(numbers[number]),
+        copies=frozenset(new for new, old in numbers.items() if old in freedom.copies),
     )
     return bool(find_merges(left, parts_left, freedom_left))
 

@@ -116,7 +116,8 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
         if number is None:
             break
         op = expressions.graph.ops[number]
-        if not isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep) or not op.inputs:
+        is_linear = isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep)
+        if not (is_linear or number in expressions.freedom.copies) or not op.inputs:
             break
         way = (*way, number)
         tensor = op.inputs[0]
@@ -155,6 +156,8 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
         if isinstance(op.role, g.Linear):
             if maker not in expressions.parts or not is_free(op.role):
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
+        elif maker in expressions.freedom.copies:
+            continue
         elif not isinstance(op.role, g.AffineStep) or op.role.refusal is not None:
             yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)

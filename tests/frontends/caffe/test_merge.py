@@ -629,6 +629,39 @@ def test_inner_products_of_an_image_side_by_side(options: str) -> None:
     assert [merged.into for merged in report.merged] == ["a"]
 
 
+@pytest.mark.parametrize("top", ["same", None])
+@pytest.mark.parametrize("where", ["branch", "front", "sum"])
+def test_through_a_dropout(where: str, top: str | None) -> None:
+    builder = Builder()
+    source = builder.layer("Sigmoid", name="first")
+    front = source
+    if where == "front":
+        front = builder.layer("Dropout", name="drop", bottom=source)
+    a = builder.conv(4, 3, "pad: 1", name="a", bottom=front)
+    if where == "branch":
+        a = builder.layer("Dropout", name="drop", bottom=a, top=top)
+    b = builder.conv(4, 1, name="b", bottom=source)
+    total = builder.layer("Eltwise", name="sum", bottom=[a, b], channels=4)
+    if where == "sum":
+        builder.layer("Dropout", name="drop", bottom=total, top=top)
+        c = builder.conv(4, 1, name="c", bottom=source)
+        builder.layer("Eltwise", name="last", bottom=[total if top else "drop", c])
+    after, report = check(builder)
+    assert after.types() == ["Sigmoid", "Convolution"]
+    assert len(report.merged) == 1
+
+
+def test_not_through_a_dropout_that_somebody_reads() -> None:
+    builder = Builder()
+    a = builder.conv(4, 3, "pad: 1", name="a", bottom="data")
+    drop = builder.layer("Dropout", name="drop", bottom=a)
+    b = builder.conv(4, 1, name="b", bottom="data")
+    builder.layer("Eltwise", name="sum", bottom=[drop, b])
+    builder.layer("Sigmoid", bottom=drop)
+    _, report = check(builder)
+    assert not report.merged
+
+
 def test_inner_products_of_an_image_that_are_concatenated() -> None:
     builder = Builder()
     a = builder.inner_product(5, 192, bias=True, name="a", bottom="data")

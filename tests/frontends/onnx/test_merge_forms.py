@@ -469,6 +469,57 @@ def a_weight_that_is_one_number(s):
     s.output(added(s, a, s.conv(x, 4, 4, kernel=1, name="b")))
 
 
+def identities_in_every_place(s):
+    x = s.input(*X)
+    a = s.conv(s.node("Identity", x, name="i1"), 4, 4, kernel=3, pad=1, name="a")
+    b = s.conv(s.node("Dropout", x, name="d1"), 4, 4, kernel=1, name="b")
+    s.output(added(s, s.node("Identity", a, name="i2"), s.node("Dropout", b, name="d2")))
+
+
+def an_identity_branch(s):
+    x = s.node("Sigmoid", s.input(*X), name="first")
+    (a,) = two(s, x, names="a")
+    s.output(added(s, a, s.node("Identity", x, name="i1")))
+
+
+def a_copy_of_an_inner_sum(s):
+    x = s.input(*X)
+    a, b, c = two(s, x, names="abc")
+    s.output(added(s, s.node("Identity", added(s, a, b, name="inner"), name="i1"), c))
+
+
+def a_copy_in_a_narrow_place(s):
+    a = s.conv(s.input(*X), 4, 2, kernel=1, name="a", bias=False)
+    s.output(s.conv(s.node("Dropout", a, name="d1"), 2, 4, kernel=1, name="b"))
+
+
+def a_copy_that_is_an_output(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    copy = s.node("Identity", a, name="i1")
+    s.output(added(s, copy, b), copy)
+
+
+def a_dropout_whose_mask_is_read(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    dropped = s.node("Dropout", a, name="d1", outputs=["kept", "mask"])
+    s.output(added(s, dropped, b))
+    s.output(s.node("Cast", "mask", to=s.element_type, name="cast"))
+
+
+def a_tensor_and_its_copy(s):
+    x = s.node("Sigmoid", s.input(*X), name="first")
+    s.output(added(s, x, s.node("Identity", x, name="i1")))
+
+
+def a_cast_there_and_back(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    half = s.node("Cast", a, to=TensorProto.BFLOAT16, name="there")
+    s.output(added(s, s.node("Cast", half, to=s.element_type, name="back"), b))
+
+
 FORMS = {
     a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
     a_mean_that_would_be_left_alone: "Conv Conv Relu Mean Add",
@@ -526,6 +577,14 @@ FORMS = {
     halves_of_one_weight: "Conv",
     a_weight_of_a_given_norm: "Conv",
     a_weight_that_is_one_number: "Expand Conv Conv Add",
+    identities_in_every_place: "Conv",
+    an_identity_branch: "Sigmoid Conv",
+    a_copy_of_an_inner_sum: "Conv",
+    a_copy_in_a_narrow_place: "Conv",
+    a_copy_that_is_an_output: "Conv Conv Identity Add",
+    a_dropout_whose_mask_is_read: "Conv Conv Dropout Add Cast",
+    a_tensor_and_its_copy: "Sigmoid Identity Add",
+    a_cast_there_and_back: "Conv Conv Cast Cast Add",
 }
 """What is left, by what it was."""
 

@@ -78,11 +78,17 @@ def are_left(net: Net, lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
 def _freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
     """What can be taken out, and what can be given other constants."""
     sites = lifted.sites
+    copies = frozenset(
+        number
+        for number, op in enumerate(lifted.graph.ops)
+        if op.kind == "Dropout" and isinstance(op.role, g.View)
+    )
 
     def can_go(number: int) -> bool:
         role = lifted.graph.ops[number].role
         is_concat = isinstance(role, g.View) and role.concat is not None
-        return number in parts or is_concat or isinstance(sites.get(number), AffineSite)
+        is_step = isinstance(sites.get(number), AffineSite)
+        return number in parts or is_concat or is_step or number in copies
 
     def carries_affine(number: int) -> bool:
         site = sites.get(number)
@@ -91,7 +97,7 @@ def _freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
         is_wide = all(blob.dtype.itemsize >= 4 for blob in site.layer.blobs)
         return site.scale == 0 and site.shift == 1 and is_wide
 
-    return Freedom(can_go, carries_affine=carries_affine)
+    return Freedom(can_go, carries_affine=carries_affine, copies=copies)
 
 
 class _Merger:

@@ -95,7 +95,8 @@ class _Merger:
     @property
     def freedom(self) -> Freedom:
         """What can be taken out, and given other constants."""
-        return Freedom(self.can_go, carries_affine=self.is_batch_norm)
+        copies = frozenset(filter(self.is_copy, range(len(self.graph.ops))))
+        return Freedom(self.can_go, carries_affine=self.is_batch_norm, copies=copies)
 
     def can_go(self, number: int) -> bool:
         """Whether an op is one whole node, or a MatMul with its Add."""
@@ -107,6 +108,15 @@ class _Merger:
             and all(self.ops.get(node.index, 0) == 1 or node.op == "MatMul" for node in nodes)
             and all(tensor in self.names for tensor in op.outputs)
         )
+
+    def is_copy(self, number: int) -> bool:
+        """Whether an op is an Identity, or a Dropout whose mask nobody reads."""
+        op = self.graph.ops[number]
+        if op.kind not in ("Identity", "Dropout") or not isinstance(op.role, g.View):
+            return False
+        masks = [name for node in self._nodes(number) for name in node.outputs[1:] if name]
+        network = self.network
+        return not any(network.readers.get(name) or network.is_pinned(name) for name in masks)
 
     def is_batch_norm(self, number: int) -> bool:
         """Whether an affine step has factors and summands of its own."""
