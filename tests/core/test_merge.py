@@ -627,14 +627,13 @@ class TestCopies:
 class TestOneOperand:
     """A sum of one hands it on times its coefficient."""
 
-    @pytest.mark.parametrize("factor", [1.0, -2.0])
-    def test_in_a_chain(self, factor) -> None:
+    def test_one_behind_the_other(self) -> None:
+        """The operand of the second is an expression of each source once."""
         net = Branches()
-        x = net.input(1, 4, 5, 5)
-        inner = net.sum(net.conv(x, 2, (1, 1), bias=False, name="inner"), name="one",
-                        coefficients=(factor,))  # fmt: skip
-        net.output(net.conv(net.bn(inner, name="bn"), 4, (1, 1), name="outer"))
-        assert len(merges_of(net)) <= 1
+        inner = net.sum(net.conv(net.input(1, 4, 5, 5), name="inner"), name="one")
+        alone = net.sum(net.bn(inner, name="bn"), name="alone")
+        net.output(net.conv(alone, name="outer"))
+        assert not merges_of(net)
 
     def test_twice_in_a_row_around_two(self) -> None:
         net = Branches()
