@@ -423,6 +423,12 @@ class TestCopies:
         net.output(net.sum(a, net.conv(x, name="b")), a)
         assert not merges_of(net)
 
+    def test_beside_what_it_copies_alone(self) -> None:
+        net = Branches()
+        x = net.clip(net.input(1, 4, 5, 5), name="before")
+        net.output(net.clip(net.sum(x, net.copy(x), name="sum"), name="relu"))
+        assert not merges_of(net)
+
     def test_a_view_that_happens_to_move_nothing(self) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
@@ -718,3 +724,24 @@ class TestChoices:
 
     def test_nothing_to_choose_from(self) -> None:
         assert self.found(lambda net, x: net.conv(x)) == [[]]
+
+
+class TestOneOperand:
+    """A sum of one hands it on times its coefficient."""
+
+    def test_one_behind_the_other(self) -> None:
+        """The operand of the second is an expression of each source once."""
+        net = Branches()
+        inner = net.sum(net.conv(net.input(1, 4, 5, 5), name="inner"), name="one")
+        alone = net.sum(net.bn(inner, name="bn"), name="alone")
+        net.output(net.conv(alone, name="outer"))
+        assert not merges_of(net)
+
+    def test_twice_in_a_row_around_two(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        first = net.sum(net.conv(x, name="wide"), name="one")
+        total = net.sum(first, net.conv(x, kernel=(1, 1), name="narrow"), name="sum")
+        net.output(net.clip(net.sum(total, name="alone"), name="relu"))
+        (merge,) = merges_of(net)
+        assert merge.enters is None

@@ -207,7 +207,8 @@ class Expressions:
             if whole is not None:
                 near = replace(whole, ops=whole.ops | {number})
                 sums += [near, *self.further(near, op.outputs[0])]
-        return sums
+        # Of a single operand each source is found through the nearer ones, too.
+        return [*{e.source: e for e in reversed(sums)}.values()][::-1]
 
     def sum(
         self, operands: Sequence[Expression], coefficients: Sequence[float], output: int

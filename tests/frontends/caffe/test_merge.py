@@ -616,6 +616,74 @@ def test_inner_products_side_by_side() -> None:
     assert report.kept == 0
 
 
+@pytest.mark.parametrize("options", ["", "axis: 2", "axis: -2"])
+def test_inner_products_of_an_image_side_by_side(options: str) -> None:
+    """Each flattens what it reads by itself."""
+    builder = Builder()
+    elements = 64 if options else 192
+    a = builder.inner_product(5, elements, bias=True, name="a", bottom="data", options=options)
+    b = builder.inner_product(5, elements, name="b", bottom="data", options=options)
+    builder.layer("Eltwise", name="sum", bottom=[a, b])
+    after, report = check(builder)
+    assert after.types() == ["InnerProduct"]
+    assert [merged.into for merged in report.merged] == ["a"]
+
+
+@pytest.mark.parametrize("top", ["same", None])
+@pytest.mark.parametrize("where", ["branch", "front", "sum"])
+def test_through_a_dropout(where: str, top: str | None) -> None:
+    builder = Builder()
+    source = builder.layer("Sigmoid", name="first")
+    front = source
+    if where == "front":
+        front = builder.layer("Dropout", name="drop", bottom=source)
+    a = builder.conv(4, 3, "pad: 1", name="a", bottom=front)
+    if where == "branch":
+        a = builder.layer("Dropout", name="drop", bottom=a, top=top)
+    b = builder.conv(4, 1, name="b", bottom=source)
+    total = builder.layer("Eltwise", name="sum", bottom=[a, b], channels=4)
+    if where == "sum":
+        builder.layer("Dropout", name="drop", bottom=total, top=top)
+        c = builder.conv(4, 1, name="c", bottom=source)
+        builder.layer("Eltwise", name="last", bottom=[total if top else "drop", c])
+    after, report = check(builder)
+    assert after.types() == ["Sigmoid", "Convolution"]
+    assert len(report.merged) == 1
+
+
+def test_not_through_a_dropout_that_somebody_reads() -> None:
+    builder = Builder()
+    a = builder.conv(4, 3, "pad: 1", name="a", bottom="data")
+    drop = builder.layer("Dropout", name="drop", bottom=a)
+    b = builder.conv(4, 1, name="b", bottom="data")
+    builder.layer("Eltwise", name="sum", bottom=[drop, b])
+    builder.layer("Sigmoid", bottom=drop)
+    _, report = check(builder)
+    assert not report.merged
+
+
+def test_inner_products_of_an_image_that_are_concatenated() -> None:
+    builder = Builder()
+    a = builder.inner_product(5, 192, bias=True, name="a", bottom="data")
+    b = builder.inner_product(4, 192, name="b", bottom="data")
+    builder.layer("Concat", bottom=[a, b], channels=9)
+    after, _ = check(builder)
+    assert after.types() == ["InnerProduct"]
+
+
+def test_inner_products_that_flatten_an_image_from_another_axis_on() -> None:
+    builder = Builder((2, 1, 8, 8))
+    a = builder.inner_product(8, 64, name="a", bottom="data", options="axis: 1")
+    b = builder.inner_product(8, 8, name="b", bottom="data", options="axis: 3")
+    builder.layer("Reshape", "reshape_param { shape { dim: 2 dim: 64 } }", name="r", bottom=b)
+    builder.layer("InnerProduct", name="c", bottom="r", blobs=[builder.rng.normal(size=(8, 64))],
+                  extra="inner_product_param { num_output: 8 bias_term: false }")  # fmt: skip
+    builder.layer("Eltwise", name="sum", bottom=[a, "c"])
+    after, report = check(builder)
+    assert not report.merged
+    assert "Eltwise" in after.types()
+
+
 def test_a_chain_that_narrows_again() -> None:
     """The first one does the work, and makes as many channels as the last one."""
     builder = Builder((2, 4, 8, 8))

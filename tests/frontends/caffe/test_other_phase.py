@@ -6,8 +6,8 @@ import pytest
 
 from tests.frontends.caffe.support import Builder, check, kept
 
-BATCH = "batch_norm_param { use_global_stats: false }"
-STORED = "batch_norm_param { use_global_stats: true }"
+BATCH = "use_global_stats: false"
+STORED = "use_global_stats: true"
 
 
 def blockers(builder: Builder) -> dict[str, str]:

@@ -243,17 +243,93 @@ def test_state_and_slices_of_a_scan_without_a_shape(axis):
     same(model, folded)
 
 
-def test_what_a_value_behind_a_loop_needs_is_said():
-    """Its shape is not followed through the loop; the user's inputs have theirs."""
-    model = carried("bn", SHAPE)
+def behind(model: onnx.ModelProto, name: str, *, output: int = 0) -> onnx.ModelProto:
+    """The model with value -> bn -> conv behind it."""
     s = Sketch(seed=1)
-    s.bn("last_a", 4, name="behind")
+    s.output(s.conv(s.bn(name, 4, name="behind"), 4, 3, 3, name="final"), shape=list("abcd"))
     model.graph.node.extend(s.nodes)
     model.graph.initializer.extend(s.initializers)
-    model.graph.output[0].name = "behind_out"
+    model.graph.output[output].CopyFrom(s.outputs[0])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("body", "starts", "value"),
+    [
+        ("shrink", (SHAPE,), "last_a"),
+        ("swap", (SHAPE, (2, 4, 9, 5)), "last_b"),
+        ("grow", (SHAPE, SHAPE), "last_b"),
+    ],
+)
+def test_what_a_value_behind_a_loop_needs_is_said(body, starts, value):
+    """Its shape changes from round to round; the user's inputs have theirs."""
+    model = behind(carried(body, *starts), value, output=int(value == "last_b"))
     (item,) = (i for i in bnfold.inspect(model).items if i.name == "behind")
     assert not item.is_removed
     assert "no known shape" in item.sentence and "--input" not in item.sentence
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize(
+    ("body", "starts", "value"),
+    [
+        ("bn", (SHAPE,), "last_a"),
+        ("bn", (("N", 4, "H", "W"),), "last_a"),
+        ("bn", (SHAPE, ("N", 4, 9, 9)), "last_b"),
+        ("swap", (SHAPE, SHAPE), "last_b"),
+        ("grow", (SHAPE, SHAPE), "last_a"),
+        ("grow", (("N", 4, "H", "W"), ("N", 4, "H", "W")), "last_a"),
+    ],
+)
+def test_behind_a_loop_a_value_whose_shape_stays_has_one(body, starts, value, opset):
+    model = behind(carried(body, *starts, opset=opset), value, output=int(value == "last_b"))
+    folded, report = bnfold.fold(model)
+    assert report.removed == 3
+    assert "behind" not in {node.name for node in folded.graph.node}
+    for sizes in ({"N": 2, "H": 9, "W": 9}, {"N": 1, "H": 4, "W": 7}):
+        feed = random_feed(model, sizes)
+        assert error(run(model, feed), run(folded, feed)) < 1e-5
+    assert bnfold.fold(folded).model == folded
+
+
+def test_behind_two_loops_in_a_row():
+    model = carried("bn", SHAPE)
+    (loop,) = (n for n in model.graph.node if n.op_type == "Loop")
+    second = onnx.NodeProto()
+    second.CopyFrom(loop)
+    second.name, second.input[2], second.output[0] = "again", "last_a", "last"
+    body = next(a.g for a in second.attribute if a.name == "body")
+    for node in body.node:
+        node.name = f"again_{node.name}"
+        node.output[:] = [f"again_{name}" for name in node.output]
+        node.input[:] = [
+            f"again_{name}" if name in {"step", "go_in", "a"} or name.endswith("_out") else name
+            for name in node.input
+        ]
+    for info in (*body.input, *body.output):
+        info.name = f"again_{info.name}"
+    model.graph.node.append(second)
+    folded, report = bnfold.fold(behind(model, "last"))
+    assert report.removed == 5
+    same(model, folded)
+
+
+def test_behind_a_scan():
+    s = Sketch()
+    x, first = s.input(5, 2, 4, 6, 6), s.input(2, 4, 6, 6, name="start")
+    s.node("Tanh", s.node("Add", "slice", "state", name="add"), name="act")
+    s.node("Identity", "act_out", name="copy")
+    body = branch_of(s, 3, "act_out", None)
+    for name in ("state", "slice"):
+        body.input.append(helper.make_tensor_value_info(name, s.element_type, None))
+    body.output.append(helper.make_tensor_value_info("copy_out", s.element_type, None))
+    s.node("Scan", first, x, name="scan", outputs=["last", "all"], body=body, num_scan_inputs=1)
+    s.output("last", shape=list("abcd"))
+    s.output("all", shape=list("abcde"))
+    model = behind(s.model(), "last")
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    same(model, folded)
 
 
 @pytest.mark.parametrize(("axis", "is_true"), [(0, False), (1, True), (-4, True)])

@@ -204,6 +204,33 @@ def test_an_add_takes_the_place_of_a_batch_norm(left):
     assert_same(model, folded, (2, 3, 3))
 
 
+@pytest.mark.parametrize(
+    ("between", "left"), [("Mul", ()), ("Div", ()), ("Mul", (4,)), ("Neg", None)]
+)
+def test_an_add_takes_the_place_of_one_behind_a_factor(between, left):
+    """And of a BatchNormalization; a second fold finds nothing more."""
+    s = Sketch(2, 5, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    s.node(between, s.at, *([] if left is None else [s.weight("f", *left)]))
+    s.node("Transpose", perm=[0, 2, 1])
+    s.node("Add", s.at, s.weight("c", 4, 1), name="step")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert ops(folded) == ["MatMul", "Add", "Transpose"]
+    assert report.kept == 0
+    assert_same(model, folded, (2, 5, 3))
+    assert bnfold.fold(folded).model == folded
+
+
+def test_none_does_behind_a_quotient_by_what_the_product_makes():
+    s = Sketch(2, 5, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    s.node("Div", s.weight("f", 4), s.at)
+    s.node("Add", s.at, s.weight("c", 4), name="step")
+    model = s.model()
+    assert bnfold.fold(model).model == model
+
+
 def test_a_transposed_weight_is_edited_where_it_is():
     s = Sketch(2, 5, 3)
     s.weight("w", 4, 3)
@@ -216,6 +243,68 @@ def test_a_transposed_weight_is_edited_where_it_is():
     folded, _ = bnfold.fold(model)
     assert [t.name for t in folded.graph.initializer] == ["w", "b"]
     assert_same(model, folded, (2, 5, 3))
+
+
+def around_a_product(batch, left):
+    """A step, a product by a batch of matrices, and two steps behind it."""
+    s = Sketch(3, 5, 5)
+    s.node("Sigmoid")
+    laid = (5, 1) if left else (5,)
+    s.node("Mul", s.at, s.weight("before", *laid), name="before_it")
+    weight = s.weight("w", *batch, *((4, 5) if left else (5, 4)))
+    s.node("MatMul", *([weight, s.at] if left else [s.at, weight]), name="product")
+    laid = (4, 1) if left else (4,)
+    s.node("Mul", s.at, s.weight("behind", *laid), name="behind_it")
+    s.node("Add", s.at, s.weight("last", *laid), name="last_one")
+    return s
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("batch", [(1,), (3,), (1, 1), (2, 1), (2, 3)])
+def test_factors_go_into_a_batch_of_matrices(batch, left):
+    model = around_a_product(batch, left).model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["Sigmoid", "MatMul", "Add"]
+    assert_same(model, folded, (3, 5, 5))
+    assert bnfold.fold(folded).model == folded
+
+
+@pytest.mark.parametrize(("batch", "kept"), [((1,), 0), ((1, 1), 0), ((3,), 1), ((2, 1), 1)])
+def test_a_shift_goes_into_a_single_matrix_alone(batch, kept):
+    s = Sketch(3, 5, 4)
+    s.node("Sigmoid")
+    s.node("Transpose", perm=[0, 2, 1])
+    s.bn(4)
+    s.node("Transpose", perm=[0, 2, 1])
+    s.node("MatMul", s.at, s.weight("w", *batch, 4, 6), name="product")
+    s.node("Add", s.at, s.weight("b", 6), name="bias")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == kept
+    assert [item.blocker for item in report.items if item.reason] == ["product"] * kept
+    assert_same(model, folded, (3, 5, 4))
+
+
+def test_two_products_by_one_batch_of_matrices_get_one_each():
+    s = Sketch(3, 5, 5)
+    weight = s.weight("w", 3, 5, 4)
+    first = s.node("Mul", s.node("MatMul", "x", weight), s.weight("f", 4))
+    second = s.node("MatMul", s.node("Tanh", "x"), weight)
+    s.node("Concat", first, s.node("Mul", second, s.weight("g", 4)), axis=1)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 0
+    assert_same(model, folded, (3, 5, 5))
+
+
+def test_batches_of_matrices_are_not_merged():
+    s = Sketch(3, 5, 5)
+    parts = [s.node("MatMul", "x", s.weight(n, 3, 5, 4), name=n) for n in ("a", "b")]
+    s.node("Add", *parts)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert not report.merged
+    assert folded == model
 
 
 def test_an_embedding():

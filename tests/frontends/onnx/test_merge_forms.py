@@ -429,6 +429,97 @@ def a_scale_in_front_of_a_matrix_on_the_left(s):
     )
 
 
+def a_sum_of_one_in_a_chain(s):
+    x = s.node("Sum", s.conv(s.input(*X), 4, 4, name="a"), name="one")
+    s.output(s.conv(s.node("Mean", s.bn(x, 4), name="alone"), 4, 4, name="b"))
+
+
+def sums_of_one_around_branches(s):
+    x = s.input(*X)
+    a, b = (s.node("Sum", y, name=f"one_{y}") for y in two(s, x))
+    s.output(s.node("Mean", added(s, a, b), name="alone"))
+
+
+def a_sum_of_one_in_a_narrow_place(s):
+    a = s.node("Mean", s.conv(s.input(*X), 4, 2, kernel=1, name="a", bias=False), name="one")
+    s.output(s.conv(a, 2, 4, kernel=1, name="b"))
+
+
+def halves_of_one_weight(s):
+    """Read by one each, and computed."""
+    x = s.input(*X)
+    whole = s.tensor("whole", s.uniform(8, 4, 3, 3))
+    s.node("Split", whole, s.integers("four", 4, 4), axis=0, outputs=["w1", "w2"])
+    a, b = (s.node("Conv", x, w, pads=[1] * 4, name=f"c{w}") for w in ("w1", "w2"))
+    s.output(added(s, s.bn(a, 4), s.bn(b, 4, name="b2")))
+
+
+def a_weight_of_a_given_norm(s):
+    x = s.input(*X)
+    v = s.tensor("v", s.uniform(4, 4, 3, 3))
+    w = s.node("Div", v, s.node("ReduceL2", v, axes=[1, 2, 3], keepdims=1))
+    a = s.node("Conv", x, s.node("Mul", w, s.tensor("g", s.uniform(4, 1, 1, 1))), pads=[1] * 4)
+    s.output(added(s, a, s.conv(x, 4, 4, kernel=1, name="b")))
+
+
+def a_weight_that_is_one_number(s):
+    x = s.input(*X)
+    w = s.node("Expand", s.tensor("v", s.uniform(1, 1, 1, 1)), s.integers("shape", 4, 4, 3, 3))
+    a = s.node("Conv", x, w, pads=[1] * 4, name="a")
+    s.output(added(s, a, s.conv(x, 4, 4, kernel=1, name="b")))
+
+
+def identities_in_every_place(s):
+    x = s.input(*X)
+    a = s.conv(s.node("Identity", x, name="i1"), 4, 4, kernel=3, pad=1, name="a")
+    b = s.conv(s.node("Dropout", x, name="d1"), 4, 4, kernel=1, name="b")
+    s.output(added(s, s.node("Identity", a, name="i2"), s.node("Dropout", b, name="d2")))
+
+
+def an_identity_branch(s):
+    x = s.node("Sigmoid", s.input(*X), name="first")
+    (a,) = two(s, x, names="a")
+    s.output(added(s, a, s.node("Identity", x, name="i1")))
+
+
+def a_copy_of_an_inner_sum(s):
+    x = s.input(*X)
+    a, b, c = two(s, x, names="abc")
+    s.output(added(s, s.node("Identity", added(s, a, b, name="inner"), name="i1"), c))
+
+
+def a_copy_in_a_narrow_place(s):
+    a = s.conv(s.input(*X), 4, 2, kernel=1, name="a", bias=False)
+    s.output(s.conv(s.node("Dropout", a, name="d1"), 2, 4, kernel=1, name="b"))
+
+
+def a_copy_that_is_an_output(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    copy = s.node("Identity", a, name="i1")
+    s.output(added(s, copy, b), copy)
+
+
+def a_dropout_whose_mask_is_read(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    dropped = s.node("Dropout", a, name="d1", outputs=["kept", "mask"])
+    s.output(added(s, dropped, b))
+    s.output(s.node("Cast", "mask", to=s.element_type, name="cast"))
+
+
+def a_tensor_and_its_copy(s):
+    x = s.node("Sigmoid", s.input(*X), name="first")
+    s.output(added(s, x, s.node("Identity", x, name="i1")))
+
+
+def a_cast_there_and_back(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    half = s.node("Cast", a, to=TensorProto.BFLOAT16, name="there")
+    s.output(added(s, s.node("Cast", half, to=s.element_type, name="back"), b))
+
+
 FORMS = {
     a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
     a_mean_that_would_be_left_alone: "Conv Relu Mean",
@@ -480,6 +571,20 @@ FORMS = {
     factors_far_apart: "Conv",
     a_batch_norm_along_another_axis: "BatchNormalization MatMul Add Relu",
     a_scale_in_front_of_a_matrix_on_the_left: "MatMul Relu",
+    a_sum_of_one_in_a_chain: "Conv Sum Mean Conv",
+    sums_of_one_around_branches: "Conv",
+    a_sum_of_one_in_a_narrow_place: "Conv",
+    halves_of_one_weight: "Conv",
+    a_weight_of_a_given_norm: "Conv",
+    a_weight_that_is_one_number: "Expand Conv Conv Add",
+    identities_in_every_place: "Conv",
+    an_identity_branch: "Sigmoid Conv",
+    a_copy_of_an_inner_sum: "Conv",
+    a_copy_in_a_narrow_place: "Conv",
+    a_copy_that_is_an_output: "Conv Conv Identity Add",
+    a_dropout_whose_mask_is_read: "Conv Conv Dropout Add Cast",
+    a_tensor_and_its_copy: "Sigmoid Identity Add",
+    a_cast_there_and_back: "Conv Conv Cast Cast Add",
 }
 """What is left, by what it was."""
 

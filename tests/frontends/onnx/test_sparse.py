@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
 from bnfold.core.reasons import Reason
@@ -58,3 +58,36 @@ def test_what_follows_a_sparse_weight_folds():
     assert report.removed == 1
     assert ops(folded) == ["Conv", "Relu", "Conv"]
     assert_same(model, folded, (1, 4, 6, 6))
+
+
+def test_sparse_parameters_in_a_constant_node():
+    s = Sketch(1, 4, 6, 6)
+    s.conv(4, 4)
+    s.bn(4)
+    model = with_sparse(s, "bn_g")
+    constant = helper.make_node(
+        "Constant", [], ["bn_g"], sparse_value=model.graph.sparse_initializer[0]
+    )
+    del model.graph.sparse_initializer[:]
+    model.graph.node.insert(0, constant)
+    folded, report = bnfold.fold(model)
+    (item,) = report.items
+    assert "sparse" in item.sentence
+    assert folded == model
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "MatMul"])
+def test_a_sparse_weight_in_a_constant_node(op):
+    s = Sketch(1, 4, 6, 6) if op == "Conv" else Sketch(2, 4)
+    s.node(op, "x", s.weight("w", *((4, 4, 3, 3) if op == "Conv" else (4, 4))), name="op")
+    s.bn(4)
+    model = with_sparse(s, "w")
+    constant = helper.make_node(
+        "Constant", [], ["w"], sparse_value=model.graph.sparse_initializer[0]
+    )
+    del model.graph.sparse_initializer[:]
+    model.graph.node.insert(0, constant)
+    folded, report = bnfold.fold(model)
+    (item,) = report.items
+    assert (item.reason, item.blocker) == (Reason.FIXED_WEIGHT, "op")
+    assert folded == model

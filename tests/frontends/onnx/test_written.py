@@ -259,7 +259,7 @@ def test_an_old_operator_is_compared_along_its_axis(op, axis):
     s = Sketch(np.float32, opset=6)
     x = s.input(2, 5, 4, 3)
     constant = s.tensor("c", s.uniform(4 if axis == 2 else 5, low=0.5, high=1.5))
-    x = s.node(op, x, constant, name="old", axis=axis, broadcast=1)
+    x = s.node("Sigmoid", s.node(op, x, constant, name="old", axis=axis, broadcast=1))
     s.output(s.conv(bn(s, x, 5), 5, 3, 1, name="c1", kernel_shape=[1, 1]))
     model = s.model()
     folded = bnfold.fold(model).model

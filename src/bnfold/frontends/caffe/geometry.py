@@ -44,7 +44,12 @@ def window(options: Options, axes: int) -> Window | None:
 
 
 def _per_axis(options: Options, name: str, axes: int, default: int) -> tuple[int, ...] | None:
-    """`kernel_size`, once for all axes or once for each, or `kernel_h` and `kernel_w`."""
+    """`kernel_size`, once for all axes or once for each, or `kernel_h` and `kernel_w`.
+
+    What is a dilation today was a hole in DeepLab's fork.
+    """
+    if name == "dilation" and options.has("hole", "hole_h", "hole_w"):
+        name = "hole"
     if options.has(f"{name}_h", f"{name}_w"):
         if axes != 2:
             return None

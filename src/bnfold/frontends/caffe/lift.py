@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe import lift_affine, lift_linear, lift_ops, lift_views
+from bnfold.frontends.caffe.known_fields import unknown_fields
 from bnfold.frontends.caffe.lifter import Lifted, Lifter, LinearSite
 from bnfold.frontends.caffe.net import Layer, Net
 
@@ -51,7 +52,7 @@ def _walk(lifter: Lifter) -> None:
                 lifter.input(number)
             continue
         handler = _HANDLERS.get(layer.type)
-        if handler is None or not handler(lifter, layer):
+        if handler is None or _is_strange(lifter, layer) or not handler(lifter, layer):
             lifter.opaque(layer)
     for number in lifter.overwritten:
         lifter.graph.output(lifter.tensors[number], net.values[number].name)
@@ -59,6 +60,18 @@ def _walk(lifter: Lifter) -> None:
         lifter.graph.output(lifter.tensors[number], name, Reason.GRAPH_OUTPUT)
     for number, name in net.elsewhere.items():
         lifter.graph.output(lifter.tensors[number], name, Reason.OTHER_PHASE)
+
+
+def _is_strange(lifter: Lifter, layer: Layer) -> bool:
+    """Whether it says what bnfold does not know; a BatchNorm is listed, so it looks by itself."""
+    fields = unknown_fields(layer.options)
+    if not fields or layer.type == "BatchNorm":
+        return False
+    lifter.net.notes.append(
+        f"{layer.name} ({layer.type}) has fields that bnfold does not know"
+        f" ({', '.join(fields)}): taken as unknown"
+    )
+    return True
 
 
 def _scale(lifter: Lifter, layer: Layer) -> bool:

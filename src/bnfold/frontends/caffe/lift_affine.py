@@ -19,6 +19,7 @@ from bnfold.core.affine import Affine
 from bnfold.core.limits import growth_limit, range_limit
 from bnfold.core.reasons import Reason
 from bnfold.frontends.caffe.geometry import canonical
+from bnfold.frontends.caffe.known_fields import unknown_fields
 from bnfold.frontends.caffe.lift_linear import check_shape, wrong_count
 from bnfold.frontends.caffe.lifter import MAX_ELEMENTS, AffineSite, Lifter, placeholder
 from bnfold.frontends.caffe.net import Layer, Shape
@@ -61,6 +62,8 @@ def _batch_norm_refusal(layer: Layer, options: Options) -> g.Refusal | None:
         return g.Refusal(Reason.BATCH_STATISTICS, said)
     if len(layer.bottoms) != 1 or len(layer.tops) != 1:
         return g.Refusal(Reason.MODULE_DOES_MORE, "it has several bottoms or tops")
+    if fields := unknown_fields(layer.options):
+        return g.Refusal(Reason.MODULE_DOES_MORE, f"bnfold does not know {', '.join(fields)}")
     return None
 
 

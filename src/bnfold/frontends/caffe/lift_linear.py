@@ -114,8 +114,12 @@ def inner_product(lifter: Lifter, layer: Layer) -> bool:
         return False
     tensor = lifter.tensors[layer.inputs[0]]
     if len(shape) - axis != 1 or placeholder(shape)[axis] != elements:
-        flat = (*placeholder(shape)[:axis], elements)
-        tensor = lifter.add_view(layer, g.View(_flatten_from(axis, repeat)), tensor, flat)
+        key = tensor, axis, repeat
+        if key not in lifter.flattened:  # layers that flatten one tensor alike read one tensor
+            flat = (*placeholder(shape)[:axis], elements)
+            view = g.View(_flatten_from(axis, repeat))
+            lifter.flattened[key] = lifter.add_view(layer, view, tensor, flat)
+        tensor = lifter.flattened[key]
     result = lifter.shape(layer.outputs[0])
     shapes = [placeholder(result)]
     (made,) = lifter.graph.add(layer.name, role, [tensor], shapes, kind=layer.type)

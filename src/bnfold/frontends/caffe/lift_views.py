@@ -28,7 +28,7 @@ def identity(lifter: Lifter, layer: Layer) -> bool:
     if len(layer.bottoms) != 1:
         return False
     count = len(layer.tops)
-    view = g.View(lambda labels: [labels[0]] * count)
+    view = g.View(lambda labels: [labels[0]] * count, is_copy=layer.type == "Dropout")
     lifter.add(layer, view, layer.inputs, layer.outputs)
     return True
 

@@ -83,6 +83,9 @@ class Lifter:
         self.sites: dict[int, Site] = {}
         self.tensors: dict[int, int] = {}
         """The graph's tensor of each value."""
+        self.flattened: dict[tuple[int, int, int], int] = {}
+        """The tensors that layers make of what they read, by themselves: the axes of a tensor from
+        one on as one, each label standing for so many elements."""
         self.sharing = Sharing(net)
         fields = {field.name for field in net.document.root.fields}
         self.is_nvidia = bool(fields & _NVIDIA)
@@ -96,7 +99,7 @@ class Lifter:
 
     def start_again(self) -> None:
         """Forget what was lifted, but not what is known of shared weights."""
-        self.graph, self.sites, self.tensors = g.Graph(), {}, {}
+        self.graph, self.sites, self.tensors, self.flattened = g.Graph(), {}, {}, {}
         del self.net.notes[self.notes_before :]
 
     def shape(self, number: int) -> Shape | None:

@@ -81,8 +81,8 @@ def _freedom_of(lifted: Lifted, parts: Mapping[int, Part]) -> Freedom:
 
     def can_go(number: int) -> bool:
         role = lifted.graph.ops[number].role
-        is_concat = isinstance(role, g.View) and role.concat is not None
-        return number in parts or is_concat or isinstance(sites.get(number), AffineSite)
+        is_view = isinstance(role, g.View) and (role.concat is not None or role.is_copy)
+        return number in parts or is_view or isinstance(sites.get(number), AffineSite)
 
     def carries_affine(number: int) -> bool:
         site = sites.get(number)

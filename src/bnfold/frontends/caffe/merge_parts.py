@@ -20,6 +20,7 @@ from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.caffe.geometry import DECONVOLUTIONS, pooled, window
+from bnfold.frontends.caffe.known_fields import KNOWN
 from bnfold.frontends.caffe.lifter import Lifted, LinearSite, placeholder
 from bnfold.frontends.caffe.memory import overwritten
 from bnfold.frontends.caffe.net import Layer, Net
@@ -30,21 +31,8 @@ DTYPE = "float32"
 """What Caffe computes in, whatever a file holds."""
 
 _LAYER_FIELDS = {"name", "type", "bottom", "top", "param", "blobs_lr", "weight_decay", "phase"}
-_WINDOW_FIELDS = {
-    f"{name}{end}"
-    for name in ("kernel", "stride", "pad", "dilation")
-    for end in ("_size", "_h", "_w", "")
-}
-_PARTS = {
-    "convolution_param": _WINDOW_FIELDS
-    | {"num_output", "bias_term", "group", "axis", "engine", "force_nd_im2col"}
-    | {"weight_filler", "bias_filler"},
-    "inner_product_param": {"num_output", "bias_term", "axis", "transpose"}
-    | {"weight_filler", "bias_filler"},
-    "pooling_param": {name for name in _WINDOW_FIELDS if not name.startswith("dilation")}
-    | {"pool", "engine", "round_mode", "ceil_mode"},
-}
-"""The fields that are known, per message: a fork's may say anything."""
+_HOLES = {"hole", "hole_h", "hole_w"}
+"""What a merged layer would have to have another of, under a name that is not written."""
 _HALF = ("default_forward_type", "default_forward_math")
 """Of NVIDIA's Caffe: what it computes in, where a layer does not say it."""
 _MOST_TAPS = 1024
@@ -83,7 +71,7 @@ def _is_plain(layer: Layer, part: str) -> bool:
     fields = {field.name for field in layer.options.message.fields}
     inner = {field.name for field in layer.options.part(part).message.fields}
     is_single = len(layer.bottoms) == len(layer.tops) == 1
-    return is_single and fields <= {*_LAYER_FIELDS, part} and inner <= _PARTS[part]
+    return is_single and fields <= {*_LAYER_FIELDS, part} and inner <= KNOWN[part] - _HOLES
 
 
 def _is_own(site: LinearSite, role: g.Linear) -> bool:

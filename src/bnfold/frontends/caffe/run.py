@@ -23,6 +23,7 @@ except ImportError as error:
 
 from bnfold.frontends.caffe.caffemodel import open_caffemodel
 from bnfold.frontends.caffe.geometry import CONVOLUTIONS
+from bnfold.frontends.caffe.known_fields import unknown_fields
 from bnfold.frontends.caffe.net import Layer, Net
 from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.read import read_net
@@ -94,6 +95,7 @@ def run(
             layer.options,
             tuple(torch.from_numpy(change(array).astype(dtype)) for array in arrays[id(layer)]),
             is_testing=layer.phase == "TEST",
+            unknown=unknown_fields(layer.options),
         )
         for layer in net.layers
         if layer.bottoms

@@ -42,6 +42,8 @@ class RunLayer:
     """Its parameters, of the run's dtype."""
     is_testing: bool = True
     """Whether it runs in the TEST phase."""
+    unknown: tuple[str, ...] = ()
+    """Fields that nobody here knows."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,8 @@ def _run(
     try:
         if run is None:
             raise NotRunnableError(f"no layer type {layer.type} is known")
+        if layer.unknown:
+            raise NotRunnableError(f"not known: {', '.join(layer.unknown)}")
         if len(bottoms) < len(given):
             return nothing
         tops = run(Step(layer.fields, layer.blobs, bottoms, len(layer.tops), layer.is_testing))

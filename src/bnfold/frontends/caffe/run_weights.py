@@ -114,8 +114,14 @@ def _window(fields: Fields, spatial: int) -> tuple[list[int], dict[str, list[int
     return kernel, {
         "stride": _per_axis(fields, ("stride", "stride_h", "stride_w"), spatial, 1),
         "padding": _per_axis(fields, ("pad", "pad_h", "pad_w"), spatial, 0),
-        "dilation": _per_axis(fields, ("dilation", "", ""), spatial, 1),
+        "dilation": _per_axis(fields, _dilation(fields), spatial, 1),
     }
+
+
+def _dilation(fields: Fields) -> tuple[str, str, str]:
+    """DeepLab's fork calls it a hole."""
+    hole = ("hole", "hole_h", "hole_w")
+    return hole if fields.has(*hole) else ("dilation", "", "")
 
 
 def _per_axis(

@@ -23,6 +23,7 @@ from bnfold.frontends.caffe.geometry import (
     slice_cuts,
     window,
 )
+from bnfold.frontends.caffe.known_fields import unknown_fields
 from bnfold.frontends.caffe.net import Layer, Net, Shape
 from bnfold.frontends.caffe.options import Options
 
@@ -160,7 +161,7 @@ def _convolved(layer: Layer, shape: Shape | None) -> Shape | None:
     if shape is None or axis is None:
         return None
     sizes = shape[axis + 1 :]
-    kernel = window(options, len(sizes))
+    kernel = None if unknown_fields(layer.options) else window(options, len(sizes))
     out: int | None = options.integer("num_output", 0) or None
     if kernel is None:
         return (*shape[:axis], out, *[None] * len(sizes))
@@ -184,7 +185,7 @@ def _pooling(layer: Layer, inputs: Shapes) -> Shapes:
         return []
     if options.flag("global_pooling", default=False):
         return [(shape[0], shape[1], 1, 1)] * len(layer.tops)
-    kernel = window(options, 2)
+    kernel = None if unknown_fields(layer.options) else window(options, 2)
     sizes = [None, None] if kernel is None else [pooled(layer, kernel, shape, n) for n in (0, 1)]
     return [(shape[0], shape[1], *sizes)] * len(layer.tops)
 

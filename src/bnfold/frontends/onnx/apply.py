@@ -103,8 +103,9 @@ class _Editor:
             factor = None
             is_factor = not in_rows and edit.added is None
             if is_factor and site.weight in self.network.initializers:
-                shape = self.constants.shape(site.weight)
-                factor = weight_factors(edit, site.layout, site.groups, len(shape or ()))
+                rank = len(self.constants.shape(site.weight) or ())
+                factor = weight_factors(edit, site.layout, site.groups, rank)
+                factor = _as_stored(site, factor)
             self.new.put(
                 number, site.node, site.position, site.weight, None, content, factor=factor
             )
@@ -118,7 +119,8 @@ class _Editor:
         weight = self.new.array(site.weight)
         if weight.dtype.kind == "V" or weight.dtype.itemsize < 4:  # float16, bfloat16
             weight = weight.astype(np.float64)
-        return fold_weight(weight, edit, site.layout, site.groups)
+        folded = fold_weight(_matrix_first(site, weight), edit, site.layout, site.groups)
+        return _as_stored(site, folded)
 
     def _bias(self, number: int, site: LinearSite, edit: LinearEdit) -> None:
         bias = site.bias
@@ -127,7 +129,7 @@ class _Editor:
         def content() -> Array:
             weight = None
             if edit.input_shift.any():  # else it is not looked at: large ones stay where they are
-                weight = self.new.array(site.weight)
+                weight = _matrix_first(site, self.new.array(site.weight))
                 if weight.dtype.kind == "V" or site.factor != 1.0:
                     weight = as_float64(weight) * site.factor
             outs = len(edit.output_scale)
@@ -260,7 +262,7 @@ class _Editor:
 
     def _clip(self, number: int, site: ClipSite, edit: ClipEdit) -> None:
         node = site.node
-        source, output = node.inputs[0], node.outputs[0]
+        source, output = site.source, node.outputs[0]
         steps = [
             (op, bound, word)
             for op, bound, word in (
@@ -286,6 +288,16 @@ class _Editor:
         if not made:  # no bound is left: the values pass as they are
             made.append(helper.make_node("Identity", [source], [output], name=node.proto.name))
         self.edits.nodes[node.index] = made
+
+
+def _matrix_first(site: LinearSite, weight: Array) -> Array:
+    """A batch of matrices, (*batch, rows, columns), as the formulas have a weight."""
+    return np.moveaxis(weight, (-2, -1), (0, 1)) if site.node.op == "MatMul" else weight
+
+
+def _as_stored(site: LinearSite, weight: Array) -> Array:
+    """The other way round."""
+    return np.moveaxis(weight, (0, 1), (-2, -1)) if site.node.op == "MatMul" else weight
 
 
 def _bound(number: int, edit: ClipEdit, bound: Array, data_type: int) -> Array:

@@ -80,7 +80,7 @@ def _fold_body(
     shapes, opset = analysis.shapes, analysis.network.opset
     assumed = without_shape(node, body, opset)
     while True:
-        inner = _as_model(model, analysis, body, assumed)
+        inner = as_model(model, analysis, body, assumed)
         try:
             folding, folded = fold_inner(inner, prepare)
         except BnfoldError as error:
@@ -104,7 +104,7 @@ def _fold_body(
 # -------------------------------------------------------------------- in
 
 
-def _as_model(
+def as_model(
     model: OnnxModel, analysis: Analysis, body: GraphProto, assumed: Sequence[Given]
 ) -> OnnxModel:
     """The body as a model: what it reads from outside are initializers and inputs.

@@ -17,11 +17,12 @@ from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.frontend import Request
 from bnfold.frontends.merge_report import Merging
-from bnfold.frontends.onnx.analysis import Analysis, Pins, analyse
+from bnfold.frontends.onnx.analysis import Analysis, Pins
 from bnfold.frontends.onnx.bodies import fold_bodies
 from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide, is_spread
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
+from bnfold.frontends.onnx.loops import analyse_through_loops
 from bnfold.frontends.onnx.merge import are_left, merges_of
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.sites import Lifted
@@ -42,18 +43,19 @@ def prepare(
     merge: MergeMode = "never",
 ) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
-    analysis = analyse(model, inputs)
+    analysis = analyse_through_loops(model, inputs)
     prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
     inside = fold_bodies(model, analysis, prepare_inner)
     if model.outside is None:
         fold_functions(model, analysis, prepare_inner, inside)
     if inside.changed:
-        analysis = analyse(model, inputs)
+        analysis = analyse_through_loops(model, inputs)
     folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
     while _is_another_due(folding, merge):
         folding.check()  # which may change the plan
         model = replace(folding.folded(), outside=model.outside)
-        later = _prepared(model, inputs, analyse(model, inputs), clip, inside, weights, merge)
+        analysis = analyse_through_loops(model, inputs)
+        later = _prepared(model, inputs, analysis, clip, inside, weights, merge)
         if not (later.merging or later.plan.removed):
             break
         later.earlier, folding = folding, later
@@ -83,7 +85,7 @@ def _prepared(
     for merged, merging in merges_of(model, lifted) if merge == "auto" else [(model, Merging())]:
         own, view = analysis, lifted
         if merging:
-            own = analyse(merged, inputs)
+            own = analyse_through_loops(merged, inputs)
             view = lift(own.network, own.constants, own.shapes)
         view, fitting = _fitted(own, view, clip)
         folding = Folding(merged, own.shapes, view, fitting, inside, weights, merging)

@@ -24,7 +24,9 @@ from bnfold.frontends.onnx.lift_constants import table
 from bnfold.frontends.onnx.lifter import Lifter, as_float64, constant_at_rank
 from bnfold.frontends.onnx.limits import growth_limit, range_limit
 from bnfold.frontends.onnx.nodes import Node
+from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import AffineSite
+from bnfold.frontends.onnx.written import BROADCASTS
 
 _LARGEST = 1 << 22
 """Elements of the largest constant that is looked at."""
@@ -164,28 +166,43 @@ def _binary(
     """An operator of an activation and a constant; `affine` is told which one comes first."""
 
     def emit(lifter: Lifter, node: Node) -> bool:
-        if lifter.network.opset < 7:
-            return False
         first = lifter.constants.is_constant(node.inputs[0])
         source, name = (node.inputs[1], node.inputs[0]) if first else node.inputs[:2]
         if not lifter.is_activation(source) or not lifter.constants.is_constant(name):
             return False
         shape, output = lifter.shape(source), lifter.shape(node.outputs[0])
-        constant = lifter.constants.shape(name)
+        constant = _laid_out(lifter, node, name, len(shape or ()))
         if constant is None or int(np.prod(constant)) > _LARGEST or shape != output:
             return False
         if node.op in ("Add", "Sub") and sum(length > 1 for length in constant) > 1:
             return False  # a value like others, which can be stored rescaled
         array = lifter.constants.array(name)
-        if array is None or shape is None or array.ndim > len(shape):
+        if array is None or shape is None or len(constant) > len(shape):
             return False
         with np.errstate(all="ignore"):
-            step = affine(constant_at_rank(array, len(shape)), first)
+            step = affine(constant_at_rank(array.reshape(constant), len(shape)), first)
         if step is None:
             return False
-        return _emit_arithmetic(lifter, node, source, *step, position=0 if first else 1)
+        is_old = lifter.network.opset < BROADCASTS
+        position = -1 if is_old else 0 if first else 1
+        return _emit_arithmetic(lifter, node, source, *step, position=position)
 
     return emit
+
+
+def _laid_out(lifter: Lifter, node: Node, name: str, rank: int) -> Shape | None:
+    """The shape of a constant such that it meets the activation as in NumPy.
+
+    Of old, the second operand is spread out, where that is asked for, from the axis given.
+    """
+    shape = lifter.constants.shape(name)
+    if shape is None or lifter.network.opset >= BROADCASTS:
+        return shape
+    axis = node.integer("axis", rank - len(shape))
+    axis += rank if axis < 0 else 0
+    behind = rank - axis - len(shape)
+    is_second = node.inputs[1] == name
+    return (*shape, *(1,) * behind) if is_second and axis >= 0 and behind >= 0 else None
 
 
 def _emit_arithmetic(

@@ -15,6 +15,7 @@ from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
 from bnfold.frontends.onnx.limits import read_bounds
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import ClipSite
+from bnfold.frontends.onnx.written import BROADCASTS
 
 
 def emit(lifter: Lifter, node: Node) -> None:
@@ -52,8 +53,39 @@ def _clip(lifter: Lifter, node: Node) -> bool:
 _BOUND_COST = 3.0
 
 
-def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
-    source = node.inputs[0]
+def _bounded(bounds: Callable[[float], tuple[float, float]]) -> Handler:
+    """A Max or Min of an activation and one number, in either place.
+
+    A bound per channel costs nothing more, but where a factor is negative a Min stands behind.
+    """
+
+    def handler(lifter: Lifter, node: Node) -> bool:
+        if len(node.inputs) != 2:
+            return False
+        first = lifter.constants.is_constant(node.inputs[0])
+        source, name = (node.inputs[1], node.inputs[0]) if first else node.inputs
+        array = lifter.constants.array(name) if lifter.constants.is_constant(name) else None
+        if (
+            array is None
+            or array.size != 1
+            or lifter.shape(source) != lifter.shape(node.outputs[0])
+        ):
+            return False
+        return _emit_clip(lifter, node, *bounds(float(array.reshape(()))), source=source, cost=1.0)
+
+    return handler
+
+
+def _emit_clip(
+    lifter: Lifter,
+    node: Node,
+    lower: float,
+    upper: float,
+    *,
+    source: str = "",
+    cost: float = _BOUND_COST,
+) -> bool:
+    source = source or node.inputs[0]
     if not lifter.is_activation(source) or not lower <= upper:
         return False
     data_type = lifter.shapes.dtypes[source]
@@ -63,14 +95,12 @@ def _emit_clip(lifter: Lifter, node: Node, lower: float, upper: float) -> bool:
     since = 13 if data_type == TensorProto.BFLOAT16 else since
     room = lifter.network.opset >= since
     tensor = lifter.tensor(source)
-    role = g.Clip(
-        lower, upper, room=room, one_sided_cost=_BOUND_COST, two_sided_cost=_BOUND_COST + 1
-    )
+    role = g.Clip(lower, upper, room=room, one_sided_cost=cost, two_sided_cost=cost + 1)
     number = lifter.emit(node, role, [tensor], lifter.axes_of(tensor))
     if number is None:
         return False
     if room:
-        lifter.lifted.sites[number] = ClipSite(node, data_type)
+        lifter.lifted.sites[number] = ClipSite(node, source, data_type)
     return True
 
 
@@ -90,8 +120,11 @@ def _prelu(lifter: Lifter, node: Node) -> bool:
     if not lifter.constants.is_constant(slope):
         lifter.graph.pin(node.name, [lifter.tensor(slope)])
     slopes = lifter.constants.array(slope) if lifter.constants.is_constant(slope) else None
+    shape = lifter.shape(node.inputs[0]) or ()
+    if slopes is not None and slopes.ndim == 1 and lifter.network.opset < BROADCASTS:
+        slopes = slopes.reshape(-1, *(1,) * (len(shape) - 2))  # one per channel
     role = g.Homogeneous(None if slopes is None else as_float64(slopes))
-    same_shape = lifter.shape(node.inputs[0]) == lifter.shape(node.outputs[0])
+    same_shape = shape == lifter.shape(node.outputs[0])
     return same_shape and _elementwise(lifter, node, role)
 
 
@@ -158,6 +191,22 @@ def _reduce(role: Callable[[tuple[int, ...], bool], g.Max | g.Mean]) -> Handler:
     return handler
 
 
+def _reduce_sum(lifter: Lifter, node: Node) -> bool:
+    """So many times the mean: a shift grows with the number of elements, if that is known."""
+    shape, axes = lifter.shape(node.inputs[0]), _reduced_axes(lifter, node)
+    if shape is None or axes is None:
+        return False
+    listed = {axis % len(shape) for axis in axes} or {*range(len(shape))}
+    if listed & lifter.shapes.open_axes(node.inputs[0]):
+        return _reduce(lambda axes, keep: g.Mean(axes, keep, counts_zeros=True))(lifter, node)
+    if not _reduce(g.Mean)(lifter, node):
+        return False
+    count = float(np.prod([shape[axis] for axis in listed]))
+    mean = lifter.tensors[node.outputs[0]]
+    axes_of_mean = lifter.axes_of(mean)
+    return lifter.emit(node, g.Sum((count,)), [mean], axes_of_mean) is not None
+
+
 def _reduced_axes(lifter: Lifter, node: Node) -> tuple[int, ...] | None:
     """The axes, empty for all; None if they are not known."""
     name = node.input(1)
@@ -211,7 +260,9 @@ def _scales(lifter: Lifter, node: Node) -> tuple[float, ...] | None:
 
 def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
     def handler(lifter: Lifter, node: Node) -> bool:
-        if lifter.network.opset < 7 or not all(lifter.is_float(n) for n in node.inputs):
+        if not all(lifter.is_float(n) for n in node.inputs) or not _spreads_from_the_right(
+            lifter, node
+        ):
             return False
         tensors = operands(lifter, node)
         if tensors is None:
@@ -219,6 +270,14 @@ def _sum(coefficients: Callable[[int], tuple[float, ...]]) -> Handler:
         return _emit_joint(lifter, node, g.Sum(coefficients(len(tensors))), tensors)
 
     return handler
+
+
+def _spreads_from_the_right(lifter: Lifter, node: Node) -> bool:
+    """Whether operands meet as they do in NumPy; of the older way, those that need no spreading."""
+    if lifter.network.opset >= BROADCASTS:
+        return True
+    are_alike = len({lifter.shape(name) for name in node.inputs}) == 1
+    return are_alike and all(lifter.is_activation(name) for name in node.inputs)
 
 
 def _emit_joint(lifter: Lifter, node: Node, role: g.Role, tensors: list[int]) -> bool:
@@ -230,13 +289,17 @@ def _emit_joint(lifter: Lifter, node: Node, role: g.Role, tensors: list[int]) ->
 
 
 def _mul(lifter: Lifter, node: Node) -> bool:
-    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+    if not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    if not _spreads_from_the_right(lifter, node):
         return False
     return _emit_joint(lifter, node, g.Gate(), [lifter.tensor(name) for name in node.inputs])
 
 
 def _div(lifter: Lifter, node: Node) -> bool:
-    if lifter.network.opset < 7 or not all(lifter.is_activation(n) for n in node.inputs):
+    if not all(lifter.is_activation(n) for n in node.inputs):
+        return False
+    if not _spreads_from_the_right(lifter, node):
         return False
     x, y = (lifter.tensor(name) for name in node.inputs)
     lifter.graph.pin(node.name, [y])
@@ -246,6 +309,8 @@ def _div(lifter: Lifter, node: Node) -> bool:
 _TABLE: dict[str, Handler] = {
     "Relu": _relu,
     "Clip": _clip,
+    "Max": _bounded(lambda bound: (bound, np.inf)),
+    "Min": _bounded(lambda bound: (-np.inf, bound)),
     "LeakyRelu": _leaky_relu,
     "Abs": _abs,
     "PRelu": _prelu,
@@ -257,7 +322,7 @@ _TABLE: dict[str, Handler] = {
     "ReduceMax": _reduce(g.Max),
     "ReduceMin": _reduce(g.Max),
     "ReduceMean": _reduce(g.Mean),
-    "ReduceSum": _reduce(lambda axes, keep: g.Mean(axes, keep, counts_zeros=True)),
+    "ReduceSum": _reduce_sum,
     "Resize": _resize,
     "Upsample": _resize,
     "Add": _sum(lambda count: (1.0,) * count),

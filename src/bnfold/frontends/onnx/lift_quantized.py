@@ -31,7 +31,7 @@ def emit(lifter: Lifter, node: Node) -> bool:
         return False
     dequantize = _dequantize(lifter, node)
     shape = lifter.shape(node.input(1)) if dequantize else None
-    if dequantize is None or shape is None:
+    if dequantize is None or shape is None or (node.op == "MatMul" and len(shape) != 2):
         return False
     integer_bias = _dequantized(lifter, node.input(2))
     constant = "" if integer_bias is not None else node.input(2)

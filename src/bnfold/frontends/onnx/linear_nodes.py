@@ -22,7 +22,7 @@ from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
 from bnfold.frontends.onnx.windows import centre_of, crosses_zeros
-from bnfold.frontends.onnx.written import shape_of_summand
+from bnfold.frontends.onnx.written import BROADCASTS, shape_of_summand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,16 +180,21 @@ def _is_per_column(lifter: Lifter, name: str, outs: int) -> bool:
 
 
 def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
-    """x @ W, W: (in, out), or W @ x, W: (out, in)."""
+    """x @ W, W: (in, out), or W @ x, W: (out, in), or a batch of such W.
+
+    Of a batch the matrices share their factors, and one bias: no shift of the input fits into that.
+    """
     left = weight.position == 0
     source = node.input(1 - weight.position)
-    rank = len(lifter.shape(source) or ())
-    if rank < 2 or len(weight.shape) != 2:
+    rank, batch = len(lifter.shape(source) or ()), weight.shape[:-2]
+    if rank < 2 or len(weight.shape) < 2 or not all(batch):
         return None
     is_out_in = left != weight.is_flipped
-    outs, ins = weight.shape if is_out_in else weight.shape[::-1]
-    axis = rank - 2 if left else rank - 1
-    bias = _bias_behind(lifter, node, axis, rank, outs)
+    outs, ins = weight.shape[-2:] if is_out_in else weight.shape[:-3:-1]
+    from_the_back = 2 if left else 1
+    made = max(rank, len(weight.shape))
+    axis = made - from_the_back
+    bias = _bias_behind(lifter, node, axis, made, outs)
     is_separate = bias is not None and bias.node is not node
     return LinearSpec(
         node,
@@ -197,7 +202,9 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         weight.name,
         weight.position,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
-        g.Linear(ins, outs, axis, axis, centre=()),
+        g.Linear(
+            ins, outs, rank - from_the_back, axis, crosses_zeros=math.prod(batch) > 1, centre=()
+        ),
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
     )
@@ -218,11 +225,19 @@ def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) ->
             if 0 < math.prod(spread) <= _LARGEST:
                 position = list(reader.inputs).index(name)
                 return BiasSite(reader, position, name, spread, axis=axis - rank)
-    while reader is not None and reader.op in _MOVERS:
+    while reader is not None and (reader.op in _MOVERS or _is_factor(lifter, reader)):
         reader = lifter.only_reader(reader.outputs[0])
     # An Add costs what the step that it may take the place of costs.
     takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
     return BiasSite(node, -1, "", bias_shape) if takes else None
+
+
+def _is_factor(lifter: Lifter, node: Node) -> bool:
+    """Whether it multiplies by constants, which a linear op may take in."""
+    constant = [lifter.constants.is_constant(name) for name in node.inputs]
+    if node.op == "Mul":
+        return any(constant)
+    return node.op == "Neg" or (node.op == "Div" and constant[1])
 
 
 def _has_summands(lifter: Lifter, node: Node) -> bool:
@@ -260,7 +275,7 @@ _ELEMENTWISE = ("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div")
 
 def _added(lifter: Lifter, node: Node | None, source: str) -> str:
     """The constant that an Add adds to the value; "" if it is none."""
-    if node is None or node.op != "Add" or lifter.network.opset < 7:
+    if node is None or node.op != "Add" or lifter.network.opset < BROADCASTS:
         return ""
     first, second = node.inputs
     name = second if first == source else first

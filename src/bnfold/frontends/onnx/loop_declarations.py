@@ -63,6 +63,12 @@ def keeps_its_shape(given: Given, outside: Shapes, inside: Shapes) -> bool:
     )
 
 
+def carried(node: Node, body: GraphProto, opset: int) -> list[tuple[str, Given]]:
+    """What a Loop or Scan returns of the values that it carries, by name."""
+    states = [given for given in _given(node, body, opset) or [] if given.again]
+    return [(name, given) for name, given in zip(node.outputs, states, strict=False) if name]
+
+
 def _given(node: Node, body: GraphProto, opset: int) -> list[Given] | None:
     """What the body is given, but for the numbers that count rounds; None if it makes no sense."""
     if node.op == "If":

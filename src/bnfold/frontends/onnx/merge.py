@@ -63,10 +63,17 @@ def are_left(lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
     """Whether there are more to find in what a fold makes."""
     edited = (lifted.sites.get(number) for number in plan.linear)
     weights = {site.weight for site in edited if isinstance(site, LinearSite)}
-    if plan.removed and any(len(lifted.network.value_readers(name)) > 1 for name in weights):
+    if plan.removed and not all(_is_own(lifted, name) for name in weights):
         return True  # an op has a weight of its own now
     parts, freedom = parts_of(lifted), _Merger(lifted).freedom
     return can_merge_again(lifted.graph, plan, parts, freedom, is_merged=is_merged)
+
+
+def _is_own(lifted: Lifted, weight: str) -> bool:
+    """Whether one op reads a constant, and nothing computes it."""
+    maker = lifted.constants.nodes.get(weight)
+    is_computed = maker is not None and maker.op != "Constant"
+    return not is_computed and len(lifted.network.value_readers(weight)) == 1
 
 
 class _Merger:
@@ -113,6 +120,8 @@ class _Merger:
 
     def can_write(self, merge: Merge) -> bool:
         """Whether the carrier's node can be written with the new window, and the sums without."""
+        if merge.source not in self.names:  # in the middle of what one node does
+            return False
         node = self._nodes(merge.carrier)[0]
         window = merge.window
         if window is not None and window.is_transposed and node.op == "ConvTranspose":
@@ -211,7 +220,8 @@ class _Merger:
             source = self.namer.fresh(f"{self.names[self.graph.ops[number].inputs[0]]}_merged")
             proto = NodeProto()
             proto.CopyFrom(node.proto)
-            proto.input[0], proto.output[0] = source, output
+            position = node.inputs.index(self.names[self.graph.ops[number].inputs[0]])
+            proto.input[position], proto.output[0] = source, output
             self.edits.nodes[node.index] = [proto]
             output = source
         return output

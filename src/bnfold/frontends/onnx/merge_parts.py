@@ -7,6 +7,7 @@ AveragePool           equal taps; not where padded zeros are not counted, or a w
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,10 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
+from bnfold.frontends.onnx.constants import Constants
 from bnfold.frontends.onnx.lifter import as_float64
 from bnfold.frontends.onnx.sites import Lifted, LinearSite
-from bnfold.frontends.onnx.tensors import FLOATS
+from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
 from bnfold.frontends.onnx.windows import window_of
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -49,9 +51,8 @@ def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
         return None
     if any(network.is_pinned(name) or name in constants.open for name in names):
         return None
-    maker = constants.nodes.get(site.weight)  # a bias may be shared: the merged op has its own
-    is_own = site.weight in network.initializers or (maker and maker.op == "Constant")
-    if not is_own or len(network.value_readers(site.weight)) != 1:
+    # A bias may be shared: the merged op has its own.
+    if len(network.value_readers(site.weight)) != 1 or not _is_stored_in_full(lifted, site.weight):
         return None
     if constants.shapes.dtypes.get(site.node.outputs[0]) != dtype:
         return None
@@ -64,7 +65,7 @@ def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
         window = window_of(site.node, shape[2:])
         if window is None:
             return None
-    elif site.node.op not in ("Gemm", "MatMul"):
+    elif site.node.op not in ("Gemm", "MatMul") or len(shape) != 2:
         return None
     has_bias = bias is not None and bool(bias.name)
     return Part.of(
@@ -76,6 +77,26 @@ def _linear(lifted: Lifted, role: g.Linear, site: LinearSite) -> Part | None:
         # A transposed input would be read by the others as it is.
         carries=not site.node.integer("transA"),
     )
+
+
+def _is_stored_in_full(lifted: Lifted, weight: str) -> bool:
+    """Whether a file that stores what a constant is computed of is not larger with the constant."""
+    constants = lifted.constants
+    stored, behind = 0, [weight]
+    for name in behind:  # which grows
+        node = constants.nodes.get(name)
+        if node is not None and node.op != "Constant":
+            behind += [operand for operand in node.inputs if operand and operand not in behind]
+        elif constants.is_constant(name):
+            stored += _bytes(constants, name)
+    return stored >= _bytes(constants, weight)
+
+
+def _bytes(constants: Constants, name: str) -> int:
+    shape, dtype = constants.shape(name), constants.shapes.dtypes.get(name)
+    if shape is None or dtype is None:
+        return 0
+    return math.prod(shape) * numpy_dtype(dtype).itemsize
 
 
 def _weight(lifted: Lifted, site: LinearSite) -> FloatArray:

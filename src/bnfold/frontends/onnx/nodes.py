@@ -87,7 +87,8 @@ class Network:
     captured: set[str] = field(default_factory=set)
     """Values that graphs inside or around it read, or that something else in the file speaks of."""
     sparse: set[str] = field(default_factory=set)
-    """Names of the sparse initializers: constant, but neither looked at nor edited."""
+    """Names of what is stored sparsely, initializers and the outputs of Constant nodes: constant,
+    but neither looked at nor edited."""
     outputs: tuple[str, ...] = ()
     taken: set[str] = field(default_factory=set)
     """Names that are given to something in a graph around this one."""
@@ -141,6 +142,12 @@ def read_network(file: str, proto: ModelProto) -> Network:
     network.captured |= described(proto)
     network.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
     known = {*network.initializers, *names, *network.sparse}
+    network.sparse |= {
+        name
+        for node in nodes
+        if node.op == "Constant" and node.attribute("sparse_value") is not None
+        for name in node.outputs
+    }
     network.nodes = _sorted(file, nodes, known, network)
     for name in network.outputs:
         if name not in network.makers and name not in known:

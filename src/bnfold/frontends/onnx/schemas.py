@@ -34,6 +34,23 @@ def is_well_formed(node: NodeProto, opset: int) -> bool:
     )
 
 
+def is_like_first_input(op: str, opset: int) -> bool:
+    """Whether an operator makes a tensor like its first input, and inference does not say so."""
+    schema = _schema(op, opset) if op in _LIKE_FIRST_INPUT else None
+    return schema is not None and not schema.has_inference
+
+
+_LIKE_FIRST_INPUT = frozenset(
+    (
+        *("GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization"),
+        # As they were before inference came; what they broadcast is never the first input.
+        *("Abs", "Add", "BatchNormalization", "Ceil", "Clip", "Div", "Dropout", "Elu", "Exp"),
+        *("Floor", "HardSigmoid", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mul", "Neg"),
+        *("PRelu", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sub", "Sum", "Tanh"),
+    )
+)
+
+
 class _Schema:
     """What is looked at of a schema, in Python: asking onnx for each node takes longer."""
 
@@ -43,6 +60,7 @@ class _Schema:
         types: dict[str, Any] = {name: a.type for name, a in schema.attributes.items()}
         self.attributes = {name: int(kind.value) for name, kind in types.items()}
         self.required = {name for name, a in schema.attributes.items() if a.required}
+        self.has_inference = schema.has_type_and_shape_inference_function
 
 
 @cache

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import (
     ModelProto,
+    NodeProto,
     TensorShapeProto,
     TypeProto,
     ValueInfoProto,
@@ -25,6 +25,7 @@ from onnx import (
 
 from bnfold.errors import UsageError
 from bnfold.frontends.onnx.nodes import Network, expanded_nodes
+from bnfold.frontends.onnx.schemas import is_like_first_input
 from bnfold.frontends.onnx.sizes import Size
 
 Shape = tuple[int, ...]
@@ -52,6 +53,8 @@ class Shapes:
     """Shapes by name, per choice; a name is in all of them with the same rank, or in none."""
     lengths: dict[str, tuple[Size, ...]] = field(default_factory=dict)
     """What the lengths of the axes depend on, see `open_sizes`; empty if nothing is open."""
+    proven: tuple[Mapping[str, TypeProto], ...] = ()
+    """What is known, per choice, of values that inference does not see through: see `loops`."""
     for_given_only: bool = False
     """Only the shapes that the user gave were looked at: the network accepts no others."""
 
@@ -178,7 +181,12 @@ def infer(network: Network, shapes: Shapes, evaluate: Evaluate) -> None:
     helpers: list[dict[str, NDArray[np.generic]]] = [{} for _ in range(shapes.count)]
     for _ in range(_ROUNDS):
         inferred = [
-            _infer_once(network, shapes.choices[choice], helpers[choice])
+            _infer_once(
+                network,
+                shapes.choices[choice],
+                helpers[choice],
+                shapes.proven[choice] if shapes.proven else {},
+            )
             for choice in range(shapes.count)
         ]
         shapes.dtypes = inferred[0][1]
@@ -225,9 +233,16 @@ def _more_helpers(
 
 
 def _infer_once(
-    network: Network, inputs: Mapping[str, Shape], helpers: Mapping[str, NDArray[np.generic]]
+    network: Network,
+    inputs: Mapping[str, Shape],
+    helpers: Mapping[str, NDArray[np.generic]],
+    proven: Mapping[str, TypeProto],
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     proto = _prepared(network, inputs, helpers)
+    declared = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
+    for name, kind in proven.items():
+        info = declared.get(name) or proto.graph.value_info.add(name=name)
+        info.type.CopyFrom(kind)
     content = proto.SerializeToString()
     # Propagation of data counts a Range out, however long; where it is not used, `evaluate` serves.
     has_range = any(node.op == "Range" for node in network.nodes)
@@ -249,9 +264,12 @@ def _prepared(
     graph = proto.graph
     # Before IR 4 inference knows the initializers alone that are inputs, too; runtimes know all.
     proto.ir_version = max(proto.ir_version, 4)
-    for node in graph.node:
-        if node.domain == "ai.onnx":  # the same as none, and inference knows only none
-            node.domain = ""
+    for each in graph.node:
+        if each.domain == "ai.onnx":  # the same as none, and inference knows only none
+            each.domain = ""
+    for node in network.nodes:
+        if is_like_first_input(node.op, network.opset) and not any(node.outputs[1:]):
+            _stand_in(graph.node[node.index])
     foreign = {o for node in network.nodes if "::" in node.op for o in node.outputs}
     for position in reversed(range(len(graph.value_info))):
         if not _is_declared(graph.value_info[position], foreign):
@@ -283,12 +301,18 @@ def _prepared(
     if helpers or not is_sorted:
         order = [graph.node[node.index] for node in network.nodes]
         nodes = [node for node in order if not any(name in helpers for name in node.output)]
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)
         for name, array in helpers.items():
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     return proto
+
+
+def _stand_in(node: NodeProto) -> None:
+    """Make it a node that inference knows, and that makes a tensor like its first input, too."""
+    del node.input[1:], node.output[1:], node.attribute[:]
+    node.op_type = "Identity"
 
 
 def _is_declared(info: ValueInfoProto, foreign: set[str]) -> bool:

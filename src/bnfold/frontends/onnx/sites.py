@@ -74,6 +74,8 @@ class ClipSite:
     """Where an activation lives."""
 
     node: Node
+    source: str
+    """What goes in: a Max or Min may have its bound in front of it."""
     data_type: int
 
 

@@ -17,7 +17,7 @@ from onnx import NodeProto, helper
 
 from bnfold.frontends.onnx.shapes import Shape
 
-_BROADCASTS = 7
+BROADCASTS = 7
 """The opset since which operators of two tensors broadcast as NumPy does."""
 _OPTIONAL_BIAS = 11
 """The opset since which a Gemm may do without C."""
@@ -30,14 +30,14 @@ def gemm_needs_bias(opset: int) -> bool:
 
 def gemm(inputs: list[str], output: str, *, name: str, opset: int, **attributes: Any) -> NodeProto:
     """A Gemm whose C is a number per column."""
-    if opset < _BROADCASTS:
+    if opset < BROADCASTS:
         attributes["broadcast"] = 1
     return helper.make_node("Gemm", inputs, [output], name=name, **attributes)
 
 
 def shape_of_summand(channels: int, axis: int, rank: int, opset: int) -> Shape:
     """How a constant per channel is stored that `add` adds along an axis."""
-    return (channels,) if opset < _BROADCASTS else (channels, *(1,) * (rank - 1 - axis))
+    return (channels,) if opset < BROADCASTS else (channels, *(1,) * (rank - 1 - axis))
 
 
 def add(
@@ -45,7 +45,7 @@ def add(
 ) -> NodeProto:
     """An Add of a constant per channel."""
     attributes: dict[str, Any] = {}
-    if opset < _BROADCASTS:
+    if opset < BROADCASTS:
         attributes["broadcast"] = 1
         if axis != rank - 1:
             attributes["axis"] = axis
