@@ -52,7 +52,7 @@ FORMS = [
     (lambda b: (b * 6, 5), lambda b: (b * 3, 2, 5), 6, {0: 3}),
     (lambda b: (b * 6, 5), lambda b: (b, 6, 5), 6, {0: 1}),
     (lambda b: (b * 6, 5), lambda b: (b, 1, 6, 5), UNKNOWN, {0: 1}),
-    (lambda b: (b * 6, 5), lambda b: (b * 6, 5, 1), UNKNOWN, {0: UNKNOWN, 2: 1}),
+    (lambda b: (b * 6, 5), lambda b: (b * 6, 5, 1), UNKNOWN, {0: UNKNOWN}),
     (lambda b: (b * 6, 5), lambda b: (1, b * 6, 5), 6, {1: 6}),
     (lambda b: (b * 6, 5), lambda b: (6, b, 5), 6, {0: 1, 1: 1}),
     (lambda b: (b, 6, 5), lambda b: (6, b, 5), 1, {0: 1, 1: 1}),

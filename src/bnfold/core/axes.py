@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+Shape = Sequence[int]
 
-def after_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[int | None, ...]:
+
+def after_reshape(before: Shape, after: Shape) -> tuple[int | None, ...]:
     """Per axis, its place in the new shape; None where it is cut, merged, or 1 long.
 
     An axis is there if one of its length has entries as far apart. One of a single entry may be
@@ -22,7 +24,7 @@ def after_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[int | No
     )
 
 
-def after_expand(before: Sequence[int], after: Sequence[int]) -> tuple[int | None, ...]:
+def after_expand(before: Shape, after: Shape) -> tuple[int | None, ...]:
     """Per axis, its place in the shape that it is broadcast to; None where it grows."""
     added = len(after) - len(before)
     return tuple(
@@ -36,8 +38,8 @@ UNKNOWN = 0
 
 
 def periods(
-    before: Sequence[int],
-    after: Sequence[int],
+    before: Shape,
+    after: Shape,
     repeats: Mapping[int, int],
     opened: Collection[int],
 ) -> dict[int, int]:
@@ -57,10 +59,8 @@ def periods(
     Returns:
         A period per axis of the result; 1 is alike, and nothing is asked of an axis that is not in.
     """
-    made = dict.fromkeys(range(len(after)), 1)
-    for old, new in _groups(before, after):
-        for axis in new:
-            del made[axis]
+    made: dict[int, int] = {}
+    for old, new in blocks(before, after):
         merged = [axis for axis in old if axis in repeats or before[axis] > 1]
         cut = [axis for axis in new if axis in opened or after[axis] > 1]
         if not any(axis in repeats for axis in merged) and not any(axis in opened for axis in cut):
@@ -81,19 +81,30 @@ def _counts_slowest(axes: Sequence[int], opened: Collection[int]) -> bool:
     return [axis in opened for axis in axes] == [True] + [False] * (len(axes) - 1)
 
 
-def _groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
-    """The axes, in parts as small as may be, of which one is the other in another shape."""
+def blocks(before: Shape, after: Shape) -> Iterator[tuple[range, range]]:
+    """The axes of two shapes of equal size, in runs as short as may be that hold equally much."""
     start_old = start_new = 0
-    while start_old < len(before) and start_new < len(after):
-        old, new = start_old + 1, start_new + 1
-        while (left := math.prod(before[start_old:old])) != (
-            right := math.prod(after[start_new:new])
-        ):
-            if left < right and old < len(before):
-                old += 1
-            elif right < left and new < len(after):
-                new += 1
-            else:
-                return
+    while start_old < len(before) or start_new < len(after):
+        old, new = _block(before, after, start_old, start_new)
         yield range(start_old, old), range(start_new, new)
         start_old, start_new = old, new
+
+
+def _block(old: Shape, new: Shape, old_start: int, new_start: int) -> tuple[int, int]:
+    """The ends of the shortest runs of axes, from two places on, of equal size."""
+    old_stop, new_stop = min(old_start + 1, len(old)), min(new_start + 1, len(new))
+    while True:
+        left, right = math.prod(old[old_start:old_stop]), math.prod(new[new_start:new_stop])
+        if left == right:
+            break
+        if left < right and old_stop < len(old):
+            old_stop += 1
+        elif new_stop < len(new):
+            new_stop += 1
+        else:
+            old_stop += 1
+    if old_stop == len(old):  # what is left over has length 1
+        new_stop = len(new)
+    if new_stop == len(new):
+        old_stop = len(old)
+    return old_stop, new_stop

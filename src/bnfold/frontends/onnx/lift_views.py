@@ -15,6 +15,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
+from bnfold.core.axes import blocks
 from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
 from bnfold.frontends.onnx.constant_views import slice_index, split_sizes
@@ -67,23 +68,15 @@ def _reshape(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 def reshaped(labels: IntArray, target: Shape) -> IntArray:
     """The labels at another shape, spreading out only the axes that have to be."""
-    parts: list[int] = []
-    old_start = new_start = 0
-    lengths: list[tuple[int, ...]] = []
-    index: list[int | slice] = []
-    while old_start < labels.ndim or new_start < len(target):
-        old_stop, new_stop = _block(labels.shape, target, old_start, new_start)
-        is_flat = all(
-            labels.strides[a] == 0 or labels.shape[a] == 1 for a in range(old_start, old_stop)
-        )
-        index += [slice(0, 1) if is_flat else slice(None)] * (old_stop - old_start)
-        block = target[new_start:new_stop]
-        lengths.append((1,) * len(block) if is_flat else tuple(block))
-        parts.append(new_stop)
-        old_start, new_start = old_stop, new_stop
+    lengths: list[int] = []
+    index: list[slice] = []
+    for old, new in blocks(labels.shape, target):
+        is_flat = all(labels.strides[a] == 0 or labels.shape[a] == 1 for a in old)
+        index += [slice(0, 1) if is_flat else slice(None)] * len(old)
+        lengths += [1 if is_flat else target[a] for a in new]
     small = labels[tuple(index)]
     _check_size(small.size)
-    return np.broadcast_to(small.reshape([n for block in lengths for n in block]), target)
+    return np.broadcast_to(small.reshape(lengths), target)
 
 
 _LARGEST = 1 << 27
@@ -94,27 +87,6 @@ def _check_size(count: int) -> None:
     """Raise ValueError, as views do that do not fit, for what would take gigabytes."""
     if count > _LARGEST:
         raise ValueError(f"{count} labels are too many to follow")
-
-
-def _block(old: Shape, new: Shape, old_start: int, new_start: int) -> tuple[int, int]:
-    """The ends of the smallest runs of axes, from two places on, of equal size."""
-    old_stop, new_stop = min(old_start + 1, len(old)), min(new_start + 1, len(new))
-    while True:
-        left = int(np.prod(old[old_start:old_stop], dtype=np.int64))
-        right = int(np.prod(new[new_start:new_stop], dtype=np.int64))
-        if left == right:
-            break
-        if left < right and old_stop < len(old):
-            old_stop += 1
-        elif new_stop < len(new):
-            new_stop += 1
-        else:
-            old_stop += 1
-    if old_stop == len(old):  # what is left over has length 1
-        new_stop = len(new)
-    if new_stop == len(new):
-        old_stop = len(old)
-    return old_stop, new_stop
 
 
 def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
