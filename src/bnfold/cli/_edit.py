@@ -120,7 +120,13 @@ def edited(
                 source.path, edits, folder, stack, step, output=output, force=arguments.force
             )
         stack.enter_context(called(str(made.path), source.name))
-        yield Edited(replace(source, place=made.path), made)
+        given = dict(named_shape(text) for text in source.inputs)
+        more = [
+            f"{name}:{'x'.join(map(str, shape))}"
+            for name, shape in made.shapes.items()
+            if name not in given
+        ]
+        yield Edited(replace(source, place=made.path, inputs=(*source.inputs, *more)), made)
 
 
 def check_edit(edited: Edited) -> None:
@@ -157,7 +163,8 @@ def _why_not_run(runner: Runner) -> str:
     try:
         runner.own().run(choose_samples(runner.specs, 1, 0)[0])
     except Exception as error:  # whatever it raises
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return line.rpartition("Status Message: ")[2].rstrip(". ")
     return ""
 
 

@@ -241,14 +241,14 @@ def _closing(ending: Ending, width: int) -> list[str]:
 def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str:
     """A column for each model: what would go and stay, why, and its ops by type."""
     reasons = sorted({item.reason for look in looks for item in look.report.items if item.reason})
-    kinds = sorted({kind for look in looks for kind in look.counts})
+    kinds = sorted({kind for look in looks for kind in look.counts[0]})
     rows = [("", list(names))]
     rows.append(("would go", [str(look.report.removed) for look in looks]))
     rows.append(("would stay", [str(look.report.kept) for look in looks]))
     for reason in reasons:
         counts = [sum(i.reason is reason for i in look.report.items) for look in looks]
         rows.append((f"  {reason}", list(map(str, counts))))
-    rows += [(kind, [str(_of(look.counts, kind)) for look in looks]) for kind in kinds]
+    rows += [(kind, [str(_of(look.counts[0], kind)) for look in looks]) for kind in kinds]
     first = min(max(len(name) for name, _ in rows), max(12, width // 3))
     room = max(8, (width - first) // len(looks) - 2)
     column = [min(room, max(len(cells[place]) for _, cells in rows)) for place in range(len(looks))]

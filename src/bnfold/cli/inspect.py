@@ -61,6 +61,7 @@ def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look, Endin
             seen = edit.source.frontend.inspect(given, request_of(options, inputs))
         seen = replace(seen, report=edit.noted(seen.report))
     files = edit.files or seen.files or source.files
-    write_report(options, Ending(seen.report), read=files)
     held = sum(path.stat().st_size for path in files) if files else None
-    return source.name, seen, Ending(seen.report, seen.counts, read=held, facts=seen.facts)
+    ending = Ending(seen.report, *seen.counts, read=held, facts=seen.facts)
+    write_report(options, ending, read=files)
+    return source.name, seen, ending

@@ -52,10 +52,11 @@ def check(model: Any, request: Request) -> None:
 def inspect(model: Any, request: Request) -> Look:
     """Every new tensor is computed once, to see that it fits."""
     source = _read(model)
-    counts = _counted(source)
+    before, said, files = _counted(source), facts(source.proto), files_of(model, source)
     folding = prepare_for(request, source)
     folding.check()
-    return Look(folding.report.planned(), counts, files_of(model, source), facts(source.proto))
+    counts = before, _counted(folding.folded())
+    return Look(folding.report.planned(), counts, files, said)
 
 
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:

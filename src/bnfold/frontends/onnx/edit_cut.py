@@ -10,7 +10,7 @@ by their node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +22,7 @@ from bnfold.errors import BnfoldError, UnsupportedModelError, UsageError
 from bnfold.frontends.onnx.analysis import analyse
 from bnfold.frontends.onnx.nodes import Network, calls_of, needs_of, read_network
 from bnfold.frontends.onnx.read import OnnxModel
+from bnfold.frontends.onnx.shapes import Shape
 
 
 def cut(model: OnnxModel, inputs: Sequence[str], outputs: Sequence[str]) -> str:
@@ -45,6 +46,26 @@ def cut(model: OnnxModel, inputs: Sequence[str], outputs: Sequence[str]) -> str:
     named += [f"to {', '.join(outputs)}"] if outputs else []
     count = len(model.proto.graph.node)
     return f"cut {' '.join(named)}: {count} of {before} nodes stay"
+
+
+def shapes_of(model: OnnxModel, names: Sequence[str]) -> dict[str, Shape]:
+    """The shapes of tensors inside of a model that is run on usual inputs, where they are known."""
+    shapes = analyse(model, None).shapes
+    known = {name: shapes.of(name) for name in names}
+    return {name: shape for name, shape in known.items() if shape is not None}
+
+
+def open_shapes(model: OnnxModel, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Of these shapes of inputs, those that fit one which the model leaves open."""
+    made = {}
+    for info in model.proto.graph.input:
+        shape, dims = shapes.get(info.name), info.type.tensor_type.shape.dim
+        if shape is None or len(dims) != len(shape):
+            continue
+        fitted = tuple(dim.dim_value or length for dim, length in zip(dims, shape, strict=True))
+        if any(not dim.dim_value for dim in dims):
+            made[info.name] = fitted
+    return made
 
 
 def _needed(

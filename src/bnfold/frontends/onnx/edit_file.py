@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnx import ModelProto
+
 from bnfold.errors import UsageError
+from bnfold.frontends.onnx.edit_cut import open_shapes, shapes_of
 from bnfold.frontends.onnx.edit_model import Edits, edit
-from bnfold.frontends.onnx.fold import check_data_target
-from bnfold.frontends.onnx.read import OnnxModel, files_of, read_file
-from bnfold.frontends.onnx.write import staged
+from bnfold.frontends.onnx.fold import check_data_target, check_target
+from bnfold.frontends.onnx.read import OnnxModel, files_of, read_file, read_proto
+from bnfold.frontends.onnx.write import staged, to_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class EditedFile:
     """What was done, a line each."""
     read: Sequence[Path]
     """What it was made of: the message, and where its external data lies."""
+    shapes: Mapping[str, Sequence[int]]
+    """What fits the inputs that were tensors inside, where their sizes are open: no image."""
     before: Path | None = None
     """What was converted to another opset; None where nothing was."""
 
@@ -42,19 +47,40 @@ def edit_file(
     Raises UsageError, UnsupportedModelError and ModelUnreadableError.
     """
     model = read_file(path)
-    if output is not None:
+    if output is not None and model.external:
         check_data_target(model, output, force=force)
     read = files_of(path, model)
     first = replace(edits, opset=None)
+    inside = shapes_of(model, edits.inputs) if edits.inputs else {}
     done = edit(model, first)
+    shapes = open_shapes(model, inside)
     made = path
     if first:
         made = _written(model, folder / path.name, stack, step)
     if edits.opset is None:
-        return EditedFile(made, done, read)
+        return EditedFile(made, done, read, shapes)
     done += edit(model, Edits(opset=edits.opset))
     converted = _written(model, folder / path.name, stack, step)
-    return EditedFile(converted, done, read, made)
+    return EditedFile(converted, done, read, shapes, made)
+
+
+def edit_in_memory(model: ModelProto, edits: Edits) -> ModelProto:
+    """The edited model; the one that was given is left alone."""
+    source = read_proto(model)
+    edit(source, edits)
+    return to_proto(source)
+
+
+def edit_to(path: Path, output: Path, edits: Edits, *, force: bool) -> Path:
+    """Write the edited model, whole or not at all; see `edit_file` for what it raises."""
+    check_target(path, output, force=force)
+    model = read_file(path)
+    if model.external:
+        check_data_target(model, output, force=force)
+    edit(model, edits)
+    with staged(model, output, output.parent, lambda part: None) as made:
+        made.move_to(output, force=force)
+    return output
 
 
 def _written(

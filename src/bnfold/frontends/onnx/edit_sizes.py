@@ -80,6 +80,11 @@ def _set(
             f"{model.name}: input {name!r} cannot have the shape {_text(shape)}",
             f"the model declares {_said(kind)}",
         )
+    if any(size < 1 for size in shape):
+        raise UsageError(
+            f"{model.name}: input {name!r} cannot have the shape {_text(shape)}",
+            "give sizes of 1 or more",
+        )
     is_changed = False
     for size in shape[len(declared) :]:
         declared.add().dim_value = size
