@@ -37,7 +37,7 @@ class Ending:
     before: Mapping[str, int] = field(default_factory=dict)
     """Ops by type."""
     after: Mapping[str, int] = field(default_factory=dict)
-    """The same of the folded model; none where nothing was folded."""
+    """The same of the folded model, or of what a fold would leave."""
     read: int | None = None
     """Bytes of the files that were read; None if there is none."""
     files: tuple[tuple[Path, int], ...] = ()
@@ -195,15 +195,12 @@ def _ops(ending: Ending, width: int) -> list[str]:
         rows.append((f"{len(rest)} other types", count, count))
     rows.append(("all", sum(ending.before.values()), sum(after.values())))
     cells = [("op", "before", "after", ""), *map(_row, rows)]
-    if not ending.after:  # nothing was folded
-        cells = [("op", "", "count", ""), *((name, "", str(count), "") for name, count, _ in rows)]
     if ending.read is not None:
         written = size(ending.written) if ending.files else ""
-        sizes = (size(ending.read), written) if ending.after else ("", size(ending.read))
-        cells.append(("file", *sizes, ""))
+        cells.append(("file", size(ending.read), written, ""))
     names, *numbers = ([len(row[column]) for row in cells] for column in range(4))
     first, second, third = (max(lengths) for lengths in numbers)
-    first, second = max(first, _COLUMN) if ending.after else 0, max(second, _COLUMN)
+    first, second = max(first, _COLUMN), max(second, _COLUMN)
     room = min(max(names), max(width - first - second - third - 6, 8))
     return [
         f"{shortened(name, room).ljust(room)}  {a:>{first}}  {b:>{second}}  {change}".rstrip()
