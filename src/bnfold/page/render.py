@@ -195,7 +195,7 @@ def _toolbar(network: Network) -> str:
         '<button type="button" data-do="after" aria-pressed="false">After</button>',
     ]
     if any(node.state == "kept" or node.blocker for node in network.before):
-        buttons.append('<button type="button" data-do="kept">' + kept + "</button>")
+        buttons.append('<button type="button" data-do="kept">Next that stays or blocks</button>')
     buttons += [
         '<button type="button" data-do="in" class="apart" aria-label="Zoom in">+</button>',
         '<button type="button" data-do="out" aria-label="Zoom out">\N{MINUS SIGN}</button>',
