@@ -15,6 +15,7 @@ import pytest
 from bnfold import FoldReport, FoldResult, Item, Kept, Reason, Removed
 from bnfold.cli._summary import Ending, summary
 from bnfold.outcomes import Merged
+from bnfold.verify.result import VerifyResult
 from tests.page.support import made_up
 
 REPORT = FoldReport(
@@ -252,14 +253,33 @@ def test_html_shows_every_item() -> None:
         assert f"<td>{item.name}</td>" in fragment
 
 
-def test_a_table_without_rich_is_the_one_that_rich_makes(monkeypatch):
-    from bnfold import _render
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 10_000])
+def test_names_are_shortened_and_never_broken(width: int) -> None:
+    stem = "features.denseblock4.denselayer16"
+    removed = Removed((f"{stem}.conv1", f"{stem}.conv2"))
+    report = FoldReport(
+        (
+            Item(f"{stem}.norm1", "BatchNormAct2d", 64, 1, removed),
+            Item(f"{stem}.norm2", "BatchNormAct2d", 128, 1, Kept(Reason.PADDING, f"{stem}.conv3")),
+        ),
+        notes=("A note that is long. " * 8,),
+    )
+    lines = report.table(width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    told = " ".join(" ".join(lines).split())
+    assert "folded into" in told and "kept: its shift would have to cross" in told
+    for word in told.split():  # whole, or with its beginning and its end
+        if "." in word.strip(".") and not word.startswith(stem):
+            assert re.fullmatch(r"f[\w.]*\.\.\.[\w.]*(norm\d|conv\d),?|\w*long\.", word), word
+    assert ("BatchNormAct2d" in lines[2]) == (width >= 80)
+    colored = report.table(width=width, color=True)
+    assert re.sub(r"\x1b\[\d+m", "", colored).splitlines() == lines
 
-    plain = REPORT.table(width=200)
-    assert _render._without_rich(REPORT, 200) == plain
-    assert _render._without_rich(REPORT, 20) is None
-    monkeypatch.setattr(_render, "_without_rich", lambda report, width: None)
-    assert REPORT.table(width=200) == plain
+
+def test_a_prompt_echoes_a_report_in_a_line() -> None:
+    assert repr(REPORT) == f"<FoldReport: {REPORT.summary}>"
+    assert "would be removed" in repr(REPORT.planned())
+    assert repr(VerifyResult(True)) == f"<VerifyResult: {VerifyResult(True).summary}>"
 
 
 def test_names_that_are_no_text() -> None:

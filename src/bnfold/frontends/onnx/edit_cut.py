@@ -166,12 +166,19 @@ def _check_known(model: OnnxModel, network: Network, name: str, others: Collecti
             f"{model.name}: {name!r} is a node, and a tensor is wanted",
             f"name what it makes: {', '.join(filter(None, made[0]))}",
         )
-    known = [*network.makers, *network.inputs]
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or list(network.outputs)[:3]
     raise UsageError(
-        f"{model.name} has no tensor {name!r} in its main graph",
-        f"name one like {', '.join(shortened(other, 60) for other in near)}",
+        f"{model.name} has no tensor {name!r} in its main graph", _names_like(name, network)
     )
+
+
+def _names_like(name: str, network: Network) -> str:
+    """What to do about a name that there is not; without a similar one, the last are shown."""
+    known = [*network.makers, *network.inputs]
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    near += [other for other in reversed(known) if name.lower() in other.lower()]
+    shown = list(dict.fromkeys(near))[:3] or [node.outputs[0] for node in network.nodes[-4:-1]]
+    names = ", ".join(shortened(other, 60) for other in shown)
+    return f"name one like {names}" if near else f"name one of its tensors; the last are {names}"
 
 
 def _check_starts(
