@@ -162,7 +162,7 @@ def test_inside_of_a_network_no_image_is_assumed(tmp_path) -> None:
 
 def test_an_input_that_was_fixed_beside_the_model_where_it_was_open(capsys) -> None:
     assert main(["fold", "a.onnx", "--fix-input", SHAPE]) == 0
-    assert main(["verify", "a.onnx", "a.folded.onnx", "--input", SHAPE]) == 0
+    assert main(["verify", "a.onnx", "a.folded.onnx"]) == 0
     assert "takes x as 1x3x8x8 alone: no other size was tried" in capsys.readouterr().out
 
 

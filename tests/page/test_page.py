@@ -274,6 +274,7 @@ def test_an_inspection_says_what_would_be() -> None:
     assert "would go" in legend and "would stay" in legend and "would get one bound" in legend
     words = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", text, flags=re.S)
     assert not re.search(r"\bremoved\b(?<!would be removed)|\bkept\b|\btook a\b", words)
+    assert "what would happen" in words and "what happened" not in words
     assert "9 \N{RIGHTWARDS ARROW} 7" in words
     assert '<div class="canvas" data-planned' in text
     assert "data-planned tabindex" not in made_up(60).to_html()

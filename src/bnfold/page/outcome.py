@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnfold._next_steps import next_step
@@ -57,7 +58,9 @@ def items_section(report: Outcomes) -> str:
         return section("items", _became(report), body + paragraphs(report.notes))
     drawn = {node.item for node in report.network.before} if report.network else set()
     rows = (_item(number, item, item.name in drawn) for number, item in enumerate(report.items))
-    listed = table(_ITEMS, rows, caption="In the order of the network.", sortable=True)
+    happened = "what would happen" if report.is_planned else _ITEMS[-1].heading
+    columns = (*_ITEMS[:-1], replace(_ITEMS[-1], heading=happened))
+    listed = table(columns, rows, caption="In the order of the network.", sortable=True)
     clips = f"{report.clips_summary}." if report.clips else ""
     body = (
         f"{_filters(report)}"
