@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str], *said: str, co
         (["--fix-input", "y:1x3x8x8"], ["a.onnx has no input 'y'", "inputs are: x"]),
         (["--fix-input", "x:1x3xhx8"], ["--fix-input x:1x3xhx8 is no shape", "image:1x3x224x224"]),
         (["--fix-input", "1x4x8x8"], ["a.onnx: edited so, it does not run", "--no-verify"]),
-        (["--to", "nothing"], ["a.onnx has no tensor 'nothing'", "Next: name one like"]),
+        (["--to", "nothing"], ["a.onnx has no tensor 'nothing'", "Next: name one of its tensors"]),
         (["--from", "conv_w"], ["a.onnx: 'conv_w' is a constant"]),
         (["--opset", "99"], ["a.onnx: onnx ", "99 was asked for. Next: choose"]),
     ],
