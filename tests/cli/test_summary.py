@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bnfold import FoldReport, Item, Kept, Reason, Removed
-from bnfold.cli._summary import Ending, summary
+from bnfold.cli._summary import Ending, side_by_side, summary
+from bnfold.frontend import Look
 from bnfold.verify.result import VerifyResult
 
 
@@ -128,3 +129,21 @@ def test_one_model_is_inspected_with_its_counts(tmp_path: Path, capsys) -> None:
     assert "\n".join(lines) in out
     assert re.search(r"^Relu +2 +2$", out, re.MULTILINE)
     assert re.search(rf"^file +{size} B$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("width", "names", "shown"),
+    [
+        (100, ["resnet18.onnx", "resnet50.onnx"], ["resnet18.onnx", "resnet50.onnx"]),
+        (40, ["resnet18.onnx", "resnet50.onnx"], ["resnet18", "resnet50"]),
+        (60, ["models/resnet18.onnx", "models/resnet50.onnx"], ["resnet18.onnx", "resnet50.onnx"]),
+        (60, ["first/model.onnx", "second/model.onnx"], ["first/model.onnx", "second/model.onnx"]),
+        (45, ["model.onnx", "model.pt2"], ["model.onnx", "model.pt2"]),
+        (36, ["model.onnx", "model.onnx"], ["model", "model"]),
+    ],
+)
+def test_models_side_by_side_are_told_apart(width, names, shown) -> None:
+    looks = [Look(LONG.planned(), ({"BatchNormalization": 3}, {}), ())] * len(names)
+    heading, *rows = side_by_side(names, looks, width).splitlines()
+    assert heading.split() == shown
+    assert max(map(len, rows)) <= width

@@ -235,11 +235,23 @@ def _closing(ending: Ending, width: int) -> list[str]:
 # -------------------------------------------------------------------- several models
 
 
+def _headings(names: Sequence[str], room: int) -> list[str]:
+    """The names; where one has no room, without the folders and the suffix that tell none apart."""
+    ways = [list(names), [Path(name).name for name in names], [Path(name).stem for name in names]]
+    shown = ways[0]
+    for way in ways:
+        if len(set(way)) == len(set(names)):
+            shown = way
+        if max(map(len, shown)) <= room:
+            break
+    return shown
+
+
 def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str:
     """A column for each model: what would go and stay, why, and its ops by type."""
     reasons = sorted({item.reason for look in looks for item in look.report.items if item.reason})
     kinds = sorted({kind for look in looks for kind in look.counts[0]})
-    rows = [("", list(names))]
+    rows = [("", ["" for _ in names])]
     rows.append(("would go", [str(look.report.removed) for look in looks]))
     rows.append(("would stay", [str(look.report.kept) for look in looks]))
     for reason in reasons:
@@ -248,6 +260,7 @@ def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str
     rows += [(kind, [str(_of(look.counts[0], kind)) for look in looks]) for kind in kinds]
     first = min(max(len(name) for name, _ in rows), max(12, width // 3))
     room = max(8, (width - first) // len(looks) - 2)
+    rows[0] = ("", _headings(names, room))
     column = [min(room, max(len(cells[place]) for _, cells in rows)) for place in range(len(looks))]
     return "\n".join(
         "  ".join(
