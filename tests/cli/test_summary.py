@@ -139,7 +139,6 @@ def test_one_model_is_inspected_with_its_counts(tmp_path: Path, capsys) -> None:
         (60, ["models/resnet18.onnx", "models/resnet50.onnx"], ["resnet18.onnx", "resnet50.onnx"]),
         (60, ["first/model.onnx", "second/model.onnx"], ["first/model.onnx", "second/model.onnx"]),
         (45, ["model.onnx", "model.pt2"], ["model.onnx", "model.pt2"]),
-        (36, ["model.onnx", "model.onnx"], ["model", "model"]),
     ],
 )
 def test_models_side_by_side_are_told_apart(width, names, shown) -> None:
