@@ -12,6 +12,7 @@ import bnfold
 from bnfold import _threads
 from bnfold.cli import COMMANDS, main
 from bnfold.cli._many import _begin
+from bnfold.cli._torch_source import InputSpec
 from tests.frontends.onnx.test_edit import network
 
 USAGE = 2
@@ -101,3 +102,9 @@ def test_a_process_among_others_has_its_share_of_the_processors(monkeypatch) -> 
     _begin(None, 3)
     assert _threads.processors() == _threads.limited() == 3
     assert os.environ.pop("OMP_NUM_THREADS") == os.environ.pop("MKL_NUM_THREADS") == "3"
+
+
+@pytest.mark.parametrize("text", ["1x3x8x8", "1,3,8,8"])
+def test_sizes_of_a_module(text) -> None:
+    assert InputSpec.parse(text) == InputSpec.parse(f"{text}:float32")
+    assert InputSpec.parse(text).shape == (1, 3, 8, 8)

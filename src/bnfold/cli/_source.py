@@ -17,7 +17,7 @@ from typing import Any
 from bnfold._kinds import caffe_files, folded_beside
 from bnfold._storage import refuse_for_torch
 from bnfold.cli._stream import NAME, STREAM
-from bnfold.cli._torch_source import check_options, is_factory, open_source
+from bnfold.cli._torch_source import SIZES, check_options, is_factory, open_source, sizes_of
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind, kind_of_file, refusal
 from bnfold.frontend import Frontend, Request, frontend_of
@@ -174,17 +174,13 @@ def check_source(source: Source, *, phase: str | None = None, storage: str = "st
 
 
 def named_shape(text: str, option: str = "--input") -> tuple[str, tuple[int, ...]]:
-    """`name:1x3x224x224`, or a shape alone; names may hold colons themselves.
-
-    1,3,224,224 is the same: so it is written for onnxsim and onnxslim.
-    """
-    size = "[1-9][0-9]*"
-    match = re.fullmatch(rf"(?:(.+):)?({size}(?:x{size})*|{size}(?:,{size})*)", text, re.ASCII)
+    """`name:1x3x224x224`, or a shape alone; names may hold colons themselves."""
+    match = re.fullmatch(rf"(?:(.+):)?({SIZES})", text, re.ASCII)
     if match is None:
         raise UsageError(
             f"{option} {text} is no shape of an input", "write it like image:1x3x224x224"
         )
-    return match[1] or "", tuple(int(length) for length in re.split("[x,]", match[2]))
+    return match[1] or "", sizes_of(match[2])
 
 
 def _only_input(path: Path, shape: Sequence[int]) -> str:
