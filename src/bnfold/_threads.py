@@ -14,8 +14,30 @@ from typing import Generic, TypeVar
 Task = TypeVar("Task")
 
 
+_most = 0
+"""Threads that this process may have at work; 0 for as many as there are processors."""
+
+
+def limit(threads: int) -> None:
+    """Leave the other processors to others, as where several processes fold at once.
+
+    Before PyTorch is imported, which asks the environment.
+    """
+    global _most
+    _most = threads
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+
+
+def limited() -> int:
+    """What `limit` said; 0 if nothing."""
+    return _most
+
+
 def processors() -> int:
     """How many this process may use."""
+    if _most:
+        return _most
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -61,7 +61,8 @@ class Look:
 
     report: FoldReport
     """What a fold would do, in words that say so."""
-    counts: Counts
+    counts: tuple[Counts, Counts]
+    """Its ops, and those that a fold would leave."""
     files: Sequence[Path]
     """What it was read from; none where it was in memory."""
     facts: Sequence[str] = ()

@@ -1,4 +1,6 @@
-"""bnfold where ONNX models are optimised: a pass for the pipelines of onnx_ir.
+"""bnfold where ONNX models are optimised: a pass for the pipelines of onnx_ir, and edits.
+
+    small = bnfold.onnx.edit(model, shapes={"image": (1, 3, 224, 224)}, outputs=["features"])
 
     fold = bnfold.onnx.FoldPass()
     onnx_ir.passes.Sequential(fold, RemoveUnusedNodesPass(), ...)(model)
@@ -9,23 +11,96 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
 
 from bnfold._storage import Weights
 from bnfold.core.modes import ClipMode
-from bnfold.errors import MissingExtraError
+from bnfold.errors import MissingExtraError, UsageError
 from bnfold.formats import ModelKind
 from bnfold.frontend import Request, check
 from bnfold.report import FoldReport
 
 try:
+    import onnx
     import onnx_ir
     from onnx_ir.passes import InPlacePass, PassResult
 except ImportError as error:
     raise MissingExtraError("onnx", "onnx") from error
 
-__all__ = ["FoldPass", "FoldPassResult"]
+__all__ = ["FoldPass", "FoldPassResult", "edit"]
+
+Pathlike = str | os.PathLike[str]
+
+
+@overload
+def edit(
+    model: Pathlike,
+    *,
+    output: Pathlike,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    opset: int | None = None,
+    force: bool = False,
+) -> Path: ...
+@overload
+def edit(
+    model: onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    opset: int | None = None,
+) -> onnx.ModelProto: ...
+def edit(
+    model: Any,
+    *,
+    output: Pathlike | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    opset: int | None = None,
+    force: bool = False,
+) -> Any:
+    """Edit a model before it is folded, as the options of the command do.
+
+    Args:
+        model: A path, or an `onnx.ModelProto`, which is left as it was.
+        output: For a path, where the edited file goes.
+        shapes: The sizes that inputs have from now on, by name.
+        inputs: Tensors that become inputs: what makes them goes, where nothing else needs it. Other
+            inputs stay as long as an output depends on them.
+        outputs: Tensors that become the outputs; the others go, and what only they need.
+        opset: The version of ONNX's operators to convert to, by onnx's own converter. Compare the
+            result with `bnfold.verify`.
+        force: For a path, overwrite the output if it exists.
+
+    Returns:
+        The edited model; for a path, the path of the output.
+
+    Raises:
+        UsageError: The model has no such tensor or input, a size cannot be, or the output exists.
+        UnsupportedModelError: The model cannot be converted to that opset, or not be cut.
+        ModelUnreadableError: The file is missing or damaged.
+    """
+    from bnfold.frontends.onnx.edit_file import edit_in_memory, edit_to
+    from bnfold.frontends.onnx.edit_model import Edits
+
+    edits = Edits(inputs=inputs, outputs=outputs, shapes=shapes or {}, opset=opset)
+    if isinstance(model, onnx.ModelProto):
+        return edit_in_memory(model, edits)
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"a path or an onnx.ModelProto is edited, and {type(model).__name__} was given",
+            "pass onnx_ir.to_proto(model), or the path of the file",
+        )
+    if output is None:
+        raise UsageError("a file is edited into another one", "say where with output=")
+    return edit_to(Path(model), Path(output), edits, force=force)
 
 
 @dataclass

@@ -82,7 +82,8 @@ class Item:
             return f"{would}folded into {shown}{more}"
         nameless = self.name if self.reason is Reason.HOOK else "a layer beside it"
         blocker = self.outcome.blocker or nameless
-        sentence = f"kept: {self.outcome.reason.sentence.format(blocker=blocker)}"
+        stays = "would stay" if self.is_planned else "kept"
+        sentence = f"{stays}: {self.outcome.reason.sentence.format(blocker=blocker)}"
         return f"{sentence} ({self.outcome.detail})" if self.outcome.detail else sentence
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bnfold._text import columns
+from bnfold._text import columns, printable
 from bnfold.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from bnfold.bench.result import BenchResult
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FoldReport(Outcomes):
     """What a fold did, or would do."""
 
@@ -49,6 +49,12 @@ class FoldReport(Outcomes):
         from bnfold.page.render import render
 
         return render(self, Facts(title, bench, hashes or {}, ops, sizes))
+
+    def __repr__(self) -> str:
+        """In a line, as a prompt echoes it: all that is in it may be pages long."""
+        return printable(
+            f"<FoldReport: {'; '.join(filter(None, (self.summary, self.merged_summary)))}>"
+        )
 
     def __str__(self) -> str:
         return self.table(width=columns())

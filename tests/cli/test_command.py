@@ -179,7 +179,7 @@ def test_a_program_with_a_damaged_weight(capsys, folder, foldable):
         (["net.pt2", "-o", "net.pt2"], "is the model itself"),
         (["net.pt2", "--input", "1x3x8x8"], "--input and --eval are for"),
         (["cli_factories:net", "--input", "1x3x8x8"], "say where with -o"),
-        (["cli_factories:net", "--input", "1,3,8,8", "-o", "o.pt2"], "no shape"),
+        (["cli_factories:net", "--input", "1,3x8,8", "-o", "o.pt2"], "no shape"),
         (["cli_factories:net", "--input", "1x3:float31", "-o", "o.pt2"], "no dtype float31"),
         (["cli_factories:net", "-o", "o.pt2"], "needs example inputs"),
         (["cli_factories:net", "--input", "1x5x8x8", "-o", "o.pt2"], "on the example inputs"),

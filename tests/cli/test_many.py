@@ -102,7 +102,7 @@ def test_a_failure_does_not_stop_the_others(folder, capsys, jobs):
 def test_quiet_prints_failures_only(folder, capsys):
     assert main(["fold", "a.onnx", "b.onnx", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert main(["fold", "a.onnx", "absent.onnx", "-q", "--force"]) == 3
+    assert main(["fold", "a.onnx", "b.onnx", "absent.onnx", "-q", "--force"]) == 3
     out, _ = capsys.readouterr()
     assert out.startswith("absent.onnx  failed: ") and out.count("\n") == 1
     assert main(["fold", "b.onnx", "-q", "--force"]) == 0

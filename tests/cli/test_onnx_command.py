@@ -94,7 +94,7 @@ def refuse(_: threading.Thread) -> None:
         (["net.onnx", "-o", "net.onnx"], 2, "is the model itself"),
         (["net.onnx", "-o", "net.onnx", "--force"], 2, "is the model itself"),
         (["net.onnx", "-o", "padded.onnx"], 2, "exists and is not overwritten"),
-        (["net.onnx", "--input", "1,3,8,8"], 2, "no shape of an input"),
+        (["net.onnx", "--input", "1,3x8,8"], 2, "no shape of an input"),
         (["net.onnx", "--input", "y:1x3x8x8"], 2, "no input 'y'"),
         (["net.onnx", "--input", "x:1x4x8x8"], 2, "cannot have the shape"),
         (["absent.onnx"], 3, "no such file"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bnfold import FoldReport, Item, Kept, Reason, Removed
-from bnfold.cli._summary import Ending, summary
+from bnfold.cli._summary import Ending, side_by_side, summary
+from bnfold.frontend import Look
 from bnfold.verify.result import VerifyResult
 
 
@@ -73,17 +74,16 @@ def test_nothing_is_left_out_that_is_not_shared(name: str, blocker: str, shown: 
 
 
 def test_an_inspection_counts_ops_and_bytes() -> None:
-    counts = {"Conv": 2, "BatchNormalization": 1, "Relu": 3}
-    text = summary(Ending(LONG.planned(), counts, read=1_500_000), width=60)
-    found = re.findall(r"^(\w+) +(\d\S*(?: MB)?)$", text, re.MULTILINE)
-    assert found == [
-        ("BatchNormalization", "1"),
-        ("Conv", "2"),
-        ("Relu", "3"),
-        ("all", "6"),
-        ("file", "1.5 MB"),
+    counts = {"Conv": 2, "BatchNormalization": 1, "Relu": 3}, {"Conv": 2, "Relu": 3}
+    text = summary(Ending(LONG.planned(), *counts, read=1_500_000), width=60)
+    found = [line.split() for line in text.splitlines() if re.match(r"\w+ +\d", line)]
+    assert [row for row in found if row[1] != "would"] == [
+        ["BatchNormalization", "1", "0", "-1"],
+        ["Conv", "2", "2"],
+        ["Relu", "3", "3"],
+        ["all", "6", "5", "-1"],
+        ["file", "1.5", "MB"],
     ]
-    assert "before" not in text and "after" not in text
 
 
 def test_what_a_model_takes_is_a_few_lines() -> None:
@@ -127,5 +127,22 @@ def test_one_model_is_inspected_with_its_counts(tmp_path: Path, capsys) -> None:
     size = (tmp_path / "m.onnx").stat().st_size
     lines = ["opset 17; IR version 8", "input x: float32 1x3x5x5", "output y: float32 1x3x5x5"]
     assert "\n".join(lines) in out
-    assert re.search(r"^Relu +2$", out, re.MULTILINE)
+    assert re.search(r"^Relu +2 +2$", out, re.MULTILINE)
     assert re.search(rf"^file +{size} B$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("width", "names", "shown"),
+    [
+        (100, ["resnet18.onnx", "resnet50.onnx"], ["resnet18.onnx", "resnet50.onnx"]),
+        (40, ["resnet18.onnx", "resnet50.onnx"], ["resnet18", "resnet50"]),
+        (60, ["models/resnet18.onnx", "models/resnet50.onnx"], ["resnet18.onnx", "resnet50.onnx"]),
+        (60, ["first/model.onnx", "second/model.onnx"], ["first/model.onnx", "second/model.onnx"]),
+        (45, ["model.onnx", "model.pt2"], ["model.onnx", "model.pt2"]),
+    ],
+)
+def test_models_side_by_side_are_told_apart(width, names, shown) -> None:
+    looks = [Look(LONG.planned(), ({"BatchNormalization": 3}, {}), ())] * len(names)
+    heading, *rows = side_by_side(names, looks, width).splitlines()
+    assert heading.split() == shown
+    assert max(map(len, rows)) <= width

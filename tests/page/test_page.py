@@ -260,3 +260,21 @@ def test_reasons_say_what_to_do() -> None:
     unusual = Item("bn", "BatchNorm2d", 8, 1, Kept(Reason.ZERO_GAMMA, "conv"))
     text = FoldReport((unusual,)).to_html().replace("<wbr>", "")
     assert "see docs/reasons.md#zero-gamma" in text
+
+
+def test_an_inspection_says_what_would_be() -> None:
+    """Chips, filters, boxes and legend; and the ops of the file, not of the drawing."""
+    report = made_up(60).planned()
+    text = report.to_html(ops=({"Conv": 7, "BatchNormalization": 2}, {"Conv": 7}))
+    assert '<span class="chip removed">would go</span>' in text
+    assert '<span class="chip kept">would stay</span>' in text
+    assert re.findall(r'<option value="(would [a-z]+)">', text) == ["would go", "would stay"]
+    assert set(re.findall(r'<text class="w">([a-z ]+)</text>', text)) >= {"would go", "would stay"}
+    legend = text[text.index('class="legend"') : text.index('<div class="canvas"')]
+    assert "would go" in legend and "would stay" in legend and "would get one bound" in legend
+    words = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", text, flags=re.S)
+    assert not re.search(r"\bremoved\b(?<!would be removed)|\bkept\b|\btook a\b", words)
+    assert "what would happen" in words and "what happened" not in words
+    assert "9 \N{RIGHTWARDS ARROW} 7" in words
+    assert '<div class="canvas" data-planned' in text
+    assert "data-planned tabindex" not in made_up(60).to_html()

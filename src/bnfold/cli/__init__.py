@@ -10,6 +10,7 @@ Nothing here imports a framework or NumPy, and a subcommand's module is imported
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; nothing is raised."""
     try:
         words = sys.argv[1:] if argv is None else argv
-        arguments = _parser(words).parse_args(words)
+        arguments = _parsed(words)
     except SystemExit as stop:  # argparse leaves this way after --help and after a usage error
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:  # a subcommand was being imported
@@ -68,6 +69,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FoldFailedError.exit_code
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """What the words say; argparse leaves with what is wrong with them."""
+    parser = _parser(words)
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    first = words[0]
+    if first not in COMMANDS and not first.startswith("-") and os.path.lexists(first):
+        parser.error(f"say what to do with it: bnfold fold {first}, or inspect, bench, verify")
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        own = [
+            _OTHERS[word] for word in (part.partition("=")[0] for part in rest) if word in _OTHERS
+        ]
+        hint = f" (here it is {', '.join(own)}; see bnfold {first} --help)" if own else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+    return arguments
+
+
+_OTHERS = {
+    "--overwrite-input-shape": "--fix-input",
+    "--input-shape": "--fix-input",
+    "--input-shapes": "--fix-input",
+    "--test-input-shape": "--input",
+    "--inputs": "--from",
+    "--outputs": "--to",
+    "--unused-output": "--to, for each that stays",
+    "--target-opset": "--opset",
+    "--save-as-external-data": "--external-data",
+    "--inspect": "bnfold inspect",
+    "--model-check": "what is done unless --no-verify is given",
+}
+"""What onnxsim and onnxslim call things."""
+
+
 def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     from bnfold.cli._completion import print_completion
 
@@ -81,7 +117,6 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prog="bnfold",
         description="Remove BatchNorm from trained networks, exactly, for inference.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"bnfold {__version__}")
     parser.add_argument(

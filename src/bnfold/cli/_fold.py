@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bnfold._output_files import is_same_file
+from bnfold.cli._edit import Edited, check_edit, edited
 from bnfold.cli._output import check_output, progress
 from bnfold.cli._report import check_report, write_report
 from bnfold.cli._source import Source, asked_source, request_of
@@ -45,19 +47,32 @@ def fold_one(arguments: argparse.Namespace) -> Done:
             raise UsageError(f"{output} is the model itself", "name another output with -o")
         check_output(output, suffix=source.kind.suffix, force=arguments.force)
     check_report(arguments)
+    with edited(source, arguments, output) as edit:
+        if arguments.verify:
+            check_edit(edit)
+        ending, is_refused, verified = _fold(edit, arguments, output)
+    ending = replace(ending, seconds=time.monotonic() - start)
+    output = output if ending.files else None
+    return Done(ending, _document(ending, output, verified), is_refused)
+
+
+def _fold(
+    edit: Edited, arguments: argparse.Namespace, output: Path | None
+) -> tuple[Ending, bool, VerifyResult | str]:
+    """Fold, verify and write what was edited; whether it was refused, and what was found."""
+    source = edit.source
     folded, verified = _folded(source, arguments, output)
     try:
-        report = folded.report
+        report = edit.noted(folded.report)
         in_doubt = is_doubtful(source.name, verified)
         is_refused = arguments.strict and (report.kept > 0 or in_doubt)
         before, after = folded.counts
-        read = folded.files or source.files
+        read = edit.files or folded.files or source.files
         held = sum(path.stat().st_size for path in read) if read else None
+        written: Sequence[Path] = ()
         if output is not None and not is_refused:
             folded.deliver()
-        else:
-            output = None
-        written = [] if output is None else list(folded.written)
+            written = folded.written
         ending = Ending(
             report,
             before,
@@ -69,8 +84,7 @@ def fold_one(arguments: argparse.Namespace) -> Done:
         write_report(arguments, ending, read=read, verified=verified)
     finally:
         folded.close()
-    ending = replace(ending, seconds=time.monotonic() - start)
-    return Done(ending, _document(ending, output, verified), is_refused)
+    return ending, is_refused, verified
 
 
 def _folded(

@@ -20,6 +20,7 @@ from typing import Any
 
 from bnfold._kinds import renamed
 from bnfold._text import printable, shortened, size
+from bnfold._threads import limit, processors
 from bnfold.cli._fold import fold_one
 from bnfold.cli._output import answer, answer_json, columns, progress
 from bnfold.cli._signals import signals_raise
@@ -84,8 +85,9 @@ def _fold(tasks: Sequence[argparse.Namespace], jobs: int) -> Iterator[Line]:
         return
     spawn = multiprocessing.get_context("spawn")  # runtimes keep threads, which a fork would lose
     is_over = spawn.RawValue("b", 0)  # without a lock, which nobody can leave locked
+    share = max(1, processors() // jobs)  # more threads than processors wait for each other
     with ProcessPoolExecutor(
-        min(jobs, len(tasks)), mp_context=spawn, initializer=_begin, initargs=(is_over,)
+        min(jobs, len(tasks)), mp_context=spawn, initializer=_begin, initargs=(is_over, share)
     ) as pool:
         with _unheard() as is_heard:
             futures = [pool.submit(_work, arguments, is_heard) for arguments in tasks]
@@ -116,9 +118,10 @@ _is_over: Any = None
 """In a process that works for another: whether that one has ended."""
 
 
-def _begin(is_over: Any) -> None:
+def _begin(is_over: Any, threads: int) -> None:
     global _is_over
     _is_over = is_over
+    limit(threads)
 
 
 @contextmanager

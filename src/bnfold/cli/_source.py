@@ -17,7 +17,7 @@ from typing import Any
 from bnfold._kinds import caffe_files, folded_beside
 from bnfold._storage import refuse_for_torch
 from bnfold.cli._stream import NAME, STREAM
-from bnfold.cli._torch_source import check_options, is_factory, open_source
+from bnfold.cli._torch_source import SIZES, check_options, is_factory, open_source, sizes_of
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind, kind_of_file, refusal
 from bnfold.frontend import Frontend, Request, frontend_of
@@ -87,7 +87,7 @@ class Source:
 
     def _shapes(self) -> dict[str, tuple[int, ...]] | None:
         """Every --input under the name of its input."""
-        shapes = dict(_named_shape(text) for text in self.inputs)
+        shapes = dict(named_shape(text) for text in self.inputs)
         if "" in shapes:
             name = _only_input(self.path, shapes[""])
             shapes = {key or name: shape for key, shape in shapes.items()}
@@ -166,21 +166,21 @@ def check_source(source: Source, *, phase: str | None = None, storage: str = "st
         if source.eval_mode:
             raise UsageError("--eval is for package.module:factory", "leave it out")
         for text in source.inputs:
-            _named_shape(text)
+            named_shape(text)
         return
     if storage != "stored":
         raise refuse_for_torch(f"--weights {storage}")
     check_options(name, source.inputs, eval_mode=source.eval_mode)
 
 
-def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+def named_shape(text: str, option: str = "--input") -> tuple[str, tuple[int, ...]]:
     """`name:1x3x224x224`, or a shape alone; names may hold colons themselves."""
-    match = re.fullmatch(r"(?:(.+):)?([1-9][0-9]*(?:x[1-9][0-9]*)*)", text, re.ASCII)
+    match = re.fullmatch(rf"(?:(.+):)?({SIZES})", text, re.ASCII)
     if match is None:
         raise UsageError(
-            f"--input {text} is no shape of an input", "write it like image:1x3x224x224"
+            f"{option} {text} is no shape of an input", "write it like image:1x3x224x224"
         )
-    return match[1] or "", tuple(int(size) for size in match[2].split("x"))
+    return match[1] or "", sizes_of(match[2])
 
 
 def _only_input(path: Path, shape: Sequence[int]) -> str:

@@ -78,6 +78,13 @@ def _kind(word: str) -> ModelKind | None:
         return None
 
 
+def _is_meant_as_output(first: Model, second: Model) -> bool:
+    """Whether the second is named as other tools have it: model.onnx out.onnx."""
+    suffixes = {Path(model.source).suffix.lower() for model in (first, second)}
+    is_there = [os.path.lexists(model.source) for model in (first, second)]
+    return suffixes <= set(_SUFFIXES) and len(suffixes) == 1 and is_there == [True, False]
+
+
 def _in_folder(folder: Path) -> Iterator[Model]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in _SUFFIXES or path.stem.endswith(".folded"):
@@ -94,6 +101,11 @@ def check_many(named: Sequence[Model], *, output: Path | None, folder: Path | No
     if output is not None:
         raise UsageError(
             f"-o names one file, and there are {len(named)} models", "use --output-dir"
+        )
+    if len(named) == 2 and folder is None and _is_meant_as_output(*named):
+        raise UsageError(
+            f"{named[1].source}: no such file",
+            f"write -o {named[1].source}, if that is where to write",
         )
     if any(model.source == STREAM for model in named):
         raise UsageError("stdin holds one model", "leave the others out")

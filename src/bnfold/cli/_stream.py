@@ -30,7 +30,7 @@ def spooled(words: Sequence[str]) -> Iterator[Path | None]:
         raise UsageError("stdin is closed, and holds no model", "name a file, or use a pipe")
     if sys.stdin.isatty():
         raise UsageError("stdin is a terminal, which holds no model", "name a file, or use a pipe")
-    with tempfile.TemporaryDirectory() as folder, _called(f"{folder}{os.sep}{NAME}"):
+    with tempfile.TemporaryDirectory() as folder, called(f"{folder}{os.sep}{NAME}", NAME):
         place = Path(folder) / NAME
         with place.open("xb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
@@ -38,10 +38,10 @@ def spooled(words: Sequence[str]) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _called(path: str) -> Iterator[None]:
+def called(path: str, name: str) -> Iterator[None]:
     """Errors speak of what the user knows, not of a file that is gone when they are read."""
     try:
         yield
     except BnfoldError as error:
-        error.problem = error.problem.replace(path, NAME)
+        error.problem = error.problem.replace(path, name)
         raise

@@ -37,7 +37,7 @@ class Ending:
     before: Mapping[str, int] = field(default_factory=dict)
     """Ops by type."""
     after: Mapping[str, int] = field(default_factory=dict)
-    """The same of the folded model; none where nothing was folded."""
+    """The same of the folded model, or of what a fold would leave."""
     read: int | None = None
     """Bytes of the files that were read; None if there is none."""
     files: tuple[tuple[Path, int], ...] = ()
@@ -195,15 +195,12 @@ def _ops(ending: Ending, width: int) -> list[str]:
         rows.append((f"{len(rest)} other types", count, count))
     rows.append(("all", sum(ending.before.values()), sum(after.values())))
     cells = [("op", "before", "after", ""), *map(_row, rows)]
-    if not ending.after:  # nothing was folded
-        cells = [("op", "", "count", ""), *((name, "", str(count), "") for name, count, _ in rows)]
     if ending.read is not None:
         written = size(ending.written) if ending.files else ""
-        sizes = (size(ending.read), written) if ending.after else ("", size(ending.read))
-        cells.append(("file", *sizes, ""))
+        cells.append(("file", size(ending.read), written, ""))
     names, *numbers = ([len(row[column]) for row in cells] for column in range(4))
     first, second, third = (max(lengths) for lengths in numbers)
-    first, second = max(first, _COLUMN) if ending.after else 0, max(second, _COLUMN)
+    first, second = max(first, _COLUMN), max(second, _COLUMN)
     room = min(max(names), max(width - first - second - third - 6, 8))
     return [
         f"{shortened(name, room).ljust(room)}  {a:>{first}}  {b:>{second}}  {change}".rstrip()
@@ -238,19 +235,32 @@ def _closing(ending: Ending, width: int) -> list[str]:
 # -------------------------------------------------------------------- several models
 
 
+def _headings(names: Sequence[str], room: int) -> list[str]:
+    """The names; where one has no room, without the folders and the suffix that tell none apart."""
+    ways = [list(names), [Path(name).name for name in names], [Path(name).stem for name in names]]
+    shown = ways[0]
+    for way in ways:
+        if len(set(way)) == len(set(names)):
+            shown = way
+        if max(map(len, shown)) <= room:
+            break
+    return shown
+
+
 def side_by_side(names: Sequence[str], looks: Sequence[Look], width: int) -> str:
     """A column for each model: what would go and stay, why, and its ops by type."""
     reasons = sorted({item.reason for look in looks for item in look.report.items if item.reason})
-    kinds = sorted({kind for look in looks for kind in look.counts})
-    rows = [("", list(names))]
+    kinds = sorted({kind for look in looks for kind in look.counts[0]})
+    rows = [("", ["" for _ in names])]
     rows.append(("would go", [str(look.report.removed) for look in looks]))
     rows.append(("would stay", [str(look.report.kept) for look in looks]))
     for reason in reasons:
         counts = [sum(i.reason is reason for i in look.report.items) for look in looks]
         rows.append((f"  {reason}", list(map(str, counts))))
-    rows += [(kind, [str(_of(look.counts, kind)) for look in looks]) for kind in kinds]
+    rows += [(kind, [str(_of(look.counts[0], kind)) for look in looks]) for kind in kinds]
     first = min(max(len(name) for name, _ in rows), max(12, width // 3))
     room = max(8, (width - first) // len(looks) - 2)
+    rows[0] = ("", _headings(names, room))
     column = [min(room, max(len(cells[place]) for _, cells in rows)) for place in range(len(looks))]
     return "\n".join(
         "  ".join(

@@ -39,6 +39,16 @@ _BEYOND = 2
 """Integer inputs are below this: small enough to be an index into anything."""
 
 
+_SIZE = "[1-9][0-9]*"
+SIZES = rf"{_SIZE}(?:x{_SIZE})*|{_SIZE}(?:,{_SIZE})*"
+"""1x3x224x224, or 1,3,224,224 as onnxsim and onnxslim have it."""
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """The sizes of a text that is like `SIZES`."""
+    return tuple(int(size) for size in re.split("[x,]", text))
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """One `--input`."""
@@ -50,8 +60,8 @@ class InputSpec:
 
     @classmethod
     def parse(cls, text: str) -> InputSpec:
-        """Read `1x3x224x224` or `4x16:int64`."""
-        match = re.fullmatch(r"([1-9][0-9]*(?:x[1-9][0-9]*)*)(?::(\w+))?", text, re.ASCII)
+        """Read `1x3x224x224`, `1,3,224,224` or `4x16:int64`."""
+        match = re.fullmatch(rf"({SIZES})(?::(\w+))?", text, re.ASCII)
         if match is None:
             raise UsageError(
                 f"--input {text} is no shape", "write sizes with x between, like 1x3x224x224"
@@ -61,7 +71,7 @@ class InputSpec:
             raise UsageError(
                 f"--input {text}: no dtype {dtype}", f"use one of {', '.join(_DTYPES)}"
             )
-        return cls(tuple(int(size) for size in match[1].split("x")), dtype)
+        return cls(sizes_of(match[1]), dtype)
 
 
 def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> None:

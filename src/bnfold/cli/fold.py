@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bnfold._kinds import renamed
+from bnfold.cli._edit import add_edit_options
 from bnfold.cli._fold import Done, fold_one
 from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer_json, answer_summary, say, send
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="verify",
         help="do not run the original and the folded model to see that they compute the same",
     )
+    add_edit_options(parser)
     parser.set_defaults(run=run)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
+from bnfold.cli._edit import add_edit_options, edited
 from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer, answer_json, answer_summary, columns, progress
 from bnfold.cli._report import add_report_option, check_report, write_report
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_report_option(parser)
     parser.add_argument("--table", action="store_true", help="list every step, not just the kept")
     parser.add_argument("--force", action="store_true", help="overwrite an existing report")
+    add_edit_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -52,10 +55,13 @@ def _look(arguments: argparse.Namespace, model: Model) -> tuple[str, Look, Endin
     own = {"source": model.source, "weights": model.weights}
     options = argparse.Namespace(**{**vars(arguments), **own})
     source = asked_source(options)
-    with progress(f"inspecting {source.name}"):
-        given, inputs = source.open()
-        seen = source.frontend.inspect(given, request_of(options, inputs))
-    files = seen.files or source.files
-    write_report(options, Ending(seen.report), read=files)
+    with edited(source, options) as edit:
+        with progress(f"inspecting {source.name}"):
+            given, inputs = edit.source.open()
+            seen = edit.source.frontend.inspect(given, request_of(options, inputs))
+        seen = replace(seen, report=edit.noted(seen.report))
+    files = edit.files or seen.files or source.files
     held = sum(path.stat().st_size for path in files) if files else None
-    return source.name, seen, Ending(seen.report, seen.counts, read=held, facts=seen.facts)
+    ending = Ending(seen.report, *seen.counts, read=held, facts=seen.facts)
+    write_report(options, ending, read=files)
+    return source.name, seen, ending

@@ -92,7 +92,9 @@ def _pair_up(arguments: argparse.Namespace) -> None:
 
 
 def _runners(arguments: argparse.Namespace, place: Path | None) -> tuple[Runner, Runner]:
-    """A runner of each; the second learns from the first what it leaves open."""
+    """A runner of each; one learns from the other what it leaves open."""
+    from bnfold.verify.api import is_fixed_elsewhere
+
     names = (arguments.original, arguments.folded)
     weights = arguments.weights or (None, None)
     pairs = zip(names, weights, strict=True)
@@ -100,7 +102,10 @@ def _runners(arguments: argparse.Namespace, place: Path | None) -> tuple[Runner,
     if arguments.weights and not (first.is_caffe or second.is_caffe):
         raise UsageError("--weights is for .prototxt files, and there is none", "leave it out")
     original = _runner(first, None)
-    return original, _runner(second, original.specs)
+    folded = _runner(second, original.specs)
+    if not arguments.inputs and is_fixed_elsewhere(original, folded):
+        original = _runner(first, folded.specs)
+    return original, folded
 
 
 def _source(

@@ -16,6 +16,7 @@ from bnfold.page.text import escape, head, tail, width_of
 
 if TYPE_CHECKING:
     from bnfold.network import NetworkNode
+    from bnfold.outcomes import Outcomes
 
 KIND, ALONE, NAME, WORD = 12, 18, 11, 10
 """Sizes of the fonts in a box, as in the style sheet: of the kind, bold, and on its own from a
@@ -39,18 +40,31 @@ WORDS = {
     State.MERGED: "merged",
 }
 """What stands in a box."""
+WOULD = WORDS | {
+    State.BOUNDS: "gets bounds",
+    State.KEPT: "would stay",
+    State.REMOVED: "would go",
+    State.MERGED: "would go",
+}
+"""The same where nothing has been done yet."""
+Words = Mapping[State, str]
 BLOCKS = "blocks"
 """What stands in the box of an op that keeps a BatchNorm in place."""
 
 
-def box_width(nodes: Iterable[NetworkNode]) -> int:
+def words_of(report: Outcomes) -> Words:
+    """What stands in the boxes of a report."""
+    return WOULD if report.is_planned else WORDS
+
+
+def box_width(nodes: Iterable[NetworkNode], words: Words = WORDS) -> int:
     """Wide enough for the kind and state of every op that the fold is about, and of most others."""
     about: list[float] = []
     others: list[float] = []
     names: list[float] = []
     for node in nodes:
         is_about = node.blocker or node.state is not State.PLAIN
-        (about if is_about else others).append(_needed(node))
+        (about if is_about else others).append(_needed(node, words))
         names.append(min(width_of(_name(node), NAME) + _PADDING, _NAMED))
     widest = max(max(about, default=0.0), _most(others), _most(names))
     return math.ceil(min(max(widest, _NARROWEST), _WIDEST))
@@ -61,8 +75,8 @@ def _most(widths: list[float]) -> float:
     return sorted(widths)[(len(widths) - 1) * 9 // 10] if widths else 0.0
 
 
-def _needed(node: NetworkNode) -> float:
-    beside = width_of(node.kind, KIND, bold=True) + _beside(node)
+def _needed(node: NetworkNode, words: Words) -> float:
+    beside = width_of(node.kind, KIND, bold=True) + _beside(node, words)
     return max(beside, width_of(node.kind, ALONE)) + _PADDING
 
 
@@ -71,14 +85,14 @@ def _name(node: NetworkNode) -> str:
     return node.name.removesuffix(f"/{node.kind}")
 
 
-def _beside(node: NetworkNode) -> float:
+def _beside(node: NetworkNode, words: Words) -> float:
     """What the word for the state takes away from the kind."""
-    word = _word(node)
+    word = _word(node, words)
     return width_of(word, WORD) + _BETWEEN if word else 0.0
 
 
-def _word(node: NetworkNode) -> str:
-    return BLOCKS if node.blocker else WORDS[node.state]
+def _word(node: NetworkNode, words: Words) -> str:
+    return BLOCKS if node.blocker else words[node.state]
 
 
 def draw_svg(
@@ -88,6 +102,7 @@ def draw_svg(
     identity: str,
     items: Mapping[str, int],
     width: int,
+    words: Words = WORDS,
 ) -> str:
     """One drawing; `items` numbers the items of the report by name; `width` is that of boxes.
 
@@ -96,7 +111,7 @@ def draw_svg(
     """
     drawing = lay_out([node.inputs for node in nodes], width)
     boxes = "".join(
-        _box(node, number, corner, items, width)
+        _box(node, number, corner, items, width, words)
         for number, (node, corner) in enumerate(zip(nodes, drawing.boxes, strict=True))
     )
     far = " far" if len(nodes) >= FAR else ""
@@ -114,6 +129,7 @@ def _box(
     corner: tuple[int, int],
     items: Mapping[str, int],
     width: int,
+    words: Words,
 ) -> str:
     """Places and sizes inside of a box are the style sheet's: 2,000 boxes need not repeat them."""
     state = "end" if node.kind in (INPUT, OUTPUT) else str(node.state)
@@ -121,10 +137,10 @@ def _box(
     reads = "" if node.inputs == (number - 1,) else f' data-r="{" ".join(map(str, node.inputs))}"'
     item = None if node.item is None else items.get(node.item)
     link = "" if item is None else f' data-item="{item}"'
-    word = _word(node)
+    word = _word(node, words)
     tag = f'<text class="w">{word}</text>' if word else ""
     room = width - (_ROUND if state == "end" else _PADDING)
-    near = head(node.kind, room - _beside(node), KIND, bold=True)
+    near = head(node.kind, room - _beside(node, words), KIND, bold=True)
     kind = min(near, head(node.kind, room, ALONE), key=len)
     name = tail(_name(node), room, NAME)
     whole = "" if (kind, name) == (node.kind, node.name) else f"{node.name} ({node.kind})"
@@ -181,25 +197,34 @@ def _arrows(drawing: Drawing) -> str:
     return f'<path class="heads" d="{heads}"/>' if heads else ""
 
 
-_LEGEND = (
-    (State.EDITED, "edited: took a BatchNorm in, or makes up for one"),
-    (State.REMOVED, "removed"),
-    (State.CARRIER, "merges: does the work of others, too"),
-    (State.MERGED, "merged into another"),
-    (State.BOUNDS, "activation with one bound per channel"),
-    (State.KEPT, "kept"),
-    ("blocker", "blocks: keeps a BatchNorm in place"),
-    (State.PLAIN, "unchanged"),
-)
+_LEGEND = {
+    State.EDITED: "edited: took a BatchNorm in, or makes up for one",
+    State.REMOVED: "removed",
+    State.CARRIER: "merges: does the work of others, too",
+    State.MERGED: "merged into another",
+    State.BOUNDS: "activation with one bound per channel",
+    State.KEPT: "kept",
+    "blocker": "blocks: keeps a BatchNorm in place",
+    State.PLAIN: "unchanged",
+}
+_LEGEND_WOULD = _LEGEND | {
+    State.EDITED: "edited: would take a BatchNorm in, or make up for one",
+    State.REMOVED: "would go",
+    State.CARRIER: "merges: would do the work of others, too",
+    State.MERGED: "would be merged into another",
+    State.BOUNDS: "activation that would get one bound per channel",
+    State.KEPT: "would stay",
+}
+"""Where nothing has been done yet."""
 
 
-def legend(nodes: Iterable[NetworkNode]) -> str:
+def legend(nodes: Iterable[NetworkNode], words: Words = WORDS) -> str:
     """What the boxes mean, those that there are."""
     drawn = {css for node in nodes for css in (node.state, "blocker" if node.blocker else "")}
     entries = "".join(
         f'<li><svg viewBox="0 0 26 16" aria-hidden="true"><g class="n {css}">'
-        f'<rect x="2" y="2"/></g></svg>{words}</li>'
-        for css, words in _LEGEND
+        f'<rect x="2" y="2"/></g></svg>{said}</li>'
+        for css, said in (_LEGEND_WOULD if words is WOULD else _LEGEND).items()
         if css in drawn
     )
     return f'<ul class="legend" aria-label="Boxes">{entries}</ul>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnfold._next_steps import next_step
@@ -57,7 +58,9 @@ def items_section(report: Outcomes) -> str:
         return section("items", _became(report), body + paragraphs(report.notes))
     drawn = {node.item for node in report.network.before} if report.network else set()
     rows = (_item(number, item, item.name in drawn) for number, item in enumerate(report.items))
-    listed = table(_ITEMS, rows, caption="In the order of the network.", sortable=True)
+    happened = "what would happen" if report.is_planned else _ITEMS[-1].heading
+    columns = (*_ITEMS[:-1], replace(_ITEMS[-1], heading=happened))
+    listed = table(columns, rows, caption="In the order of the network.", sortable=True)
     clips = f"{report.clips_summary}." if report.clips else ""
     body = (
         f"{_filters(report)}"
@@ -76,12 +79,12 @@ def _became(report: Outcomes) -> str:
 def sentence(item: Item) -> str:
     """The outcome in words, beside a chip for it, with every op that took it in."""
     if not item.into:
-        return item.sentence.removeprefix("kept: ")
+        return item.sentence.removeprefix("kept: ").removeprefix("would stay: ")
     return f"{'would be ' if item.is_planned else ''}folded into {', '.join(item.into)}"
 
 
 def _item(number: int, item: Item, is_drawn: bool) -> str:
-    outcome = "removed" if item.is_removed else "kept"
+    css = "removed" if item.is_removed else "kept"
     attributes = f' id="item-{number}"'
     if item.reason is not None:
         attributes += f' data-reason="{item.reason}"'
@@ -91,16 +94,23 @@ def _item(number: int, item: Item, is_drawn: bool) -> str:
         item.name,
         item.kind,
         str(item.channels),
-        Cell("", f'<span class="chip {outcome}">{outcome}</span>'),
+        Cell("", f'<span class="chip {css}">{_chips(item)[css]}</span>'),
         sentence(item),
     ]
     return row(_ITEMS, cells, attributes)
 
 
+def _chips(about: Outcomes | Item) -> Mapping[str, str]:
+    """What became of a step in a word or two."""
+    if about.is_planned:
+        return {"removed": "would go", "kept": "would stay"}
+    return {"removed": "removed", "kept": "kept"}
+
+
 def _filters(report: Outcomes) -> str:
     kinds = sorted({item.kind for item in report.items})
     reasons = sorted({str(item.reason) for item in report.items if item.reason is not None})
-    selects = _select("outcome", "Outcome", ["removed", "kept"])
+    selects = _select("outcome", "Outcome", list(_chips(report).values()))
     if reasons:
         selects += _select("reason", "Reason", reasons)
     if len(kinds) > 1:

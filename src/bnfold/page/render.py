@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bnfold._text import size
 from bnfold._version import __version__
 from bnfold.page.data import page_data
-from bnfold.page.drawing import box_width, draw_svg, legend
+from bnfold.page.drawing import box_width, draw_svg, legend, words_of
 from bnfold.page.html import Column, count, row, section, table
 from bnfold.page.layout import HEIGHT
 from bnfold.page.outcome import (
@@ -82,7 +82,7 @@ def render(report: Outcomes, facts: Facts) -> str:
 
 def _style(report: Outcomes) -> str:
     """The style sheet, with the sizes of the drawing's boxes."""
-    width = 0 if report.network is None else box_width(report.network.before)
+    width = 0 if report.network is None else box_width(report.network.before, words_of(report))
     return f":root {{ --box: {width}px; --high: {HEIGHT}px; }}\n{_asset('page.css')}"
 
 
@@ -154,13 +154,15 @@ def _network_section(report: Outcomes) -> str:
     if network is None or not network.before:
         return ""
     items = {item.name: number for number, item in enumerate(report.items)}
-    before, after, width = network.before, network.after, box_width(network.before)
+    before, after, words = network.before, network.after, words_of(report)
+    width = box_width(before, words)
     drawings = draw_svg(
         before,
         title=f"Before: {count(len(before), 'box', 'boxes')}",
         identity="before",
         items=items,
         width=width,
+        words=words,
     ).replace('class="network', 'class="network on', 1)
     drawings += draw_svg(
         after,
@@ -168,10 +170,12 @@ def _network_section(report: Outcomes) -> str:
         identity="after",
         items=items,
         width=width,
+        words=words,
     )
     body = (
-        f"{_toolbar(network)}{legend(before)}"
-        '<div class="canvas" tabindex="0" role="application" aria-label="The network"'
+        f"{_toolbar(network)}{legend(before, words)}"
+        f'<div class="canvas"{" data-planned" if report.is_planned else ""} tabindex="0"'
+        ' role="application" aria-label="The network"'
         f' aria-describedby="keys">{drawings}</div>'
         '<p class="details" role="status" id="details">Choose a box to read about it.</p>'
         '<p class="help mouse">Drag to move, Ctrl and wheel to zoom, click a box to read about'
@@ -179,7 +183,7 @@ def _network_section(report: Outcomes) -> str:
         " finger moves; tap a box to read about it.</p>"
         '<details class="help mouse"><summary>Keys</summary><p id="keys">With the drawing in focus:'
         " arrows move, + and \N{MINUS SIGN} zoom, 0 shows all, N and P step through the ops,"
-        " K goes to the next one that is kept or blocks, B switches before and after, W fills the"
+        " K goes to the next one that stays or blocks, B switches before and after, W fills the"
         " window, Enter goes to the table.</p></details>"
     )
     return section("network", "The network, before and after", body)
@@ -191,7 +195,7 @@ def _toolbar(network: Network) -> str:
         '<button type="button" data-do="after" aria-pressed="false">After</button>',
     ]
     if any(node.state == "kept" or node.blocker for node in network.before):
-        buttons.append('<button type="button" data-do="kept">Next kept or blocker</button>')
+        buttons.append('<button type="button" data-do="kept">Next that stays or blocks</button>')
     buttons += [
         '<button type="button" data-do="in" class="apart" aria-label="Zoom in">+</button>',
         '<button type="button" data-do="out" aria-label="Zoom out">\N{MINUS SIGN}</button>',

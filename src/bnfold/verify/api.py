@@ -117,8 +117,20 @@ def runners(original: Any, folded: Any, inputs: Any) -> tuple[Runner, Runner]:
         folded_runner = _runner(second, folded, "the folded model", other, None)
         return _runner(first, original, "the original", own, folded_runner.specs), folded_runner
     original_runner = _runner(first, original, "the original", own, None)
-    return original_runner, _runner(
-        second, folded, "the folded model", other, original_runner.specs
+    folded_runner = _runner(second, folded, "the folded model", other, original_runner.specs)
+    if own is None and is_fixed_elsewhere(original_runner, folded_runner):
+        original_runner = _runner(first, original, "the original", None, folded_runner.specs)
+    return original_runner, folded_runner
+
+
+def is_fixed_elsewhere(first: Runner, second: Runner) -> bool:
+    """Whether the second says other sizes of its inputs than the first was given, which it leaves
+    open: then those may be what the first is run on, too."""
+    if len(first.specs) != len(second.specs):
+        return False
+    return any(
+        one.shape != other.shape and one.declared is not None and None in one.declared
+        for one, other in zip(first.specs, second.specs, strict=True)
     )
 
 

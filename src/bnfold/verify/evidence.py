@@ -164,7 +164,7 @@ def _loaded(original: Runner, folded: Runner) -> Evaluation:
 def _raised(original: Runner, folded: Runner, error: Exception) -> str:
     text = (
         f"{folded.name} raised {type(error).__name__} on inputs that {original.name} accepts:"
-        f" {error}"
+        f" {' '.join(str(error).split())}"
     )
     return f"{text.rstrip('.')}."
 

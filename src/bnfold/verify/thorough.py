@@ -35,7 +35,7 @@ from bnfold.verify.inputs import check_inputs, choose_samples
 from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import VerifyResult
-from bnfold.verify.runner import NotExactError, Rounded, Runner
+from bnfold.verify.runner import InputSpec, NotExactError, Rounded, Runner
 from bnfold.verify.trust import distrust, is_random
 
 __all__ = ["check_inputs", "choose_samples", "verify"]
@@ -53,9 +53,26 @@ def verify(
     """See `bnfold.verify`. Raises ExampleInputError, UnsupportedModelError, UsageError."""
     result, judged = _compare(original, folded, samples, seed=seed, look_inside=look_inside)
     for shapes in original.other_shapes if other_size else ():
+        fixed = _fixed_input(folded, shapes)
+        if fixed is not None and result.equal:
+            axes = "x".join("?" if size is None else str(size) for size in fixed.declared or ())
+            note = f"{folded.name} takes {fixed.name} as {axes} alone: no other size was tried."
+            result = replace(result, notes=(*result.notes, note))
+            break
         if result.equal:
             result = _other_size(original, folded, shapes, result, judged, look_inside=look_inside)
     return result
+
+
+def _fixed_input(folded: Runner, shapes: Sequence[tuple[int, ...]]) -> InputSpec | None:
+    """An input whose sizes were fixed, where they are others: the model says so, and means it."""
+    for spec, shape in zip(folded.specs, shapes, strict=False):
+        declared = spec.declared
+        if declared is not None and len(declared) == len(shape):
+            pairs = zip(declared, shape, strict=True)
+            if any(size is not None and size != length for size, length in pairs):
+                return spec
+    return None
 
 
 def _compare(

@@ -27,7 +27,7 @@ def test_every_form() -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     assert facts(helper.make_model(graph, opset_imports=opsets, ir_version=8)) == [
         "opset 17, com.microsoft 1; IR version 8",
-        "input image: float32 batchx3x?x224",
+        "input image: float32 batch x 3 x ? x 224",
         "input ids: int64",
         "input scalar: float64",
         "input boxes: sequence",

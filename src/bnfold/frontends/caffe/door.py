@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bnfold.errors import MissingExtraError, UnsupportedModelError, UsageError
 from bnfold.frontend import Counts, Look, NotRunError, Request
 from bnfold.frontends.caffe import fold as folding
-from bnfold.network import op_counts
 from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
@@ -31,12 +30,8 @@ def check(model: Files, request: Request) -> None:
 
 def inspect(model: Files, request: Request) -> Look:
     """Decided on, not written."""
-    content, report = _decided(model, request)
-    counts = op_counts(report.network.before) if report.network else {}
-    if content.is_merged:  # what is drawn is the network without what was merged
-        layers = [layer for layer in content.original.layers if layer.bottoms and layer.tops]
-        counts = Counter(layer.type for layer in layers)
-    return Look(report.planned(), counts, model)
+    folded = Folded(model, request, *_decided(model, request))
+    return Look(folded.report.planned(), folded.counts, model)
 
 
 def fold(model: Files, request: Request) -> Folded:

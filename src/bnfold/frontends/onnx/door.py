@@ -28,8 +28,7 @@ from bnfold.frontends.onnx.fold import (
     read_model,
 )
 from bnfold.frontends.onnx.folding import Folding
-from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file
-from bnfold.frontends.onnx.tensor_data import FileData
+from bnfold.frontends.onnx.read import OnnxModel, files_of, inner_graphs, read_file
 from bnfold.frontends.onnx.write import Staged, data_name
 from bnfold.report import FoldReport
 from bnfold.verify.inputs import are_named
@@ -53,10 +52,11 @@ def check(model: Any, request: Request) -> None:
 def inspect(model: Any, request: Request) -> Look:
     """Every new tensor is computed once, to see that it fits."""
     source = _read(model)
-    counts = _counted(source)
+    before, said, files = _counted(source), facts(source.proto), files_of(model, source)
     folding = prepare_for(request, source)
     folding.check()
-    return Look(folding.report.planned(), counts, _files(model, source), facts(source.proto))
+    counts = before, _counted(folding.folded())
+    return Look(folding.report.planned(), counts, files, said)
 
 
 def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
@@ -86,7 +86,7 @@ def fold(model: Any, request: Request) -> FoldedModel | FoldedFile:
     except BaseException:
         stack.close()
         raise
-    files = _files(model, source)
+    files = files_of(model, source)
     made = FoldedFile(model, request, folding, counts, files, staged, stack, quick, content)
     weakref.finalize(made, stack.close)
     return made
@@ -119,15 +119,6 @@ def _run_ahead(
     original.threads = 1  # the fold has the other processors
     stack.callback(original.stop)
     return run_ahead(original), original.model
-
-
-def _files(model: Any, source: OnnxModel) -> Sequence[Path]:
-    """The message, and where its external data lies."""
-    if not isinstance(model, Path):
-        return ()
-    parts = source.tensor_data.values()
-    paths = {part.path for part in parts if isinstance(part, FileData)} - {model}
-    return (model, *sorted(paths))
 
 
 def _counted(model: OnnxModel) -> Counter[str]:

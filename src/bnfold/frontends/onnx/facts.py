@@ -33,5 +33,10 @@ def _kind(kind: TypeProto) -> str:
     dtype = {"float": "float32", "double": "float64"}.get(named, named)
     if not tensor.HasField("shape"):
         return dtype
-    axes = [axis.dim_param or str(axis.dim_value or "?") for axis in tensor.shape.dim]
-    return f"{dtype} {'x'.join(axes)}".rstrip()
+    return f"{dtype} {sizes(kind)}".rstrip()
+
+
+def sizes(kind: TypeProto) -> str:
+    """1x3x224x224, or batch x 3 x ? x ?: names need room between them."""
+    axes = [axis.dim_param or str(axis.dim_value or "?") for axis in kind.tensor_type.shape.dim]
+    return (" x " if any(axis[0].isalpha() for axis in axes) else "x").join(axes)

@@ -182,8 +182,9 @@ class Folding:
             )
         if gone:
             notes.append(
-                f"{gone} further step{'s' * (gone > 1)} that scale or shift by a single number"
-                " went too."
+                "1 further step that scales or shifts by a single number went too."
+                if gone == 1
+                else f"{gone} further steps that scale or shift by a single number went too."
             )
         open_names = sorted(self.lifted.network.overridable)
         if open_names and self.plan.kept:

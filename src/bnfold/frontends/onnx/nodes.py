@@ -191,7 +191,7 @@ def _sorted(file: str, nodes: list[Node], known: set[str], network: Network) -> 
     """The nodes so that every one comes behind those whose values it reads."""
     made = set(known)
     for node in nodes:
-        if not made.issuperset(_needs(node)):
+        if not made.issuperset(needs_of(node)):
             break
         made.update(node.outputs)
     else:
@@ -199,7 +199,7 @@ def _sorted(file: str, nodes: list[Node], known: set[str], network: Network) -> 
     missing: dict[int, int] = {}
     ready = []
     for node in nodes:
-        needs = {name for name in _needs(node) if name not in known}
+        needs = {name for name in needs_of(node) if name not in known}
         for name in needs:
             if name not in network.makers:
                 raise ModelUnreadableError(
@@ -216,7 +216,7 @@ def _in_order(
 ) -> list[Node]:
     followers: dict[str, list[Node]] = {}
     for node in nodes:
-        for name in set(_needs(node)):
+        for name in set(needs_of(node)):
             followers.setdefault(name, []).append(node)
     order = []
     queue = list(reversed(ready))
@@ -234,7 +234,7 @@ def _in_order(
     return order
 
 
-def _needs(node: Node) -> list[str]:
+def needs_of(node: Node) -> list[str]:
     """What a node reads, in subgraphs too."""
     needs = [name for name in node.inputs if name]
     for attribute in node.proto.attribute:
@@ -269,7 +269,7 @@ def nodes_inside(graph: GraphProto) -> Iterator[NodeProto]:
 
 def expanded_nodes(proto: ModelProto) -> float:
     """How many nodes calls of local functions stand for; infinite if functions call each other."""
-    bodies = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
+    bodies = {(f.domain, f.name): calls_of(f.node) for f in proto.functions}
     counts: dict[tuple[str, str], float] = {}
     stack = list(bodies)
     open_calls: set[tuple[str, str]] = set()
@@ -285,10 +285,10 @@ def expanded_nodes(proto: ModelProto) -> float:
         stack.pop()
         open_calls.discard(function)
         counts[function] = sum(counts.get(call, 1) for call in bodies[function])
-    return sum(counts.get(call, 0) for call in _calls(proto.graph.node))
+    return sum(counts.get(call, 0) for call in calls_of(proto.graph.node))
 
 
-def _calls(nodes: Iterable[NodeProto]) -> list[tuple[str, str]]:
+def calls_of(nodes: Iterable[NodeProto]) -> list[tuple[str, str]]:
     """Domain and operator of each node, of those in subgraphs too."""
     calls = []
     queue = [nodes]

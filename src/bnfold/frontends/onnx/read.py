@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -115,6 +115,15 @@ def read_proto(proto: ModelProto, elsewhere: Mapping[str, TensorData] | None = N
     _check(model)
     _find_external(model, None)
     return model
+
+
+def files_of(model: Any, source: OnnxModel) -> Sequence[Path]:
+    """What a model was read from: the message, and where its external data lies."""
+    if not isinstance(model, Path):
+        return ()
+    parts = source.tensor_data.values()
+    paths = {part.path for part in parts if isinstance(part, FileData)} - {model}
+    return (model, *sorted(paths))
 
 
 def _split(name: str, view: memoryview) -> wire.Split:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import onnx
 from onnx import ModelProto
 
+from bnfold._threads import limited
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError, MissingExtraError
@@ -137,8 +138,10 @@ class OnnxRunner:
             levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         )
         options.log_severity_level = 4
-        if self.threads:
-            options.intra_op_num_threads = self.threads
+        if self.threads or limited():
+            options.intra_op_num_threads = self.threads or limited()
+        # A thread that waits by spinning takes a processor from the fold, and from other processes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         weights = {} if draw is None else self._moved(draw)
         for name, weight in weights.items():
             options.add_initializer(name, weight)

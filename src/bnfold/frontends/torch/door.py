@@ -47,7 +47,7 @@ def inspect(model: Model, request: Request) -> Look:
         else:
             check_unread(model, request.inputs)
             report = inspect_program(model, request)
-    return Look(report.planned(), _counts(report)[0], ())
+    return Look(report.planned(), _counts(report), ())
 
 
 def fold(model: Model, request: Request) -> Folded:

@@ -172,16 +172,25 @@
     removed: "removed",
     carrier: "does the work of others, too",
     merged: "merged into another",
+    // Where nothing has been done yet.
+    ...(canvas?.dataset.planned === undefined ? {} : {
+      edited: "would be edited: new weights or constants",
+      bounds: "would become max(x, c) or min(x, c), with one constant c per channel",
+      kept: "would stay",
+      removed: "would go",
+      carrier: "would do the work of others, too",
+      merged: "would be merged into another",
+    }),
   };
   const nameOf = (box) => one("title", box)?.textContent
     ?? `${one("text:not([class])", box).textContent} (${one(".k", box).textContent})`;
 
   // A box in words: its name, and what became of it.
   function says(box) {
-    const kept = box.matches(".kept") ? "kept: " : "";
+    const kept = box.matches(".kept") ? `${SAYS.kept}: ` : "";
     const row = rowOf(box);
     const outcome = row ? kept + row.cells[4].textContent : SAYS[box.classList[1]];
-    const blocks = box.matches(".blocker") ? "; stands in the way of a step that is kept" : "";
+    const blocks = box.matches(".blocker") ? "; keeps a BatchNorm in place" : "";
     return `${nameOf(box)}: ${outcome}${blocks}`;
   }
 
