@@ -116,7 +116,8 @@ class TensorValues:
         """Say which value a tensor holds; `seen` is how many writes to its memory are in there."""
         number = value.handle if value.handle >= 0 else next(self.recording.counter)
         version = version_of(tensor)
-        handle = Handle(number, self.recording, value, storage, geometry_of(tensor), seen, version)
+        place = geometry_of(tensor), memory_of(tensor)
+        handle = Handle(number, self.recording, value, storage, *place, seen, version)
         setattr(tensor, HANDLE, handle)
         self.recording.alive.append(weakref.ref(tensor))
         return handle
@@ -152,6 +153,8 @@ class TensorValues:
         handle = self.handle_of(tensor)
         if handle is None:
             return self.constants.of(tensor)
+        if (geometry_of(tensor), memory_of(tensor)) != (handle.geometry, handle.memory):
+            handle = self._note_exchange(tensor, handle)
         if (version := version_of(tensor)) != handle.version:
             if version not in handle.storage.versions:
                 self._note_unseen_write(tensor, handle)
@@ -179,6 +182,19 @@ class TensorValues:
         event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
         event.outputs = (self.commit(tensor, event),)
 
+    def _note_exchange(self, tensor: Tensor, handle: Handle) -> Handle:
+        """`tensor.data = other`: it lies elsewhere now. That counts as a write to where it lay, as
+        what shares the tensor with it, once a step is gone, is exchanged as well."""
+        before = handle.value
+        name = f"an exchange of memory in {self.ledger.call.name or 'the model'}"
+        event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
+        event.outputs = (self.commit(tensor, event),)
+        if (known := self._alias(tensor)) is not None:
+            return known
+        event = self._append_look((before,))
+        event.outputs = (self._fresh(tensor, self._new_storage()),)
+        return getattr(tensor, HANDLE)  # type: ignore[no-any-return]
+
     def _after(self, handle: Handle, write: Write) -> Value:
         """The content of a handle after somebody wrote to (part of) its memory."""
         if write.geometry == handle.geometry:
@@ -195,6 +211,7 @@ class TensorValues:
     def prepare_write(self, tensor: Tensor) -> None:
         """Before a write: constants become tracked memory, and the user's state is saved."""
         if self.handle_of(tensor) is not None:
+            self.read(tensor)  # it may lie elsewhere than it did
             return
         owner = self.constants.owner(tensor)
         storage = self._new_storage()
@@ -239,6 +256,7 @@ class TensorValues:
         assert handle is not None
         value = self._value(tensor, handle.storage, handle.number)
         handle.geometry = geometry_of(tensor)  # unsqueeze_ and the like change it
+        handle.memory = memory_of(tensor)
         handle.storage.writes.append(Write(handle.geometry, value))
         handle.value = value
         handle.seen = len(handle.storage.writes)
