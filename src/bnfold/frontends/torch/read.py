@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
+from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
 from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.leaf_modules import is_observed
@@ -315,7 +316,9 @@ class _Reader:
                 recorder.knows,
                 tell=recorder.ledger.is_structural,
             )
-            with recorder, module_calls(recorder), values_guarded(_look(recorder)), hears:
+            looks = values_guarded(_look(recorder))
+            exchanges = exchanges_heard(recorder.values.note_exchange)
+            with recorder, module_calls(recorder), looks, exchanges, hears:
                 try:
                     result = called(*args, **kwargs)
                 except Exception as error:

@@ -182,6 +182,11 @@ class TensorValues:
         event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
         event.outputs = (self.commit(tensor, event),)
 
+    def note_exchange(self, tensor: Tensor) -> None:
+        """A tensor got other memory."""
+        if self.handle_of(tensor) is not None:
+            self.read(tensor)
+
     def _note_exchange(self, tensor: Tensor, handle: Handle) -> Handle:
         """`tensor.data = other`: it lies elsewhere now. That counts as a write to where it lay, as
         what shares the tensor with it, once a step is gone, is exchanged as well."""
