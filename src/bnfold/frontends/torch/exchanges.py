@@ -1,4 +1,4 @@
-"""`tensor.data = other`: PyTorch tells no dispatch mode that a tensor lies elsewhere from now on."""
+"""`tensor.data = other`: PyTorch tells no dispatch mode that a tensor lies elsewhere now."""
 
 from __future__ import annotations
 
