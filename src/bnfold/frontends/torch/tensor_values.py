@@ -245,6 +245,8 @@ class TensorValues:
                 continue
             handle = self.handle_of(source)
             if handle is not None:
+                if handle.version is not None:  # a view counts along, once PyTorch has made it one
+                    handle.storage.versions.add(handle.version)
                 return self._fresh(tensor, handle.storage)
         return self._fresh(tensor, self._new_storage())
 
