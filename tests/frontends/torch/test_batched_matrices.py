@@ -140,6 +140,19 @@ def test_layers_in_core_aten(layer: str) -> None:
     torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("axes", [(0,), (0, 2, 3)], ids=str)
+@pytest.mark.parametrize("form", [name for name in GONE if not name.startswith("one sample")])
+def test_how_often_a_matrix_is_repeated_may_be_open(form: str, axes: tuple[int, ...]) -> None:
+    model = build(Net(GONE[form]))
+    sizes = dict.fromkeys(axes, torch.export.Dim.AUTO)
+    program = torch.export.export(model, (X,), dynamic_shapes=(sizes,))
+    folded, report = bnfold.fold(in_core_aten(program), verify=False)
+    assert report.removed == report.total == 2, str(report)
+    for shape in (X.shape, (5, 4, 5, 6), (3, 4, 7, 8) if len(axes) > 1 else (1, 4, 5, 6)):
+        other = image(*shape, seed=4)
+        torch.testing.assert_close(folded.module()(other), model(other), rtol=1e-12, atol=1e-12)
+
+
 # -------------------------------------------------------------------- views of what nn.Linear makes
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
