@@ -171,8 +171,6 @@ class Handle:
     value: Value
     storage: Storage
     geometry: Geometry
-    memory: int | None
-    """A number for the memory that the tensor was in, see `tensor_facts.memory_of`."""
     seen: int
     """How many of the storage's writes `value` reflects."""
     version: int | None

@@ -116,8 +116,7 @@ class TensorValues:
         """Say which value a tensor holds; `seen` is how many writes to its memory are in there."""
         number = value.handle if value.handle >= 0 else next(self.recording.counter)
         version = version_of(tensor)
-        place = geometry_of(tensor), memory_of(tensor)
-        handle = Handle(number, self.recording, value, storage, *place, seen, version)
+        handle = Handle(number, self.recording, value, storage, geometry_of(tensor), seen, version)
         setattr(tensor, HANDLE, handle)
         self.recording.alive.append(weakref.ref(tensor))
         return handle
@@ -153,8 +152,6 @@ class TensorValues:
         handle = self.handle_of(tensor)
         if handle is None:
             return self.constants.of(tensor)
-        if (geometry_of(tensor), memory_of(tensor)) != (handle.geometry, handle.memory):
-            handle = self._note_exchange(tensor, handle)
         if (version := version_of(tensor)) != handle.version:
             if version not in handle.storage.versions:
                 self._note_unseen_write(tensor, handle)
@@ -183,22 +180,18 @@ class TensorValues:
         event.outputs = (self.commit(tensor, event),)
 
     def note_exchange(self, tensor: Tensor) -> None:
-        """A tensor got other memory."""
-        if self.handle_of(tensor) is not None:
-            self.read(tensor)
-
-    def _note_exchange(self, tensor: Tensor, handle: Handle) -> Handle:
         """`tensor.data = other`: it lies elsewhere now. That counts as a write to where it lay, as
         what shares the tensor with it, once a step is gone, is exchanged as well."""
+        handle = self.handle_of(tensor)
+        if handle is None:
+            return
         before = handle.value
         name = f"an exchange of memory in {self.ledger.call.name or 'the model'}"
         event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
         event.outputs = (self.commit(tensor, event),)
-        if (known := self._alias(tensor)) is not None:
-            return known
-        event = self._append_look((before,))
-        event.outputs = (self._fresh(tensor, self._new_storage()),)
-        return getattr(tensor, HANDLE)  # type: ignore[no-any-return]
+        if self._alias(tensor) is None:
+            event = self._append_look((before,))
+            event.outputs = (self._fresh(tensor, self._new_storage()),)
 
     def _after(self, handle: Handle, write: Write) -> Value:
         """The content of a handle after somebody wrote to (part of) its memory."""
@@ -216,7 +209,6 @@ class TensorValues:
     def prepare_write(self, tensor: Tensor) -> None:
         """Before a write: constants become tracked memory, and the user's state is saved."""
         if self.handle_of(tensor) is not None:
-            self.read(tensor)  # it may lie elsewhere than it did
             return
         owner = self.constants.owner(tensor)
         storage = self._new_storage()
@@ -263,7 +255,6 @@ class TensorValues:
         assert handle is not None
         value = self._value(tensor, handle.storage, handle.number)
         handle.geometry = geometry_of(tensor)  # unsqueeze_ and the like change it
-        handle.memory = memory_of(tensor)
         handle.storage.writes.append(Write(handle.geometry, value))
         handle.value = value
         handle.seen = len(handle.storage.writes)
