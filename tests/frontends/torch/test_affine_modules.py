@@ -555,3 +555,89 @@ def test_a_batch_norm_that_stays_follows_an_input_that_is_stored_much_smaller():
         model.bn.weight[0] = 0.0  # so it stays
     report = assert_folds(model, image(2, 3, 4, 4), removed=1, kept=1)
     assert reasons(report) == {"bn": "zero-gamma"}
+
+
+# -------------------------------------------------------------------- one op that scales and shifts
+
+
+class OneOp(nn.Module):
+    def __init__(self, op) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        draws = torch.randn(2, 4, 1, 1, generator=generator)
+        self.a, self.b = map(nn.Parameter, draws)
+        self.c = nn.Parameter(torch.rand(4, 1, 1, generator=generator) + 0.5)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(self, x)
+
+
+ONE_OP = {
+    "lerp from": lambda s, x: torch.lerp(x, s.a, s.b),
+    "lerp to": lambda s, x: torch.lerp(s.a, x, s.b),
+    "lerp from, a number": lambda s, x: torch.lerp(x, s.a, 0.3),
+    "lerp to, a number": lambda s, x: torch.lerp(s.a, x, 0.3),
+    "addcmul": lambda s, x: torch.addcmul(s.a, x, s.b),
+    "addcmul, second": lambda s, x: torch.addcmul(s.a, s.b, x, value=0.4),
+    "addcmul to": lambda s, x: torch.addcmul(x, s.a, s.b),
+    "addcmul to, value": lambda s, x: torch.addcmul(x, s.a, s.b, value=0.4),
+    "addcdiv": lambda s, x: torch.addcdiv(s.a, x, s.c),
+    "addcdiv, value": lambda s, x: torch.addcdiv(s.a, x, s.c, value=-0.4),
+    "addcdiv to": lambda s, x: torch.addcdiv(x, s.a, s.c),
+    "in place": lambda s, x: x.clone().addcdiv_(s.a, s.c, value=0.5),
+}
+NOT_ONE = {
+    "lerp by x": lambda s, x: torch.lerp(s.a, s.b, x),
+    "lerp of two": lambda s, x: torch.lerp(x, x.flip(1), s.b),
+    "lerp of one twice": lambda s, x: torch.lerp(x, x, s.b),
+    "addcmul of two": lambda s, x: torch.addcmul(s.a, x, x),
+    "addcmul to one": lambda s, x: torch.addcmul(x, s.a, x),
+    "addcdiv by x": lambda s, x: torch.addcdiv(s.a, s.b, x.abs() + 1.0),
+    "addcdiv to one": lambda s, x: torch.addcdiv(x, x, s.c),
+    "lerp in place": lambda s, x: s.a.expand_as(x).clone().lerp_(x, 0.25),
+}
+
+
+def beside_one_op(op):
+    return build(nn.Sequential(nn.BatchNorm2d(4), OneOp(op), nn.Conv2d(4, 3, 1)))
+
+
+@pytest.mark.parametrize("name", ONE_OP)
+def test_a_step_of_one_op_goes(name):
+    model, x = beside_one_op(ONE_OP[name]), image(2, 4, 5, 5)
+    assert_folds(model, x, removed=2 if name != "in place" else None, verify=False)
+    folded, report = bnfold.fold(torch.export.export(model, (x,)), verify=False)
+    assert report.removed
+    torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NOT_ONE)
+def test_a_step_of_two_activations_is_none(name):
+    model, x = beside_one_op(NOT_ONE[name]), image(2, 4, 5, 5)
+    assert_folds(model, x, verify=False)
+    folded, _ = bnfold.fold(torch.export.export(model, (x,)), verify=False)
+    torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda s, x, k: torch.lerp(x, s.a, k),
+        lambda s, x, k: torch.addcmul(x, s.a, s.b, value=k),
+        lambda s, x, k: torch.addcdiv(x, s.a, s.c, value=k),
+        lambda s, x, k: torch.addcmul(s.a, s.b, x, value=k),
+    ],
+)
+@pytest.mark.parametrize("number", [0.0, 0.3, 1.0])
+def test_a_number_that_the_caller_gives_is_no_constant(op, number):
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.step, self.head = nn.BatchNorm2d(4), OneOp(None), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor, number: float) -> Tensor:
+            return self.head(op(self.step, self.norm(x), number))
+
+    x = image(2, 4, 5, 5)
+    assert_folds(build(Weighed()), (x, number), more=((x, number + 0.4),), verify=False)

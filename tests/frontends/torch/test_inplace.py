@@ -498,3 +498,81 @@ def test_a_graph_that_was_made_before_can_still_be_differentiated(wide: int) -> 
     assert weight._version == version
     assert torch.equal(weight, before)
     loss.backward()
+
+
+# -------------------------------------------------------------------- .data = another tensor
+
+
+class Exchanges(nn.Module):
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.head, self.side, self.how = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), how
+        self.register_buffer("held", image(1, 4, 5, 5, seed=5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.bn(y)
+        return self.how(self, x.repeat(1, 2, 1, 1)[:, :4], y, z)
+
+
+def another_value(model, x, y, z):
+    z.data = x * 2
+    return model.head(z)
+
+
+def another_value_while_its_source_is_read(model, x, y, z):
+    z.data = x * 2
+    return model.head(z) + model.side(y)
+
+
+def another_value_that_is_written_to(model, x, y, z):
+    w = x * 2
+    z.data = w
+    z.relu_()
+    return model.head(z) + model.side(w)
+
+
+def the_source_is_exchanged(model, x, y, z):
+    y.data = x * 2
+    return model.head(z) + model.side(y)
+
+
+def the_source_in_front(model, x, y, z):
+    w = model.side(x)
+    w.data = y
+    return model.head(w)
+
+
+def another_order(model, x, y, z):
+    z.data = z.data.flip(1)
+    return model.head(z)
+
+
+def another_geometry(model, x, y, z):
+    z.data = z.data.transpose(2, 3)
+    return model.head(z) + model.side(y)
+
+
+def a_buffer(model, x, y, z):
+    z.data = model.held.expand_as(z).clone()
+    return model.head(z) + y
+
+
+def a_buffer_itself(model, x, y, z):
+    z.data = model.held
+    return model.head(z) + y
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(another_value, another_value_while_its_source_is_read, another_value_that_is_written_to),
+        *(the_source_is_exchanged, the_source_in_front, another_order, another_geometry),
+        *(a_buffer, a_buffer_itself),
+    ],
+    ids=lambda how: how.__name__,
+)
+def test_a_tensor_that_gets_other_memory(how, verify):
+    assert_folds(build(Exchanges(how)), image(2, 3, 5, 5), verify=verify)

@@ -236,6 +236,35 @@ def test_a_residual_in_front_of_what_changes_the_size(last):
     fold(nn.Sequential(Residual(convolution(3)), nn.Conv2d(8, 32, 1), last))
 
 
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        (2, {"stride": 2}),
+        (1, {"stride": 2}),
+        (2, {"stride": 1}),
+        (2, {"dilation": 2}),
+        (3, {"padding": 1}),
+        (3, {"stride": 2, "padding": 1, "output_padding": 1}),
+        (2, {"stride": 2, "groups": 4}),
+    ],
+)
+def test_a_convolution_behind_a_transposed_one(kernel, options, verify):
+    """No Conv2d does the work of both, though it has as many taps."""
+    transposed = nn.ConvTranspose2d(8, 8, kernel, **options)
+    stays(nn.Sequential(transposed, nn.Conv2d(8, 4, 1)), verify=verify)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_convolutions_and_a_transposed_one_of_one_tap(verify):
+    """It is a convolution that lays its weight out another way."""
+    transposed = nn.ConvTranspose2d(4, 8, 1)
+    model = nn.Sequential(nn.Conv2d(8, 4, 1), transposed, nn.Conv2d(8, 4, 3, padding=1))
+    folded, report = fold(model, verify=verify)
+    assert [merged.parts for merged in report.merged] == [("1",)]
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in folded.modules())
+
+
 def test_a_bias_before_padded_zeros():
     stays(nn.Sequential(convolution(1, bias=True), convolution(3)))
 

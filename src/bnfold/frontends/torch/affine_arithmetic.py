@@ -17,7 +17,7 @@ from bnfold.frontends.torch.affine_chain import (
     site_of,
     tie_of,
 )
-from bnfold.frontends.torch.arithmetic import arithmetic, only_adds
+from bnfold.frontends.torch.arithmetic import arithmetic, only_adds, weighs
 from bnfold.frontends.torch.leaf_modules import is_hooked
 from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of
 from bnfold.frontends.torch.limits import growth_limit, range_limit
@@ -172,6 +172,8 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     has_own_summands = not is_open and (
         is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
     )
+    if weighs(event) and not own:
+        has_own_summands = is_node
     gamma, beta = _own_constant(lifter, event) if own and per_channel else (None, None)
     role = g.AffineStep(
         affine.scale,
@@ -197,5 +199,10 @@ def _own_constant(lifter: Lifter, event: Event) -> tuple[Tensor | None, Tensor |
 def _by_parameters(lifter: Lifter, event: Event) -> bool:
     """Whether all constants of the event come from parameters and buffers."""
     operands = list(constants(event.args))
-    numbers = any(isinstance(argument, int | float) for argument in event.args[:2])
-    return bool(operands) and not numbers and all(id(c.origin) in lifter.owned for c in operands)
+    given = [*event.args, event.kwargs.get("value")]
+    numbers = any(isinstance(argument, int | float) for argument in given)
+    return (
+        bool(operands)
+        and (lifter.is_program or not numbers)
+        and all(id(c.origin) in lifter.owned for c in operands)
+    )

@@ -13,7 +13,7 @@ from bnfold.frontends.torch.recording import Const, Event, Value
 
 
 def arithmetic(event: Event) -> tuple[Value, Affine] | None:
-    """x * c, x + c, c - x, x / c, -x, c + d * x * e as (x, affine)."""
+    """x * c, x + c, c - x, x / c, -x, c + d * x * e, lerp(x, c, d) as (x, affine)."""
     reader = _ARITHMETIC.get(functional(op_name(event.target)))
     if reader is None:
         return None
@@ -34,7 +34,13 @@ def only_adds(event: Event) -> bool:
     return name == "neg" or (name in _SUMS and abs(Arguments(event).number("alpha")) == 1.0)
 
 
+def weighs(event: Event) -> bool:
+    """Whether a number among its arguments is part of the summand."""
+    return functional(op_name(event.target)) in _WEIGHED
+
+
 _SUMS = {"add", "sub", "subtract", "rsub"}
+_WEIGHED = {"addcmul", "addcdiv", "lerp"}
 
 
 def _number(argument: Any) -> Any:
@@ -98,12 +104,46 @@ def _neg(a: Arguments) -> tuple[Value, Affine] | None:
 
 
 def _addcmul(a: Arguments) -> tuple[Value, Affine] | None:
-    value, shift = a.number("value"), _number(a["self"])
-    for x, y in ((a["tensor1"], a["tensor2"]), (a["tensor2"], a["tensor1"])):
-        factor = _number(y)
-        if isinstance(x, Value) and factor is not None and shift is not None:
-            return x, _affine(value * factor, shift)
-    return None
+    """c + d * x * e, x + d * c * e."""
+    value, first, second = a.number("value"), a["tensor1"], a["tensor2"]
+    x, one, other = a["self"], _number(first), _number(second)
+    if isinstance(x, Value):
+        return None if one is None or other is None else (x, _affine(1.0, value * one * other))
+    shift, factor = _number(x), other if isinstance(first, Value) else one
+    x = first if isinstance(first, Value) else second
+    if not isinstance(x, Value) or factor is None or shift is None:
+        return None
+    return x, _affine(value * factor, shift)
+
+
+def _addcdiv(a: Arguments) -> tuple[Value, Affine] | None:
+    """c + d * x / e, x + d * c / e."""
+    value, x, above, below = a.number("value"), a["self"], a["tensor1"], _number(a["tensor2"])
+    if below is None:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if isinstance(x, Value):
+            numerator = _number(above)
+            shift = None if numerator is None else value * numerator / below
+            return None if shift is None else (x, _affine(1.0, shift))
+        shift = _number(x)
+        if not isinstance(above, Value) or shift is None:
+            return None
+        return above, _affine(value / below, shift)
+
+
+def _lerp(a: Arguments) -> tuple[Value, Affine] | None:
+    """start + weight * (end - start), with one of start and end, and the weight, constant."""
+    start, end, weight = a["self"], a["end"], _number(a["weight"])
+    if weight is None:
+        return None
+    if isinstance(start, Value):
+        goal = _number(end)
+        return None if goal is None else (start, _affine(1.0 - weight, weight * goal))
+    origin = _number(start)
+    if not isinstance(end, Value) or origin is None:
+        return None
+    return end, _affine(weight, (1.0 - weight) * origin)
 
 
 _ARITHMETIC = {
@@ -118,4 +158,6 @@ _ARITHMETIC = {
     "true_divide": _div,
     "neg": _neg,
     "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
 }

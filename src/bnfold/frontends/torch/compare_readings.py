@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from bnfold.frontends.torch.moved_axes import RESHAPING, places_of
 from bnfold.frontends.torch.open_lengths import OpenLengths, joined
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of, values
+from bnfold.frontends.torch.tensor_facts import is_equal
 
 _LAYOUT = frozenset(("clone", "contiguous", "alias", "detach"))
 
@@ -229,8 +229,5 @@ def _leaf_differs(first: Any, second: Any) -> bool:
     if isinstance(first, Value) or isinstance(second, Value):
         return type(first) is not type(second)
     if isinstance(first, Const) and isinstance(second, Const):
-        a, b = first.tensor, second.tensor
-        if a is b:
-            return False
-        return a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b)
+        return not is_equal(first.tensor, second.tensor)
     return type(first) is not type(second) or first != second

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.frontends.torch.ledger import Ledger
-from bnfold.frontends.torch.op_effects import derivation_of
+from bnfold.frontends.torch.op_effects import result_of
 from bnfold.frontends.torch.recording import Const, Derivation, leaves_of
 from bnfold.frontends.torch.shadow import NeedsMemory
 from bnfold.frontends.torch.tensor_facts import AT_RANDOM, MADE, memory_of
@@ -68,13 +68,12 @@ class Constants:
         self, func: Any, args: tuple[Any, ...], tensors: Sequence[Tensor], result: Any
     ) -> None:
         """An op made something of constants; remember of which parameter."""
-        derivation = derivation_of(func, args)
         self._sign(func, tensors, result)
         for tensor in tensors:
             constant = self.of(tensor)
             if id(constant.origin) not in self.owned:
                 continue
-            how = constant.how.then(derivation)
+            how = result_of(constant, func, args, result)
             if how is Derivation.OTHER or not isinstance(result, Tensor):
                 self.ledger.note_other_use(tensor, constant.origin)
             if isinstance(result, Tensor) and result is not tensor:

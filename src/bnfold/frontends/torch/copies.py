@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
+
 _SMALL = 1 << 24
 """Bytes of weights up to which a run gets weights of its own: whoever writes to them, writes there.
 Larger ones are shared; a program that writes to them is noticed, see `Snapshot`."""
@@ -249,7 +251,7 @@ class Snapshot:
         for table, entries in self._tables:
             _refill(table, entries)
         for tensor, data, requires_grad, grad in self._tensors:
-            if _memory(tensor) != _memory(data) or tensor.shape != data.shape:
+            if _place(tensor) != _place(data):
                 tensor.data = data
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad = requires_grad
@@ -257,8 +259,8 @@ class Snapshot:
                 tensor.grad = grad
         with torch.no_grad():
             for tensor, content in self._contents:
-                if not torch.equal(tensor, content):
-                    tensor.data.copy_(content)  # `data`: see `shadow`
+                if not is_equal(tensor, content):
+                    _write_back(tensor, content)
         for generator, state in self._generators:
             generator.set_state(state)
 
@@ -276,12 +278,17 @@ def _is_usual(weight: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.layout is torch.strided
 
 
-def _memory(tensor: Tensor) -> int | None:
-    """Where the content begins; None for a tensor that has no memory of this kind."""
+def _write_back(tensor: Tensor, content: Tensor) -> None:
     try:
-        return tensor.data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return None
+        tensor.data.copy_(content)  # `data`: see `shadow`
+    except Exception:  # a class of its own, which may neither compare nor be written to
+        if is_ordinary(tensor):
+            raise
+
+
+def _place(tensor: Tensor) -> Any:
+    """Which memory it shows, in which shape."""
+    return content_address(tensor), shape_if_any(tensor)
 
 
 _TABLES = (dict, OrderedDict, list, set)

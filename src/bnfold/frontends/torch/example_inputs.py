@@ -69,16 +69,31 @@ def check_unread(program: ExportedProgram, inputs: Any) -> None:
 
 
 def check_values(inputs: Any) -> None:
-    """Raise ExampleInputError for tensors without content."""
-    empty = [leaf for leaf in _tensors(inputs) if leaf.is_meta]
-    if empty:
-        shape = ", ".join(map(str, empty[0].shape))
-        raise ExampleInputError(
-            "the model",
-            None,
-            f"pass inputs=torch.randn({shape}), or others with values",
-            problem=f"an example input ({_said(empty[0])}) is on the meta device, without values",
-        )
+    """Raise ExampleInputError for tensors without content, or whose content cannot be followed."""
+    for tensor in _tensors(inputs):
+        if tensor.is_nested or tensor.layout in _COMPRESSED:
+            raise _no_input(
+                "an example input is a nested tensor, or a sparse one in rows or columns",
+                "pass a dense tensor, or fold the part of the model behind what makes it one",
+            )
+        if tensor.is_meta:
+            shape = ", ".join(map(str, tensor.shape))
+            raise _no_input(
+                f"an example input ({_said(tensor)}) is on the meta device, without values",
+                f"pass inputs=torch.randn({shape}), or others with values",
+            )
+        if not tensor.numel():
+            raise _no_input(
+                f"an example input ({_said(tensor)}) has no elements",
+                "pass inputs in which every axis has a length",
+            )
+
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+def _no_input(problem: str, step: str) -> ExampleInputError:
+    return ExampleInputError("the model", None, step, problem=problem)
 
 
 def _plain(inputs: Any) -> Any:

@@ -35,7 +35,7 @@ def late_biases(lifter: Lifter, specs: Collection[Spec]) -> dict[int, tuple[Line
 
 def _may_have(event: Event, spec: LinearSpec) -> bool:
     """Whether it is a product of matrices, which has no place for a bias of its own."""
-    return spec.bias is None and op_name(event.target) in ("mm", "matmul")
+    return spec.bias is None and op_name(event.target) in ("mm", "bmm", "matmul")
 
 
 def _only_readers(lifter: Lifter) -> Callable[[Value], Event | None]:

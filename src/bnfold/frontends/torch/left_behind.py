@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.tensor_facts import is_ordinary
+
 Traces = dict[str, Any]
 """What was found, by the place where it was."""
 
@@ -97,12 +99,15 @@ class _Walk:
                 self.note(f"class {kind.__name__}.{key}", value, 1)
 
     def _content(self, tensor: Tensor | np.ndarray[Any, Any]) -> Any:
-        shape = tuple(tensor.shape)
         if isinstance(tensor, np.ndarray):
+            shape = tuple(tensor.shape)
             return shape, tensor.tobytes() if tensor.nbytes <= 8 * _MOST_VALUES else None
-        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+        if tensor.is_nested:
+            return None
+        shape = tuple(tensor.shape)
+        plain = is_ordinary(tensor) and not tensor.is_quantized
         integers = not (tensor.is_floating_point() or tensor.is_complex())
-        if not plain or tensor.is_meta or tensor.numel() > _MOST_VALUES:
+        if not plain or tensor.numel() > _MOST_VALUES:
             return shape
         is_read = self.are_real or (integers and tensor.dtype is not torch.bool)
         return shape, repr(tensor.tolist()) if is_read else None

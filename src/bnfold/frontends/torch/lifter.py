@@ -18,7 +18,6 @@ from bnfold.frontends.torch.moved_axes import places_of
 from bnfold.frontends.torch.recording import (
     Call,
     Const,
-    Derivation,
     Event,
     Recording,
     Value,
@@ -250,7 +249,7 @@ class Lifter:
         What a module's code makes may depend on the shape, or on what earlier runs left; in a
         program that is said (`symbolic`).
         """
-        own = id(constant.origin) in self.owned and constant.how is not Derivation.OTHER
+        own = id(constant.origin) in self.owned and not constant.is_shaped_by_code
         return own or self.is_program
 
     def single_use(self, value: Value) -> bool:

@@ -14,7 +14,7 @@ from bnfold.core.window import same_padding
 from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS, TRANSPOSED
 from bnfold.frontends.torch.lifter import channel_axis
 from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
-from bnfold.frontends.torch.recording import Const, Event, Value
+from bnfold.frontends.torch.recording import Const, Derivation, Event, Value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,6 +252,25 @@ def _mm_op(a: Arguments) -> LinearSpec | None:
     return _product(a["self"], a.get("mat2", "other"), None)
 
 
+def _bmm_op(a: Arguments) -> LinearSpec | None:
+    """x @ W of many samples, each with the same W."""
+    weight = a["mat2"]
+    if not isinstance(weight, Const) or (matrix := _the_matrix(weight)) is None:
+        return None
+    return _product(a["self"], matrix, None)
+
+
+def _the_matrix(weight: Const) -> Const | None:
+    """The matrix that a constant of three axes holds, once or more often, along the first."""
+    origin = weight.origin
+    if weight.how is Derivation.REPEATED:
+        return Const(origin, origin)
+    if weight.how is Derivation.REPEATED_TRANSPOSED:
+        return Const(origin.t(), origin, Derivation.TRANSPOSED)
+    is_alone = weight.how is Derivation.RESHAPED and weight.tensor.shape == (1, *origin.shape)
+    return Const(origin, origin) if is_alone else None
+
+
 def _addmm_op(a: Arguments) -> LinearSpec | None:
     if a["beta"] != 1 or a["alpha"] != 1:
         return None
@@ -298,6 +317,7 @@ _READERS = {
     "conv_transpose3d": _conv_transpose_op,
     "linear": _linear_op,
     "mm": _mm_op,
+    "bmm": _bmm_op,
     "matmul": _mm_op,
     "addmm": _addmm_op,
     "embedding": _embedding_op,

@@ -65,6 +65,7 @@ def _linear(event: Event, role: g.Linear, site: LinearSite, source: Value) -> Pa
     # Where a bias cannot be edited, and none is told, the op has no place for one.
     has_own_bias = role.bias_editable or role.bias is None
     is_ours = role.weight is g.Weight.FREE and has_own_bias and role.tie is None
+    is_ours &= op_name(event.target) != "bmm"  # the node's weight is repeated behind its parameter
     tensors = [site.weight, *([] if site.bias is None else [site.bias])]
     if not is_ours or role.in_axis != role.out_axis or site.layout is Layout.ROWS_OUT:
         return None

@@ -305,9 +305,14 @@ def _events(call: Call) -> Iterator[int]:
 
 
 def can_carry(module: nn.Module | None, window: Window | None) -> bool:
-    """Whether a module of this kind can compute with such a window."""
+    """Whether a module of this kind can compute with such a window.
+
+    None is transposed here: the module would lay its weight out another way.
+    """
     if window is None:
         return isinstance(module, nn.Linear)
+    if window.is_transposed:
+        return False
     rank = len(window.kernel)
     return isinstance(module, CONVOLUTIONS) and len(module.kernel_size) == rank
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.ops import aten_name
-from bnfold.frontends.torch.recording import Derivation
+from bnfold.frontends.torch.recording import Const, Derivation
+from bnfold.frontends.torch.tensor_facts import geometry_of, memory_of
 
 FACTORIES = frozenset(
     {
@@ -46,7 +47,40 @@ def is_factory(func: Any) -> bool:
     return aten_name(func) in FACTORIES
 
 
-def derivation_of(func: Any, args: tuple[Any, ...]) -> Derivation:
+def result_of(constant: Const, func: Any, args: tuple[Any, ...], result: Any) -> Derivation:
+    """What the result of an op with this one constant is of the constant's origin."""
+    how = constant.how.then(_derivation_of(func, args))
+    if how is not Derivation.OTHER or constant.how is Derivation.SIGNS:
+        return how
+    is_view = constant.how is not Derivation.OTHER and aten_name(func) in _VIEWS
+    return _lies_as(result, constant.origin) if is_view else how
+
+
+def _lies_as(view: Tensor, origin: Tensor) -> Derivation:
+    """How a view of a parameter's memory lies there."""
+    offset, shape, strides = geometry_of(view)
+    first, matrix, steps = geometry_of(origin)
+    if len(matrix) != 2 or len(shape) != 3 or (shape[0] > 1 and strides[0]) or offset != first:
+        return Derivation.VIEWED
+    if memory_of(view) is None or memory_of(view) != memory_of(origin):
+        return Derivation.VIEWED
+    for how, axes in ((Derivation.REPEATED, (0, 1)), (Derivation.REPEATED_TRANSPOSED, (1, 0))):
+        pairs = [(shape[n + 1], strides[n + 1], matrix[a], steps[a]) for n, a in enumerate(axes)]
+        if all(
+            size == own and (size == 1 or step == own_step) for size, step, own, own_step in pairs
+        ):
+            return how
+    return Derivation.VIEWED
+
+
+_VIEWS = frozenset(
+    {"expand", "permute", "transpose", "t", "swapaxes", "mT", "numpy_T", "squeeze", "unsqueeze"}
+    | {"view", "_unsafe_view", "_reshape_alias"}
+)
+"""Ops whose result is their first argument's memory, all of it."""
+
+
+def _derivation_of(func: Any, args: tuple[Any, ...]) -> Derivation:
     """What it makes of a parameter, its first argument."""
     name = aten_name(func)
     if name in _EXCHANGES:

@@ -64,7 +64,7 @@ _BINARY = ("Tensor", "Scalar")
 OVERLOADS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "subtract", "rsub", "mul", "multiply", "true_divide"), _BINARY),
     **dict.fromkeys(("div", "divide"), (*_BINARY, "Tensor_mode", "Scalar_mode")),
-    **dict.fromkeys(("ge", "gt", "le", "lt"), _BINARY),
+    **dict.fromkeys(("ge", "gt", "le", "lt", "lerp"), _BINARY),
     **dict.fromkeys(("max", "mean"), ("", "dim")),
     "sum": ("", "dim_IntList"),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ("", "padding")),

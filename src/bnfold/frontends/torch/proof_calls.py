@@ -146,7 +146,7 @@ def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tens
         name = pytree.keystr(path).strip("[]'\"") or "output"
         named[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
     for position, tensor in enumerate(inputs):
-        named[f"{run}input {position} afterwards"] = tensor
+        named[f"{run}input {position} afterwards"] = _as_tensor(tensor)
     return named
 
 
@@ -245,7 +245,8 @@ def _varied(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:
     """Other numbers, whole ones too, in the usual layout."""
     if not tensor.is_floating_point():
         return tensor.flip(0) if tensor.ndim else tensor
-    return _redrawn(tensor, position, draw).contiguous()
+    drawn = _redrawn(tensor, position, draw)
+    return drawn.contiguous() if drawn.layout is torch.strided else drawn
 
 
 def _redrawn(tensor: Tensor, position: int, draw: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
+from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
 from bnfold.frontends.torch.garbage import old_objects_set_aside
 from bnfold.frontends.torch.leaf_modules import is_observed
@@ -40,7 +41,7 @@ from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, transl
 from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
-from bnfold.frontends.torch.tensor_facts import address_of, forget
+from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
 
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""
@@ -307,9 +308,6 @@ class _Reader:
                 recorder.values.track_input(
                     leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip()
                 )
-        if any(not tensor.numel() for tensor in tensors.values()):
-            empty = ValueError("an example input has no elements")
-            raise ExampleInputError(name, empty)
         result: Any = None
         content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
         try:
@@ -318,7 +316,9 @@ class _Reader:
                 recorder.knows,
                 tell=recorder.ledger.is_structural,
             )
-            with recorder, module_calls(recorder), values_guarded(_look(recorder)), hears:
+            looks = values_guarded(_look(recorder))
+            exchanges = exchanges_heard(recorder.values.note_exchange)
+            with recorder, module_calls(recorder), looks, exchanges, hears:
                 try:
                     result = called(*args, **kwargs)
                 except Exception as error:
@@ -352,7 +352,7 @@ def _is_written(tensor: Tensor, before: Tensor) -> bool:
     Writing back what is there anyway would not do: autograd counts writes, and a tensor that was
     expanded, or made in inference mode, takes none.
     """
-    return tensor.layout is not torch.strided or not torch.equal(tensor, before)
+    return not is_equal(tensor, before)
 
 
 def _look(recorder: Recorder) -> Callable[[Tensor], None]:

@@ -35,7 +35,7 @@ from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.open_lengths import joined
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.recording import Derivation, Event, Recording, Value, constants, values
+from bnfold.frontends.torch.recording import Event, Recording, Value, constants, values
 
 _TURNS = 4
 """How many comparisons are made to turn: those nearest to the example's size."""
@@ -259,7 +259,7 @@ def _computes_constants(recording: Recording) -> bool:
     """
     return any(
         constant.tensor.numel() > 1
-        and (constant.how is Derivation.OTHER or id(constant.origin) not in recording.owned)
+        and (constant.is_shaped_by_code or id(constant.origin) not in recording.owned)
         for event in recording.events
         if not isinstance(event.target, nn.Module)
         for constant in constants(event.args, event.kwargs)

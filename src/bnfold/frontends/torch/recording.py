@@ -45,6 +45,11 @@ class Derivation(StrEnum):
     TRANSPOSED = "t"
     SIGNS = "sign"
     RESHAPED = "view"
+    REPEATED = "matrices"
+    """A matrix, as often as the first of three axes is long: x @ W of many samples."""
+    REPEATED_TRANSPOSED = "matrices t"
+    VIEWED = "strides"
+    """Its memory, in another order or repeated."""
     OTHER = "?"
     """Anything else: an edit of the parameter would come out as who knows what."""
 
@@ -73,9 +78,22 @@ class Const:
         return self.how is Derivation.ITSELF
 
     @property
+    def is_shaped_by_code(self) -> bool:
+        """Whether how large it is, or what it holds, may differ between runs."""
+        return self.how not in _AS_LONG_AS_THEIR_ORIGIN
+
+    @property
     def is_transposed(self) -> bool:
         """Whether the tensor is its origin, transposed."""
         return self.how is Derivation.TRANSPOSED
+
+
+_AS_LONG_AS_THEIR_ORIGIN = (
+    Derivation.ITSELF,
+    Derivation.TRANSPOSED,
+    Derivation.SIGNS,
+    Derivation.RESHAPED,
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -77,10 +77,13 @@ def move(tensor: Tensor, generator: torch.Generator) -> None:
     tensor.copy_(torch.where(moves, neighbours, tensor))
 
 
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+
+
 def to_array(tensor: Tensor) -> Array:
-    """The content on the CPU; bfloat16 as float32."""
+    """The content on the CPU; what NumPy has no dtype for, as bfloat16, as float32."""
     plain = tensor.detach().cpu()
-    if plain.dtype == torch.bfloat16:
+    if plain.is_floating_point() and plain.dtype not in _OF_NUMPY:
         plain = plain.float()
     array: Array = plain.resolve_conj().resolve_neg().contiguous().numpy()
     return array

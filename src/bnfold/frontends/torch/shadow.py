@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.copies import deep_copy
 from bnfold.frontends.torch.recording import Const, Recording, Use, map_constants
+from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
 
 
 class NeedsMemory(BaseException):
@@ -67,11 +68,13 @@ class Shadow:
 
     def _differs(self, key: int, old: Tensor) -> bool:
         new = self._tensors[key]
-        if new.shape != old.shape or new.dtype != old.dtype:
+        if shape_if_any(new) != shape_if_any(old) or new.dtype != old.dtype:
             return True
-        if new.data_ptr() == old.data_ptr():
+        if (address := content_address(new)) is not None and address == content_address(old):
             return False
-        return not torch.equal(torch.nan_to_num(new), torch.nan_to_num(old))
+        if new.is_floating_point() and new.itemsize > 1 and is_ordinary(new) and is_ordinary(old):
+            new, old = torch.nan_to_num(new), torch.nan_to_num(old)  # float8 has no such op
+        return not is_equal(new, old)
 
     _tensors: dict[int, Tensor] = field(default_factory=dict)
 

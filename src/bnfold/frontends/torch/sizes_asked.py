@@ -220,7 +220,7 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
     """
     listener = _Listener(asked, is_known, tell)
     numel = listener.measured(_numel)
-    with _patched(
+    with patched(
         {
             "shape": property(listener.measured(shape_of)),
             "size": listener.measured(_size),
@@ -237,7 +237,8 @@ def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool)
 
 
 @contextmanager
-def _patched(patches: dict[str, Any]) -> Iterator[None]:
+def patched(patches: dict[str, Any]) -> Iterator[None]:
+    """While this is open, tensors have these attributes."""
     own = {name: vars(torch.Tensor).get(name) for name in patches}
     for name, patch in patches.items():
         setattr(torch.Tensor, name, patch)

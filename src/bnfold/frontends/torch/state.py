@@ -22,6 +22,7 @@ from bnfold.frontends.torch.parting import part_at, take_over_uses
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of
 from bnfold.frontends.torch.shadow import Shadow
+from bnfold.frontends.torch.tensor_facts import is_equal
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _STATELESS = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
@@ -220,12 +221,7 @@ def _is_same(first: Event, second: Event) -> bool:
 
 def _agree(first: Any, second: Any) -> bool:
     if isinstance(first, Const) and isinstance(second, Const):
-        a, b = first.tensor, second.tensor
-        if a is b:
-            return True
-        if a.shape != b.shape or a.dtype != b.dtype or a.is_meta:
-            return False
-        return torch.equal(a, b)
+        return is_equal(first.tensor, second.tensor)
     if isinstance(first, Value) or isinstance(second, Value):
         return isinstance(first, Value) and isinstance(second, Value)
     if isinstance(first, float) and first != first:

@@ -58,7 +58,34 @@ def open_arguments(event: Event, opened: Collection[fx.Node]) -> frozenset[str]:
         return frozenset({EVERY})
     names = [argument.name for argument in node.target._schema.arguments]
     given = [*zip(names, node.args, strict=False), *node.kwargs.items()]
-    return frozenset(name for name, argument in given if _has_open(argument, opened))
+    return frozenset(
+        name
+        for name, argument in given
+        if _has_open(argument, opened) and not _is_one_matrix(argument, opened)
+    )
+
+
+def _is_one_matrix(argument: fx.node.Argument, opened: Collection[fx.Node]) -> bool:
+    """Whether it is one matrix in every run, and only how often it is repeated is open."""
+    node = argument
+    while isinstance(node, fx.Node) and aten_name(node.target) in _OF_MATRICES:
+        source = node.args[0]
+        made, given = (
+            part.meta.get("val") if isinstance(part, fx.Node) else None for part in (node, source)
+        )
+        if not isinstance(made, Tensor) or not isinstance(given, Tensor) or given.ndim < 2:
+            return False
+        if any(isinstance(size, SymInt) for size in (*made.shape[-2:], *given.shape[-2:])):
+            return False
+        is_turned = aten_name(node.target) in _TURNS
+        if given.ndim > 2 if is_turned else made.shape[-2:] != given.shape[-2:]:
+            return False
+        node = source
+    return isinstance(node, fx.Node) and node.op == "placeholder" and node not in opened
+
+
+_TURNS = ("permute", "t", "transpose")
+_OF_MATRICES = (*_TURNS, "expand", "view", "_unsafe_view", "unsqueeze")
 
 
 def open_axes(event: Event, output: int) -> tuple[int, ...]:

@@ -43,6 +43,14 @@ def address_of(tensor: Tensor) -> int | None:
         return None
 
 
+def content_address(tensor: Tensor) -> int | None:
+    """Where its content begins; None for a tensor that has no memory of this kind."""
+    try:
+        return tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
 def geometry_of(tensor: Tensor) -> Geometry:
     """Which part of its memory it shows."""
     return int(tensor.storage_offset()), tuple(shape_of(tensor)), strides_of(tensor)
@@ -57,7 +65,37 @@ def is_ordinary(tensor: Tensor) -> bool:
     """Whether NumPy could read it: not inside torch.func, no subclass, not sparse."""
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(tensor, nn.Buffer):
         return False
-    return not tensor.is_meta and tensor.layout is torch.strided
+    return not (tensor.is_meta or tensor.is_nested) and tensor.layout is torch.strided
+
+
+def shape_if_any(tensor: Tensor) -> torch.Size | None:
+    """Its shape; None where it has none (nested tensors)."""
+    return None if tensor.is_nested else tensor.shape
+
+
+def is_equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are known to hold the same: not where PyTorch cannot tell (vmap)."""
+    if first is second:
+        return True
+    if first.is_nested or second.is_nested or first.is_meta:
+        return False
+    kinds = [(tensor.shape, tensor.dtype, tensor.layout) for tensor in (first, second)]
+    try:
+        return kinds[0] == kinds[1] and all(map(torch.equal, _parts(first), _parts(second)))
+    except Exception:  # whatever a class of the user's raises
+        return False
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that hold a sparse one's content; one that is not sparse is its own part."""
+    layout = tensor.layout
+    if layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def forget(tree: Any) -> None:

@@ -179,6 +179,20 @@ class TensorValues:
         event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
         event.outputs = (self.commit(tensor, event),)
 
+    def note_exchange(self, tensor: Tensor) -> None:
+        """`tensor.data = other`: it lies elsewhere now. That counts as a write to where it lay, as
+        what shares the tensor with it, once a step is gone, is exchanged as well."""
+        handle = self.handle_of(tensor)
+        if handle is None:
+            return
+        before = handle.value
+        name = f"an exchange of memory in {self.ledger.call.name or 'the model'}"
+        event = self.ledger.append(LOOK, (before,), {}, (), name=name, written=before)
+        event.outputs = (self.commit(tensor, event),)
+        if self._alias(tensor) is None:
+            event = self._append_look((before,))
+            event.outputs = (self._fresh(tensor, self._new_storage()),)
+
     def _after(self, handle: Handle, write: Write) -> Value:
         """The content of a handle after somebody wrote to (part of) its memory."""
         if write.geometry == handle.geometry:
@@ -223,6 +237,8 @@ class TensorValues:
                 continue
             handle = self.handle_of(source)
             if handle is not None:
+                if handle.version is not None:  # a view counts along, once PyTorch has made it one
+                    handle.storage.versions.add(handle.version)
                 return self._fresh(tensor, handle.storage)
         return self._fresh(tensor, self._new_storage())
 
