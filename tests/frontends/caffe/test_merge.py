@@ -905,7 +905,7 @@ def test_the_report_says_it() -> None:
 def test_a_look_counts_the_layers_that_are_there(tmp_path: Path) -> None:
     network = _written(repvgg(1).pair(), tmp_path)
     look = door.inspect((network, network.with_suffix(".caffemodel")), Request())
-    assert look.counts == Counter(
+    assert look.counts[0] == Counter(
         {"Convolution": 3, "BatchNorm": 3, "Scale": 3, "ReLU": 2, "Eltwise": 1}
     )
 
