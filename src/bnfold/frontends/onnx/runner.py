@@ -140,8 +140,6 @@ class OnnxRunner:
         options.log_severity_level = 4
         if self.threads or limited():
             options.intra_op_num_threads = self.threads or limited()
-        # A thread that waits by spinning takes a processor from the fold, and from other processes.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         weights = {} if draw is None else self._moved(draw)
         for name, weight in weights.items():
             options.add_initializer(name, weight)
