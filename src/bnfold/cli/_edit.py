@@ -27,36 +27,29 @@ if TYPE_CHECKING:
     from bnfold.report import FoldReport
     from bnfold.verify.runner import Runner
 
-_OPTIONS = ("--fix-input", "--from", "--to", "--opset")
+_REPEATED = (
+    (
+        *("--fix-input", "fixed", "[NAME:]SHAPE"),
+        "the sizes of an input from now on, like image:1x3x224x224 or 1,3,224,224",
+    ),
+    (
+        *("--from", "starts", "TENSOR"),
+        "make this tensor an input, and drop what made it; once per tensor",
+    ),
+    (
+        *("--to", "ends", "TENSOR"),
+        "make this tensor an output, the only one, or one of those named so",
+    ),
+)
+"""Options that may be given several times: each with its attribute, its value, and its help."""
+_OPTIONS = (*(option for option, *_ in _REPEATED), "--opset")
 
 
 def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """What to do with a model before anything else."""
     group = parser.add_argument_group("editing an ONNX model before the fold")
-    group.add_argument(
-        "--fix-input",
-        action="append",
-        default=[],
-        metavar="[NAME:]SHAPE",
-        dest="fixed",
-        help="the sizes of an input from now on, like image:1x3x224x224 or 1,3,224,224",
-    )
-    group.add_argument(
-        "--from",
-        action="append",
-        default=[],
-        metavar="TENSOR",
-        dest="starts",
-        help="make this tensor an input, and drop what made it; once per tensor",
-    )
-    group.add_argument(
-        "--to",
-        action="append",
-        default=[],
-        metavar="TENSOR",
-        dest="ends",
-        help="make this tensor an output, the only one, or one of those named so",
-    )
+    for option, name, shown, said in _REPEATED:
+        group.add_argument(option, action="append", default=[], dest=name, metavar=shown, help=said)
     group.add_argument(
         "--opset", type=int, metavar="N", help="convert to this version of ONNX's operators"
     )
