@@ -75,28 +75,17 @@ def follow(
         return nothing
     rule = _RULES.get(node.op)
     try:
-        if node.op in VIEWS:
-            moved = _moved(node, opset, arrays, elements)
-            return nothing if moved is None else list(moved)
+        if node.op in VIEWS:  # the same operator, on the sizes: where to has to be a number
+            data = len(elements) if node.op == "Concat" else 1
+            if any(is_open(operand) for operand in elements[data:]):
+                return nothing
+            operands: Operands = [*elements[:data], *arrays[data:]]
+            return list(VIEWS[node.op](node, opset, operands))
         if rule is not None:
             return [rule(node, arrays, [e for e in elements if e is not None])]
     except (Unknown, *_UNFIT):
         return nothing
     return nothing
-
-
-def _moved(
-    node: Node,
-    opset: int,
-    arrays: Sequence[NDArray[Any] | None],
-    elements: Sequence[Elements | None],
-) -> list[Elements] | None:
-    """The same operator, on the sizes; where to is a number, or nothing is known."""
-    data = len(elements) if node.op == "Concat" else 1
-    if any(is_open(operand) for operand in elements[data:]):
-        return None
-    operands: Operands = [*elements[:data], *arrays[data:]]
-    return VIEWS[node.op](node, opset, operands)
 
 
 def _identity(node: Node, arrays: Any, elements: Sequence[Elements]) -> Elements:
