@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -178,3 +180,58 @@ def test_the_original_is_what_it_was(work: Any, inplace: bool) -> None:
     if not inplace:
         after = model.state_dict()
         assert all(torch.equal(after[name], content) for name, content in before.items())
+
+
+# ------------------------------------------------------------------- threads that wait
+
+
+def asks_for_a_value(net: Net, y: Tensor) -> Tensor:
+    return y * 2 if y.sum().item() > 0 else y
+
+
+def hands_out_its_weight(net: Net, y: Tensor) -> Tensor:
+    return y + float(net.conv.weight.detach().numpy().max())
+
+
+def asks_the_shape_of_a_choice(net: Net, y: Tensor) -> Tensor:
+    return y + len(torch.nonzero(y))
+
+
+class Waits(Net):
+    """A thread waits for what the rest of forward makes; it would wait forever, were that left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: queue.Queue[Tensor] = queue.Queue()
+        taken: queue.Queue[Tensor] = queue.Queue()
+        work = torch.no_grad()(lambda: taken.put(torch.tanh(given.get())))
+        threading.Thread(target=work, daemon=True).start()
+        given.put(self.work(self, self.bn(self.conv(x))))
+        return self.last(taken.get(timeout=30))
+
+
+class WaitsInAPool(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        given: queue.Queue[Tensor] = queue.Queue()
+        pool = ThreadPoolExecutor(1)
+        made = pool.submit(torch.no_grad()(lambda: torch.tanh(given.get(timeout=30))))
+        given.put(self.work(self, self.bn(self.conv(x))))
+        return self.last(made.result())
+
+
+@pytest.mark.parametrize("network", [Waits, WaitsInAPool])
+@pytest.mark.parametrize(
+    "work", named(asks_for_a_value, hands_out_its_weight, asks_the_shape_of_a_choice)
+)
+def test_no_thread_is_left_waiting(work: Any, network: type[Net]) -> None:
+    gc.collect()  # pools of other tests
+    before, start = set(threading.enumerate()), threading.Thread.start
+    model = build(network(work))
+    expected = run(model, X)
+    folded, _ = bnfold.fold(model, X)
+    assert_same(expected, run(folded, X), 1e-9)
+    del model, folded
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+    assert threading.Thread.start is start

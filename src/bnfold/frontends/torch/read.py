@@ -42,6 +42,7 @@ from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
+from bnfold.frontends.torch.thread_starts import thread_starts_heard
 
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""
@@ -318,7 +319,8 @@ class _Reader:
             )
             looks = values_guarded(_look(recorder))
             exchanges = exchanges_heard(recorder.values.note_exchange)
-            with recorder, module_calls(recorder), looks, exchanges, hears:
+            starts = thread_starts_heard(partial(_see_it_through, recorder))
+            with recorder, module_calls(recorder), looks, exchanges, hears, starts:
                 try:
                     result = called(*args, **kwargs)
                 except Exception as error:
@@ -353,6 +355,13 @@ def _is_written(tensor: Tensor, before: Tensor) -> bool:
     expanded, or made in inference mode, takes none.
     """
     return not is_equal(tensor, before)
+
+
+def _see_it_through(recorder: Recorder) -> None:
+    """Break the run off now, if it may have to be: a thread of its own may wait for the rest."""
+    if recorder.ledger.is_structural:
+        raise recorder.ledger.void()
+    recorder.constants.own_all_memory()
 
 
 def _look(recorder: Recorder) -> Callable[[Tensor], None]:
