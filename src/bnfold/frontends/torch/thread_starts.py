@@ -21,7 +21,7 @@ def thread_starts_heard(note: Callable[[], object]) -> Iterator[None]:
             note()
         original(thread)
 
-    threading.Thread.start = start  # type: ignore[method-assign]
+    threading.Thread.start = start  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
