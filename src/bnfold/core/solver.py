@@ -117,7 +117,8 @@ def _with_shortcuts(graph: g.Graph, options: Options, plain: Solution) -> Soluti
     if best is None:
         best = _one_by_one(graph, options, plain, candidates)
     for number, obstacle in refused.items():
-        if number in best.kept and best.kept[number].reason is Reason.BRANCHES:
+        could_go = obstacle.reason is Reason.SCALE_RANGE
+        if number in best.kept and (could_go or best.kept[number].reason is Reason.BRANCHES):
             best.kept[number] = obstacle
     return best
 
@@ -144,7 +145,7 @@ def _better(
 ) -> Solution | None:
     """A solution with these shortcuts, if it removes more and stores nothing out of range.
 
-    What stands in the way of a step's shortcut is noted in `refused`.
+    What stands in the way of a step's shortcut is noted in `refused`, and of what went by it.
     """
     while options.shortcuts:
         solution = _settled(graph, options)
@@ -159,8 +160,8 @@ def _better(
         excess = _excess(solution)
         if not grown and not excess:
             return solution
-        for shortcut in grown:
-            refused.update(dict.fromkeys(shortcut.steps, Obstacle(Reason.SCALE_RANGE, None)))
+        gained = [number for number in solution.removed if number in than.kept]
+        refused.update(dict.fromkeys(gained, Obstacle(Reason.SCALE_RANGE, None)))
         options = _ban(options.without(*(shortcut.root for shortcut in grown)), solution, excess)
     return None
 

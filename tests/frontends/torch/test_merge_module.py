@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812  # as everybody calls it
 
 import bnfold
 from bnfold.frontends.torch import fold as fold_module
-from bnfold.frontends.torch.nothing import NOTHING, MergedAway
+from bnfold.frontends.torch.nothing import NOTHING, MergedAway, WithoutZeros
 from tests.frontends.torch.support import assert_same, build, image, run
 from tests.shallow import shallow
 
@@ -453,6 +453,114 @@ def test_sums_of_longer_branches(how):
     merges(Two(how, first, second))
 
 
+def zero_behind(m, x):
+    out = m.first(x) + m.second(x)
+    out += 0
+    return F.relu_(out)
+
+
+def zeros_on_both_sides(m, x):
+    out = 0
+    for part in (m.first, m.second):
+        out = out + part(x)
+    return out + 0
+
+
+def zeros_in_between(m, x):
+    return (m.first(x) + 0 + m.second(x) + 0.0) * 2
+
+
+def zeros_by_functions(m, x):
+    return torch.sub(torch.add(m.first(x) + m.second(x), 0), 0).add_(0).mean((2, 3))
+
+
+def zero_taken_away(m, x):
+    out = m.first(x) - m.second(x)
+    out -= 0
+    return out[:, 1:]
+
+
+def zero_before_a_shortcut(m, x):
+    out = m.first(x) + m.second(x)
+    out += 0
+    out += F.relu(x)
+    return out + 0
+
+
+def zero_that_is_read_twice(m, x):
+    out = m.first(x) + m.second(x)
+    return torch.cat([out + 0, F.relu(out)], 1)
+
+
+def zero_in_a_dropout(m, x):
+    return F.dropout(m.first(x) + m.second(x), 0.5, m.training) + 0
+
+
+ZEROS = {
+    zero_behind: 0,
+    zeros_on_both_sides: 0,
+    zeros_in_between: 0,
+    zeros_by_functions: 0,
+    zero_taken_away: 0,
+    zero_before_a_shortcut: 1,
+    zero_that_is_read_twice: 1,
+    zero_in_a_dropout: 1,
+}
+
+
+class Zeros(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts passes over memory that add a number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        numbers = [arg for arg in args if isinstance(arg, int | float)]
+        self.count += func.__name__.startswith(("add", "sub")) and bool(numbers)
+        return func(*args, **(kwargs or {}))
+
+
+def normed(kernel, groups=1):
+    return nn.Sequential(convolution(kernel, groups=groups), nn.BatchNorm2d(8))
+
+
+@functools.cache
+def merged_with_zeros(how):
+    return merges(Two(how, normed(3), normed(1)))
+
+
+@pytest.mark.parametrize(("how", "left"), ZEROS.items(), ids=lambda how: str(how))
+def test_zeros_that_code_adds_cost_no_pass(how, left):
+    folded = merged_with_zeros(how)
+    with Zeros() as zeros:
+        run(folded, X)
+    assert zeros.count == left
+
+
+@pytest.mark.parametrize("how", ZEROS, ids=lambda how: how.__name__)
+def test_a_second_fold_where_zeros_are_added(how):
+    folded = merged_with_zeros(how)
+    again, report = bnfold.fold(folded, X)
+    assert (report.merged, report.items) == ((), ())
+    assert_same(run(folded, X), run(again, X), 0.0)
+
+
+def test_scripts_where_zeros_are_added():
+    class Scripted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = normed(3), normed(1)
+
+        def forward(self, x):
+            out = self.first(x) + self.second(x)
+            out += 0
+            return out
+
+    folded = merges(Scripted())
+    assert any(isinstance(module, WithoutZeros) for module in folded.modules())
+    for way in (torch.jit.script, torch.fx.symbolic_trace):
+        assert_same(run(folded, X), run(way(folded), X), 1e-9)
+
+
 class Weighed(Two):
     """A branch times a parameter: QARepVGG, PP-YOLOE."""
 
@@ -763,10 +871,12 @@ WAYS = {
 @functools.cache
 def merged(how):
     """Nothing that people do with it changes it."""
+    if how in ZEROS:
+        return merged_with_zeros(how)
     return merges(Weighed(how) if how in WEIGHED else Two(how))
 
 
-@pytest.mark.parametrize("how", [*SUMS, *WEIGHED], ids=lambda how: how.__name__)
+@pytest.mark.parametrize("how", [*SUMS, *WEIGHED, *ZEROS], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_people_do_with_a_module(way, how):
     model = merged(how)

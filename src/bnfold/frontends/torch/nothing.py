@@ -9,12 +9,14 @@ Anything else that is asked of it raises an error that says so. Annotations are 
 texts, so that `torch.jit.script` can read the module.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.utils._pytree import tree_map_only
 
 
 class Nothing:
@@ -25,13 +27,9 @@ class Nothing:
 
     def __add__(self, other: Any) -> Any:
         """The other operand."""
-        return _sum(self, other)
+        return other if isinstance(other, _TENSORS) else _with_number(other)
 
-    def __radd__(self, other: Any) -> Any:
-        """The other operand."""
-        return _sum(other, self)
-
-    __iadd__ = __add__
+    __radd__ = __iadd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
         """The other operand, negated."""
@@ -84,7 +82,62 @@ class Nothing:
 
 
 NOTHING = Nothing()
-_TENSORS = (Tensor, Nothing, fx.Proxy)
+
+
+class Summand:
+    """A tensor that zeros are still added to, by code that begins a sum with 0 or has no such branch.
+
+    Each would be a pass over memory. After the last of them it is the tensor.
+    """
+
+    def __init__(self, tensor: Tensor, zeros: int) -> None:
+        self._tensor = tensor
+        self._zeros = zeros
+
+    def __add__(self, other: Any) -> Any:
+        """What it is, with nothing; with 0, what one zero less is added to."""
+        return self._with(other, operator.add)
+
+    __radd__ = __iadd__ = add = add_ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        """The same."""
+        return self._with(other, operator.sub)
+
+    __isub__ = sub = sub_ = __sub__
+
+    def _with(self, other: Any, act: Callable[[Any, Any], Any]) -> Any:
+        if isinstance(other, Nothing):
+            return self
+        if not isinstance(other, int | float) or other != 0:
+            return act(self._tensor, other)
+        return Summand(self._tensor, self._zeros - 1) if self._zeros > 1 else self._tensor
+
+    def __getattr__(self, name: str) -> Any:
+        """What a tensor has."""
+        if name.startswith("__"):  # protocols that somebody looks for
+            raise AttributeError(name)
+        return getattr(self._tensor, name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Sums of two, of it; all else, of the tensor."""
+        name, is_first = getattr(func, "__name__", ""), isinstance(args[0], Summand)
+        if name in _FUNCTIONS[_sum] and not kwargs:
+            return args[0] + args[1] if is_first else args[1] + args[0]
+        if name in _FUNCTIONS[_difference] and not kwargs and is_first:
+            return args[0] - args[1]
+        args, kwargs = tree_map_only(Summand, lambda part: part._tensor, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+_TENSORS = (Tensor, Nothing, Summand, fx.Proxy)
 
 _MISSING = (
     "this tensor was merged into that of another branch; where the program needs it, fold with"
@@ -163,6 +216,13 @@ class MergedAway(nn.Module):
     In TorchScript and in a graph of fx, where everything is a tensor, it returns one zero.
     """
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing: a network has many of these, and most of their time is the way to forward."""
+        is_plain = args and type(args[0]) is Tensor
+        if is_plain and not (self._forward_hooks or self._forward_pre_hooks):
+            return NOTHING
+        return super().__call__(*args, **kwargs)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """Nothing."""
         if not is_scripting():
@@ -170,3 +230,18 @@ class MergedAway(nn.Module):
                 return input.new_zeros(())
             return NOTHING  # type: ignore[return-value]
         return torch.zeros([1] * input.dim(), dtype=input.dtype, device=input.device)
+
+
+class WithoutZeros(nn.Module):
+    """An identity whose output has zeros added to it, which then cost nothing."""
+
+    def __init__(self, zeros: int) -> None:
+        super().__init__()
+        self.zeros = zeros
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
+        """The input, as a summand."""
+        if not is_scripting():
+            if not isinstance(input, fx.Proxy):
+                return Summand(input, self.zeros)  # type: ignore[return-value]
+        return input
