@@ -269,6 +269,25 @@ class TestRange:
         assert {why.reason for why in plan.kept.values()} == {Reason.SCALE_RANGE}
         assert len(plan.kept) == 2
 
+    @pytest.mark.parametrize(
+        ("gamma", "why"),
+        [([1.0, 2.0, -3.0], None), ([1e-5, 1.0, -3e4], Reason.SCALE_RANGE)],
+    )
+    def test_what_a_shortcut_would_let_go_and_store_out_of_range_says_so(self, gamma, why):
+        """Without the shortcut an output is in the way, with it the sum's digits would drown."""
+        net = Network()
+        x = net.sum(*[net.input(2, 3, 4, 4)] * 2)
+        wide = net.conv(x, RNG.standard_normal((3, 1, 3, 3)), groups=3, padding=1)
+        long = net.conv(net.conv(x, K[0]), RNG.standard_normal((3, 3, 3, 3)), padding=1)
+        short = net.affine(x, [1.0, 1.0, 1.0], B, name="short")
+        inner = net.sum(short, net.sum(long, wide))
+        outer = net.sum(inner, net.conv(x, RNG.standard_normal((3, 1, 1, 1)), groups=3))
+        other = net.affine(net.affine(inner, A, B), [0.0, -1.0, 1.0], B, name="other")
+        step = net.affine(outer, gamma, B, name="step")
+        plan = assert_fold_is_exact(net.output(step, net.sum(other, other)), tolerance=1e-6)
+        kept = {net.graph.ops[number].name: o.reason for number, o in plan.kept.items()}
+        assert kept == {"other": Reason.GRAPH_OUTPUT, **({"step": why} if why else {})}
+
 
 class TestClipModes:
     def residual(self, cost: float) -> Network:

@@ -528,7 +528,7 @@ def merged_with_zeros(how):
     return merges(Two(how, normed(3), normed(1)))
 
 
-@pytest.mark.parametrize(("how", "left"), ZEROS.items(), ids=lambda how: str(how))
+@pytest.mark.parametrize(("how", "left"), ZEROS.items(), ids=[how.__name__ for how in ZEROS])
 def test_zeros_that_code_adds_cost_no_pass(how, left):
     folded = merged_with_zeros(how)
     with Zeros() as zeros:

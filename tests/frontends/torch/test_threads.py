@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import queue
 import threading
 from collections.abc import Callable
@@ -213,9 +212,12 @@ class WaitsInAPool(Net):
     def forward(self, x: Tensor) -> Tensor:
         given: queue.Queue[Tensor] = queue.Queue()
         pool = ThreadPoolExecutor(1)
-        made = pool.submit(torch.no_grad()(lambda: torch.tanh(given.get(timeout=30))))
-        given.put(self.work(self, self.bn(self.conv(x))))
-        return self.last(made.result())
+        try:
+            made = pool.submit(torch.no_grad()(lambda: torch.tanh(given.get(timeout=30))))
+            given.put(self.work(self, self.bn(self.conv(x))))
+            return self.last(made.result())
+        finally:
+            pool.shutdown(wait=False)
 
 
 @pytest.mark.parametrize("network", [Waits, WaitsInAPool])
@@ -223,14 +225,11 @@ class WaitsInAPool(Net):
     "work", named(asks_for_a_value, hands_out_its_weight, asks_the_shape_of_a_choice)
 )
 def test_no_thread_is_left_waiting(work: Any, network: type[Net]) -> None:
-    gc.collect()  # pools of other tests
     before, start = set(threading.enumerate()), threading.Thread.start
     model = build(network(work))
     expected = run(model, X)
     folded, _ = bnfold.fold(model, X)
     assert_same(expected, run(folded, X), 1e-9)
-    del model, folded
-    gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
         assert not thread.is_alive()

@@ -288,8 +288,8 @@ class Walk:
                 identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
         part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
-        gone = frozenset(events)
-        return Change(merge, module, kernel, away, identities, zeros, gone, frozenset(part))
+        numbers = frozenset(events), frozenset(part)
+        return Change(merge, module, kernel, away, identities, zeros, *numbers)
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
         """The largest module around one that returns nothing, of which nothing else is left."""

@@ -85,7 +85,7 @@ NOTHING = Nothing()
 
 
 class Summand:
-    """A tensor that zeros are still added to, by code that begins a sum with 0 or has no such branch.
+    """A tensor that zeros are still added to, by code that begins a sum with 0 or lacks a branch.
 
     Each would be a pass over memory. After the last of them it is the tensor.
     """
@@ -241,7 +241,6 @@ class WithoutZeros(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """The input, as a summand."""
-        if not is_scripting():
-            if not isinstance(input, fx.Proxy):
-                return Summand(input, self.zeros)  # type: ignore[return-value]
+        if not is_scripting() and not isinstance(input, fx.Proxy):
+            return Summand(input, self.zeros)  # type: ignore[return-value]
         return input
