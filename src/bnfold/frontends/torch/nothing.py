@@ -241,6 +241,8 @@ class WithoutZeros(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
         """The input, as a summand."""
-        if not is_scripting() and not isinstance(input, fx.Proxy):
+        if not is_scripting():
+            if isinstance(input, fx.Proxy):
+                return input
             return Summand(input, self.zeros)  # type: ignore[return-value]
         return input
