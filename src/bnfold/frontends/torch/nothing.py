@@ -5,8 +5,10 @@ returns `NOTHING`, an object that is the zero of such sums and costs no pass ove
 
     x + NOTHING = x        NOTHING - x = -x        c * NOTHING = NOTHING        dropout: NOTHING
 
-Anything else that is asked of it raises an error that says so. Annotations are types here, not
-texts, so that `torch.jit.script` can read the module.
+Anything else that is asked of it raises an error that says so. What the carrier makes is a
+`Summand` where the code adds zeros to it: `out += 0` costs no pass then, either.
+
+Annotations are types here, not texts, so that `torch.jit.script` can read the module.
 """
 
 import operator
@@ -128,11 +130,13 @@ class Summand:
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Sums of two, of it; all else, of the tensor."""
-        name, is_first = getattr(func, "__name__", ""), isinstance(args[0], Summand)
-        if name in _FUNCTIONS[_sum] and not kwargs:
-            return args[0] + args[1] if is_first else args[1] + args[0]
-        if name in _FUNCTIONS[_difference] and not kwargs and is_first:
-            return args[0] - args[1]
+        name = getattr(func, "__name__", "")
+        if len(args) == 2 and not kwargs:
+            one, other = args
+            if name in _FUNCTIONS[_sum]:
+                return one + other if isinstance(one, Summand) else other + one
+            if name in _FUNCTIONS[_difference] and isinstance(one, Summand):
+                return one - other
         args, kwargs = tree_map_only(Summand, lambda part: part._tensor, (args, kwargs or {}))
         return func(*args, **kwargs)
 
