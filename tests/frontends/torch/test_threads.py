@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
+from bnfold.frontends.torch.thread_names import may_start_threads
 from tests.frontends.torch.support import assert_same, build, image, run
 
 X = image(2, 3, 6, 6)
@@ -220,7 +222,37 @@ class WaitsInAPool(Net):
             pool.shutdown(wait=False)
 
 
-@pytest.mark.parametrize("network", [Waits, WaitsInAPool])
+class WaitsElsewhere(Waits):
+    """Neither its forward nor its class says what starts the thread."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__(work)
+        self.helper = functools.partial(Helper.answer, Helper())
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: queue.Queue[Tensor] = queue.Queue()
+        taken = self.helper(given)
+        given.put(self.work(self, self.bn(self.conv(x))))
+        return self.last(taken.get(timeout=30))
+
+
+class Worker(threading.Thread):
+    def __init__(self, given: queue.Queue[Tensor]) -> None:
+        super().__init__(daemon=True)
+        self.given, self.taken = given, queue.Queue[Tensor]()
+
+    def run(self) -> None:
+        self.taken.put(torch.tanh(self.given.get().detach()))
+
+
+class Helper:
+    def answer(self, given: queue.Queue[Tensor]) -> queue.Queue[Tensor]:
+        worker = Worker(given)
+        worker.start()
+        return worker.taken
+
+
+@pytest.mark.parametrize("network", [Waits, WaitsInAPool, WaitsElsewhere])
 @pytest.mark.parametrize(
     "work", named(asks_for_a_value, hands_out_its_weight, asks_the_shape_of_a_choice)
 )
@@ -234,3 +266,57 @@ def test_no_thread_is_left_waiting(work: Any, network: type[Net]) -> None:
         thread.join(timeout=5)
         assert not thread.is_alive()
     assert threading.Thread.start is start
+
+
+# What is taken before a thread is started is given back by it: no run may be broken off in between.
+SLOT = threading.Semaphore(1)
+POOL = ThreadPoolExecutor(1)
+
+
+class TakesASlot(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x))
+        assert SLOT.acquire(timeout=30)
+        worker = threading.Thread(target=SLOT.release)
+        worker.start()
+        worker.join()
+        return self.last(y)
+
+
+class QueuesInALastingPool(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        given: queue.Queue[Tensor] = queue.Queue()
+        made = POOL.submit(lambda: torch.tanh(given.get(timeout=30).detach()))
+        given.put(self.bn(self.conv(x)))
+        return self.last(made.result())
+
+
+class StartsAWorkerOnce(Net):
+    given: queue.Queue[Tensor] = queue.Queue()
+    taken: queue.Queue[Tensor] = queue.Queue()
+    worker: threading.Thread | None = None
+
+    @classmethod
+    def serve(cls) -> None:
+        while True:
+            cls.taken.put(torch.tanh(cls.given.get().detach()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if StartsAWorkerOnce.worker is None:
+            StartsAWorkerOnce.worker = threading.Thread(target=self.serve, daemon=True)
+            StartsAWorkerOnce.worker.start()
+        self.given.put(self.bn(self.conv(x)))
+        return self.last(self.taken.get(timeout=30))
+
+
+@pytest.mark.parametrize("network", [TakesASlot, QueuesInALastingPool, StartsAWorkerOnce])
+def test_what_outlives_a_run_is_as_a_whole_run_leaves_it(network: type[Net]) -> None:
+    model = build(network(reads))
+    folded, _ = bnfold.fold(model, X)
+    assert_same(run(model, X), run(folded, X), 1e-9)
+
+
+def test_code_without_threads_names_none() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    assert not may_start_threads(model.modules())
+    assert may_start_threads([model, Net(reads)])  # by in_thread

@@ -394,6 +394,11 @@ def compare(
             if tally is not None:
                 tally.skipped["caffe: other layers are out of range"] += 1
             continue
+        if name == "onnx" and _out_of_range(second) and any(node.same_as for node in network.nodes):
+            # Those are decisions of a first fold; what it stores a second one may let go.
+            if tally is not None:
+                tally.skipped["onnx: out of range beside tied weights"] += 1
+            continue
         if name == "caffe" or _has_a_matmul_without_bias(network) or _is_tall(network):
             # Of several obstacles the first one met is named. A BatchNorm and its Scale, tried one
             # after the other, may meet another one first; and a MatMul cannot be given a bias. A

@@ -103,11 +103,6 @@ class Constants:
 
     def guard_memory(self, tensor: Tensor) -> None:
         """Nobody may get hold of memory through which the original can be written to unseen."""
-        if isinstance(self.owner(tensor), nn.Parameter):
-            self.own_all_memory()
-
-    def own_all_memory(self) -> None:
-        """Nobody may write to the original from here on, seen or not."""
-        if self.lends:
+        if self.lends and isinstance(self.owner(tensor), nn.Parameter):
             self.has_lent = True
             raise NeedsMemory

@@ -148,13 +148,12 @@ class Folding:
 
     def _candidates(self) -> Iterator[tuple[list[Change], Merging]]:
         """What to merge, and less of it for where that does not do."""
-        tried: list[set[Any]] = []
+        tried: list[set[int]] = []
         for wide in (True, False):
             todo, merging = self._changes(wide=wide)
             if not todo or self._may_part:
                 break
-            replaced: set[Any] = {id(module) for change in todo for module in change.modules}
-            replaced.update(item for change in todo for item in change.zeros.items())
+            replaced = {id(module) for change in todo for module in change.modules}
             if replaced in tried:
                 break
             tried.append(replaced)

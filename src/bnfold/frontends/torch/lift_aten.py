@@ -8,10 +8,18 @@ import numpy as np
 from torch import fx
 
 from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
 from bnfold.frontends.torch.attention import emit_attention, emit_product
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
-from bnfold.frontends.torch.lifter import ClipSite, Lifter, first_value, is_floating
+from bnfold.frontends.torch.lifter import (
+    ClipSite,
+    Lifter,
+    first_value,
+    is_floating,
+    is_readable,
+    to_numpy,
+)
 from bnfold.frontends.torch.limits import read_bounds
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
@@ -99,11 +107,32 @@ def _threshold(lifter: Lifter, event: Event) -> bool:
     return _emit_clip(lifter, event, 0.0, np.inf)
 
 
-def _homogeneous(lifter: Lifter, event: Event) -> bool:
-    source = first_value(event)
-    if source is None or any(isinstance(argument, Value) for argument in event.args[1:]):
+def _abs(lifter: Lifter, event: Event) -> bool:
+    return _emit_homogeneous(lifter, event, np.array(-1.0))
+
+
+def _leaky_relu(lifter: Lifter, event: Event) -> bool:
+    slope = Arguments(event).number("negative_slope")
+    return _emit_homogeneous(lifter, event, np.array(slope))
+
+
+def _prelu(lifter: Lifter, event: Event) -> bool:
+    source, weight = first_value(event), Arguments(event)["weight"]
+    if source is None or not isinstance(weight, Const):
         return False
-    lifter.emit(event, g.Homogeneous(), [lifter.tensor(source)])
+    slopes = None
+    if lifter.is_known(weight) and is_readable(weight.tensor):
+        slopes = to_numpy(weight.tensor)
+        if slopes.ndim == 1:  # one per channel, or one for all
+            slopes = slopes.reshape(-1, *(1,) * (len(source.shape) - 2))
+    return _emit_homogeneous(lifter, event, slopes)
+
+
+def _emit_homogeneous(lifter: Lifter, event: Event, slopes: FloatArray | None) -> bool:
+    source = first_value(event)
+    if source is None:
+        return False
+    lifter.emit(event, g.Homogeneous(slopes), [lifter.tensor(source)])
     return True
 
 
@@ -326,10 +355,10 @@ _TABLE: dict[str, Handler] = {
     "clamp_min": _clamp,
     "clamp_max": _clamp,
     "threshold": _threshold,
-    "leaky_relu": _homogeneous,
-    "prelu": _homogeneous,
-    "_prelu_kernel": _homogeneous,
-    "abs": _homogeneous,
+    "leaky_relu": _leaky_relu,
+    "prelu": _prelu,
+    "_prelu_kernel": _prelu,
+    "abs": _abs,
     "sign": _sign,
     "max_pool1d": _max_pool(1),
     "max_pool2d": _max_pool(2),

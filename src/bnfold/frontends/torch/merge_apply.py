@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -20,7 +19,7 @@ from bnfold.frontends.torch.apply import (
 )
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.new_tensors import tensor_like
-from bnfold.frontends.torch.nothing import MergedAway, WithoutZeros
+from bnfold.frontends.torch.nothing import MergedAway
 from bnfold.frontends.torch.recording import Event, Recording
 
 
@@ -33,13 +32,12 @@ def apply_merges(model: nn.Module, changes: Sequence[Change], *, inplace: bool) 
     for change in changes:
         with changing(model, change.carrier):
             new[id(change.carrier)] = with_kernel(change.carrier, change.kernel)
-    kinds: list[tuple[Callable[[], nn.Module], int, nn.Module, Sequence[nn.Module]]] = []
-    for change in changes:
-        kinds += [(MergedAway, key, *entry) for key, entry in change.away.items()]
-        kinds += [
-            (partial(WithoutZeros, zeros) if (zeros := change.zeros[key]) else nn.Identity, key, *e)
-            for key, e in change.identities.items()
-        ]
+    kinds = [
+        (kind, id(module), module, rest)
+        for change in changes
+        for kind, modules in ((MergedAway, change.away), (nn.Identity, change.identities))
+        for module, rest in modules.values()
+    ]
     alone = {key: kind().eval() for kind, key, _, rest in kinds if not rest}
     for _, key, module, rest in kinds:
         if not rest:

@@ -29,7 +29,7 @@ from bnfold.core.merge_within import MOST_ROUNDS
 from bnfold.core.merged import Merge
 from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.merge_run import AllRuns, Run, is_neutral
+from bnfold.frontends.torch.merge_run import AllRuns, Run
 from bnfold.frontends.torch.merge_walk import Change, UnservedError, Walk
 from bnfold.frontends.torch.recording import Recording
 
@@ -52,8 +52,7 @@ def changes(
         recording: Its runs.
         lifted: The same as a graph.
         fixed: The ids of modules that have to stay as they are.
-        wide: Whether what nothing is left of goes with all the modules that are around it, and
-            zeros that code adds with it.
+        wide: Whether what nothing is left of goes with all the modules that are around it.
     """
     all_runs = AllRuns(model, recording, lifted, fixed, wide=wide)
     runs = [Run(all_runs, index) for index in range(len(recording.roots))]
@@ -124,40 +123,23 @@ def _extended(run: Run, merge: Merge) -> Merge:
     return merge
 
 
-def _with_zeros(run: Run, merge: Merge) -> Merge:
-    """With the zeros that code adds behind a sum."""
-    while (number := _reader_behind(run, merge)) in run.movable and run.module(number) is None:
-        op = run.graph.ops[number]
-        if not isinstance(op.role, g.AffineStep) or not is_neutral(op.role):
-            break
-        merge = replace(merge, output=op.outputs[0], gone=merge.gone | {number})
-    return merge
-
-
-def _reader_behind(run: Run, merge: Merge) -> int:
-    """The op that alone reads what a merge makes; -1 if there is none."""
-    readers = run.readers.get(merge.output, [])
-    is_seen = any(tensor == merge.output for tensor, _, _ in run.graph.outputs)
-    return -1 if len(readers) != 1 or is_seen else readers[0]
-
-
 def _step_behind(run: Run, merge: Merge) -> int | None:
     """The affine module that alone reads what a merge makes."""
-    number = _reader_behind(run, merge)
-    if number < 0:
+    readers = run.readers.get(merge.output, [])
+    if len(readers) != 1 or any(tensor == merge.output for tensor, _, _ in run.graph.outputs):
         return None
-    role = run.graph.ops[number].role
-    if not isinstance(role, g.AffineStep) or run.module(number) is None:
+    role = run.graph.ops[readers[0]].role
+    if not isinstance(role, g.AffineStep) or run.all_runs.module(readers[0]) is None:
         return None
     shape = run.graph.shapes[merge.output]
     axis = run.parts[merge.carrier].axis
-    fits = set(varying_axes(role, len(shape))) <= {axis} and number in run.movable
-    return number if fits and role.is_known and _is_finite(role) else None
+    fits = set(varying_axes(role, len(shape))) <= {axis} and readers[0] in run.movable
+    return readers[0] if fits and role.is_known and _is_finite(role) else None
 
 
 def _served(run: Run, merge: Merge) -> Change | None:
     """The merge with the carrier that costs least; None if none can carry it."""
-    merge = _with_zeros(run, _extended(run, merge))
+    merge = _extended(run, merge)
     options = []
     for number in sorted({*merge.gone, merge.carrier} & run.parts.keys()):
         try:

@@ -8,7 +8,6 @@ would reach memory that it did not reach before, the module cannot carry it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,8 +38,6 @@ class Change:
     """By id(), modules that return nothing, and what else they ran behind."""
     identities: dict[int, tuple[nn.Module, tuple[nn.Module, ...]]]
     """By id(), modules that pass on what they are given, and what else they ran behind."""
-    zeros: Counter[int]
-    """By id() of an identity, how many zeros are added to what it passes on."""
     events: frozenset[int]
     """Numbers of the events that are not there any more."""
     part: frozenset[int]
@@ -59,7 +56,6 @@ class Change:
         kernel, other_kernel = self.kernel, other.kernel
         return (
             self.identities.keys() == other.identities.keys()
-            and self.zeros == other.zeros
             and (kernel.window, kernel.groups) == (other_kernel.window, other_kernel.groups)
             and np.array_equal(kernel.weight, other_kernel.weight)
             and np.array_equal(kernel.bias, other_kernel.bias)
@@ -75,8 +71,6 @@ class State:
     is_nothing: bool = False
     is_foreign: bool = False
     """Whether it may be in memory that is not its own."""
-    passed_by: int | None = None
-    """The identity that passes it on as it is."""
 
 
 class UnservedError(Exception):
@@ -94,8 +88,6 @@ class Walk:
         self.ops = {*merge.gone, merge.carrier}
         self.away: list[int] = []
         self.identities: list[int] = []
-        self.zeros: Counter[int] = Counter()
-        """Per identity, how many zeros it keeps from being added."""
         self.vanished: set[int] = set()
         """Sums and numbers that nothing is left of."""
         self.passes = 0
@@ -187,22 +179,18 @@ class Walk:
             return self._number(number, inner)
         if number in self.path or inner.is_nothing:
             self.identities.append(number)
-            return replace(inner, passed_by=number if self._is_bare(number) else None)
+            return inner
         self.away.append(number)
         return State(is_nothing=True)
 
     def _number(self, number: int, inner: State) -> State:
-        """Plus 0, which an identity may keep away, or times a parameter: nothing of nothing."""
+        """Plus 0, or times a parameter, which leaves nothing of nothing."""
         if inner.is_nothing:
             self.vanished.add(number)
             return inner
         role = self.graph.ops[number].role
         if not isinstance(role, g.AffineStep) or not is_neutral(role):
             raise UnservedError
-        if inner.passed_by is not None and number in self.path:
-            self.zeros[inner.passed_by] += 1
-            self.vanished.add(number)
-            return inner
         self.passes += 1
         in_place = self.run.all_runs.events[number].written is not None
         return replace(inner, is_foreign=inner.is_foreign and in_place)
@@ -227,9 +215,7 @@ class Walk:
             raise UnservedError  # what is left would have to be negated
         self.passes += len(left) > 1
         a, b = (sum(c * getattr(state, name) for state, c in left) for name in ("a", "b"))
-        if len(left) > 1:
-            return State(a, b)
-        return replace(left[0][0], a=a, b=b)
+        return State(a, b, is_foreign=len(left) == 1 and left[0][0].is_foreign)
 
     def _was_fresh(self, tensor: int) -> bool:
         """Whether the tensor is made in the merge."""
@@ -279,7 +265,6 @@ class Walk:
         events |= {all_runs.events[number].number for number in self.vanished}
         away = dict(self._replaced(number) for number in self.away)
         identities = dict(self._replaced(number) for number in self.identities)
-        zeros = Counter({id(self.run.module(n)): count for n, count in self.zeros.items()})
         for number in self.away if self.run.all_runs.wide else ():
             whole = self._whole_branch(number, events)
             if whole is not None:
@@ -288,8 +273,7 @@ class Walk:
                 identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
         part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
-        numbers = frozenset(events), frozenset(part)
-        return Change(merge, module, kernel, away, identities, zeros, *numbers)
+        return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
         """The largest module around one that returns nothing, of which nothing else is left."""
@@ -304,12 +288,6 @@ class Walk:
                 break
             whole, around = call.module, call.parent
         return whole
-
-    def _is_bare(self, number: int) -> bool:
-        """Whether an identity is all that is left of a module, and may keep zeros away."""
-        site = self.run.all_runs.lifted.sites.get(number)
-        is_bare = not isinstance(site, AffineSite) or not site.successors
-        return is_bare and self.run.all_runs.wide
 
     def _replaced(self, number: int) -> tuple[int, tuple[nn.Module, tuple[nn.Module, ...]]]:
         module, site = self.run.module(number), self.run.all_runs.lifted.sites.get(number)

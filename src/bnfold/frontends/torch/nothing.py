@@ -5,20 +5,16 @@ returns `NOTHING`, an object that is the zero of such sums and costs no pass ove
 
     x + NOTHING = x        NOTHING - x = -x        c * NOTHING = NOTHING        dropout: NOTHING
 
-Anything else that is asked of it raises an error that says so. What the carrier makes is a
-`Summand` where the code adds zeros to it: `out += 0` costs no pass then, either.
-
-Annotations are types here, not texts, so that `torch.jit.script` can read the module.
+Anything else that is asked of it raises an error that says so. Annotations are types here, not
+texts, so that `torch.jit.script` can read the module.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
-from torch.utils._pytree import tree_map_only
 
 
 class Nothing:
@@ -84,64 +80,7 @@ class Nothing:
 
 
 NOTHING = Nothing()
-
-
-class Summand:
-    """A tensor that zeros are still added to, by code that begins a sum with 0 or lacks a branch.
-
-    Each would be a pass over memory. After the last of them it is the tensor.
-    """
-
-    def __init__(self, tensor: Tensor, zeros: int) -> None:
-        self._tensor = tensor
-        self._zeros = zeros
-
-    def __add__(self, other: Any) -> Any:
-        """What it is, with nothing; with 0, what one zero less is added to."""
-        return self._with(other, operator.add)
-
-    __radd__ = __iadd__ = add = add_ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        """The same."""
-        return self._with(other, operator.sub)
-
-    __isub__ = sub = sub_ = __sub__
-
-    def _with(self, other: Any, act: Callable[[Any, Any], Any]) -> Any:
-        if isinstance(other, Nothing):
-            return self
-        if not isinstance(other, int | float) or other != 0:
-            return act(self._tensor, other)
-        return Summand(self._tensor, self._zeros - 1) if self._zeros > 1 else self._tensor
-
-    def __getattr__(self, name: str) -> Any:
-        """What a tensor has."""
-        if name.startswith("__"):  # protocols that somebody looks for
-            raise AttributeError(name)
-        return getattr(self._tensor, name)
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Sums of two, of it; all else, of the tensor."""
-        name = getattr(func, "__name__", "")
-        if len(args) == 2 and not kwargs:
-            one, other = args
-            if name in _FUNCTIONS[_sum]:
-                return one + other if isinstance(one, Summand) else other + one
-            if name in _FUNCTIONS[_difference] and isinstance(one, Summand):
-                return one - other
-        args, kwargs = tree_map_only(Summand, lambda part: part._tensor, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-_TENSORS = (Tensor, Nothing, Summand, fx.Proxy)
+_TENSORS = (Tensor, Nothing, fx.Proxy)
 
 _MISSING = (
     "this tensor was merged into that of another branch; where the program needs it, fold with"
@@ -234,19 +173,3 @@ class MergedAway(nn.Module):
                 return input.new_zeros(())
             return NOTHING  # type: ignore[return-value]
         return torch.zeros([1] * input.dim(), dtype=input.dtype, device=input.device)
-
-
-class WithoutZeros(nn.Module):
-    """An identity whose output has zeros added to it, which then cost nothing."""
-
-    def __init__(self, zeros: int) -> None:
-        super().__init__()
-        self.zeros = zeros
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
-        """The input, as a summand."""
-        if not is_scripting():
-            if isinstance(input, fx.Proxy):
-                return input
-            return Summand(input, self.zeros)  # type: ignore[return-value]
-        return input

@@ -42,7 +42,7 @@ from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
-from bnfold.frontends.torch.thread_starts import thread_starts_heard
+from bnfold.frontends.torch.thread_names import may_start_threads
 
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""
@@ -72,11 +72,15 @@ def read_module(
     # The run patches nn.Module and Tensor: one thread at a time.
     rng = torch.random.fork_rng(devices=[])
     with _ONE_AT_A_TIME, old_objects_set_aside(), torch.no_grad(), rng:
+        plan = _Plan(
+            runs,
+            len(runs) if given is None else given,
+            again=like is None,
+            may_break_off=not may_start_threads(modules),
+        )
         # A hook is the user's code and must see real values.
-        plan = _Plan(runs, len(runs) if given is None else given, again=like is None)
-        if not any(is_observed(module) for module in modules) and (
-            like is None or like.is_structural
-        ):
+        is_plain = plan.may_break_off and not any(is_observed(module) for module in modules)
+        if is_plain and (like is None or like.is_structural):
             try:
                 return _read(model, modules, names, plan, structural=True)
             except NeedsValues:
@@ -104,6 +108,8 @@ class _Plan:
     """How many of them are the user's."""
     again: bool
     """Whether to run them again, to see what is other then."""
+    may_break_off: bool
+    """Whether nothing of a run goes on where the rest of it is left out."""
 
     def prefix(self, number: int) -> str:
         """What stands before the names of a run's inputs and outputs."""
@@ -121,7 +127,7 @@ def _read(
     structural: bool,
 ) -> Recording:
     """Run a copy, and run it again to see what the first run changed for the next."""
-    for own_memory in (False, True):
+    for own_memory in (False, True) if plan.may_break_off else (True,):
         shadow = shadow_of(model, modules, own_memory=own_memory)
         named = {id(part): names.get(id(shadow.original(part)), "") for part in shadow.modules}
         given = Given([*modules, *shadow.modules], address_of)
@@ -319,8 +325,7 @@ class _Reader:
             )
             looks = values_guarded(_look(recorder))
             exchanges = exchanges_heard(recorder.values.note_exchange)
-            starts = thread_starts_heard(partial(_see_it_through, recorder))
-            with recorder, module_calls(recorder), looks, exchanges, hears, starts:
+            with recorder, module_calls(recorder), looks, exchanges, hears:
                 try:
                     result = called(*args, **kwargs)
                 except Exception as error:
@@ -355,13 +360,6 @@ def _is_written(tensor: Tensor, before: Tensor) -> bool:
     expanded, or made in inference mode, takes none.
     """
     return not is_equal(tensor, before)
-
-
-def _see_it_through(recorder: Recorder) -> None:
-    """Break the run off now, if it may have to be: a thread of its own may wait for the rest."""
-    if recorder.ledger.is_structural:
-        raise recorder.ledger.void()
-    recorder.constants.own_all_memory()
 
 
 def _look(recorder: Recorder) -> Callable[[Tensor], None]:

@@ -1,0 +1,124 @@
+"""Whether a module's code may start threads, by what it names.
+
+A reading run is broken off where the code asks for a value that was not computed, or for memory
+that is the original's. A thread that the code had started and that waits for the rest of such a run
+would wait for ever, and Python waits for each thread before it ends. What code calls is not known
+before it runs; what it names is. A false alarm costs a run that computes, with memory of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from itertools import islice
+from multiprocessing.pool import ThreadPool
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+_THREADS = (threading.Thread, Executor, ThreadPool)
+_NAMES = frozenset(
+    (
+        *("Thread", "Timer", "ThreadPool", "ThreadPoolExecutor", "start_new_thread"),
+        *("submit", "apply_async", "map_async", "run_in_executor", "to_thread"),
+    )
+)
+_FOREIGN = sys.stdlib_module_names | {"torch", "numpy", "bnfold"}
+"""Packages whose functions are not looked into."""
+_DEEPEST = 6
+"""So many calls, or objects in objects, are followed."""
+_MOST = 256
+"""Of what something is made of, so much is looked at."""
+_PLAIN = (str, bytes, int, float, type(None), Tensor, np.ndarray)
+_TABLES = (tuple, set, dict, OrderedDict)
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+
+
+def may_start_threads(modules: Iterable[nn.Module]) -> bool:
+    """Whether a thread, or what makes threads, is named in their code or held by them."""
+    pending = deque[tuple[Any, int]]((module, 0) for module in modules)
+    met: dict[int, Any] = {}  # kept alive, so that nothing else gets its id()
+    while pending:
+        thing, depth = pending.popleft()
+        if id(thing) in met or isinstance(thing, _PLAIN):
+            continue
+        met[id(thing)] = thing
+        if isinstance(thing, _THREADS) or (isinstance(thing, type) and issubclass(thing, _THREADS)):
+            return True
+        is_own = isinstance(thing, FunctionType) and not _is_foreign(thing)
+        if is_own and not _NAMES.isdisjoint(_names(thing.__code__)):
+            return True
+        if depth < _DEEPEST:
+            pending += [(part, depth + 1) for part in islice(_parts(thing), _MOST)]
+    return False
+
+
+def _may_lead(part: Any) -> bool:
+    """Whether what a module holds may be more than a number, a size or an empty table."""
+    if type(part) in _TABLES:
+        return bool(part) and not (type(part) is tuple and isinstance(part[0], _PLAIN))
+    return not isinstance(part, _PLAIN)
+
+
+def _is_foreign(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", "")).partition(".")[0] in _FOREIGN
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """What code names, functions within it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _read(function: FunctionType) -> Iterator[Any]:
+    """What a function may call: what it names of its module, closes over, or has as defaults."""
+    known = function.__globals__
+    yield from [known[name] for name in _names(function.__code__) if name in known]
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # nothing is in it yet
+            continue
+
+
+def _code_of(kind: type) -> Iterator[Any]:
+    """The functions of a class and of those above it."""
+    for base in kind.__mro__:
+        if _is_foreign(base):
+            continue
+        for part in list(vars(base).values()):
+            function = part.fget if isinstance(part, property) else part
+            yield getattr(function, "__func__", function)  # of static and class methods
+
+
+def _parts(thing: Any) -> Iterator[Any]:
+    """What something is made of, as far as code may be among it."""
+    if isinstance(thing, nn.Module):
+        yield type(thing)
+        held = list(vars(thing).items())
+        yield from [part for name, part in held if name not in _OF_MODULES and _may_lead(part)]
+    elif isinstance(thing, dict | list | tuple | set | frozenset):
+        yield from list(thing.values() if isinstance(thing, dict) else thing)
+    elif isinstance(thing, partial):
+        yield from (thing.func, thing.args, thing.keywords)
+    elif isinstance(thing, MethodType):
+        yield from (thing.__func__, thing.__self__)
+    elif _is_foreign(thing if isinstance(thing, type | FunctionType) else type(thing)):
+        return
+    elif isinstance(thing, FunctionType):
+        yield from _read(thing)
+    elif isinstance(thing, type):
+        yield from _code_of(thing)
+    else:
+        yield type(thing)
+        yield from list(getattr(thing, "__dict__", {}).values())
