@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.core.kernel import Kernel, added, behind
+from bnfold.core.kernel import Kernel, added, behind, stacked
 from bnfold.core.window import Window, chained, joint
 from tests.core.branches import compute
 
@@ -61,6 +61,21 @@ class TestBehind:
             both = behind(inner, outer, window)
             assert close(compute(both, x), compute(outer, between)), (inner.window, outer.window)
             done += 1
+
+    def test_taps_that_lie_apart_on_a_finer_grid(self) -> None:
+        rng = np.random.default_rng(5)
+        inner = Window((3,), (1,), (2,), (0,), (0,))
+        outer = Window((2,), (1,), (1,), (0,), (0,))
+        window = chained(inner, outer, inner_shifts=True)
+        assert window is not None and window.dilation == (1,)
+        weights = (rng.standard_normal((12, 12, taps)) for taps in (3, 2))
+        first, second = (
+            Kernel(w, 1, weight, rng.standard_normal(12))
+            for w, weight in zip((inner, outer), weights, strict=True)
+        )
+        x = rng.standard_normal((2, 12, 9))
+        both = behind(first, second, window)
+        assert close(compute(both, x), compute(second, compute(first, x)))
 
     def test_an_affine_step_leaves_the_groups(self) -> None:
         rng = np.random.default_rng(7)
@@ -120,6 +135,16 @@ class TestAdded:
         x = np.random.default_rng(0).standard_normal((1, 6, 4))
         double = added([deep, deep], [1.0, 0.5])
         assert close(compute(double, x), 1.5 * compute(deep, x))
+
+    def test_one_alone_and_what_does_not_count(self) -> None:
+        rng = np.random.default_rng(3)
+        kernel, other = (drawn(rng, 1) for _ in range(2))
+        x = image(rng, 1)
+        assert close(compute(added([kernel], [-2.0]), x), -2.0 * compute(kernel, x))
+        other = _like(kernel, kernel.window)
+        assert close(compute(added([kernel, other], [1.0, 0.0]), x), compute(kernel, x))
+        plain = Kernel(kernel.window, 1, kernel.in_groups(1), kernel.bias)
+        assert close(compute(stacked([plain]), x), compute(kernel, x))
 
 
 def _like(kernel: Kernel, window: Window) -> Kernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnfold.core.window import Window, chained, joint
+from bnfold.core.window import Window, chained, joint, same_padding
 
 
 def window(kernel=3, stride=1, dilation=1, before=0, after=None, *, transposed=False) -> Window:
@@ -28,6 +28,10 @@ class TestJoint:
             ),
             pytest.param([window(1, before=-1, after=1)] * 2, id="it would cut in front"),
             pytest.param([window(1, before=1, after=-1)] * 2, id="it would cut behind"),
+            pytest.param(
+                [Window((1, 1), (1, 1), (1, 1), (0, -1), (0, 1))] * 2, id="one axis in front"
+            ),
+            pytest.param([Window((1, 1), (1, 1), (1, 1), (0, 1), (0, -1))] * 2, id="and behind"),
         ],
     )
     def test_there_is_none(self, others) -> None:
@@ -54,6 +58,20 @@ class TestJoint:
                 window(3, before=1, transposed=True),
             ),
             ([window(3), window(3)], window(3)),
+            # an output padding that is wider than the padding
+            (
+                [window(3, 2, after=-1, transposed=True)] * 2,
+                window(3, 2, after=-1, transposed=True),
+            ),
+            # only where both begin is one on the other's grid: -1, 2, 5 and -1; -1, 2 and -1
+            (
+                [window(3, 1, 3, before=1, after=6), window(1, before=1, after=0)],
+                window(3, 1, 3, before=1, after=6),
+            ),
+            (
+                [window(2, 1, 3, before=1, after=3), window(1, before=1, after=0)],
+                window(2, 1, 3, before=1, after=3),
+            ),
             # offsets -1 and 1 alone: a dilation of 2
             (
                 [window(1, before=1, after=-1), window(1, before=-1, after=1)],
@@ -86,6 +104,8 @@ class TestChained:
             pytest.param(window(1), window(3, before=1), True, id="a bias beside zeros"),
             pytest.param(window(1, 2), window(3, before=1), True, id="the same with a stride"),
             pytest.param(window(1, before=1), window(3, before=1), False, id="both pad"),
+            pytest.param(window(1, before=1, after=0), window(3, before=1), False, id="in front"),
+            pytest.param(window(1, before=0, after=1), window(3, before=1), False, id="behind"),
             pytest.param(window(3, before=1), window(3, transposed=True), False, id="transposed"),
             pytest.param(window(3, transposed=True), window(3), False, id="transposed in front"),
             pytest.param(window(1), window(3, transposed=True), True, id="missing taps, bias"),
@@ -153,6 +173,11 @@ class TestChained:
 
 def outputs(size: int, of: Window) -> int:
     return (size + of.margin[0] - 1) // of.stride[0] + 1
+
+
+def test_what_keeps_the_size() -> None:
+    """Three taps two apart span 4, four taps 3, of which the odd one goes behind."""
+    assert same_padding((3, 4, 1), (2, 1, 5)) == ((2, 1, 0), (2, 2, 0))
 
 
 def test_pointwise() -> None:
