@@ -58,6 +58,7 @@ class TestJoint:
                 window(3, before=1, transposed=True),
             ),
             ([window(3), window(3)], window(3)),
+            ([window(1, before=1, after=0)] * 2, window(1, before=1, after=0)),
             # an output padding that is wider than the padding
             (
                 [window(3, 2, after=-1, transposed=True)] * 2,

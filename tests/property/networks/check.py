@@ -314,11 +314,10 @@ def _is_tall(network: Network) -> bool:
     return any(node.kind == "concat" and node.options.get("axis") == 2 for node in network.nodes)
 
 
-def _flattens_a_constant(network: Network) -> bool:
-    """Whether a channel of gamma 0 may meet a flatten."""
-    return "flatten" in network.kinds and any(
-        0.0 in (node.get("gamma") or ()) for node in network.nodes
-    )
+def _reshapes_a_constant(network: Network) -> bool:
+    """Whether a channel of gamma 0 may meet a reshape."""
+    reshapes = not {"flatten", "reshape"}.isdisjoint(network.kinds)
+    return reshapes and any(0.0 in (node.get("gamma") or ()) for node in network.nodes)
 
 
 def _has_a_matmul_without_bias(network: Network) -> bool:
@@ -410,12 +409,12 @@ def compare(
             name == "caffe"
             or _has_a_matmul_without_bias(network)
             or _is_tall(network)
-            or _flattens_a_constant(network)
+            or _reshapes_a_constant(network)
         ):
             # Of several obstacles the first one met is named. A BatchNorm and its Scale, tried one
             # after the other, may meet another one first; and a MatMul cannot be given a bias. A
             # constant along the height, too, is rescaled in ONNX and is no step in a module. What a
-            # module flattens has lengths that are open, and is held together for that.
+            # module reshapes has lengths that are open, and is held together for that.
             first, second = ({n: (one[0], "") for n, one in d.items()} for d in (first, second))
         if first != second:
             names = sorted(first.keys() | second.keys())
