@@ -161,6 +161,23 @@ class TestShifts:
         assert shift[[0, 2]].tolist() == [0.0, 0.0]
         assert (scale > 0).all()
 
+    @pytest.mark.parametrize("shared", [0, 1, 2])
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_what_a_sum_has_to_be_given_goes_where_nobody_else_reads(self, shared, count):
+        """Behind a tiny gamma the shift would drown what others read: one operand is its own."""
+        net = Network()
+        x = net.input(1, 3, 4, 4)
+        terms = [net.conv(x, kernel) for kernel in K[:count]]
+        total = terms[0]
+        for term in terms[1:]:
+            total = net.sum(total, term)
+        step = net.affine(total, [1e-6, -0.6, 1.0], B)
+        others = [net.affine(t, A, B) for n, t in enumerate(terms) if n != shared % count]
+        net.output(step, *(net.sigmoid(other) for other in others))
+        for number, term in enumerate(terms):
+            assert np.any(values_of(net, term)[1]) == (number == shared % count)
+        assert_fold_is_exact(net, tolerance=1e-12)
+
     def test_waiting_sums_are_solved(self):
         net = Network()
         i = net.input(1, 3, 4, 4)

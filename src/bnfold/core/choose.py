@@ -4,7 +4,8 @@ Scales: the outputs of removed affine steps are the values that were normalised 
 each class is scaled such that their median there is 1: a Conv followed by BatchNorm becomes
 exactly W * a, and chains of identity branches do not drift. Of steps in a row (a BatchNorm, then
 a Scale) the last one's output counts. Signs: the first such output is positive. Shifts: the first
-such output has none. A class without a removed step stays as it is.
+such output has none, and what a sum has to be given is given to those of its operands that nobody
+else reads. A class without a removed step stays as it is.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
     root_sign[owner] = sign.p[outputs[first]]
     root_sign[0] = 1.0
     shift = system.shift.find(everything)
+    busy = _read(binding, removed, (*_PASSES, g.Sum))
     preferred = np.zeros(system.count)
-    owner, first = np.unique(shift.root[outputs], return_index=True)
-    preferred[owner] = -shift.q[outputs[first]] / shift.p[outputs[first]]
-    root_shift = solve_waiting(system.sums, preferred)
+    for unmoved in (np.flatnonzero(busy), outputs):  # the latter count where both are in a class
+        owner, first = np.unique(shift.root[unmoved], return_index=True)
+        preferred[owner] = -shift.q[unmoved[first]] / shift.p[unmoved[first]]
+    moved = np.zeros(system.count, dtype=bool)
+    moved[shift.root[busy]] = True
+    root_shift = solve_waiting(system.sums, preferred, moved)
     scale = magnitude.p * root_magnitude[magnitude.root] * sign.p * root_sign[sign.root]
     inverse = 1.0 / scale
     scale[dead.variables], inverse[dead.variables] = 1.0, 0.0
@@ -193,15 +198,17 @@ _PASSES = (g.View, g.Clip, g.Max, g.Homogeneous)
 """Their output has the digits that their input has."""
 
 
-def _read(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
+def _read(
+    binding: Binding, removed: Sequence[int], besides: tuple[type, ...] = _PASSES
+) -> NDArray[np.bool_]:
     """Which variables an op reads that computes with them, other than the removed steps.
 
-    What is stored like another one is read where that one is.
+    What is stored like another one is read where that one is. Roles `besides` do not count.
     """
     gone = set(removed)
     read = np.zeros(binding.system.count, dtype=bool)
     for number, op in enumerate(binding.graph.ops):
-        if number not in gone and not isinstance(op.role, _PASSES):
+        if number not in gone and not isinstance(op.role, besides):
             for tensor in op.inputs:
                 read[binding.labels[tensor].reshape(-1)] = True
     pairs = _stored_alike(binding, removed)

@@ -31,7 +31,7 @@ def range_limit(dtype: str) -> float:
 def growth_limit(dtype: str) -> float:
     """How much larger a shift may make what others read: as many digits are lost."""
     if dtype == "float64":
-        return 2.0**20
+        return 2.0**17
     return 2.0**4 if dtype in ("float16", "bfloat16") else 2.0**10
 
 

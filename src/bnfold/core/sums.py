@@ -223,11 +223,13 @@ def _take(equations: Equations, rows: NDArray[np.bool_]) -> Equations:
     )
 
 
-def solve_waiting(sums: Sums, preferred: FloatArray) -> FloatArray:
+def solve_waiting(
+    sums: Sums, preferred: FloatArray, busy: NDArray[np.bool_] | None = None
+) -> FloatArray:
     """Values for all roots such that every waiting sum holds, near `preferred` where free.
 
-    `preferred` has one entry per variable and is read at roots. Raises Conflict when the waiting
-    sums contradict each other.
+    `preferred` and `busy` have one entry per variable and are read at roots: what is busy moves
+    only where nothing else can. Raises Conflict when the waiting sums contradict each other.
     """
     values = preferred.copy()
     values[0] = 0.0
@@ -236,7 +238,7 @@ def solve_waiting(sums: Sums, preferred: FloatArray) -> FloatArray:
     if not len(rows):
         return values
     equations = sums.equations(rows)
-    peeled = _peel(equations, len(values))
+    peeled = _peel(equations, np.zeros(len(values), dtype=bool) if busy is None else busy)
     core = np.ones(len(rows), dtype=bool)
     for block, _ in peeled:
         core[block] = False
@@ -250,14 +252,19 @@ def solve_waiting(sums: Sums, preferred: FloatArray) -> FloatArray:
     return values
 
 
-def _peel(equations: Equations, count: int) -> list[tuple[IntArray, IntArray]]:
-    """Rounds of equations that each own a root which no other remaining equation uses."""
+def _peel(equations: Equations, busy: NDArray[np.bool_]) -> list[tuple[IntArray, IntArray]]:
+    """Rounds of equations that each own a root which no other remaining equation uses.
+
+    Those that own one that is not busy come first, and take that one.
+    """
     k, roots = equations.coefficients, equations.roots
-    uses = np.bincount(roots[k != 0], minlength=count)
+    uses = np.bincount(roots[k != 0], minlength=len(busy))
     remaining = np.ones(len(roots), dtype=bool)
     rounds: list[tuple[IntArray, IntArray]] = []
     while True:
         private = (uses[roots] == 1) & (k != 0) & remaining[:, None]
+        if (free := private & ~busy[roots]).any():
+            private = free
         rows = np.flatnonzero(private.any(axis=1))
         if not len(rows):
             return rounds
