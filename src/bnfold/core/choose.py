@@ -59,7 +59,7 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
     root_sign[owner] = sign.p[outputs[first]]
     root_sign[0] = 1.0
     shift = system.shift.find(everything)
-    busy = _read(binding, removed, (*_PASSES, g.Sum))
+    busy = _busy(binding, removed)
     preferred = np.zeros(system.count)
     for unmoved in (np.flatnonzero(busy), outputs):  # the latter count where both are in a class
         owner, first = np.unique(shift.root[unmoved], return_index=True)
@@ -189,6 +189,16 @@ def _given(graph: g.Graph) -> set[int]:
         ):
             given.update(op.outputs)
     return given
+
+
+def _busy(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
+    """Which operands of sums others compute with as well."""
+    operands = np.zeros(binding.system.count, dtype=bool)
+    for op in binding.graph.ops:
+        if isinstance(op.role, g.Sum):
+            for tensor in op.inputs:
+                operands[binding.labels[tensor].reshape(-1)] = True
+    return operands & _read(binding, removed, (*_PASSES, g.Sum))
 
 
 Pairs = list[tuple[IntArray, IntArray]]

@@ -263,8 +263,8 @@ def _peel(equations: Equations, busy: NDArray[np.bool_]) -> list[tuple[IntArray,
     rounds: list[tuple[IntArray, IntArray]] = []
     while True:
         private = (uses[roots] == 1) & (k != 0) & remaining[:, None]
-        if (free := private & ~busy[roots]).any():
-            private = free
+        idle = private & ~busy[roots]
+        private = idle if idle.any() else private
         rows = np.flatnonzero(private.any(axis=1))
         if not len(rows):
             return rounds
