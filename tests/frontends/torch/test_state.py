@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
+from tests.frontends.torch.support import assert_same, build, image, run
 
 
 class Net(nn.Module):
@@ -135,3 +139,42 @@ def test_what_a_run_changes_in_a_module_that_cannot_be_copied(change):
     with torch.no_grad():
         for _ in range(3):
             torch.testing.assert_close(folded(x), reference(x), rtol=1e-9, atol=1e-9)
+
+
+# -------------------------------------------------------------------- generators of its own
+
+
+class Draws(nn.Module):
+    """Noise of a generator of its own; the lock makes it one that cannot be copied."""
+
+    def __init__(self, draw: Any, number: Callable[[Any], float]) -> None:
+        super().__init__()
+        self.conv, self.bn, self.lock = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), threading.Lock()
+        self.draw, self.number = draw, number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x)) + self.number(self.draw)
+
+
+GENERATORS = {
+    "Python's": lambda: Draws(random.Random(3), lambda draw: draw.random()),
+    "NumPy's": lambda: Draws(np.random.default_rng(3), lambda draw: float(draw.normal())),
+    "the old NumPy's": lambda: Draws(np.random.RandomState(3), lambda draw: float(draw.rand())),
+    "PyTorch's": lambda: Draws(
+        torch.Generator().manual_seed(3), lambda draw: float(torch.rand(1, generator=draw))
+    ),
+    "the system's": lambda: Draws(random.SystemRandom(), lambda draw: 0.0 * draw.random()),
+}
+
+
+@pytest.mark.parametrize("which", GENERATORS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_generator_draws_next_what_it_would_have_drawn(which: str, inplace: bool) -> None:
+    given, twin = (build(GENERATORS[which]()) for _ in range(2))
+    twin.load_state_dict(given.state_dict())
+    x = image(2, 3, 5, 5)
+    bnfold.inspect(given, x)
+    with suppress(bnfold.BnfoldError):  # it cannot be copied, or differs from itself
+        bnfold.fold(given, x, inplace=inplace)
+    for _ in range(2):
+        assert_same(run(twin, x), run(given, x), 1e-9)

@@ -17,6 +17,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -235,10 +236,10 @@ class Snapshot:
             if not tensor.is_meta
         ]
         self._generators = [
-            (part, part.get_state())
+            _rewinding(part)
             for module in self._modules
             for part in module.__dict__.values()
-            if type(part) not in _NO_GENERATORS and isinstance(part, torch.Generator)
+            if type(part) not in _NO_GENERATORS and isinstance(part, _GENERATORS)
         ]
 
     def restore(self) -> None:
@@ -261,8 +262,8 @@ class Snapshot:
             for tensor, content in self._contents:
                 if not is_equal(tensor, content):
                     _write_back(tensor, content)
-        for generator, state in self._generators:
-            generator.set_state(state)
+        for rewind in self._generators:
+            rewind()
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
@@ -271,6 +272,21 @@ class Snapshot:
             yield
         finally:
             self.restore()
+
+
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+
+
+def _rewinding(generator: Any) -> Callable[[], object]:
+    """What sets a generator of random numbers back to where it is now."""
+    if isinstance(generator, random.SystemRandom):
+        return lambda: None  # it has no state
+    if isinstance(generator, random.Random):
+        return partial(generator.setstate, generator.getstate())
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return partial(setattr, bits, "state", copy.deepcopy(bits.state))
+    return partial(generator.set_state, generator.get_state())
 
 
 def _is_usual(weight: Tensor) -> bool:
