@@ -204,13 +204,14 @@ class TestWhoDidIt:
         assert self.found([step, self.MILD], 1000.0) == [1]
 
 
-def test_an_op_that_only_passes_values_on_reads_no_digits():
+@pytest.mark.parametrize("pooling", ["max_pool", "mean_pool"])
+def test_an_op_that_only_passes_values_on_reads_no_digits(pooling):
     """The first step and the pooling see the stream, and only the second step reads the pooling."""
     net = Network()
     x = net.conv(net.input(2, 3, 4, 4), K[0])
     step = {"spread": np.full((1, 3, 1, 1), 1e-6), "center": np.full((1, 3, 1, 1), 0.3)}
     one = net.affine(x, [1e-6, 2e-6, 1e-6], [0.3] * 3, name="one", **step)
-    two = net.affine(net.max_pool(x), [1e-6] * 3, [0.3] * 3, name="two", **step)
+    two = net.affine(getattr(net, pooling)(x), [1e-6] * 3, [0.3] * 3, name="two", **step)
     net.output(net.conv(one, K[1]), net.conv(two, K[2]))
     plan = assert_fold_is_exact(net, tolerance=1e-8)
     assert removed_names(net, plan) == ["one", "two"]
@@ -241,7 +242,7 @@ class TestDeadChannels:
     def test_however_many_and_of_any_sign(self, tiny):
         assert self.names(lambda net, y, _: [net.conv(y, K[1])], tiny) == ["bn", "scale"]
 
-    @pytest.mark.parametrize("between", ["clip", "leaky", "max_pool"])
+    @pytest.mark.parametrize("between", ["clip", "leaky", "max_pool", "mean_pool"])
     def test_through_what_passes_values_on(self, between):
         def build(net, y, _):
             return [net.conv(getattr(net, between)(y), K[1])]

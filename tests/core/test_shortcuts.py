@@ -433,6 +433,15 @@ class TestCentreTap:
         y = net.affine(same(net, x), gammas, [0.1, 0.2, -0.3])
         goes(net, conv(net, net.sigmoid(net.sum(y, bn(net, x)))))
 
+    @pytest.mark.parametrize("gammas", [[0.3, 0.0, 2.0], [0.0] * 3])
+    def test_two_steps_behind_the_convolution(self, gammas):
+        """As in Caffe: the constant of a gamma of 0 is made by the convolution before both."""
+        net = Network()
+        x = pinned(net)
+        y = net.affine(same(net, x), [0.7, 1.1, -0.6], [0.2, -0.4, 0.5])
+        y = net.affine(y, gammas, [0.1, 0.2, -0.3])
+        goes(net, conv(net, net.sigmoid(net.sum(y, bn(net, x)))))
+
     def test_a_step_behind_the_convolution_that_stays(self):
         net = Network()
         x = pinned(net)

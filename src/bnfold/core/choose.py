@@ -204,7 +204,7 @@ def _busy(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
 Pairs = list[tuple[IntArray, IntArray]]
 """Variables, one by one, of one class."""
 
-_PASSES = (g.View, g.Clip, g.Max, g.Homogeneous)
+_PASSES = (g.View, g.Clip, g.Max, g.Mean, g.Homogeneous)
 """Their output has the digits that their input has."""
 
 
@@ -231,7 +231,7 @@ def _read(
 
 
 def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
-    """Variables that have one shift because one weight, one constant or one maximum joins them."""
+    """Variables with one shift because a weight, a constant, a maximum or a mean joins them."""
     gone = set(removed)
     pairs: Pairs = []
     first: dict[Hashable, BoundLinear] = {}
@@ -246,7 +246,7 @@ def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
             step = binding.affine[number]
             if any(editable(step)):
                 pairs += _edited_alike(binding, number, step)
-        elif isinstance(role, g.Max):
+        elif isinstance(role, g.Max | g.Mean):
             pairs.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
     return [pair for pair in pairs if len(pair[0])]
 

@@ -36,12 +36,13 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
         with trial(solution, options):
             for number in own:
                 remove_step(solution, number)
+                solution.removed.append(number)  # the next one may sit behind it, with a gamma of 0
             bound = lay(binding, shortcut)
             if any(np.isin(s.variables, solution.dead.variables).any() for s in bound.terms):
                 raise Conflict([])
             for number in shortcut.sums:
                 del binding.open_sums[number]
-            solution.removed.extend(steps)
+            solution.removed.extend(step for step in steps if step not in own)
             solution.shortcuts.append(bound)
     except Conflict as conflict:
         solution.met[shortcut.root] = clips_among(binding, conflict.causes)

@@ -145,6 +145,8 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     size = verdict.rms(_finite(truth))
     unit = verdict.unit(first.dtype)
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
+    if not is_exact and evidence.coarsest == "float64":
+        most = max(most, verdict.ENOUGH_IN_FLOAT64 * size)
     loss = _loss(evidence, number, far, off, noisy) if is_exact else 0.0
     return _Errors(_rms(far, tame), own_error, noise, size, most, loss)
 

@@ -57,7 +57,8 @@ Without float64
     weights, and is known from few runs, so only what is more than BEYOND times that far apart is
     proven wrong; what lies between is not proven either way.
     A model in float64 is judged so, too, where the above does not explain a difference: constants
-    that cancel cost the original as many digits as the fold, and nothing finer knows them.
+    that cancel cost the original as many digits as the fold, and nothing finer knows them. A fold
+    may lose as many there as a shift may cost, ENOUGH_IN_FLOAT64: the solver lets no more go.
 
 Ill-conditioned places
     A division by what comes near 0 makes a number of which rounding may do anything. Where a
@@ -80,6 +81,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
+from bnfold.core.limits import growth_limit
 
 _FALSE_ALARM = 1e-6
 """Probability that a right fold is called wrong, as far as the model of rounding goes."""
@@ -96,6 +98,8 @@ DIGITS = 8.0
 _FEW_PLACES = 8.0
 ENOUGH = 2.0**-14
 """An output that is so near to the truth has kept digits enough."""
+ENOUGH_IN_FLOAT64 = 2.0**-53 * growth_limit("float64")
+"""The same where all is in float64, and no truth is known: 1.5e-11."""
 BEYOND = 4.0
 """So many times what rounding explains is wrong, where rounding is known from few runs only."""
 NEAR_TIES = 16.0
