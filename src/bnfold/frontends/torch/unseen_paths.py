@@ -35,9 +35,13 @@ def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) 
 
     Most modules take but one. The model is left as it was.
     """
-    own = _called(recording.events[: recording.given])
+    seen = _called(recording.events[: recording.given])
     for dtype in _DTYPES:
-        cast = pytree.tree_map_only(Tensor, partial(_cast, dtype=dtype), list(map(_plain, runs)))
+        given = list(map(_plain, runs))
+        cast = pytree.tree_map_only(Tensor, partial(_cast, dtype=dtype), given)
+        pairs = zip(pytree.tree_leaves(cast), pytree.tree_leaves(given), strict=True)
+        if all(other is own for other, own in pairs):
+            continue
         entries = [
             Entry(run.entry, given) if isinstance(run, Entry) else given
             for run, given in zip(runs, cast, strict=True)
@@ -46,7 +50,7 @@ def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) 
             other = read_module(model, entries, like=recording)
         except BnfoldError:
             continue
-        if _called(other.events) != own:
+        if _called(other.events) != seen:
             return True
     return False
 
