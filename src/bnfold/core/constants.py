@@ -274,6 +274,8 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
         return _sloped(role.negative, given, labels[0])
     if isinstance(role, g.Max | g.Mean) and not _meet_alike(role, given, labels[0]):
         return None
+    if isinstance(role, g.Max) and role.tells_places:
+        return None
     counts_zeros = isinstance(role, g.Mean) and role.counts_zeros
     if isinstance(role, _PASSES) and not counts_zeros:
         return given

@@ -216,6 +216,9 @@ class Max:
     """Axes of the input along which values meet."""
     keeps_rank: bool = True
     """False where the axes disappear from the output."""
+    tells_places: bool = False
+    """Somebody reads where the largest values were: of a constant that is stored as anything, that
+    is anywhere."""
 
 
 POSITIVE = Max(())

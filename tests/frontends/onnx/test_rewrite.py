@@ -167,6 +167,64 @@ def test_names_do_not_collide():
     assert_same(model, folded, (2, 3, 6, 6))
 
 
+@pytest.mark.parametrize("read_by", ["nobody", "the user", "an unpooling", "a shape"])
+def test_a_constant_in_front_of_a_pooling_that_tells_places(read_by):
+    """Of what a channel of gamma 0 is stored as, the largest value is anywhere."""
+    s = Sketch(2, 4, 8, 8)
+    s.node("Sigmoid")
+    s.bn(4)
+    s.node("MaxPool", s.at, kernel_shape=[2, 2], strides=[2, 2])
+    if read_by != "nobody":
+        s.nodes[-1].output.append("places")
+    outputs = [s.conv(4, 3, 1)]
+    if read_by == "an unpooling":
+        ones = s.constant("ones", np.ones((2, 4, 4, 4)))
+        outputs.append(s.node("MaxUnpool", ones, "places", kernel_shape=[2, 2], strides=[2, 2]))
+    elif read_by == "the user":
+        outputs.append(s.node("Cast", "places", to=TensorProto.FLOAT))
+    elif read_by == "a shape":
+        outputs.append(s.node("Cast", s.node("Shape", "places"), to=TensorProto.FLOAT))
+    model = s.model(*outputs)
+    for tensor in model.graph.initializer:
+        if tensor.name == "bn_g":
+            tensor.raw_data = np.array([0.0, 1.3, 0.0, 0.4], s.dtype).tobytes()
+    folded, report = bnfold.fold(model)
+    assert report.removed == (0 if read_by in ("the user", "an unpooling") else 1)
+    assert_same(model, folded, (2, 4, 8, 8))
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("bounds", [(), (-0.5, 0.5)])
+def test_nodes_that_become_bounds_get_no_name_twice(bounds, named):
+    """ONNX Runtime refuses a name that two nodes have; any number of nodes may have none."""
+    s = Sketch(2, 4, 6, 6)
+    limits = [s.constant(f"bound {bound}", bound) for bound in bounds]
+    for number in range(3):
+        s.bn(4, name=f"bn{number}")
+        s.node("Clip" if bounds else "Relu", s.at, *limits)
+        s.conv(4, 4, 1, name=f"conv{number}")
+    model = s.model()
+    if not named:
+        for node in model.graph.node:
+            node.ClearField("name")
+    folded, report = bnfold.fold(model, clip="always")
+    assert report.removed == 3
+    names = [node.name for node in folded.graph.node if node.name]
+    assert len(set(names)) == len(names)
+    assert_same(model, folded, (2, 4, 6, 6))
+
+
+def test_a_copy_of_an_output_gets_a_name_that_no_node_has():
+    s = Sketch(2, 3, 6, 6)
+    one = s.constant("unit", np.array(1.0))
+    source = s.conv(3, 4, name="second_identity")
+    outputs = [s.node("Mul", source, one, output=name) for name in ("first", "second")]
+    model = s.model(*outputs)
+    folded, _ = bnfold.fold(model)
+    assert sorted(ops(folded)) == ["Conv", "Identity"]
+    assert_same(model, folded, (2, 3, 6, 6))
+
+
 def test_constants_that_nobody_reads_any_more_are_gone():
     s = Sketch(2, 3, 6, 6)
     s.conv(3, 4)

@@ -281,8 +281,9 @@ class _Editor:
                 number, site.data_type, shape, content, partial(np.asarray, bound)
             )
             into = output if is_last else self.new.namer.fresh(f"{output}_{word}")
-            label = node.proto.name if is_last else f"{node.proto.name}_{word}"
-            label = label if is_last or not node.proto.name else self.new.namer.fresh(label)
+            label = node.proto.name
+            if label and not is_last:
+                label = self.new.namer.fresh(f"{label}_{word}")
             made.append(helper.make_node(op, [source, name], [into], name=label))
             source = into
         if not made:  # no bound is left: the values pass as they are

@@ -160,7 +160,9 @@ def _space(lifter: Lifter, node: Node) -> tuple[int, ...]:
 
 
 def _max_pool(lifter: Lifter, node: Node) -> bool:
-    return _emit_reduction(lifter, node, g.Max(_space(lifter, node)))
+    places = node.outputs[1] if len(node.outputs) > 1 else ""
+    is_read = bool(places) and lifter.network.is_read(places)
+    return _emit_reduction(lifter, node, g.Max(_space(lifter, node), tells_places=is_read))
 
 
 def _average_pool(lifter: Lifter, node: Node) -> bool:

@@ -105,6 +105,10 @@ class Network:
         """Whether somebody outside the main graph reads the value."""
         return name in self.captured or name in self.outputs
 
+    def is_read(self, name: str) -> bool:
+        """Whether anybody looks at more of the value than its shape or dtype."""
+        return self.is_pinned(name) or bool(self.value_readers(name))
+
 
 def read_network(file: str, proto: ModelProto) -> Network:
     """Look at the main graph. Raises ModelUnreadableError where it makes no sense."""

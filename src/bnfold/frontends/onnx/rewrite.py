@@ -94,7 +94,9 @@ def _rewired(nodes: list[NodeProto], network: Network, edits: Edits) -> list[Nod
         if root in made and root not in renamed and not network.is_pinned(root):
             renamed[root] = name
         else:
-            copies.append(helper.make_node("Identity", [root], [name], name=f"{name}_identity"))
+            label = f"{name}_identity"
+            label = "" if any(node.name == label for node in nodes) else label
+            copies.append(helper.make_node("Identity", [root], [name], name=label))
     for node in nodes:
         for position, name in enumerate(node.input):
             target = roots.get(name, name)

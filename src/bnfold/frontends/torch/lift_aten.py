@@ -153,7 +153,7 @@ def _last_axes(value: Value, count: int) -> tuple[int, ...]:
 
 
 def _pool(rank: int, role: Callable[[Event, tuple[int, ...]], g.Role]) -> Handler:
-    """Over the last axes; where the maxima were, a further output, is not followed."""
+    """Over the last axes; a further output, where the maxima were, is not followed."""
 
     def handler(lifter: Lifter, event: Event) -> bool:
         source = first_value(event)
@@ -167,7 +167,16 @@ def _pool(rank: int, role: Callable[[Event, tuple[int, ...]], g.Role]) -> Handle
 
 
 def _max_pool(rank: int) -> Handler:
-    return _pool(rank, lambda event, axes: g.Max(axes))
+    def handler(lifter: Lifter, event: Event) -> bool:
+        tells = _tells_places(lifter, event)
+        return _pool(rank, lambda _, axes: g.Max(axes, tells_places=tells))(lifter, event)
+
+    return handler
+
+
+def _tells_places(lifter: Lifter, event: Event) -> bool:
+    """Whether somebody reads where the maxima were."""
+    return any(made is not None and lifter.is_read(made) for made in event.outputs[1:])
 
 
 def _mean_pool(rank: int) -> Handler:
@@ -200,7 +209,8 @@ def _reduce_sum(lifter: Lifter, event: Event) -> bool:
 
 
 def _reduce_max(lifter: Lifter, event: Event) -> bool:
-    return _reduce(lifter, event, g.Max)
+    tells = _tells_places(lifter, event)
+    return _reduce(lifter, event, lambda axes, keep: g.Max(axes, keep, tells))
 
 
 def _reduce(lifter: Lifter, event: Event, role: Callable[[tuple[int, ...], bool], g.Role]) -> bool:

@@ -252,6 +252,10 @@ class Lifter:
         own = id(constant.origin) in self.owned and not constant.is_shaped_by_code
         return own or self.is_program
 
+    def is_read(self, value: Value) -> bool:
+        """Whether an event, or someone outside, reads the value."""
+        return self.readers.get(value.number, 0) > 0
+
     def single_use(self, value: Value) -> bool:
         """Whether exactly one event reads the value, and no one outside."""
         return self.readers.get(value.number, 0) == 1
