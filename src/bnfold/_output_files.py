@@ -67,6 +67,17 @@ def _no_folder(folder: Path, option: str) -> UsageError:
     return UsageError(f"there is no folder {folder}", f"create it, or choose another {option}")
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of --output-dir, and those around it. Raises UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # a file, too long, no permission
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"{shortened(folder)} can be no folder: {reason}", "choose another --output-dir"
+        ) from error
+
+
 def is_same_file(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file, by whatever links, or to one name where there is none."""
     try:

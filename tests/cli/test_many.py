@@ -68,6 +68,11 @@ def test_two_models_that_would_become_one_file(folder, capsys):
         (["a.onnx", "-o", "b.onnx", "--output-dir", "out"], "leave one out"),
         (["a.onnx", "--jobs", "0"], "no number of processes"),
         (["a.onnx", "-o", "-", "--json"], "--json has no place"),
+        (["a.onnx", "a.onnx", "--output-dir", "out"], "a.onnx is named twice. Next: leave one out"),
+        (["a.onnx", "--output-dir", "b.onnx"], "b.onnx can be no folder: File exists"),
+        (["a.onnx", "--output-dir", "b.onnx/out"], "out can be no folder: Not a directory"),
+        (["a.onnx", "--output-dir", "n" * 300], "can be no folder: File name too long"),
+        (["a.onnx", "--output-dir", "a\0b"], "can be no folder: embedded null"),
     ],
 )
 def test_usage(folder, capsys, words, text):
@@ -148,6 +153,34 @@ def test_a_folder_keeps_its_layout(folder, capsys):
 def test_one_model_in_output_dir(folder, capsys):
     assert main(["fold", "a.onnx", "--output-dir", "new/place"]) == 0
     assert operators("new/place/a.onnx") == {"Conv"}
+
+
+def test_a_folder_with_one_model_keeps_its_layout(folder, capsys):
+    write(Path("models/deep/two.onnx"))
+    assert main(["fold", "models", "--output-dir", "out"]) == 0
+    assert operators("out/deep/two.onnx") == {"Conv"}
+
+
+def test_what_is_there_already_is_named_with_the_option(folder, capsys):
+    write(Path("out/a.onnx"))
+    assert main(["fold", "a.onnx", "--output-dir", "out"]) == 2
+    assert "choose another with --output-dir, or add --force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".onnx", "a/" * 3000 + "x.onnx", "a\0b.onnx", ""])
+@pytest.mark.parametrize("command", ["fold", "inspect", "verify", "bench"])
+def test_names_that_no_file_can_have(folder, capsys, command, name):
+    words = [name, name] if command == "verify" else [name]
+    assert main([command, *words]) == 3
+    said = capsys.readouterr().err
+    assert ("an empty name" if not name else "no such file") in said
+    assert len(said) < 400
+    assert sorted(path.name for path in folder.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_data_of_a_name_that_no_file_can_have(folder, capsys):
+    assert main(["verify", "a.onnx", "b.onnx", "--data", "n" * 300 + ".npz"]) == 3
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_an_output_dir_that_is_the_models_own(folder, capsys):

@@ -45,7 +45,8 @@ def fold_one(arguments: argparse.Namespace) -> Done:
     if output is not None:
         if any(is_same_file(output, path) for path in source.files):
             raise UsageError(f"{output} is the model itself", "name another output with -o")
-        check_output(output, suffix=source.kind.suffix, force=arguments.force)
+        option = "-o" if arguments.output_dir is None else "--output-dir"
+        check_output(output, suffix=source.kind.suffix, force=arguments.force, option=option)
     check_report(arguments)
     with edited(source, arguments, output) as edit:
         if arguments.verify:

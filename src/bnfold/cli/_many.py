@@ -19,6 +19,7 @@ from textwrap import fill
 from typing import Any
 
 from bnfold._kinds import renamed
+from bnfold._output_files import make_folder
 from bnfold._text import printable, shortened, size
 from bnfold._threads import limit, processors
 from bnfold.cli._fold import fold_one
@@ -158,7 +159,7 @@ def _line(arguments: argparse.Namespace) -> Line:
     """Fold one; whatever it raises is its line."""
     try:
         if arguments.output is not None:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(arguments.output.parent)
         done = fold_one(arguments)
     except BnfoldError as error:
         return _failed(arguments.source, error.exit_code, str(error))

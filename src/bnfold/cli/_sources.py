@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnfold._kinds import caffe_files
+from bnfold._paths import is_folder
 from bnfold.cli._stream import STREAM
 from bnfold.cli._torch_source import is_factory
 from bnfold.errors import BnfoldError, UsageError
@@ -41,7 +42,7 @@ def models(words: Sequence[str]) -> list[Model]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if word != STREAM and not is_factory(word) and Path(word).is_dir():
+        if word != STREAM and not is_factory(word) and is_folder(word):
             inside = list(_in_folder(Path(word)))
             named += inside or [Model(word, place=Path(Path(word).name))]
         elif rest and _takes_weights(word, rest[0]):
@@ -109,6 +110,9 @@ def check_many(named: Sequence[Model], *, output: Path | None, folder: Path | No
         )
     if any(model.source == STREAM for model in named):
         raise UsageError("stdin holds one model", "leave the others out")
+    for number, model in enumerate(named):
+        if model in named[:number]:
+            raise UsageError(f"{model.source} is named twice", "leave one out")
     if folder is None:
         return
     places: dict[str, str] = {}

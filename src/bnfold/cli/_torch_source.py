@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold._output_files import shortened
+from bnfold._paths import is_folder, is_there
 from bnfold.errors import (
     ExampleInputError,
     ModelUnreadableError,
@@ -89,7 +90,7 @@ def check_options(source: str, inputs: Sequence[str], *, eval_mode: bool) -> Non
 
 def is_factory(source: str) -> bool:
     """Whether SOURCE is written like `package.module:attribute`, and no file has that name."""
-    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not Path(source).exists()
+    return bool(re.fullmatch(r"[\w.]+:[\w.]+", source)) and not is_there(source)
 
 
 def open_source(
@@ -110,7 +111,7 @@ def _from_file(source: str) -> ExportedProgram:
     from bnfold.cli._archive import load_program
 
     file = Path(source)
-    if not source or file.is_dir():
+    if not source or is_folder(file):
         raise no_file(source)
     try:
         file.open("rb").close()

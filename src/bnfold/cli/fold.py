@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bnfold._kinds import renamed
+from bnfold._output_files import make_folder
 from bnfold.cli._edit import add_edit_options
 from bnfold.cli._fold import Done, fold_one
 from bnfold.cli._options import add_common_options, add_sources
@@ -90,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             raise UsageError("-o and --output-dir both say where to write", "leave one out")
         suffix = source_of(model.source).kind.suffix
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
         arguments.output = renamed(arguments.output_dir / model.place, suffix)
+        make_folder(arguments.output.parent)
     done = fold_one(arguments)
     if arguments.json:
         answer_json(done.document)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bnfold._output_files import shortened
+from bnfold._paths import is_file, is_folder, is_there
 from bnfold.errors import BnfoldError, ModelUnreadableError, UnsupportedModelError, UsageError
 from bnfold.formats import signs
 from bnfold.formats.kinds import Format, ModelKind
@@ -34,7 +35,7 @@ def kind_of_file(source: str | os.PathLike[str]) -> ModelKind:
     """
     path = Path(source)
     file_format = None
-    if path.is_file():  # neither a pipe nor a device, which cannot be looked at twice
+    if is_file(path):  # neither a pipe nor a device, which cannot be looked at twice
         try:
             file_format = identify(path)
         except OSError as error:
@@ -75,10 +76,16 @@ def refusal(source: str) -> BnfoldError:
     if re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
         return UsageError(f"{source} is an address, not a file", "download it, then name the file")
     path = Path(source)
-    if not source or not _exists(path):
+    if not is_there(source):
         detail = "no such file" if source else "an empty name"
-        return ModelUnreadableError(source or "SOURCE", detail, _similar(path) or NAME_ONE)
-    file_format = identify(path) if path.is_file() or path.is_dir() else None
+        called = str(shortened(path)) if source else "SOURCE"
+        return ModelUnreadableError(called, detail, _similar(path) or NAME_ONE)
+    if not is_file(path) and not is_folder(path):
+        return UsageError(
+            f"{source} is a pipe or a device, which can be read only once",
+            "pipe the model in, and write - in its place",
+        )
+    file_format = identify(path)
     if file_format is not None and file_format.kind is None:
         return file_format.refusal(source)
     if path.is_dir():
@@ -86,13 +93,6 @@ def refusal(source: str) -> BnfoldError:
     return UnsupportedModelError(
         f"{source} is of no format that bnfold knows", f"{NAME_ONE}, or convert it to ONNX"
     )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _similar(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnfold._named_shapes import is_shape
+from bnfold._paths import is_folder, is_there
 from bnfold.errors import MissingExtraError, ModelUnreadableError, UsageError
 from bnfold.verify.runner import Array, InputSpec, Runner
 
@@ -144,7 +145,7 @@ def load(
     """The user's inputs, a list per run. Raises UsageError where they do not fit the model."""
     if isinstance(data, str | os.PathLike):
         path = Path(data)
-        if path.is_dir():
+        if is_folder(path):
             return _folder(path, _only(specs, str(path)), mean, std, limit)
         if mean is not None or std is not None:
             raise UsageError(
@@ -166,7 +167,7 @@ def _only(specs: Sequence[InputSpec], what: str) -> InputSpec:
 
 def _file(path: Path) -> Any:
     step = "pass an .npz or .npy written by NumPy, or a folder of images"
-    if not path.exists():
+    if not is_there(path):
         raise ModelUnreadableError(str(path), "no such file", step)
     if path.suffix.lower() not in (".npz", ".npy"):
         raise UsageError(f"{path} is no .npz, .npy or folder", step)

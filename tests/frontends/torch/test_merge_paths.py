@@ -239,6 +239,66 @@ def _whole_numbers(m: Branches, x: Tensor) -> Tensor:
     return m.a(x) + m.b(x)
 
 
+def _cropped(m: Branches, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return a + (b[..., : x.shape[2], : x.shape[3]] if x.shape[3] % 2 == 0 else b)
+
+
+def _of_its_dtype(m: Branches, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return a + (b.to(x.dtype) if x.shape[2] != x.shape[3] else b)
+
+
+def _listed(m: Branches, x: Tensor) -> Tensor:
+    parts = [m.a(x), m.b(x)]
+    if x.shape[0] != 2:
+        parts = [part.float() if part.dtype == torch.half else part for part in parts]
+    return parts[0] + parts[1]
+
+
+def _converted_in_channels_last(m: Branches, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return a + (b.double() if x.is_contiguous(memory_format=torch.channels_last) else b)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("how", [_cropped, _of_its_dtype, _listed, _converted_in_channels_last])
+def test_what_does_nothing_to_a_tensor_asks_for_one(how: Forward, verify: bool) -> None:
+    """It leaves no trace in a reading; of a branch that was merged away it has nothing to ask."""
+    model = build(Branches(how))
+    folded, report = bnfold.fold(model, X, verify=verify)
+    assert not report.merged
+    assert_right(model, folded)
+
+
+def _contiguous(m: Branches, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return a + (b.contiguous() if x.shape[3] % 2 == 0 else b)
+
+
+def _detached(m: Branches, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return a + (b.detach().clone() if torch.is_grad_enabled() else b)
+
+
+@pytest.mark.parametrize("how", [_contiguous, _detached])
+def test_nothing_stays_nothing(how: Forward) -> None:
+    model = build(Branches(how))
+    folded, report = bnfold.fold(model, X)
+    assert len(report.merged) == 1
+    assert_right(model, folded)
+    torch.testing.assert_close(folded(X), model(X), rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_of_nothing_says_what_to_do() -> None:
+    from bnfold.frontends.torch.nothing import NOTHING
+
+    with pytest.raises(TypeError, match="merge='never'"):
+        NOTHING[0]
+    with pytest.raises(TypeError, match="merge='never'"):
+        list(NOTHING)
+
+
 def _normalised(m: Branches, x: Tensor) -> Tensor:
     x = x.double() / 255 if x.dtype == torch.uint8 else x.double()
     return m.a(x) + m.b(x)

@@ -494,5 +494,5 @@ def test_the_proof_runs_another_size():
     """Where the two part, the proof sees it on its own."""
     net = trained(Net(pooled_if_large))
     recording = read_other_sizes.read_as_needed(net, [torch.randn(2, 4, 12, 12, dtype=D)])
-    assert recording.taken
-    assert all(shape[1] == 4 for (shape,) in recording.taken)
+    assert any(further.is_other for further in recording.further)
+    assert all(run.shape[1] == 4 for further in recording.further for run in further.runs)

@@ -32,8 +32,10 @@ from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import split_by
+from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.resizing import shapes
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
 from bnfold.report import FoldReport
 
@@ -192,6 +194,9 @@ class Folding:
         )
         if not is_as_expected(self.recording, inner.recording, todo):
             return None
+        for each in self.recording.further:  # what makes nothing there may meet what it makes here
+            read_module(merged, each.runs, like=inner.recording)
+            before.restore()
         inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
         kept = len(inner.decided.plan.kept)
         return inner if not kept or kept <= len(self.decided.plan.kept) else None
@@ -231,25 +236,31 @@ class Folding:
         """The module as it came, run. Raises ExampleInputError."""
         from bnfold.frontends.torch import prove
 
-        shapes = [dict(enumerate(taken)) for taken in self.recording.taken]
+        further = sorted(self.recording.further, key=lambda each: not each.is_other)
+        own = shapes(self.runs)
+        resized = [each for each in further if len(self.runs) == 1 and shapes(each.runs) != own]
+        second = resized[:1]
+        others = [each.runs for each in further if each.is_other and each not in second]
+        again = [self.runs] * (self.recording.rounds - 2)
         return prove.start(
             type(self.model).__name__,
             self.model,
-            self._calls(),
+            self._calls(self.runs),
             depth(self.recording),
-            shapes=shapes[:2],
+            shapes=[dict(enumerate(shapes(each.runs))) for each in second],
+            further=[self._calls(runs) for runs in (*again, *others)],
             inplace=self.inplace,
             writes=bool(self.recording.changed),
         )
 
-    def _calls(self) -> list[Call]:
+    def _calls(self, runs: Sequence[Any]) -> list[Call]:
         from bnfold.frontends.torch.proof_calls import Call
 
         return [
             Call(*split_inputs(run.inputs), run.entry)
             if isinstance(run, Entry)
             else Call(*split_inputs(run))
-            for run in self.runs
+            for run in runs
         ]
 
     def check_run(self) -> None:
@@ -258,7 +269,7 @@ class Folding:
             return
         from bnfold.frontends.torch.proof_calls import CallFailedError, ModelCalls, failure
 
-        given = self._calls()
+        given = self._calls(self.runs)
         calls = ModelCalls(self.model, given, writes=bool(self.recording.changed))
         try:
             with same_randomness():

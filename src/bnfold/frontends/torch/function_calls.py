@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bnfold.frontends.torch.nothing import NEGATIONS, PRODUCTS, SUMS, MergedAway
+from bnfold.frontends.torch.nothing import KEEPERS, PRODUCTS, SUMS, MergedAway
 
 _MANY = 256
 """How many numbers of one argument are compared, at most."""
@@ -264,7 +264,7 @@ def _may_be_merged(call: FunctionCall) -> bool:
     weights = sum(isinstance(tensor, frozenset) for tensor in call.tensors)
     if call.name in PRODUCTS:
         return weights == 1
-    return not weights and call.name in SUMS | NEGATIONS
+    return not weights and call.name in SUMS | KEEPERS
 
 
 def _replaced(original: Heard, folded: Heard) -> set[str]:

@@ -49,6 +49,16 @@ class Nothing:
         """Nothing."""
         return self
 
+    def contiguous(self, **options: Any) -> Any:
+        """Nothing, however it lies in memory."""
+        return self
+
+    clone = detach = contiguous
+
+    def __getitem__(self, place: Any) -> Any:
+        """A part of a tensor, or an item of many; how large it was is not known any more."""
+        raise TypeError(f"a part of it: {_MISSING}")
+
     def __repr__(self) -> str:
         """What it stands for."""
         return "<nothing: merged into another branch>"
@@ -143,13 +153,17 @@ _FUNCTIONS: Mapping[Callable[..., Any], Sequence[str]] = {
     _product: ("mul", "mul_", "imul", "multiply", "__mul__", "__rmul__", "__imul__"),
     _quotient: ("div", "div_", "truediv", "true_divide", "divide", "__truediv__", "__itruediv__"),
     _swapped_quotient: ("__rdiv__", "__rtruediv__"),
-    _same: ("neg", "__neg__", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    _same: (
+        *("neg", "__neg__", "clone", "detach"),
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    ),
 }
 SUMS = frozenset((*_FUNCTIONS[_sum], *_FUNCTIONS[_difference], *_FUNCTIONS[_swapped]))
 """Names of functions that add and subtract."""
 PRODUCTS = frozenset((*_FUNCTIONS[_product], *_FUNCTIONS[_quotient]))
 """Names of functions that multiply and divide."""
-NEGATIONS = frozenset(("neg", "__neg__"))
+KEEPERS = frozenset(("neg", "__neg__", "contiguous", "clone", "detach"))
+"""Names of functions that make nothing of nothing, and a tensor of its size of a tensor."""
 Nothing._answers = {name: answer for answer, names in _FUNCTIONS.items() for name in names}
 
 

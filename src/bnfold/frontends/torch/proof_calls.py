@@ -4,6 +4,8 @@
     other values of the same shapes    in the usual memory layout, where the model takes that; of an
                                        exported program with open sizes, of other sizes
     the same for each of `also`, and for each method that is an entry
+    further ones                       of each size and layout on which the code goes another way,
+                                       and until what a run leaves for the next comes again
 
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
 next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
@@ -17,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -184,6 +186,7 @@ def run_original(
     model: nn.Module,
     given: Sequence[Call],
     shapes: Iterable[Shapes] = (),
+    further: Sequence[Sequence[Call]] = (),
     *,
     listens: bool = False,
     writes: bool = False,
@@ -191,16 +194,23 @@ def run_original(
     """The calls, each followed by one on other values, with what the model makes of them.
 
     Of other values it gets the first that it takes: `shapes` come first, new ones for tensors by
-    their position. Raises ExampleInputError if it raises on the example inputs themselves.
+    their position. Then come those `further` ones that it takes, with other values, too. Raises
+    ExampleInputError if it raises on the example inputs themselves.
     """
+    more = [_drawn(calls, 1 + number) for number, calls in enumerate(further)]
     resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
     for vary in chain(resized, (_varied, _redrawn, _kept)):
-        calls = ModelCalls(model, _with_others(given, vary), writes=writes)
-        try:
-            return calls, calls.run(listens=listens)
-        except CallFailedError as error:
-            if error.number == 0:
-                raise failure(model, given, error) from error.cause
+        first = _with_others(given, vary)
+        while True:
+            calls = ModelCalls(model, list(chain(first, *more)), writes=writes)
+            try:
+                return calls, calls.run(listens=listens)
+            except CallFailedError as error:
+                if error.number == 0:
+                    raise failure(model, given, error) from error.cause
+                if error.number < len(first):
+                    break
+                del more[_group(more, error.number - len(first))]
     # What it keeps of one call lets it take no other.
     calls = ModelCalls(model, given, writes=writes)
     try:
@@ -219,6 +229,21 @@ def failure(model: nn.Module, given: Sequence[Call], error: CallFailedError) -> 
 Shapes = Mapping[int, tuple[int, ...]]
 Vary = Callable[[Tensor, int, torch.Generator], Tensor]
 """Other values for a tensor, given its position."""
+
+
+def _drawn(calls: Sequence[Call], seed: int) -> list[Call]:
+    """The same calls on other values."""
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        call.with_tensors([_redrawn(tensor, place, draw) for place, tensor in enumerate(own)])
+        for call, own in ((call, call.tensors) for call in calls)
+    ]
+
+
+def _group(groups: Sequence[Sequence[Call]], number: int) -> int:
+    """Which of the groups the call with this number is in."""
+    ends = accumulate(map(len, groups))
+    return next(place for place, end in enumerate(ends) if number < end)
 
 
 def _with_others(given: Sequence[Call], vary: Vary) -> list[Call]:

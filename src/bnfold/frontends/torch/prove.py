@@ -142,10 +142,13 @@ def start(
     layers: int,
     *,
     shapes: Iterable[Shapes] = (),
+    further: Sequence[Sequence[Call]] = (),
     inplace: bool = False,
     writes: bool = False,
 ) -> Proof:
-    """Run the original, on other `shapes`, too, if it takes them. Raises ExampleInputError.
+    """Run the original, on other `shapes` and `further` calls, too, if it takes them.
+
+    Raises ExampleInputError.
 
     `writes`: whether a run is known to change a parameter or buffer.
     """
@@ -153,7 +156,7 @@ def start(
     if inplace:  # what it was, for when it is something else
         module = throwaway(module) or module
     listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
-    original, outputs = run_original(module, calls, shapes, listens=listens, writes=writes)
+    original, outputs = run_original(module, calls, shapes, further, listens=listens, writes=writes)
     return Proof(name, original, outputs, layers, inplace)
 
 

@@ -250,6 +250,7 @@ class _Reader:
             changed = self._changed(recorders, kept)
             mark_varying(recording, later, changed, self.shadow, moved=False)
             now = self._traces(structural=structural)
+            recording.rounds = len(traces)
             if now in traces and not asks_for_values(recording):
                 return
             traces.append(now)

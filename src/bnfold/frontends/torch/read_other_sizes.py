@@ -35,7 +35,14 @@ from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.open_lengths import joined
 from bnfold.frontends.torch.ops import functional, op_name
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.recording import Event, Recording, Value, constants, values
+from bnfold.frontends.torch.recording import (
+    Event,
+    Further,
+    Recording,
+    Value,
+    constants,
+    values,
+)
 
 _TURNS = 4
 """How many comparisons are made to turn: those nearest to the example's size."""
@@ -86,8 +93,10 @@ class Readings:
         """Sizes that the module was read on, or refused."""
         self.has_unpaired = False
         """Whether an op is there on some sizes alone."""
-        self.taken: list[list[tuple[int, ...]]] = []
-        """Sizes that the module takes; first those on which it does something else."""
+        self.further: list[Further] = []
+        """What the module takes besides."""
+        self.answers = [first.asked.answers]
+        """What its code has been told of sizes so far, reading by reading."""
 
     def explore(self, *, decided: bool) -> None:
         """Read the module on other sizes; on more of them where its code decides by sizes."""
@@ -128,8 +137,7 @@ class Readings:
             recording = read_module(self.model, runs, like=self.first)
         except ExampleInputError:
             return False
-        is_new = self.add(Path(runs, recording))
-        self.taken.insert(0 if is_new else len(self.taken), sizes)
+        self.note(Path(runs, recording))
         return True
 
     def read_laid_out(self) -> None:
@@ -139,7 +147,15 @@ class Readings:
                 recording = read_module(self.model, runs, like=self.first)
             except ExampleInputError:  # view() takes contiguous memory alone
                 continue
-            self.add(Path(runs, recording))
+            self.note(Path(runs, recording), is_other=True)
+
+    def note(self, reading: Path, *, is_other: bool = False) -> None:
+        """Another reading, and whether its code went another way, as far as it was heard."""
+        recording = reading.recording
+        is_other |= recording.asked.answers not in self.answers or not recording.is_structural
+        self.answers.append(recording.asked.answers)
+        is_new = self.add(Path(reading.runs, recording))
+        self.further.append(Further(reading.runs, is_other or is_new))
 
     def add(self, reading: Path) -> bool:
         """Note what this reading has that the others do not; whether it is another path."""
@@ -178,7 +194,8 @@ class Readings:
             runs = [run for path in self.paths for run in path.runs]
             recording = read_module(self.model, runs, given=given)
             _place_notes(recording, [path.recording for path in self.paths])
-        recording.taken = self.taken
+        recording.further = self.further
+        recording.rounds = self.first.rounds
         return recording
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -184,6 +184,15 @@ class Handle:
         return OrderedDict, ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Further:
+    """Inputs beside the examples that a module takes, one for each of these."""
+
+    runs: Sequence[Any]
+    is_other: bool
+    """Whether its code takes another path on them, or decides otherwise on the way."""
+
+
 @dataclass(slots=True, eq=False)
 class Recording:
     """Everything that was written down, over one or several runs."""
@@ -222,8 +231,10 @@ class Recording:
     """Per event number, the arguments that are others on other sizes; see `read_other_sizes`."""
     asked: Asked = field(default_factory=Asked)
     """What the program's code wanted to know of sizes."""
-    taken: list[list[tuple[int, ...]]] = field(default_factory=list)
-    """Shapes of inputs of other sizes that it was read on as well; see `read_other_sizes`."""
+    further: list[Further] = field(default_factory=list)
+    """Inputs of other sizes and layouts that it was read on as well; see `read_other_sizes`."""
+    rounds: int = 1
+    """In how many runs in a row it was read, until a run left it as one before had."""
     given: int | None = None
     """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False

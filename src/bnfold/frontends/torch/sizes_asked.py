@@ -39,6 +39,8 @@ class Asked:
     """Whether it asked how a tensor lies in memory."""
     turns: set[Turn] = field(default_factory=set)
     """Where an answer would be another one."""
+    answers: list[Any] = field(default_factory=list)
+    """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         if not isinstance(other, _Told) and size > 0 and number > 0:
             exact = function in (operator.eq, operator.ne)
             self.asked.turns.add(Turn(number / size, self.is_batch, exact))
-        return function(size, number)
+        answer = function(size, number)
+        self.asked.answers.append(answer)
+        return answer
 
     return method
 
@@ -109,7 +113,10 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, *operands: Any) -> Any:
         self.asked.decided = True
-        return function(_plain_number(self), *operands)
+        made = function(_plain_number(self), *operands)
+        if function in (bool, int, float):  # a text or a hash is a name for something, mostly
+            self.asked.answers.append(made)
+        return made
 
     return method
 
