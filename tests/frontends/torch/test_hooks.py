@@ -123,9 +123,57 @@ def test_global_hook():
 
 def test_backward_hook_is_no_reader_of_values():
     model = network()
-    model[1].register_full_backward_hook(_nothing)
+    model[0].register_full_backward_hook(_nothing)
     assert_folds(model, image(2, 3, 5, 5))
 
 
 def _nothing(module, grad_input, grad_output):
     return None
+
+
+def _doubled(module, grad_input, grad_output):
+    return (2.0 * grad_input[0],)
+
+
+def _halved(module, grad_output):
+    return (0.5 * grad_output[0],)
+
+
+def gradients(model, x):
+    x = x.clone().requires_grad_()
+    model(x).sum().backward()
+    return x.grad
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(nn.Conv2d(3, 3, 1))
+
+    def forward(self, x):
+        return self.a(x) + self.b(x)
+
+
+@pytest.mark.parametrize("hook", [_doubled, _halved])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "1"),
+        (Sum(), "b"),
+        (Sum(), "b.0"),
+        (Sum(), "a"),
+    ],
+)
+def test_a_backward_hook_stays_where_it_is(model, name, hook):
+    """It changes gradients, and would be gone with its module."""
+    model, x = build(model), image(2, 3, 5, 5)
+    module = model.get_submodule(name)
+    if hook is _halved:
+        handle = module.register_full_backward_pre_hook(hook)
+    else:
+        handle = module.register_full_backward_hook(hook)
+    folded, report = bnfold.fold(model, x)
+    assert_same(gradients(model, x), gradients(folded, x), 1e-9)
+    assert not report.merged
+    assert all(item.reason is bnfold.Reason.HOOK for item in report.items)
+    handle.remove()

@@ -1,4 +1,4 @@
-"""Where a maximum was is read: of the constant of a gamma of 0, stored as anything, it is anywhere."""
+"""Where a maximum was is read: of a gamma's 0, whose constant is stored as anything, anywhere."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from bnfold.frontends.torch.affine_chain import (
     tie_of,
 )
 from bnfold.frontends.torch.arithmetic import arithmetic, only_adds, weighs
-from bnfold.frontends.torch.leaf_modules import is_hooked
+from bnfold.frontends.torch.leaf_modules import has_hooks
 from bnfold.frontends.torch.lifter import AffineSite, Lifter, shape_of
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
@@ -32,7 +32,7 @@ def constants_chain(
     """A module that scales and shifts by constants of its own."""
     module, source = call.module, call.inputs[0]
     assert module is not None
-    if not _holds_all_itself(module) or is_hooked(module):
+    if not _holds_all_itself(module) or has_hooks(module):
         return None
     if not can_be_replaced(lifter, module) or is_read_elsewhere(lifter, module):
         return None

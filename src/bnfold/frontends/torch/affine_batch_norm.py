@@ -15,7 +15,7 @@ from bnfold.core.reasons import Reason
 from bnfold.frontends.torch import affine_chain
 from bnfold.frontends.torch.affine_chain import Chain
 from bnfold.frontends.torch.batch_norms import BatchNormSpec
-from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, is_hooked
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, has_hooks
 from bnfold.frontends.torch.lifter import AffineSite, Lifter, to_numpy
 from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import node_of
@@ -130,7 +130,7 @@ def _refusal(
         if lifter.is_program:
             return g.Refusal(Reason.MODULE_DOES_MORE, f"it is a part of {event.call.name}")
         return g.Refusal(Reason.FUNCTIONAL)
-    elif is_hooked(module):
+    elif has_hooks(module):
         return g.Refusal(Reason.HOOK)
     elif successors is None:
         return g.Refusal(Reason.MODULE_DOES_MORE, type(module).__name__)

@@ -25,6 +25,7 @@ from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
 from bnfold.frontends.torch.keep import pin
+from bnfold.frontends.torch.leaf_modules import changes_gradients
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.looks import asks_for_values
@@ -170,6 +171,8 @@ class Folding:
     def _changes(self, *, wide: bool) -> tuple[list[Change], Merging]:
         if wide not in self.mergeable:
             parts = [self.model.get_submodule(name) for name in self.keep]
+            inside = [module for module in self.model.modules() if module is not self.model]
+            parts += filter(changes_gradients, inside)
             fixed = frozenset(id(module) for part in parts for module in part.modules())
             self.mergeable[wide] = changes(
                 self.model, self.recording, self.lifted, fixed, wide=wide

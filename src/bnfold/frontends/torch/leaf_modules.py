@@ -88,6 +88,16 @@ def is_hooked(module: nn.Module) -> bool:
     )
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something hangs on its calls, gradients included, that would be lost with it."""
+    return is_hooked(module) or changes_gradients(module)
+
+
+def changes_gradients(module: nn.Module) -> bool:
+    """Whether a hook may: of what the module makes, or of what it is made of."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def is_observed(module: nn.Module) -> bool:
     """Whether a hook of the user's may read or change the module's input or output."""
     before = [

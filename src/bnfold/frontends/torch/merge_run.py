@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge_within import Fence
-from bnfold.frontends.torch.leaf_modules import is_hooked, overrides_call
+from bnfold.frontends.torch.leaf_modules import has_hooks, overrides_call
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_parts import parts_of
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
@@ -82,7 +82,7 @@ class AllRuns:
         """Whether something else can stand in its place."""
         lost = any(module is member for member in self.recording.lost)
         ours = id(module) in self.recording.members and id(module) not in self.fixed
-        return ours and not lost and not is_hooked(module) and not overrides_call(type(module))
+        return ours and not lost and not has_hooks(module) and not overrides_call(type(module))
 
     def own_events(self, number: int) -> Iterator[int]:
         """The events that are gone with an op."""
