@@ -61,7 +61,8 @@ class Affine:
         self, mean: FloatArray, deviation: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """The gamma and beta of a BatchNorm that is this map, with a `deviation_of` its own."""
-        return self.scale * deviation, self.shift + self.scale * mean
+        with np.errstate(invalid="ignore"):  # a deviation of inf, which makes a constant
+            return self.scale * deviation, self.shift + self.scale * mean
 
     @property
     def is_finite(self) -> bool:

@@ -232,9 +232,9 @@ def _batches(array: Array, spec: InputSpec) -> list[Array]:
     batch = declared[0] if declared else None
     if not fits or (batch and (array.shape[0] % batch or not array.shape[0])) or 0 in array.shape:
         said = "x".join("?" if size is None else str(size) for size in declared)
+        shape = "x".join(map(str, array.shape)) or "a single number"
         raise UsageError(
-            f"the data for {spec.name!r} is {'x'.join(map(str, array.shape))},"
-            f" and the model takes {said}",
+            f"the data for {spec.name!r} is {shape}, and the model takes {said}",
             "pass arrays of that shape; the first axis may hold a multiple of it",
         )
     array = fitted(array, spec.dtype)

@@ -360,3 +360,85 @@ def test_a_body_sees_what_only_seems_to_be_fixed():
     assert report.removed == 0 and report.kept == 2
     for height in (3, 6, 12):
         assert_same(model, folded, (2, 3, height, 2))
+
+
+# -------------------------------------------------------------------- what comes again
+
+
+def shuffled(mode: str, size: int = 2) -> Callable[[Net], None]:
+    def make(s: Net) -> None:
+        s.conv(3, 4 * size**2, 3, pads=[1, 1, 1, 1], name="first")
+        s.node("DepthToSpace", blocksize=size, mode=mode)
+
+    return make
+
+
+def joined(axis: int, *, beside: bool = False) -> Callable[[Net], None]:
+    """Two of one, or of two convolutions, along the batch, the height or the width."""
+
+    def make(s: Net) -> None:
+        x = s.at
+        first = s.conv(3, 4, 1, name="first")
+        s.at = x
+        second = s.conv(3, 4, 1, name="second") if beside else first
+        s.node("Concat", first, second, first, axis=axis)
+
+    return make
+
+
+def wrapped(s: Net) -> None:
+    """Circular padding, as exporters write it."""
+    x = s.conv(3, 4, 1, name="first")
+    ends = [s.list(number) for number in (-1, 2**31, 0, 1)]
+    last = s.node("Slice", x, ends[0], ends[1], s.list(2))
+    first = s.node("Slice", x, ends[2], ends[3], s.list(2))
+    s.node("Concat", last, x, first, axis=2)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("shape", [("N", 3, "H", "W"), (2, 3, "H", "W"), ("N", 3, 8, 8)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(shuffled("DCR"), shuffled("CRD"), shuffled("CRD", 3)),
+        *(joined(0), joined(2), joined(3), joined(2, beside=True), joined(0, beside=True), wrapped),
+    ],
+)
+def test_a_batch_norm_behind_it_goes_in_front(make, shape, padding):
+    s = Net(*shape)
+    make(s)
+    s.node("BatchNormalization", s.at, *s.norm(4))
+    s.node("Relu")
+    s.conv(4, 2, 3, pads=[padding] * 4, name="last")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1, str(report)
+    for n, c, h, w in SIZES:
+        size = [
+            fixed if isinstance(fixed, int) else own
+            for fixed, own in zip(shape, (n, c, h, w), strict=True)
+        ]
+        assert_same(model, folded, tuple(size))
+
+
+@pytest.mark.parametrize("make", [shuffled("DCR"), shuffled("CRD"), joined(0), joined(2)])
+@pytest.mark.parametrize("shape", [("N", 3, "H", "W"), (2, 3, 8, 8)])
+def test_one_in_front_of_it_passes_where_it_has_one_factor(make, shape):
+    """Each of the four channels that become one would need a factor of its own."""
+    s = Net(*shape)
+    make(s)
+    blocks = s.nodes[-1].op_type == "DepthToSpace"
+    s.nodes[-1:], last = [], s.nodes[-1]
+    s.at = s.node("Sigmoid", s.nodes[-1].output[0])
+    s.node("BatchNormalization", s.at, *s.norm(16 if blocks else 4))
+    source = s.at
+    for position, _ in enumerate(last.input):
+        last.input[position] = source
+    s.nodes.append(last)
+    s.at = last.output[0]
+    s.conv(4, 2, 3, name="last")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == (0 if blocks else 1), str(report)
+    for size in ((2, 3, 8, 8),) if shape[0] == 2 else SIZES:
+        assert_same(model, folded, size)

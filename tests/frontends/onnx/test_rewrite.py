@@ -153,6 +153,33 @@ def test_two_outputs_of_one_value():
     assert_same(model, folded, (2, 3, 6, 6))
 
 
+def test_an_output_that_is_listed_twice():
+    """As ONNX and its Runtime allow."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    output = s.bn(4)
+    model = s.model(output, output)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert [info.name for info in folded.graph.output] == [output, output]
+    assert_same(model, folded, (2, 3, 6, 6))
+    assert bnfold.verify(model, folded).equal
+
+
+def test_a_variance_of_infinity_makes_a_constant_without_a_word(recwarn):
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    s.bn(4)
+    for tensor in s.initializers:
+        if tensor.name == "bn_v":
+            tensor.raw_data = np.array([1.0, np.inf, 2.0, 0.5], s.dtype).tobytes()
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert_same(model, folded, (2, 3, 6, 6))
+    assert not recwarn.list
+
+
 def test_names_do_not_collide():
     s = Sketch(2, 3, 6, 6)
     s.node("Add", s.at, s.constant("conv_bias", np.ones((3, 1, 6))))

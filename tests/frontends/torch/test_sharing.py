@@ -473,3 +473,26 @@ def test_weights_made_by_a_hook_are_copied(normed):
     assert report.removed == 0
     with torch.no_grad():
         assert_same([model(image(1, 3, 6, 6))], [folded(image(1, 3, 6, 6))], 1e-12)
+
+
+class Itself(nn.Sequential):
+    """Shared on purpose, wherever it is copied to."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_model_whose_copy_is_itself_is_folded_in_place_alone(verify, merge):
+    model = build(Itself(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = image(2, 3, 5, 5)
+    expected = model(x)
+    with pytest.raises(bnfold.UnsupportedModelError, match=r"returns the module itself.*inplace"):
+        bnfold.fold(model, x, verify=verify, merge=merge)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    folded, report = bnfold.fold(model, x, inplace=True)
+    assert folded is model
+    assert report.removed == 1
+    torch.testing.assert_close(folded(x), expected, rtol=1e-9, atol=1e-9)

@@ -26,8 +26,14 @@ from bnfold.frontends.onnx.open_views import keeps_places
 from bnfold.frontends.onnx.shapes import Shape
 
 
-def _unary(make: Callable[[Lifter, Node, int], Apply | None]) -> Handler:
-    """A handler for an operator of one activation; `make` gives its function, or None."""
+def _unary(
+    make: Callable[[Lifter, Node, int], Apply | None], *, comes_again: bool = False
+) -> Handler:
+    """A handler for an operator of one activation; `make` gives its function, or None.
+
+    `comes_again` says that what it lays along an open axis comes again, and that its function is
+    for any length.
+    """
 
     def handler(lifter: Lifter, node: Node) -> bool:
         source = node.inputs[0]
@@ -38,7 +44,9 @@ def _unary(make: Callable[[Lifter, Node, int], Apply | None]) -> Handler:
         ready = [function for function in made if function is not None]
         if len(ready) < len(made):
             return False
-        return lifter.emit_view(node, [lifter.tensor(source)], outputs, ready.__getitem__)
+        one_entry = ready[0] if comes_again else None
+        tensors = [lifter.tensor(source)]
+        return lifter.emit_view(node, tensors, outputs, ready.__getitem__, one_entry=one_entry)
 
     return handler
 
@@ -238,6 +246,11 @@ def _concat(lifter: Lifter, node: Node) -> bool:
         full = _shape(lifter, output, choice)
         return lambda labels: [lab.expand(lab.concat(labels, axis, _LARGEST), full)]
 
+    def one_entry(labels: Sequence[IntArray]) -> list[IntArray]:
+        return [lab.concat(labels, axis, _LARGEST)]
+
+    if axis in lifter.shapes.open_axes(output):
+        return lifter.emit_view(node, tensors, [output], make, one_entry=one_entry)
     return lifter.emit_view(node, tensors, [output], make, concat=axis)
 
 
@@ -252,10 +265,10 @@ def _depth_to_space(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     size, shape = _blocks(lifter, node, choice)
     if size < 1 or shape[1] % size**2:
         return None
-    n, c, h, w = shape
-    channels = c // size**2
 
     def apply(labels: IntArray) -> IntArray:
+        n, c, h, w = labels.shape
+        channels = c // size**2
         _check_size(labels.size)
         if node.text("mode", "DCR") == "DCR":
             cut = labels.reshape(n, size, size, channels, h, w)
@@ -362,7 +375,7 @@ VIEWS: dict[str, Handler] = {
     "Expand": _unary(_expand),
     "Tile": _unary(_tile),
     "Concat": _concat,
-    "DepthToSpace": _unary(_depth_to_space),
+    "DepthToSpace": _unary(_depth_to_space, comes_again=True),
     "SpaceToDepth": _unary(_space_to_depth),
     "Pad": _pad,
 }

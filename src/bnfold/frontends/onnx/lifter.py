@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.affine import FloatArray
+from bnfold.core.forest import IntArray
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.constants import Constants
 from bnfold.frontends.onnx.gelu import gelu_nodes
@@ -140,11 +141,16 @@ class Lifter:
         *,
         concat: int | None = None,
         keeps_all: bool = False,
+        one_entry: lab.Apply | None = None,
     ) -> bool:
         """Add an op that moves values; `make` gives it for each choice of the open dimensions.
 
-        `keeps_all` says that it makes what it reads, but perhaps in another dtype.
+        `keeps_all` says that it makes what it reads, perhaps in another dtype. `one_entry` is for
+        an op that lays the same along an open axis over and over: what it makes of inputs that have
+        one entry along each.
         """
+        if one_entry is not None and self.shapes.open_axes(outputs[0]):
+            return self._emit_alike(node, inputs, outputs[0], one_entry)
         varying = self._moved_alike(inputs, outputs, make)
         if varying is None:
             return False
@@ -189,6 +195,32 @@ class Lifter:
             frozenset(axis for axis, length in enumerate(array.shape) if length > 1)
             for array in results[0]
         ]
+
+    def _emit_alike(
+        self, node: Node, inputs: Sequence[int], output: str, one_entry: lab.Apply
+    ) -> bool:
+        """Add it with all that lies along an open axis stored alike, as in a mean over that."""
+        parts = [
+            tuple(slice(1) if axis in opened else slice(None) for axis in range(len(shape)))
+            for opened, shape in (
+                (self.shapes.open_axes(self.names.get(t, "")), self.graph.shapes[t]) for t in inputs
+            )
+        ]
+        full = [np.broadcast_to(np.int64(0), self.graph.shapes[tensor]) for tensor in inputs]
+        cuts = [
+            np.zeros(whole[part].shape, np.int64) for whole, part in zip(full, parts, strict=True)
+        ]
+        shape = np.asarray(one_entry(cuts)[0]).shape
+
+        def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+            cut = [array[part] for array, part in zip(labels, parts, strict=True)]
+            return [lab.expand(np.asarray(one_entry(cut)[0]), shape)]
+
+        (number,) = self.graph.add(node.name, g.View(apply), inputs, [shape], kind=node.op)
+        axes = self.shapes.open_axes(output)
+        varying = frozenset(a for a, length in enumerate(shape) if length > 1) - axes
+        role = g.Mean(tuple(sorted(axes)))
+        return self.emit(node, role, [number], varying, outputs=[output]) is not None
 
 
 def _is_sane(shape: Shape) -> bool:

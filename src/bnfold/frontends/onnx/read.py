@@ -158,7 +158,6 @@ def _check(model: OnnxModel) -> None:
     for what, names in (
         ("initializers", [tensor.name for tensor in tensors]),
         ("inputs", [info.name for info in graph.input]),
-        ("outputs", [info.name for info in graph.output]),
     ):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:

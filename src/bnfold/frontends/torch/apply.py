@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core.plan import ClipEdit, Plan
-from bnfold.errors import UnsupportedModelError
+from bnfold.errors import BnfoldError, UnsupportedModelError
 from bnfold.frontends.torch.aliasing import Precautions
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
@@ -85,6 +85,8 @@ def changing(model: nn.Module, module: nn.Module) -> Iterator[None]:
     """What a class says that does not want to be changed comes with the layer's name."""
     try:
         yield
+    except BnfoldError:
+        raise
     except Exception as error:
         name = next((name for name, part in model.named_modules() if part is module), "")
         raise UnsupportedModelError(
@@ -151,17 +153,24 @@ def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, F
     try:
         folded = deep_copy(model, memo)
     except Exception as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied ({error})",
-            "call fold(..., inplace=True) on a model you can afford to change",
-        ) from error
+        raise _not_copied(model, f" ({error})") from error
+    if folded is model:
+        raise _not_copied(model, ": its __deepcopy__ returns the module itself")
 
     def find(module: nn.Module) -> nn.Module:
-        copied = memo[id(module)]
-        assert isinstance(copied, nn.Module)
+        copied = memo.get(id(module))
+        if not isinstance(copied, nn.Module):
+            raise _not_copied(model, f": its copy has no {type(module).__name__} of its own")
         return copied
 
     return folded, find
+
+
+def _not_copied(model: nn.Module, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{type(model).__name__} cannot be copied{why}",
+        "call fold(..., inplace=True) on a model you can afford to change",
+    )
 
 
 def _give(module: nn.Module, name: str, content: Tensor) -> None:
