@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -98,19 +99,15 @@ class Branches(Network):
         """A linear op with this kernel."""
         outs, ins = len(kernel.bias), kernel.weight.shape[1] * kernel.groups
         shape = compute(kernel, np.zeros(self.shape(x)), axis).shape
-        number = len(self.graph.ops)
-        self.parts[number] = Part(
+        law = g.Linear(ins, outs, axis, axis, kernel.groups, kernel.window.pads, **role)
+        self.parts[len(self.graph.ops)] = Part.of(
+            law,
             None if is_rankless else kernel.window,
-            kernel.groups,
-            axis,
-            ins,
-            outs,
             lambda: kernel.weight,
             (lambda: kernel.bias) if has_bias else None,
             dtype,
-            carries,
+            carries=carries,
         )
-        law = g.Linear(ins, outs, axis, axis, kernel.groups, kernel.window.pads, **role)
         return self.add(
             law, [x], [shape], name=name, function=lambda xs: [compute(kernel, xs[0], axis)]
         )[0]
@@ -159,8 +156,16 @@ class Branches(Network):
         rank = len(self.shape(x)) - 2
         ones = (1,) * rank
         window = Window((taps,) * rank, ones, ones, (padding,) * rank, (padding,) * rank)
-        kernel = Kernel.mean(window, self.shape(x)[1])
-        return self.op(x, kernel, name=name, has_bias=False, carries=False)
+        channels = self.shape(x)[1]
+        kernel = Kernel.mean(window, channels)
+        self.parts[len(self.graph.ops)] = Part.pooling(window, channels, 1, "float32")
+        role = g.Mean(tuple(range(2, rank + 2)), counts_zeros=padding > 0)
+
+        def function(values: Sequence[Array]) -> list[Array]:
+            return [compute(kernel, values[0])]
+
+        shape = function([np.zeros(self.shape(x))])[0].shape
+        return self.add(role, [x], [shape], name=name, function=function)[0]
 
     def bn(self, x: int, name: str = "bn", *, axis: int = 1, **role: Any) -> int:
         """A BatchNorm with both signs of gamma."""
@@ -180,7 +185,7 @@ class Branches(Network):
 
 def merges_of(net: Branches, freedom: Freedom | None = None) -> list[Merge]:
     """The merges of a network, each checked."""
-    merges = find_merges(net.graph, net.parts, freedom)
+    merges = find_merges(net.graph, MappingProxyType(net.parts), freedom)
     rng = np.random.default_rng(3)
     values = run_all(net, [rng.standard_normal(net.shape(t)) for t, _ in net.graph.inputs])
     made: dict[tuple[int, int], Array] = {}

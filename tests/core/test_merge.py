@@ -137,6 +137,14 @@ class TestOps:
         net.output(net.sum(y, net.conv(x, name="b")))
         assert not merges_of(net)
 
+    @pytest.mark.parametrize("axis", [2, 3])
+    def test_a_step_along_another_axis(self, axis) -> None:
+        net = Branches()
+        x = net.input(1, 2, 2, 2)
+        y = net.conv(x, 2, (1, 1), name="a")
+        net.output(net.sum(net.bn(y, axis=axis), net.conv(x, 2, name="b")))
+        assert not merges_of(net)
+
 
 def find(net: Branches):
     """Without a run, where numbers are not finite."""
@@ -216,6 +224,13 @@ class TestSums:
         x = net.input(1, 4, 5, 5)
         deep, dense = net.conv(x, groups=4, name="deep"), net.conv(x, kernel=(1, 1), name="dense")
         net.output(net.sum(deep, dense))
+        assert not merges_of(net)
+
+    def test_what_costs_a_larger_weight(self) -> None:
+        """Two taps and a factor are as many multiplications as three taps."""
+        net = Branches()
+        x = net.input(1, 1, 5, 5)
+        net.output(net.sum(net.conv(x, 1, (1, 2), dilation=2), net.bn(x)))
         assert not merges_of(net)
 
     def test_kernels_that_leave_corners_out(self) -> None:
@@ -356,6 +371,22 @@ class TestChains:
         x = net.input(1, 8, 5, 5)
         net.output(net.conv(net.conv(x, 8, groups=8, name="deep"), 8, (1, 1), name="point"))
         assert not merges_of(net)
+
+    def test_more_places_behind_the_second(self) -> None:
+        """As large a weight, and more multiplications."""
+        net = Branches()
+        inner = net.conv(net.input(1, 2, 5, 5), 1, (1, 1), bias=False, name="inner")
+        net.output(net.conv(inner, 1, (1, 2), padding=(0, 1), name="outer"))
+        assert not merges_of(net)
+
+    def test_a_step_without_axes_in_front(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        y = net.conv(x, kernel=(1, 1), name="a")
+        role = g.AffineStep(*net.draw.standard_normal((2, 4, 1, 1)))
+        (y,) = net.add(role, [y], [net.shape(y)], name="step")
+        net.output(net.sum(y, net.conv(x, name="b"), name="sum"))
+        assert names(net, merges_of(net)) == [("b", ("a", "step", "sum"))]
 
     def test_two_in_a_row_that_pay(self) -> None:
         net = Branches()
@@ -658,6 +689,16 @@ class TestPartOfASum:
         )
         found = merges_of(net)
         assert sorted(net.graph.ops[merge.carrier].name for merge in found) == ["a", "c"]
+
+    def test_what_saves_most(self) -> None:
+        """A row goes with a longer one, or fits with two more rows, but not with both."""
+        net = Branches()
+        x = net.input(1, 1, 5, 5)
+        rows = net.conv(x, 1, (2, 3), padding=(2, 1), after=(1, 1), name="rows")
+        row = net.conv(x, 1, (1, 3), padding=(0, 1), after=(2, 1), name="row")
+        long = net.conv(x, 1, (1, 5), padding=(0, 2), after=(2, 2), name="long")
+        net.output(net.sum(rows, row, long))
+        assert names(net, merges_of(net)) == [("long", ("row",))]
 
     def test_the_cheapest_of_several_choices(self) -> None:
         """An identity goes with either; the depthwise and the dense one do not go together."""

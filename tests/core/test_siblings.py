@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def beside(**options) -> Branches:
 
 def merges_of(net: Branches, freedom: Freedom | None = None) -> list[Merge]:
     """The merges of siblings, each checked: the concat of what is left is what it was."""
-    merges = find_merges(net.graph, net.parts, freedom)
+    merges = find_merges(net.graph, MappingProxyType(net.parts), freedom)
     rng = np.random.default_rng(3)
     values = run_all(net, [rng.standard_normal(net.shape(t)) for t, _ in net.graph.inputs])
     made: dict[tuple[int, int], np.ndarray] = {}
@@ -232,9 +233,11 @@ class TestActivations:
 
         assert not merges_of(pair(turned))
 
-    def test_what_is_not_known(self) -> None:
+    @pytest.mark.parametrize("is_clipped", [False, True])
+    def test_what_is_not_known(self, is_clipped) -> None:
         def opaque(net, x, a, b):
-            return net.concat(net.sigmoid(a), net.sigmoid(b))
+            each = [net.sigmoid(y) for y in (a, b)]
+            return net.concat(*(net.clip(y) for y in each) if is_clipped else each)
 
         assert not merges_of(pair(opaque))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from bnfold.core import graph as g
@@ -69,6 +70,26 @@ class TestNothingIsSaid:
 
         assert not reasons(build)
 
+    @pytest.mark.parametrize("takes_identity", [True, False])
+    def test_of_what_is_merged_with_what_it_reads(self, takes_identity) -> None:
+        """Or beside that, where a module's code adds it."""
+
+        def build(net, x):
+            y = net.clip(x)
+            convs = [net.conv(y, name=name) for name in ("a" if takes_identity else "ab")]
+            return net.sum(*convs, y, name="sum")
+
+        assert not reasons(build, Freedom(takes_identity=takes_identity))
+
+    def test_of_what_is_looked_up(self) -> None:
+        """It is made of no tensor."""
+
+        def build(net, x):
+            words, places = (net.embedding([0, 1, 1], np.ones((2, 4)), name=n) for n in "ab")
+            return net.sum(words, net.linear_over(places, 4), name="sum")
+
+        assert not reasons(build)
+
 
 class TestReasons:
     def test_read_elsewhere(self) -> None:
@@ -82,6 +103,36 @@ class TestReasons:
     @pytest.mark.parametrize("options", [{"tie": 1}, {"weight": g.Weight.FIXED}])
     def test_a_weight(self, options) -> None:
         assert reasons(lambda net, x: two(net, x, **options)) == [("sum", MergeReason.WEIGHT, "a")]
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_a_weight_beside_what_it_reads(self, is_first) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a", weight=g.Weight.FIXED)
+            return net.sum(*((first, x) if is_first else (x, first)), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.WEIGHT, "a")]
+
+    def test_what_is_added_to_itself(self) -> None:
+        def build(net, x):
+            first = net.conv(x, name="a")
+            return net.sum(first, first, name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "a")]
+
+    def test_each_sum(self) -> None:
+        """In order, whatever stands in between, and whatever is merged elsewhere."""
+
+        def build(net, x):
+            first = net.clip(two(net, x, tie=1), name="relu")
+            merged = net.sum(net.conv(first), net.conv(first), name="merged")
+            last = net.clip(merged)
+            second = net.sum(net.conv(last, tie=2, name="c"), net.conv(last), name="second")
+            return net.clip(second)
+
+        assert reasons(build) == [
+            ("sum", MergeReason.WEIGHT, "a"),
+            ("second", MergeReason.WEIGHT, "c"),
+        ]
 
     def test_a_step(self) -> None:
         def build(net, x):
@@ -152,21 +203,38 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.GRID, None)]
 
+    def test_channels_that_are_broadcast(self) -> None:
+        def build(net, x):
+            return net.sum(net.conv(x, 1, name="a"), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.GRID, None)]
+
     def test_dtypes(self) -> None:
         assert reasons(lambda net, x: two(net, x, dtype="float16")) == [
             ("sum", MergeReason.GRID, None)
         ]
 
-    def test_cost(self) -> None:
+    @pytest.mark.parametrize("takes_identity", [True, False])
+    def test_cost(self, takes_identity) -> None:
         def build(net, x):
             deep = net.conv(x, groups=4, name="a")
             return net.sum(deep, net.conv(x, kernel=(1, 1), name="b"), name="sum")
+
+        found = reasons(build, Freedom(takes_identity=takes_identity))
+        assert found == [("sum", MergeReason.COST, None)]
+
+    def test_cost_beside_what_is_read(self) -> None:
+        """Two taps would be three."""
+
+        def build(net, x):
+            return net.sum(net.conv(x, kernel=(1, 2), dilation=2, name="a"), x, name="sum")
 
         assert reasons(build) == [("sum", MergeReason.COST, None)]
 
     def test_a_minuend(self) -> None:
         def build(net, x):
-            inner = net.minus(net.mean(x), net.clip(net.input(1, 4, 6, 6)), name="inner")
+            first = net.conv(x, name="a", carries=False)
+            inner = net.minus(first, net.clip(net.input(1, 4, 6, 6)), name="inner")
             return net.sum(inner, net.conv(x, name="b"), name="sum")
 
         assert reasons(build) == [("sum", MergeReason.SUM, None)]
