@@ -144,9 +144,11 @@ class Branches(Network):
         made = Kernel(window, groups, weight, shift)
         return self.op(x, made, name=name, has_bias=bias, **more)
 
-    def linear_over(self, x: int, outs: int, *, name: str = "linear", bias: bool = True) -> int:
-        """A matrix over the last axis."""
-        axis = len(self.shape(x)) - 1
+    def linear_over(
+        self, x: int, outs: int, *, name: str = "linear", bias: bool = True, axis: int = -1
+    ) -> int:
+        """A matrix over an axis."""
+        axis %= len(self.shape(x))
         weight = self.draw.standard_normal((outs, self.shape(x)[axis]))
         kernel = Kernel(Window.pointwise(0), 1, weight, self.draw.standard_normal(outs) * bias)
         return self.op(x, kernel, name=name, axis=axis, is_rankless=True, has_bias=bias)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ class TestWhatSomebodyElseSees:
     def test_a_branch_that_is_an_output(self) -> None:
         net = branch(lambda net, x, first, second: net.output(first) and None)
         assert not merges_of(net)
+
+    def test_a_branch_that_is_an_output_and_that_others_read(self) -> None:
+        def read(net, x, first, second):
+            net.output(first, net.clip(first), net.clip(first))
+
+        assert not merges_of(branch(read))
 
     def test_a_branch_that_another_op_reads(self) -> None:
         def read(net, x, first, second):
@@ -121,10 +128,13 @@ class TestOps:
         assert not merges_of(net)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_numbers_that_are_none(self, bad) -> None:
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_numbers_that_are_none(self, bad, place) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
-        scaled = net.affine(net.conv(x, name="a"), [bad, 1, 1, 1], np.zeros(4))
+        constants = np.ones((2, 4))
+        constants[place, 0] = bad
+        scaled = net.affine(net.conv(x, name="a"), *constants)
         net.output(net.sum(scaled, net.conv(x, name="b")))
         assert not find(net)
 
@@ -138,10 +148,11 @@ class TestOps:
         assert not merges_of(net)
 
     @pytest.mark.parametrize("axis", [2, 3])
-    def test_a_step_along_another_axis(self, axis) -> None:
+    @pytest.mark.parametrize("is_behind", [True, False])
+    def test_a_step_along_another_axis(self, axis, is_behind) -> None:
         net = Branches()
         x = net.input(1, 2, 2, 2)
-        y = net.conv(x, 2, (1, 1), name="a")
+        y = net.conv(x, 2, (1, 1), name="a") if is_behind else x
         net.output(net.sum(net.bn(y, axis=axis), net.conv(x, 2, name="b")))
         assert not merges_of(net)
 
@@ -173,11 +184,25 @@ class TestSums:
         net.output(net.sum(first, half))  # (6, 6) and (1, 1)
         assert not merges_of(net)
 
+    def test_sizes_that_are_equal_by_chance(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 2, 2)
+        first = net.conv(x, kernel=(2, 2), padding=(0, 0), name="a")
+        net.output(net.sum(first, net.conv(x, kernel=(1, 1), stride=2, name="b")))
+        assert not merges_of(net)
+
     def test_a_broadcast_operand(self) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
         pooled = net.conv(x, kernel=(5, 5), padding=(0, 0), name="whole")
         net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), pooled))
+        assert not merges_of(net)
+
+    def test_a_broadcast_operand_of_a_sum_with_something_behind(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        total = net.sum(net.conv(x, 1, name="a"), net.conv(x, name="b"))
+        net.output(net.conv(total, kernel=(1, 1), name="c"))
         assert not merges_of(net)
 
     @pytest.mark.parametrize("factor", [0.0, np.inf])
@@ -200,6 +225,17 @@ class TestSums:
         found = merges_of(net, Freedom(takes_identity=False))
         assert names(net, found) == [("a", ("b",))]
         assert found[0].sums == {net.number("sum"): (0, 1)}
+
+    @pytest.mark.parametrize("takes_identity", [True, False])
+    @pytest.mark.parametrize("is_raw", [True, False])
+    def test_a_residual_with_something_behind(self, takes_identity, is_raw) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        shortcut = x if is_raw else net.conv(x, kernel=(1, 1), name="b")
+        total = net.sum(net.conv(x, name="a"), shortcut)
+        net.output(net.conv(total, kernel=(1, 1), name="c"))
+        merges = merges_of(net, Freedom(takes_identity=takes_identity))
+        assert len(merges) == (takes_identity or not is_raw)
 
     @pytest.mark.parametrize("minuend", ["a mean", "the source"])
     def test_a_subtrahend_that_would_be_left_alone(self, minuend) -> None:
@@ -229,9 +265,23 @@ class TestSums:
     def test_what_costs_a_larger_weight(self) -> None:
         """Two taps and a factor are as many multiplications as three taps."""
         net = Branches()
-        x = net.input(1, 1, 5, 5)
-        net.output(net.sum(net.conv(x, 1, (1, 2), dilation=2), net.bn(x)))
+        x = net.input(1, 2, 5, 5)
+        net.output(net.sum(net.conv(x, 2, (1, 2), dilation=2, groups=2), net.bn(x)))
         assert not merges_of(net)
+
+    @pytest.mark.parametrize("shape", [(), (2, 1)])
+    @pytest.mark.parametrize(("dilation", "after", "count"), [(2, 1, 1), (3, 2, 0)])
+    def test_steps_in_a_row_that_cost_as_much_as_one(self, shape, dilation, after, count) -> None:
+        """Beside two taps they pay for a third one, and not for a fourth."""
+        net = Branches()
+        x = y = net.input(1, 2, 5)
+        for _ in range(2):
+            role = g.AffineStep(*net.draw.standard_normal((2, *shape)))
+            (y,) = net.add(role, [y], [net.shape(y)])
+        inner = net.conv(x, 4, (1,), groups=2, bias=False, name="inner")
+        options = {"dilation": dilation, "padding": (1,), "after": (after,), "groups": 2}
+        net.output(net.sum(net.conv(inner, 2, (2,), name="outer", **options), y, name="sum"))
+        assert sum("sum" in gone for _, gone in names(net, merges_of(net))) == count
 
     def test_kernels_that_leave_corners_out(self) -> None:
         net = Branches()
@@ -345,6 +395,52 @@ class TestChains:
         net.output(net.conv(net.conv(x, 1, (1, 1), name="in"), 4, (1, 1), name="out"))
         assert not merges_of(net)
 
+    def test_a_narrow_place_in_front_of_a_stride(self) -> None:
+        """Fewer multiplications, and a larger weight."""
+        net = Branches()
+        down = net.conv(net.input(1, 4, 6, 6), 1, (1, 1), name="down")
+        net.output(net.conv(down, 4, (1, 1), stride=2, name="up"))
+        assert not merges_of(net)
+
+    def test_nobody_who_can_carry(self) -> None:
+        net = Branches()
+        up = net.conv(net.input(1, 4, 5, 5), 16, (1, 1), name="up", carries=False)
+        net.output(net.conv(up, 4, (1, 1), name="down", carries=False))
+        assert not merges_of(net)
+
+    def test_another_dtype(self) -> None:
+        net = Branches()
+        up = net.conv(net.input(1, 4, 5, 5), 16, (1, 1), name="up", dtype="float16")
+        net.output(net.conv(up, 4, (1, 1), name="down"))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize(("padding", "count"), [(1, 0), (0, 1)])
+    def test_a_transposed_one_that_makes_fewer_places_than_it_reads(self, padding, count) -> None:
+        """Or more of them: what comes behind it costs as much as it would cost itself, or less."""
+        net = Branches()
+        inner = net.conv(
+            net.input(1, 1, 5), 1, (2,), padding=(padding,), transposed=True, name="inner"
+        )
+        net.output(net.conv(inner, 2, (1,), name="outer"))
+        assert len(merges_of(net)) == count
+
+    def test_a_matrix_along_the_channels(self) -> None:
+        net = Branches()
+        up = net.conv(net.input(1, 4, 5, 5), 16, name="up")
+        net.output(net.linear_over(up, 4, axis=1, name="down"))
+        assert not merges_of(net)
+
+    @pytest.mark.parametrize(
+        ("shift", "padding", "count"),
+        [((0, 1, 0, 0), 1, 0), ((0, 0, 0, 0), 1, 1), ((1, 2, 3, 4), 0, 1)],
+    )
+    def test_a_shift_in_front_of_one_with_padded_zeros(self, shift, padding, count) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        each = (net.affine(x, (2, -1, 3, 1), shift), x)
+        net.output(net.sum(*(net.conv(y, padding=(padding, padding)) for y in each)))
+        assert len(merges_of(net)) == count
+
     @pytest.mark.parametrize(("bias", "count"), [(True, 0), (False, 1)])
     def test_zeros_between_two_that_a_bias_would_fill(self, bias, count) -> None:
         net = Branches()
@@ -395,6 +491,19 @@ class TestChains:
         net.output(net.conv(inner, 4, (3, 3), padding=(0, 0), name="outer"))
         assert names(net, merges_of(net)) == [("outer", ("inner", "bn"))]
 
+    @pytest.mark.parametrize(
+        ("channels", "gone"), [((8, 4, 16, 4), ("b", "c")), ((8, 2, 32, 8), ("c",))]
+    )
+    def test_three_in_a_row(self, channels, gone) -> None:
+        """As many of them as save most."""
+        net = Branches()
+        first, *others = channels
+        y = net.input(1, first, 5, 5)
+        for name, outs in zip("abc", others, strict=True):
+            y = net.conv(y, outs, (1, 1), name=name)
+        net.output(y)
+        assert names(net, merges_of(net)) == [("abc"[2 - len(gone)], gone)]
+
     def test_matrices_in_a_row(self) -> None:
         net = Branches()
         x = net.input(2, 3, 4)
@@ -412,11 +521,17 @@ class TestCopies:
         net.output(net.conv(a, name="b"))
         assert names(net, merges_of(net)) == [("b", ("a", "first", "second"))]
 
+    def test_in_front_of_two(self) -> None:
+        net = Branches()
+        up = net.conv(net.copy(net.input(1, 4, 5, 5)), 16, (1, 1), name="up")
+        net.output(net.conv(up, 4, (1, 1), name="down"))
+        assert names(net, merges_of(net)) == [("up", ("copy", "down"))]
+
     @pytest.mark.parametrize("place", ["source", "branch", "inner sum", "shortcut"])
     def test_in_a_sum(self, place) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
-        a = net.conv(net.copy(x) if place == "source" else x, name="a")
+        a = net.conv(net.copy(net.copy(x)) if place == "source" else x, name="a")
         b, shortcut = net.conv(x, kernel=(1, 1), name="b"), x
         if place == "branch":
             b = net.copy(b)
@@ -504,6 +619,14 @@ class TestInFrontOfBranches:
         net.output(net.clip(front, name="other"))
         assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
 
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_a_source_that_is_an_output(self, more) -> None:
+        net = Branches()
+        front = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
+        net.output(front, net.sum(*(net.conv(front, name="branch") for _ in range(2 + more))))
+        (merge,) = merges_of(net)
+        assert merge.source == front
+
     def test_a_source_that_a_sum_reads_on(self) -> None:
         net = Branches()
         front = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
@@ -532,6 +655,79 @@ class TestInFrontOfBranches:
             )
         )
         assert names(net, merges_of(net)) == [("front", ("a", "b", "sum"))]
+
+
+class TestInFrontOfEqualBranches:
+    """They save more with each other than with what makes their source: that comes in last."""
+
+    def net(self, front: Mapping, branch: Mapping, size: int = 5) -> Branches:
+        net = Branches()
+        x = net.input(1, 4, size, size)
+        for _ in range(9):  # so that no number of a tensor is one of channels
+            x = net.clip(x)
+        source = net.conv(x, **{"kernel": (1, 1), "bias": False, "name": "front", **front})
+        net.output(net.sum(*(net.conv(source, name=name, **branch) for name in "ab"), name="sum"))
+        return net
+
+    @pytest.mark.parametrize(
+        ("front", "branch", "size"),
+        [
+            pytest.param({"bias": True}, {}, 5, id="a bias before padded zeros"),
+            pytest.param({"outs": 1}, {}, 5, id="a narrow place"),
+            pytest.param({"outs": 1}, {"stride": 6}, 12, id="a larger weight"),
+            pytest.param({"dtype": "float16"}, {}, 5, id="another dtype"),
+        ],
+    )
+    def test_what_stays(self, front, branch, size) -> None:
+        net = self.net(front, branch, size)
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    @pytest.mark.parametrize(
+        ("front", "branch"),
+        [
+            ({}, {}),
+            ({}, {"outs": 8, "stride": 2}),
+            ({"outs": 3}, {"outs": 1}),
+            ({"groups": 2}, {"groups": 2}),
+            ({}, {"transposed": True}),
+        ],
+    )
+    def test_what_comes_in(self, front, branch) -> None:
+        net = self.net(front, branch)
+        assert names(net, merges_of(net)) == [("a", ("front", "b", "sum"))]
+
+    @pytest.mark.parametrize("branch", ["matrix", "conv"])
+    @pytest.mark.parametrize("axis", [1, 3])
+    def test_a_matrix(self, branch, axis) -> None:
+        """It does not become one with a convolution, nor with a matrix over another axis."""
+        net = Branches()
+        source = net.linear_over(net.input(1, 4, 5, 4), 4, axis=axis, bias=False, name="front")
+        each = [
+            net.linear_over(source, 8, axis=3, name=name)
+            if branch == "matrix"
+            else net.conv(source, 8, name=name)
+            for name in "ab"
+        ]
+        net.output(net.sum(*each, name="sum"))
+        ((_, gone),) = names(net, merges_of(net))
+        assert ("b" in gone, len(gone)) == (True, 3 if branch == "matrix" and axis == 3 else 2)
+
+    def test_a_convolution_in_front_of_matrices(self) -> None:
+        net = Branches()
+        source = net.conv(net.input(1, 4, 5, 5), bias=False, name="front")
+        net.output(net.sum(*(net.linear_over(source, 8, axis=1, name=name) for name in "ab")))
+        assert [carrier for carrier, _ in names(net, merges_of(net))] == ["a"]
+
+    def test_that_go_with_a_branch_of_what_comes_before(self) -> None:
+        """All come in where the first of them did."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        source = net.conv(x, kernel=(1, 1), bias=False, name="front")
+        a, b, c = net.conv(source, name="a"), net.conv(x, name="b"), net.conv(source, name="c")
+        net.output(net.sum(a, b, c, net.clip(x), name="sum"))
+        (merge,) = merges_of(net)
+        assert names(net, [merge]) == [("a", ("front", "b", "c"))]
+        assert merge.enters == (net.number("sum"), 0)
 
 
 class TestBlocks:
@@ -612,6 +808,13 @@ class TestBlocks:
         net.output(net.sum(net.conv(x, name="a", **options), net.conv(x, name="b", **options)))
         assert names(net, merges_of(net)) == [("a", ("b", "sum2"))]
 
+    def test_transposed_ones_of_more_channels_and_fewer_places(self) -> None:
+        net = Branches()
+        x = net.input(1, 1, 5, 5)
+        each = [net.conv(x, 4, transposed=True, padding=(2, 2), name=name) for name in "ab"]
+        net.output(net.sum(*each, name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
 
 class TestAffine:
     @pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, -1.0), (-0.5, 1.0)])
@@ -622,6 +825,14 @@ class TestAffine:
         found = merges_of(net)
         assert names(net, found) == [("bn", ("sum",))]
         assert found[0].is_affine
+
+    def test_behind_one_number_for_all_channels(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        (half,) = net.add(g.AffineStep(np.array(0.5), np.array(1.0)), [x], [net.shape(x)])
+        net.output(net.sum(net.bn(net.sum(x, half)), net.conv(x, name="a")))
+        ((carrier, gone),) = names(net, merges_of(net))
+        assert carrier == "a" and len(gone) == 4
 
     def test_constants_that_are_fixed(self) -> None:
         net = Branches()
@@ -735,9 +946,9 @@ class TestChoices:
     """A chain whose first op saw no zeros may keep a shift in front of it."""
 
     @staticmethod
-    def chain(net: Branches, x: int) -> int:
+    def chain(net: Branches, x: int, **options) -> int:
         inner = net.conv(x, 8, (1, 1), bias=False, name="inner")
-        return net.conv(inner, 4, bias=False, name="outer")
+        return net.conv(inner, 4, bias=False, name="outer", **options)
 
     def found(self, build) -> list[list[str]]:
         net = Branches()
@@ -754,6 +965,28 @@ class TestChoices:
             first = self.chain(net, x)
             relu = net.clip(first)
             return net.sum(net.conv(relu, name="a"), net.conv(relu, name="b"))
+
+        assert self.found(build) == [["a", "outer"], ["a"], []]
+
+    @pytest.mark.parametrize("options", [{}, {"transposed": True, "padding": (0, 0)}])
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            (Branches.conv, Branches.conv),
+            (Branches.conv, Branches.bn),
+            (Branches.conv, partial(Branches.conv, kernel=(1, 1))),
+            (Branches.conv, partial(Branches.linear_over, outs=4, axis=1)),
+            2 * (partial(Branches.conv, kernel=(1, 1)),),
+            2 * (partial(Branches.conv, transposed=True, padding=(0, 0)),),
+            2 * (partial(Branches.linear_over, outs=4),),
+        ],
+    )
+    def test_without_it_alone(self, options, first, second) -> None:
+        """What is merged beside it sees the zeros that its parts saw, or none."""
+
+        def build(net, x):
+            relu = net.clip(self.chain(net, x, **options))
+            return net.sum(first(net, relu, name="a"), second(net, relu, name="b"))
 
         assert self.found(build) == [["a", "outer"], ["a"], []]
 
@@ -777,6 +1010,14 @@ class TestOneOperand:
         alone = net.sum(net.bn(inner, name="bn"), name="alone")
         net.output(net.conv(alone, name="outer"))
         assert not merges_of(net)
+
+    def test_between_two(self) -> None:
+        """No operand of it is the source itself, though it is one of its operand, too."""
+        net = Branches()
+        one = net.sum(net.conv(net.input(1, 4, 5, 5), 16, (1, 1), name="a"), name="one")
+        net.output(net.conv(one, kernel=(1, 1), name="b"))
+        merges = merges_of(net, Freedom(takes_identity=False))
+        assert names(net, merges) == [("a", ("one", "b"))]
 
     def test_twice_in_a_row_around_two(self) -> None:
         net = Branches()

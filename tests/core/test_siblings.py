@@ -365,6 +365,12 @@ class TestForms:
         np.testing.assert_allclose(compute(stacked(kernels), x), each)
 
 
+def test_that_nothing_is_tried_without_siblings_alone() -> None:
+    net = pair()
+    merges = find_merges(net.graph, net.parts)
+    assert [len(chosen) for chosen in choices(net.graph, net.parts, merges)] == [1, 0]
+
+
 def test_that_less_is_tried_without_siblings() -> None:
     def summed(net, x, a, b):
         net.output(net.sum(net.conv(x, 3, name="c"), net.conv(x, 3, name="d")))

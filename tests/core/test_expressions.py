@@ -1,0 +1,18 @@
+"""What a tensor is as a linear op of earlier ones, where no merge shows it."""
+
+from __future__ import annotations
+
+from bnfold.core.expression import Freedom
+from bnfold.core.expressions import Expressions
+from tests.core.branches import Branches
+
+
+def test_a_sum_of_one_operand_has_each_source_once_and_the_nearest_first() -> None:
+    net = Branches()
+    x = net.input(1, 4, 5, 5)
+    conv = net.conv(x)
+    copy = net.copy(conv)
+    bn = net.bn(copy)
+    one = net.sum(bn)
+    made = Expressions.of(net.graph, net.parts, Freedom()).by_tensor[one]
+    assert [expression.source for expression in made] == [bn, copy, conv, x]
