@@ -145,13 +145,20 @@ class Branches(Network):
         return self.op(x, made, name=name, has_bias=bias, **more)
 
     def linear_over(
-        self, x: int, outs: int, *, name: str = "linear", bias: bool = True, axis: int = -1
+        self,
+        x: int,
+        outs: int,
+        *,
+        name: str = "linear",
+        bias: bool = True,
+        axis: int = -1,
+        **more: Any,
     ) -> int:
         """A matrix over an axis."""
         axis %= len(self.shape(x))
         weight = self.draw.standard_normal((outs, self.shape(x)[axis]))
         kernel = Kernel(Window.pointwise(0), 1, weight, self.draw.standard_normal(outs) * bias)
-        return self.op(x, kernel, name=name, axis=axis, is_rankless=True, has_bias=bias)
+        return self.op(x, kernel, name=name, axis=axis, is_rankless=True, has_bias=bias, **more)
 
     def mean(self, x: int, taps: int = 3, *, padding: int = 1, name: str = "pool") -> int:
         """The mean of so many taps along each axis, padded zeros counted."""

@@ -100,10 +100,23 @@ class TestOps:
         kept = net.number("narrow")
         assert not merges_of(net, Freedom(can_go=lambda number: number != kept))
 
-    def test_nobody_who_can_carry(self) -> None:
+    @pytest.mark.parametrize(
+        "branches",
+        [
+            (Branches.mean, lambda net, x: x),
+            (Branches.mean, Branches.bn),
+            (partial(Branches.linear_over, outs=4, axis=1), partial(Branches.conv, carries=False)),
+            (
+                partial(Branches.conv, kernel=(1, 1)),
+                partial(Branches.conv, transposed=True, carries=False),
+            ),
+            2 * (partial(Branches.linear_over, outs=4, carries=False),),
+        ],
+    )
+    def test_nobody_who_can_carry(self, branches) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
-        net.output(net.sum(net.mean(x), x))
+        net.output(net.sum(*(each(net, x) for each in branches)))
         assert not merges_of(net)
 
     @pytest.mark.parametrize(
@@ -334,6 +347,60 @@ class TestSubtrahends:
         net.output(net.clip(net.sum(mean, net.conv(x, name="b"))))
         (merge,) = merges_of(net)
         assert merge.enters == (net.number("mean"), 0)
+
+    def test_in_the_first_place_of_several(self) -> None:
+        """(a - other + b) + c"""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a, b = net.conv(x, name="a"), net.conv(x, name="b")
+        inner = net.sum(a, net.clip(x), b, coefficients=(1.0, -1.0, 1.0), name="inner")
+        net.output(net.clip(net.sum(inner, net.conv(x, name="c"))))
+        (merge,) = merges_of(net)
+        assert merge.enters == (net.number("inner"), 0)
+
+    def test_twice(self) -> None:
+        """b - (a - other) + c is (a + b + c) + other, whoever carries."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, name="a"), net.clip(x), name="inner")
+        middle = net.minus(net.conv(x, name="b"), inner, name="middle")
+        net.output(net.sum(middle, net.conv(x, name="c"), name="sum"))
+        (merge,) = merges_of(net)
+        assert (merge.enters, len(merge.gone)) == ((net.number("sum"), 1), 2)
+
+    @pytest.mark.parametrize(("kernel", "is_raw"), [((3, 3), False), ((1, 1), True)])
+    def test_what_costs_least_stays(self, kernel, is_raw) -> None:
+        """(a + cheap - other) + b, where only b can carry: a and b are one."""
+        net = Branches()
+        x = net.input(1, 1, 1, 1)
+        a = net.conv(x, 1, kernel, carries=False, name="a")
+        cheap = x if is_raw else net.conv(x, 1, (1, 1), carries=False, name="cheap")
+        inner = net.sum(a, cheap, net.clip(x), coefficients=(1.0, 1.0, -1.0))
+        net.output(net.sum(inner, net.conv(x, 1, name="b")))
+        assert names(net, merges_of(net)) == [("b", ("a",))]
+
+    def test_one_alone_stays(self) -> None:
+        """c + d - (a - other), where a cannot carry: c and d are one."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        inner = net.minus(net.conv(x, carries=False, name="a"), net.clip(x), name="inner")
+        c, d = net.conv(x, name="c"), net.conv(x, name="d")
+        net.output(net.sum(c, d, inner, coefficients=(1.0, 1.0, -1.0)))
+        assert names(net, merges_of(net)) == [("c", ("d",))]
+
+    @pytest.mark.parametrize("larger", ["a", "b"])
+    def test_of_two_that_could_come_in_there(self, larger) -> None:
+        """(a - other + b) + c + d, of x, y, x and y: it is that which saves more."""
+        net = Branches()
+        sources = {name: net.input(1, 4, 5, 5) for name in "ab"}
+        kernels = {name: (3, 3) if name == larger else (1, 1) for name in "ab"}
+        a, b = (net.conv(x, kernel=kernels[name], name=name) for name, x in sources.items())
+        other = net.clip(net.input(1, 4, 5, 5))
+        inner = net.sum(a, other, b, coefficients=(1.0, -1.0, 1.0), name="inner")
+        others = [net.conv(x, kernel=kernels[name]) for name, x in sources.items()]
+        net.output(net.clip(net.sum(inner, *others)))
+        entered = {net.graph.ops[merge.carrier].name: merge.enters for merge in merges_of(net)}
+        assert entered[larger] == (net.number("inner"), 0 if larger == "a" else 2)
 
     def test_of_two_sources(self) -> None:
         """(a - c) + b + d, of x, y, x and y: one where a was, and one where d is."""
@@ -696,6 +763,24 @@ class TestInFrontOfEqualBranches:
         net = self.net(front, branch)
         assert names(net, merges_of(net)) == [("a", ("front", "b", "sum"))]
 
+    def test_what_none_of_them_can_carry(self) -> None:
+        """A transposed convolution of one tap has no window of a convolution."""
+        net = self.net({"kernel": (3, 3), "carries": False}, {"kernel": (1, 1), "transposed": True})
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    def test_one_block_behind_the_other(self) -> None:
+        net = Branches()
+        y = net.input(1, 4, 5, 5)
+        for number in "12":
+            source = net.conv(net.clip(y), kernel=(1, 1), bias=False, name="front" + number)
+            each = (net.conv(source, name=name + number) for name in "ab")
+            y = net.sum(*each, name="sum" + number)
+        net.output(y)
+        assert names(net, merges_of(net)) == [
+            ("a1", ("front1", "b1", "sum1")),
+            ("a2", ("front2", "b2", "sum2")),
+        ]
+
     @pytest.mark.parametrize("branch", ["matrix", "conv"])
     @pytest.mark.parametrize("axis", [1, 3])
     def test_a_matrix(self, branch, axis) -> None:
@@ -808,6 +893,13 @@ class TestBlocks:
         net.output(net.sum(net.conv(x, name="a", **options), net.conv(x, name="b", **options)))
         assert names(net, merges_of(net)) == [("a", ("b", "sum2"))]
 
+    def test_transposed_ones_of_one_tap(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 4, 4)
+        each = [net.conv(x, kernel=(1, 1), transposed=True, name=name) for name in "ab"]
+        net.output(net.sum(*each, name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
     def test_transposed_ones_of_more_channels_and_fewer_places(self) -> None:
         net = Branches()
         x = net.input(1, 1, 5, 5)
@@ -833,6 +925,18 @@ class TestAffine:
         net.output(net.sum(net.bn(net.sum(x, half)), net.conv(x, name="a")))
         ((carrier, gone),) = names(net, merges_of(net))
         assert carrier == "a" and len(gone) == 4
+
+    def test_several(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        net.output(net.sum(net.copy(x), net.bn(x, "a"), net.bn(x, "b"), name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("copy", "b", "sum"))]
+
+    def test_constants_that_the_frontend_cannot_give(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        net.output(net.sum(x, net.bn(x)))
+        assert not merges_of(net, Freedom(carries_affine=lambda number: False))
 
     def test_constants_that_are_fixed(self) -> None:
         net = Branches()
@@ -910,6 +1014,14 @@ class TestPartOfASum:
         long = net.conv(x, 1, (1, 5), padding=(0, 2), after=(2, 2), name="long")
         net.output(net.sum(rows, row, long))
         assert names(net, merges_of(net)) == [("long", ("row",))]
+
+    def test_what_others_have_saved(self) -> None:
+        """It does not pay for one that would cost more."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        deep = net.conv(x, kernel=(5, 5), groups=4, name="deep")
+        net.output(net.sum(deep, *(net.conv(x, name=name) for name in "abc")))
+        assert names(net, merges_of(net)) == [("a", ("b", "c"))]
 
     def test_the_cheapest_of_several_choices(self) -> None:
         """An identity goes with either; the depthwise and the dense one do not go together."""
