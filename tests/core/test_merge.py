@@ -197,11 +197,13 @@ class TestSums:
         net.output(net.sum(first, half))  # (6, 6) and (1, 1)
         assert not merges_of(net)
 
-    def test_sizes_that_are_equal_by_chance(self) -> None:
+    @pytest.mark.parametrize("is_behind", [False, True])
+    def test_sizes_that_are_equal_by_chance(self, is_behind) -> None:
         net = Branches()
         x = net.input(1, 4, 2, 2)
         first = net.conv(x, kernel=(2, 2), padding=(0, 0), name="a")
-        net.output(net.sum(first, net.conv(x, kernel=(1, 1), stride=2, name="b")))
+        total = net.sum(first, net.conv(x, kernel=(1, 1), stride=2, name="b"))
+        net.output(net.conv(total, kernel=(1, 1), name="c") if is_behind else total)
         assert not merges_of(net)
 
     def test_a_broadcast_operand(self) -> None:
@@ -401,6 +403,18 @@ class TestSubtrahends:
         net.output(net.clip(net.sum(inner, *others)))
         entered = {net.graph.ops[merge.carrier].name: merge.enters for merge in merges_of(net)}
         assert entered[larger] == (net.number("inner"), 0 if larger == "a" else 2)
+
+    def test_of_two_that_could_come_in_there_where_one_has_grown(self) -> None:
+        """(a - other + b) + c + y + norm(y), where y is made of what a reads."""
+        net = Branches()
+        x, z, other = (net.input(1, 4, 5, 5) for _ in range(3))
+        y = net.conv(x, kernel=(1, 1), bias=False, name="front")
+        a = net.conv(x, name="a")
+        b, c = (net.conv(z, kernel=(1, 1), groups=4, name=name) for name in "bc")
+        inner = net.sum(a, net.clip(other), b, coefficients=(1.0, -1.0, 1.0), name="inner")
+        net.output(net.sum(inner, c, y, net.bn(y)))
+        entered = {net.graph.ops[merge.carrier].name: merge.enters for merge in merges_of(net)}
+        assert entered["a"] == (net.number("inner"), 0)
 
     def test_of_two_sources(self) -> None:
         """(a - c) + b + d, of x, y, x and y: one where a was, and one where d is."""
@@ -757,6 +771,7 @@ class TestInFrontOfEqualBranches:
             ({"outs": 3}, {"outs": 1}),
             ({"groups": 2}, {"groups": 2}),
             ({}, {"transposed": True}),
+            ({"outs": 3}, {"outs": 1, "transposed": True}),
         ],
     )
     def test_what_comes_in(self, front, branch) -> None:
@@ -767,6 +782,14 @@ class TestInFrontOfEqualBranches:
         """A transposed convolution of one tap has no window of a convolution."""
         net = self.net({"kernel": (3, 3), "carries": False}, {"kernel": (1, 1), "transposed": True})
         assert names(net, merges_of(net)) == [("a", ("b", "sum"))]
+
+    def test_two_in_a_row(self) -> None:
+        net = Branches()
+        source = net.input(1, 4, 5, 5)
+        for name in ("first", "second"):
+            source = net.conv(source, kernel=(1, 1), bias=False, name=name)
+        net.output(net.sum(*(net.conv(source, name=name) for name in "ab"), name="sum"))
+        assert names(net, merges_of(net)) == [("a", ("first", "second", "b", "sum"))]
 
     def test_one_block_behind_the_other(self) -> None:
         net = Branches()
@@ -922,7 +945,7 @@ class TestAffine:
         net = Branches()
         x = net.input(2, 4, 5, 5)
         (half,) = net.add(g.AffineStep(np.array(0.5), np.array(1.0)), [x], [net.shape(x)])
-        net.output(net.sum(net.bn(net.sum(x, half)), net.conv(x, name="a")))
+        net.output(net.sum(net.bn(net.sum(half, x)), net.conv(x, name="a")))
         ((carrier, gone),) = names(net, merges_of(net))
         assert carrier == "a" and len(gone) == 4
 
@@ -1015,6 +1038,18 @@ class TestPartOfASum:
         net.output(net.sum(rows, row, long))
         assert names(net, merges_of(net)) == [("long", ("row",))]
 
+    def test_what_saves_most_before_what_it_goes_with(self) -> None:
+        """Two long rows are one first, and the row goes with them then."""
+        net = Branches()
+        x = net.input(1, 1, 5, 5)
+        source = net.conv(x, 1, (1, 1), bias=False, name="front")
+        rows = net.conv(x, 1, (2, 3), padding=(2, 1), after=(1, 1), name="rows")
+        row = net.conv(x, 1, (1, 3), padding=(0, 1), after=(2, 1), name="row")
+        options = {"kernel": (1, 5), "padding": (0, 2), "after": (2, 2)}
+        long = [net.conv(source, 1, name=name, **options) for name in ("long", "other")]
+        net.output(net.sum(rows, row, *long))
+        assert names(net, merges_of(net)) == [("long", ("front", "row", "other"))]
+
     def test_what_others_have_saved(self) -> None:
         """It does not pay for one that would cost more."""
         net = Branches()
@@ -1085,9 +1120,9 @@ class TestChoices:
         ("first", "second"),
         [
             (Branches.conv, Branches.conv),
-            (Branches.conv, Branches.bn),
+            (Branches.bn, Branches.conv),
             (Branches.conv, partial(Branches.conv, kernel=(1, 1))),
-            (Branches.conv, partial(Branches.linear_over, outs=4, axis=1)),
+            (partial(Branches.linear_over, outs=4, axis=1), Branches.conv),
             2 * (partial(Branches.conv, kernel=(1, 1)),),
             2 * (partial(Branches.conv, transposed=True, padding=(0, 0)),),
             2 * (partial(Branches.linear_over, outs=4),),
@@ -1100,7 +1135,8 @@ class TestChoices:
             relu = net.clip(self.chain(net, x, **options))
             return net.sum(first(net, relu, name="a"), second(net, relu, name="b"))
 
-        assert self.found(build) == [["a", "outer"], ["a"], []]
+        both, alone, nothing = self.found(build)
+        assert (both, len(alone), nothing) == ([*alone, "outer"], 1, [])
 
     def test_beside_an_op_that_sees_zeros_it_changes_nothing(self) -> None:
         def build(net, x):
