@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bnfold.core.expression import Freedom
+import numpy as np
+
+from bnfold.core import graph as g
+from bnfold.core.expression import Freedom, Part
 from bnfold.core.expressions import Expressions
 from tests.core.branches import Branches
 
@@ -16,3 +19,7 @@ def test_a_sum_of_one_operand_has_each_source_once_and_the_nearest_first() -> No
     one = net.sum(bn)
     made = Expressions.of(net.graph, net.parts, Freedom()).by_tensor[one]
     assert [expression.source for expression in made] == [bn, copy, conv, x]
+
+
+def test_a_linear_op_can_carry_where_nothing_else_is_said() -> None:
+    assert Part.of(g.Linear(2, 3, 1, 1), None, lambda: np.zeros((3, 2)), None, "float32").carries
