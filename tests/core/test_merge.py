@@ -277,11 +277,13 @@ class TestSums:
         net.output(net.sum(deep, dense))
         assert not merges_of(net)
 
-    def test_what_costs_a_larger_weight(self) -> None:
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_what_costs_a_larger_weight(self, channels) -> None:
         """Two taps and a factor are as many multiplications as three taps."""
         net = Branches()
-        x = net.input(1, 2, 5, 5)
-        net.output(net.sum(net.conv(x, 2, (1, 2), dilation=2, groups=2), net.bn(x)))
+        x = net.input(1, channels, 5, 5)
+        taps = net.conv(x, channels, (1, 2), dilation=2, groups=channels)
+        net.output(net.sum(taps, net.bn(x)))
         assert not merges_of(net)
 
     @pytest.mark.parametrize("shape", [(), (2, 1)])
@@ -1037,6 +1039,14 @@ class TestPartOfASum:
         long = net.conv(x, 1, (1, 5), padding=(0, 2), after=(2, 2), name="long")
         net.output(net.sum(rows, row, long))
         assert names(net, merges_of(net)) == [("long", ("row",))]
+
+    def test_between_three_in_a_row(self) -> None:
+        net = Branches()
+        x, other = net.input(1, 4, 5, 5), net.input(1, 4, 5, 5)
+        second = net.conv(net.conv(x, 16, (1, 1), name="first"), kernel=(1, 1), name="second")
+        total = net.sum(*(net.conv(other, name=name) for name in "ab"), net.clip(other))
+        net.output(total, net.conv(second, 16, (1, 1), name="third"))
+        assert len(merges_of(net)) == 2
 
     def test_what_saves_most_before_what_it_goes_with(self) -> None:
         """Two long rows are one first, and the row goes with them then."""
