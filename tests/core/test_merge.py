@@ -739,6 +739,38 @@ class TestInFrontOfBranches:
         )
         assert names(net, merges_of(net)) == [("front", ("a", "b", "sum"))]
 
+    @pytest.mark.parametrize("front", [Branches.copy, Branches.bn])
+    def test_a_step_or_a_copy_in_front_of_residuals(self, front) -> None:
+        net = Branches()
+        y = net.input(1, 4, 5, 5)
+        for number in "12":
+            y = front(net, net.clip(y), "front" + number)
+            y = net.sum(y, net.conv(y, kernel=(1, 1), name="a" + number), name="sum" + number)
+        net.output(y)
+        assert names(net, merges_of(net)) == [
+            ("a1", ("front1", "sum1")),
+            ("a2", ("front2", "sum2")),
+        ]
+
+    def test_more_steps_than_are_looked_at(self) -> None:
+        """Those in front of them are left to the fold."""
+        net = Branches()
+        y = net.input(1, 4, 5, 5)
+        for number in range(9):
+            y = net.bn(y, f"bn{number}")
+        net.output(net.sum(y, net.bn(y), name="sum"))
+        ((carrier, gone),) = names(net, merges_of(net))
+        assert carrier != "bn0" and "bn0" not in gone
+
+    def test_branches_of_few_places(self) -> None:
+        """A large window of several stages costs little there, and no more weights than all."""
+        net = Branches()
+        x = net.input(1, 4, 5, 3)
+        y = net.sum(net.conv(x, name="a"), net.conv(x, kernel=(1, 1), name="b"))
+        net.output(net.sum(*(net.conv(y, padding=(0, 0), name=name) for name in "cd")))
+        ((_, gone),) = names(net, merges_of(net))
+        assert len(gone) == 5
+
 
 class TestInFrontOfEqualBranches:
     """They save more with each other than with what makes their source: that comes in last."""
