@@ -27,6 +27,7 @@ CORE += ("window", "kernel", "expression", "expressions", "nested_sum", "merge",
 CORE += ("branches", "merge_again", "merge_within", "merged", "unmerged")
 WORKED_THROUGH = ("laws", "weights", "affine", "plan", "constants", "labels", "binding")
 WORKED_THROUGH += ("window", "kernel", "branches", "nested_sum", "merge_again", "merge_within")
+WORKED_THROUGH += ("expression", "expressions", "merge", "merged", "siblings", "unmerged")
 """What runs if nothing is named: of the others, not every survivor is explained yet."""
 _FILES = tuple(f"src/bnfold/core/{name}.py" for name in CORE)
 _TESTS = ("tests/core",)

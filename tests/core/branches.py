@@ -254,7 +254,8 @@ def _summed(
             value = _summed(net, sums, maker, made, values, gone)
         else:
             value = values[op.inputs[position]]
-        total = total + (op.role.coefficients[position] if len(kept) > 1 else 1.0) * value
+        is_alone = len(kept) == 1 < len(op.inputs)
+        total = total + (1.0 if is_alone else op.role.coefficients[position]) * value
     return np.asarray(total)
 
 

@@ -1217,3 +1217,16 @@ class TestOneOperand:
         net.output(net.clip(net.sum(total, name="alone"), name="relu"))
         (merge,) = merges_of(net)
         assert merge.enters is None
+
+    @pytest.mark.parametrize("coefficient", [-1.0, 0.5, 1.0])
+    @pytest.mark.parametrize("merges", ["beside it", "into it"])
+    def test_it_keeps_its_coefficient(self, coefficient, merges) -> None:
+        """It was alone from the start: no other operand has left it."""
+        net = Branches()
+        x, r = net.input(1, 4, 5, 5), net.clip(net.input(1, 4, 5, 5))
+        inner = r if merges == "beside it" else net.conv(x, name="a")
+        other = net.conv(x, name="a") if merges == "beside it" else r
+        alone = net.sum(inner, coefficients=(coefficient,), name="alone")
+        net.output(net.sum(alone, other, net.conv(x, name="b"), name="sum"))
+        gone = ("b",) if merges == "beside it" else ("alone", "b")
+        assert names(net, merges_of(net)) == [("a", gone)]

@@ -34,7 +34,7 @@ class Part:
     """(out_channels,); None if there is none."""
     dtype: str
     """Of the weight: only equal ones merge."""
-    carries: bool = True
+    carries: bool
     """Whether it can be given the kernel and the source of others."""
 
     @classmethod

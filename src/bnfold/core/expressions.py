@@ -52,7 +52,7 @@ class Expressions:
             self.readings[tensor] = self.readings.get(tensor, 0) + 2
         alone = {number for number, calls in graph.affine_groups().items() if len(calls) == 1}
         for number, op in enumerate(graph.ops):
-            if len(op.outputs) == 1 and (made := self._made_by(number, op, alone)):
+            if made := self._made_by(number, op, alone):
                 self.by_tensor[op.outputs[0]] = made
         return self
 
@@ -114,7 +114,7 @@ class Expressions:
     def _step(self, number: int, op: g.Op, role: g.AffineStep) -> Expression | None:
         shape = self.graph.shapes[op.outputs[0]]
         axes = varying_axes(role, len(shape))
-        if len(axes) > 1 or self.graph.shapes[op.inputs[0]] != shape:
+        if len(axes) > 1:
             return None
         return Expression(
             op.inputs[0],
@@ -128,7 +128,7 @@ class Expressions:
 
     def _chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
         """One behind the other, if that is one op."""
-        if outer.is_identity and outer.reads == 1:
+        if outer.is_identity:
             return inner
         axes = {inner.axis, outer.axis} - {None}
         dtypes = inner.dtypes | outer.dtypes
@@ -152,7 +152,7 @@ class Expressions:
             groups,
             [inner, outer],
             reads=inner.reads,
-            is_chain=bool(inner.dtypes and outer.dtypes) or inner.is_chain or outer.is_chain,
+            is_chain=bool(inner.dtypes),
         )
 
     def _one_op(
@@ -225,7 +225,7 @@ class Expressions:
         window = None
         if ranks:
             plain = Window.pointwise(min(ranks))
-            window = joint([own or plain for own in windows]) if len(ranks) == 1 else None
+            window = joint([own or plain for own in windows])
             if window is None:
                 return None
         weighted = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
@@ -247,7 +247,7 @@ class Expressions:
         window = outer.window
         if inner.window is not None and window is not None:
             window = chained(inner.window, window, inner_shifts=inner.shifts)
-        if (window is None) != (outer.window is None) or (window is None) != (inner.window is None):
+        if (window is None) != (inner.window is None):
             return None
         assert outer.axis is not None
         groups = math.gcd(inner.groups, outer.groups)
@@ -266,7 +266,6 @@ class Expressions:
             inner.least + outer.cost,
             outs * width * _taps(window),
             inner.parts_size + outer.size,
-            is_chain=True,
         )
 
     def channels(self, tensor: int, axis: int) -> int:

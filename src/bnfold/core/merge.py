@@ -52,7 +52,7 @@ def find_merges(
     expressions = Expressions.of(graph, parts, freedom or Freedom())
     finder = _Finder(graph, parts, expressions)
     merges = finder.run()
-    return [*merges, *find_siblings(expressions, finder.taken)]
+    return [*merges, *find_siblings(expressions)]
 
 
 def choices(
@@ -109,7 +109,7 @@ class _Finder:
         (output,) = self.graph.ops[number].outputs
         chains = [e for e in self.expressions.by_tensor.get(output, ()) if e.is_chain and e.pays]
         for whole in sorted(chains, key=lambda e: (-e.saves, -len(e.ops))):
-            if self._carrier(whole) is not None and not whole.ops & self.taken:
+            if self._carrier(whole) is not None:
                 return [self._merge(whole, output)]
         return []
 
@@ -123,7 +123,7 @@ class _Finder:
             return []
         free = operands
         while clusters := self._clusters(free, output):
-            if len(clusters) == 1 and len(clusters[0].operands) == len(operands):
+            if len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
                 return [self._merge(replace(whole, ops=whole.ops | set(nested.sums)), output)]
             clusters = self._placed(nested, clusters)
@@ -157,11 +157,8 @@ class _Finder:
     def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
         """Of the same operands, of one source or another."""
         first, *others = clusters
-        others = [c for c in others if c.whole.pays and self._is_open(c.whole)]
+        others = [c for c in others if c.whole.pays and self._carrier(c.whole) is not None]
         return max([first, *others], key=lambda c: (c.whole.saves, len(c.whole.ops)))
-
-    def _is_open(self, whole: Expression) -> bool:
-        return not whole.ops & self.taken and self._carrier(whole) is not None
 
     def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
         """Those that are expressions of one source."""
@@ -170,7 +167,7 @@ class _Finder:
             for cluster in seen:
                 whole = cluster.whole
                 is_fixed = whole.is_identity and not self.freedom.takes_identity
-                if not is_fixed and not whole.ops & self.taken:
+                if not is_fixed:
                     by_source.setdefault(whole.source, []).append(cluster)
         return [members for members in by_source.values() if len(members) > 1]
 
@@ -209,7 +206,7 @@ class _Finder:
         """
         ops = [n for n in whole.ops if before is None or n < before]
         linear = [n for n in ops if n in self.parts and self._carries(n, whole.window)]
-        if linear or whole.dtypes:
+        if whole.dtypes:
             return min(
                 linear, key=lambda n: (self.parts[n].window != whole.window, n), default=None
             )
@@ -268,14 +265,15 @@ class _Finder:
             for number, position in ways[operand.place]:
                 role = self.graph.ops[number].role
                 assert isinstance(role, g.Sum)
-                if len(kept[number]) == 1 and role.coefficients[position] != 1.0:
+                is_alone = len(kept[number]) == 1 < len(self.graph.ops[number].inputs)
+                if is_alone and role.coefficients[position] != 1.0:
                     others = [
                         place
                         for place, way in ways.items()
                         if any(n == number and p != position for n, p in way)
                     ]
                     # One is enough: that which costs least as it is.
-                    staying.add(min(others, key=lambda place: (costs.get(place, 0), place)))
+                    staying.add(min(others, key=lambda place: (costs[place], place)))
         return staying
 
     def _in_part(self, nested: NestedSum, clusters: Sequence[_Cluster]) -> list[Merge]:
@@ -308,7 +306,6 @@ class _Finder:
         options = [
             joined
             for inner in self.expressions.by_tensor.get(whole.source, ())
-            if not inner.ops & self.taken
             if (joined := self.expressions.chain(inner, whole, output)) is not None
             if joined.pays and self._carrier(joined) is not None
         ]
@@ -330,7 +327,7 @@ class _Finder:
         channels = self.expressions.channels(whole.source, whole.axis)
         rank = 0 if whole.window is None else len(whole.window.kernel)
         kernel = partial(_kernel, whole.build, channels, rank, 1.0 / coefficient)
-        groups = whole.groups or (channels if whole.dtypes else 0)
+        groups = whole.groups
         gone = whole.ops - {carrier}
         return Merge(
             carrier, whole.source, output, enters, whole.window, groups, kernel, gone, sums or {}

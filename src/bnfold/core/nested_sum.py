@@ -82,7 +82,8 @@ class NestedSum:
         while waiting:
             number, factor = waiting.pop()
             for position in kept[number]:
-                own = self._role(number).coefficients[position] if len(kept[number]) > 1 else 1.0
+                is_alone = len(kept[number]) == 1 < len(self._ops[number].inputs)
+                own = 1.0 if is_alone else self._role(number).coefficients[position]
                 coefficients[number, position] = factor * own
                 maker = self._inner_sum(self._ops[number].inputs[position])
                 if maker is not None and maker in kept:

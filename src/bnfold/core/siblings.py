@@ -13,7 +13,7 @@ Others stay in a shorter concat; one that is left with a single operand goes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -39,22 +39,20 @@ class _Branch(NamedTuple):
     """Those with equal kinds are siblings."""
 
 
-def find_siblings(expressions: Expressions, taken: Collection[int] = ()) -> list[Merge]:
-    """The merges of siblings, without ops that are taken; no op is in two of them."""
+def find_siblings(expressions: Expressions) -> list[Merge]:
+    """The merges of siblings; no op is in two of them, nor in another merge."""
     if not expressions.freedom.shortens_concats:
         return []
     return [
         merge
         for number, op in enumerate(expressions.graph.ops)
         if isinstance(op.role, g.View) and op.role.concat is not None
-        for merge in _in_concat(expressions, number, op, op.role.concat, taken)
+        for merge in _in_concat(expressions, number, op, op.role.concat)
     ]
 
 
-def _in_concat(
-    expressions: Expressions, number: int, op: g.Op, axis: int, taken: Collection[int]
-) -> Iterator[Merge]:
-    runs = _runs(_branches(expressions, op.inputs, axis, taken))
+def _in_concat(expressions: Expressions, number: int, op: g.Op, axis: int) -> Iterator[Merge]:
+    runs = _runs([_branch(expressions, *operand, axis) for operand in enumerate(op.inputs)])
     if not runs or not expressions.freedom.can_go(number):
         return
     dropped = {branch.position for run in runs for branch in run if branch is not _carrying(run)}
@@ -89,24 +87,11 @@ def _carrying(run: Sequence[_Branch]) -> _Branch:
 def _runs(branches: Sequence[_Branch | None]) -> list[list[_Branch]]:
     """Siblings that stand next to each other."""
     runs = []
-    for kind, run in groupby(branches, key=lambda branch: None if branch is None else branch.kind):
+    for _, run in groupby(branches, key=lambda branch: None if branch is None else branch.kind):
         siblings = [branch for branch in run if branch is not None]
-        if kind is not None and len(siblings) > 1:
+        if len(siblings) > 1:
             runs.append(siblings)
     return runs
-
-
-def _branches(
-    expressions: Expressions, operands: Sequence[int], axis: int, taken: Collection[int]
-) -> list[_Branch | None]:
-    """What makes each operand; None for all that can be no sibling."""
-    branches = [
-        _branch(expressions, position, tensor, axis) for position, tensor in enumerate(operands)
-    ]
-    return [
-        None if branch and {branch.linear, *branch.tail} & {*taken} else branch
-        for branch in branches
-    ]
 
 
 def _branch(expressions: Expressions, position: int, tensor: int, axis: int) -> _Branch | None:
@@ -116,8 +101,6 @@ def _branch(expressions: Expressions, position: int, tensor: int, axis: int) -> 
         if number is None or not expressions.freedom.can_go(number):
             break
         op = ops[number]
-        if len(op.outputs) != 1 or len(op.inputs) != 1:
-            break
         if isinstance(op.role, g.Linear):
             part = expressions.parts.get(number)
             if part is None or not _is_stackable(part, op.role, axis):
@@ -146,5 +129,4 @@ def _elementwise(role: g.Role) -> Hashable:
 
 
 def _stacked(parts: Sequence[Part]) -> Kernel:
-    rank = 0 if parts[0].window is None else len(parts[0].window.kernel)
-    return stacked([part.kernel(part.in_channels, rank) for part in parts])
+    return stacked([part.kernel(part.in_channels, 0) for part in parts])

@@ -47,7 +47,7 @@ def unmerged(
     """
     expressions = Expressions.of(graph, parts, freedom)
     entries = [] if freedom.shortens_concats else _concats(graph, parts)
-    gone = frozenset().union(*(merge.gone for merge in merges)) if merges else frozenset()
+    gone = frozenset[int]().union(*(merge.gone for merge in merges))
     entered = {merge.enters for merge in merges}
     inner: set[int] = set()
     for number, op in reversed([*enumerate(graph.ops)]):
@@ -71,7 +71,7 @@ def unmerged(
 def _concats(graph: g.Graph, parts: Mapping[int, Part]) -> list[Unmerged]:
     """Those whose operands only a module's code puts together."""
     siblings = find_siblings(Expressions.of(graph, parts, Freedom()))
-    numbers = sorted({merge.concat for merge in siblings if merge.concat is not None})
+    numbers = {merge.concat for merge in siblings if merge.concat is not None}
     return [Unmerged(number, MergeReason.CODE) for number in numbers]
 
 
@@ -166,4 +166,4 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
         elif not _is_copy(op.role) and not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
-    yield Unmerged(number, MergeReason.PADDING, way[0] if way else None)
+    yield Unmerged(number, MergeReason.PADDING, way[0])

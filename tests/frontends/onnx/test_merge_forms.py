@@ -284,6 +284,14 @@ def a_weight_is_captured(s):
     s.output(s.node("ReduceSum", "if_out", name="rs"))
 
 
+def a_reduced_sum_beside_branches(s):
+    """So many times a mean is a sum of one operand, which has lost nothing."""
+    x = s.input(*X)
+    r = s.node("ReduceSum", s.node("Relu", x, name="re"), s.tensor("axes", np.array([2, 3])))
+    a, b = two(s, s.node("GlobalAveragePool", x, name="g"))
+    s.output(s.node("Relu", added(s, s.node("Add", r, a, name="first"), b), name="last"))
+
+
 def the_sum_is_captured(s):
     x = s.node("Relu", s.input(*X), name="re")
     a, b = two(s, x)
@@ -555,6 +563,7 @@ FORMS = {
     values_that_are_described: "Conv",
     a_branch_is_captured: "Conv Conv If Add Add",
     a_weight_is_captured: "Relu Conv Conv Add If ReduceSum",
+    a_reduced_sum_beside_branches: "Relu ReduceSum GlobalAveragePool Conv Add Relu",
     the_sum_is_captured: "Relu Conv If",
     transposed_and_dilated: "ConvTranspose",
     transposed_in_groups: "ConvTranspose",
