@@ -233,7 +233,8 @@ def _is_silent(node: ast.AST) -> bool:
 def _where(node: ast.AST, outer: _Where) -> _Where:
     if not isinstance(node, ast.stmt):
         return outer
-    lines = (node.lineno, _end_of_header(node))
+    decorators = getattr(node, "decorator_list", [])  # what a run passes of a decorated function
+    lines = (min([node.lineno, *(each.lineno for each in decorators)]), _end_of_header(node))
     if outer.inside:
         return _Where(outer.scope, True, lines)
     prefix = f"{outer.scope}." if outer.scope else ""
