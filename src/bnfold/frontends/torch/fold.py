@@ -36,7 +36,7 @@ from bnfold.frontends.torch.methods import split_by
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
-from bnfold.frontends.torch.resizing import shapes
+from bnfold.frontends.torch.resizing import form, shapes
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
 from bnfold.report import FoldReport
 
@@ -197,9 +197,11 @@ class Folding:
         )
         if not is_as_expected(self.recording, inner.recording, todo):
             return None
-        for each in self.recording.further:  # what makes nothing there may meet what it makes here
-            read_module(merged, each.runs, like=inner.recording)
-            before.restore()
+        read = [form(each.runs) for each in inner.recording.further]
+        for each in self.recording.further:  # an op that does nothing there may ask for a tensor
+            if form(each.runs) not in read:
+                read_module(merged, each.runs, like=inner.recording)
+        before.restore()
         inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
         kept = len(inner.decided.plan.kept)
         return inner if not kept or kept <= len(self.decided.plan.kept) else None

@@ -122,6 +122,11 @@ def shapes(runs: Sequence[Any]) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
+def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The sizes and the memory layouts of inputs."""
+    return shapes(runs), _strides(runs)
+
+
 def resized(runs: Sequence[Any], axes: Sequence[int], rule: Rule) -> list[Any] | None:
     """The same inputs with other lengths along these axes; None for inputs that are too large."""
     before = sum(math.prod(shape) for shape in shapes(runs))
