@@ -75,7 +75,7 @@ def test_an_entry_keeps_what_it_computes(entry: list[str]) -> None:
             for a, b in zip(*(torch.utils._pytree.tree_leaves(v) for v in (one, two)), strict=True):
                 if isinstance(a, Tensor):
                     assert_same([a], [b], 1e-9)
-    assert report.verdict is not None and report.verdict.samples == 2 + 2 * len(entry)
+    assert report.verdict is not None and report.verdict.samples >= 2 + 2 * len(entry)
     assert report.removed >= 1
 
 

@@ -323,3 +323,49 @@ def penalty_of_gammas(room: Room):
         return self.bn(self.conv(x)) + (sum(gammas) if gammas else 0)
 
     return room.block(run, "conv", "bn")
+
+
+# ------------------------------------------------------------------- on other paths alone
+
+ELSEWHERE = {
+    "odd": lambda self, x: x.shape[2] % 2 == 1,
+    "another batch": lambda self, x: len(x) != 2,
+    "high": lambda self, x: x.shape[2] > x.shape[3] + 2,
+    "as whole numbers": lambda self, x: int(x.shape[3]) - int(x.shape[2]) > 0,
+    "layout": lambda self, x: x.is_contiguous(memory_format=torch.channels_last),
+    "every third time": lambda self, x: self.times % 3 == 2,
+}
+ANSWERS = (
+    lambda self: 1 if isinstance(self.bn, nn.BatchNorm2d) else 2,
+    lambda self: getattr(self.bn, "num_features", 0) + 1,
+    lambda self: 1 if self.conv.bias is None else 2,
+    lambda self: 1 + len(list(self.parameters())),
+)
+
+
+@asks
+def question_on_another_path(room: Room):
+    """Asked where the example does not lead to."""
+
+    def run(self, x):
+        y = self.bn(self.conv(x))
+        y = y * answer(self) if condition(self, x) else y
+        self.times += 1
+        return self.act(y)
+
+    condition = ELSEWHERE[room.random.choice([*ELSEWHERE])]
+    answer = room.random.choice(ANSWERS)
+    return room.block(run, "conv", "bn", "act", times=0)
+
+
+@asks
+def questions_on_two_other_paths(room: Room):
+    def run(self, x):
+        y = self.bn(self.conv(x))
+        for condition, answer in asked:
+            y = y + answer(self) if condition(self, x) else y
+        return self.act(y)
+
+    conditions = [ELSEWHERE[name] for name in ("odd", "another batch", "high", "layout")]
+    asked = list(zip(room.random.sample(conditions, 2), ANSWERS, strict=False))
+    return room.block(run, "conv", "bn", "act")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,23 @@ def call(model: nn.Module, run: Any) -> None:
     """Run a module as it is run for a recording, on inputs of its own."""
     entry, given = (run.entry, run.inputs) if isinstance(run, Entry) else ("", run)
     args, kwargs = split_inputs(_fresh(given))
-    method(model, entry)(*args, **kwargs)
+    result_of(method(model, entry), args, kwargs)
+
+
+def result_of(called: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a call returns; all that it yields, where it does that.
+
+    Raises what it raises; ProgramEndedError where it would end the program.
+    """
+    try:
+        result = called(*args, **kwargs)
+        return list(result) if isinstance(result, Iterator) else result
+    except SystemExit as error:
+        raise ProgramEndedError(f"it called sys.exit({error})") from error
+
+
+class ProgramEndedError(RuntimeError):
+    """The model wanted the program to end, which is not for a fold to do."""
 
 
 def _fresh(tree: Any) -> Any:

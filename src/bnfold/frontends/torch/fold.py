@@ -36,7 +36,7 @@ from bnfold.frontends.torch.methods import split_by
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
-from bnfold.frontends.torch.resizing import form, shapes
+from bnfold.frontends.torch.resizing import elements, form, shapes
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
 from bnfold.report import FoldReport
 
@@ -245,15 +245,22 @@ class Folding:
         own = shapes(self.runs)
         resized = [each for each in further if len(self.runs) == 1 and shapes(each.runs) != own]
         second = resized[:1]
-        others = [each.runs for each in further if each.is_other and each not in second]
+        size = elements(self.runs)
+        # Not all that a path hangs on is heard; what is no larger than the example costs little.
+        others = [
+            each.runs
+            for each in further
+            if each not in second and (each.is_other or elements(each.runs) <= size)
+        ]
         again = [self.runs] * (self.recording.rounds - 2)
+        last = [self.runs] if further else []  # with what the other sizes have left
         return prove.start(
             type(self.model).__name__,
             self.model,
             self._calls(self.runs),
             depth(self.recording),
             shapes=[dict(enumerate(shapes(each.runs))) for each in second],
-            further=[self._calls(runs) for runs in (*again, *others)],
+            further=[self._calls(runs) for runs in (*again, *others, *last)],
             inplace=self.inplace,
             writes=bool(self.recording.changed),
         )

@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
-from bnfold.frontends.torch.entries import method
+from bnfold.frontends.torch.entries import method, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
 from bnfold.frontends.torch.run_values import to_array
@@ -104,7 +104,7 @@ class ModelCalls(nn.Module):
             own = [next(given).detach().clone() for _ in call.tensors]
             fresh = call.with_tensors(own)
             try:
-                result = method(model, call.entry)(*fresh.args, **fresh.kwargs)
+                result = result_of(method(model, call.entry), fresh.args, fresh.kwargs)
                 named |= _named(number, result, own)
             except Exception as error:
                 raise CallFailedError(number, error) from error

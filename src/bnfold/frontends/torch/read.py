@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
-from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
+from bnfold.frontends.torch.entries import Entry, call, method, result_of, split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
@@ -47,6 +47,7 @@ from bnfold.frontends.torch.thread_names import may_start_threads
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""
 _MOST_NAMED = 3
+_FEW_ANSWERS = 10_000
 _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -76,6 +77,7 @@ def read_module(
             runs,
             len(runs) if given is None else given,
             again=like is None,
+            most_answers=None if like is None else _FEW_ANSWERS + 10 * len(like.asked.answers),
             may_break_off=not may_start_threads(modules),
         )
         # A hook is the user's code and must see real values.
@@ -108,6 +110,8 @@ class _Plan:
     """How many of them are the user's."""
     again: bool
     """Whether to run them again, to see what is other then."""
+    most_answers: int | None
+    """So many questions about sizes it may ask where it was not asked to run at all."""
     may_break_off: bool
     """Whether nothing of a run goes on where the rest of it is left out."""
 
@@ -281,6 +285,7 @@ class _Reader:
         recording = Recording(
             owned=own_tensors(self.modules), members=frozenset(map(id, self.modules))
         )
+        recording.asked.most = plan.most_answers
         recorders = []
         with biases_lent(self.modules, recording):
             for number, run in enumerate(plan.runs):
@@ -328,7 +333,7 @@ class _Reader:
             exchanges = exchanges_heard(recorder.values.note_exchange)
             with recorder, module_calls(recorder), looks, exchanges, hears:
                 try:
-                    result = called(*args, **kwargs)
+                    result = result_of(called, args, kwargs)
                 except Exception as error:
                     if recorder.constants.has_lent:
                         raise NeedsMemory from error

@@ -43,11 +43,14 @@ from bnfold.frontends.torch.recording import (
     constants,
     values,
 )
+from bnfold.frontends.torch.sizes_asked import Turn
 
-_TURNS = 4
+_TURNS = 8
 """How many comparisons are made to turn: those nearest to the example's size."""
 
 
+_INPUTS = 4
+"""How many of several inputs get sizes of their own."""
 _PATHS = 6
 """How many paths are read as one, at most: time grows with them."""
 
@@ -95,6 +98,8 @@ class Readings:
         """Whether an op is there on some sizes alone."""
         self.further: list[Further] = []
         """What the module takes besides."""
+        self.is_other = False
+        """Whether the last reading, if there was one, went another way."""
         self.answers = [first.asked.answers]
         """What its code has been told of sizes so far, reading by reading."""
 
@@ -106,30 +111,45 @@ class Readings:
             self.read_any(axes, resizing.under)
         if not decided:
             return
-        mixed = [self.read(axes, rule) for rule in resizing.oblong(axes)]
+        mixed = [self.read_any(axes, rule) for rule in resizing.oblong(axes)]
         if not all(mixed):
-            self.read(axes, resizing.over)
+            self.read_any(axes, resizing.over)
         self.read(axes, resizing.even)
         turns = sorted(self.first.asked.turns, key=lambda turn: abs(turn.factor - 1))
         for turn in turns[:_TURNS]:
-            self.read(axes, resizing.turned(turn))
+            self.take(axes, turn)
         for axis in axes if self.differ else ():  # which one it is that decides
             self.read([axis], resizing.under)
+        for place in range(min(resizing.count(self.runs), _INPUTS)):  # one input beside the others
+            self.read_any(axes, resizing.half, only=place)
+
+    def take(self, axes: Sequence[int], turn: Turn) -> None:
+        """Read it where a comparison turns out otherwise: it may be one of a part of the size."""
+        for rule in resizing.turned(turn):
+            if self.read_any(axes, rule) and self.is_other:
+                break
 
     @property
     def differ(self) -> bool:
         """Whether other sizes take other paths."""
         return len(self.paths) > 1 or self.has_unpaired
 
-    def read_any(self, axes: Sequence[int], rule: resizing.Rule) -> None:
+    def read_any(
+        self, axes: Sequence[int], rule: resizing.Rule, *, only: int | None = None
+    ) -> bool:
         """A reading with all axes changed, or if the module does not take that, one by one."""
-        if not self.read(axes, rule) and len(axes) > 1:
-            for axis in axes:
-                self.read([axis], rule)
+        if self.read(axes, rule, only=only):
+            return True
+        each = [self.read([axis], rule, only=only) for axis in (axes if len(axes) > 1 else ())]
+        return any(each)
 
-    def read(self, axes: Sequence[int], rule: resizing.Rule) -> bool:
-        """Whether the module takes inputs with these axes changed; if so, it was read on them."""
-        runs = resizing.resized(self.runs, axes, rule)
+    def read(self, axes: Sequence[int], rule: resizing.Rule, *, only: int | None = None) -> bool:
+        """Whether the module takes inputs with these axes changed; if so, it was read on them.
+
+        `only`: which of several inputs is changed.
+        """
+        self.is_other = False
+        runs = resizing.resized(self.runs, axes, rule, only=only)
         if runs is None or (sizes := resizing.shapes(runs)) in self.tried:
             return True
         self.tried.append(sizes)
@@ -155,7 +175,8 @@ class Readings:
         is_other |= recording.asked.answers not in self.answers or not recording.is_structural
         self.answers.append(recording.asked.answers)
         is_new = self.add(Path(reading.runs, recording))
-        self.further.append(Further(reading.runs, is_other or is_new))
+        self.is_other = is_other or is_new
+        self.further.append(Further(reading.runs, self.is_other))
 
     def add(self, reading: Path) -> bool:
         """Note what this reading has that the others do not; whether it is another path."""

@@ -88,10 +88,10 @@ def even(axis: int, size: int) -> int:
     return size if axis == 0 else size // _step(size) * _step(size)
 
 
-def turned(turn: Turn) -> Rule:
-    """A size on the other side of a comparison."""
+def turned(turn: Turn) -> list[Rule]:
+    """A size on the other side of a comparison; one that networks take; and one farther away."""
 
-    def rule(axis: int, size: int) -> int:
+    def near(axis: int, size: int) -> int:
         if (axis == 0) != turn.is_batch:
             return size
         limit = size * turn.factor
@@ -100,7 +100,21 @@ def turned(turn: Turn) -> Rule:
         # With a margin for what layers round on the way to the comparison.
         return math.ceil(limit * 1.02) + 1 if turn.factor >= 1 else max(int(limit * 0.98), 1)
 
-    return rule
+    def whole(axis: int, size: int) -> int:
+        """As often to be halved as the example's."""
+        length, step = near(axis, size), min(size & -size, 64)
+        return length if length == size else max(length // step + (length > size), 1) * step
+
+    def far(axis: int, size: int) -> int:
+        """Of a part of the size, as `h // 4 > 10`, the limit is that part's."""
+        length, step = near(axis, size), min(size & -size, 64)
+        if length == size:
+            return size
+        return (
+            2 * -(-length // step) * step if length > size else max(length // 2 // step, 1) * step
+        )
+
+    return [near] if turn.is_exact else [near, whole, far]
 
 
 def _step(size: int) -> int:
@@ -110,7 +124,7 @@ def _step(size: int) -> int:
 
 def open_axes(runs: Sequence[Any]) -> list[int]:
     """The axes whose length may be another one: not the channels of images."""
-    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    given = [_inputs(run) for run in runs]
     tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
     most = max((tensor.ndim for tensor in tensors), default=0)
     return [axis for axis in range(most) if not (axis == 1 and most > 3)]
@@ -118,8 +132,13 @@ def open_axes(runs: Sequence[Any]) -> list[int]:
 
 def shapes(runs: Sequence[Any]) -> list[tuple[int, ...]]:
     """What tells inputs of other sizes apart."""
-    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    given = [_inputs(run) for run in runs]
     return [tuple(leaf.shape) for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
+def elements(runs: Sequence[Any]) -> int:
+    """How many numbers inputs are."""
+    return sum(map(math.prod, shapes(runs)))
 
 
 def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -127,8 +146,21 @@ def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ..
     return shapes(runs), _strides(runs)
 
 
-def resized(runs: Sequence[Any], axes: Sequence[int], rule: Rule) -> list[Any] | None:
-    """The same inputs with other lengths along these axes; None for inputs that are too large."""
+def count(runs: Sequence[Any]) -> int:
+    """How many inputs there are that could have a size of their own; 0 if it is one."""
+    most = max(
+        (sum(map(_is_resizable, pytree.tree_leaves(_inputs(run)))) for run in runs), default=0
+    )
+    return most if most > 1 else 0
+
+
+def resized(
+    runs: Sequence[Any], axes: Sequence[int], rule: Rule, *, only: int | None = None
+) -> list[Any] | None:
+    """The same inputs with other lengths along these axes; None for inputs that are too large.
+
+    `only`: which of the inputs of each run is changed, if it is one.
+    """
     before = sum(math.prod(shape) for shape in shapes(runs))
     sizes = [
         math.prod(rule(axis, n) if axis in axes else n for axis, n in enumerate(shape))
@@ -136,21 +168,24 @@ def resized(runs: Sequence[Any], axes: Sequence[int], rule: Rule) -> list[Any] |
     ]
     if sum(sizes) > max(_LARGEST, 2 ** len(axes) * before):
         return None
-    return [_resized(run, axes, rule) for run in runs]
+    return [_resized(run, axes, rule, only) for run in runs]
 
 
-def _resized(run: Any, axes: Sequence[int], rule: Rule) -> Any:
+def _resized(run: Any, axes: Sequence[int], rule: Rule, only: int | None) -> Any:
     if isinstance(run, Entry):
-        return Entry(run.entry, _resized(run.inputs, axes, rule))
+        return Entry(run.entry, _resized(run.inputs, axes, rule, only))
+    leaves, tree = pytree.tree_flatten(run)
+    places = [place for place, leaf in enumerate(leaves) if _is_resizable(leaf)]
+    for place in places if only is None else places[only : only + 1]:
+        for axis in axes:
+            leaf = leaves[place]
+            if axis < leaf.ndim:
+                leaves[place] = _of_length(leaf, axis, rule(axis, leaf.shape[axis]))
+    return pytree.tree_unflatten(leaves, tree)
 
-    def resize(leaf: Any) -> Any:
-        if _is_resizable(leaf):
-            for axis in axes:
-                if axis < leaf.ndim:
-                    leaf = _of_length(leaf, axis, rule(axis, leaf.shape[axis]))
-        return leaf
 
-    return pytree.tree_map(resize, run)
+def _inputs(run: Any) -> Any:
+    return run.inputs if isinstance(run, Entry) else run
 
 
 def laid_out(runs: Sequence[Any]) -> list[list[Any]]:
@@ -175,7 +210,7 @@ def _laid_out(run: Any, *, plain: bool) -> Any:
 
 
 def _strides(runs: Sequence[Any]) -> list[tuple[int, ...]]:
-    given = [run.inputs if isinstance(run, Entry) else run for run in runs]
+    given = [_inputs(run) for run in runs]
     return [
         leaf.stride()
         for leaf in pytree.tree_leaves(given)

@@ -41,6 +41,19 @@ class Asked:
     """Where an answer would be another one."""
     answers: list[Any] = field(default_factory=list)
     """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
+    most: int | None = None
+    """How many answers it may get: a search for a square root ends on some sizes alone."""
+
+    def answer(self, given: Any) -> Any:
+        """Note what it is told. Raises EndlessError."""
+        self.answers.append(given)
+        if self.most is not None and len(self.answers) > self.most:
+            raise EndlessError(f"it has compared sizes {self.most} times")
+        return given
+
+
+class EndlessError(RuntimeError):
+    """On these sizes the program may never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +114,7 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         if not isinstance(other, _Told) and size > 0 and number > 0:
             exact = function in (operator.eq, operator.ne)
             self.asked.turns.add(Turn(number / size, self.is_batch, exact))
-        answer = function(size, number)
-        self.asked.answers.append(answer)
-        return answer
+        return self.asked.answer(function(size, number))
 
     return method
 
@@ -114,9 +125,8 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *operands: Any) -> Any:
         self.asked.decided = True
         made = function(_plain_number(self), *operands)
-        if function in (bool, int, float):  # a text or a hash is a name for something, mostly
-            self.asked.answers.append(made)
-        return made
+        # A text or a hash is a name for something, mostly.
+        return self.asked.answer(made) if function in (bool, int, float) else made
 
     return method
 
