@@ -496,3 +496,54 @@ def test_a_model_whose_copy_is_itself_is_folded_in_place_alone(verify, merge):
     assert folded is model
     assert report.removed == 1
     torch.testing.assert_close(folded(x), expected, rtol=1e-9, atol=1e-9)
+
+
+class SharedConv(nn.Conv2d):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class SharedWeight(nn.Parameter):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class InTraining(nn.Sequential):
+    def __deepcopy__(self, memo):
+        return nn.Sequential(*copy.deepcopy([*self], memo))
+
+
+def shared_conv() -> nn.Module:
+    return nn.Sequential(SharedConv(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def shared_weight() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model[0].weight = SharedWeight(model[0].weight.data)
+    return model
+
+
+def in_training() -> nn.Module:
+    return InTraining(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("make", [shared_conv, shared_weight, in_training])
+def test_a_copy_that_is_none_is_not_changed(make, verify, merge):
+    model, x = build(make()), image(2, 3, 5, 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(bnfold.UnsupportedModelError, match="cannot be copied"):
+        bnfold.fold(model, x, verify=verify, merge=merge)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_is_shared_and_not_touched_may_be_shared():
+    """A frozen encoder in front of what is folded."""
+    model = build(nn.Sequential(Itself(nn.Conv2d(3, 3, 1), nn.Sigmoid()), *shared_conv()))
+    model[1] = nn.Conv2d(3, 4, 3).double()
+    x = image(2, 3, 5, 5)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == 1
+    assert folded[0] is model[0]
+    assert_same([model(x)], [folded(x)], 1e-9)

@@ -150,20 +150,34 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
 
 def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, Find]:
     """A deep copy that takes what is given in place of what has this id(), and the way to it."""
+    replaced = set(memo)
     try:
         folded = deep_copy(model, memo)
     except Exception as error:
         raise _not_copied(model, f" ({error})") from error
     if folded is model:
         raise _not_copied(model, ": its __deepcopy__ returns the module itself")
+    if type(folded) is not type(model) or folded.training != model.training:
+        raise _not_copied(model, f": its copy is {_a(folded)}")
+    own = {id(module) for module in model.modules()}
+    held = {id(parameter) for parameter in model.parameters()}
+    for name, module in folded.named_modules():
+        # One that is shared as a whole may stay as it is, if nothing of it was to be another.
+        kept = replaced if id(module) in own else held
+        if any(id(parameter) in kept for parameter in module._parameters.values()):
+            raise _not_copied(model, f": its copy shares the parameters of {name or 'it'} with it")
 
     def find(module: nn.Module) -> nn.Module:
         copied = memo.get(id(module))
-        if not isinstance(copied, nn.Module):
+        if not isinstance(copied, nn.Module) or copied is module:
             raise _not_copied(model, f": its copy has no {type(module).__name__} of its own")
         return copied
 
     return folded, find
+
+
+def _a(module: nn.Module) -> str:
+    return f"a {type(module).__name__} in {'training' if module.training else 'evaluation'} mode"
 
 
 def _not_copied(model: nn.Module, why: str) -> UnsupportedModelError:
