@@ -164,8 +164,8 @@ def fold(
         clip=clip,
         merge=merge,
         verify=verify,
-        keep=keep,
-        entry=entry,
+        keep=_names(keep),
+        entry=_names(entry),
         output=None if output is None else Path(output),
         force=force,
         phase=phase,
@@ -195,13 +195,18 @@ def inspect(
         also=also,
         clip=clip,
         merge=merge,
-        keep=keep,
-        entry=entry,
+        keep=_names(keep),
+        entry=_names(entry),
         phase=phase,
         weights=weights,
     )
     frontend, model, request = _asked(model, request)
     return frontend.inspect(model, request).report
+
+
+def _names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Several names; one is that name, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def _asked(model: Any, request: Request) -> tuple[Frontend, Any, Request]:

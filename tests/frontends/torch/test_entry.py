@@ -89,3 +89,36 @@ def test_without_an_entry_other_methods_may_compute_something_else() -> None:
 def test_a_method_of_another_name_is_refused() -> None:
     with pytest.raises(UsageError, match="no method 'nothing'"):
         bnfold.fold(build(Net()), X, entry=["nothing"])
+
+
+class Decodes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.line = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(5, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.line(z)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+def test_an_entry_that_takes_other_inputs_is_named() -> None:
+    with pytest.raises(bnfold.ExampleInputError, match=r"Decodes\.decode raised .*an entry is run"):
+        bnfold.fold(build(Decodes()), image(2, 3, 8, 8), entry=["decode"])
+
+
+@pytest.mark.parametrize("entry", ["line.weight", "training", "nothing"])
+def test_an_entry_that_is_no_method(entry: str) -> None:
+    with pytest.raises(bnfold.UsageError, match=f"has no method '{entry}'"):
+        bnfold.fold(build(Decodes()), image(2, 3, 8, 8), entry=[entry])
+
+
+def test_one_name_is_a_name_and_none_is_none() -> None:
+    model, x = build(Decodes()), image(2, 3, 8, 8)
+    several = bnfold.inspect(model, x, entry=["encode"], keep=["conv"])
+    assert bnfold.inspect(model, x, entry="encode", keep="conv").items == several.items
+    assert bnfold.inspect(model, x, entry=None, keep=None).removed == 1

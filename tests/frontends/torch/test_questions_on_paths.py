@@ -197,7 +197,15 @@ def part_of_it(net: Net, x: Tensor, y: Tensor) -> Tensor:
     return y + answer(net) if x.shape[-1] // 4 > 10 else y
 
 
-@pytest.mark.parametrize("ask", [multiples, part_of_it])
+def number_of_parts(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y + answer(net) if len(y.split(8, -1)) > 1 else y
+
+
+def number_of_rows(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([row * answer(net) ** place for place, row in enumerate(y.unbind(2))], 2)
+
+
+@pytest.mark.parametrize("ask", [multiples, part_of_it, number_of_parts, number_of_rows])
 def test_a_turn_that_is_not_where_it_seems(ask: Ask) -> None:
     net = build(Net(ask))
     folded = bnfold.fold(net, X).model

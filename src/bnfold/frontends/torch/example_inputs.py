@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -42,8 +42,10 @@ def not_taken(
     """
     given = _plain(inputs)
     if cause is not None and _tensors(given):
-        what = f"{name} raised {type(cause).__name__} on the example inputs ({_said(given)})"
-        step = _step(called, cause, given)
+        is_entry = not isinstance(called, nn.Module)
+        who = getattr(called, "__qualname__", name) if is_entry else name
+        what = f"{who} raised {type(cause).__name__} on the example inputs ({_said(given)})"
+        step = _ENTRY if is_entry else _step(called, cause, given)
         return ExampleInputError(name, cause, step, problem=f"{what}: {_text(cause)}")
     # What it does with something that is no tensor says less than that it is none.
     tells = cause is not None and not isinstance(cause, TypeError | AttributeError)
@@ -225,6 +227,7 @@ def _code(given: Any) -> str | None:
     return None
 
 
+_ENTRY = "an entry is run on the inputs of the model: leave out one that takes others"
 _WANTS = "pass inputs that model(*inputs) accepts: a tensor, a tuple, or a dict of keywords"
 _BATCHED = re.compile(r"expected (\d)D\b.*\(got (\d)D")
 _UNLIKE = ("should be the same", "expected scalar type", "on the same device", "same dtype")

@@ -353,12 +353,14 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
     """Everything that is run: the model on its inputs, and each entry on the same. UsageError."""
     for name in entry:
         try:
-            method(model, name)
-        except AttributeError as error:
+            is_method = callable(method(model, name))
+        except AttributeError:
+            is_method = False
+        if not is_method:
             raise UsageError(
                 f"entry: {type(model).__name__} has no method {name!r}",
                 "name one like 'forward_features', or 'encoder.forward' of a submodule",
-            ) from error
+            )
     further = [also] if isinstance(also, torch.Tensor | dict) else also  # one, without a list
     runs = [inputs, *further]
     return [*runs, *(Entry(name, run) for name in entry for run in runs)]

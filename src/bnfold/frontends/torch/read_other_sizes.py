@@ -33,7 +33,7 @@ from bnfold.frontends.torch.leaf_modules import CLIPS
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.open_lengths import joined
-from bnfold.frontends.torch.ops import functional, op_name
+from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import (
     Event,
@@ -63,14 +63,16 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     Raises what `read_module` raises for the example inputs.
     """
     first = read_module(model, runs)
-    has_asked = (first.asked.sizes or first.asked.layout) and (is_merged or _has_work(first))
-    sizes, layout = has_asked and first.asked.sizes, has_asked and first.asked.layout
+    counts = not first.asked.sizes and any(map(_cuts_by_size, first.events))
+    asked = first.asked.sizes or counts
+    has_asked = (asked or first.asked.layout) and (is_merged or _has_work(first))
+    sizes, layout = has_asked and asked, has_asked and first.asked.layout
     mixes = not sizes and _may_mix(first)
     if not sizes and not layout and not mixes:
         return first
     readings = Readings(model, runs, first)
     if sizes or mixes:
-        readings.explore(decided=sizes and first.asked.decided)
+        readings.explore(decided=sizes and (first.asked.decided or counts))
     if layout:
         readings.read_laid_out()
     return readings.joined()
@@ -313,6 +315,23 @@ def _clipped(recording: Recording) -> list[Value]:
         for value in event.outputs
         if value is not None
     ]
+
+
+def _cuts_by_size(event: Event) -> bool:
+    """Whether the length of an axis, other than that of channels, says how many parts there are."""
+    if isinstance(event.target, nn.Module):
+        return False
+    source = event.args[0] if event.args else None
+    if functional(op_name(event.target)) not in ("split", "unbind") or not isinstance(
+        source, Value
+    ):
+        return False
+    try:
+        axis = Arguments(event).get("dim") or 0
+    except UnfitError:
+        return True
+    rank = len(source.shape)
+    return not isinstance(axis, int) or rank < 4 or axis % rank != 1
 
 
 def _mixes(event: Event) -> bool:
