@@ -139,6 +139,8 @@ def _refusal(
 
 def _refusal_of_module(lifter: Lifter, module: nn.Module) -> g.Refusal | None:
     """Why a module that could go must stay."""
+    if any(module is other for other in lifter.recording.parted):
+        return g.Refusal(Reason.VARIES)
     if not affine_chain.can_be_replaced(lifter, module):
         return g.Refusal(Reason.MODULE_DOES_MORE, "it is not a plain part of the model")
     if affine_chain.is_read_elsewhere(lifter, module):

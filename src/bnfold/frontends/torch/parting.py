@@ -29,7 +29,8 @@ def part_at(first: Recording, second: Recording, aligned: int) -> None:
     for event in behind:
         for constant in constants(event.args, event.kwargs):
             _keep_parameter(first, constant)
-        first.lost += _modules(event)
+        first.parted += _modules(event)
+    first.lost += first.parted
     first.members -= {id(module) for module in first.lost}
     first.counts = True
 

@@ -247,6 +247,8 @@ class Recording:
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
+    parted: list[nn.Module] = field(default_factory=list)
+    """Those of them that a later run, or one on other inputs, uses behind where the two part."""
     varying: set[int] = field(default_factory=set)
     """Numbers of events whose numbers or constants are other ones in other runs."""
     read_later: list[Value] = field(default_factory=list)

@@ -162,4 +162,5 @@ def translate_back(recording: Recording, shadow: Shadow) -> None:
         - foreign
         - {id(shadow.original(module)) for module in recording.lost}
     )
+    recording.parted = [shadow.original(module) for module in recording.parted]
     recording.lent_biases = {key: shadow.original(m) for key, m in recording.lent_biases.items()}
