@@ -527,9 +527,18 @@ def in_training() -> nn.Module:
     return InTraining(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
 
+class Nothing(nn.Sequential):
+    def __deepcopy__(self, memo):
+        return None
+
+
+def nothing() -> nn.Module:
+    return Nothing(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
 @pytest.mark.parametrize("merge", ["auto", "never"])
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("make", [shared_conv, shared_weight, in_training])
+@pytest.mark.parametrize("make", [shared_conv, shared_weight, in_training, nothing])
 def test_a_copy_that_is_none_is_not_changed(make, verify, merge):
     model, x = build(make()), image(2, 3, 5, 5)
     before = {name: value.clone() for name, value in model.state_dict().items()}

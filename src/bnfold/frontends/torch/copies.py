@@ -45,7 +45,10 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo.setdefault(id(tensor), tensor.detach().clone())
     # An object with a way of its own may look into modules that are not filled yet.
     if id(model) in memo or not all(map(_is_plain, modules)):
-        return copy.deepcopy(model, memo)
+        copied: Any = copy.deepcopy(model, memo)
+        if "_modules" not in getattr(copied, "__dict__", ()):
+            raise TypeError(f"its copy is no module, but {copied!r:.80}")
+        return copied  # type: ignore[no-any-return]
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
