@@ -613,10 +613,10 @@ def test_state_is_put_back_when_the_model_raises():
             raise RuntimeError("no")
 
     model = build(Raises())
-    call = nn.Module.__call__
+    calls = nn.Module.__call__, nn.Module._call_impl
     with pytest.raises(BnfoldError):
         bnfold.fold(model, image(2, 3, 4, 4))
-    assert nn.Module.__call__ is call
+    assert (nn.Module.__call__, nn.Module._call_impl) == calls
     assert model.count == 0
 
 
@@ -748,6 +748,32 @@ def test_compiled_submodule():
     model, x = build(nn.Sequential(ConvBN(), ConvBN(4, 4))), image(2, 3, 4, 4)
     model[0] = torch.compile(model[0], backend="eager")
     assert_folds(model, x)
+
+
+class TwoCalls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = ConvBN(), ConvBN(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())
+
+
+class ThereIsOneAlone(TwoCalls):
+    def __deepcopy__(self, memo: dict[int, object]) -> TwoCalls:
+        raise TypeError("there is one alone")
+
+
+@pytest.mark.parametrize("make", [TwoCalls, ThereIsOneAlone])
+def test_submodules_compiled_in_place(make):
+    model, x = build(make()), image(2, 3, 4, 4)
+    model.first.compile(backend="eager")
+    model.second.bn.compile(backend="eager")
+    compiled, expected = model.first._compiled_call_impl, model(x)
+    report = bnfold.fold(model, x, inplace=True).report
+    assert (report.removed, report.kept) == (2, 0)
+    assert torch.allclose(model(x), expected)
+    assert model.first._compiled_call_impl is compiled
 
 
 def test_traced_graph_module_inside():

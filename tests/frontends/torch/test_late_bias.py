@@ -147,7 +147,7 @@ class Recurrent(nn.Module):
 def test_a_batch_norm_in_front_of_a_recurrent_layer_goes(make, first, contiguous, dtype):
     """PyTorch runs another op for each of these."""
     model = build(Recurrent(make(first), first=first, contiguous=contiguous), dtype=dtype)
-    assert_folds(model, X.to(dtype), removed=1, kept=0, dtype=dtype)
+    assert_folds(model, X[..., :4].to(dtype), removed=1, kept=0, dtype=dtype)
 
 
 def test_a_layer_without_biases_has_no_place_for_the_shift():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,12 @@ from bnfold.frontends.torch.record import Recorder
 
 @contextmanager
 def module_calls(recorder: Recorder) -> Iterator[None]:
-    """While this is open, calls of modules are told to the recorder."""
-    original = nn.Module.__call__
+    """While this is open, calls of modules are told to the recorder.
+
+    Heard in what `Module.__call__` goes through: to set `__call__` itself, Python visits every
+    class of modules there is, twice per run, and a few libraries define thousands.
+    """
+    original: Callable[..., Any] = nn.Module._call_impl
     ledger = recorder.ledger
     thread = threading.get_ident()  # the patch is global; other threads go on as before
 
@@ -41,8 +45,8 @@ def module_calls(recorder: Recorder) -> Iterator[None]:
         finally:
             ledger.call = outer
 
-    nn.Module.__call__ = call_module  # type: ignore[method-assign]
+    nn.Module._call_impl = call_module  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
+        nn.Module._call_impl = original  # type: ignore[method-assign]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -200,7 +199,11 @@ class _Reader:
 
     def read(self, plan: _Plan, *, structural: bool) -> Recording:
         """Record all runs."""
-        with nullcontext() if self.shadow.is_copy else state_restored(self.modules):
+        if self.shadow.is_copy:
+            return self._read(plan, structural=structural)
+        with state_restored(self.modules):
+            for module in self.modules:
+                vars(module).pop("_compiled_call_impl", None)  # a copy has none either
             return self._read(plan, structural=structural)
 
     def _read(self, plan: _Plan, *, structural: bool) -> Recording:
