@@ -35,31 +35,31 @@ def steady(examples: int) -> settings:
     )
 
 
-@steady(60)
+@steady(40)
 @given(networks(), MODES)
 def test_every_frontend_folds_a_random_network_alike(network, clip):
     check(network, clip)
 
 
-@steady(45)
+@steady(30)
 @given(networks(within="caffe"), MODES)
 def test_so_does_caffe_with_what_it_can_express(network, clip):
     check(network, clip)
 
 
-@steady(40)
+@steady(25)
 @given(networks(), MODES, st.sampled_from((torch.float32, torch.float16)))
 def test_in_smaller_dtypes_only_digits_are_lost(network, clip, dtype):
     check_torch_in(network, clip, dtype)
 
 
-@steady(40)
+@steady(30)
 @given(networks(), MODES)
 def test_onnx_runtime_computes_the_same(network, clip):
     check_onnx_runtime(network, clip)
 
 
-@steady(30)
+@steady(20)
 @given(networks(), MODES)
 def test_an_exported_program_is_right_for_other_sizes(network, clip):
     check_other_sizes(network, clip)
