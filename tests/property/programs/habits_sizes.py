@@ -421,3 +421,27 @@ def branch_cropped_where_it_fits(room: Room):
 
     neutral = room.random.choice(NEUTRAL)
     return room.block(run, "conv", "conv2", "bn")
+
+
+CONDITIONS = (
+    lambda n, h, w: (h, w) in ((11, 7), (12, 8), (13, 7)),
+    lambda n, h, w: n % 3 == 0,
+    lambda n, h, w: h > 10 and w < 9,
+    lambda n, h, w: h > 10 and (w < 8 and n == 2),
+    lambda n, h, w: h * w in (77, 96, 91),
+    lambda n, h, w: not (h + n) % 7,
+    lambda n, h, w: divmod(w, 5) == (1, 4),
+    lambda n, h, w: w - 2 > h // 2 + 2,
+)
+"""What holds on few sizes: of the batch, the height and the width."""
+
+
+@sizes
+def few_sizes_alone(room: Room):
+    def run(self, x):
+        n, _, h, w = x.shape
+        y = self.bn(torch.sigmoid(x))
+        return self.conv(torch.relu(y) if condition(n, h, w) else y)
+
+    condition = room.random.choice(CONDITIONS)
+    return room.block(run, "conv", "bn")

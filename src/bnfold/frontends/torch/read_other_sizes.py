@@ -43,12 +43,14 @@ from bnfold.frontends.torch.recording import (
     constants,
     values,
 )
-from bnfold.frontends.torch.sizes_asked import Turn
+from bnfold.frontends.torch.sizes_asked import Rule, Turn
 
-_TURNS = 8
-"""How many comparisons are made to turn: those nearest to the example's size."""
-
-
+_TURNS = 12
+"""How many answers are made to turn, that were the same on all sizes so far."""
+_SAME_LINE = 2
+"""How many more, of lines of the code that had the other answer in another call."""
+_TRIES = 6
+"""On so many sizes, at most."""
 _INPUTS = 4
 """How many of several inputs get sizes of their own."""
 _PATHS = 6
@@ -104,6 +106,10 @@ class Readings:
         """Whether the last reading, if there was one, went another way."""
         self.answers = [first.asked.answers]
         """What its code has been told of sizes so far, reading by reading."""
+        self.asked = [(self.runs, first.asked.turns)]
+        """What it asked, to be answered with yes or no, and on which inputs."""
+        self.turned: set[Any] = set()
+        """Places in the code of which another answer was tried to be had."""
 
     def explore(self, *, decided: bool) -> None:
         """Read the module on other sizes; on more of them where its code decides by sizes."""
@@ -117,41 +123,73 @@ class Readings:
         if not all(mixed):
             self.read_any(axes, resizing.over)
         self.read(axes, resizing.even)
-        turns = sorted(self.first.asked.turns, key=lambda turn: abs(turn.factor - 1))
-        for turn in turns[:_TURNS]:
-            self.take(axes, turn)
+        self.turn_all()
         for axis in axes if self.differ else ():  # which one it is that decides
             self.read([axis], resizing.under)
         for place in range(min(resizing.count(self.runs), _INPUTS)):  # one input beside the others
             self.read_any(axes, resizing.half, only=place)
 
-    def take(self, axes: Sequence[int], turn: Turn) -> None:
-        """Read it where a comparison turns out otherwise: it may be one of a part of the size."""
-        for rule in resizing.turned(turn):
-            if self.read_any(axes, rule) and self.is_other:
+    def turn_all(self) -> None:
+        """Read it where questions have an answer that they did not have so far.
+
+        First those of which the line had one alone. A line that several calls come through, and
+        that had both, is likely to have no more to show in a third of them.
+        """
+        for most, line in ((_TURNS, slice(2)), (_SAME_LINE, slice(3))):
+            for _ in range(most):
+                if not self.turn_one(line):
+                    break
+
+    def turn_one(self, line: slice) -> bool:
+        """Whether there was a question left; `line` is what of its place counts."""
+        given: dict[Any, set[bool]] = {}
+        for _, turns in self.asked:
+            for turn in turns:
+                given.setdefault(turn.place[line], set()).add(turn.given)
+        for runs, turns in self.asked:
+            for number, turn in enumerate(turns):
+                if len(given[turn.place[line]]) == 1 and turn.place not in self.turned:
+                    self.turned.add(turn.place)
+                    if self.turn(runs, turns[:number], turn):
+                        return True
+        return False
+
+    def turn(self, runs: list[Any], before: Sequence[Turn], turn: Turn) -> bool:
+        """Whether it could be tried on sizes where this answer should be another one."""
+        is_tried = False
+        for change in resizing.turning(turn, before, runs)[:_TRIES]:
+            self.read(change.axes, change.rule, runs=runs)
+            is_tried = True
+            if self.is_other:
                 break
+        return is_tried
 
     @property
     def differ(self) -> bool:
         """Whether other sizes take other paths."""
         return len(self.paths) > 1 or self.has_unpaired
 
-    def read_any(
-        self, axes: Sequence[int], rule: resizing.Rule, *, only: int | None = None
-    ) -> bool:
+    def read_any(self, axes: Sequence[int], rule: Rule, *, only: int | None = None) -> bool:
         """A reading with all axes changed, or if the module does not take that, one by one."""
         if self.read(axes, rule, only=only):
             return True
         each = [self.read([axis], rule, only=only) for axis in (axes if len(axes) > 1 else ())]
         return any(each)
 
-    def read(self, axes: Sequence[int], rule: resizing.Rule, *, only: int | None = None) -> bool:
+    def read(
+        self,
+        axes: Sequence[int],
+        rule: Rule,
+        *,
+        only: int | None = None,
+        runs: list[Any] | None = None,
+    ) -> bool:
         """Whether the module takes inputs with these axes changed; if so, it was read on them.
 
-        `only`: which of several inputs is changed.
+        `only`: which of several inputs is changed; `runs`: what is changed, if not what was given.
         """
         self.is_other = False
-        runs = resizing.resized(self.runs, axes, rule, only=only)
+        runs = resizing.resized(runs or self.runs, axes, rule, only=only)
         if runs is None or (sizes := resizing.shapes(runs)) in self.tried:
             return True
         self.tried.append(sizes)
@@ -176,6 +214,7 @@ class Readings:
         recording = reading.recording
         is_other |= recording.asked.answers not in self.answers or not recording.is_structural
         self.answers.append(recording.asked.answers)
+        self.asked.append((reading.runs, recording.asked.turns))
         is_new = self.add(Path(reading.runs, recording))
         self.is_other = is_other or is_new
         self.further.append(Further(reading.runs, self.is_other))

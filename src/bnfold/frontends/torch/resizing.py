@@ -6,7 +6,7 @@
     over      one more than that, for layers that round up: ceil(n / 2) stays odd
     oblong    a longer one along one axis, a shorter one along the others
     even      what a power of 2 divides, where the example is not that
-    turned    where a comparison that the program made turns out otherwise
+    turning   where a question about sizes that the program asked has another answer
 
 Smaller sizes cost less. Batches are one image larger or smaller.
 """
@@ -14,7 +14,9 @@ Smaller sizes cost less. Batches are one image larger or smaller.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -22,15 +24,25 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.entries import Entry
-from bnfold.frontends.torch.sizes_asked import Turn
-
-Rule = Callable[[int, int], int]
-"""Another length for an axis, given its number and its length."""
+from bnfold.frontends.torch.sizes_asked import ANY, Rule, Turn
 
 _SMALL = 64
 """Sizes below this are doubled, not halved: networks halve them up to five times."""
 _LARGEST = 1 << 24
-"""Elements of an input that is made to let a comparison turn."""
+"""Elements of an input that is made to let an answer turn."""
+_NEAR = 512
+"""So many more lengths are tried one by one, and longer ones by doubling."""
+_FEW = 40
+"""So many earlier answers are kept as they were."""
+_MOST_HALVED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Other lengths along some axes."""
+
+    axes: list[int]
+    rule: Rule
 
 
 def half(axis: int, size: int) -> int:
@@ -88,33 +100,80 @@ def even(axis: int, size: int) -> int:
     return size if axis == 0 else size // _step(size) * _step(size)
 
 
-def turned(turn: Turn) -> list[Rule]:
-    """A size on the other side of a comparison; one that networks take; and one farther away."""
+def turning(turn: Turn, before: Sequence[Turn], runs: Sequence[Any]) -> list[Change]:
+    """Sizes on which an answer is another one, those nearest to the given ones first.
 
-    def near(axis: int, size: int) -> int:
-        if (axis == 0) != turn.is_batch:
-            return size
-        limit = size * turn.factor
-        if turn.is_exact:
-            return max(round(limit), 1)
-        # With a margin for what layers round on the way to the comparison.
-        return math.ceil(limit * 1.02) + 1 if turn.factor >= 1 else max(int(limit * 0.98), 1)
+    All axes but that of the batch grow or shrink together, or one does. If it can be had, what was
+    asked `before` is answered as it was, so that the question is asked at all.
 
-    def whole(axis: int, size: int) -> int:
-        """As often to be halved as the example's."""
-        length, step = near(axis, size), min(size & -size, 64)
-        return length if length == size else max(length // step + (length > size), 1) * step
+    A length inside of a network may be rounded, and of a part of what is known: what turns is tried
+    with a margin, as often halved as the given size, and twice as far.
+    """
+    axes = open_axes(runs)
+    images = [axis for axis in axes if axis]
+    groups = [images, *([axis] for axis in axes)] if len(images) > 1 else [[a] for a in axes]
+    found: dict[bool, list[list[Change]]] = {True: [], False: []}
+    for group in groups:
+        sides = (shape[a] for shape in shapes(runs) for a in group if a < len(shape))
+        size = max(sides, default=1)
+        for power in (1, 2) if len(group) > 1 else (1,):
+            is_asked, changes = _turning(turn, before[-_FEW:], group, size, power)
+            found[is_asked].append(changes)
+    rounds = zip_longest(*found[True] or found[False])  # the nearest of each, then the next
+    return [change for changes in rounds for change in changes if change is not None]
 
-    def far(axis: int, size: int) -> int:
-        """Of a part of the size, as `h // 4 > 10`, the limit is that part's."""
-        length, step = near(axis, size), min(size & -size, 64)
-        if length == size:
-            return size
-        return (
-            2 * -(-length // step) * step if length > size else max(length // 2 // step, 1) * step
+
+def _turning(
+    turn: Turn, before: Sequence[Turn], axes: list[int], size: int, power: int
+) -> tuple[bool, list[Change]]:
+    """Lengths of these axes, and whether the question is asked there, for all that is known.
+
+    `power`: what an axis of the network's own grows with, a side of the image or its area.
+    """
+
+    def to(length: int) -> Rule:
+        def rule(axis: int, now: int) -> int:
+            if axis in axes:
+                return max(now * length // size, 1)
+            if axis == ANY and 0 not in axes:
+                times = length * length if power == 2 else length
+                return max(now * times // (size * size if power == 2 else size), 1)
+            return now
+
+        return rule
+
+    def turns(length: int) -> bool:
+        return _answer(turn, to(length)) is (not turn.given)
+
+    def is_asked(length: int) -> bool:
+        return turns(length) and all(
+            _answer(earlier, to(length)) in (earlier.given, None) for earlier in before
         )
 
-    return [near] if turn.is_exact else [near, whole, far]
+    hinted = [round(size * turn.hint ** (1 / power)) + more for more in (-1, 0, 1)]
+    far = (size << doubled for doubled in range(1, 8))
+    above = sorted(n for n in {*range(size + _NEAR), *hinted, *far} if n > size)
+    below = range(size - 1, 0, -1)
+    asked = [n for n in (next(filter(is_asked, part), None) for part in (below, above)) if n]
+    found = asked or [n for n in (next(filter(turns, part), None) for part in (below, above)) if n]
+    step = min(size & -size, _MOST_HALVED)
+    changes: list[Change] = []
+    for length in sorted(found, key=lambda n: max(n / size, size / n)):
+        grows = length > size
+        margin = math.ceil(length * 1.02) + 1 if grows else max(int(length * 0.98), 1)
+        whole = max(length // step + grows, 1) * step
+        twice = 2 * -(-length // step) * step if grows else max(length // 2 // step, 1) * step
+        lengths = [length, *filter(turns, (whole, margin, twice))]
+        changes += [Change(axes, to(n)) for n in dict.fromkeys(lengths)]
+    return bool(asked), changes
+
+
+def _answer(turn: Turn, rule: Rule) -> Any:
+    """What the answer would be on other sizes, or None if there was none."""
+    try:
+        return turn.formula(rule)
+    except (ArithmeticError, ValueError, TypeError):
+        return None
 
 
 def _step(size: int) -> int:

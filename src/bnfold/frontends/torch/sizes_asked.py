@@ -4,8 +4,8 @@ A module's code gets the length of an axis as a number. What it decides by that 
 example alone: `if h % 2: pad`, `for row in range(h)`, a pad or a window computed from the width.
 So the lengths that the code is told are numbers that know where they came from (`Length`), and so
 is what is computed from them (`Ratio`, if it is no whole number). They note when one is compared,
-or becomes a number that knows nothing: then other sizes may take another path, and where both
-sides of a comparison are known, also which sizes.
+or becomes a number that knows nothing: then other sizes may take another path, and where the
+formula is known, also which sizes (see `resizing.turning`).
 
 Of layouts (`stride()`, `is_contiguous()`) it is only noted that one was asked for.
 
@@ -18,6 +18,7 @@ import math
 import operator
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,12 +38,14 @@ class Asked:
     """Whether its path may depend on one."""
     layout: bool = False
     """Whether it asked how a tensor lies in memory."""
-    turns: set[Turn] = field(default_factory=set)
-    """Where an answer would be another one."""
+    turns: list[Turn] = field(default_factory=list)
+    """Its answers, yes or no, that may be others on other sizes; in order."""
     answers: list[Any] = field(default_factory=list)
     """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
     most: int | None = None
     """How many answers it may get: a search for a square root ends on some sizes alone."""
+    times: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How often each place in the code has asked."""
 
     def answer(self, given: Any) -> Any:
         """Note what it is told. Raises EndlessError."""
@@ -51,39 +54,75 @@ class Asked:
             raise EndlessError(f"it has compared sizes {self.most} times")
         return given
 
+    def decide(self, given: bool, formula: Formula, hint: float = 1.0) -> bool:
+        """Note an answer to a question of the caller's caller, and what it hangs on."""
+        self.decided = True
+        frame = sys._getframe(2)
+        code = (id(frame.f_code), frame.f_lasti)
+        self.times[code] += 1
+        if self.times[code] <= _TIMES:
+            self.turns.append(Turn((*code, self.times[code]), given, formula, hint))
+        answer: bool = self.answer(given)
+        return answer
+
+
+_TIMES = 16
+"""Of a loop over sizes, so many answers are tried to be turned."""
+
 
 class EndlessError(RuntimeError):
     """On these sizes the program may never end."""
 
 
+Rule = Callable[[int, int], int]
+"""Another length for an axis, given its number and its length."""
+ANY = -1
+"""Stands for some axis or other, of a tensor with other axes than the input."""
+Formula = Callable[[Rule], Any]
+"""What a number, or an answer, would be if lengths were others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A comparison of a size with some other number."""
+    """An answer about sizes, which may be another one on other sizes."""
 
-    factor: float
-    """How many times the example's size that number is."""
-    is_batch: bool
-    """Whether the size is that of the batch."""
-    is_exact: bool
-    """Whether it was asked for equality, so that the answer turns at that very size."""
+    place: tuple[int, int, int]
+    """Where in the code it was asked for, and for the how-manieth time."""
+    given: bool
+    formula: Formula
+    hint: float
+    """How many times what was compared the other side is: sizes so much larger may turn it."""
 
 
 class _Told:
     """A number that came out of sizes."""
 
     asked: Asked
-    is_batch: bool
+    formula: Formula
+    cost: int
+    """How many steps the formula takes."""
 
 
-def _told(answer: Any, source: _Told) -> Any:
+_MOST_STEPS = 200
+"""Of what takes more, as a sum over all rows, it is not known any more how it hangs on sizes."""
+
+
+def _told(answer: Any, asked: Asked, formula: Formula, cost: int = 1) -> Any:
     """The answer, as a number that knows where it came from."""
     if type(answer) is tuple:  # divmod
-        return tuple(_told(part, source) for part in answer)
+        parts = (lambda rule, at=at: formula(rule)[at] for at in range(len(answer)))
+        return tuple(_told(part, asked, of, cost) for part, of in zip(answer, parts, strict=True))
     if type(answer) not in (int, float):
         return answer
     number: Any = (Length if type(answer) is int else Ratio)(answer)
-    number.asked, number.is_batch = source.asked, source.is_batch
+    number.asked, number.formula, number.cost = asked, formula, cost
+    if cost > _MOST_STEPS:
+        number.formula, number.cost = (lambda rule: answer), 1
     return number
+
+
+def _at(number: Any, rule: Rule) -> Any:
+    return number.formula(rule) if isinstance(number, _Told) else number
 
 
 def _plain_number(number: Any) -> Any:
@@ -92,17 +131,34 @@ def _plain_number(number: Any) -> Any:
     return int.__pos__(number) if isinstance(number, int) else float.__pos__(number)  # type: ignore[arg-type]
 
 
-def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
+def _computed(function: Callable[..., Any], *, exponent: int | None = None) -> Callable[..., Any]:
+    """`exponent`: which of the operands is one; what gets too large to compute is not computed."""
+
     def method(self: Any, *operands: Any) -> Any:
         if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
-        return _told(function(_plain_number(self), *map(_plain_number, operands)), self)
+        parts = (self, *operands)
+        cost = 1 + sum(part.cost for part in parts if isinstance(part, _Told))
+
+        def formula(rule: Rule) -> Any:
+            values = [_at(part, rule) for part in parts]
+            if exponent is not None and abs(values[exponent]) > _MOST_STEPS:
+                raise OverflowError
+            return function(*values)
+
+        return _told(function(*map(_plain_number, parts)), self.asked, formula, cost)
 
     return method
 
 
-def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    return _computed(lambda left, right: function(right, left))
+def _operator(name: str) -> Callable[..., Any]:
+    return _computed(getattr(operator, name), exponent=1 if name in _LARGE else None)
+
+
+def _swapped(name: str) -> Callable[..., Any]:
+    function = getattr(operator, name)
+    exponent = 0 if name in _LARGE else None
+    return _computed(lambda left, right: function(right, left), exponent=exponent)
 
 
 def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -110,11 +166,11 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         if not isinstance(other, int | float):
             return NotImplemented
         size, number = _plain_number(self), _plain_number(other)
-        self.asked.decided = True
-        if not isinstance(other, _Told) and size > 0 and number > 0:
-            exact = function in (operator.eq, operator.ne)
-            self.asked.turns.add(Turn(number / size, self.is_batch, exact))
-        return self.asked.answer(function(size, number))
+        return self.asked.decide(
+            function(size, number),
+            lambda rule: function(_at(self, rule), _at(other, rule)),
+            number / size if size > 0 and number > 0 else 1.0,
+        )
 
     return method
 
@@ -126,20 +182,25 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
         self.asked.decided = True
         made = function(_plain_number(self), *operands)
         # A text or a hash is a name for something, mostly.
-        return self.asked.answer(made) if function in (bool, int, float) else made
+        return self.asked.answer(made) if function in (int, float) else made
 
     return method
+
+
+def _as_condition(self: Any) -> bool:
+    return self.asked.decide(bool(_plain_number(self)), lambda rule: bool(self.formula(rule)))  # type: ignore[no-any-return]
 
 
 _BINARY = [
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
     *("lshift", "rshift", "and_", "or_", "xor"),
 ]
+_LARGE = ("pow", "lshift")
 _METHODS = {
-    **{f"__{name.rstrip('_')}__": _computed(getattr(operator, name)) for name in _BINARY},
-    **{f"__r{name.rstrip('_')}__": _swapped(getattr(operator, name)) for name in _BINARY},
+    **{f"__{name.rstrip('_')}__": _operator(name) for name in _BINARY},
+    **{f"__r{name.rstrip('_')}__": _swapped(name) for name in _BINARY},
     "__divmod__": _computed(divmod),
-    "__rdivmod__": _swapped(divmod),
+    "__rdivmod__": _computed(lambda left, right: divmod(right, left)),
     **{f"__{name}__": _computed(getattr(operator, name)) for name in ("neg", "pos", "abs")},
     **{f"__{name}__": _computed(getattr(math, name)) for name in ("ceil", "floor", "trunc")},
     "__round__": _computed(round),
@@ -147,10 +208,13 @@ _METHODS = {
         f"__{name}__": _compared(getattr(operator, name))
         for name in ("eq", "ne", "lt", "le", "gt", "ge")
     },
-    **{f"__{kind.__name__}__": _ended(kind) for kind in (int, float, bool, hash, repr, format)},
+    "__bool__": _as_condition,
+    **{f"__{kind.__name__}__": _ended(kind) for kind in (int, float, hash, repr, format)},
 }
 
-Length = type("Length", (_Told, int), {**_METHODS, "__module__": __name__})
+_OF_WHOLE = {"bit_length": _computed(int.bit_length)}
+
+Length = type("Length", (_Told, int), {**_METHODS, **_OF_WHOLE, "__module__": __name__})
 """A length, or a whole number computed from lengths."""
 Ratio = type("Ratio", (_Told, float), {**_METHODS, "__module__": __name__})
 """Any other number computed from lengths."""
@@ -163,6 +227,8 @@ class _Listener:
     asked: Asked
     is_known: Callable[[Tensor], bool]
     tell: bool
+    rank: int
+    """How many axes the input has."""
     thread: int = field(default_factory=threading.get_ident)
     """The patch is global; other threads go on as before."""
 
@@ -184,25 +250,36 @@ class _Listener:
         """The same of a layout."""
         self.asked.layout |= self.is_asked(tensor)
 
-    def length(self, number: int, axis: int) -> Any:
-        """The length of an axis as the program gets it; axis -1 stands for several."""
-        if not self.tell:
-            return number
-        source = _Told()
-        source.asked, source.is_batch = self.asked, axis == 0
-        return _told(number, source)
+    def length(self, number: int, formula: Formula) -> Any:
+        """A length as the program gets it, or a product of several."""
+        return _told(number, self.asked, formula) if self.tell else number
+
+    def along(self, axis: int, number: int, rank: int) -> Formula:
+        """The length of an axis; where tensors have other axes than the input, of some axis."""
+        known = axis if axis == 0 or rank == self.rank else ANY
+        return lambda rule: rule(known, number)
 
     def measured(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """What answers with lengths: one, or those of all axes."""
+        """What answers with lengths: one, or those of all axes, or how much there is of all."""
 
         def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
             answer = original(tensor, *args, **kwargs)
             if not self.hears_size(tensor):
                 return answer
-            if isinstance(answer, int):
-                axis = next(iter((*args, *kwargs.values())), -1)
-                return self.length(answer, axis if isinstance(axis, int) else -1)
-            return torch.Size([self.length(number, axis) for axis, number in enumerate(answer)])
+            rank, axes = tensor.ndim, (*args, *kwargs.values())
+            if not isinstance(answer, int):
+                lengths = enumerate(answer)
+                return torch.Size([self.length(n, self.along(a, n, rank)) for a, n in lengths])
+            if axes and isinstance(axes[0], int):
+                return self.length(answer, self.along(axes[0] % rank, answer, rank))
+            whole = [self.along(a, n, rank) for a, n in enumerate(shape_of(tensor))]
+            per_element = answer // max(_numel(tensor), 1)
+
+            def formula(rule: Rule) -> int:
+                lengths: list[int] = [part(rule) for part in whole]
+                return per_element * math.prod(lengths)
+
+            return self.length(answer, formula)
 
         return method
 
@@ -227,15 +304,18 @@ class _Listener:
 
 
 @contextmanager
-def sizes_heard(asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool) -> Iterator[None]:
+def sizes_heard(
+    asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool, rank: int
+) -> Iterator[None]:
     """While this is open, it is noted which sizes the program asks for.
 
     Args:
         asked: Where it is noted.
         is_known: Whether a tensor depends on the input.
         tell: Whether the program gets numbers that note what becomes of them.
+        rank: How many axes the input has.
     """
-    listener = _Listener(asked, is_known, tell)
+    listener = _Listener(asked, is_known, tell, rank)
     numel = listener.measured(_numel)
     with patched(
         {

@@ -1,0 +1,138 @@
+"""Code that does something on few sizes alone: they are computed from what it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import bnfold
+from bnfold.frontends.torch import read_other_sizes
+from bnfold.frontends.torch.read import read_module
+from tests.frontends.torch.support import assert_same, build, image, run
+
+Condition = Callable[[int, int, int, Tensor], Any]
+"""Of the batch, the height, the width, and what the first convolution made."""
+
+
+class Net(nn.Module):
+    """Another activation where the condition holds: the BatchNorm behind it goes on both ways."""
+
+    def __init__(self, condition: Condition) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 4, 1)
+        self.condition = condition
+
+    def holds(self, x: Tensor, y: Tensor) -> bool:
+        n, _, h, w = x.shape
+        return bool(self.condition(n, h, w, y))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.holds(x, y):
+            y = self.bn(y).relu()
+        return self.head(self.bn(y))
+
+
+CONDITIONS: dict[str, tuple[Condition, list[tuple[int, int, int]]]] = {
+    "one size": (lambda n, h, w, y: (h, w) == (32, 48), [(2, 32, 48)]),
+    "one size of a tensor": (lambda n, h, w, y: y.shape[2:] == (24, 40), [(2, 24, 40)]),
+    "a batch of eights": (lambda n, h, w, y: n % 8 == 0, [(8, 8, 8), (16, 8, 8)]),
+    "a batch with no rest": (lambda n, h, w, y: not n % 8, [(8, 8, 8)]),
+    "high and narrow": (lambda n, h, w, y: h > 20 and w < 10, [(2, 32, 8)]),
+    "and five of them": (lambda n, h, w, y: h > 20 and w < 10 and n == 5, [(5, 32, 8)]),
+    "one batch and height": (lambda n, h, w, y: n == 7 and h == 9, [(7, 9, 8)]),
+    "one after the other": (lambda n, h, w, y: h > 12 and (w > 40 and h % 5 == 0), [(2, 15, 48)]),
+    "an area": (lambda n, h, w, y: h * w == 1000, [(2, 25, 40)]),
+    "a large area": (lambda n, h, w, y: h * w > 9000, [(2, 100, 91)]),
+    "a sum": (lambda n, h, w, y: h + 2 * w == 101, [(2, 33, 34)]),
+    "a remainder": (lambda n, h, w, y: h % 7 == 3, [(2, 10, 8), (2, 17, 17)]),
+    "three times": (lambda n, h, w, y: h == 3 * w, [(2, 24, 8), (2, 30, 10)]),
+    "a ratio": (lambda n, h, w, y: w / h > 4, [(2, 8, 48)]),
+    "a range": (lambda n, h, w, y: 100 < h < 110, [(2, 105, 8)]),
+    "rounded up": (lambda n, h, w, y: -(-h // 32) * 32 - h == 5, [(2, 27, 8), (2, 59, 9)]),
+    "divmod": (lambda n, h, w, y: divmod(h, 10) == (3, 7), [(2, 37, 8)]),
+    "bits": (lambda n, h, w, y: h.bit_length() > 6, [(2, 128, 128)]),
+    "pooled": (lambda n, h, w, y: functional.avg_pool2d(y, 2).shape[-1] == 21, [(2, 8, 42)]),
+    "tokens": (lambda n, h, w, y: y.flatten(2).mT.shape[1] == 1024, [(2, 32, 32)]),
+    "many elements": (lambda n, h, w, y: y.numel() > 9000, [(2, 34, 34)]),
+    "elements": (lambda n, h, w, y: y.size(-1) * y.size(dim=0) == 36, [(4, 8, 9)]),
+    "a power": (lambda n, h, w, y: h**2 == 1600, [(2, 40, 8)]),
+    "a member": (lambda n, h, w, y: h in (14, 28), [(2, 14, 8), (2, 28, 8)]),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_right_where_the_condition_holds(name: str) -> None:
+    """Without the proof, which would take back a wrong fold."""
+    condition, sizes = CONDITIONS[name]
+    net, x = build(Net(condition)), image(2, 3, 8, 8)
+    assert not net.holds(x, net.conv(x))
+    folded, report = bnfold.fold(net, x, verify=False)
+    for n, h, w in [(2, 8, 8), (3, 9, 8), *sizes]:
+        other = image(n, 3, h, w)
+        assert_same(run(net, other), run(folded, other), 1e-9)
+    assert net.holds(other, net.conv(other))
+    assert report.removed + report.kept == 1
+
+
+class Asks(nn.Module):
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.program = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.program(self, x)
+
+
+def large(net: Asks, x: Tensor) -> Tensor:
+    return net.bn(net.conv(x)) if x.shape[2] > 40 else net.bn(net.conv(x) * 2)
+
+
+def sums(net: Asks, x: Tensor) -> Tensor:
+    """A number that takes more and more steps, twice as many each time."""
+    total = x.shape[2]
+    for _ in range(60):
+        total = total + total
+    return net.bn(net.conv(x)) if total > 2**70 else net.bn(net.conv(x) * 2)
+
+
+def powers(net: Asks, x: Tensor) -> Tensor:
+    return net.bn(net.conv(x)) if 3 ** (x.shape[2] ** 2) > 1 else net.conv(x)
+
+
+def divides(net: Asks, x: Tensor) -> Tensor:
+    return net.bn(net.conv(x)) if 96 // (x.shape[2] - 7) > 3 else net.bn(net.conv(x) * 2)
+
+
+def many(net: Asks, x: Tensor) -> Tensor:
+    for row in range(5000):
+        if x.shape[2] == 10_000_000 + row:
+            return net.conv(x)
+    return net.bn(net.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("program", "most"), [(large, 10), (sums, 10), (powers, 10), (divides, 13), (many, 24)]
+)
+def test_what_it_costs(program: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question is turned once, and a formula that grows is let go."""
+    reads = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        reads.append(1)
+        return read_module(*args, **options)
+
+    monkeypatch.setattr(read_other_sizes, "read_module", counted)
+    net, x = build(Asks(program)), image(2, 3, 8, 8)
+    folded, _ = bnfold.fold(net, x, verify=False, merge="never")
+    assert len(reads) <= most
+    for size in (8, 9, 12, 64):
+        other = torch.randn(2, 3, size, size, dtype=torch.float64)
+        assert_same(run(net, other), run(folded, other), 1e-9)
