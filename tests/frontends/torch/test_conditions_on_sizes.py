@@ -63,6 +63,10 @@ CONDITIONS: dict[str, tuple[Condition, list[tuple[int, int, int]]]] = {
     "many elements": (lambda n, h, w, y: y.numel() > 9000, [(2, 34, 34)]),
     "elements": (lambda n, h, w, y: y.size(-1) * y.size(dim=0) == 36, [(4, 8, 9)]),
     "a power": (lambda n, h, w, y: h**2 == 1600, [(2, 40, 8)]),
+    "a number of images": (lambda n, h, w, y: len(y) == 5, [(5, 8, 8)]),
+    "many images": (lambda n, h, w, y: len(y) > 8, [(9, 8, 8)]),
+    "a number of rows": (lambda n, h, w, y: len(y[0, 0]) == 21, [(2, 21, 8)]),
+    "a function of elements": (lambda n, h, w, y: torch.numel(y) > 9000, [(2, 34, 34)]),
     "a member": (lambda n, h, w, y: h in (14, 28), [(2, 14, 8), (2, 28, 8)]),
 }
 

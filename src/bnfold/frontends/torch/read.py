@@ -331,7 +331,7 @@ class _Reader:
                 recorder.recording.asked,
                 recorder.knows,
                 tell=recorder.ledger.is_structural,
-                rank=max((tensor.ndim for tensor in tensors.values()), default=0),
+                given=max((tuple(t.shape) for t in tensors.values()), key=len, default=()),
             )
             looks = values_guarded(_look(recorder))
             exchanges = exchanges_heard(recorder.values.note_exchange)

@@ -19,9 +19,10 @@ import operator
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Asked:
     """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
     most: int | None = None
     """How many answers it may get: a search for a square root ends on some sizes alone."""
-    times: Counter[tuple[int, int]] = field(default_factory=Counter)
+    times: Counter[tuple[int, Any]] = field(default_factory=Counter)
     """How often each place in the code has asked."""
 
     def answer(self, given: Any) -> Any:
@@ -58,16 +59,39 @@ class Asked:
         """Note an answer to a question of the caller's caller, and what it hangs on."""
         self.decided = True
         frame = sys._getframe(2)
-        code = (id(frame.f_code), frame.f_lasti)
-        self.times[code] += 1
-        if self.times[code] <= _TIMES:
-            self.turns.append(Turn((*code, self.times[code]), given, formula, hint))
+        self._note(frame.f_code, frame.f_lasti, given, formula, hint)
         answer: bool = self.answer(given)
         return answer
+
+    def leave(self, number: int, formula: Formula) -> None:
+        """Note that the caller's caller gets a number that knows nothing.
+
+        What it is compared with is not heard; it may be a number of the same code.
+        """
+        self.decided = True
+        frame = sys._getframe(2)
+        numbers = [n for n in frame.f_code.co_consts if type(n) is int and 0 < n < _LONGEST]
+        for limit in sorted({*numbers, *(n + 1 for n in numbers)})[:_NUMBERS]:
+
+            def reaches(rule: Rule, limit: int = limit) -> bool:
+                return bool(formula(rule) >= limit)
+
+            place = (frame.f_lasti, limit)
+            self._note(frame.f_code, place, number >= limit, reaches, limit / max(number, 1))
+
+    def _note(self, code: CodeType, place: Any, given: bool, formula: Formula, hint: float) -> None:
+        where = (id(code), place)
+        self.times[where] += 1
+        if self.times[where] <= _TIMES:
+            self.turns.append(Turn((*where, self.times[where]), given, formula, hint))
 
 
 _TIMES = 16
 """Of a loop over sizes, so many answers are tried to be turned."""
+_NUMBERS = 6
+"""So many numbers of the code around are tried."""
+_LONGEST = 4096
+"""Of them, those that may be lengths."""
 
 
 class EndlessError(RuntimeError):
@@ -86,7 +110,7 @@ Formula = Callable[[Rule], Any]
 class Turn:
     """An answer about sizes, which may be another one on other sizes."""
 
-    place: tuple[int, int, int]
+    place: tuple[int, Any, int]
     """Where in the code it was asked for, and for the how-manieth time."""
     given: bool
     formula: Formula
@@ -227,8 +251,8 @@ class _Listener:
     asked: Asked
     is_known: Callable[[Tensor], bool]
     tell: bool
-    rank: int
-    """How many axes the input has."""
+    given: Sequence[int]
+    """The shape of the input."""
     thread: int = field(default_factory=threading.get_ident)
     """The patch is global; other threads go on as before."""
 
@@ -256,7 +280,8 @@ class _Listener:
 
     def along(self, axis: int, number: int, rank: int) -> Formula:
         """The length of an axis; where tensors have other axes than the input, of some axis."""
-        known = axis if axis == 0 or rank == self.rank else ANY
+        is_batch = axis == 0 and number == next(iter(self.given), 0)
+        known = axis if is_batch or rank == len(self.given) else ANY
         return lambda rule: rule(known, number)
 
     def measured(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -284,11 +309,12 @@ class _Listener:
         return method
 
     def counted(self, original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        """What answers with something that knows no size: the path is decided by it."""
+        """What answers with something that knows no size, as len() does."""
 
         def method(tensor: Tensor) -> Any:
             if self.hears_size(tensor):
-                self.asked.decided = True
+                length = shape_of(tensor)[0] if tensor.ndim else 1
+                self.asked.leave(length, self.along(0, length, tensor.ndim))
             return original(tensor)
 
         return method
@@ -305,7 +331,7 @@ class _Listener:
 
 @contextmanager
 def sizes_heard(
-    asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool, rank: int
+    asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool, given: Sequence[int]
 ) -> Iterator[None]:
     """While this is open, it is noted which sizes the program asks for.
 
@@ -313,40 +339,43 @@ def sizes_heard(
         asked: Where it is noted.
         is_known: Whether a tensor depends on the input.
         tell: Whether the program gets numbers that note what becomes of them.
-        rank: How many axes the input has.
+        given: The shape of the input.
     """
-    listener = _Listener(asked, is_known, tell, rank)
+    listener = _Listener(asked, is_known, tell, given)
     numel = listener.measured(_numel)
-    with patched(
-        {
-            "shape": property(listener.measured(shape_of)),
-            "size": listener.measured(_size),
-            "numel": numel,
-            "nelement": numel,
-            "nbytes": property(listener.measured(_nbytes)),
-            "__len__": listener.counted(torch.Tensor.__len__),
-            "__iter__": listener.counted(torch.Tensor.__iter__),
-            "stride": listener.laid_out(torch.Tensor.stride),
-            "is_contiguous": listener.laid_out(torch.Tensor.is_contiguous),
-        }
+    with (
+        patched(
+            {
+                "shape": property(listener.measured(shape_of)),
+                "size": listener.measured(_size),
+                "numel": numel,
+                "nelement": numel,
+                "nbytes": property(listener.measured(_nbytes)),
+                "__len__": listener.counted(torch.Tensor.__len__),
+                "__iter__": listener.counted(torch.Tensor.__iter__),
+                "stride": listener.laid_out(torch.Tensor.stride),
+                "is_contiguous": listener.laid_out(torch.Tensor.is_contiguous),
+            }
+        ),
+        patched({"numel": listener.measured(_numel)}, torch),
     ):
         yield
 
 
 @contextmanager
-def patched(patches: dict[str, Any]) -> Iterator[None]:
-    """While this is open, tensors have these attributes."""
-    own = {name: vars(torch.Tensor).get(name) for name in patches}
+def patched(patches: dict[str, Any], owner: Any = torch.Tensor) -> Iterator[None]:
+    """While this is open, tensors, or another owner, have these attributes."""
+    own = {name: vars(owner).get(name) for name in patches}
     for name, patch in patches.items():
-        setattr(torch.Tensor, name, patch)
+        setattr(owner, name, patch)
     try:
         yield
     finally:
         for name, original in own.items():
             if original is None:
-                delattr(torch.Tensor, name)
+                delattr(owner, name)
             else:
-                setattr(torch.Tensor, name, original)
+                setattr(owner, name, original)
 
 
 _OWN = ("torch.", "bnfold.")
