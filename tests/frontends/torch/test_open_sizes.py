@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
-from tests.frontends.torch.support import in_core_aten, randomize
+from tests.frontends.torch.support import assert_same, build, in_core_aten, randomize, run
 from tests.pairwise import pairwise
 
 SIZES = (6, 7, 12, 15)
@@ -188,3 +188,46 @@ def test_channels_that_are_mixed_with_the_size(name, clip):
     net, program = exported(MIXED[name], False, width=4)
     folded, _ = bnfold.fold(program, clip=clip)
     assert_same_for_all_sizes(net, folded, width=4)
+
+
+# ------------------------------------------------------------------ writes into a part
+
+
+class Written(nn.Module):
+    def __init__(self, write) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.act, self.head = nn.ReLU(), nn.Conv2d(4, 4, 1)
+        self.write = write
+
+    def forward(self, x):
+        y = self.conv(x).relu()
+        self.write(y)
+        return self.head(self.act(self.bn(y)))
+
+
+WRITES = {
+    "a row": lambda y: y[:, :, 0].fill_(1),
+    "every other row": lambda y: y[:, :, ::2].mul_(2),
+    "one row of one channel": lambda y: y[:, 1, -1].zero_(),
+    "a diagonal": lambda y: y.diagonal(0, 2, 3).fill_(1),
+    "through a permutation": lambda y: y.permute(0, 2, 3, 1)[..., 0].fill_(2),
+    "channels from others": lambda y: y[:, :2, 1:].copy_(y[:, 2:, :-1].clone()),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_part_that_is_written_has_the_open_axes_of_the_whole(write, whole):
+    """An array of bounds would be made for the height of the example."""
+    model = build(Written(WRITES[write]))
+    height = torch.export.Dim("half", min=3, max=64)
+    height = height if whole else 2 * height
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 8, 8, dtype=torch.float64),), dynamic_shapes=({2: height},)
+    )
+    folded, report = bnfold.fold(program, verify=False)
+    assert report.removed == 1
+    for size in (8, 12, 6):
+        image = torch.randn(2, 3, size, 8, dtype=torch.float64)
+        assert_same(run(program.module(), image), run(folded.module(), image), 1e-9)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
-from bnfold.frontends.torch.thread_names import may_start_threads
+from bnfold.frontends.torch.code_names import may_start_threads
 from tests.frontends.torch.support import assert_same, build, image, run
 
 X = image(2, 3, 6, 6)

@@ -53,6 +53,15 @@ class Pairing:
     unpaired: tuple[list[Event], list[Event]] = field(default_factory=lambda: ([], []))
     """Events that only one of the two has."""
 
+    @property
+    def is_emptier(self) -> bool:
+        """Whether the first has nothing where the second has something: it shows less."""
+        return any(
+            made is not None and other is not None and 0 in made.shape and 0 not in other.shape
+            for event, twin in self.pairs
+            for made, other in zip(event.outputs, twin.outputs, strict=False)
+        )
+
 
 def pair(first: Recording, second: Recording) -> Pairing | None:
     """How the two correspond; None where they are not alike."""

@@ -196,6 +196,8 @@ def overlay(lifter: Lifter, event: Event) -> None:
 
     def apply(labels: Sequence[IntArray]) -> list[IntArray]:
         places, written = addresses(geometry).reshape(-1), addresses(part).reshape(-1)
+        if not len(written):
+            return [labels[0]]
         order = np.argsort(written, kind="stable")
         nearest = np.searchsorted(written[order], places)
         nearest = np.minimum(nearest, len(written) - 1)

@@ -16,6 +16,7 @@ from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
 from bnfold.frontends.torch.moved_axes import places_of
 from bnfold.frontends.torch.recording import (
+    OVERLAY,
     Call,
     Const,
     Event,
@@ -23,7 +24,12 @@ from bnfold.frontends.torch.recording import (
     Value,
     values,
 )
-from bnfold.frontends.torch.symbolic import EVERY, open_arguments, open_axes
+from bnfold.frontends.torch.symbolic import (
+    EVERY,
+    open_arguments,
+    open_axes,
+    open_axes_of_written,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +202,9 @@ class Lifter:
         known = self.recording.open_axes
         if known:
             return known.get((event.number, output), {})
+        made = event.outputs[output]
+        if event.target == OVERLAY and made is not None:
+            return dict.fromkeys(open_axes_of_written(event, made.shape), 1)
         return dict.fromkeys(open_axes(event, output), 1)
 
     def _alike(self, event: Event, inputs: Sequence[int]) -> list[int]:

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
+from bnfold.frontends.torch.code_names import may_start_threads
 from bnfold.frontends.torch.entries import Entry, call, method, result_of, split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.exchanges import exchanges_heard
@@ -41,7 +42,6 @@ from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
 from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
-from bnfold.frontends.torch.thread_names import may_start_threads
 
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""

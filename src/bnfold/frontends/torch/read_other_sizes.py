@@ -1,11 +1,9 @@
 """Read a module on other sizes where those of the example do not tell all.
 
 In a module, the length of an axis and a number that is computed from it are what they are on the
-example. Two things depend on them:
-
-    channels   a reshape, or a concatenation along the height, may make the channel of an element
-               depend on them
-    the code   it may ask for a size, and take another path for another one (see `sizes_asked`)
+example. The channel of an element may depend on them, and how much of a tensor a cut leaves (see
+`hidden_sizes`); and the code may ask for a size, and take another path for another one (see
+`sizes_asked`).
 
 Then the module is read on other sizes, as many as it takes; where the code asks for a layout, on
 the inputs in channels_last and contiguous. Readings that are alike are one (see
@@ -16,32 +14,24 @@ one, as for `also`: what is decided then holds on each. A network that does neit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from bnfold.core import graph as g
-from bnfold.core.forest import IntArray
-from bnfold.core.labels import repeat_along_an_axis, vary_off_the_channels
-from bnfold.core.laws import bind
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
+from bnfold.frontends.torch.code_names import may_catch
 from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
-from bnfold.frontends.torch.leaf_modules import CLIPS
+from bnfold.frontends.torch.hidden_sizes import cuts_by_size, may_mix, suggested, turns_of
 from bnfold.frontends.torch.lift import lift
-from bnfold.frontends.torch.lift_views import MIXING
 from bnfold.frontends.torch.open_lengths import joined
-from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import (
-    Event,
     Further,
     Recording,
-    Value,
-    constants,
-    values,
 )
 from bnfold.frontends.torch.sizes_asked import Rule, Turn
 
@@ -49,7 +39,9 @@ _TURNS = 12
 """How many answers are made to turn, that were the same on all sizes so far."""
 _SAME_LINE = 2
 """How many more, of lines of the code that had the other answer in another call."""
-_TRIES = 6
+_GUESSES = 3
+"""How many numbers are tried of which no question was heard."""
+_TRIES, _TRIES_OF_A_GUESS = 6, 2
 """On so many sizes, at most."""
 _INPUTS = 4
 """How many of several inputs get sizes of their own."""
@@ -65,16 +57,18 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     Raises what `read_module` raises for the example inputs.
     """
     first = read_module(model, runs)
-    counts = not first.asked.sizes and any(map(_cuts_by_size, first.events))
-    asked = first.asked.sizes or counts
-    has_asked = (asked or first.asked.layout) and (is_merged or _has_work(first))
-    sizes, layout = has_asked and asked, has_asked and first.asked.layout
-    mixes = not sizes and _may_mix(first)
+    readings = Readings(model, runs, first)
+    counts = not first.asked.sizes and any(map(cuts_by_size, first.events))
+    catches = may_catch(model.modules())
+    asked = first.asked.sizes or counts or catches or readings.has_cuts
+    asked_layout = first.asked.layout or catches
+    has_asked = (asked or asked_layout) and (is_merged or _has_work(first))
+    sizes, layout = has_asked and asked, has_asked and asked_layout
+    mixes = not sizes and may_mix(first)
     if not sizes and not layout and not mixes:
         return first
-    readings = Readings(model, runs, first)
     if sizes or mixes:
-        readings.explore(decided=sizes and (first.asked.decided or counts))
+        readings.explore(decided=sizes and (first.asked.decided or counts or catches))
     if layout:
         readings.read_laid_out()
     return readings.joined()
@@ -106,10 +100,15 @@ class Readings:
         """Whether the last reading, if there was one, went another way."""
         self.answers = [first.asked.answers]
         """What its code has been told of sizes so far, reading by reading."""
-        self.asked = [(self.runs, first.asked.turns)]
+        self.shape = max(self.tried[0], key=len, default=())
+        """Of the input."""
+        cuts = turns_of(first, self.shape)
+        self.has_cuts = bool(cuts)
+        """Whether some are there of which there is more on larger inputs."""
+        self.asked = [(self.runs, [*first.asked.turns, *cuts])]
         """What it asked, to be answered with yes or no, and on which inputs."""
-        self.turned: set[Any] = set()
-        """Places in the code of which another answer was tried to be had."""
+        self.turned: dict[Any, int] = {}
+        """Places in the code, and of how many answers another one was tried to be had."""
 
     def explore(self, *, decided: bool) -> None:
         """Read the module on other sizes; on more of them where its code decides by sizes."""
@@ -118,6 +117,7 @@ class Readings:
         if not self.read(axes, resizing.uneven(axes)):  # H - W is 0 for all squares
             self.read_any(axes, resizing.under)
         if not decided:
+            self.turn_all()
             return
         mixed = [self.read_any(axes, rule) for rule in resizing.oblong(axes)]
         if not all(mixed):
@@ -130,34 +130,47 @@ class Readings:
             self.read_any(axes, resizing.half, only=place)
 
     def turn_all(self) -> None:
-        """Read it where questions have an answer that they did not have so far.
+        """Read it where what it was told is something else than it was so far.
 
-        First those of which the line had one alone. A line that several calls come through, and
-        that had both, is likely to have no more to show in a third of them.
+        First what a line of the code was always told alike. A line that several calls come through,
+        and that was told both, is likely to have no more to show in a third of them. Last what no
+        question shows, and numbers in the code that asks suggest.
         """
-        for most, line in ((_TURNS, slice(2)), (_SAME_LINE, slice(3))):
-            for _ in range(most):
-                if not self.turn_one(line):
-                    break
+        self._turn(_TURNS, slice(2))
+        self._turn(_SAME_LINE, slice(3))
+        shapes = (shape for runs, _ in self.asked for shape in resizing.shapes(runs))
+        reached = max((length for shape in shapes for length in shape[2:] or shape), default=0)
+        self.asked.append((self.runs, suggested(self.first.asked.codes, self.shape, reached)))
+        self._turn(_GUESSES, slice(2), guess=True)
 
-    def turn_one(self, line: slice) -> bool:
-        """Whether there was a question left; `line` is what of its place counts."""
-        given: dict[Any, set[bool]] = {}
+    def _turn(self, most: int, line: slice, *, guess: bool = False) -> None:
+        for _ in range(most):
+            if not self.turn_one(line, guess=guess):
+                break
+
+    def turn_one(self, line: slice, *, guess: bool) -> bool:
+        """Whether there was something left; `line` is what of its place counts."""
+        told: dict[Any, set[Any]] = {}
         for _, turns in self.asked:
             for turn in turns:
-                given.setdefault(turn.place[line], set()).add(turn.given)
+                told.setdefault(turn.place[line], set()).add(turn.given)
         for runs, turns in self.asked:
             for number, turn in enumerate(turns):
-                if len(given[turn.place[line]]) == 1 and turn.place not in self.turned:
-                    self.turned.add(turn.place)
-                    if self.turn(runs, turns[:number], turn):
-                        return True
+                seen = told[turn.place[line]]
+                is_told_both = isinstance(turn.given, bool) and len(seen) > 1
+                is_done = is_told_both or len(seen) <= self.turned.get(turn.place, 0)
+                if is_done or turn.is_guess is not guess:
+                    continue
+                self.turned[turn.place] = len(seen)
+                if self.turn(runs, turns[:number], turn, seen):
+                    return True
         return False
 
-    def turn(self, runs: list[Any], before: Sequence[Turn], turn: Turn) -> bool:
-        """Whether it could be tried on sizes where this answer should be another one."""
+    def turn(self, runs: list[Any], before: Sequence[Turn], turn: Turn, seen: set[Any]) -> bool:
+        """Whether it could be tried on sizes where the code should be told something else."""
         is_tried = False
-        for change in resizing.turning(turn, before, runs)[:_TRIES]:
+        tries = _TRIES_OF_A_GUESS if turn.is_guess else _TRIES
+        for change in resizing.turning(turn, seen, before, runs)[:tries]:
             self.read(change.axes, change.rule, runs=runs)
             is_tried = True
             if self.is_other:
@@ -214,7 +227,8 @@ class Readings:
         recording = reading.recording
         is_other |= recording.asked.answers not in self.answers or not recording.is_structural
         self.answers.append(recording.asked.answers)
-        self.asked.append((reading.runs, recording.asked.turns))
+        shape = max(resizing.shapes(reading.runs), key=len, default=())
+        self.asked.append((reading.runs, [*recording.asked.turns, *turns_of(recording, shape)]))
         is_new = self.add(Path(reading.runs, recording))
         self.is_other = is_other or is_new
         self.further.append(Further(reading.runs, self.is_other))
@@ -225,7 +239,7 @@ class Readings:
             pairing = pair(path.recording, reading.recording)
             if pairing is None or all(pairing.unpaired):
                 continue
-            if pairing.unpaired[1]:  # the longer one stands for both
+            if pairing.unpaired[1] or pairing.is_emptier:  # the longer one stands for both
                 reading.recording = read_module(self.model, reading.runs)
                 pairing = pair(path.recording, reading.recording)
                 if pairing is None or pairing.unpaired[0]:
@@ -299,95 +313,3 @@ def _has_work(recording: Recording) -> bool:
     graph = lift(recording).graph
     linear = sum(isinstance(op.role, g.Linear | g.Mean) for op in graph.ops)
     return linear > 1 or bool(graph.affine_groups())
-
-
-# -------------------------------------------------------------------- channels along other axes
-
-
-def _may_mix(recording: Recording) -> bool:
-    """Whether an axis may hold channels beside something that has other lengths elsewhere."""
-    made = [event.outputs[0] for event in recording.events if _mixes(event)]
-    clips = _clipped(recording) if _computes_constants(recording) else []
-    if not made and not clips:
-        return False
-    readers: dict[int, list[Any]] = {}
-    for event in recording.events:
-        for value in values(event.args, event.kwargs):
-            readers.setdefault(value.number, []).append(event.target)
-    returned = {value.number for value, _ in recording.outputs}
-    open_ended = [value for value in made if value and not _is_fixed(value, readers, returned)]
-    if not open_ended and not clips:
-        return False
-    lifted = lift(recording)
-    labels = bind(lifted.graph).labels
-
-    def any_of(candidates: Sequence[Value], test: Callable[[IntArray], bool]) -> bool:
-        return any(
-            test(labels[lifted.tensors[value.number]])
-            for value in candidates
-            if value.number in lifted.tensors
-        )
-
-    return any_of(open_ended, repeat_along_an_axis) or any_of(clips, vary_off_the_channels)
-
-
-def _computes_constants(recording: Recording) -> bool:
-    """Whether functions take constants that code made, as long as an axis may be.
-
-    gamma.repeat(n), a slice of a weight, linspace(0, 1, w): these bring channels along any axis.
-    """
-    return any(
-        constant.tensor.numel() > 1
-        and (constant.is_shaped_by_code or id(constant.origin) not in recording.owned)
-        for event in recording.events
-        if not isinstance(event.target, nn.Module)
-        for constant in constants(event.args, event.kwargs)
-    )
-
-
-def _clipped(recording: Recording) -> list[Value]:
-    """What modules made that can be given bounds: an array of them has one size."""
-    return [
-        value
-        for event in recording.events
-        if isinstance(event.target, CLIPS)
-        for value in event.outputs
-        if value is not None
-    ]
-
-
-def _cuts_by_size(event: Event) -> bool:
-    """Whether the length of an axis, other than that of channels, says how many parts there are."""
-    if isinstance(event.target, nn.Module):
-        return False
-    source = event.args[0] if event.args else None
-    if functional(op_name(event.target)) not in ("split", "unbind") or not isinstance(
-        source, Value
-    ):
-        return False
-    try:
-        axis = Arguments(event).get("dim") or 0
-    except UnfitError:
-        return True
-    rank = len(source.shape)
-    return not isinstance(axis, int) or rank < 4 or axis % rank != 1
-
-
-def _mixes(event: Event) -> bool:
-    if isinstance(event.target, nn.Module) or not event.outputs:
-        return False
-    name, output = functional(op_name(event.target)), event.outputs[0]
-    if name not in MIXING or output is None:
-        return False
-    if name in ("cat", "concat", "concatenate"):
-        # Images, concatenated along their channels.
-        axis = event.args[1] if len(event.args) > 1 else 0
-        return len(output.shape) < 4 or axis % len(output.shape) != 1
-    return True
-
-
-def _is_fixed(value: Value, readers: dict[int, list[Any]], returned: set[int]) -> bool:
-    """Whether nothing reads it but Linears, whose weights have but one size."""
-    if value.number in returned or len(value.shape) != 2:
-        return False
-    return all(isinstance(target, nn.Linear) for target in readers.get(value.number, ()))

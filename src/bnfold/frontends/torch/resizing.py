@@ -14,7 +14,7 @@ Smaller sizes cost less. Batches are one image larger or smaller.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -35,6 +35,8 @@ _NEAR = 512
 _FEW = 40
 """So many earlier answers are kept as they were."""
 _MOST_HALVED = 64
+_VALUES = 6
+"""A number of which there are more, on other sizes, is not made to take each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,10 @@ def even(axis: int, size: int) -> int:
     return size if axis == 0 else size // _step(size) * _step(size)
 
 
-def turning(turn: Turn, before: Sequence[Turn], runs: Sequence[Any]) -> list[Change]:
-    """Sizes on which an answer is another one, those nearest to the given ones first.
+def turning(
+    turn: Turn, seen: Collection[Any], before: Sequence[Turn], runs: Sequence[Any]
+) -> list[Change]:
+    """Sizes on which an answer is none of those `seen`, those nearest to the given ones first.
 
     All axes but that of the batch grow or shrink together, or one does. If it can be had, what was
     asked `before` is answered as it was, so that the question is asked at all.
@@ -117,14 +121,19 @@ def turning(turn: Turn, before: Sequence[Turn], runs: Sequence[Any]) -> list[Cha
         sides = (shape[a] for shape in shapes(runs) for a in group if a < len(shape))
         size = max(sides, default=1)
         for power in (1, 2) if len(group) > 1 else (1,):
-            is_asked, changes = _turning(turn, before[-_FEW:], group, size, power)
+            is_asked, changes = _turning(turn, seen, before[-_FEW:], group, size, power)
             found[is_asked].append(changes)
     rounds = zip_longest(*found[True] or found[False])  # the nearest of each, then the next
     return [change for changes in rounds for change in changes if change is not None]
 
 
 def _turning(
-    turn: Turn, before: Sequence[Turn], axes: list[int], size: int, power: int
+    turn: Turn,
+    seen: Collection[Any],
+    before: Sequence[Turn],
+    axes: list[int],
+    size: int,
+    power: int,
 ) -> tuple[bool, list[Change]]:
     """Lengths of these axes, and whether the question is asked there, for all that is known.
 
@@ -143,7 +152,8 @@ def _turning(
         return rule
 
     def turns(length: int) -> bool:
-        return _answer(turn, to(length)) is (not turn.given)
+        answer = _answer(turn, to(length))
+        return answer is not None and answer not in seen
 
     def is_asked(length: int) -> bool:
         return turns(length) and all(
@@ -153,6 +163,8 @@ def _turning(
     hinted = [round(size * turn.hint ** (1 / power)) + more for more in (-1, 0, 1)]
     far = (size << doubled for doubled in range(1, 8))
     above = sorted(n for n in {*range(size + _NEAR), *hinted, *far} if n > size)
+    if not isinstance(turn.given, bool) and _has_many(turn, map(to, above)):
+        return False, []
     below = range(size - 1, 0, -1)
     asked = [n for n in (next(filter(is_asked, part), None) for part in (below, above)) if n]
     found = asked or [n for n in (next(filter(turns, part), None) for part in (below, above)) if n]
@@ -166,6 +178,16 @@ def _turning(
         lengths = [length, *filter(turns, (whole, margin, twice))]
         changes += [Change(axes, to(n)) for n in dict.fromkeys(lengths)]
     return bool(asked), changes
+
+
+def _has_many(turn: Turn, rules: Iterable[Rule]) -> bool:
+    """Whether it may be so many numbers that a path for each is not likely."""
+    met: set[Any] = set()
+    for rule in rules:
+        met.add(_answer(turn, rule))
+        if len(met) > _VALUES:
+            return True
+    return False
 
 
 def _answer(turn: Turn, rule: Rule) -> Any:

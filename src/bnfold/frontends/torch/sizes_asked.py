@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,9 @@ class Asked:
     layout: bool = False
     """Whether it asked how a tensor lies in memory."""
     turns: list[Turn] = field(default_factory=list)
-    """Its answers, yes or no, that may be others on other sizes; in order."""
+    """What it was told, in order, that may be something else on other sizes."""
+    codes: set[CodeType] = field(default_factory=set)
+    """Where it asked."""
     answers: list[Any] = field(default_factory=list)
     """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
     most: int | None = None
@@ -55,13 +58,23 @@ class Asked:
             raise EndlessError(f"it has compared sizes {self.most} times")
         return given
 
-    def decide(self, given: bool, formula: Formula, hint: float = 1.0) -> bool:
-        """Note an answer to a question of the caller's caller, and what it hangs on."""
+    def decide(
+        self, given: Any, formula: Formula, hint: float = 1.0, *, is_name: bool = False
+    ) -> Any:
+        """Note what the caller's caller is told, and what it hangs on.
+
+        `is_name`: a text or a hash, which is a name for something, mostly.
+        """
         self.decided = True
         frame = sys._getframe(2)
         self._note(frame.f_code, frame.f_lasti, given, formula, hint)
-        answer: bool = self.answer(given)
-        return answer
+        return given if is_name else self.answer(given)
+
+    def offer(self, number: Any, formula: Formula) -> None:
+        """Note a number that may be an index, which nothing hears, of the caller's caller."""
+        frame = sys._getframe(2)
+        place = (frame.f_lasti, "index")
+        self._note(frame.f_code, place, number, formula, is_guess=True)
 
     def leave(self, number: int, formula: Formula) -> None:
         """Note that the caller's caller gets a number that knows nothing.
@@ -70,7 +83,7 @@ class Asked:
         """
         self.decided = True
         frame = sys._getframe(2)
-        numbers = [n for n in frame.f_code.co_consts if type(n) is int and 0 < n < _LONGEST]
+        numbers = numbers_of(frame.f_code)
         for limit in sorted({*numbers, *(n + 1 for n in numbers)})[:_NUMBERS]:
 
             def reaches(rule: Rule, limit: int = limit) -> bool:
@@ -79,19 +92,35 @@ class Asked:
             place = (frame.f_lasti, limit)
             self._note(frame.f_code, place, number >= limit, reaches, limit / max(number, 1))
 
-    def _note(self, code: CodeType, place: Any, given: bool, formula: Formula, hint: float) -> None:
+    def _note(
+        self,
+        code: CodeType,
+        place: Any,
+        given: Any,
+        formula: Formula,
+        hint: float = 1.0,
+        *,
+        is_guess: bool = False,
+    ) -> None:
         where = (id(code), place)
         self.times[where] += 1
         if self.times[where] <= _TIMES:
-            self.turns.append(Turn((*where, self.times[where]), given, formula, hint))
+            self.turns.append(Turn((*where, self.times[where]), given, formula, hint, is_guess))
 
 
 _TIMES = 16
 """Of a loop over sizes, so many answers are tried to be turned."""
+_FEW = 4
+"""A remainder of so many may be an index into as many modules."""
 _NUMBERS = 6
 """So many numbers of the code around are tried."""
 _LONGEST = 4096
 """Of them, those that may be lengths."""
+
+
+def numbers_of(code: CodeType) -> list[int]:
+    """The whole numbers in some code that may be lengths."""
+    return [n for n in code.co_consts if type(n) is int and 0 < n < _LONGEST]
 
 
 class EndlessError(RuntimeError):
@@ -108,14 +137,16 @@ Formula = Callable[[Rule], Any]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer about sizes, which may be another one on other sizes."""
+    """An answer about sizes, or a number that left them, which may be another on other sizes."""
 
     place: tuple[int, Any, int]
     """Where in the code it was asked for, and for the how-manieth time."""
-    given: bool
+    given: Any
     formula: Formula
     hint: float
     """How many times what was compared the other side is: sizes so much larger may turn it."""
+    is_guess: bool = False
+    """Whether no question was heard."""
 
 
 class _Told:
@@ -159,6 +190,7 @@ def _computed(function: Callable[..., Any], *, exponent: int | None = None) -> C
     """`exponent`: which of the operands is one; what gets too large to compute is not computed."""
 
     def method(self: Any, *operands: Any) -> Any:
+        operands = tuple(o.item() if isinstance(o, np.number) else o for o in operands)
         if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
         parts = (self, *operands)
@@ -170,7 +202,10 @@ def _computed(function: Callable[..., Any], *, exponent: int | None = None) -> C
                 raise OverflowError
             return function(*values)
 
-        return _told(function(*map(_plain_number, parts)), self.asked, formula, cost)
+        made = function(*map(_plain_number, parts))
+        if function is operator.mod and _plain_number(parts[1]) <= _FEW:
+            self.asked.offer(made, formula)
+        return _told(made, self.asked, formula, cost)
 
     return method
 
@@ -187,6 +222,7 @@ def _swapped(name: str) -> Callable[..., Any]:
 
 def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
+        other = other.item() if isinstance(other, np.number) else other
         if not isinstance(other, int | float):
             return NotImplemented
         size, number = _plain_number(self), _plain_number(other)
@@ -203,10 +239,12 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
     """What becomes of it is not seen any more."""
 
     def method(self: Any, *operands: Any) -> Any:
-        self.asked.decided = True
         made = function(_plain_number(self), *operands)
-        # A text or a hash is a name for something, mostly.
-        return self.asked.answer(made) if function in (int, float) else made
+        return self.asked.decide(
+            made,
+            lambda rule: function(self.formula(rule), *operands),
+            is_name=function not in (int, float),
+        )
 
     return method
 
@@ -291,6 +329,7 @@ class _Listener:
             answer = original(tensor, *args, **kwargs)
             if not self.hears_size(tensor):
                 return answer
+            self.asked.codes.add(sys._getframe(1).f_code)
             rank, axes = tensor.ndim, (*args, *kwargs.values())
             if not isinstance(answer, int):
                 lengths = enumerate(answer)

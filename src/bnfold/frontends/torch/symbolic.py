@@ -12,7 +12,7 @@ length, so the channels along it are all stored alike (`Lifter.emit`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor, fx
@@ -99,6 +99,31 @@ def open_axes(event: Event, output: int) -> tuple[int, ...]:
     if output >= len(shapes):
         return ()
     return tuple(axis for axis, size in enumerate(shapes[output]) if isinstance(size, SymInt))
+
+
+def open_axes_of_written(event: Event, shape: Sequence[int]) -> Collection[int]:
+    """Those of a tensor of this shape, of which the event's node wrote to a part.
+
+    That part is a view of it, so it is one of the nodes that the written one comes from; where none
+    fits, any axis may be open.
+    """
+    node: fx.node.Argument = event.call.node
+    if node is None:
+        return ()
+    while isinstance(node, fx.Node):
+        declared = node.meta.get("val")
+        if isinstance(declared, Tensor) and _may_be(declared.shape, shape):
+            return [axis for axis, size in enumerate(declared.shape) if isinstance(size, SymInt)]
+        node = node.args[0] if node.args else None
+    return range(len(shape))
+
+
+def _may_be(declared: Sequence[int | SymInt], shape: Sequence[int]) -> bool:
+    """Whether these sizes were those in the run."""
+    hints = [size.node.hint if isinstance(size, SymInt) else size for size in declared]
+    return len(hints) == len(shape) and all(
+        hint in (None, size) for hint, size in zip(hints, shape, strict=True)
+    )
 
 
 def is_part_of_open_size(event: Event) -> bool:

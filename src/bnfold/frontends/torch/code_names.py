@@ -1,19 +1,23 @@
-"""Whether a module's code may start threads, by what it names.
+"""What a module's code may do, by what it names and how it is compiled: start threads, catch.
 
 A reading run is broken off where the code asks for a value that was not computed, or for memory
 that is the original's. A thread that the code had started and that waits for the rest of such a run
 would wait for ever, and Python waits for each thread before it ends. What code calls is not known
 before it runs; what it names is. A false alarm costs a run that computes, with memory of its own.
+
+Code that catches what PyTorch raises takes another path on sizes or layouts that an op refuses
+(`try: y + table`), and asks for none.
 """
 
 from __future__ import annotations
 
+import dis
 import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from types import CodeType, FunctionType, MethodType
@@ -40,6 +44,12 @@ _TABLES = (tuple, set, dict, OrderedDict)
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 
 
+_HANDLERS = frozenset({"CHECK_EXC_MATCH", "CHECK_EG_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
+"""Instructions of `except SomeError:`; a `with` and a `finally` have none of them."""
+_ERRORS = frozenset(("Exception", "BaseException", "RuntimeError", "IndexError", "ValueError"))
+"""What ops raise on sizes and layouts that they do not take, and what it is caught as."""
+
+
 def may_start_threads(modules: Iterable[nn.Module]) -> bool:
     """Whether a thread, or what makes threads, is named in their code or held by them."""
     pending = deque[tuple[Any, int]]((module, 0) for module in modules)
@@ -57,6 +67,39 @@ def may_start_threads(modules: Iterable[nn.Module]) -> bool:
         if depth < _DEEPEST:
             pending += [(part, depth + 1) for part in islice(_parts(thing), _MOST)]
     return False
+
+
+def may_catch(modules: Iterable[nn.Module]) -> bool:
+    """Whether `forward`, or what it names, handles exceptions."""
+    kinds = {type(module): module for module in modules}
+    pending = deque[tuple[Any, type]]()
+    for kind, module in kinds.items():
+        own = (part for part in vars(module).values() if callable(part))
+        pending.extend((part, kind) for part in (getattr(kind, "forward", None), *own))
+    met: set[Any] = set()
+    while pending:
+        thing, kind = pending.popleft()
+        function = getattr(thing, "__func__", thing)
+        if not isinstance(function, FunctionType) or function in met or _is_foreign(function):
+            continue
+        met.add(function)
+        if _has_handler(function.__code__):
+            return True
+        for name in _names(function.__code__):
+            pending.append((function.__globals__.get(name), kind))
+            pending.append((getattr(kind, name, None), kind))
+        pending.extend((part, kind) for part in _closed_over(function))
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _has_handler(code: CodeType) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    if "suppress" in code.co_names or any(map(_has_handler, inner)):
+        return True
+    if _ERRORS.isdisjoint(code.co_names):
+        return False
+    return not _HANDLERS.isdisjoint(step.opname for step in dis.get_instructions(code))
 
 
 def _may_lead(part: Any) -> bool:
@@ -84,6 +127,10 @@ def _read(function: FunctionType) -> Iterator[Any]:
     yield from [known[name] for name in _names(function.__code__) if name in known]
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
+    yield from _closed_over(function)
+
+
+def _closed_over(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
