@@ -73,3 +73,22 @@ def test_usual_statistics_lose_none(mean, dtype, deviation):
     model, folded = pair(mean, dtype, deviation)
     result = bnfold.verify(model, folded, inputs(mean, dtype, deviation), samples=1)
     assert result.equal, str(result)
+
+
+@pytest.mark.parametrize("bias", [1e8, 1e12, 1e30])
+def test_nothing_finer_than_float64_excuses_a_fold_that_stores_what_cancels(bias):
+    """Its own movement would explain any difference; the original's is next to none."""
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    model = nn.Sequential(norms[0], nn.ReLU6(), norms[1], nn.LeakyReLU(0.1), nn.Conv2d(4, 4, 1))
+    model = model.double().eval()
+    with torch.no_grad():
+        norms[0].bias.copy_(torch.tensor([bias, -bias, bias, 0]))
+        norms[1].running_mean.uniform_(-1, 1)
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    folded, report = bnfold.fold(model, x, clip="always", verify=False)
+    assert report.removed == 1
+    assert not bnfold.verify(model, folded, x).equal
+    folded, report = bnfold.fold(model, x, clip="always")
+    assert report.removed == 0
+    assert torch.equal(folded(x), model(x))

@@ -145,10 +145,15 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     size = verdict.rms(_finite(truth))
     unit = verdict.unit(first.dtype)
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
-    if not is_exact and evidence.coarsest == "float64":
+    error = _rms(far, tame)
+    if is_exact:
+        loss = _loss(evidence, number, far, off, noisy)
+        return _Errors(error, own_error, noise, size, most, loss)
+    if evidence.coarsest == "float64":
         most = max(most, verdict.ENOUGH_IN_FLOAT64 * size)
-    loss = _loss(evidence, number, far, off, noisy) if is_exact else 0.0
-    return _Errors(_rms(far, tame), own_error, noise, size, most, loss)
+    kept = float(np.hypot(before, unit * size))
+    loss = _lost(evidence, error, kept, size, sum(values.size for values in truth))
+    return _Errors(error, own_error, noise, size, most, loss)
 
 
 def _loss(
@@ -163,12 +168,21 @@ def _loss(
     unit = max(verdict.unit(dtype), verdict.unit(stored))
     size = verdict.rms(_finite(truth))
     tame = None
-    if _rms(far, None) > verdict.ENOUGH * size:
+    if _rms(far, None) > _enough(evidence) * size:
         tame = _tame(truth, noisy, by_value=False)
     own = float(np.hypot(_rms(off, tame), unit * size))
-    count = sum(values.size for values in truth)
-    most = max(verdict.digits(count) * own, verdict.ENOUGH * size)
-    return _rms(far, tame) / most if most > 0.0 else 0.0
+    return _lost(evidence, _rms(far, tame), own, size, sum(values.size for values in truth))
+
+
+def _lost(evidence: Evidence, error: float, own: float, size: float, count: int) -> float:
+    """An error in units of what it may be, beside the original's `own` and the output's size."""
+    most = max(verdict.digits(count) * own, _enough(evidence) * size)
+    return error / most if most > 0.0 else 0.0
+
+
+def _enough(evidence: Evidence) -> float:
+    is_in_float64 = evidence.coarsest == "float64"
+    return verdict.ENOUGH_IN_FLOAT64 if is_in_float64 else verdict.ENOUGH
 
 
 def _flips(

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bnfold
+from bnfold.errors import BnfoldError
 from tests.frontends.torch.support import assert_same, build, image, run
 
 
@@ -107,3 +108,21 @@ def test_where_new_tensors_go_changes_nothing(device):
     model, x = build(Net(lambda: torch.device(device))), image(2, 3, 4, 4)
     _, report = bnfold.fold(model, x)
     assert report.removed == 1
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_is_made_in_inference_mode_can_be_trained_and_loaded(inplace):
+    model = build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    with torch.inference_mode():
+        x = image(2, 3, 4, 4) * 1
+        folded, report = bnfold.fold(model, x, inplace=inplace)
+    assert report.removed == 1
+    assert not any(tensor.is_inference() for tensor in folded.state_dict().values())
+    folded.load_state_dict(folded.state_dict())
+    folded(image(2, 3, 4, 4)).sum().backward()
+
+
+def test_nothing_is_computed_on_the_meta_device():
+    model, x = build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), image(2, 3, 4, 4)
+    with torch.device("meta"), pytest.raises(BnfoldError, match="the default device is 'meta'"):
+        bnfold.fold(model, x)

@@ -7,7 +7,8 @@ program: that of the folded module, where a module was folded.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def check(model: Model, request: Request) -> None:
 
 def inspect(model: Model, request: Request) -> Look:
     """Decided on; a module is read on a copy."""
-    with old_objects_set_aside():
+    with old_objects_set_aside(), _usual_tensors():
         if isinstance(model, nn.Module):
             report = inspect_module(model, replace(request, inplace=False))
         else:
@@ -53,13 +54,28 @@ def inspect(model: Model, request: Request) -> Look:
 def fold(model: Model, request: Request) -> Folded:
     """The folded module or program."""
     folded: Model
-    with old_objects_set_aside():
+    with old_objects_set_aside(), _usual_tensors():
         if isinstance(model, nn.Module):
             folded, report = fold_module(model, request)
         else:
             check_unread(model, request.inputs)
             folded, report = fold_program(model, request)
     return Folded(model, request, folded, report)
+
+
+@contextmanager
+def _usual_tensors() -> Iterator[None]:
+    """Tensors made in here are as others, whatever mode the caller is in.
+
+    Made in inference mode, weights could never be trained or loaded again.
+    """
+    if torch.get_default_device().type == "meta":
+        raise UnsupportedModelError(
+            "the default device is 'meta', where nothing is computed",
+            "fold outside of `with torch.device('meta')`",
+        )
+    with torch.inference_mode(False):
+        yield
 
 
 def _counts(report: FoldReport) -> tuple[Counts, Counts]:
