@@ -122,6 +122,25 @@ def test_what_is_made_in_inference_mode_can_be_trained_and_loaded(inplace):
     folded(image(2, 3, 4, 4)).sum().backward()
 
 
+def test_an_input_of_inference_mode_may_be_written_to():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x += 1
+            return self.bn(self.conv(x))
+
+    with torch.inference_mode():
+        model, x = build(Net()), image(2, 3, 4, 4) * 1
+        before = x.clone()
+        folded, report = bnfold.fold(model, x)
+        assert torch.equal(x, before)
+        assert_same(run(model, x), run(folded, x), 1e-9)
+    assert report.removed == 1
+
+
 def test_nothing_is_computed_on_the_meta_device():
     model, x = build(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), image(2, 3, 4, 4)
     with torch.device("meta"), pytest.raises(BnfoldError, match="the default device is 'meta'"):

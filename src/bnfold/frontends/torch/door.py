@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from bnfold._output_files import write_whole
 from bnfold.errors import UnsupportedModelError
@@ -43,6 +44,7 @@ def check(model: Model, request: Request) -> None:
 def inspect(model: Model, request: Request) -> Look:
     """Decided on; a module is read on a copy."""
     with old_objects_set_aside(), _usual_tensors():
+        request = _usual_inputs(request)
         if isinstance(model, nn.Module):
             report = inspect_module(model, replace(request, inplace=False))
         else:
@@ -55,6 +57,7 @@ def fold(model: Model, request: Request) -> Folded:
     """The folded module or program."""
     folded: Model
     with old_objects_set_aside(), _usual_tensors():
+        request = _usual_inputs(request)
         if isinstance(model, nn.Module):
             folded, report = fold_module(model, request)
         else:
@@ -76,6 +79,19 @@ def _usual_tensors() -> Iterator[None]:
         )
     with torch.inference_mode(False):
         yield
+
+
+def _usual_inputs(request: Request) -> Request:
+    """A program may write to its inputs, which those of inference mode do not allow elsewhere."""
+    copies: dict[int, Tensor] = {}
+
+    def usual(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_inference():
+            return leaf
+        return copies.setdefault(id(leaf), leaf.clone())
+
+    inputs, also = pytree.tree_map(usual, (request.inputs, [*request.also]))
+    return replace(request, inputs=inputs, also=also) if copies else request
 
 
 def _counts(report: FoldReport) -> tuple[Counts, Counts]:
