@@ -30,6 +30,7 @@ from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
 from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
+from bnfold.frontends.torch.preserved_calls import promised
 from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
 
 
@@ -93,13 +94,7 @@ class _Merger:
         self.makers = {
             output: number for number, op in enumerate(self.graph.ops) for output in op.outputs
         }
-        self.promised = {
-            argument.name
-            for entry in program.module_call_graph
-            if entry.fqn and entry.signature is not None
-            for argument in (*entry.signature.inputs, *entry.signature.outputs)
-        }
-        """The names of nodes by which parts of the program can be told apart again."""
+        self.promised = promised(program.module_call_graph)
         self.out_of_place: set[int] = set()
         """Numbers of events that must not work in place any more."""
 

@@ -39,6 +39,7 @@ from bnfold.frontends.torch.run_values import (
     to_outputs,
     to_tensor,
 )
+from bnfold.frontends.torch.runnable import runnable
 from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 
@@ -86,7 +87,7 @@ class TorchRunner:
 
     def not_taken(self, error: Exception | None) -> ExampleInputError:
         """With what was given, and what to type."""
-        called = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        called = runnable(self.model)
         return not_taken(self.name, error, self.inputs, called)
 
     def own(self) -> Evaluation:
@@ -104,7 +105,7 @@ class TorchRunner:
 
     def callable_copy(self) -> nn.Module:
         """What can be called, apart from the model; the model itself where it cannot be copied."""
-        model = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        model = runnable(self.model)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own trees
