@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from itertools import chain
 from typing import Any
 
 import torch
@@ -206,16 +207,23 @@ class Editor:
             if isinstance(beside, fx.Node) and spec.arg.name == beside.name and spec.target:
                 module, _, _ = spec.target.rpartition(".")
                 wanted = f"{module}.{name}" if module else name
-                if wanted not in self.state:
+                if self._is_free(wanted):
                     return wanted
         return self._free(f"{node.name}_{name}")
 
     def _free(self, wanted: str) -> str:
         name, number = wanted, 0
-        while name in self.state:
+        while not self._is_free(name):
             number += 1
             name = f"{wanted}_{number}"
         return name
+
+    def _is_free(self, name: str) -> bool:
+        """Whether a module that is made of the program has no such attribute yet."""
+        targets = (str(node.target) for node in self.graph.nodes if node.op == "get_attr")
+        calls = (entry.fqn for entry in self.program.module_call_graph)
+        taken = chain(self.state, self.constants, targets, calls)
+        return not any(other == name or other.startswith(f"{name}.") for other in taken)
 
     def _placeholder(self, target: str, content: Tensor, kind: InputKind) -> fx.Node:
         """A new lifted input behind the last one of its kind."""
