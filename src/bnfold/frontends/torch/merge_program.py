@@ -6,6 +6,7 @@ still hold it there, and a sum that is left with one operand shares that one's m
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -108,7 +109,7 @@ class _Merger:
     def can_go(self, number: int) -> bool:
         """Whether an op is one node that rounds to the dtype that it reads."""
         node = self.nodes.get(number)
-        if node is None or node.name in self.promised:
+        if node is None or not self.promised.isdisjoint(_names(node)):
             return False
         event = self.lifted.events[number]
         return keeps_dtype(event) and not old_name_is_read(self.recording, event)
@@ -249,6 +250,12 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _names(node: fx.Node) -> set[str]:
+    """Of the node, and of its results where it has several."""
+    parts = {user.name for user in node.users if user.target is operator.getitem}
+    return {node.name, *parts}
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
