@@ -86,6 +86,17 @@ def test_the_fold_is_proven_on_two_sizes(case: str, saved: bool) -> None:
         assert_same(run(program.module(), y), run(folded.module(), y), 1e-9)
 
 
+@pytest.mark.parametrize("case", SIZES)
+def test_open_sizes_stay_open_without_example_inputs(case: str) -> None:
+    program, _ = exported(case)
+    program._example_inputs = None
+    folded, report = bnfold.fold(program)
+    assert report.verdict is not None
+    assert len({o.shape for o in report.verdict.outputs if "input" not in o.name}) == 2
+    other = image(*SIZES[case][2])
+    assert_same(run(program.module(), other), run(folded.module(), other), 1e-9)
+
+
 @pytest.mark.parametrize("case", ["derived alone", "beside", "with a summand", "two of one"])
 def test_a_verification_runs_on_other_sizes(case: str) -> None:
     program, x = exported(case)
