@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ class Editor:
         self.nodes = nodes
         self.inputs: list[InputSpec] = list(program.graph_signature.input_specs)
         self.state, self.constants = self._tables()
+        self.taken = self._taken()
+        """The names that nothing new may have."""
         self.released: dict[fx.Node, None] = {}
         """What lost a reader that was taken out: perhaps its last one."""
         self.stand_ins: dict[fx.Node, fx.Node] = {}
@@ -207,26 +209,27 @@ class Editor:
             if isinstance(beside, fx.Node) and spec.arg.name == beside.name and spec.target:
                 module, _, _ = spec.target.rpartition(".")
                 wanted = f"{module}.{name}" if module else name
-                if self._is_free(wanted):
+                if wanted not in self.taken:
                     return wanted
         return self._free(f"{node.name}_{name}")
 
     def _free(self, wanted: str) -> str:
         name, number = wanted, 0
-        while not self._is_free(name):
+        while name in self.taken:
             number += 1
             name = f"{wanted}_{number}"
         return name
 
-    def _is_free(self, name: str) -> bool:
-        """Whether a module that is made of the program has no such attribute yet."""
+    def _taken(self) -> set[str]:
+        """The names that attributes of modules made of the program have, and of what holds them."""
         targets = (str(node.target) for node in self.graph.nodes if node.op == "get_attr")
         calls = (entry.fqn for entry in self.program.module_call_graph)
-        taken = chain(self.state, self.constants, targets, calls)
-        return not any(other == name or other.startswith(f"{name}.") for other in taken)
+        names = chain(self.state, self.constants, targets, calls)
+        return {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
 
     def _placeholder(self, target: str, content: Tensor, kind: InputKind) -> fx.Node:
         """A new lifted input behind the last one of its kind."""
+        self.taken.add(target)
         self.state[target] = nn.Parameter(content) if kind is InputKind.PARAMETER else content
         before = [spec for spec in self.inputs if spec.kind is kind]
         position = self.inputs.index(before[-1]) + 1 if before else self._start_of(kind)
