@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import OrderedDict, namedtuple
 
@@ -780,6 +781,63 @@ def test_traced_graph_module_inside():
     model, x = build(nn.Sequential(ConvBN(), ConvBN(4, 4))), image(2, 3, 4, 4)
     model[0] = torch.fx.symbolic_trace(model[0])
     assert_folds(model, x, removed=2)
+
+
+class OfItsOwn(torch.fx.GraphModule):
+    """A class that somebody derived from fx's."""
+
+
+TRACED = {
+    "traced": torch.fx.symbolic_trace,
+    "copied": lambda m: copy.deepcopy(torch.fx.symbolic_trace(m)),
+    "of a class of its own": lambda m: OfItsOwn(m, torch.fx.symbolic_trace(m).graph),
+}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("way", TRACED)
+def test_a_graph_module_of_fx_is_copied_and_folded(way, inplace):
+    model, x = TRACED[way](build(ConvBN())), image(2, 3, 4, 4)
+    state, expected = snapshot(model), run(model, x)
+    folded, report = bnfold.fold(model, x, inplace=inplace)
+    assert (report.removed, report.kept) == (1, 0)
+    assert type(folded).__mro__[1:] == type(model).__mro__[1:]
+    assert_same(expected, run(folded, x), 1e-9)
+    if not inplace:
+        assert_state(model, state)
+
+
+class TwoBranches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.point = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.bn(self.wide(x) + self.point(x))
+
+
+def test_branches_in_a_graph_module_of_fx_are_merged():
+    model, x = torch.fx.symbolic_trace(build(TwoBranches())), image(2, 3, 4, 4)
+    folded, report = bnfold.fold(model, x)
+    assert (report.removed, len(report.merged)) == (1, 1)
+    assert_same(run(model, x), run(folded, x), 1e-9)
+
+
+SCRIPTS = {
+    "traced": lambda module, x: torch.jit.trace(module, x),
+    "scripted": lambda module, x: torch.jit.script(module),
+}
+
+
+@pytest.mark.parametrize("inside", [nn.ReLU, lambda: nn.Conv2d(4, 4, 1).double()])
+@pytest.mark.parametrize("way", SCRIPTS)
+def test_a_script_inside_is_left_as_it_is(way, inside):
+    script = SCRIPTS[way](inside().eval(), image(1, 4, 1, 1))
+    model, x = build(nn.Sequential(TwoBranches(), script)), image(2, 3, 4, 4)
+    assert bnfold.inspect(model, x).removed == 1
+    report = assert_folds(model, x, removed=1)
+    assert len(report.merged) == 1
 
 
 def test_data_parallel_wrapper():

@@ -54,7 +54,43 @@ def test_what_stands_for_a_module_keeps_its_marks(clip: Any, inplace: bool, veri
     assert [layer.kind for layer in folded.layers] == kinds
 
 
-# -------------------------------------------------------------------- fuse(), as in YOLO
+class MarkedClip(nn.Module):
+    """An activation with a mark of the name of what bounds per channel need, and that is read."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self.stem, self.bn, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.act, self.mark = nn.ReLU(inplace=True), mark
+        setattr(self.act, mark, 0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return (x + self.head(self.act(self.bn(x)))) * getattr(self.act, self.mark)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("mark", ["lower", "upper", "_may_write_to"])
+def test_a_mark_in_the_place_of_a_bound_leaves_no_room_for_bounds(
+    mark: str, inplace: bool, verify: bool
+) -> None:
+    model, x = build(MarkedClip(mark)), image(2, 3, 7, 7)
+    expected = run(model, x)
+    folded, report = bnfold.fold(model, x, clip="always", inplace=inplace, verify=verify)
+    assert [item.reason for item in report.items] == [bnfold.Reason.ACTIVATION]
+    assert type(folded.act) is nn.ReLU
+    assert_same(expected, run(folded, x), 1e-9)
+
+
+def test_other_marks_leave_room_for_bounds() -> None:
+    model, x = build(MarkedClip("stage")), image(2, 3, 7, 7)
+    folded, report = bnfold.fold(model, x, clip="always")
+    assert report.removed == 1
+    assert folded.act.stage == 0.25
+    assert_same(run(model, x), run(folded, x), 1e-9)
+
+
+# ------------------------------------------------------------------- fuse(), as in YOLO
 
 
 class Conv(nn.Module):
@@ -160,7 +196,7 @@ def test_reparameterise_after_a_fold_fails(name: str, merge: Literal["auto", "ne
         timm.utils.reparameterize_model(folded)
 
 
-# -------------------------------------------------------------------- fuse_modules of torch.ao
+# ------------------------------------------------------------------- fuse_modules of torch.ao
 
 
 def test_fuse_modules_takes_what_is_left() -> None:

@@ -350,3 +350,95 @@ def test_a_sum_that_begins_with_numbers(
         folded, report = bnfold.fold(program, verify=verify)
         assert not report.kept
         torch.testing.assert_close(folded.module()(other), expected, rtol=1e-9, atol=1e-9)
+
+
+# -------------------------------------------------------------------- names that are taken
+
+
+class Taken(nn.Module):
+    """Something of its own bears the name that a new tensor would get, and is read, or is not."""
+
+    def __init__(self, name: str, kind: str, *, is_read: bool = True) -> None:
+        super().__init__()
+        self.name, self.kind, self.is_read = name, kind, is_read
+        own: dict[str, Callable[[], Any]] = {
+            "parameter": lambda: nn.Parameter(torch.rand(4, 1, 1)),
+            "tensor": lambda: torch.rand(4, 1, 1, dtype=torch.float64),
+            "module": lambda: nn.Conv2d(4, 4, 1),
+            "module without tensors": lambda: nn.Sequential(nn.Sigmoid()),
+        }
+        if kind in own:
+            setattr(self, name, own[kind]())
+        else:
+            self.register_buffer(name, torch.rand(4, 1, 1), persistent=kind == "buffer")
+
+    def read(self, y: Tensor) -> Tensor:
+        if not self.is_read:
+            return y
+        own = getattr(self, self.name)
+        return own(y) if "module" in self.kind else y * own
+
+
+class NewBias(Taken):
+    def __init__(self, kind: str, *, is_read: bool = True) -> None:
+        super().__init__("bias", kind, is_read=is_read)
+        self.weight, self.bn = nn.Parameter(torch.randn(4, 3, 1, 1)), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.bn(F.conv2d(x, self.weight)).sigmoid())
+
+
+class NewBound(Taken):
+    def __init__(self, kind: str, bound: str) -> None:
+        super().__init__(f"relu_{bound}", kind)
+        self.stem, self.head, self.bn = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        return y + self.read(self.head(torch.relu(self.bn(y))).sigmoid())
+
+
+class NewBiasOfTheMerged(Taken):
+    """Two branches, one of which stands with its weight where the bias would."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__("bias", kind)
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.point, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.conv2d(x, self.weight, padding=1)
+        return self.read(self.bn(wide + self.point(x)).sigmoid())
+
+
+KINDS = (
+    *("parameter", "buffer", "buffer that is not saved", "tensor"),
+    *("module", "module without tensors"),
+)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("made", ["bias", "lower", "upper", "merged"])
+def test_a_name_that_is_taken(made: str, kind: str, verify: bool) -> None:
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "bias": lambda: NewBias(kind),
+        "merged": lambda: NewBiasOfTheMerged(kind),
+    }
+    model = build(makers.get(made, lambda: NewBound(kind, made))())
+    x = image(2, 3, 6, 6)
+    program = export(model, x)
+    folded, report = bnfold.fold(program, clip="always", verify=verify)
+    assert batch_norms(folded) == 0
+    assert bool(report.merged) == (made == "merged")
+    expected = program.module()(x)
+    for candidate in (folded, reloaded(folded)):
+        for module in (candidate.module(), torch.export.unflatten(candidate)):
+            torch.testing.assert_close(module(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_that_is_taken_and_not_read(kind: str) -> None:
+    x = image(2, 3, 6, 6)
+    folded, _ = fold_equal(export(build(NewBias(kind, is_read=False)), x), x)
+    torch.testing.assert_close(torch.export.unflatten(folded)(x), folded.module()(x))

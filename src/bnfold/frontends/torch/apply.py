@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.core.plan import ClipEdit, Plan
@@ -157,7 +157,7 @@ def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, F
         raise _not_copied(model, f" ({error})") from error
     if folded is model:
         raise _not_copied(model, ": its __deepcopy__ returns the module itself")
-    if type(folded) is not type(model) or folded.training != model.training:
+    if _kind(folded) is not _kind(model) or folded.training != model.training:
         raise _not_copied(model, f": its copy is {_a(folded)}")
     own = {id(module) for module in model.modules()}
     held = {id(parameter) for parameter in model.parameters()}
@@ -174,6 +174,14 @@ def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, F
         return copied
 
     return folded, find
+
+
+def _kind(module: nn.Module) -> type:
+    """The class that somebody wrote; fx derives one from it for each GraphModule that there is."""
+    kind = type(module)
+    if not issubclass(kind, fx.GraphModule):
+        return kind
+    return next(base for base in kind.__mro__ if not base.__qualname__.endswith("GraphModuleImpl"))
 
 
 def _a(module: nn.Module) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
@@ -21,7 +22,9 @@ from torch.export.graph_signature import (
 )
 
 from bnfold.frontends.torch.apply import parameter_like
+from bnfold.frontends.torch.preserved_calls import preserved
 from bnfold.frontends.torch.recording import Event, Value
+from bnfold.frontends.torch.runnable import UNFLATTENED
 
 aten = torch.ops.aten
 
@@ -46,8 +49,12 @@ class Editor:
         self.nodes = nodes
         self.inputs: list[InputSpec] = list(program.graph_signature.input_specs)
         self.state, self.constants = self._tables()
+        self.taken = self._taken()
+        """The names that nothing new may have."""
         self.released: dict[fx.Node, None] = {}
         """What lost a reader that was taken out: perhaps its last one."""
+        self.stand_ins: dict[fx.Node, fx.Node] = {}
+        """What is read in place of a node that was taken out."""
 
     def _tables(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The program's tensors: shared with it, but for the memory that a run writes to."""
@@ -133,8 +140,7 @@ class Editor:
                 made = self.graph.call_function(op.default, (clipped, constant))
             made.meta = dict(node.meta)
             clipped = made
-        node.replace_all_uses_with(clipped)
-        self._erase(node)
+        self._replace(node, clipped)
 
     def remove(self, node: fx.Node, source: fx.Node, *, copied: bool) -> None:
         """Let the readers of an affine step read its input, `source`."""
@@ -142,14 +148,19 @@ class Editor:
             with self.graph.inserting_before(node):
                 layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
                 fresh = self.graph.call_function(aten.clone.default, (source,), layout)
-            fresh.meta = dict(source.meta)
+            fresh.meta = {**node.meta, **_said_of_result(source)}  # of the module that made one
             source = fresh
         if isinstance(node.meta.get("val"), tuple | list):  # native_batch_norm and its statistics
             for user in list(node.users):
-                user.replace_all_uses_with(source)
-                self._erase(user)
+                self._replace(user, source)
+            self._erase(node)
         else:
-            node.replace_all_uses_with(source)
+            self._replace(node, source)
+
+    def _replace(self, node: fx.Node, by: fx.Node) -> None:
+        """Take a node out and let its readers read another one."""
+        node.replace_all_uses_with(by)
+        self.stand_ins[node] = by
         self._erase(node)
 
     def _erase(self, node: fx.Node) -> None:
@@ -157,11 +168,22 @@ class Editor:
         self.released.pop(node, None)
         self.graph.erase_node(node)
 
+    def calls(self) -> list[ModuleCallEntry]:
+        """The calls of modules that the program lists, as they are now."""
+        names = {node.name: self._standing_in(node).name for node in self.stand_ins}
+        return preserved(self.program.module_call_graph, self.graph, names)
+
+    def _standing_in(self, node: fx.Node) -> fx.Node:
+        while node in self.stand_ins:
+            node = self.stand_ins[node]
+        return node
+
     def finish(self) -> ExportedProgram:
         """Check and assemble the new program."""
         self.graph.lint()
         module = fx.GraphModule(self.program.graph_module, self.graph)
         module.meta = dict(self.program.graph_module.meta)
+        module.meta.pop(UNFLATTENED, None)
         old = self.program.graph_signature
         outputs = copy.deepcopy(old.output_specs)
         final = next(node for node in self.graph.nodes if node.op == "output")
@@ -175,7 +197,7 @@ class Editor:
             graph_signature=signature,
             state_dict=self.state,
             range_constraints=dict(self.program.range_constraints),
-            module_call_graph=list(self.program.module_call_graph),
+            module_call_graph=self.calls(),
             example_inputs=self.program.example_inputs,
             constants=self.constants,
             verifiers=self.program.verifiers,
@@ -187,19 +209,27 @@ class Editor:
             if isinstance(beside, fx.Node) and spec.arg.name == beside.name and spec.target:
                 module, _, _ = spec.target.rpartition(".")
                 wanted = f"{module}.{name}" if module else name
-                if wanted not in self.state:
+                if wanted not in self.taken:
                     return wanted
         return self._free(f"{node.name}_{name}")
 
     def _free(self, wanted: str) -> str:
         name, number = wanted, 0
-        while name in self.state:
+        while name in self.taken:
             number += 1
             name = f"{wanted}_{number}"
         return name
 
+    def _taken(self) -> set[str]:
+        """The names that attributes of modules made of the program have, and of what holds them."""
+        targets = (str(node.target) for node in self.graph.nodes if node.op == "get_attr")
+        calls = (entry.fqn for entry in self.program.module_call_graph)
+        names = chain(self.state, self.constants, targets, calls)
+        return {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
+
     def _placeholder(self, target: str, content: Tensor, kind: InputKind) -> fx.Node:
         """A new lifted input behind the last one of its kind."""
+        self.taken.add(target)
         self.state[target] = nn.Parameter(content) if kind is InputKind.PARAMETER else content
         before = [spec for spec in self.inputs if spec.kind is kind]
         position = self.inputs.index(before[-1]) + 1 if before else self._start_of(kind)
@@ -243,6 +273,11 @@ def _keep_names(graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> None:
         if new.name != old.name:
             new.name = old.name
             graph._graph_namespace._used_names.add(old.name)
+
+
+def _said_of_result(node: fx.Node) -> dict[str, Any]:
+    """What is said of the tensor that a node makes."""
+    return {key: node.meta[key] for key in ("val", "tensor_meta") if key in node.meta}
 
 
 def _memory(content: Any) -> int | None:

@@ -8,6 +8,7 @@ from torch import nn
 from bnfold.core import graph as g
 from bnfold.frontends.torch.lifter import ClipSite, Lifter, is_floating
 from bnfold.frontends.torch.limits import read_bounds
+from bnfold.frontends.torch.modules import OWN_NAMES
 from bnfold.frontends.torch.recording import Event, Recording, Value
 
 
@@ -20,7 +21,8 @@ def emit(lifter: Lifter, event: Event) -> None:
         return
     once = len(lifter.recording.calls[id(event.target)]) == 1
     ours = id(event.target) in lifter.recording.members
-    room = once and ours and not old_name_is_read(lifter.recording, event)
+    noted = any(hasattr(event.target, name) for name in OWN_NAMES)  # by somebody who may read it
+    room = once and ours and not noted and not old_name_is_read(lifter.recording, event)
     role = g.Clip(*read_bounds(*bounds, source.dtype), room=room)
     number = lifter.emit(event, role, [lifter.tensor(source)])
     if room:

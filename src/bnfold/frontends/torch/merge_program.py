@@ -6,6 +6,7 @@ still hold it there, and a sum that is left with one operand shares that one's m
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
 from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
+from bnfold.frontends.torch.preserved_calls import promised
 from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
 
 
@@ -93,13 +95,7 @@ class _Merger:
         self.makers = {
             output: number for number, op in enumerate(self.graph.ops) for output in op.outputs
         }
-        self.promised = {
-            argument.name
-            for entry in program.module_call_graph
-            if entry.fqn and entry.signature is not None
-            for argument in (*entry.signature.inputs, *entry.signature.outputs)
-        }
-        """The names of nodes by which parts of the program can be told apart again."""
+        self.promised = promised(program.module_call_graph)
         self.out_of_place: set[int] = set()
         """Numbers of events that must not work in place any more."""
 
@@ -113,7 +109,7 @@ class _Merger:
     def can_go(self, number: int) -> bool:
         """Whether an op is one node that rounds to the dtype that it reads."""
         node = self.nodes.get(number)
-        if node is None or node.name in self.promised:
+        if node is None or not self.promised.isdisjoint(_names(node)):
             return False
         event = self.lifted.events[number]
         return keeps_dtype(event) and not old_name_is_read(self.recording, event)
@@ -254,6 +250,12 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _names(node: fx.Node) -> set[str]:
+    """Of the node, and of its results where it has several."""
+    parts = {user.name for user in node.users if user.target is operator.getitem}
+    return {node.name, *parts}
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:

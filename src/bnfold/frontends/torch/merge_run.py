@@ -56,8 +56,7 @@ class AllRuns:
         self.holders = Counter(
             id(tensor)
             for module in model.modules()
-            for tensor in (*module.__dict__["_parameters"].values(),)
-            if tensor is not None
+            for _, tensor in module.named_parameters(recurse=False, remove_duplicate=False)
         )
 
     def run_of(self, event: Event) -> int:

@@ -59,6 +59,10 @@ class RescaledClip(nn.Module):
         return ", ".join([*bounds, "inplace=True"] if self.inplace else bounds)
 
 
+OWN_NAMES = ("lower", "upper", "_may_write_to")
+"""What a RescaledClip has that the activation in whose place it stands has not."""
+
+
 class FreshCopy(nn.Module):
     """A copy of the input, laid out as BatchNorm lays out its output.
 

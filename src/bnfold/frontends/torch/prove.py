@@ -34,6 +34,7 @@ from bnfold.frontends.torch.proof_calls import (
     run_original,
     shaken,
 )
+from bnfold.frontends.torch.runnable import runnable
 from bnfold.report import FoldReport
 from bnfold.verify import compare, sight
 from bnfold.verify import thorough as verification
@@ -128,11 +129,6 @@ class Proof:
             return replace(verdict, samples=len(self.original.calls))
         except BnfoldError as error:  # outputs of other shapes, another number of them
             return VerifyResult(False, samples=1, truth="original", notes=(error.problem,))
-
-
-def runnable(model: nn.Module | ExportedProgram) -> nn.Module:
-    """A module that computes what the model computes."""
-    return model if isinstance(model, nn.Module) else model.module()
 
 
 def start(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import SymInt, Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
@@ -152,14 +152,21 @@ def _zeros(node: fx.Node) -> Any:
     declared = node.meta.get("val")
     if not isinstance(declared, Tensor):
         return declared
-    try:
-        shape = [int(length) for length in declared.shape]
-    except Exception as error:
+    hints = [_hint(length) for length in declared.shape]
+    shape = [length for length in hints if length is not None]
+    if len(shape) < len(hints):
         raise UnsupportedModelError(
             f"the program has no example inputs, and the shape of its input {node.name} is open",
             "export it again with torch.export.export, which keeps the example inputs",
-        ) from error
+        )
     return torch.zeros(shape, dtype=declared.dtype, device=declared.device)
+
+
+def _hint(length: Any) -> int | None:
+    """A length, or what it was for torch.export; as an int it would be that for good."""
+    if not isinstance(length, SymInt):
+        return int(length)
+    return int(length.node.hint) if length.node.has_hint() else None
 
 
 class _Interpreter(fx.Interpreter):

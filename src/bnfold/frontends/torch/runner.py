@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from bnfold.core.plan import Plan
@@ -25,6 +24,7 @@ from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.program_sizes import open_sizes
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
 from bnfold.frontends.torch.recording import Recording
@@ -39,6 +39,7 @@ from bnfold.frontends.torch.run_values import (
     to_outputs,
     to_tensor,
 )
+from bnfold.frontends.torch.runnable import runnable
 from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 
@@ -86,7 +87,7 @@ class TorchRunner:
 
     def not_taken(self, error: Exception | None) -> ExampleInputError:
         """With what was given, and what to type."""
-        called = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        called = runnable(self.model)
         return not_taken(self.name, error, self.inputs, called)
 
     def own(self) -> Evaluation:
@@ -104,7 +105,7 @@ class TorchRunner:
 
     def callable_copy(self) -> nn.Module:
         """What can be called, apart from the model; the model itself where it cannot be copied."""
-        model = self.model if isinstance(self.model, nn.Module) else self.model.module()
+        model = runnable(self.model)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own trees
@@ -162,46 +163,16 @@ def program_runner(model: ExportedProgram, inputs: Any, name: str) -> TorchRunne
     else:
         drawn = user_inputs(model)
         made = _runner(model, (tuple(drawn.values()), {}), name, given=False)
-    shapes = [spec.shape for spec in made.specs]
-    others = [_other_shapes(model, shapes, another) for another in OTHER_SIZES]
-    made.other_shapes = [sizes for sizes in others if sizes is not None]
+    opened = open_sizes(model, [spec.shape for spec in made.specs])
+    if opened is not None:
+        others = [opened.shapes_with(_one(another)) for another in OTHER_SIZES]
+        made.other_shapes = [sizes for sizes in others if sizes is not None]
     return made
 
 
-def _other_shapes(
-    model: ExportedProgram, shapes: Sequence[tuple[int, ...]], another: Callable[[int, int], int]
-) -> list[tuple[int, ...]] | None:
-    """Shapes with other sizes where the program leaves them open; None where it leaves none."""
-    names = {s.arg.name for s in model.graph_signature.input_specs if s.kind is _USER}
-    values = [n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"]
-    wanted = [n.name in names for n in model.graph.nodes if n.op == "placeholder"]
-    given = [v for v, w in zip(values, wanted, strict=True) if w and isinstance(v, Tensor)]
-    if len(given) != len(shapes):
-        return None
-    sizes: dict[Any, int] = {}
-    for tensor, shape in zip(given, shapes, strict=True):
-        for axis, (size, own) in enumerate(zip(tensor.shape, shape, strict=True)):
-            expression = _expression(size)
-            if getattr(expression, "is_symbol", False):
-                within = model.range_constraints.get(expression)
-                other = another(own, axis)
-                fits = within is None or within.lower <= other <= within.upper
-                sizes.setdefault(expression, other if fits else own)
-    others = []
-    for tensor in given:
-        expressions = [_expression(size) for size in tensor.shape]
-        if any(not e.free_symbols <= sizes.keys() for e in expressions if not isinstance(e, int)):
-            return None
-        others.append(tuple(e if isinstance(e, int) else int(e.subs(sizes)) for e in expressions))
-    return others if others != list(shapes) else None
-
-
-def _expression(size: Any) -> Any:
-    """A number, or what it is computed from."""
-    return size.node.expr if isinstance(size, torch.SymInt) else int(size)
-
-
-_USER = InputKind.USER_INPUT
+def _one(another: Callable[[int, int], int]) -> Callable[[int, int], tuple[int]]:
+    """The one size that is wanted for a symbol."""
+    return lambda size, axis: (another(size, axis),)
 
 
 def call_runner(

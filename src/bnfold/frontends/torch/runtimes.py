@@ -23,6 +23,7 @@ from bnfold.bench.timing import Timed, on_clock
 from bnfold.errors import ExampleInputError, TrainingModeError, UsageError
 from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
+from bnfold.frontends.torch.runnable import runnable
 
 EAGER = "eager"
 COMPILE = "compile"
@@ -105,7 +106,7 @@ class TorchSubject:
         if self._wishes != Wishes(threads=self._wishes.threads):
             return None
         name, model = f"the {variant} model", self._models[variant]
-        called = model if isinstance(model, nn.Module) else model.module()
+        called = runnable(model)
         return not_taken(name, error, self._inputs, called)
 
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -209,7 +210,7 @@ def _copy(model: nn.Module | ExportedProgram, setting: Setting, wishes: Wishes) 
     # A program's module is made anew at each call, but shares its parameters.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own trees
-        own = copy.deepcopy(model.module() if isinstance(model, ExportedProgram) else model)
+        own = copy.deepcopy(runnable(model))
     own = own.to(torch.device(setting.device))
     if wishes.dtypes is not None:
         own = own.to(DTYPES[setting.dtype])

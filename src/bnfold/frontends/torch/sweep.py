@@ -12,6 +12,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from bnfold.frontends.torch.editor import Editor
+from bnfold.frontends.torch.preserved_calls import promised
 
 
 def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
@@ -19,9 +20,10 @@ def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
     pending = [*nodes]
     looked: set[fx.Node] = set()
     unread: set[str] = set()
+    named = promised(editor.calls())
     while pending:
         node = pending.pop()
-        if node in looked or node.users:
+        if node in looked or node.users or node.name in named:
             continue
         looked.add(node)
         if node.op == "placeholder":
@@ -29,14 +31,14 @@ def sweep(editor: Editor, nodes: Iterable[fx.Node]) -> None:
         elif node.op == "call_function" and not node.is_impure():
             pending += node.all_input_nodes
             editor.graph.erase_node(node)
-    _drop(editor, unread)
+    _drop(editor, unread, named)
 
 
 _CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
-def _drop(editor: Editor, unread: set[str]) -> None:
-    """Take out placeholders, with their tensors."""
+def _drop(editor: Editor, unread: set[str], named: frozenset[str]) -> None:
+    """Take out placeholders, with their tensors, but for those that are named elsewhere."""
     written = {spec.target for spec in editor.program.graph_signature.output_specs}
     nodes = {node.name: node for node in editor.graph.nodes if node.op == "placeholder"}
     kept = [s for s in editor.inputs if s.kind in _CONSTANTS and s.target not in written]
@@ -48,6 +50,7 @@ def _drop(editor: Editor, unread: set[str]) -> None:
         spec.target
         for spec in kept
         if _owner(spec.target) in deserted and not nodes[spec.arg.name].users
+        if spec.arg.name not in named
     }
     for spec in kept:
         if spec.target in gone:
