@@ -40,14 +40,14 @@ class Asked:
     """Whether its path may depend on one."""
     layout: bool = False
     """Whether it asked how a tensor lies in memory."""
-    turns: list[Turn] = field(default_factory=list)
-    """What it was told, in order, that may be something else on other sizes."""
-    codes: set[CodeType] = field(default_factory=set)
-    """Where it asked."""
-    answers: list[Any] = field(default_factory=list)
-    """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
     most: int | None = None
     """How many answers it may get: a search for a square root ends on some sizes alone."""
+    turns: list[Turn] = field(default_factory=list)
+    """What it was told, in order, that may be something else on other sizes."""
+    answers: list[Any] = field(default_factory=list)
+    """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
+    codes: set[CodeType] = field(default_factory=set)
+    """Where it asked."""
     times: Counter[tuple[int, Any]] = field(default_factory=Counter)
     """How often each place in the code has asked."""
 
