@@ -445,3 +445,68 @@ def few_sizes_alone(room: Room):
 
     condition = room.random.choice(CONDITIONS)
     return room.block(run, "conv", "bn")
+
+
+@sizes
+def rows_beyond(room: Room):
+    """Nothing on the example, mostly."""
+
+    def run(self, x):
+        y = self.conv(x)
+        parts = [self.bn(y[:, :, :limit]), y[:, :, limit:]]
+        return self.conv2(torch.cat(parts[::order], 2))
+
+    limit, order = room.random.choice((8, 9, 10)), room.random.choice((1, -1))
+    return room.block(run, "conv", "conv2", "bn")
+
+
+@sizes
+def first_image_alone(room: Room):
+    def run(self, x):
+        y = self.conv(x)
+        return self.conv2(torch.cat([self.bn(y[:first]), y[first:]]))
+
+    first = room.random.choice((1, 2))
+    return room.block(run, "conv", "conv2", "bn")
+
+
+@sizes
+def first_tile_alone(room: Room):
+    def run(self, x):
+        first, *rest = self.conv(x).split(length, 2)
+        return self.conv2(torch.cat([self.bn(first), *(torch.tanh(tile) for tile in rest)], 2))
+
+    length = room.random.choice((6, 9, 10))
+    return room.block(run, "conv", "conv2", "bn")
+
+
+@sizes
+def written_in_part(room: Room):
+    def run(self, x):
+        y = torch.sigmoid(self.conv(x))
+        write(y)
+        return self.conv2(torch.relu(self.bn(y)))
+
+    write = room.random.choice(
+        (
+            lambda y: y[:, :, 0].fill_(2),
+            lambda y: y[:, 1:, ::2].mul_(3),
+            lambda y: y[0].zero_(),
+            lambda y: y[:, :, 9:].neg_(),
+            lambda y: y[:, 1:, :-1].copy_(y[:, :-1, 1:].clone()),
+        )
+    )
+    return room.block(run, "conv", "conv2", "bn")
+
+
+@sizes
+def table_that_may_not_fit(room: Room):
+    def run(self, x):
+        y = self.conv(x)
+        try:
+            return self.conv2(self.bn(y) + table)
+        except RuntimeError:
+            return self.conv2(torch.sigmoid(y))
+
+    table = torch.randn(1, 1, room.random.choice((8, 9, 11)), 1, dtype=torch.float64)
+    return room.block(run, "conv", "conv2", "bn")
