@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export, unflatten
 
 import bnfold
+from bnfold.frontends.torch import read_other_sizes
 from bnfold.frontends.torch.modules import FreshCopy, GaplessCopy, copy_as_batch_norm
 from tests.frontends.torch.support import build, image
 
@@ -185,7 +186,10 @@ WRITES: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda y: y.flatten(),
     "reshape": lambda y: y.reshape(-1),
     "reshape of a view": lambda y: y.permute(0, 2, 3, 1).reshape(-1, 3),
-    "contiguous": lambda y: y.contiguous(memory_format=torch.channels_last),
+    "contiguous": lambda y: y.contiguous(),
+    "channels last": lambda y: y.contiguous(memory_format=torch.channels_last),
+    "to": lambda y: y.to(memory_format=torch.contiguous_format),
+    "contiguous view": lambda y: y.permute(0, 2, 3, 1).contiguous(),
     "part": lambda y: y.flatten(2)[:, 1:],
 }
 
@@ -201,9 +205,19 @@ def test_write_through_what_some_layouts_copy(copy, example):
     _assert_same_in_all_layouts(build(Net(run)), LAYOUTS[example](image(2, 3, 6, 6)))
 
 
-def test_write_to_what_is_not_read_under_its_old_name_costs_nothing():
-    run = lambda net, x: net.rows(net.bn(net.stem(x)).flatten(2).neg_())  # noqa: E731
-    assert bnfold.fold(export(build(Net(run)), (image(2, 3, 6, 6),))).report.removed == 1
+@pytest.mark.parametrize("copy", [lambda y: y.flatten(2), lambda y: y.contiguous().flatten(2)])
+def test_write_to_what_is_not_read_under_its_old_name_costs_nothing(copy):
+    net = build(Net(lambda net, x: net.rows(copy(net.bn(net.stem(x))).neg_())))
+    for _, result in _folds(net, image(2, 3, 6, 6)):
+        assert result.report.removed == 1
+
+
+def test_module_is_read_once_where_nothing_writes_to_what_was_contiguous(monkeypatch):
+    calls = []
+    monkeypatch.setattr(read_other_sizes, "Readings", lambda *args: calls.append(args))
+    net = build(Net(lambda net, x: net.head(net.bn(net.stem(x.contiguous())).contiguous())))
+    assert bnfold.fold(net, image(2, 3, 6, 6)).report.removed == 1
+    assert not calls
 
 
 # ------------------------------------------------------------------ programs in their modules
