@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnfold.frontends.torch.layouts import copies_for_layout
 from bnfold.frontends.torch.leaf_modules import is_leaf
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted
@@ -49,16 +50,13 @@ def precautions(
     recording: Recording, lifted: Lifted, removed: Collection[int], rewritten: Collection[int]
 ) -> Precautions:
     """`removed` are op numbers, `rewritten` the numbers of events that no longer write."""
-    care = Precautions()
-    links = []
-    for op in removed:
-        site = lifted.sites[op]
-        assert isinstance(site, AffineSite) and site.source is not None and site.output is not None
-        if site.source.storage != site.output.storage:
-            links.append(_Link(op, site.event, site.source.storage, site.output.storage))
-        if _layout_changes(site):
-            care.copies.add(op)
+    sites = {op: site for op, site in lifted.sites.items() if op in removed}
+    affine = {op: site for op, site in sites.items() if isinstance(site, AffineSite)}
+    care = Precautions(copies_for_layout(recording, affine))
+    links = [link for link in map(_link, affine, affine.values()) if link is not None]
     doubtful = [] if not links else _doubtful(recording, may_return_input)
+    care.copies |= _one_memory_outside(recording, links, doubtful, care.copies)
+    links = [link for link in links if link.op not in care.copies]
     last_read = _last_reads(recording)
 
     def is_read(storages: Collection[int], event: Event) -> bool:
@@ -83,13 +81,14 @@ def precautions(
 def written_or_not(recording: Recording) -> set[int]:
     """Numbers of in-place events whose write also reaches other memory, for inputs of some layouts.
 
-    What is read there later depends on the layout, so nothing can be built on the write.
+    What is read there later depends on the layout, so nothing can be built on the write. In a
+    graph that is seen both ways; where a module's code shows no copy, there is no op to see.
     """
+    numbers = _reaching_the_source(recording)
     doubtful = _doubtful(recording, _goes_by_layout)
     if not doubtful:
-        return set()
+        return numbers
     last_read = _last_reads(recording)
-    numbers = set()
     for event in recording.events:
         if event.written is None:
             continue
@@ -97,6 +96,31 @@ def written_or_not(recording: Recording) -> set[int]:
         storages = _joined(doubtful, event, written)[0] - {written}
         if any(last_read.get(storage, -1) > event.number for storage in storages):
             numbers.add(event.number)
+    return numbers
+
+
+def _reaching_the_source(recording: Recording) -> set[int]:
+    """Numbers of writes through what `contiguous` or the like returned: here its very input."""
+    through: dict[int, set[int]] = {}
+    """Per handle of what may be a copy, or a view of it: all such handles of the same copy."""
+    numbers = set()
+    for event in recording.events:
+        source = event.args[0] if event.args else None
+        made = event.outputs[0] if event.outputs else None
+        if not isinstance(source, Value) or made is None or source.storage != made.storage:
+            continue
+        if event.written is None:
+            same = through.get(source.handle)
+            if same is None and _may_copy(event):
+                same = set()
+            if same is not None:
+                same.add(made.handle)
+                through[made.handle] = same
+        elif event.written.handle in through:
+            same = through[event.written.handle]
+            reads = recording.reads.get(made.storage, ())
+            if any(at > event.number and handle not in same for at, handle in reads):
+                numbers.add(event.number)
     return numbers
 
 
@@ -114,16 +138,16 @@ def _doubtful(recording: Recording, may_be_one: Callable[[Event], bool]) -> list
 
 def may_return_input(event: Event) -> bool:
     """Whether a program that ran this op may go without it for other inputs."""
-    if event.call.node is not None and node_of(event) is not None:
-        return False  # in a graph, a copy is a copy
+    if _is_node(event):
+        return _may_copy(event)
     name = aten_name(event.target)
     return name in _WHERE_NEEDED or name.startswith("upsample_") or _goes_by_layout(event)
 
 
 def _goes_by_layout(event: Event) -> bool:
     """contiguous, reshape, flatten, to and their like; a plain clone names no memory format."""
-    if event.call.node is not None and node_of(event) is not None:
-        return False
+    if _is_node(event):
+        return _may_copy(event)
     name = aten_name(event.target)
     if name == "_to_copy":
         made = event.outputs[0]
@@ -133,6 +157,22 @@ def _goes_by_layout(event: Event) -> bool:
     )
 
 
+def _is_node(event: Event) -> bool:
+    """Whether it is as a graph has it: a copy is a copy, and what may copy has names of its own."""
+    return event.call.node is not None and node_of(event) is not None
+
+
+def _may_copy(event: Event) -> bool:
+    """Whether it is an op of a graph that returns its input, or a copy, as the layout has it."""
+    if not _is_node(event) or aten_name(event.target) not in _MAY_COPY:
+        return False
+    made = event.outputs[0]
+    return made is not None and event.args[0].dtype == made.dtype
+
+
+_MAY_COPY = frozenset({"contiguous", "reshape", "reshape_as", "flatten", "ravel", "to", "type_as"})
+
+
 _WHERE_NEEDED = frozenset(
     {"_to_copy", "constant_pad_nd", "index", "index_select", "roll"}
     | {f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in (1, 2, 3)}
@@ -140,11 +180,37 @@ _WHERE_NEEDED = frozenset(
 """Ops that programs call under a condition: where the size asks for it."""
 
 
-def _layout_changes(site: AffineSite) -> bool:
-    """Whether a later view of the output could fail on the input's memory layout."""
+def _link(op: int, site: AffineSite) -> _Link | None:
+    """That a removed step makes its input and output one; None where they are one anyhow."""
     assert site.source is not None and site.output is not None
-    # Axes of length 1 count too: they may be longer in other runs.
-    return site.source.strides != site.output.strides
+    if site.source.storage == site.output.storage:
+        return None
+    return _Link(op, site.event, site.source.storage, site.output.storage)
+
+
+def _one_memory_outside(
+    recording: Recording, links: Sequence[_Link], doubtful: Sequence[_Link], apart: Collection[int]
+) -> set[int]:
+    """Removed ops without which two tensors that outlive the run would be one.
+
+    The caller may write to one of them, as to an input that is returned, and keep the other.
+    """
+    groups: dict[int, set[int]] = {}
+    copies = set()
+    for link in [*doubtful, *links]:  # what may be one without us first
+        if link.op in apart:
+            continue
+        source = groups.get(link.source, {link.source})
+        output = groups.get(link.output, {link.output})
+        if source is output:
+            continue
+        outside = [group & recording.persistent for group in (source, output)]
+        if link.op is not None and all(outside):
+            copies.add(link.op)
+            continue
+        joined = source | output
+        groups |= dict.fromkeys(joined, joined)
+    return copies
 
 
 def _last_reads(recording: Recording) -> dict[int, float]:

@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.core.plan import ClipEdit, Plan
 from bnfold.errors import BnfoldError, UnsupportedModelError
 from bnfold.frontends.torch.aliasing import Precautions
+from bnfold.frontends.torch.batch_norms import is_batch_norm_event
 from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
-from bnfold.frontends.torch.modules import FreshCopy, RescaledClip
+from bnfold.frontends.torch.modules import FreshCopy, GaplessCopy, RescaledClip
 from bnfold.frontends.torch.new_tensors import NewTensors
 
 
@@ -72,12 +73,12 @@ def _edit(
         inplace = bool(getattr(module, "inplace", False))
         with changing(model, site.module):
             become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
-    for removed, copied in _removed_modules(lifted, plan, care):
+    for removed, copies in _removed_modules(lifted, plan, care):
         assert removed.module is not None
         if find is _itself or removed.successors:
             rest = [find(module) for module in removed.successors]
             with changing(model, removed.module):
-                become(find(removed.module), _remainder(rest, copied=copied))
+                become(find(removed.module), _remainder([*copies, *rest]))
 
 
 @contextmanager
@@ -113,9 +114,9 @@ def parameter_like(old: nn.Parameter, content: Tensor) -> nn.Parameter:
 def _vanishing(lifted: Lifted, plan: Plan, care: Precautions) -> dict[int, object]:
     """What a copy gets in place of the modules of which nothing is left."""
     memo: dict[int, object] = {}
-    for site, copied in _removed_modules(lifted, plan, care):
+    for site, copies in _removed_modules(lifted, plan, care):
         if not site.successors:
-            left = _remainder((), copied=copied).eval()
+            left = _remainder(copies).eval()
             left.__dict__.update(marks(site.module))
             memo[id(site.module)] = left
     return memo
@@ -226,24 +227,25 @@ def clip_bounds(edit: ClipEdit, site: ClipSite) -> list[Tensor | None]:
 
 def _removed_modules(
     lifted: Lifted, plan: Plan, care: Precautions
-) -> Iterator[tuple[AffineSite, bool]]:
-    """Each module to remove once, whatever the number of its calls."""
+) -> Iterator[tuple[AffineSite, list[nn.Module]]]:
+    """Each module to remove once, whatever the number of its calls, and the copy it leaves."""
     sites: dict[int, AffineSite] = {}
-    copied: set[int] = set()
+    copies: dict[int, nn.Module] = {}
     for number in plan.removed:
         site = lifted.sites[number]
         assert isinstance(site, AffineSite)
         sites[id(site.module)] = site
         if number in care.copies:
-            copied.add(id(site.module))
+            event = lifted.events.get(number)
+            is_arithmetic = event is not None and not is_batch_norm_event(event)
+            copies[id(site.module)] = GaplessCopy() if is_arithmetic else FreshCopy()
     # The later first: what a module leaves behind may itself be a module that goes.
     for key, site in sorted(sites.items(), key=lambda item: -item[1].event):
-        yield site, key in copied
+        yield site, [copies[key]] if key in copies else []
 
 
-def _remainder(successors: Sequence[nn.Module], *, copied: bool) -> nn.Module:
-    """What the module did besides the affine step."""
-    parts = [FreshCopy(), *successors] if copied else list(successors)
+def _remainder(parts: Sequence[nn.Module]) -> nn.Module:
+    """What the module did besides the affine step, in order."""
     if not parts:
         return nn.Identity()
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -47,6 +47,13 @@ def is_batch_norm(name: str) -> bool:
     return name in _BATCH_NORM_OPS
 
 
+def is_batch_norm_event(event: Event) -> bool:
+    """Whether an event is a BatchNorm, and not arithmetic that does the same."""
+    if isinstance(event.target, nn.Module):
+        return isinstance(event.target, BATCH_NORMS)
+    return is_batch_norm(op_name(event.target))
+
+
 def batch_norm_spec(event: Event) -> BatchNormSpec | None:
     """A BatchNorm event, whatever its spelling."""
     if isinstance(event.target, nn.Module):

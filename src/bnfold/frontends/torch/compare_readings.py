@@ -140,12 +140,18 @@ def _steps(recording: Recording, roots: dict[int, int]) -> list[Event]:
     for event in recording.events:
         made = event.outputs[0] if event.outputs else None
         source = event.args[0] if event.args else None
-        lays_out = functional(op_name(event.target)) in _LAYOUT
-        if lays_out and isinstance(source, Value) and made is not None and event.written is None:
+        if isinstance(source, Value) and made is not None and _lays_out(event, source, made):
             roots[made.number] = roots.get(source.number, source.number)
         else:
             steps.append(event)
     return steps
+
+
+def _lays_out(event: Event, source: Value, made: Value) -> bool:
+    """Whether an event does no more than to lay out memory anew."""
+    name = functional(op_name(event.target))
+    alike = (source.dtype, source.device) == (made.dtype, made.device)
+    return event.written is None and (name in _LAYOUT or (name == "_to_copy" and alike))
 
 
 def _is_optional(event: Event | None) -> bool:

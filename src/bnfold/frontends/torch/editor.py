@@ -22,6 +22,8 @@ from torch.export.graph_signature import (
 )
 
 from bnfold.frontends.torch.apply import parameter_like
+from bnfold.frontends.torch.batch_norms import is_batch_norm
+from bnfold.frontends.torch.ops import op_name
 from bnfold.frontends.torch.preserved_calls import preserved
 from bnfold.frontends.torch.recording import Event, Value
 from bnfold.frontends.torch.runnable import UNFLATTENED
@@ -144,13 +146,15 @@ class Editor:
 
     def remove(self, node: fx.Node, source: fx.Node, *, copied: bool) -> None:
         """Let the readers of an affine step read its input, `source`."""
+        results = node.meta.get("val")
         if copied:
+            made: Any = results[0] if isinstance(results, tuple | list) else results
             with self.graph.inserting_before(node):
-                layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
-                fresh = self.graph.call_function(aten.clone.default, (source,), layout)
-            fresh.meta = {**node.meta, **_said_of_result(source)}  # of the module that made one
+                fresh = self._copy(source, made, like=node)
+            # It stands in the module in which the step stood; an input is in none.
+            fresh.meta = {**node.meta, "val": made}
             source = fresh
-        if isinstance(node.meta.get("val"), tuple | list):  # native_batch_norm and its statistics
+        if isinstance(results, tuple | list):  # native_batch_norm and its statistics
             for user in list(node.users):
                 self._replace(user, source)
             self._erase(node)
@@ -162,6 +166,15 @@ class Editor:
         node.replace_all_uses_with(by)
         self.stand_ins[node] = by
         self._erase(node)
+
+    def _copy(self, source: fx.Node, made: Tensor, *, like: fx.Node) -> fx.Node:
+        """A copy of what a step got, laid out as what it made, whatever the layout."""
+        if not is_batch_norm(op_name(like.target)):
+            return self.graph.call_function(aten.clone.default, (source,))
+        if made.ndim > 3:  # a concat keeps channels_last, and nothing else: no clone does
+            return self.graph.call_function(aten.cat.default, ([source], 1))
+        layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
+        return self.graph.call_function(aten.clone.default, (source,), layout)
 
     def _erase(self, node: fx.Node) -> None:
         self.released |= dict.fromkeys(node.all_input_nodes)
@@ -273,11 +286,6 @@ def _keep_names(graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> None:
         if new.name != old.name:
             new.name = old.name
             graph._graph_namespace._used_names.add(old.name)
-
-
-def _said_of_result(node: fx.Node) -> dict[str, Any]:
-    """What is said of the tensor that a node makes."""
-    return {key: node.meta[key] for key in ("val", "tensor_meta") if key in node.meta}
 
 
 def _memory(content: Any) -> int | None:

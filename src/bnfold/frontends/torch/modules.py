@@ -66,8 +66,8 @@ OWN_NAMES = ("lower", "upper", "_may_write_to")
 class FreshCopy(nn.Module):
     """A copy of the input, laid out as BatchNorm lays out its output.
 
-    It stands where a BatchNorm stood whose output was written to in place while its input was
-    still needed, or had another memory layout: all that is left of the BatchNorm is that copy.
+    It stands where a BatchNorm stood whose output was a tensor of its own, or of another memory
+    layout, and that is needed: all that is left of the BatchNorm is that copy.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
@@ -77,9 +77,22 @@ class FreshCopy(nn.Module):
 
 @fx.wrap  # the layout is not known while symbolic_trace traces
 def copy_as_batch_norm(tensor: Tensor) -> Tensor:
-    """A copy, channels_last where the tensor is, else contiguous."""
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.clone(memory_format=torch.channels_last)
-    if tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-        return tensor.clone(memory_format=torch.channels_last_3d)
+    """A copy, in channels_last where the axes of an image are stored in that order; contiguous.
+
+    Parts of larger tensors included: that is how a BatchNorm goes by the layout, and a concat.
+    """
+    if tensor.ndim > 3 and not tensor.is_contiguous():
+        return torch.cat([tensor], 1)
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+class GaplessCopy(nn.Module):
+    """A copy of the input, laid out as arithmetic lays out its result.
+
+    It stands where a module stood that scaled and shifted by constants of its own (LayerScale,
+    FrozenBatchNorm2d), for the same reasons as `FreshCopy`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # PyTorch's name for it
+        """A tensor of its own memory with the same values, without gaps, in the same order."""
+        return input.clone()

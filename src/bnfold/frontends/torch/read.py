@@ -22,6 +22,7 @@ from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
 from bnfold.frontends.torch.garbage import old_objects_set_aside
+from bnfold.frontends.torch.handed_back import hand_backs_heard
 from bnfold.frontends.torch.leaf_modules import is_observed
 from bnfold.frontends.torch.left_behind import Traces, moved, traces_of
 from bnfold.frontends.torch.looks import asks_for_values
@@ -335,7 +336,8 @@ class _Reader:
             )
             looks = values_guarded(_look(recorder))
             exchanges = exchanges_heard(recorder.values.note_exchange)
-            with recorder, module_calls(recorder), looks, exchanges, hears:
+            backs = hand_backs_heard(recorder.values.note_handed_back)
+            with recorder, module_calls(recorder), looks, exchanges, backs, hears:
                 try:
                     result = result_of(called, args, kwargs)
                 except Exception as error:

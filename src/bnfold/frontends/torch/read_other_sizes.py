@@ -5,11 +5,12 @@ example. The channel of an element may depend on them, and how much of a tensor 
 `hidden_sizes`); and the code may ask for a size, and take another path for another one (see
 `sizes_asked`).
 
-Then the module is read on other sizes, as many as it takes; where the code asks for a layout, on
-the inputs in channels_last and contiguous. Readings that are alike are one (see
-`compare_readings`): axes that have other lengths there are open, and so are numbers that differ, as
-in an exported program with dynamic shapes (see `symbolic`). Of those that are not, all are read as
-one, as for `also`: what is decided then holds on each. A network that does neither is read once.
+Then the module is read on other sizes, as many as it takes; where the code asks for a layout, or
+writes to what is a copy in some layouts, on the inputs in channels_last and contiguous. Readings
+that are alike are one (see `compare_readings`): axes that have other lengths there are open, and so
+are numbers that differ, as in an exported program with dynamic shapes (see `symbolic`). Of those
+that are not, all are read as one, as for `also`: what is decided then holds on each. A network that
+does none of this is read once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
 from bnfold.frontends.torch.code_names import may_catch
 from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
+from bnfold.frontends.torch.handed_back import are_written_to
 from bnfold.frontends.torch.hidden_sizes import cuts_by_size, may_mix, suggested, turns_of
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.open_lengths import joined
@@ -61,9 +63,9 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     counts = not first.asked.sizes and any(map(cuts_by_size, first.events))
     catches = may_catch(model.modules())
     asked = first.asked.sizes or counts or catches or readings.has_cuts
-    asked_layout = first.asked.layout or catches
-    has_asked = (asked or asked_layout) and (is_merged or _has_work(first))
-    sizes, layout = has_asked and asked, has_asked and asked_layout
+    lies = first.asked.layout or catches or are_written_to(first)
+    has_asked = (asked or lies) and (is_merged or _has_work(first))
+    sizes, layout = has_asked and asked, has_asked and lies
     mixes = not sizes and may_mix(first)
     if not sizes and not layout and not mixes:
         return first

@@ -208,6 +208,8 @@ class Recording:
     """Weak references to the tensors that depend on the input."""
     persistent: set[int] = field(default_factory=set)
     """Storages that outlive the run: inputs, outputs, parameters and buffers."""
+    handed_back: set[int] = field(default_factory=set)
+    """Storages that were asked for in a layout that they had; see `handed_back`."""
     reads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Per storage: (number of the next event, handle number) of each read, in order."""
     parameter_uses: dict[int, list[Use]] = field(default_factory=dict)

@@ -193,6 +193,12 @@ class TensorValues:
             event = self._append_look((before,))
             event.outputs = (self._fresh(tensor, self._new_storage()),)
 
+    def note_handed_back(self, tensor: Tensor) -> None:
+        """`tensor.contiguous()` is the tensor itself, which in another layout it is not."""
+        handle = self.handle_of(tensor)
+        if handle is not None:
+            self.recording.handed_back.add(handle.storage.number)
+
     def _after(self, handle: Handle, write: Write) -> Value:
         """The content of a handle after somebody wrote to (part of) its memory."""
         if write.geometry == handle.geometry:
