@@ -59,16 +59,16 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     Raises what `read_module` raises for the example inputs.
     """
     first = read_module(model, runs)
-    readings = Readings(model, runs, first)
     counts = not first.asked.sizes and any(map(cuts_by_size, first.events))
     catches = may_catch(model.modules())
-    asked = first.asked.sizes or counts or catches or readings.has_cuts
+    asked = first.asked.sizes or counts or catches or bool(_cuts(first, runs))
     lies = first.asked.layout or catches or are_written_to(first)
     has_asked = (asked or lies) and (is_merged or _has_work(first))
     sizes, layout = has_asked and asked, has_asked and lies
     mixes = not sizes and may_mix(first)
     if not sizes and not layout and not mixes:
         return first
+    readings = Readings(model, runs, first)
     if sizes or mixes:
         readings.explore(decided=sizes and (first.asked.decided or counts or catches))
     if layout:
@@ -102,12 +102,7 @@ class Readings:
         """Whether the last reading, if there was one, went another way."""
         self.answers = [first.asked.answers]
         """What its code has been told of sizes so far, reading by reading."""
-        self.shape = max(self.tried[0], key=len, default=())
-        """Of the input."""
-        cuts = turns_of(first, self.shape)
-        self.has_cuts = bool(cuts)
-        """Whether some are there of which there is more on larger inputs."""
-        self.asked = [(self.runs, [*first.asked.turns, *cuts])]
+        self.asked = [(self.runs, [*first.asked.turns, *_cuts(first, runs)])]
         """What it asked, to be answered with yes or no, and on which inputs."""
         self.turned: dict[Any, int] = {}
         """Places in the code, and of how many answers another one was tried to be had."""
@@ -142,7 +137,9 @@ class Readings:
         self._turn(_SAME_LINE, slice(3))
         shapes = (shape for runs, _ in self.asked for shape in resizing.shapes(runs))
         reached = max((length for shape in shapes for length in shape[2:] or shape), default=0)
-        self.asked.append((self.runs, suggested(self.first.asked.codes, self.shape, reached)))
+        self.asked.append(
+            (self.runs, suggested(self.first.asked.codes, _shape_of(self.runs), reached))
+        )
         self._turn(_GUESSES, slice(2), guess=True)
 
     def _turn(self, most: int, line: slice, *, guess: bool = False) -> None:
@@ -229,8 +226,8 @@ class Readings:
         recording = reading.recording
         is_other |= recording.asked.answers not in self.answers or not recording.is_structural
         self.answers.append(recording.asked.answers)
-        shape = max(resizing.shapes(reading.runs), key=len, default=())
-        self.asked.append((reading.runs, [*recording.asked.turns, *turns_of(recording, shape)]))
+        cuts = _cuts(recording, reading.runs)
+        self.asked.append((reading.runs, [*recording.asked.turns, *cuts]))
         is_new = self.add(Path(reading.runs, recording))
         self.is_other = is_other or is_new
         self.further.append(Further(reading.runs, self.is_other))
@@ -275,6 +272,16 @@ class Readings:
         recording.further = self.further
         recording.rounds = self.first.rounds
         return recording
+
+
+def _cuts(recording: Recording, runs: Sequence[Any]) -> list[Turn]:
+    """Cuts of which there is more on larger inputs."""
+    return turns_of(recording, _shape_of(runs))
+
+
+def _shape_of(runs: Sequence[Any]) -> tuple[int, ...]:
+    """The shape of the input, or of that with most axes."""
+    return max(resizing.shapes(runs), key=len, default=())
 
 
 def _carry_notes(old: Recording, new: Recording, pairing: Pairing) -> None:
