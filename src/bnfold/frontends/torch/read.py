@@ -47,7 +47,7 @@ from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
 MOST_RUNS = 12
 """So often in a row a module is run that is other after each run."""
 _MOST_NAMED = 3
-_FEW_ANSWERS = 10_000
+_FEW_ANSWERS, _MANY_ANSWERS = 10_000, 100_000
 _COMPILED = "torch._dynamo.eval_frame"
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -77,7 +77,9 @@ def read_module(
             runs,
             len(runs) if given is None else given,
             again=like is None,
-            most_answers=None if like is None else _FEW_ANSWERS + 10 * len(like.asked.answers),
+            most_answers=_MANY_ANSWERS
+            if like is None
+            else _FEW_ANSWERS + 10 * len(like.asked.answers),
             may_break_off=not may_start_threads(modules),
         )
         # A hook is the user's code and must see real values.
@@ -110,8 +112,8 @@ class _Plan:
     """How many of them are the user's."""
     again: bool
     """Whether to run them again, to see what is other then."""
-    most_answers: int | None
-    """So many questions about sizes it may ask where it was not asked to run at all."""
+    most_answers: int
+    """So many questions about sizes it may ask."""
     may_break_off: bool
     """Whether nothing of a run goes on where the rest of it is left out."""
 
@@ -290,6 +292,8 @@ class _Reader:
             owned=own_tensors(self.modules), members=frozenset(map(id, self.modules))
         )
         recording.asked.most = plan.most_answers
+        if plan.again:  # what asks so often is run with plain numbers, and ends
+            recording.asked.too_many = NeedsValues
         recorders = []
         with biases_lent(self.modules, recording):
             for number, run in enumerate(plan.runs):

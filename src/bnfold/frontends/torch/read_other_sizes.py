@@ -39,8 +39,9 @@ from bnfold.frontends.torch.sizes_asked import Rule, Turn
 
 _TURNS = 12
 """How many answers are made to turn, that were the same on all sizes so far."""
-_SAME_LINE = 2
-"""How many more, of lines of the code that had the other answer in another call."""
+_SAME_LINE, _SAME_LINE_IF_SMALL, _SMALL = 2, 8, 100
+"""How many more, of lines of the code that had the other answer in another call; and where there
+are so few ops that a reading costs nothing."""
 _GUESSES = 3
 """How many numbers are tried of which no question was heard."""
 _TRIES, _TRIES_OF_A_GUESS = 6, 2
@@ -134,7 +135,8 @@ class Readings:
         question shows, and numbers in the code that asks suggest.
         """
         self._turn(_TURNS, slice(2))
-        self._turn(_SAME_LINE, slice(3))
+        small = len(self.first.events) < _SMALL
+        self._turn(_SAME_LINE_IF_SMALL if small else _SAME_LINE, slice(3))
         shapes = (shape for runs, _ in self.asked for shape in resizing.shapes(runs))
         reached = max((length for shape in shapes for length in shape[2:] or shape), default=0)
         self.asked.append(

@@ -35,6 +35,8 @@ _NEAR = 512
 _FEW = 40
 """So many earlier answers are kept as they were."""
 _MOST_HALVED = 64
+_IMAGES = 4
+"""Axes of images; what has more may be a film, whose second axis is that of frames."""
 _VALUES = 6
 """A number of which there are more, on other sizes, is not made to take each."""
 
@@ -107,15 +109,17 @@ def turning(
 ) -> list[Change]:
     """Sizes on which an answer is none of those `seen`, those nearest to the given ones first.
 
-    All axes but that of the batch grow or shrink together, or one does. If it can be had, what was
-    asked `before` is answered as it was, so that the question is asked at all.
+    One axis grows or shrinks, or all but that of the batch together, which costs more. If it can
+    be had, what was asked `before` is answered as it was, so that the question is asked at all.
 
     A length inside of a network may be rounded, and of a part of what is known: what turns is tried
     with a margin, as often halved as the given size, and twice as far.
     """
     axes = open_axes(runs)
     images = [axis for axis in axes if axis]
-    groups = [images, *([axis] for axis in axes)] if len(images) > 1 else [[a] for a in axes]
+    frames = [1] if max((len(shape) for shape in shapes(runs)), default=0) > _IMAGES else []
+    alone = [[axis] for axis in (*axes, *frames)]
+    groups = [*alone[1:], images, *alone[:1]] if len(images) > 1 else alone
     found: dict[bool, list[list[Change]]] = {True: [], False: []}
     for group in groups:
         sides = (shape[a] for shape in shapes(runs) for a in group if a < len(shape))

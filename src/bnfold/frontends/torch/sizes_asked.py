@@ -42,45 +42,64 @@ class Asked:
     """Whether it asked how a tensor lies in memory."""
     most: int | None = None
     """How many answers it may get: a search for a square root ends on some sizes alone."""
+    too_many: Callable[[], BaseException] = lambda: EndlessError("it compares sizes on and on")
     turns: list[Turn] = field(default_factory=list)
     """What it was told, in order, that may be something else on other sizes."""
     answers: list[Any] = field(default_factory=list)
     """What its comparisons gave, and the numbers that it took, in order: the path hangs on them."""
     codes: set[CodeType] = field(default_factory=set)
     """Where it asked."""
-    times: Counter[tuple[int, Any]] = field(default_factory=Counter)
+    times: Counter[tuple[CodeType, Any]] = field(default_factory=Counter)
     """How often each place in the code has asked."""
+
+    is_over: bool = False
+    """Whether the run has ended: what its numbers are asked from then on is nobody's concern."""
 
     def answer(self, given: Any) -> Any:
         """Note what it is told. Raises EndlessError."""
+        if self.is_over:
+            return given
         self.answers.append(given)
         if self.most is not None and len(self.answers) > self.most:
-            raise EndlessError(f"it has compared sizes {self.most} times")
+            raise self.too_many()
         return given
 
     def decide(
-        self, given: Any, formula: Formula, hint: float = 1.0, *, is_name: bool = False
+        self,
+        given: Any,
+        formula: Formula,
+        hint: float = 1.0,
+        *,
+        asked: str = "",
+        is_name: bool = False,
     ) -> Any:
         """Note what the caller's caller is told, and what it hangs on.
 
-        `is_name`: a text or a hash, which is a name for something, mostly.
+        `asked`: by which operator; tuples compare their parts by two in one place. `is_name`: a
+        text or a hash, which is a name for something, mostly.
         """
+        if self.is_over:
+            return given
         self.decided = True
         frame = sys._getframe(2)
-        self._note(frame.f_code, frame.f_lasti, given, formula, hint)
+        self._note(frame.f_code, (frame.f_lasti, asked), given, formula, hint)
         return given if is_name else self.answer(given)
 
     def offer(self, number: Any, formula: Formula) -> None:
         """Note a number that may be an index, which nothing hears, of the caller's caller."""
+        if self.is_over:
+            return
         frame = sys._getframe(2)
         place = (frame.f_lasti, "index")
         self._note(frame.f_code, place, number, formula, is_guess=True)
 
-    def leave(self, number: int, formula: Formula) -> None:
+    def leave(self, number: float, formula: Formula, *, is_guess: bool = False) -> None:
         """Note that the caller's caller gets a number that knows nothing.
 
         What it is compared with is not heard; it may be a number of the same code.
         """
+        if self.is_over:
+            return
         self.decided = True
         frame = sys._getframe(2)
         numbers = numbers_of(frame.f_code)
@@ -90,7 +109,8 @@ class Asked:
                 return bool(formula(rule) >= limit)
 
             place = (frame.f_lasti, limit)
-            self._note(frame.f_code, place, number >= limit, reaches, limit / max(number, 1))
+            hint = limit / max(number, 1)
+            self._note(frame.f_code, place, number >= limit, reaches, hint, is_guess=is_guess)
 
     def _note(
         self,
@@ -102,7 +122,7 @@ class Asked:
         *,
         is_guess: bool = False,
     ) -> None:
-        where = (id(code), place)
+        where = (code, place)  # by value: it may be made anew in each run
         self.times[where] += 1
         if self.times[where] <= _TIMES:
             self.turns.append(Turn((*where, self.times[where]), given, formula, hint, is_guess))
@@ -139,7 +159,7 @@ Formula = Callable[[Rule], Any]
 class Turn:
     """An answer about sizes, or a number that left them, which may be another on other sizes."""
 
-    place: tuple[int, Any, int]
+    place: tuple[Any, Any, int]
     """Where in the code it was asked for, and for the how-manieth time."""
     given: Any
     formula: Formula
@@ -190,7 +210,8 @@ def _computed(function: Callable[..., Any], *, exponent: int | None = None) -> C
     """`exponent`: which of the operands is one; what gets too large to compute is not computed."""
 
     def method(self: Any, *operands: Any) -> Any:
-        operands = tuple(o.item() if isinstance(o, np.number) else o for o in operands)
+        given = (o for o in operands if o is not None)  # round(number, None)
+        operands = tuple(o.item() if isinstance(o, np.number) else o for o in given)
         if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
         parts = (self, *operands)
@@ -211,7 +232,8 @@ def _computed(function: Callable[..., Any], *, exponent: int | None = None) -> C
 
 
 def _operator(name: str) -> Callable[..., Any]:
-    return _computed(getattr(operator, name), exponent=1 if name in _LARGE else None)
+    function = pow if name == "pow" else getattr(operator, name)  # that takes a modulus, too
+    return _computed(function, exponent=1 if name in _LARGE else None)
 
 
 def _swapped(name: str) -> Callable[..., Any]:
@@ -229,7 +251,8 @@ def _compared(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         return self.asked.decide(
             function(size, number),
             lambda rule: function(_at(self, rule), _at(other, rule)),
-            number / size if size > 0 and number > 0 else 1.0,
+            number / size if size > 0 and 0 < number <= sys.maxsize else 1.0,
+            asked=function.__name__,
         )
 
     return method
@@ -240,11 +263,14 @@ def _ended(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, *operands: Any) -> Any:
         made = function(_plain_number(self), *operands)
-        return self.asked.decide(
-            made,
-            lambda rule: function(self.formula(rule), *operands),
-            is_name=function not in (int, float),
-        )
+        is_number = function in (int, float)
+
+        def formula(rule: Rule) -> Any:
+            return function(self.formula(rule), *operands)
+
+        if is_number:
+            self.asked.leave(made, formula, is_guess=True)
+        return self.asked.decide(made, formula, is_name=not is_number)
 
     return method
 
@@ -264,17 +290,20 @@ _METHODS = {
     "__divmod__": _computed(divmod),
     "__rdivmod__": _computed(lambda left, right: divmod(right, left)),
     **{f"__{name}__": _computed(getattr(operator, name)) for name in ("neg", "pos", "abs")},
-    **{f"__{name}__": _computed(getattr(math, name)) for name in ("ceil", "floor", "trunc")},
     "__round__": _computed(round),
+    **{f"__{name}__": _computed(getattr(math, name)) for name in ("ceil", "floor", "trunc")},
     **{
         f"__{name}__": _compared(getattr(operator, name))
         for name in ("eq", "ne", "lt", "le", "gt", "ge")
     },
     "__bool__": _as_condition,
+    "__reduce_ex__": lambda self, _: (type(_plain_number(self)), (_plain_number(self),)),
+    "__copy__": _plain_number,
+    "__deepcopy__": lambda self, _: _plain_number(self),
     **{f"__{kind.__name__}__": _ended(kind) for kind in (int, float, hash, repr, format)},
 }
 
-_OF_WHOLE = {"bit_length": _computed(int.bit_length)}
+_OF_WHOLE = {"bit_length": _computed(int.bit_length), "__invert__": _computed(operator.invert)}
 
 Length = type("Length", (_Told, int), {**_METHODS, **_OF_WHOLE, "__module__": __name__})
 """A length, or a whole number computed from lengths."""
@@ -398,7 +427,11 @@ def sizes_heard(
         ),
         patched({"numel": listener.measured(_numel)}, torch),
     ):
-        yield
+        asked.is_over = False
+        try:
+            yield
+        finally:
+            asked.is_over = True
 
 
 @contextmanager
