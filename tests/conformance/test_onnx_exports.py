@@ -32,7 +32,7 @@ CASES = {
     ("timm:resnet18", "torchscript"): 14,
     ("timm:resnetv2_18", "torchscript"): 11,
     ("timm:densenet121", "torchscript"): 23,
-    ("timm:levit_128s", "dynamo"): 28,
+    ("timm:levit_128s", "torchscript"): 28,
     ("timm:repvgg_a0", "dynamo"): 19,
     ("timm:mixnet_s", "torchscript"): 49,
     ("torchvision:shufflenet_v2_x1_0", "torchscript"): 56,
