@@ -35,7 +35,6 @@ CASES = {
     ("timm:levit_128s", "torchscript"): 28,
     ("timm:repvgg_a0", "dynamo"): 19,
     ("timm:mixnet_s", "torchscript"): 49,
-    ("torchvision:shufflenet_v2_x1_0", "torchscript"): 56,
 }
 
 
