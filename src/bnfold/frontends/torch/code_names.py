@@ -71,6 +71,16 @@ def may_start_threads(modules: Iterable[nn.Module]) -> bool:
 
 def may_catch(modules: Iterable[nn.Module]) -> bool:
     """Whether `forward`, or what it names, handles exceptions."""
+    return any(map(_has_handler, _run_code(modules)))
+
+
+def names_used(modules: Iterable[nn.Module]) -> frozenset[str]:
+    """What `forward` names, and what that names."""
+    return frozenset(name for code in _run_code(modules) for name in _names(code))
+
+
+def _run_code(modules: Iterable[nn.Module]) -> Iterator[CodeType]:
+    """The code that may run in a call: `forward` and what it names, but for PyTorch's."""
     kinds = {type(module): module for module in modules}
     pending = deque[tuple[Any, type]]()
     for kind, module in kinds.items():
@@ -79,17 +89,16 @@ def may_catch(modules: Iterable[nn.Module]) -> bool:
     met: set[Any] = set()
     while pending:
         thing, kind = pending.popleft()
-        function = getattr(thing, "__func__", thing)
+        part = thing.fget if isinstance(thing, property) else thing
+        function = getattr(part, "__func__", part)
         if not isinstance(function, FunctionType) or function in met or _is_foreign(function):
             continue
         met.add(function)
-        if _has_handler(function.__code__):
-            return True
+        yield function.__code__
         for name in _names(function.__code__):
             pending.append((function.__globals__.get(name), kind))
             pending.append((getattr(kind, name, None), kind))
         pending.extend((part, kind) for part in _closed_over(function))
-    return False
 
 
 @lru_cache(maxsize=4096)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.example_inputs import check_values
+from bnfold.frontends.torch.modes import in_mode
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run that enters by another method than forward."""
+    """A run that enters by another method than forward, or in another mode than usual."""
 
     entry: str
-    """Its dotted name: `forward_features`, `encoder.forward`."""
+    """Its dotted name: `forward_features`, `encoder.forward`; '' for forward."""
     inputs: Any
+    mode: str = ""
+    """What PyTorch says that it is doing; see `modes`."""
+
+
+def as_entry(run: Any) -> Entry:
+    """A run, which is its inputs alone where it is as usual."""
+    return run if isinstance(run, Entry) else Entry("", run)
+
+
+def with_inputs(run: Any, inputs: Any) -> Any:
+    """The same run on other inputs."""
+    return replace(run, inputs=inputs) if isinstance(run, Entry) else inputs
 
 
 def method(model: nn.Module, entry: str) -> Callable[..., Any]:
@@ -49,19 +62,22 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def call(model: nn.Module, run: Any) -> None:
     """Run a module as it is run for a recording, on inputs of its own."""
-    entry, given = (run.entry, run.inputs) if isinstance(run, Entry) else ("", run)
-    args, kwargs = split_inputs(_fresh(given))
-    result_of(method(model, entry), args, kwargs)
+    entry = as_entry(run)
+    args, kwargs = split_inputs(_fresh(entry.inputs))
+    result_of(method(model, entry.entry), args, kwargs, mode=entry.mode)
 
 
-def result_of(called: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What a call returns; all that it yields, where it does that.
+def result_of(
+    called: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, mode: str = ""
+) -> Any:
+    """What a call in this mode returns; all that it yields, where it does that.
 
     Raises what it raises; ProgramEndedError where it would end the program.
     """
     try:
-        result = called(*args, **kwargs)
-        return list(result) if isinstance(result, Iterator) else result
+        with in_mode(mode):
+            result = called(*args, **kwargs)
+            return list(result) if isinstance(result, Iterator) else result
     except SystemExit as error:
         raise ProgramEndedError(f"it called sys.exit({error})") from error
 

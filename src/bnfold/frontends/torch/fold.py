@@ -21,7 +21,7 @@ from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
 from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
-from bnfold.frontends.torch.entries import Entry, call, method, split_inputs
+from bnfold.frontends.torch.entries import Entry, as_entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
 from bnfold.frontends.torch.keep import pin
@@ -268,12 +268,7 @@ class Folding:
     def _calls(self, runs: Sequence[Any]) -> list[Call]:
         from bnfold.frontends.torch.proof_calls import Call
 
-        return [
-            Call(*split_inputs(run.inputs), run.entry)
-            if isinstance(run, Entry)
-            else Call(*split_inputs(run))
-            for run in runs
-        ]
+        return [Call(*split_inputs(run.inputs), run.entry, run.mode) for run in map(as_entry, runs)]
 
     def check_run(self) -> None:
         """Raise ExampleInputError where the model raises, which a run without values may not."""

@@ -8,10 +8,9 @@ cuts       `y[:, :, 20:]` is empty on small images, `y[:, :, :20]` all of it, an
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -32,7 +31,7 @@ from bnfold.frontends.torch.recording import (
     constants,
     values,
 )
-from bnfold.frontends.torch.sizes_asked import ANY, Rule, Turn, numbers_of
+from bnfold.frontends.torch.told_numbers import ANY, Rule, Turn
 
 
 def turns_of(recording: Recording, given: Sequence[int]) -> list[Turn]:
@@ -40,26 +39,23 @@ def turns_of(recording: Recording, given: Sequence[int]) -> list[Turn]:
     return [turn for event in recording.events for turn in _turns(event, given)]
 
 
-def suggested(codes: Iterable[CodeType], given: Sequence[int], reached: int) -> list[Turn]:
-    """Larger inputs than numbers in the code that asks for sizes: a range by a step, a table.
+def suggested(numbers: Iterable[int], longest: int, reached: int) -> list[int]:
+    """Longer sides than numbers that the code knows which asks for sizes: a range by a step.
 
-    `given` is the shape of the input, and `reached` the longest side that was read.
+    A number may be the side of an image, or its area. `longest` is the longest side of the input,
+    and `reached` of all that was read.
     """
-    longest = max(given[2:] or given, default=0)
-    numbers = {number for code in codes for number in numbers_of(code)}
-
-    def is_longer(rule: Rule, limit: int) -> bool:
-        return rule(len(given) - 1, longest) > limit
-
-    return [
-        Turn((0, number, 1), False, partial(is_longer, limit=number), (number + 1) / longest, True)
-        for number in sorted(numbers)
-        if longest > 0 and reached <= number <= _MOST_TIMES * longest
-    ]
+    known = sorted(set(numbers))
+    sides = [n for n in known if reached <= n <= _MOST_TIMES * longest][:_GUESSES]
+    areas = [n for n in map(math.isqrt, known) if reached <= n <= _MOST_TIMES * longest][:_GUESSES]
+    longer = [length for n in sides for length in (n + n // 8 + 2, 5 * n // 2 + 1)]
+    return [*longer, *(n + n // 8 + 2 for n in areas)]
 
 
 _MOST_TIMES = 64
 """So many times as large as the input a number may be that is taken for a size."""
+_GUESSES = 3
+"""So many numbers are tried."""
 
 
 def _turns(event: Event, given: Sequence[int]) -> Iterator[Turn]:

@@ -44,6 +44,8 @@ class Call:
     kwargs: dict[str, Any]
     entry: str = ""
     """Dotted name of the method; '' for the model itself."""
+    mode: str = ""
+    """What PyTorch says that it is doing; see `modes`."""
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -57,7 +59,7 @@ class Call:
         args, kwargs = pytree.tree_unflatten(
             [next(given) if _is_tensor(leaf) else leaf for leaf in leaves], tree
         )
-        return Call(args, kwargs, self.entry)
+        return Call(args, kwargs, self.entry, self.mode)
 
 
 class CallFailedError(Exception):
@@ -104,7 +106,8 @@ class ModelCalls(nn.Module):
             own = [next(given).detach().clone() for _ in call.tensors]
             fresh = call.with_tensors(own)
             try:
-                result = result_of(method(model, call.entry), fresh.args, fresh.kwargs)
+                called = method(model, call.entry)
+                result = result_of(called, fresh.args, fresh.kwargs, mode=call.mode)
                 named |= _named(number, result, own)
             except Exception as error:
                 raise CallFailedError(number, error) from error

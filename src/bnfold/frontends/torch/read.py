@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.code_names import may_start_threads
-from bnfold.frontends.torch.entries import Entry, call, method, result_of, split_inputs
+from bnfold.frontends.torch.entries import Entry, as_entry, call, method, result_of, split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
@@ -306,21 +306,20 @@ class _Reader:
                     given=self.given,
                 )
                 recorders.append(recorder)
-                entry = run.entry if isinstance(run, Entry) else ""
-                given = run.inputs if isinstance(run, Entry) else run
-                given = other_values(given) if other_inputs else given
-                self._run(recorder, entry, given, plan.prefix(number))
+                entry = as_entry(run)
+                if other_inputs:
+                    entry = replace(entry, inputs=other_values(entry.inputs))
+                self._run(recorder, entry, plan.prefix(number))
         return recording, recorders
 
     def _run(
         self,
         recorder: Recorder,
-        entry: str,
-        inputs: Any,
+        entry: Entry,
         prefix: str,
     ) -> None:
-        args, kwargs = split_inputs(inputs)
-        name, called = type(self.model).__name__, method(self.model, entry)
+        args, kwargs = split_inputs(entry.inputs)
+        name, called = type(self.model).__name__, method(self.model, entry.entry)
         tensors: dict[int, Tensor] = {}
         for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf) not in tensors:
@@ -343,11 +342,11 @@ class _Reader:
             backs = hand_backs_heard(recorder.values.note_handed_back)
             with recorder, module_calls(recorder), looks, exchanges, backs, hears:
                 try:
-                    result = result_of(called, args, kwargs)
+                    result = result_of(called, args, kwargs, mode=entry.mode)
                 except Exception as error:
                     if recorder.constants.has_lent:
                         raise NeedsMemory from error
-                    raise not_taken(name, error, inputs, called) from error
+                    raise not_taken(name, error, entry.inputs, called) from error
             if recorder.constants.has_lent:
                 raise NeedsMemory
             if recorder.ledger.is_void:

@@ -15,8 +15,10 @@ does none of this is read once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -24,18 +26,21 @@ from torch import nn
 from bnfold.core import graph as g
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
-from bnfold.frontends.torch.code_names import may_catch
+from bnfold.frontends.torch.code_names import may_catch, names_used
 from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
+from bnfold.frontends.torch.entries import as_entry
 from bnfold.frontends.torch.handed_back import are_written_to
 from bnfold.frontends.torch.hidden_sizes import cuts_by_size, may_mix, suggested, turns_of
+from bnfold.frontends.torch.known_numbers import held_in_buffers
 from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.modes import modes_asked
 from bnfold.frontends.torch.open_lengths import joined
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import (
     Further,
     Recording,
 )
-from bnfold.frontends.torch.sizes_asked import Rule, Turn
+from bnfold.frontends.torch.told_numbers import Rule, Turn
 
 _TURNS = 12
 """How many answers are made to turn, that were the same on all sizes so far."""
@@ -46,6 +51,11 @@ _GUESSES = 3
 """How many numbers are tried of which no question was heard."""
 _TRIES, _TRIES_OF_A_GUESS = 6, 2
 """On so many sizes, at most."""
+_NAMES = 6
+"""How many keys are tried, and sizes that are one."""
+_MOST_TIMES = 16
+_MOST_ELEMENTS = 1 << 20
+"""Of an input that is tried on a guess."""
 _INPUTS = 4
 """How many of several inputs get sizes of their own."""
 _PATHS = 6
@@ -64,12 +74,15 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     catches = may_catch(model.modules())
     asked = first.asked.sizes or counts or catches or bool(_cuts(first, runs))
     lies = first.asked.layout or catches or are_written_to(first)
-    has_asked = (asked or lies) and (is_merged or _has_work(first))
+    modes = modes_asked(names_used(model.modules()))
+    has_asked = bool(asked or lies or modes) and (is_merged or _has_work(first))
     sizes, layout = has_asked and asked, has_asked and lies
     mixes = not sizes and may_mix(first)
-    if not sizes and not layout and not mixes:
+    if not has_asked and not mixes:
         return first
     readings = Readings(model, runs, first)
+    for mode in modes if has_asked else ():
+        readings.read_in(mode)
     if sizes or mixes:
         readings.explore(decided=sizes and (first.asked.decided or counts or catches))
     if layout:
@@ -95,6 +108,8 @@ class Readings:
         self.paths = [Path(self.runs, first)]
         self.tried = [resizing.shapes(runs)]
         """Sizes that the module was read on, or refused."""
+        self.takes_others = False
+        """Whether the module was read on any other size than that of the batch."""
         self.has_unpaired = False
         """Whether an op is there on some sizes alone."""
         self.further: list[Further] = []
@@ -137,12 +152,35 @@ class Readings:
         self._turn(_TURNS, slice(2))
         small = len(self.first.events) < _SMALL
         self._turn(_SAME_LINE_IF_SMALL if small else _SAME_LINE, slice(3))
-        shapes = (shape for runs, _ in self.asked for shape in resizing.shapes(runs))
-        reached = max((length for shape in shapes for length in shape[2:] or shape), default=0)
-        self.asked.append(
-            (self.runs, suggested(self.first.asked.codes, _shape_of(self.runs), reached))
-        )
+        if self.takes_others:
+            self._look_for_names()
         self._turn(_GUESSES, slice(2), guess=True)
+        if self.takes_others:
+            self._go_beyond()
+
+    def _go_beyond(self) -> None:
+        """Read it on larger inputs than the numbers that the code knows."""
+        reached = max((_longest(resizing.shapes(runs)) for runs, _ in self.asked), default=0)
+        longest = _longest([_shape_of(self.runs)])
+        modules = list(self.model.modules())
+        numbers = held_in_buffers(modules, names_used(modules)) if self.first.asked.known else set()
+        numbers = numbers.union(*(known.numbers for known in self.first.asked.known.values()))
+        images = [axis for axis in resizing.open_axes(self.runs) if axis]
+        most = max(_MOST_ELEMENTS, 2 * resizing.elements(self.runs))
+        for length in suggested(numbers, longest, reached):
+            if math.prod(_shape_of(self.runs)) * (length / longest) ** 2 <= most:
+                self.read_any(images, resizing.scaled(length, longest))
+
+    def _look_for_names(self) -> None:
+        """Read it where a length is a key that the code has, or the sizes are one."""
+        given = _shape_of(self.runs)
+        for turn in self.first.asked.names[:_NAMES]:
+            self.turn(self.runs, (), turn, {turn.given})
+        for shape in sorted(self.first.asked.shapes, key=partial(_distance, given))[:_NAMES]:
+            before = len(given) - len(shape)
+            if before >= 0 and max(shape) <= _MOST_TIMES * max(given):
+                axes = [axis for axis in resizing.open_axes(self.runs) if axis >= before]
+                self.read(axes, resizing.named(shape, before))
 
     def _turn(self, most: int, line: slice, *, guess: bool = False) -> None:
         for _ in range(most):
@@ -211,6 +249,8 @@ class Readings:
             recording = read_module(self.model, runs, like=self.first)
         except ExampleInputError:
             return False
+        own = self.tried[0]
+        self.takes_others |= any(a[1:] != b[1:] for a, b in zip(sizes, own, strict=True))
         self.note(Path(runs, recording))
         return True
 
@@ -222,6 +262,15 @@ class Readings:
             except ExampleInputError:  # view() takes contiguous memory alone
                 continue
             self.note(Path(runs, recording), is_other=True)
+
+    def read_in(self, mode: str) -> None:
+        """A reading of the same inputs while PyTorch says that it is doing something else."""
+        runs = [replace(as_entry(run), mode=mode) for run in self.runs]
+        try:
+            recording = read_module(self.model, runs, like=self.first)
+        except ExampleInputError:
+            return
+        self.note(Path(runs, recording))
 
     def note(self, reading: Path, *, is_other: bool = False) -> None:
         """Another reading, and whether its code went another way, as far as it was heard."""
@@ -274,6 +323,16 @@ class Readings:
         recording.further = self.further
         recording.rounds = self.first.rounds
         return recording
+
+
+def _longest(shapes: Sequence[Sequence[int]]) -> int:
+    """The longest side of these images, or of what has no sides."""
+    return max((length for shape in shapes for length in shape[2:] or shape), default=0)
+
+
+def _distance(given: Sequence[int], shape: Sequence[int]) -> float:
+    """How many times as large, or as small, sizes are."""
+    return abs(math.log(math.prod(shape) / max(math.prod(given[-len(shape) :]), 1)))
 
 
 def _cuts(recording: Recording, runs: Sequence[Any]) -> list[Turn]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.sizes_asked import Asked
+from bnfold.frontends.torch.told_numbers import Asked
 
 Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Storage offset, shape, strides."""

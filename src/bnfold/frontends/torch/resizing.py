@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bnfold.frontends.torch.entries import Entry
-from bnfold.frontends.torch.sizes_asked import ANY, Rule, Turn
+from bnfold.frontends.torch.entries import as_entry, with_inputs
+from bnfold.frontends.torch.told_numbers import ANY, Rule, Turn
 
 _SMALL = 64
 """Sizes below this are doubled, not halved: networks halve them up to five times."""
@@ -102,6 +102,16 @@ def oblong(axes: Sequence[int]) -> list[Rule]:
 def even(axis: int, size: int) -> int:
     """A size that layers halve to even ones."""
     return size if axis == 0 else size // _step(size) * _step(size)
+
+
+def scaled(length: int, side: int) -> Rule:
+    """Sizes so much longer as makes a side one of this length."""
+    return lambda _, size: max(size * length // side, 1)
+
+
+def named(lengths: Sequence[int], first: int) -> Rule:
+    """These lengths, from an axis on."""
+    return lambda axis, _: lengths[axis - first]
 
 
 def turning(
@@ -209,7 +219,7 @@ def _step(size: int) -> int:
 
 def open_axes(runs: Sequence[Any]) -> list[int]:
     """The axes whose length may be another one: not the channels of images."""
-    given = [_inputs(run) for run in runs]
+    given = [as_entry(run).inputs for run in runs]
     tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
     most = max((tensor.ndim for tensor in tensors), default=0)
     return [axis for axis in range(most) if not (axis == 1 and most > 3)]
@@ -217,7 +227,7 @@ def open_axes(runs: Sequence[Any]) -> list[int]:
 
 def shapes(runs: Sequence[Any]) -> list[tuple[int, ...]]:
     """What tells inputs of other sizes apart."""
-    given = [_inputs(run) for run in runs]
+    given = [as_entry(run).inputs for run in runs]
     return [tuple(leaf.shape) for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
@@ -226,16 +236,15 @@ def elements(runs: Sequence[Any]) -> int:
     return sum(map(math.prod, shapes(runs)))
 
 
-def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """The sizes and the memory layouts of inputs."""
-    return shapes(runs), _strides(runs)
+def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[str]]:
+    """The sizes and the memory layouts of inputs, and the modes of runs."""
+    return shapes(runs), _strides(runs), [as_entry(run).mode for run in runs]
 
 
 def count(runs: Sequence[Any]) -> int:
     """How many inputs there are that could have a size of their own; 0 if it is one."""
-    most = max(
-        (sum(map(_is_resizable, pytree.tree_leaves(_inputs(run)))) for run in runs), default=0
-    )
+    leaves = [pytree.tree_leaves(as_entry(run).inputs) for run in runs]
+    most = max((sum(map(_is_resizable, of_run)) for of_run in leaves), default=0)
     return most if most > 1 else 0
 
 
@@ -257,20 +266,14 @@ def resized(
 
 
 def _resized(run: Any, axes: Sequence[int], rule: Rule, only: int | None) -> Any:
-    if isinstance(run, Entry):
-        return Entry(run.entry, _resized(run.inputs, axes, rule, only))
-    leaves, tree = pytree.tree_flatten(run)
+    leaves, tree = pytree.tree_flatten(as_entry(run).inputs)
     places = [place for place, leaf in enumerate(leaves) if _is_resizable(leaf)]
     for place in places if only is None else places[only : only + 1]:
         for axis in axes:
             leaf = leaves[place]
             if axis < leaf.ndim:
                 leaves[place] = _of_length(leaf, axis, rule(axis, leaf.shape[axis]))
-    return pytree.tree_unflatten(leaves, tree)
-
-
-def _inputs(run: Any) -> Any:
-    return run.inputs if isinstance(run, Entry) else run
+    return with_inputs(run, pytree.tree_unflatten(leaves, tree))
 
 
 def laid_out(runs: Sequence[Any]) -> list[list[Any]]:
@@ -280,9 +283,6 @@ def laid_out(runs: Sequence[Any]) -> list[list[Any]]:
 
 
 def _laid_out(run: Any, *, plain: bool) -> Any:
-    if isinstance(run, Entry):
-        return Entry(run.entry, _laid_out(run.inputs, plain=plain))
-
     def lay_out(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.ndim < 2 or leaf.layout is not torch.strided:
             return leaf
@@ -291,11 +291,11 @@ def _laid_out(run: Any, *, plain: bool) -> Any:
             return leaf.contiguous()
         return leaf.movedim(channels, -1).contiguous().movedim(-1, channels)
 
-    return pytree.tree_map(lay_out, run)
+    return with_inputs(run, pytree.tree_map(lay_out, as_entry(run).inputs))
 
 
 def _strides(runs: Sequence[Any]) -> list[tuple[int, ...]]:
-    given = [_inputs(run) for run in runs]
+    given = [as_entry(run).inputs for run in runs]
     return [
         leaf.stride()
         for leaf in pytree.tree_leaves(given)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import BnfoldError
-from bnfold.frontends.torch.entries import Entry
+from bnfold.frontends.torch.entries import as_entry, with_inputs
 from bnfold.frontends.torch.nothing import SUMS
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.read import read_module
@@ -37,15 +37,12 @@ def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) 
     """
     seen = _called(recording.events[: recording.given])
     for dtype in _DTYPES:
-        given = list(map(_plain, runs))
+        given = [as_entry(run).inputs for run in runs]
         cast = pytree.tree_map_only(Tensor, partial(_cast, dtype=dtype), given)
         pairs = zip(pytree.tree_leaves(cast), pytree.tree_leaves(given), strict=True)
         if all(other is own for other, own in pairs):
             continue
-        entries = [
-            Entry(run.entry, given) if isinstance(run, Entry) else given
-            for run, given in zip(runs, cast, strict=True)
-        ]
+        entries = [with_inputs(run, other) for run, other in zip(runs, cast, strict=True)]
         try:
             other = read_module(model, entries, like=recording)
         except BnfoldError:
@@ -56,10 +53,6 @@ def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) 
 
 
 _DTYPES = (torch.float64, torch.float32, torch.uint8)
-
-
-def _plain(run: Any) -> Any:
-    return run.inputs if isinstance(run, Entry) else run
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
