@@ -98,6 +98,47 @@ def test_right_where_the_condition_holds(name: str) -> None:
     assert report.removed + report.kept == 1
 
 
+BETWEEN: dict[str, tuple[Callable[[Tensor, Tensor], Any], list[tuple[Any, Any]]]] = {
+    "a difference": (
+        lambda x, y: y.shape[2] - x.shape[2] > 20,
+        [((2, 3, 8, 8), (2, 3, 40, 8))],
+    ),
+    "a ratio": (lambda x, y: x.shape[3] / y.shape[3] > 3, [((2, 3, 8, 48), (2, 3, 8, 8))]),
+    "the second alone": (lambda x, y: y.shape[2] > 12, [((2, 3, 8, 8), (2, 3, 13, 8))]),
+    "the first of more, later": (lambda x, y: x.shape[2] == 19, [((2, 3, 19, 8), (2, 3, 8, 8))]),
+    "both at once": (
+        lambda x, y: x.shape[2] == 12 and y.shape[2] == 17,
+        [((2, 3, 12, 8), (2, 3, 17, 8))],
+    ),
+    "another rank": (lambda x, y: y.shape[1] == 30, [((2, 3, 8, 8), (2, 30))]),
+    "elements": (lambda x, y: y.numel() > 100, [((2, 3, 8, 8), (2, 60))]),
+}
+
+
+class Pair(Net):
+    def __init__(self, condition: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__(lambda n, h, w, y: False)
+        self.between = condition
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z = self.conv(x)
+        z = self.bn(z).relu() if self.between(x, y) else z
+        return self.head(self.bn(z)) + y.mean()
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_condition_between_two_inputs(name: str) -> None:
+    condition, sizes = BETWEEN[name]
+    net, x = build(Pair(condition)), image(2, 3, 8, 8)
+    y = image(2, 5) if len(sizes[0][1]) == 2 else image(2, 3, 8, 8)
+    assert not condition(x, y)
+    folded, _ = bnfold.fold(net, (x, y), verify=False)
+    for first, second in [(x.shape, y.shape), *sizes]:
+        others = image(*first), image(*second)
+        assert_same(run(net, others), run(folded, others), 1e-9)
+    assert condition(*others)
+
+
 class Asks(nn.Module):
     def __init__(self, forward: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()

@@ -52,6 +52,13 @@ def by_name(net: Any, x: Tensor) -> Any:
     return getattr(net, f"rows_{x.shape[2]}", False)
 
 
+def beyond_a_list(net: Any, x: Tensor) -> bool:
+    try:
+        return bool(net.flags[x.shape[2]])
+    except IndexError:
+        return True
+
+
 def in_a_table_of_blocks(net: Any, x: Tensor) -> Any:
     return f"{x.shape[2]}x{x.shape[3]}" in net.blocks
 
@@ -87,6 +94,7 @@ CASES: dict[str, tuple[Net, list[tuple[int, int, int]]]] = {
         Net(lambda net, x: net.seen.is_same_size(x), seen=torch.zeros(2, 3, 20, 30)),
         [(2, 20, 30)],
     ),
+    "a list's end": (Net(beyond_a_list, flags=[False] * 20), [(2, 24, 8)]),
     "a logarithm": (Net(lambda net, x: math.log2(x.shape[2]) > 5), [(2, 64, 64)]),
     "a power of two": (Net(lambda net, x: math.log2(x.shape[2]) == 5), [(2, 32, 32)]),
     "a tensor of it": (Net(lambda net, x: torch.tensor(x.shape[2]) > 20), [(2, 24, 24)]),

@@ -53,6 +53,8 @@ class Known:
         elif isinstance(value, tuple | list | set | frozenset | dict | range) and depth < _DEEPEST:
             if isinstance(value, tuple):
                 self._add_shape(value)
+            elif isinstance(value, list):  # an index may lie beyond it
+                self.numbers |= {len(value)} - {0}
             for part in islice(value, _MOST):
                 self.add(part, depth + 1)
             for part in islice(value.values(), _MOST) if isinstance(value, dict) else ():
@@ -76,7 +78,8 @@ def known_to(frame: FrameType) -> Known:
     owner = local.get(code.co_varnames[0]) if code.co_argcount else None
     names = set(code.co_names)
     if isinstance(owner, nn.Module):
-        known.add([*vars(owner), *owner._modules], _DEEPEST - 1)  # getattr(self, f"rows_{h}")
+        for name in (*vars(owner), *owner._modules):  # getattr(self, f"rows_{h}")
+            known.add(name, _DEEPEST)
         names -= {"training"}
     for value in _named(names, owner, frame.f_globals):
         known.add(value)

@@ -36,6 +36,7 @@ from bnfold.frontends.torch.outputs import (
 )
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.resizing import places
 from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tensors, state_restored
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
@@ -336,6 +337,7 @@ class _Reader:
                 recorder.knows,
                 tell=recorder.ledger.is_structural,
                 given=max((tuple(t.shape) for t in tensors.values()), key=len, default=()),
+                places=places(entry),
             )
             looks = values_guarded(_look(recorder))
             exchanges = exchanges_heard(recorder.values.note_exchange)

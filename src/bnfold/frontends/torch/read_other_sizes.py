@@ -210,7 +210,7 @@ class Readings:
         is_tried = False
         tries = _TRIES_OF_A_GUESS if turn.is_guess else _TRIES
         for change in resizing.turning(turn, seen, before, runs)[:tries]:
-            self.read(change.axes, change.rule, runs=runs)
+            self.read(change.axes, change.rule, only=change.only, runs=runs)
             is_tried = True
             if self.is_other:
                 break

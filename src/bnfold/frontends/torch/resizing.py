@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.entries import as_entry, with_inputs
-from bnfold.frontends.torch.told_numbers import ANY, Rule, Turn
+from bnfold.frontends.torch.told_numbers import ANY, OF_INPUT, Rule, Turn
 
 _SMALL = 64
 """Sizes below this are doubled, not halved: networks halve them up to five times."""
@@ -37,6 +37,8 @@ _FEW = 40
 _MOST_HALVED = 64
 _IMAGES = 4
 """Axes of images; what has more may be a film, whose second axis is that of frames."""
+_INPUTS = 4
+"""Of several inputs, so many get sizes of their own."""
 _VALUES = 6
 """A number of which there are more, on other sizes, is not made to take each."""
 
@@ -47,6 +49,8 @@ class Change:
 
     axes: list[int]
     rule: Rule
+    only: int | None = None
+    """Of which of several inputs, if it is one."""
 
 
 def half(axis: int, size: int) -> int:
@@ -125,59 +129,83 @@ def turning(
     A length inside of a network may be rounded, and of a part of what is known: what turns is tried
     with a margin, as often halved as the given size, and twice as far.
     """
-    axes = open_axes(runs)
-    images = [axis for axis in axes if axis]
-    frames = [1] if max((len(shape) for shape in shapes(runs)), default=0) > _IMAGES else []
-    alone = [[axis] for axis in (*axes, *frames)]
-    groups = [*alone[1:], images, *alone[:1]] if len(images) > 1 else alone
     found: dict[bool, list[list[Change]]] = {True: [], False: []}
-    for group in groups:
-        sides = (shape[a] for shape in shapes(runs) for a in group if a < len(shape))
-        size = max(sides, default=1)
-        for power in (1, 2) if len(group) > 1 else (1,):
-            is_asked, changes = _turning(turn, seen, before[-_FEW:], group, size, power)
-            found[is_asked].append(changes)
+    for only in (None, *range(min(count(runs), _INPUTS))):
+        for group in _groups(runs, only):
+            sides = [shape[a] for shape in _shapes(runs, only) for a in group if a < len(shape)]
+            size = max(sides, default=1)
+            for power in (1, 2) if len(group) > 1 else (1,):
+                axes = _Axes(group, only, size, power)
+                is_asked, changes = _turning(turn, seen, before[-_FEW:], axes)
+                found[is_asked].append(changes)
     rounds = zip_longest(*found[True] or found[False])  # the nearest of each, then the next
     return [change for changes in rounds for change in changes if change is not None]
 
 
-def _turning(
-    turn: Turn,
-    seen: Collection[Any],
-    before: Sequence[Turn],
-    axes: list[int],
-    size: int,
-    power: int,
-) -> tuple[bool, list[Change]]:
-    """Lengths of these axes, and whether the question is asked there, for all that is known.
+def _groups(runs: Sequence[Any], only: int | None) -> list[list[int]]:
+    """The axes to change, by one or together."""
+    shapes = _shapes(runs, only)
+    axes = _open_axes(shapes)
+    images = [axis for axis in axes if axis]
+    frames = [1] if max(map(len, shapes), default=0) > _IMAGES else []
+    alone = [[axis] for axis in (*axes, *frames)]
+    return [*alone[1:], images, *alone[:1]] if len(images) > 1 else alone
 
-    `power`: what an axis of the network's own grows with, a side of the image or its area.
-    """
 
-    def to(length: int) -> Rule:
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """Axes that get another length together."""
+
+    axes: list[int]
+    only: int | None
+    """Of which of several inputs, if it is one."""
+    size: int
+    """Their length, or that of the longest."""
+    power: int
+    """What an axis of the network's own grows with, a side of the image or its area."""
+
+    def to(self, length: int) -> Rule:
+        """The rule that makes this of their length."""
+
         def rule(axis: int, now: int) -> int:
-            if axis in axes:
-                return max(now * length // size, 1)
-            if axis == ANY and 0 not in axes:
-                times = length * length if power == 2 else length
-                return max(now * times // (size * size if power == 2 else size), 1)
-            return now
+            return max(now * length // self.size, 1) if axis in self.axes else now
 
         return rule
 
+    def followed(self, length: int) -> Rule:
+        """The same for lengths of any tensor, as far as it is known what they hang on."""
+        times, of = length**self.power, self.size**self.power
+
+        def rule(axis: int, now: int) -> int:
+            place, own = divmod(axis, OF_INPUT) if axis != ANY else (0, axis)
+            if self.only is not None and place != self.only + 1:
+                return now
+            if own in self.axes:
+                return max(now * length // self.size, 1)
+            return max(now * times // of, 1) if axis == ANY and 0 not in self.axes else now
+
+        return rule
+
+
+def _turning(
+    turn: Turn, seen: Collection[Any], before: Sequence[Turn], axes: _Axes
+) -> tuple[bool, list[Change]]:
+    """Lengths of these axes, and whether the question is asked there, for all that is known."""
+    size = axes.size
+
     def turns(length: int) -> bool:
-        answer = _answer(turn, to(length))
+        answer = _answer(turn, axes.followed(length))
         return answer is not None and answer not in seen
 
     def is_asked(length: int) -> bool:
         return turns(length) and all(
-            _answer(earlier, to(length)) in (earlier.given, None) for earlier in before
+            _answer(earlier, axes.followed(length)) in (earlier.given, None) for earlier in before
         )
 
-    hinted = [round(size * turn.hint ** (1 / power)) + more for more in (-1, 0, 1)]
+    hinted = [round(size * turn.hint ** (1 / axes.power)) + more for more in (-1, 0, 1)]
     far = (size << doubled for doubled in range(1, 8))
     above = sorted(n for n in {*range(size + _NEAR), *hinted, *far} if n > size)
-    if not isinstance(turn.given, bool) and _has_many(turn, map(to, above)):
+    if not isinstance(turn.given, bool) and _has_many(turn, map(axes.followed, above)):
         return False, []
     below = range(size - 1, 0, -1)
     asked = [n for n in (next(filter(is_asked, part), None) for part in (below, above)) if n]
@@ -190,7 +218,7 @@ def _turning(
         whole = max(length // step + grows, 1) * step
         twice = 2 * -(-length // step) * step if grows else max(length // 2 // step, 1) * step
         lengths = [length, *filter(turns, (whole, margin, twice))]
-        changes += [Change(axes, to(n)) for n in dict.fromkeys(lengths)]
+        changes += [Change(axes.axes, axes.to(n), axes.only) for n in dict.fromkeys(lengths)]
     return bool(asked), changes
 
 
@@ -219,10 +247,24 @@ def _step(size: int) -> int:
 
 def open_axes(runs: Sequence[Any]) -> list[int]:
     """The axes whose length may be another one: not the channels of images."""
-    given = [as_entry(run).inputs for run in runs]
-    tensors = [leaf for leaf in pytree.tree_leaves(given) if _is_resizable(leaf)]
-    most = max((tensor.ndim for tensor in tensors), default=0)
+    return _open_axes(_shapes(runs, None))
+
+
+def _open_axes(shapes: Sequence[Sequence[int]]) -> list[int]:
+    most = max(map(len, shapes), default=0)
     return [axis for axis in range(most) if not (axis == 1 and most > 3)]
+
+
+def _shapes(runs: Sequence[Any], only: int | None) -> list[tuple[int, ...]]:
+    """Of the inputs that may have other sizes; of one of them in each run, if it is one."""
+    part = slice(None) if only is None else slice(only, only + 1)
+    return [tuple(leaf.shape) for run in runs for leaf in _resizable(run)[part]]
+
+
+def places(run: Any) -> dict[int, int]:
+    """Which of the inputs that could have a size of their own a tensor is, by its id()."""
+    leaves = _resizable(run)
+    return {id(leaf): place for place, leaf in enumerate(leaves)} if len(leaves) > 1 else {}
 
 
 def shapes(runs: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -243,8 +285,7 @@ def form(runs: Sequence[Any]) -> tuple[list[tuple[int, ...]], list[tuple[int, ..
 
 def count(runs: Sequence[Any]) -> int:
     """How many inputs there are that could have a size of their own; 0 if it is one."""
-    leaves = [pytree.tree_leaves(as_entry(run).inputs) for run in runs]
-    most = max((sum(map(_is_resizable, of_run)) for of_run in leaves), default=0)
+    most = max((len(_resizable(run)) for run in runs), default=0)
     return most if most > 1 else 0
 
 
@@ -305,6 +346,10 @@ def _strides(runs: Sequence[Any]) -> list[tuple[int, ...]]:
 
 def _is_resizable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.numel() > 0
+
+
+def _resizable(run: Any) -> list[Tensor]:
+    return list(filter(_is_resizable, pytree.tree_leaves(as_entry(run).inputs)))
 
 
 def _of_length(tensor: Tensor, axis: int, length: int) -> Tensor:

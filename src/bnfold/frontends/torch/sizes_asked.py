@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnfold.frontends.torch.told_numbers import ANY, Asked, Formula, Rule, told
+from bnfold.frontends.torch.told_numbers import ANY, OF_INPUT, Asked, Formula, Rule, told
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class _Listener:
     tell: bool
     given: Sequence[int]
     """The shape of the input."""
+    places: Mapping[int, int]
+    """Which of several inputs a tensor is, by its id()."""
     thread: int = field(default_factory=threading.get_ident)
     """The patch is global; other threads go on as before."""
 
@@ -56,10 +58,14 @@ class _Listener:
         """A length as the program gets it, or a product of several."""
         return told(number, self.asked, formula) if self.tell else number
 
-    def along(self, axis: int, number: int, rank: int) -> Formula:
+    def along(self, tensor: Tensor, axis: int) -> Formula:
         """The length of an axis; where tensors have other axes than the input, of some axis."""
+        number, place = shape_of(tensor)[axis], self.places.get(id(tensor))
         is_batch = axis == 0 and number == next(iter(self.given), 0)
-        known = axis if is_batch or rank == len(self.given) else ANY
+        if place is not None:
+            known = OF_INPUT * (place + 1) + axis
+        else:
+            known = axis if is_batch or tensor.ndim == len(self.given) else ANY
         return lambda rule: rule(known, number)
 
     def measured(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,13 +76,13 @@ class _Listener:
             if not self.hears_size(tensor):
                 return answer
             self.asked.know(sys._getframe(1))
-            rank, axes = tensor.ndim, (*args, *kwargs.values())
+            axes = (*args, *kwargs.values())
             if not isinstance(answer, int):
                 lengths = enumerate(answer)
-                return torch.Size([self.length(n, self.along(a, n, rank)) for a, n in lengths])
+                return torch.Size([self.length(n, self.along(tensor, axis)) for axis, n in lengths])
             if axes and isinstance(axes[0], int):
-                return self.length(answer, self.along(axes[0] % rank, answer, rank))
-            whole = [self.along(a, n, rank) for a, n in enumerate(shape_of(tensor))]
+                return self.length(answer, self.along(tensor, axes[0] % tensor.ndim))
+            whole = [self.along(tensor, axis) for axis in range(tensor.ndim)]
             per_element = answer // max(_numel(tensor), 1)
 
             def formula(rule: Rule) -> int:
@@ -104,8 +110,8 @@ class _Listener:
 
         def method(tensor: Tensor) -> Any:
             if self.hears_size(tensor):
-                length = shape_of(tensor)[0] if tensor.ndim else 1
-                self.asked.leave(length, self.along(0, length, tensor.ndim))
+                formula = self.along(tensor, 0) if tensor.ndim else lambda rule: 1
+                self.asked.leave(shape_of(tensor)[0] if tensor.ndim else 1, formula)
             return original(tensor)
 
         return method
@@ -122,7 +128,12 @@ class _Listener:
 
 @contextmanager
 def sizes_heard(
-    asked: Asked, is_known: Callable[[Tensor], bool], *, tell: bool, given: Sequence[int]
+    asked: Asked,
+    is_known: Callable[[Tensor], bool],
+    *,
+    tell: bool,
+    given: Sequence[int],
+    places: Mapping[int, int],
 ) -> Iterator[None]:
     """While this is open, it is noted which sizes the program asks for.
 
@@ -131,8 +142,9 @@ def sizes_heard(
         is_known: Whether a tensor depends on the input.
         tell: Whether the program gets numbers that note what becomes of them.
         given: The shape of the input.
+        places: Which of several inputs a tensor is, by its id().
     """
-    listener = _Listener(asked, is_known, tell, given)
+    listener = _Listener(asked, is_known, tell, given, places)
     numel = listener.measured(_numel)
     with (
         patched(

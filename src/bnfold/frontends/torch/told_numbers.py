@@ -169,6 +169,8 @@ class EndlessError(RuntimeError):
 
 Rule = Callable[[int, int], int]
 """Another length for an axis, given its number and its length."""
+OF_INPUT = 64
+"""From here on the axes of the first of several inputs are numbered, from twice that the next's."""
 ANY = -1
 """Stands for some axis or other, of a tensor with other axes than the input."""
 Formula = Callable[[Rule], Any]
