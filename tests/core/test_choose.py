@@ -147,6 +147,20 @@ class TestShifts:
         assert values_of(net, one)[1].tolist() == [0.0] * 3
         np.testing.assert_allclose(values_of(net, two)[1], b * 1e-11, rtol=1e-4)
 
+    @pytest.mark.parametrize("seed", range(8))
+    def test_a_bound_of_zero_stays_zero(self, seed):
+        """What reads it may tell 1e-17 from 0: a sign, a reciprocal."""
+        rng = np.random.default_rng(seed)
+        net = Network()
+        x = net.conv(net.input(1, 3, 4, 4), K[0])
+        for _ in range(rng.integers(2, 5)):
+            x = net.affine(x, rng.uniform(0.3, 1.5, 3), rng.uniform(-1, 1, 3))
+        x = net.affine(x, [1, 1, 1], rng.uniform(-1, 1, 3))
+        clipped = net.clip(x)
+        net.output(net.affine(clipped, -rng.uniform(0.1, 1.5, 3), [0.0] * 3))
+        assert values_of(net, clipped)[1].tolist() == [0.0] * 3
+        assert_fold_is_exact(net)
+
     def test_the_first_step_counts_even_if_it_goes_last(self):
         """A zero gamma that its readers have to take is looked at after all others."""
         net = Network()

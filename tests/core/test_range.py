@@ -15,6 +15,7 @@ from bnfold.core.binding import Binding
 from bnfold.core.choose import Values, out_of_range, overgrown
 from bnfold.core.laws import bind
 from bnfold.core.plan import make_plan
+from bnfold.core.reasons import Reason
 from tests.core.interpreter import Network, assert_fold_is_exact, removed_names
 
 RNG = np.random.default_rng(21)
@@ -223,6 +224,56 @@ def test_a_zero_gamma_makes_no_warning():
     with np.errstate(all="raise"):
         plan = assert_fold_is_exact(net.output(net.conv(x, K[1])))
     assert removed_names(net, plan) == ["bn"]
+
+
+class TestAddedUp:
+    """What a tiny gamma demands of the operands of a sum in front of it, which others read."""
+
+    TINY = [1.0, 1e-6, -0.5]
+
+    def network(self, reader: str, between: str = "") -> Network:
+        """sum of what is fixed and of `q`; `q` is read by another op as well."""
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        fixed, q = net.conv(i, K[0]), net.conv(i, K[1])
+        total = net.sum(fixed, q)
+        if between == "sum":
+            total = net.sum(total, net.sigmoid(net.conv(i, K[2])))
+        elif between == "factor":
+            total = net.affine(total, [2.0, 0.5, -3.0], [0.0, 0.0, 0.0], name="factor")
+        step = net.affine(total, self.TINY, B, name="step")
+        others = {
+            "conv": lambda: net.conv(q, K[3]),
+            "sum": lambda: net.conv(net.sum(q, fixed), K[3]),
+            "step": lambda: net.conv(net.affine(q, A, B, name="other"), K[3]),
+            "none": lambda: net.sigmoid(i),
+            "sum for it": lambda: net.conv(
+                net.affine(net.sum(q, fixed), self.TINY, B, name="other"), K[3]
+            ),
+        }
+        net.output(net.conv(step, K[2]), net.sigmoid(fixed), others[reader]())
+        return net
+
+    @pytest.mark.parametrize("between", ["", "sum", "factor"])
+    @pytest.mark.parametrize("reader", ["conv", "sum", "step"])
+    def test_the_step_stays(self, reader, between):
+        net = self.network(reader, between)
+        plan = make_plan(net.graph)
+        assert plan.kept[net.number("step")].reason is Reason.SCALE_RANGE
+        assert_fold_is_exact(net, tolerance=1e-12)
+
+    @pytest.mark.parametrize("reader", ["none", "sum for it"])
+    def test_it_goes_where_nobody_needs_the_digits(self, reader):
+        net = self.network(reader)
+        assert "step" in removed_names(net, make_plan(net.graph))
+
+    def test_a_factor_in_front_of_it_is_no_hiding_place(self):
+        net = Network()
+        q = net.conv(net.input(1, 3, 4, 4), K[0])
+        step = net.affine(net.affine(q, [2.0] * 3, [0.0] * 3), self.TINY, B, name="step")
+        net.output(net.conv(step, K[1]), net.conv(q, K[2]))
+        assert net.number("step") in make_plan(net.graph).kept
+        assert_fold_is_exact(net, tolerance=1e-12)
 
 
 class TestDeadChannels:

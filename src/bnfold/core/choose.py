@@ -10,7 +10,7 @@ else reads. A class without a removed step stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,13 +20,10 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding, BoundAffine, BoundLinear
 from bnfold.core.constants import Constants
-from bnfold.core.forest import Forest, IntArray
+from bnfold.core.forest import CANCELLED, Forest, IntArray
 from bnfold.core.labels import merge_axes
 from bnfold.core.laws import each_constant_once, editable
 from bnfold.core.sums import solve_waiting
-
-_CANCELLED = 1e-13
-"""A sum this small beside its terms is 0: the rest is rounding of the solver's own arithmetic."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +68,7 @@ def choose(binding: Binding, removed: Sequence[int], dead: Constants) -> Values:
     inverse = 1.0 / scale
     scale[dead.variables], inverse[dead.variables] = 1.0, 0.0
     t = shift.p * root_shift[shift.root] + shift.q
-    t[np.abs(t) <= _CANCELLED * system.shift.largest_offset(everything)] = 0.0
+    t[np.abs(t) <= CANCELLED * system.shift.largest_offset(everything)] = 0.0
     t[dead.variables] = -dead.values
     return Values(scale, inverse, t)
 
@@ -119,6 +116,7 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
     """
     read, narrow, given = _read(binding, removed), _narrow(binding), _given(binding.graph)
     neighbours, grown, large = [], [], []
+    room = _Room(binding.system.count)
     for number in removed:
         bound = binding.affine[number]
         live = bound.scale != 0
@@ -140,11 +138,80 @@ def overgrown(binding: Binding, removed: Sequence[int], values: Values) -> list[
             grown.append(y[suffers])
         # With y stored without a shift, t_x is b / a, and the mean of x center / a.
         large.append((number, y[np.abs(center / a) + deviation > limit * of_x]))
+        room.note(x, limit * of_x, y, number)
+        room.note(y, limit_y * of_y, y, number)
+    room.reach_out(binding, removed)
+    needed = _needed(binding, removed)
+    drowned = np.flatnonzero(needed & ~room.is_own & (np.abs(values.shift) > room.most))
+    if len(drowned):
+        neighbours += np.unique(room.step[drowned]).tolist()
+        grown.append(room.output[drowned])
     if not neighbours:
         return []
     together = _classes(binding, [*_stored_alike(binding, removed), *_removals(binding, removed)])
     suffering = together[np.concatenate(grown)]
     return [n for n, own in large if np.isin(together[own], suffering).any()] or neighbours
+
+
+class _Room:
+    """Per variable, the largest shift that leaves it its digits, as far as a removed step tells."""
+
+    def __init__(self, count: int) -> None:
+        self.most = np.full(count, np.inf)
+        self.step = np.zeros(count, dtype=np.int64)
+        """The step that tells."""
+        self.output = np.zeros(count, dtype=np.int64)
+        """Its variable behind the step."""
+        self.is_own = np.zeros(count, dtype=bool)
+        """Whether it is a step's own, which is looked at more closely."""
+
+    def note(self, variables: IntArray, most: FloatArray, output: IntArray, step: int) -> None:
+        """Of a step's own variables; the most of what is told of one of them counts."""
+        self.is_own[variables] = True
+        self._grow(variables, most, output, np.full(len(variables), step))
+
+    def reach_out(self, binding: Binding, removed: Sequence[int]) -> None:
+        """Of what sums and steps that stay join with these: backwards, then along the network."""
+        gone = set(removed)
+        numbers = range(len(binding.graph.ops))
+        for back, order in ((True, reversed(numbers)), (False, numbers)):
+            for number in order:
+                for source, target, factor in _joined(binding, number, back=back):
+                    known = np.isfinite(self.most[source]) & ~self.is_own[target] & (target != 0)
+                    if number not in gone and known.any():
+                        source, target, factor = source[known], target[known], factor[known]
+                        most = self.most[source] * factor
+                        self._grow(target, most, self.output[source], self.step[source])
+
+    def _grow(
+        self, variables: IntArray, most: FloatArray, output: IntArray, step: IntArray
+    ) -> None:
+        larger = np.isinf(self.most[variables]) | (most > self.most[variables])
+        order = np.argsort(most[larger], kind="stable")  # of several for one, the last one stays
+        place = variables[larger][order]
+        self.most[place] = most[larger][order]
+        self.output[place], self.step[place] = output[larger][order], step[larger][order]
+
+
+def _joined(
+    binding: Binding, number: int, *, back: bool
+) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """What a sum, or a step, joins: variables, others, and how many times as large these are."""
+    op = binding.graph.ops[number]
+    pairs: list[tuple[IntArray, IntArray, FloatArray]] = []
+    if isinstance(op.role, g.Sum):
+        total = binding.labels[op.outputs[0]]
+        for tensor, factor in zip(op.inputs, op.role.coefficients, strict=True):
+            alike = np.broadcast_arrays(binding.labels[tensor], total)
+            operand, summed = (labels.reshape(-1) for labels in alike)
+            pairs.append((operand, summed, np.full(len(operand), abs(factor))))
+    elif number in binding.affine:
+        bound = binding.affine[number]
+        pairs.append((bound.inputs, bound.outputs, np.abs(bound.scale)))
+    for operands, results, times in pairs:
+        live = (times != 0) & np.isfinite(times)
+        one, other, each = operands[live], results[live], times[live]
+        yield (other, one, 1 / each) if back else (one, other, each)
 
 
 def _typical(bound: BoundAffine) -> tuple[FloatArray, FloatArray]:
@@ -199,6 +266,18 @@ def _busy(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
             for tensor in op.inputs:
                 operands[binding.labels[tensor].reshape(-1)] = True
     return operands & _read(binding, removed, (*_PASSES, g.Sum))
+
+
+def _needed(binding: Binding, removed: Sequence[int]) -> NDArray[np.bool_]:
+    """Which variables are read for their digits: by others than sums, or in a sum that is."""
+    needed = _read(binding, removed, (*_PASSES, g.Sum))
+    for op in reversed(binding.graph.ops):
+        if isinstance(op.role, g.Sum):
+            total = binding.labels[op.outputs[0]]
+            for tensor in op.inputs:
+                operand, result = np.broadcast_arrays(binding.labels[tensor], total)
+                needed[operand[needed[result]]] = True
+    return needed
 
 
 Pairs = list[tuple[IntArray, IntArray]]

@@ -22,6 +22,8 @@ IntArray = NDArray[np.int64]
 
 RELATIVE_TOLERANCE = 1e-10
 """Two float64 routes to one coefficient agree this well, or they disagree."""
+CANCELLED = 1e-13
+"""A sum this small beside its terms is 0: the rest is rounding of the solver's own arithmetic."""
 SOLVABLE_GAP = 1e-6
 """A contradiction in p determines the root only where the two p differ by more than this."""
 _PINNED_SIZE = 1 << 30
@@ -56,6 +58,15 @@ def each_once(values: IntArray) -> IntArray:
     A plain np.unique would import numpy.ma, for 30 ms.
     """
     return values if is_increasing(values) else np.unique(values, return_counts=True)[0]
+
+
+def _total(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Their sum, without what only rounding leaves of it."""
+    total = one + other
+    rounded = np.abs(total) <= CANCELLED * np.abs(one)
+    if np.count_nonzero(rounded):
+        total[rounded] = 0.0
+    return total
 
 
 class Forest:
@@ -128,7 +139,7 @@ class Forest:
             up = self.parent[child]
             while np.count_nonzero(self.parent[up] != up):
                 if self._has_offsets:
-                    self.q[child] += self.p[child] * self.q[up]
+                    self.q[child] = _total(self.q[child], self.p[child] * self.q[up])
                 self.p[child] *= self.p[up]
                 self.parent[child] = self.parent[up]
                 up = self.parent[child]
@@ -144,7 +155,7 @@ class Forest:
         node, up = up, self.parent[up]
         while np.count_nonzero(up != node):
             if self._has_offsets:
-                q = p * self.q[node] + q
+                q = _total(q, p * self.q[node])
             p = p * self.p[node]
             node, up = up, self.parent[up]
         return Rooted(node, p, q)
@@ -240,7 +251,7 @@ class Forest:
         new_p = np.where(a_down, slope / a.p, a.p / slope)
         new_q = q
         if self._has_offsets:
-            offset = p * b.q + q - a.q
+            offset = _total(_total(q, p * b.q), -a.q)
             new_q = np.where(a_down, offset / a.p, -offset / slope)
         done = np.ones(len(child), dtype=bool)
         if not is_increasing(child):  # a root may occur twice
