@@ -7,7 +7,7 @@ alone reads are looked at as one with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -61,7 +61,6 @@ def unmerged(
             if operand.place[0] not in gone
             and operand.place not in entered
             and _is_left(merges, *operand.place)
-            and not _is_made_by(expressions, operand.tensor, gone)
         ]
         if (why := _why(expressions, number, left)) is not None:
             entries.append(why)
@@ -78,10 +77,6 @@ def _concats(graph: g.Graph, parts: Mapping[int, Part]) -> list[Unmerged]:
 def _is_left(merges: Sequence[Merge], number: int, position: int) -> bool:
     """Whether a sum keeps an operand."""
     return all(position in merge.sums.get(number, (position,)) for merge in merges)
-
-
-def _is_made_by(expressions: Expressions, tensor: int, numbers: Collection[int]) -> bool:
-    return expressions.makers.get(tensor) in numbers
 
 
 def _why(expressions: Expressions, number: int, operands: Sequence[Operand]) -> Unmerged | None:

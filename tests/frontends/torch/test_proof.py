@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any, Literal
@@ -342,7 +343,23 @@ def draws_outside(net: Net, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("between", parted(counts_outside, asks_the_system, draws_outside))
+@pytest.mark.parametrize("between", parted(counts_outside, draws_outside))
+def test_what_lies_outside_of_a_model_is_put_back(between: Any, inplace: bool) -> None:
+    COUNTER[0] = 5.0
+    model, drawn = build(Net(between)), OUTSIDE.get_state()
+    assert bnfold.fold(model, X, inplace=inplace).report.removed == 1
+    assert COUNTER[0] == 5.0 and torch.equal(OUTSIDE.get_state(), drawn)
+
+
+def steps_on(net: Net, y: Tensor) -> Tensor:
+    return y + next(STEPS)
+
+
+STEPS = (float(step) for step in itertools.count())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("between", parted(asks_the_system, steps_on))
 def test_a_model_that_differs_from_itself_is_not_proven(between: Any, inplace: bool) -> None:
     model = build(Net(between))
     before = content(model)

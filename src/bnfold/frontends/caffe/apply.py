@@ -93,9 +93,8 @@ class _Maker:
             self._give(number, site.layer, site.shift, edit.shift.reshape(-1), "scale_param")
 
     def drop(self, gone: set[int]) -> None:
-        """Stored layers whose layers go, unless another layer is called alike."""
+        """Stored layers whose layers go; not what the other phase loads under that name."""
         going = {layer.name for layer in self.net.layers if id(layer) in gone}
-        going -= {layer.name for layer in self.net.layers if id(layer) not in gone}
         going -= {layer.name for layer in self.net.others}
         for index, stored in enumerate(self.net.weights.layers):
             if stored.name in going:

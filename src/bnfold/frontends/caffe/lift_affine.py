@@ -203,6 +203,8 @@ def _add(
         refusal = g.Refusal(Reason.SHARED, "its memory is overwritten while another layer reads it")
     elif lifter.sharing.differs(layer):
         refusal = g.Refusal(Reason.SHARED, "its arrays are stored differently for another layer")
+    elif lifter.sharing.has_namesake(layer):
+        refusal = g.Refusal(Reason.SHARED, "another layer has its name, and with it its arrays")
     elif not affine.is_finite:
         refusal = g.Refusal(Reason.BAD_STATISTICS)
     elif any(layer.options.numbers("loss_weight")):

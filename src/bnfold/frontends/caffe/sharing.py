@@ -12,6 +12,14 @@ import numpy as np
 
 from bnfold.frontends.caffe.net import Layer, Net
 
+_WITHOUT_ARRAYS = frozenset(
+    {"AbsVal", "BNLL", "Clip", "Concat", "Crop", "DetectionOutput", "Dropout", "ELU", "Eltwise"}
+    | {"Exp", "Flatten", "Input", "Interp", "LRN", "Log", "MVN", "Permute", "Pooling", "Power"}
+    | {"PriorBox", "ReLU", "ReLU6", "Reshape", "Sigmoid", "Silence", "Slice", "Softmax", "Split"}
+    | {"TanH", "Upsample"}
+)
+"""Layers that load nothing, whatever the file holds under their name."""
+
 
 class Sharing:
     """Who uses what together."""
@@ -24,6 +32,9 @@ class Sharing:
                     self.users.setdefault(name, []).append((layer, index))
         self.elsewhere = Counter(layer.name for layer in net.others)
         self.names = Counter(layer.name for layer in net.layers)
+        self.loading = Counter(
+            layer.name for layer in net.layers if layer.type not in _WITHOUT_ARRAYS
+        )
         self.in_phase = set(map(id, net.layers))
         self.frozen: set[int] = set()
 
@@ -39,6 +50,10 @@ class Sharing:
     def is_named_twice(self, layer: Layer) -> bool:
         """Whether the stored arrays are loaded into a layer of the other phase, too."""
         return self.elsewhere[layer.name] > 0 or self.names[layer.name] > 1
+
+    def has_namesake(self, layer: Layer) -> bool:
+        """Whether another layer of the phase may be meant by the arrays stored under its name."""
+        return self.loading[layer.name] > 1
 
     def partners(self, layer: Layer) -> list[Layer] | None:
         """The layers that share all arrays that this one shares, itself included.

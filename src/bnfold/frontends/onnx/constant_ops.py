@@ -53,12 +53,24 @@ def _reciprocal(a: Array) -> Array:
 
 
 def _dequantize_linear(node: Node, opset: int, operands: Operands) -> list[Array]:
-    """(x - zero_point) * scale, in the dtype of the scale; blocks are left to the runtime."""
+    """(x - zero_point) * scale, in the dtype that is asked for, or the scale's.
+
+    Blocks are left to the runtime.
+    """
     x, scale, zero = _quantization(node, operands)
+    asked = node.integer("output_dtype")
+    if asked and asked not in _DEQUANTIZED:
+        raise Unknown
+    if asked:
+        scale = scale.astype(_DEQUANTIZED[asked])
     if x.dtype.kind not in "iu" or x.dtype.itemsize > 4:
         raise Unknown
     shifted = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
     return [shifted.astype(scale.dtype) * scale]
+
+
+_DEQUANTIZED: dict[int, type] = {1: np.float32, 10: np.float16, 11: np.float64}
+"""By their numbers in ONNX."""
 
 
 def _quantize_linear(node: Node, opset: int, operands: Operands) -> list[Array]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import FunctionProto, NodeProto, helper
+from onnx import FunctionProto, NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.errors import MissingExtraError
@@ -46,6 +46,8 @@ class ExactModel(RunGraph):
         for node in self.network.nodes:
             with not_exact_where_it_raises(node):
                 results = self._node(node, values, draw)
+                if node.outputs[0] not in self.live and (dtype := self._stored_as(node)):
+                    results = [results[0].to(dtype).to(torch.float64)]
             for name, result in zip(node.outputs, results, strict=False):
                 if name:
                     values[name] = result
@@ -94,6 +96,16 @@ class ExactModel(RunGraph):
         named = dict(zip([name for name in node.outputs if name], results, strict=True))
         return [_widened(named[name]) if name else None for name in node.outputs]
 
+    def _stored_as(self, node: Node) -> torch.dtype | None:
+        """In which dtype a constant is that a node makes of another one; None as computed."""
+        if node.op == "Cast":
+            return _STORED.get(node.integer("to"))
+        if node.op == "DequantizeLinear":
+            scale = self._initializers.get(node.input(1))
+            own = 0 if scale is None else scale.data_type
+            return _STORED.get(node.integer("output_dtype") or own)
+        return None
+
     def _evaluator(self, node: Node, draw: int | None) -> tuple[ReferenceEvaluator, list[str]]:
         subgraphs = [g for a in node.proto.attribute for g in inner_graphs(a)]
         calls = {f"{function.domain}::{function.name}" for function in self.model.proto.functions}
@@ -123,6 +135,14 @@ class ExactModel(RunGraph):
             )
             known = self._evaluators[node.index, draw] = (ReferenceEvaluator(model), outer)
         return known
+
+
+_STORED: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+"""Constants of these types are rounded; what is computed of the inputs is not, here."""
 
 
 def _given(operand: Any) -> Any:

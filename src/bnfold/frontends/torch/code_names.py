@@ -61,8 +61,8 @@ def may_start_threads(modules: Iterable[nn.Module]) -> bool:
         met[id(thing)] = thing
         if isinstance(thing, _THREADS) or (isinstance(thing, type) and issubclass(thing, _THREADS)):
             return True
-        is_own = isinstance(thing, FunctionType) and not _is_foreign(thing)
-        if is_own and not _NAMES.isdisjoint(_names(thing.__code__)):
+        is_own = isinstance(thing, FunctionType) and not is_foreign(thing)
+        if is_own and not _NAMES.isdisjoint(names_of(thing.__code__)):
             return True
         if depth < _DEEPEST:
             pending += [(part, depth + 1) for part in islice(_parts(thing), _MOST)]
@@ -76,7 +76,7 @@ def may_catch(modules: Iterable[nn.Module]) -> bool:
 
 def names_used(modules: Iterable[nn.Module]) -> frozenset[str]:
     """What `forward` names, and what that names."""
-    return frozenset(name for code in _run_code(modules) for name in _names(code))
+    return frozenset(name for code in _run_code(modules) for name in names_of(code))
 
 
 def _run_code(modules: Iterable[nn.Module]) -> Iterator[CodeType]:
@@ -91,11 +91,11 @@ def _run_code(modules: Iterable[nn.Module]) -> Iterator[CodeType]:
         thing, kind = pending.popleft()
         part = thing.fget if isinstance(thing, property) else thing
         function = getattr(part, "__func__", part)
-        if not isinstance(function, FunctionType) or function in met or _is_foreign(function):
+        if not isinstance(function, FunctionType) or function in met or is_foreign(function):
             continue
         met.add(function)
         yield function.__code__
-        for name in _names(function.__code__):
+        for name in names_of(function.__code__):
             pending.append((function.__globals__.get(name), kind))
             pending.append((getattr(kind, name, None), kind))
         pending.extend((part, kind) for part in _closed_over(function))
@@ -118,22 +118,23 @@ def _may_lead(part: Any) -> bool:
     return not isinstance(part, _PLAIN)
 
 
-def _is_foreign(thing: Any) -> bool:
+def is_foreign(thing: Any) -> bool:
+    """Whether a class or a function is of a package that is not looked into."""
     return str(getattr(thing, "__module__", "")).partition(".")[0] in _FOREIGN
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names_of(code: CodeType) -> Iterator[str]:
     """What code names, functions within it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from names_of(constant)
 
 
 def _read(function: FunctionType) -> Iterator[Any]:
     """What a function may call: what it names of its module, closes over, or has as defaults."""
     known = function.__globals__
-    yield from [known[name] for name in _names(function.__code__) if name in known]
+    yield from [known[name] for name in names_of(function.__code__) if name in known]
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     yield from _closed_over(function)
@@ -150,7 +151,7 @@ def _closed_over(function: FunctionType) -> Iterator[Any]:
 def _code_of(kind: type) -> Iterator[Any]:
     """The functions of a class and of those above it."""
     for base in kind.__mro__:
-        if _is_foreign(base):
+        if is_foreign(base):
             continue
         for part in list(vars(base).values()):
             function = part.fget if isinstance(part, property) else part
@@ -169,7 +170,7 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from (thing.func, thing.args, thing.keywords)
     elif isinstance(thing, MethodType):
         yield from (thing.__func__, thing.__self__)
-    elif _is_foreign(thing if isinstance(thing, type | FunctionType) else type(thing)):
+    elif is_foreign(thing if isinstance(thing, type | FunctionType) else type(thing)):
         return
     elif isinstance(thing, FunctionType):
         yield from _read(thing)

@@ -16,10 +16,10 @@ import random
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from operator import is_
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -206,6 +206,16 @@ def same_randomness() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+class Restorable(Protocol):
+    """What knows how something was."""
+
+    def restore(self) -> None:
+        """Put it back."""
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """Whatever happens inside, it is put back."""
+
+
 class Snapshot:
     """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
 
@@ -213,7 +223,15 @@ class Snapshot:
     who runs a module writes to that, or it has memory of its own for the time of the run.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], *, weights: bool = False) -> None:
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        *,
+        weights: bool = False,
+        surroundings: Restorable | None = None,
+    ) -> None:
+        self.surroundings = surroundings
+        """What the modules' code keeps elsewhere, which is put back as well."""
         self._modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
         self._owns = [(module, type(module), module.__dict__) for module in self._modules]
         self._tables = [
@@ -239,10 +257,10 @@ class Snapshot:
             if not tensor.is_meta
         ]
         self._generators = [
-            _rewinding(part)
+            rewinding(part)
             for module in self._modules
             for part in module.__dict__.values()
-            if type(part) not in _NO_GENERATORS and isinstance(part, _GENERATORS)
+            if type(part) not in _NO_GENERATORS and isinstance(part, GENERATORS)
         ]
 
     def restore(self) -> None:
@@ -267,6 +285,8 @@ class Snapshot:
                     _write_back(tensor, content)
         for rewind in self._generators:
             rewind()
+        if self.surroundings is not None:
+            self.surroundings.restore()
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
@@ -277,10 +297,10 @@ class Snapshot:
             self.restore()
 
 
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
-def _rewinding(generator: Any) -> Callable[[], object]:
+def rewinding(generator: Any) -> Callable[[], object]:
     """What sets a generator of random numbers back to where it is now."""
     if isinstance(generator, random.SystemRandom):
         return lambda: None  # it has no state

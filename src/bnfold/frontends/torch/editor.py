@@ -69,7 +69,7 @@ class Editor:
         memo: dict[int, Any] = {}  # what shares memory goes on sharing it
         state, constants = (
             {
-                name: copy.deepcopy(content, memo) if _memory(content) in memory else content
+                name: _own(content, memo) if _memory(content) in memory else content
                 for name, content in table.items()
             }
             for table in tables
@@ -286,6 +286,12 @@ def _keep_names(graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> None:
         if new.name != old.name:
             new.name = old.name
             graph._graph_namespace._used_names.add(old.name)
+
+
+def _own(content: Any, memo: dict[int, Any]) -> Any:
+    """A copy; a buffer that a run has written to may hang on a graph for gradients."""
+    is_made = isinstance(content, Tensor) and not content.is_leaf
+    return copy.deepcopy(content.detach() if is_made else content, memo)
 
 
 def _memory(content: Any) -> int | None:

@@ -37,6 +37,7 @@ from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.resizing import elements, form, shapes
+from bnfold.frontends.torch.surroundings import Surroundings
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
 from bnfold.report import FoldReport
 
@@ -68,7 +69,8 @@ def _snapshot(model: nn.Module, request: Request) -> Snapshot:
     """What the model is; with its weights, which a thread may write to, where these are few."""
     if request.inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    return Snapshot(model.modules(), weights=is_small(model))
+    surroundings = Surroundings(model)
+    return Snapshot(model.modules(), weights=is_small(model), surroundings=surroundings)
 
 
 def _folding(model: nn.Module, request: Request, before: Snapshot) -> Folding:
@@ -191,7 +193,7 @@ class Folding:
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
         merged = apply_merges(self.model, todo, inplace=inplace)
-        before = Snapshot(merged.modules())
+        before = Snapshot(merged.modules(), surroundings=self.before.surroundings)
         inner = Folding(
             merged, self.runs, self.clip, before, inplace=True, keep=self.keep, is_merged=True
         )
@@ -212,7 +214,7 @@ class Folding:
         """Folded until nothing more goes: what is left may go from what a fold makes."""
         reports, last = [report], self.final
         while last.may_leave_more:
-            before = Snapshot(folded.modules())
+            before = Snapshot(folded.modules(), surroundings=self.before.surroundings)
             further = None
             try:
                 later = Folding(folded, self.runs, self.clip, before, inplace=True, keep=self.keep)
@@ -263,6 +265,7 @@ class Folding:
             further=[self._calls(runs) for runs in (*again, *others, *last)],
             inplace=self.inplace,
             writes=bool(self.recording.changed),
+            surroundings=self.before.surroundings,
         )
 
     def _calls(self, runs: Sequence[Any]) -> list[Call]:
@@ -277,7 +280,12 @@ class Folding:
         from bnfold.frontends.torch.proof_calls import CallFailedError, ModelCalls, failure
 
         given = self._calls(self.runs)
-        calls = ModelCalls(self.model, given, writes=bool(self.recording.changed))
+        calls = ModelCalls(
+            self.model,
+            given,
+            writes=bool(self.recording.changed),
+            surroundings=self.before.surroundings,
+        )
         try:
             with same_randomness():
                 calls(*calls.tensors)

@@ -9,7 +9,6 @@ as long as no values are asked for.
 from __future__ import annotations
 
 import functools
-import sys
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.code_names import is_foreign, names_of
 from bnfold.frontends.torch.tensor_facts import is_ordinary
 
 Traces = dict[str, Any]
@@ -130,16 +130,9 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield " (step)", -1 if frame is None else frame.f_lasti
         yield "", {} if frame is None else dict(frame.f_locals)
     elif type(thing).__module__ == "itertools":
-        yield "", _reduced(thing)
-    elif isinstance(thing, types.SimpleNamespace) or not _is_foreign(type(thing)):
+        yield "", reduced(thing)
+    elif isinstance(thing, types.SimpleNamespace) or not is_foreign(type(thing)):
         yield from _attributes(thing)
-
-
-_FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
-
-
-def _is_foreign(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in _FOREIGN
 
 
 def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
@@ -175,7 +168,7 @@ def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]
         yield " defaults by name", function.__kwdefaults__
     if function.__dict__:
         yield "", function.__dict__
-    for name in _names(code):
+    for name in names_of(code):
         if name not in function.__globals__:
             continue
         value = function.__globals__[name]
@@ -184,15 +177,7 @@ def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]
             yield f" {name}", value
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """The globals that it names, and that functions inside name."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _reduced(iterator: Any) -> Any:
+def reduced(iterator: Any) -> Any:
     """How a copy of it would be made: where it stands."""
     try:
         return list(iterator.__reduce__())[1:]

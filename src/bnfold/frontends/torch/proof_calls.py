@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
+from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, throwaway
 from bnfold.frontends.torch.entries import method, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
@@ -74,12 +75,21 @@ class CallFailedError(Exception):
 class ModelCalls(nn.Module):
     """A model and its calls, as one module: it takes the tensors of all calls."""
 
-    def __init__(self, model: nn.Module, calls: Sequence[Call], *, writes: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        *,
+        writes: bool = False,
+        surroundings: Restorable | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.calls = list(calls)
         self.writes = writes
         """Whether a run is known to change a parameter or buffer."""
+        self.surroundings = surroundings
+        """What its code keeps elsewhere, put back after each run."""
         self.training = model.training
         self.heard: Heard | None = None
         """What the code asked in the last run that listened; None where nobody could."""
@@ -92,11 +102,20 @@ class ModelCalls(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelCalls:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of a program's trees
-            return ModelCalls(deep_copy(self.model, memo), self.calls, writes=self.writes)
+            return self.of(deep_copy(self.model, memo))
+
+    def of(self, model: nn.Module, calls: Sequence[Call] | None = None) -> ModelCalls:
+        """The same of another model, or other calls."""
+        return ModelCalls(
+            model,
+            self.calls if calls is None else calls,
+            writes=self.writes,
+            surroundings=self.surroundings,
+        )
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
-        with torch.no_grad(), borrowed(self.model, writes=self.writes) as model:
+        with torch.no_grad(), self._alone(), borrowed(self.model, writes=self.writes) as model:
             return self._call_all(model, tensors)
 
     def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -113,6 +132,9 @@ class ModelCalls(nn.Module):
                 raise CallFailedError(number, error) from error
         return named
 
+    def _alone(self) -> AbstractContextManager[None]:
+        return self.surroundings.restoring() if self.surroundings is not None else nullcontext()
+
     def run(self, *, listens: bool = False) -> list[Output]:
         """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
         named = self._listened() if listens else None
@@ -126,6 +148,7 @@ class ModelCalls(nn.Module):
         self.heard = None
         with (
             torch.no_grad(),
+            self._alone(),
             borrowed(self.model, writes=self.writes) as model,
             listening(model) as heard,
         ):
@@ -186,26 +209,25 @@ def _as_tensor(leaf: Any) -> Tensor:
 
 
 def run_original(
-    model: nn.Module,
-    given: Sequence[Call],
+    original: ModelCalls,
     shapes: Iterable[Shapes] = (),
     further: Sequence[Sequence[Call]] = (),
     *,
     listens: bool = False,
-    writes: bool = False,
 ) -> tuple[ModelCalls, list[Output]]:
-    """The calls, each followed by one on other values, with what the model makes of them.
+    """The given calls, each followed by one on other values, with what the model makes of them.
 
     Of other values it gets the first that it takes: `shapes` come first, new ones for tensors by
     their position. Then come those `further` ones that it takes, with other values, too. Raises
     ExampleInputError if it raises on the example inputs themselves.
     """
+    model, given = original.model, original.calls
     more = [_drawn(calls, 1 + number) for number, calls in enumerate(further)]
     resized: Iterator[Vary] = (partial(_resized, chosen) for chosen in shapes)
     for vary in chain(resized, (_varied, _redrawn, _kept)):
         first = _with_others(given, vary)
         while True:
-            calls = ModelCalls(model, list(chain(first, *more)), writes=writes)
+            calls = original.of(model, list(chain(first, *more)))
             try:
                 return calls, calls.run(listens=listens)
             except CallFailedError as error:
@@ -215,9 +237,8 @@ def run_original(
                     break
                 del more[_group(more, error.number - len(first))]
     # What it keeps of one call lets it take no other.
-    calls = ModelCalls(model, given, writes=writes)
     try:
-        return calls, calls.run(listens=listens)
+        return original, original.run(listens=listens)
     except CallFailedError as error:
         raise failure(model, given, error) from error.cause
 
@@ -305,7 +326,7 @@ def shaken(original: ModelCalls, seed: int) -> ModelCalls:
     if not any(tensor.is_floating_point() for tensor in original.tensors):
         model = throwaway(model, moved) or model
     calls = [call.with_tensors([*map(moved, call.tensors)]) for call in original.calls]
-    return ModelCalls(model, calls, writes=original.writes)
+    return original.of(model, calls)
 
 
 _SHAKE = 1e-3

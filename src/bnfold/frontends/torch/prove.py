@@ -24,7 +24,7 @@ from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import function_calls, runner
-from bnfold.frontends.torch.copies import Snapshot, throwaway
+from bnfold.frontends.torch.copies import Restorable, Snapshot, throwaway
 from bnfold.frontends.torch.function_calls import Heard
 from bnfold.frontends.torch.proof_calls import (
     Call,
@@ -69,7 +69,7 @@ class Proof:
         """Whether the folded model computes the same. It is left as it was."""
         module = runnable(folded)
         with Snapshot(module.modules() if self.inplace else ()).restoring():
-            trial = ModelCalls(module, self.original.calls, writes=self.original.writes)
+            trial = self.original.of(module)
             verdict = self._check(module, trial)
             asked = self._asked(trial) if verdict.equal else ""
         return replace(verdict, equal=False, notes=(*verdict.notes, asked)) if asked else verdict
@@ -141,18 +141,21 @@ def start(
     further: Sequence[Sequence[Call]] = (),
     inplace: bool = False,
     writes: bool = False,
+    surroundings: Restorable | None = None,
 ) -> Proof:
     """Run the original, on other `shapes` and `further` calls, too, if it takes them.
 
     Raises ExampleInputError.
 
-    `writes`: whether a run is known to change a parameter or buffer.
+    `writes`: whether a run is known to change a parameter or buffer. `surroundings` are put back
+    after each run.
     """
     module = runnable(model)
     if inplace:  # what it was, for when it is something else
         module = throwaway(module) or module
     listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
-    original, outputs = run_original(module, calls, shapes, further, listens=listens, writes=writes)
+    once = ModelCalls(module, calls, writes=writes, surroundings=surroundings)
+    original, outputs = run_original(once, shapes, further, listens=listens)
     return Proof(name, original, outputs, layers, inplace)
 
 

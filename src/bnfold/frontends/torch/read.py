@@ -366,8 +366,14 @@ class _Reader:
                 recorder.values.undo_writes(is_left=partial(self._is_left, recorder))
             for tensor, before in content:
                 if _is_written(tensor, before):
-                    tensor.copy_(before)
+                    _write_back(tensor, before)
             forget((args, kwargs, result))
+
+
+def _write_back(tensor: Tensor, before: Tensor) -> None:
+    """Each place in memory once: an expanded tensor takes no copy_."""
+    once = tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())
+    tensor[once].copy_(before[once])
 
 
 def _is_written(tensor: Tensor, before: Tensor) -> bool:
