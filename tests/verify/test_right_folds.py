@@ -117,3 +117,29 @@ def test_a_fault_of_a_ten_billionth_is_seen_in_float64(seed):
     assert bnfold.verify(model, folded, x).equal
     folded[0].weight.data[seed % 4] *= 1.0 + 1e-10
     assert not bnfold.verify(model, folded, x).equal
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "scale in float16", "as asked"])
+def test_constants_that_are_stored_in_16_bits(kind):
+    """What they were rounded to is what the network computes with, in float64, too."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    taken = s.at
+    if kind in ("float16", "bfloat16"):
+        narrow = getattr(onnx.TensorProto, kind.upper())
+        s.node("Cast", s.constant("g", s.rng.uniform(0.5, 2.0, 4)), to=narrow)
+        gamma = s.node("Cast", to=onnx.TensorProto.FLOAT)
+    else:
+        s.constant("q", s.rng.integers(20, 100, 4).astype(np.int8))
+        scale = onnx.numpy_helper.from_array(np.array(0.013, np.float16), "scale")
+        s.initializers.append(scale)
+        asked = {"output_dtype": onnx.TensorProto.FLOAT} if kind == "as asked" else {}
+        gamma = s.node("DequantizeLinear", "q", "scale", **asked)
+        gamma = gamma if asked else s.node("Cast", to=onnx.TensorProto.FLOAT)
+    names = [s.weight("b", 4), s.weight("m", 4), s.constant("v", s.rng.uniform(0.5, 2.0, 4))]
+    s.node("BatchNormalization", taken, gamma, *names, name="bn")
+    model = s.model(opset=23 if kind == "as asked" else 19, ir_version=11)
+    result = bnfold.fold(model)
+    assert result.report.removed == 1
+    verdict = bnfold.verify(model, result.model)
+    assert verdict.equal and verdict.truth == "float64", str(verdict)

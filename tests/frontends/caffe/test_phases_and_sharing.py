@@ -296,3 +296,33 @@ def test_a_shared_weight_with_a_use_that_is_unknown_stays() -> None:
     assert "bn_left" in kept(report)
     assert after.stored()["conv_right"][0].tolist() == model.stored()["conv_right"][0].tolist()
     assert after.stored()["conv_left"][0].tolist() == model.stored()["conv_left"][0].tolist()
+
+
+# ------------------------------------------------------------------- a name for two layers
+
+
+@pytest.mark.parametrize("kind", ["ReLU", "Pooling", "Softmax"])
+def test_a_removed_layer_takes_its_arrays_along_whoever_has_its_name(kind: str) -> None:
+    """Caffe loads nothing into a layer without arrays, and stops at arrays that are left."""
+    options = "pooling_param { kernel_size: 2 stride: 2 }" if kind == "Pooling" else ""
+    builder = Builder()
+    builder.conv(4, name="conv")
+    builder.batch_norm(name="twice")
+    builder.layer(kind, options, name="twice")
+    after, report = fold(builder.pair())
+    assert report.removed == 1
+    assert after.names == ["conv", "twice"]
+    assert list(after.stored()) == ["conv"]
+
+
+def test_a_layer_stays_whose_arrays_may_be_meant_for_another_one() -> None:
+    builder = Builder()
+    builder.conv(4, name="conv")
+    builder.batch_norm(name="twice")
+    arrays = builder.arrays["twice"]
+    builder.scale(name="twice", top="same")
+    builder.arrays["twice"] = arrays
+    before = builder.pair()
+    after, report = fold(before)
+    assert report.removed == 0 and after == before
+    assert "another layer has its name" in str(report.items[0].outcome)

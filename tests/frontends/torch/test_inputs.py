@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import bnfold
+from tests.frontends.torch.support import build, image
 
 
 class Net(nn.Module):
@@ -139,3 +140,22 @@ def test_what_raises_in_the_analysis_alone_is_not_blamed_on_the_inputs(kind, why
 def test_inputs_that_the_model_does_not_take():
     with pytest.raises(bnfold.errors.ExampleInputError, match="on the example inputs"):
         bnfold.fold(Collects().eval(), torch.randn(2, 4, 5, 5))
+
+
+def test_an_expanded_input_that_is_written_to_is_as_it_was():
+    """Each of its places in memory is several elements, which PyTorch does not write to."""
+
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.bn(self.conv(x))
+            x.detach().numpy()[0] += 1
+            return y
+
+    x = image(1, 3, 4, 4).expand(2, 3, 4, 4)
+    before = x.clone()
+    bnfold.fold(build(Writes()), x)
+    assert torch.equal(x, before)

@@ -287,3 +287,16 @@ def test_a_part_that_writes_to_what_it_is_given():
         return net.head(y)
 
     assert fold_alike(build(Net(body))).removed == 1
+
+
+def test_a_buffer_that_a_run_has_written_to():
+    """With gradients on, it hangs on a graph then, and PyTorch copies no such tensor."""
+    model = build(Net(average))
+    program, other = exported(model), exported(model)
+    with torch.enable_grad():
+        program.module()(image(2, 3, 6, 6))
+    runs(other, 1)
+    assert any(not tensor.is_leaf for tensor in program.buffers())
+    folded, _ = bnfold.fold(program)
+    for wanted, made in zip(runs(other), runs(folded), strict=True):
+        assert_same(wanted, made, 1e-9)
