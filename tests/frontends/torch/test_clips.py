@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnfold
-from tests.frontends.torch.support import assert_folds, build, image
+from tests.frontends.torch.support import assert_folds, assert_same, build, image, run
 from tests.pairwise import pairwise
 
 PIECEWISE_LINEAR = [
@@ -223,20 +225,59 @@ def test_function_between_two_batch_norms(name, kind):
     assert_folds(build(kind(name)), image(2, 3, 6, 6), batches=not dependent)
 
 
-def test_number_in_the_code_may_depend_on_the_shape_so_no_shift_is_built_on_it():
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+class Scaled(nn.Module):
+    """In front of the BatchNorm a number, as the code has it."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.bn(-self.conv(x) * 2 / 3)
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **held: Any) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.program = forward
+        vars(self).update(held)
 
-    model, x = build(Scaled()), image(2, 3, 6, 6)
-    assert_folds(model, x, removed=0)
-    # In an exported program the number is a constant for good.
+    def forward(self, x: Tensor) -> Tensor:
+        return self.program(self, x)
+
+
+def test_a_number_in_the_code_is_a_constant():
+    model, x = build(Scaled(lambda net, x: net.bn(-net.conv(x) * 2 / 3))), image(2, 3, 6, 6)
+    assert_folds(model, x, removed=1)
     _, report = bnfold.fold(torch.export.export(model, (x,)))
     assert (report.removed, report.total) == (1, 1)
+
+
+def scaled_by_default(net: Any, x: Tensor) -> Tensor:
+    return net.bn(net.conv(x) * x.shape[2])
+
+
+def by_its_values(net: Any, x: Tensor) -> Tensor:
+    return net.bn(net.conv(x) * (2.0 if x.sum() > 0 else 0.5))
+
+
+def by_a_count(net: Any, x: Tensor) -> Tensor:
+    net.count += 1
+    return net.bn(net.conv(x) * (2.0 if net.count > 14 else 0.5))
+
+
+@pytest.mark.parametrize("forward", [scaled_by_default, by_its_values, by_a_count])
+def test_a_number_that_depends_on_something_is_none(forward):
+    """Nor is it where no other size, no other value and no later run has shown another one."""
+    model = build(Scaled(forward, count=0))
+    folded, report = bnfold.fold(model, image(2, 3, 6, 6), verify=False)
+    assert report.removed == 0
+    for other in (image(1, 3, 9, 4), -image(2, 3, 6, 6)):
+        for _ in range(8):
+            assert_same(run(model, other), run(folded, other), 1e-9)
+
+
+def test_a_number_that_a_caller_may_give_is_none():
+    class Given(Scaled):
+        def forward(self, x: Tensor, factor: float = 0.5) -> Tensor:
+            return self.bn(self.conv(x) * factor)
+
+    model, x = build(Given(None)), image(2, 3, 6, 6)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == 0
+    assert_same(run(model, (x, 0.75)), run(folded, (x, 0.75)), 1e-9)
 
 
 def test_clip_always_takes_all_of_a_pre_activation_stage():

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -356,8 +357,9 @@ def test_frames_of_a_film() -> None:
         assert_same(run(net, x), run(folded, x), 1e-9)
 
 
-SIZES: dict[Any, int] = {}
-"""What a program keeps of the sizes that it has met."""
+KEPT: Any = types.ModuleType("kept")
+KEPT.sizes = {}
+"""What a program keeps of the sizes that it has met, where no fold puts it back."""
 
 
 @functools.lru_cache
@@ -367,14 +369,14 @@ def half(length: int) -> int:
 
 def test_numbers_that_outlive_a_run_are_as_others() -> None:
     def forward(net: Plain, x: Tensor) -> Tensor:
-        SIZES.setdefault(x.shape[2], half(x.shape[3]))
+        KEPT.sizes.setdefault(x.shape[2], half(x.shape[3]))
         return net.head(net.bn(net.conv(x)))
 
     assert bnfold.fold(build(Plain(forward)), image(2, 3, 8, 8)).report.removed == 1
     for _ in range(10_001):  # of which each asks for equality
-        assert 8 in SIZES and 99 not in SIZES.values()
-    assert {type(length) for length in copy.deepcopy(list(SIZES))} == {int}
-    assert 8 in pickle.loads(pickle.dumps(SIZES))
+        assert 8 in KEPT.sizes and 99 not in KEPT.sizes.values()
+    assert {type(length) for length in copy.deepcopy(list(KEPT.sizes))} == {int}
+    assert 8 in pickle.loads(pickle.dumps(KEPT.sizes))
 
 
 def test_a_range_that_is_long_is_searched_once() -> None:

@@ -172,12 +172,19 @@ def in_its_source(m, x):
     return torch.cat([x, y], 1)
 
 
+def test_a_sum_is_not_written_over_its_source():
+    """Without `second`, y would be x."""
+    model = Two(in_its_source)
+    folded, report = fold(model, X)
+    assert [merged.into for merged in report.merged] == ["second"]
+    assert_same(run(build(model), X), run(folded, X), 1e-9)
+
+
 @pytest.mark.parametrize(
     "how",
     [
         *(output_too, pooled_too, concatenated, viewed, of_a_size, activated, of_another_tensor),
         *(weighed, of_a_window, of_a_weight, called_twice, stacked, kept_by_another_name),
-        in_its_source,
     ],
     ids=lambda how: how.__name__,
 )

@@ -24,6 +24,7 @@ from bnfold.frontends.torch.limits import growth_limit, range_limit
 from bnfold.frontends.torch.ops import functional, node_of, op_name
 from bnfold.frontends.torch.recording import Call, Derivation, Event, Value, constants
 from bnfold.frontends.torch.symbolic import EVERY
+from bnfold.frontends.torch.told_numbers import Length, Ratio
 
 
 def constants_chain(
@@ -166,9 +167,14 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     is_neutral = bool((affine.scale == 1).all() and (affine.shift == 0).all())
     is_removable = (own and per_channel) or is_neutral
     is_wanted = node_of(event) is not None and is_node and is_removable
-    # A number in a module's code may depend on the shape or on values, and so may a tensor
-    # that is not the model's own: nothing is built on what it is in this run.
-    has_own_factors = own or is_node or (only_adds(event) and not has_open_factor)
+    # A number in a module's code may depend on values, or on how often it was run, and so may a
+    # tensor that is not the model's own: nothing is built on what it is in this run.
+    has_own_factors = (
+        own
+        or is_node
+        or (only_adds(event) and not has_open_factor)
+        or (not is_open and lifter.knows_numbers and _has_plain_numbers(lifter, event))
+    )
     has_own_summands = not is_open and (
         is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
     )
@@ -188,6 +194,13 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     )
     site = _with_constant(site_of(None, (), source, event), gamma, beta)
     return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)
+
+
+def _has_plain_numbers(lifter: Lifter, event: Event) -> bool:
+    """Whether all that it computes with is the model's own, or numbers that know of no size."""
+    given = (*event.args, *event.kwargs.values())
+    told = any(isinstance(argument, Length | Ratio) for argument in given)
+    return not told and all(id(c.origin) in lifter.owned for c in constants(event.args))
 
 
 def _own_constant(lifter: Lifter, event: Event) -> tuple[Tensor | None, Tensor | None]:

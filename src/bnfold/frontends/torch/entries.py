@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,21 @@ def method(model: nn.Module, entry: str) -> Callable[..., Any]:
         attribute = getattr(attribute, part)
     called: Callable[..., Any] = attribute
     return called
+
+
+def takes_numbers(model: nn.Module, entry: Entry) -> bool:
+    """Whether numbers are among the inputs, or are what a parameter is by default."""
+    if any(map(_is_number, pytree.tree_leaves(entry.inputs))):
+        return True
+    try:
+        parameters = inspect.signature(method(model, entry.entry or "forward")).parameters
+    except (TypeError, ValueError):  # code that Python cannot look into
+        return False
+    return any(_is_number(parameter.default) for parameter in parameters.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

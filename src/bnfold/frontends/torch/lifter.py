@@ -14,6 +14,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.reasons import Reason
 from bnfold.core.weights import Layout
+from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.moved_axes import places_of
 from bnfold.frontends.torch.recording import (
     OVERLAY,
@@ -143,6 +144,12 @@ class Lifter:
             self.readers[value.number] = self.readers.get(value.number, 0) + 1
 
     # ---------------------------------------------------------------- values
+
+    @cached_property
+    def knows_numbers(self) -> bool:
+        """Whether a number that was the same in all readings is the same in every run."""
+        read = self.recording
+        return not (read.counts or read.takes_numbers or asks_for_values(read))
 
     @cached_property
     def makers(self) -> dict[int, Event]:

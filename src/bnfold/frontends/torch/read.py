@@ -17,7 +17,15 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.code_names import may_start_threads
-from bnfold.frontends.torch.entries import Entry, as_entry, call, method, result_of, split_inputs
+from bnfold.frontends.torch.entries import (
+    Entry,
+    as_entry,
+    call,
+    method,
+    result_of,
+    split_inputs,
+    takes_numbers,
+)
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.exchanges import exchanges_heard
 from bnfold.frontends.torch.failed_run import error_to_raise
@@ -321,6 +329,7 @@ class _Reader:
     ) -> None:
         args, kwargs = split_inputs(entry.inputs)
         name, called = type(self.model).__name__, method(self.model, entry.entry)
+        recorder.recording.takes_numbers |= takes_numbers(self.model, entry)
         tensors: dict[int, Tensor] = {}
         for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf) not in tensors:

@@ -243,6 +243,8 @@ class Recording:
     """Whether the program took a number out of what is drawn at random."""
     counts: bool = False
     """Whether a run leaves other numbers in the modules than it found; see `state`."""
+    takes_numbers: bool = False
+    """Whether a caller gives numbers besides tensors, or may."""
     unsettled: tuple[str, ...] = ()
     """Where each of many runs left something else for the next; see `left_behind`."""
     is_structural: bool = False
