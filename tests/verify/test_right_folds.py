@@ -143,3 +143,22 @@ def test_constants_that_are_stored_in_16_bits(kind):
     assert result.report.removed == 1
     verdict = bnfold.verify(model, result.model)
     assert verdict.equal and verdict.truth == "float64", str(verdict)
+
+
+@pytest.mark.parametrize("gamma", [1e-39, 1e-42, -3e-41])
+@pytest.mark.parametrize("then", ["Relu", "Sigmoid", ""])
+def test_a_gamma_below_the_normal_numbers(gamma, then):
+    """The weights of that channel are multiples of 2^-149: few digits are left of them."""
+    s = Sketch(2, 3, 6, 6)
+    s.conv(3, 4)
+    parts = [np.array([0.7, 0.9, gamma, 0.3]), np.zeros(4), s.rng.normal(size=4), np.ones(4)]
+    names = [s.constant(name, part) for name, part in zip("gbmv", parts, strict=True)]
+    s.node("BatchNormalization", s.at, *names, name="bn")
+    if then:
+        s.node(then)
+        s.conv(4, 3, 1, name="last")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal and verdict.truth == "float64", str(verdict)

@@ -36,7 +36,7 @@ class Measured:
     stored: FloatArray
     """Of what is stored, in the original's units: v + t."""
     noise: FloatArray
-    """Of what one more rounding of all weights does."""
+    """Of what one more rounding of all weights does, and of what float32 cannot tell from 0."""
     compared: FloatArray
     """Of v and t, whose difference and sum are taken here, in float64."""
     cut: bool
@@ -101,10 +101,15 @@ def _measure(
         _mean_square([gaps(b, back) for (b, _), back in zip(pairs, backs, strict=True)], known),
         size,
         _mean_square(units, known),
-        _mean_square(drawn, known),
+        _mean_square(drawn, known) + _mean_square([_SMALLEST / scale], known),
         size + _mean_square([shift], known),
         _is_cut(first.values if len(pairs) == 1 else np.concatenate([b for b, _ in pairs], axis=1)),
     )
+
+
+_SMALLEST = 64 * 2.0**-149
+"""What a value may be off, as it is stored, that is made with weights below the normal numbers of
+float32: these are multiples of 2^-149, and a gamma of 1e-39 makes a channel of them."""
 
 
 def _is_cut(values: FloatArray) -> bool:
