@@ -538,3 +538,101 @@ class TestWhole:
         net.output(conv(net, net.sum(x, bn(net, x)), name="head"))
         banned = ban_overflow(make_plan(net.graph), [net.number("head")])
         assert list(banned) == [net.number("bn")]
+
+
+class TestMoved:
+    """x + bn(x.mT).mT: what lies elsewhere in between comes back to its place."""
+
+    def tokens(self, net: Network, length: int = 5, channels: int = 3) -> int:
+        return net.sigmoid(net.input(2, length, channels))
+
+    def head(self, net: Network, x: int) -> int:
+        channels = net.shape(x)[-1]
+        return net.matrix(x, random(4, channels), random(4), name="head")
+
+    def test_what_does_not_come_back_is_another_tensor(self):
+        """Of 3 rows of 3 channels: a sum with the transposed."""
+        net = Network()
+        x = self.tokens(net, 3, 3)
+        z = net.sum(x, bn(net, net.transpose(x, 0, 2, 1)), name="sum")
+        stays(net, self.head(net, z), reason=Reason.BRANCHES)
+
+    def test_nor_what_comes_back_in_another_order(self):
+        net = Network()
+        x = self.tokens(net, 4, 4)
+        y = bn(net, net.transpose(x, 0, 2, 1))
+        (back,) = net.view(lambda values: [values[0].reshape(values[0].shape[0], 4, 4)], y)
+        stays(net, self.head(net, net.sum(x, back)), reason=Reason.BRANCHES)
+
+    def test_nor_a_part(self):
+        net = Network()
+        x = self.tokens(net, 4, 3)
+        y = bn(net, net.transpose(x, 0, 2, 1))
+        (again,) = net.view(lambda values: [values[0][..., [0, 1, 1, 3]]], y)
+        stays(
+            net, self.head(net, net.sum(x, net.transpose(again, 0, 2, 1))), reason=Reason.BRANCHES
+        )
+
+    def test_nor_by_chance_where_an_axis_has_one_entry(self):
+        """With two rows a reshape in place of a transpose is something else."""
+        net = Network()
+        x = self.tokens(net, 1, 3)
+        y = bn(net, net.transpose(x, 0, 2, 1))
+        (back,) = net.view(lambda values: [values[0].reshape(-1, 1, 3)], y)
+        stays(net, self.head(net, net.sum(x, back)), reason=Reason.BRANCHES)
+
+    def test_transposed(self):
+        net = Network()
+        x = self.tokens(net)
+        y = net.transpose(bn(net, net.transpose(x, 0, 2, 1)), 0, 2, 1)
+        goes(net, self.head(net, net.sum(x, y, coefficients=(2.0, 0.5))))
+
+    def test_as_many_rows_as_channels(self):
+        net = Network()
+        x = self.tokens(net, 3, 3)
+        y = net.transpose(bn(net, net.transpose(x, 0, 2, 1)), 0, 2, 1)
+        goes(net, self.head(net, net.sum(y, x)))
+
+    def test_in_rows(self):
+        net = Network()
+        x = self.tokens(net)
+        (rows,) = net.view(lambda values: [values[0].reshape(-1, 3)], x)
+        (back,) = net.view(lambda values: [values[0].reshape(2, 5, 3)], bn(net, rows))
+        goes(net, self.head(net, net.sum(x, back)))
+
+    def test_several_steps_in_several_places(self):
+        net = Network()
+        x = self.tokens(net)
+        y = bn(net, net.transpose(bn(net, x, "inner", axis=2), 0, 2, 1))
+        y = bn(net, net.transpose(y, 0, 2, 1), "outer", axis=2)
+        goes(net, self.head(net, net.sum(x, y)))
+
+    def test_a_step_per_row(self):
+        """Its constants lie along another axis than those of the channels."""
+        net = Network()
+        x = self.tokens(net, 4, 3)
+        y = net.affine(net.transpose(x, 0, 2, 1), A[4], B[4], axis=2, name="bn")
+        z = net.sum(x, net.transpose(y, 0, 2, 1))
+        stays(net, self.head(net, z), reason=Reason.BRANCHES)
+
+    def test_behind_what_is_said_of_other_lengths(self):
+        net = Network()
+        x = self.tokens(net)
+        (turned,) = net.view(lambda values: [np.transpose(values[0], (0, 2, 1))], x)
+
+        def alike(tensor: int, axis: int) -> int:
+            role = g.Alike((axis,))
+            (made,) = net.add(
+                role, [tensor], [net.shape(tensor)], function=lambda values: [*values]
+            )
+            return made
+
+        y = bn(net, alike(turned, 2))
+        goes(net, self.head(net, net.sum(x, alike(net.transpose(y, 0, 2, 1), 1))))
+
+    def test_the_tap_of_a_matrix(self):
+        net = Network()
+        x = self.tokens(net)
+        linear = net.matrix(x, random(3, 3), random(3), name="linear", centre=())
+        y = net.transpose(bn(net, net.transpose(x, 0, 2, 1)), 0, 2, 1)
+        goes(net, self.head(net, net.sigmoid(net.sum(linear, y))))

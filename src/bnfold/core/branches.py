@@ -4,19 +4,22 @@
 
 has a branch down to x1, through a step, and one that ends in a sum with branches of its own, down
 to x2 and x3, where nobody else reads that sum. What a branch passes are affine steps, those that
-may go and those that stay, and views that move nothing.
+may go and those that stay, views that move nothing, and views that are undone further on: of
+`bn(x.transpose(1, 2)).transpose(1, 2)` the constants are laid along the sum's axes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold.core import graph as g
+from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding
+from bnfold.core.forest import IntArray
 from bnfold.core.laws import editable
 
 _MOST_ELEMENTS = 1_000_000
@@ -37,6 +40,10 @@ class Branch:
     """From chain[0] to chain[free], every step may go."""
     position: int
     """Which operand it is."""
+    laid: list[tuple[FloatArray, FloatArray]]
+    """The factors and summands of each op, along the sum's axes."""
+    moved: frozenset[int]
+    """Indices into the chain: tensors whose values lie in other places than the operand's."""
     inner: int = -1
     """Number of the sum that makes the last tensor, if that is taken apart."""
     below: tuple[Branch, ...] = ()
@@ -68,20 +75,44 @@ class Branches:
 
     def _branch(self, tensor: int, factor: float, position: int) -> Branch:
         chain, ops, free = [tensor], [], 0
+        layout = _Layout(self.graph.shapes[tensor])
+        laid, moved = list[tuple[FloatArray, FloatArray]](), set[int]()
         all_free = True
         while (number := self.maker.get(chain[-1])) is not None:
-            kind = self._kind(number)
+            kind = self._kind(number) or self._move(number, layout)
             if not kind:
                 break
-            all_free &= kind == "free"
-            chain.append(self.graph.ops[number].inputs[0])
+            op = self.graph.ops[number]
+            all_free &= kind != "kept"
+            laid.append(layout.laid(op.role, self.graph.shapes[op.outputs[0]]))
+            chain.append(op.inputs[0])
             ops.append(number)
             free += all_free
+            if layout.places is not None:
+                moved.add(len(ops))
+        end = max(set(range(len(chain))) - moved)
+        if end < len(ops):  # moved, and not back
+            chain, ops, laid = chain[: end + 1], ops[:end], laid[:end]
+            all_free, free = False, min(free, end)
+        known = Branch(factor, chain, ops, free, position, laid, frozenset(moved))
         inside = all_free and all(self.reads[link] == 1 for link in chain)
         role = None if number is None or not inside else self.graph.ops[number].role
         if number is None or not isinstance(role, g.Sum):
-            return Branch(factor, chain, ops, free, position)
-        return Branch(factor, chain, ops, free, position, number, self.of(number, role))
+            return known
+        return replace(known, inner=number, below=self.of(number, role))
+
+    def _move(self, number: int, layout: _Layout) -> str:
+        """ "moved" if an op only moves values, each to one place, or leaves them there."""
+        op = self.graph.ops[number]
+        if isinstance(op.role, g.Alike):
+            return "moved"
+        if not isinstance(op.role, g.View) or len(op.inputs) != 1 or len(op.outputs) != 1:
+            return ""
+        shape = self.graph.shapes[op.inputs[0]]
+        # With an axis of length 1 it may be by chance that values are back in their places.
+        if 1 in shape[1:] or int(np.prod(shape, dtype=np.int64)) > _MOST_ELEMENTS:
+            return ""
+        return "moved" if layout.move(op.role, shape) else ""
 
     def _kind(self, number: int) -> str:
         """ "free" if a step may go or does nothing, "kept" if it is affine, else ""."""
@@ -136,6 +167,42 @@ class Branches:
         if bound is None or not bound.role.is_wanted or not bound.role.is_known:
             return False
         return self.banned.isdisjoint(self.binding.groups[number])
+
+
+class _Layout:
+    """Where the values of an operand lie in a tensor that it is made of."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self.places: IntArray | None = None
+        """Per value of the operand its place; None where both lie alike."""
+
+    def move(self, view: g.View, shape: Sequence[int]) -> bool:
+        """Go on to the input of a view, of this shape; False if it is not all of the values."""
+        own = np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)
+        (seen,) = view.apply([own.reshape(shape)])
+        flat = np.asarray(seen).reshape(-1)
+        if len(flat) != len(own) or not np.array_equal(np.sort(flat), own):
+            return False
+        places = flat if self.places is None else flat[self.places]
+        is_back = tuple(shape) == self.shape and np.array_equal(places, own)
+        self.places = None if is_back else places
+        return True
+
+    def laid(self, role: g.Role, shape: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """The constants of a step with an output of this shape, along the operand's axes."""
+        if not isinstance(role, g.AffineStep):
+            return np.ones(()), np.zeros(())
+        if self.places is None:
+            return role.scale, role.shift
+        return self._laid(role.scale, shape), self._laid(role.shift, shape)
+
+    def _laid(self, constants: FloatArray, shape: Sequence[int]) -> FloatArray:
+        values = np.broadcast_to(constants, shape).reshape(-1)[self.places].reshape(self.shape)
+        for axis in range(values.ndim):
+            first = values.take([0], axis)
+            values = first if (values == first).all() else values
+        return values
 
 
 def leaves_of(branches: Sequence[Branch]) -> Iterator[Branch]:

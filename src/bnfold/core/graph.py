@@ -238,6 +238,14 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
+class Alike(Mean):
+    """No op of the network: values stay what they are, and are stored alike along some axes.
+
+    Of an axis that has other lengths in other runs, say.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Sum:
     """z = c1 * x1 + c2 * x2 + ..., with broadcasting."""
 

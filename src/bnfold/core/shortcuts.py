@@ -117,7 +117,7 @@ class _Finder:
         for branch, path in paths_of(branches, root):
             for tensor, tap in self._tap(branch, path):
                 taps.setdefault(tensor, tap)
-        meets = Counter(tensor for leaf in leaves for tensor in leaf.chain[: leaf.free + 1])
+        meets = Counter(leaf.chain[index] for leaf in leaves for index in _meetings(leaf))
         meets.update(tensor for tensor in taps if tensor in meets)
         cuts = {id(leaf): _cut(leaf, meets) for leaf in leaves}
         used = Counter(leaf.chain[cuts[id(leaf)]] for leaf in leaves)
@@ -134,6 +134,8 @@ class _Finder:
         """The linear op at the end of a branch, by each tensor that it is known to read."""
         number = self.branches.maker.get(branch.chain[-1])
         if number is None or any(self.branches.reads[tensor] != 1 for tensor in branch.chain):
+            return
+        if branch.moved:
             return
         op = self.graph.ops[number]
         if not isinstance(op.role, g.Linear) or not _has_taps_of_its_own(self.graph, op, op.role):
@@ -155,7 +157,7 @@ class _Finder:
         constant = np.zeros(())
         for branch in branches:
             cut = len(branch.ops) if branch.below else cuts[id(branch)]
-            scale, shift, passed = self._through(branch.ops[:cut])
+            scale, shift, passed = self._through(branch, cut)
             held, added = true * branch.factor * scale, stored * branch.factor * passed
             constant = constant + true * branch.factor * shift
             self._note_steps(branch, cut, collected)
@@ -167,16 +169,17 @@ class _Finder:
                 collected.seen.append((branch.chain[cut], held, added))
         return constant
 
-    def _through(self, ops: Sequence[int]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The factor and summand of these steps together, and the factor of those that stay."""
+    def _through(self, branch: Branch, cut: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The factor and summand of its steps together, and the factor of those that stay."""
         scale, shift, stays = np.ones(()), np.zeros(()), np.ones(())
-        for number in reversed(ops):
-            role = self.graph.ops[number].role
-            if not isinstance(role, g.AffineStep):
+        for number, (factors, summands) in reversed(
+            [*zip(branch.ops, branch.laid, strict=True)][:cut]
+        ):
+            if not isinstance(self.graph.ops[number].role, g.AffineStep):
                 continue
-            scale, shift = role.scale * scale, role.scale * shift + role.shift
+            scale, shift = factors * scale, factors * shift + summands
             if not self.branches.may_go(number):
-                stays = role.scale * stays
+                stays = factors * stays
         return scale, shift, stays
 
     def _note_steps(self, branch: Branch, cut: int, collected: _Collected) -> None:
@@ -230,11 +233,16 @@ def _has_taps_of_its_own(graph: g.Graph, op: g.Op, role: g.Linear) -> bool:
     return alike and graph.shapes[op.inputs[0]] == graph.shapes[op.outputs[0]]
 
 
+def _meetings(leaf: Branch) -> list[int]:
+    """Indices of the tensors in its chain that it may be cut at: they lie as the sum does."""
+    return [index for index in range(leaf.free + 1) if index not in leaf.moved]
+
+
 def _cut(leaf: Branch, meets: Counter[int]) -> int:
     """Where most branches meet, near the root; 0 if this one meets none."""
-    counts = [meets[tensor] for tensor in leaf.chain[: leaf.free + 1]]
-    most = max(counts)
-    return counts.index(most) if most > 1 else 0
+    counts = {index: meets[leaf.chain[index]] for index in _meetings(leaf)}
+    most = max(counts.values())
+    return next(index for index, count in counts.items() if count == most) if most > 1 else 0
 
 
 def _total(

@@ -232,3 +232,49 @@ def test_a_weight_that_would_overflow_keeps_the_step():
         model, report = bnfold.fold(net, image(2, 3, 7, 9, dtype=torch.float16))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert report.removed == 0
+
+
+class Tokens(nn.Module):
+    """Of tokens (N, L, C), of which BatchNorm1d wants the channels in front."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.bn, self.linear, self.head = nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, torch.sigmoid(x))
+
+
+def transposed_sum(net: Any, x: Tensor) -> Tensor:
+    total: Tensor = x + net.bn(x)
+    return total
+
+
+TOKENS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
+    "transposed": (lambda net, x: net.head(x + net.bn(x.mT).mT), 1),
+    "permuted": (lambda net, x: net.head(x + net.bn(x.permute(0, 2, 1)).permute(0, 2, 1)), 1),
+    "in rows": (lambda net, x: net.head(x + net.bn(x.reshape(-1, 4)).view_as(x)), 1),
+    "flat": (lambda net, x: net.head(x + net.bn(x.flatten(0, 1)).unflatten(0, x.shape[:2])), 1),
+    "beside a matrix": (
+        lambda net, x: net.head(functional.gelu(net.linear(x) + net.bn(x.mT).mT)),
+        1,
+    ),
+    "the sum of the transposed": (lambda net, x: net.head(transposed_sum(net, x.mT).mT), 1),
+    "another order": (lambda net, x: net.head(x + net.bn(x.mT).reshape(x.shape)), 0),
+}
+
+
+@pytest.mark.parametrize("program", [False, True])
+@pytest.mark.parametrize("name", TOKENS)
+def test_tokens(name: str, program: bool) -> None:
+    body, gone = TOKENS[name]
+    net, x = build(Tokens(body)), image(2, 7, 4)
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    given = torch.export.export(net, (x,), dynamic_shapes=(axes,)) if program else net
+    model, report = bnfold.fold(given) if program else bnfold.fold(given, x)
+    folded = model.module() if program else model
+    for shape in ((2, 7, 4), (3, 5, 4), (2, 9, 4)):
+        other = image(*shape, seed=3)
+        assert_same(run(net, other), run(folded, other), 1e-11)
+    assert report.removed == gone

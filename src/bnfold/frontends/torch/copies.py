@@ -14,12 +14,13 @@ from __future__ import annotations
 import copy
 import random
 import types
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from operator import is_
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -206,17 +207,23 @@ def same_randomness() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-class Restorable(Protocol):
+class Restorable(ABC):
     """What knows how something was."""
 
+    @abstractmethod
     def restore(self) -> None:
-        """Put it back."""
+        """Put it back; what did not change is not touched."""
 
-    def restoring(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
         """Whatever happens inside, it is put back."""
+        try:
+            yield
+        finally:
+            self.restore()
 
 
-class Snapshot:
+class Snapshot(Restorable):
     """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
 
     The content of parameters is kept with `weights` alone, else the memory that they are in: nobody
@@ -287,14 +294,6 @@ class Snapshot:
             rewind()
         if self.surroundings is not None:
             self.surroundings.restore()
-
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Whatever happens inside, everything is put back."""
-        try:
-            yield
-        finally:
-            self.restore()
 
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)

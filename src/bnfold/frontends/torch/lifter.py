@@ -248,10 +248,10 @@ class Lifter:
             elif period:
                 cut = (*shape[:axis], shape[axis] // period, period, *shape[axis + 1 :])
                 (number,) = self.graph.add(event.name, _in_shape(cut), [number], [cut])
-                (number,) = self.graph.add(event.name, g.Mean((axis,)), [number], [cut])
+                (number,) = self.graph.add(event.name, g.Alike((axis,)), [number], [cut])
                 (number,) = self.graph.add(event.name, _in_shape(shape), [number], [shape])
         if alike:
-            (number,) = self.graph.add(event.name, g.Mean(tuple(alike)), [number], [shape])
+            (number,) = self.graph.add(event.name, g.Alike(tuple(alike)), [number], [shape])
         return number
 
     def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:

@@ -65,8 +65,11 @@ def _of_nodes(lifted: Lifted) -> g.Graph:
     makers = {op.outputs: number for number, op in enumerate(ops)}
     for number, op in enumerate(ops):
         maker = makers.get(op.inputs)
-        is_said = isinstance(op.role, g.Mean) and not op.kind and number not in lifted.events
-        if is_said and maker is not None and isinstance(ops[maker].role, g.View | g.Clip):
+        if (
+            isinstance(op.role, g.Alike)
+            and maker is not None
+            and isinstance(ops[maker].role, g.View | g.Clip)
+        ):
             ops[maker] = replace(ops[maker], outputs=op.outputs)
             ops[number] = g.Op(op.name, g.Opaque(), (), ())
     return g.Graph(graph.shapes, ops, graph.inputs, graph.outputs)

@@ -12,7 +12,6 @@ import functools
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
-from bnfold.frontends.torch.copies import GENERATORS, Snapshot, is_small, rewinding
+from bnfold.frontends.torch.copies import GENERATORS, Restorable, Snapshot, is_small, rewinding
 from bnfold.frontends.torch.tensor_facts import is_equal, is_ordinary
 
 _TABLES = (dict, OrderedDict, list, set, deque)
@@ -36,7 +35,7 @@ _LARGEST = 1 << 22
 _NOTHING: Any = object()
 
 
-class Surroundings:
+class Surroundings(Restorable):
     """What lies outside of a model's modules, and how to put it back."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,14 +56,6 @@ class Surroundings:
         """Put everything back; what did not change is not touched."""
         for undo in self._undo:
             undo()
-
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Whatever happens inside, everything is put back."""
-        try:
-            yield
-        finally:
-            self.restore()
 
     # ---------------------------------------------------------------- what there is
 
