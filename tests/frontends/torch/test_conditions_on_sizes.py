@@ -406,3 +406,34 @@ def test_code_that_is_made_anew_is_the_same_code(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(read_other_sizes, "read_module", counted)
     bnfold.fold(build(Plain(forward)), image(2, 3, 8, 8), verify=False, merge="never")
     assert len(reads) <= 16
+
+
+def with_a_table(length: int) -> Callable[[Any, Tensor], Tensor]:
+    table = torch.randn(1, 1, length, 1, dtype=torch.float64)
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.conv(x)
+        try:
+            return net.bn(y) + table  # type: ignore[no-any-return]
+        except RuntimeError:
+            return torch.sigmoid(y)
+
+    return forward
+
+
+def plain(net: Any, x: Tensor) -> Tensor:
+    return torch.sigmoid(net.conv(x))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("length", [9, 11, 30])
+def test_what_fits_a_table_alone(length: int, last: bool) -> None:
+    """Several modules of one class have each a function of its own."""
+    parts = [Asks(plain), Asks(with_a_table(length))]
+    net = nn.Sequential(*(parts if last else parts[::-1]))
+    net[1].conv = nn.Conv2d(4, 4, 1)
+    build(net)
+    folded, _ = bnfold.fold(net, image(2, 3, 8, 8), verify=False)
+    for size in (8, length, 12):
+        x = image(2, 3, size, 8)
+        assert_same(run(net, x), run(folded, x), 1e-9)

@@ -90,6 +90,35 @@ def test_all_is_as_it_was(mode: str) -> None:
     assert not any(before)
 
 
+class Base(nn.Module):
+    """What its forward calls is another method in each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def is_asked(self) -> bool:
+        return False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y.relu() if self.is_asked() else self.bn(y).relu()
+
+
+class Asking(Base):
+    def is_asked(self) -> bool:
+        return torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kinds", [(Base, Asking), (Asking, Base)])
+def test_a_method_of_one_of_several_classes(kinds: tuple[type[Base], type[Base]]) -> None:
+    net = build(nn.Sequential(*(kind() for kind in kinds)))
+    folded, report = bnfold.fold(net, image(2, 3, 8, 8), verify=False)
+    for mode in ("", "gradients"):
+        same_in(mode, net, folded)
+    assert report.removed == 1
+
+
 def test_a_mode_that_the_module_does_not_take_says_nothing() -> None:
     def asks(net: nn.Module, x: Tensor) -> bool:
         if torch.compiler.is_compiling():

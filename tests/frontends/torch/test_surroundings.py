@@ -363,3 +363,22 @@ def test_also_where_the_fold_is_refused() -> None:
 def test_foreign_code_is_left_alone() -> None:
     surroundings = Surroundings(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
     assert not surroundings._undo
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_weights_of_the_model_are_no_surroundings(inplace: bool) -> None:
+    """A fold in place writes to them, and whoever holds one besides."""
+
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.call = functools.partial(torch.nn.functional.conv2d, weight=self.conv.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bn(self.call(x)) + self.bn(self.conv(x))
+
+    net, x = build(Held()), image(2, 3, 4, 4)
+    expected = run(net, x)
+    folded, _ = bnfold.fold(net, x, inplace=inplace)
+    assert_same(expected, run(folded, x), 1e-9)

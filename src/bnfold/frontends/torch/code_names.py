@@ -71,30 +71,43 @@ def may_start_threads(modules: Iterable[nn.Module]) -> bool:
 
 def may_catch(modules: Iterable[nn.Module]) -> bool:
     """Whether `forward`, or what it names, handles exceptions."""
-    return any(map(_has_handler, _run_code(modules)))
+    return any(_has_handler(function.__code__) for function in _run_code(modules))
+
+
+def tensors_held(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Those that modules of the user's hold, and what runs in a call closes over."""
+    modules = list(modules)
+    for function in _run_code(modules):
+        yield from (part for part in _closed_over(function) if isinstance(part, Tensor))
+    for module in modules:
+        if not is_foreign(type(module)):
+            own = (*vars(module).values(), *module._buffers.values(), *module._parameters.values())
+            yield from (part for part in own if isinstance(part, Tensor))
 
 
 def names_used(modules: Iterable[nn.Module]) -> frozenset[str]:
     """What `forward` names, and what that names."""
-    return frozenset(name for code in _run_code(modules) for name in names_of(code))
+    code = (function.__code__ for function in _run_code(modules))
+    return frozenset(name for each in code for name in names_of(each))
 
 
-def _run_code(modules: Iterable[nn.Module]) -> Iterator[CodeType]:
-    """The code that may run in a call: `forward` and what it names, but for PyTorch's."""
-    kinds = {type(module): module for module in modules}
+def _run_code(modules: Iterable[nn.Module]) -> Iterator[FunctionType]:
+    """The functions that may run in a call: `forward` and what it names, but for PyTorch's."""
     pending = deque[tuple[Any, type]]()
-    for kind, module in kinds.items():
-        own = (part for part in vars(module).values() if callable(part))
-        pending.extend((part, kind) for part in (getattr(kind, "forward", None), *own))
+    for module in modules:
+        kind = type(module)
+        pending.append((getattr(kind, "forward", None), kind))
+        pending += [(part, kind) for part in vars(module).values() if callable(part)]
     met: set[Any] = set()
     while pending:
         thing, kind = pending.popleft()
         part = thing.fget if isinstance(thing, property) else thing
         function = getattr(part, "__func__", part)
-        if not isinstance(function, FunctionType) or function in met or is_foreign(function):
+        place = function, kind  # what `self.part` is may be another class's
+        if not isinstance(function, FunctionType) or place in met or is_foreign(function):
             continue
-        met.add(function)
-        yield function.__code__
+        met.add(place)
+        yield function
         for name in names_of(function.__code__):
             pending.append((function.__globals__.get(name), kind))
             pending.append((getattr(kind, name, None), kind))

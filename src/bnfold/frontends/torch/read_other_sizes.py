@@ -16,17 +16,17 @@ does none of this is read once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnfold.core import graph as g
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch import resizing
-from bnfold.frontends.torch.code_names import may_catch, names_used
+from bnfold.frontends.torch.code_names import may_catch, names_used, tensors_held
 from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
 from bnfold.frontends.torch.entries import as_entry
 from bnfold.frontends.torch.handed_back import are_written_to
@@ -85,6 +85,8 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
         readings.read_in(mode)
     if sizes or mixes:
         readings.explore(decided=sizes and (first.asked.decided or counts or catches))
+    if catches and sizes:
+        readings.fit(tensors_held(model.modules()))
     if layout:
         readings.read_laid_out()
     return readings.joined()
@@ -170,6 +172,17 @@ class Readings:
         for length in suggested(numbers, longest, reached):
             if math.prod(_shape_of(self.runs)) * (length / longest) ** 2 <= most:
                 self.read_any(images, resizing.scaled(length, longest))
+
+    def fit(self, tensors: Iterable[Tensor]) -> None:
+        """Read it where what it holds fits, and does not: code may catch what PyTorch raises."""
+        given = _shape_of(self.runs)
+        lengths = {tuple(tensor.shape) for tensor in tensors if tensor.ndim <= len(given)}
+        for shape in sorted(lengths, key=partial(_distance, given))[:_NAMES]:
+            before = len(given) - len(shape)
+            open_ = resizing.open_axes(self.runs)
+            axes = [axis for axis in open_ if axis >= before and shape[axis - before] > 1]
+            if axes and max(shape) <= _MOST_TIMES * max(given):
+                self.read(axes, resizing.named(shape, before))
 
     def _look_for_names(self) -> None:
         """Read it where a length is a key that the code has, or the sizes are one."""

@@ -43,6 +43,7 @@ class Surroundings(Restorable):
         self._iterators: dict[int, tuple[Any, Any, Any]] = {}
         """Iterators, copies of them, and where they stood, by id()."""
         self._inside = {id(module) for module in model.modules()}
+        self._inside.update(map(id, (*model.parameters(), *model.buffers())))
         self._met: dict[int, Any] = {}
         self._modules: list[nn.Module] = []
         for module in model.modules():
