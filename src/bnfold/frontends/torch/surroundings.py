@@ -30,8 +30,8 @@ _ATOMS += (types.BuiltinFunctionType, torch.device, torch.Size)  # type: ignore[
 _MOST_THINGS = 20_000
 _DEEPEST = 8
 _MOST_PARTS = 4096
-_LARGEST = 1 << 22
-"""Elements of a tensor or an array whose content is kept."""
+_LARGEST, _MOST_CONTENT = 1 << 22, 1 << 26
+"""Elements of a tensor or an array whose content is kept, and of all of them together."""
 _NOTHING: Any = object()
 
 
@@ -46,6 +46,7 @@ class Surroundings(Restorable):
         self._inside.update(map(id, (*model.parameters(), *model.buffers())))
         self._met: dict[int, Any] = {}
         self._modules: list[nn.Module] = []
+        self._room = _MOST_CONTENT
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 self._note_code_of(module)
@@ -196,12 +197,18 @@ class Surroundings(Restorable):
 
     def _keep_content(self, array: Any) -> None:
         if isinstance(array, np.ndarray):
-            if array.size <= _LARGEST and array.flags.writeable and array.dtype != object:
+            if array.flags.writeable and array.dtype != object and self._has_room(array.size):
                 before = array.copy()
                 self._undo.append(lambda: _write_array(array, before))
-        elif is_ordinary(array) and not array.is_quantized and array.numel() <= _LARGEST:
+        elif is_ordinary(array) and not array.is_quantized and self._has_room(array.numel()):
             content = array.detach().clone()
             self._undo.append(lambda: _write_tensor(array, content))
+
+    def _has_room(self, size: int) -> bool:
+        if size > min(_LARGEST, self._room):
+            return False
+        self._room -= size
+        return True
 
     def _keep_iterator(self, iterator: Any) -> None:
         try:
