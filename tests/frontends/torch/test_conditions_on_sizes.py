@@ -437,3 +437,15 @@ def test_what_fits_a_table_alone(length: int, last: bool) -> None:
     for size in (8, length, 12):
         x = image(2, 3, size, 8)
         assert_same(run(net, x), run(folded, x), 1e-9)
+
+
+def test_an_empty_table_fits_nothing() -> None:
+    empty = torch.zeros(0, 4)
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        try:
+            return net.bn(net.conv(x)) + empty  # type: ignore[no-any-return]
+        except RuntimeError:
+            return net.bn(net.conv(x))  # type: ignore[no-any-return]
+
+    assert bnfold.fold(build(Asks(forward)), image(2, 3, 8, 8)).report.removed == 1

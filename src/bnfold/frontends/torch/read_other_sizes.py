@@ -345,7 +345,8 @@ def _longest(shapes: Sequence[Sequence[int]]) -> int:
 
 def _distance(given: Sequence[int], shape: Sequence[int]) -> float:
     """How many times as large, or as small, sizes are."""
-    return abs(math.log(math.prod(shape) / max(math.prod(given[-len(shape) :]), 1)))
+    size = max(math.prod(shape), 1)
+    return abs(math.log(size / max(math.prod(given[-len(shape) :]), 1)))
 
 
 def _cuts(recording: Recording, runs: Sequence[Any]) -> list[Turn]:
