@@ -182,7 +182,9 @@ class _Layout:
         own = np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)
         (seen,) = view.apply([own.reshape(shape)])
         flat = np.asarray(seen).reshape(-1)
-        if len(flat) != len(own) or not np.array_equal(np.sort(flat), own):
+        is_met = np.zeros(len(own), dtype=bool)
+        is_met[flat] = True
+        if len(flat) != len(own) or not is_met.all():
             return False
         places = flat if self.places is None else flat[self.places]
         is_back = tuple(shape) == self.shape and np.array_equal(places, own)
