@@ -27,6 +27,8 @@ from bnfold.frontends.torch.tensor_facts import is_equal, is_ordinary
 _TABLES = (dict, OrderedDict, list, set, deque)
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), types.ModuleType, torch.dtype)
 _ATOMS += (types.BuiltinFunctionType, torch.device, torch.Size)  # type: ignore[assignment]
+_CALLED = (types.FunctionType, types.MethodType, functools.partial)
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
 _MOST_THINGS = 20_000
 _DEEPEST = 8
 _MOST_PARTS = 4096
@@ -46,6 +48,7 @@ class Surroundings(Restorable):
         self._inside.update(map(id, (*model.parameters(), *model.buffers())))
         self._met: dict[int, Any] = {}
         self._modules: list[nn.Module] = []
+        self._kinds: set[type] = set()
         self._room = _MOST_CONTENT
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
@@ -63,20 +66,19 @@ class Surroundings(Restorable):
 
     def _note_code_of(self, module: nn.Module) -> None:
         """What the functions of a module reach, and its class; its attributes are copied."""
-        for kind in type(module).__mro__:
-            if not is_foreign(kind):
-                self._note(kind, 0)
-        for part in module.__dict__.values():
-            if type(part) in _TABLES:
+        if type(module) not in self._kinds:
+            self._kinds.add(type(module))
+            for kind in type(module).__mro__:
+                if not is_foreign(kind):
+                    self._note(kind, 0)
+        for name, part in module.__dict__.items():
+            if type(part) in _TABLES and part and name not in _OF_MODULES:
                 held = part.values() if isinstance(part, dict) else part
                 for inner in islice(held, _MOST_PARTS):
-                    self._note_function(inner)
-            else:
-                self._note_function(part)
-
-    def _note_function(self, part: Any) -> None:
-        if isinstance(part, types.FunctionType | types.MethodType | functools.partial):
-            self._note(part, 0)
+                    if isinstance(inner, _CALLED):
+                        self._note(inner, 0)
+            elif isinstance(part, _CALLED):
+                self._note(part, 0)
 
     def _note(self, thing: Any, depth: int) -> None:
         is_known = isinstance(thing, _ATOMS) or id(thing) in self._met or id(thing) in self._inside
