@@ -9,11 +9,12 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import float16, float32, float64, manual_seed, nn
+from torch import autocast, bfloat16, float16, float32, float64, manual_seed, nn
 
 import bnfold
 from bnfold.core.modes import ClipMode
 from tests.frontends.caffe import test_random_nets
+from tests.frontends.caffe.support import Builder as CaffeBuilder
 from tests.frontends.onnx.support import Sketch
 from tests.frontends.torch.support import build, image
 from tests.frontends.torch.test_random_modules import NAME, STEP, Random
@@ -162,3 +163,85 @@ def test_a_gamma_below_the_normal_numbers(gamma, then):
     assert report.removed == 1
     verdict = bnfold.verify(model, folded)
     assert verdict.equal and verdict.truth == "float64", str(verdict)
+
+
+class Narrow(nn.Module):
+    """The values between BatchNorm and convolution are in 16 bits."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.bn, self.conv, self.way = nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), way
+
+    def forward(self, x):
+        x = x.relu()
+        if self.way == "half":
+            return self.conv(self.bn(x).half().float())
+        if self.way == "to":
+            return self.conv(self.bn(x).to(bfloat16).to(x.dtype))
+        with autocast("cpu", bfloat16):
+            return self.conv(self.bn(x)).float()
+
+
+@pytest.mark.parametrize("way", ["half", "to", "autocast"])
+def test_a_module_that_computes_in_16_bits_inside(way):
+    """The original is far from float64 for that, and so is the fold."""
+    model, x = build(Narrow(way)).float(), image(2, 4, 9, 9, dtype=float32)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == 1 and not report.notes, str(report)
+    assert (verdict := bnfold.verify(model, folded, x)).equal and verdict.truth == "float64"
+    folded.conv.weight.data[1] *= 1.01
+    assert not bnfold.verify(model, folded, x).equal
+
+
+@pytest.mark.parametrize("narrow", ["FLOAT16", "BFLOAT16"])
+def test_a_model_that_computes_in_16_bits_inside(narrow):
+    s = Sketch(2, 4, 9, 9)
+    s.node("Relu")
+    s.bn(4)
+    s.node("Cast", to=getattr(onnx.TensorProto, narrow))
+    s.node("Cast", to=onnx.TensorProto.FLOAT)
+    s.conv(4, 5)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal and verdict.truth == "float64", str(verdict)
+    weight = next(tensor for tensor in folded.graph.initializer if len(tensor.dims) == 4)
+    faulty = onnx.numpy_helper.to_array(weight).copy()
+    faulty[1] *= 1.01
+    weight.CopyFrom(onnx.numpy_helper.from_array(faulty, weight.name))
+    assert not bnfold.verify(model, folded).equal
+
+
+@pytest.mark.parametrize("seed", [7, 8, 13])
+def test_a_mean_over_many_places(seed):
+    """ONNX Runtime sums 50,000 numbers one by one: to move them by a bit shows little of the cost."""
+    s = Sketch("n", 4, "h", "w", seed=seed)
+    s.node("Relu")
+    s.bn(4)
+    s.node("GlobalAveragePool")
+    s.node("Flatten")
+    s.node("Gemm", s.at, s.weight("w", 4, 3), s.weight("c", 3))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal or not verdict.proven, str(verdict)
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_a_mean_over_many_places_in_caffe(tmp_path, size):
+    """Where no weight lies in front, float64's own rounding is all there is."""
+    net = CaffeBuilder((1, 3, size, size))
+    net.relu(top="relu")
+    net.batch_norm()
+    net.layer("Pooling", "pooling_param { pool: AVE global_pooling: true }")
+    net.inner_product(2, 3, bias=True)
+    made = net.pair(form="packed")
+    network = tmp_path / "net.prototxt"
+    network.write_bytes(made.text)
+    network.with_suffix(".caffemodel").write_bytes(made.weights)
+    folded = bnfold.fold(network, output=tmp_path / "folded.prototxt")
+    assert folded.report.removed == 1
+    verdict = bnfold.verify(network, tmp_path / "folded.prototxt")
+    assert verdict.equal, str(verdict)

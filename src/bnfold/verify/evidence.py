@@ -56,6 +56,8 @@ class Evidence:
     """Whether a run of either leaves something that shows in the next."""
     is_random: bool = False
     """Whether the original differs from itself when it starts afresh."""
+    in_dispute: bool = False
+    """Whether float64, where the two agree, is not believed for a small error of the original."""
     own_before: list[Outputs] = field(default_factory=list)
     own_after: list[Outputs] = field(default_factory=list)
     exact_before: list[Outputs] = field(default_factory=list)

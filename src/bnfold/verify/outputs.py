@@ -114,10 +114,13 @@ def _is_proven(evidence: Evidence, errors: _Errors) -> bool:
     """Whether a difference that is not explained shows a fault.
 
     Without float64 rounding is measured in few runs, with that of the arithmetic in it: what is
-    not far beyond it, or beyond what nothing that was moved has moved, may be rounding yet.
+    not far beyond it, or beyond what nothing that was moved has moved, may be rounding yet. So may
+    what float64, where the two agree, calls the original's.
     """
     if evidence.truth == "float64":
         return True
+    if evidence.in_dispute:
+        return False
     return errors.noise > 0.0 and errors.error > verdict.BEYOND * errors.most
 
 
@@ -139,9 +142,7 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     before = float(np.hypot(_rms(draws, tame), _rms(reordered, tame)))
     noise = float(np.hypot(before, _rms(more, tame)))
     own_error = _rms(off, tame) if is_exact else before
-    usual = own_error if is_exact else 0.0
-    if is_exact and not evidence.one_kind:  # the other runtime rounds in its own way
-        usual = float(np.hypot(usual, _rms(_gaps(starts, after), tame)))
+    usual = float(np.hypot(own_error, _rms(_gaps(starts, after), tame))) if is_exact else 0.0
     size = verdict.rms(_finite(truth))
     unit = verdict.unit(first.dtype)
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))

@@ -129,6 +129,9 @@ class Runner(Protocol):
     def exact(self) -> Evaluation:
         """A fresh copy in float64. Raises NotExactError where that cannot be."""
 
+    def narrowest(self, inputs: Sequence[Array]) -> str:
+        """A 16-bit dtype in which it computes some tensor inside; "" where there is none."""
+
     def rescalings(self) -> Sequence[Rescalings]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""
 

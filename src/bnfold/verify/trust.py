@@ -20,11 +20,12 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
     """
     if evidence.truth != "float64" or evidence.own_before is evidence.exact_before:
         return
-    suspicious = {
-        number: error
-        for number in range(len(evidence.own_before[0]))
-        if (error := _excess(evidence, number)) is not None
-    }
+    suspicious = _suspicious(evidence)
+    if not suspicious:
+        return
+    narrowest = original.narrowest(evidence.samples[0])
+    evidence.coarsest = max(evidence.coarsest, narrowest, key=verdict.unit)
+    suspicious = _suspicious(evidence, narrowest)
     if not suspicious:
         return
     if differs_from_itself(original, evidence) is not None:
@@ -40,19 +41,37 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
                 "The original in its own dtype is farther from the original in float64 than"
                 " rounding explains: outputs are compared in their own dtype instead."
             )
+            evidence.in_dispute = _is_small(evidence)
             keep = evidence.runs, evidence.guesses
             run_moved(original, folded, evidence, outputs.is_settled)
             evidence.runs, evidence.guesses = keep
             return
 
 
-def _excess(evidence: Evidence, number: int) -> float | None:
-    """How far the original is from the truth, if that is more than rounding usually does."""
-    first = evidence.own_before[0][number]
-    if not compare.is_number(first.values):
-        return None
-    error, size = outputs.own_error(evidence, number)
-    return error if error > _SUSPICIOUS * verdict.unit(first.dtype) * size else None
+def _suspicious(evidence: Evidence, narrowest: str = "") -> dict[int, float]:
+    """How far the original's outputs are from the truth, of those that rounding seldom explains."""
+    errors = {}
+    for number, first in enumerate(evidence.own_before[0]):
+        if compare.is_number(first.values):
+            error, size = outputs.own_error(evidence, number)
+            unit = max(verdict.unit(first.dtype), verdict.unit(narrowest))
+            if error > _SUSPICIOUS * unit * size:
+                errors[number] = error
+    return errors
+
+
+def _is_small(evidence: Evidence) -> bool:
+    """Whether the two agree in float64, and no output of the original is far from that.
+
+    Sums of many thousand numbers of one sign lose digits in a way that repeats itself: to move the
+    numbers by their last bit shows next to nothing of it.
+    """
+    inside = {layer.name: layer for layer in evidence.inside().layers}
+    for number, output in enumerate(outputs.judge(evidence, inside)):
+        error, size = outputs.own_error(evidence, number)
+        if not output.difference.equal or error > verdict.BEYOND * verdict.ENOUGH * size:
+            return False
+    return True
 
 
 def is_random(original: Runner, evidence: Evidence, *, in_doubt: bool) -> bool:

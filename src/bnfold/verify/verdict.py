@@ -23,29 +23,31 @@ How far apart two draws of one kind may be
     (and the layers before it, until these are 32 channels). What is stored has the size of
     v + t in units of v: a shift that is large next to the values costs precision there, and that
     is the fold's doing, not a fault. Where a few channels differ far more than the median (values
-    that cross a step: sign, round), q is the root of the mean square instead. And q is at least 8
-    units in the last place of float64: what a sum of 64 terms costs there. As much of v and t
-    themselves is granted on top: that is what comparing stored / s - t with v costs.
+    that cross a step: sign, round), q is the root of the mean square instead. And q is at least
+    1024 units in the last place of float64: what a sum of a million terms costs there. As much of
+    v and t themselves is granted on top: that is what comparing stored / s - t with v costs.
 
 In the model's own dtype
-    each run adds the rounding of its arithmetic. The original's own error E = RMS(A_own - A) says
-    how much that is in this network; the folded model computes as much or less, from weights that
-    are rounded once more, which D knows. Both are independent, so RMS(F_own - A) is allowed to be
+    each run adds the rounding of its arithmetic: E_A = RMS(A_own - A) that of the original, and
+    E_F = RMS(F_own - F) that of the folded model, whose weights are rounded once more, which D
+    knows. E_F may be the larger one: a mean over 10,000 places of a ReLU's output sums numbers of
+    one sign, and what a BatchNorm makes of them has both; and there may be two runtimes (ONNX
+    against PyTorch). All are independent, so RMS(F_own - A) is allowed to be
 
-        k * sqrt(E^2 + D^2 + (u * RMS(A))^2)
+        k * sqrt(E_A^2 + E_F^2 + D^2 + (u * RMS(A))^2)
 
-    the last term for outputs that the original happens to hit exactly. Where two runtimes take
-    part (ONNX against PyTorch), each has an error of its own, and E is both together.
+    the last term for outputs that the original happens to hit exactly. Where E_F is large, the
+    next limit decides.
 
 How much of that may be the fold's own doing
     D is measured in the folded model, so a fold that stores large numbers which cancel (an input
     with a mean of 1e6 and a deviation of 1) has a large D, which would explain anything. A fold
     is there to be used instead of the original: RMS(F_own - A) may be at most
 
-        DIGITS * sqrt(E^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
+        DIGITS * sqrt(E_A^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
 
     where u is that of the dtype which weights are stored in; for a model in float64 the other
-    limit is ENOUGH_IN_FLOAT64. Beyond that the fold loses digits. E is one draw only, so places
+    limit is ENOUGH_IN_FLOAT64. Beyond that the fold loses digits. E_A is one draw only, so places
     that move far more than others are left out here, and outputs of few numbers are allowed more.
 
 Without float64
@@ -91,7 +93,7 @@ _FEW = 32
 """Channels from which a median is worth something."""
 _STEPS = 10.0
 """So many times the median, a mean square shows that a few channels differ far more."""
-ARITHMETIC = 8.0 * 2.0**-53
+ARITHMETIC = 1024.0 * 2.0**-53
 """What the arithmetic of a layer in float64 costs, relative to what is stored."""
 DIGITS = 8.0
 """So many times the original's own error a fold may have: three bits. Of right folds it is 1.5."""

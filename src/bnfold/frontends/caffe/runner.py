@@ -88,6 +88,10 @@ class CaffeRunner:
         """In float64."""
         return _Run(self, np.float64)
 
+    def narrowest(self, inputs: Sequence[Array]) -> str:
+        """Caffe computes in float32, whatever weights are stored in."""
+        return ""
+
     def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
         steps = list(merge_and_fold(self.net, "auto", "stored"))

@@ -26,6 +26,7 @@ from bnfold.frontends.onnx.fold import prepare
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
+from bnfold.frontends.onnx.run_graph import RunGraph
 from bnfold.frontends.onnx.run_inputs import fits, other_shapes, spec_of
 from bnfold.frontends.onnx.run_outputs import to_outputs
 from bnfold.frontends.onnx.run_rounding import moved, weight_names
@@ -43,6 +44,7 @@ from bnfold.verify.runner import (
     Rounded,
     Watch,
 )
+from bnfold.verify.verdict import unit
 
 if TYPE_CHECKING:
     from bnfold.frontends.onnx.run_numpy import NumpyModel
@@ -182,6 +184,15 @@ class OnnxRunner:
         if dtypes - {onnx.TensorProto.FLOAT} or {spec.dtype for spec in self.specs} != {"float32"}:
             raise NotExactError("it is not one of float32 alone")
         return NumpyModel(self.model, lambda: self.is_stopped)
+
+    def narrowest(self, inputs: Sequence[Array]) -> str:
+        """As the types of its values say; those of constants do not count."""
+        with suppress(BnfoldError):
+            dtypes = analyse(self.model, self.pins).shapes.dtypes
+            live = RunGraph(self.model).live
+            halves = {dtype for name, dtype in dtypes.items() if name in live} & HALF
+            return max((numpy_dtype(half).name for half in halves), key=unit, default="")
+        return ""
 
     def rescalings(self) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model.

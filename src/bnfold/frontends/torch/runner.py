@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnfold.core.plan import Plan
 from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings
@@ -42,6 +44,7 @@ from bnfold.frontends.torch.run_values import (
 from bnfold.frontends.torch.runnable import runnable
 from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
+from bnfold.verify.verdict import unit
 
 _CLIPS = ("auto", "always", "never")
 
@@ -102,6 +105,14 @@ class TorchRunner:
         if isinstance(self.model, nn.Module):
             return ExactModule(self.model, self)
         return ExactProgram(self.model, self)
+
+    def narrowest(self, inputs: Sequence[Array]) -> str:
+        """As a run of a copy shows: what autocast, or a `.half()` in its code, makes."""
+        args, kwargs = self.arguments(inputs)
+        dtypes = _Dtypes()  # type: ignore[no-untyped-call]
+        with suppress(Exception), seeded(), torch.no_grad(), dtypes:
+            self.callable_copy()(*args, **kwargs)
+        return max(dtypes.seen, key=unit, default="")
 
     def callable_copy(self) -> nn.Module:
         """What can be called, apart from the model; the model itself where it cannot be copied."""
@@ -238,6 +249,23 @@ class _Own:
             if draw is not None:
                 move(tensor, torch.Generator().manual_seed(draw))
         self.draw = draw
+
+
+class _Dtypes(TorchDispatchMode):  # type: ignore[misc]
+    """Notes the floating-point dtypes of 16 bits that ops make."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.itemsize == 2:
+                self.seen.add(dtype_name(leaf))
+        return result
 
 
 # ------------------------------------------------------------------- rescalings
