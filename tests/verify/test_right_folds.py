@@ -215,7 +215,7 @@ def test_a_model_that_computes_in_16_bits_inside(narrow):
 
 @pytest.mark.parametrize("seed", [7, 8, 13])
 def test_a_mean_over_many_places(seed):
-    """ONNX Runtime sums 50,000 numbers one by one: to move them by a bit shows little of the cost."""
+    """ONNX Runtime sums 50,000 numbers one by one: bits that move show little of the cost."""
     s = Sketch("n", 4, "h", "w", seed=seed)
     s.node("Relu")
     s.bn(4)
