@@ -182,6 +182,31 @@ def test_what_a_recurrent_layer_starts_from_stays():
     assert bnfold.inspect(s.model()).removed == 0
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("steps", ["all", "last"])
+def test_behind_a_recurrent_layer_that_starts_from_zeros_for_an_open_batch(op, steps):
+    """How PyTorch exports one: the state's batch is taken from the input's shape."""
+    s = Sketch("t", "n", 3)
+    batch = s.node("Shape", "x", start=1, end=2)
+    around = [s.constant(name, np.array([n])) for name, n in (("one", 1), ("five", 5))]
+    size = s.node("Concat", around[0], batch, around[1], axis=0)
+    zeros = s.node("ConstantOfShape", size)
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 5
+    parts = [s.weight("r_w", 1, rows, 3), s.weight("r_r", 1, rows, 5), s.weight("r_b", 1, 2 * rows)]
+    starts = [zeros, zeros] if op == "LSTM" else [zeros]
+    outputs = ["made", "last"]
+    s.nodes.append(helper.make_node(op, ["x", *parts, "", *starts], outputs, hidden_size=5))
+    s.node("Squeeze", *(("made", around[0]) if steps == "all" else ("last", s.constant("at", [0]))))
+    if steps == "all":
+        s.node("Transpose", perm=[1, 2, 0])
+    s.bn(5)
+    if steps == "all":
+        s.node("Transpose", perm=[0, 2, 1])
+    s.node("MatMul", s.at, s.weight("last_w", 5, 4))
+    s.node("Add", s.at, s.weight("last_b", 4))
+    check(s, (4, 2, 3), (7, 1, 3), removed=1)
+
+
 def test_a_recurrent_layer_makes_no_linear_value():
     s = Sketch(4, 2, 3)
     s.at = recurrent(s, "LSTM")

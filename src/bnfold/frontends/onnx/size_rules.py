@@ -118,6 +118,22 @@ def _matmul(known: Known) -> Sizes:
     return other(known)
 
 
+def _recurrent(known: Known) -> Sizes:
+    """All steps, or the last: time and samples are those of X, the rest is the weight's."""
+    time, samples = known.source[:2]
+    directions, hidden = known.sizes(2)[0], known.sizes(2)[2]
+    if known.node.integer("layout"):
+        samples, time = time, samples
+        whole = (samples, time, directions, hidden)
+        return whole if len(known.output[0]) == len(whole) else (samples, directions, hidden)
+    whole = (time, directions, samples, hidden)
+    return whole if len(known.output[0]) == len(whole) else (directions, samples, hidden)
+
+
+def _constant_of_shape(known: Known) -> Sizes:
+    return tuple(known.length(0, place)[1] for place in range(len(known.output[0])))
+
+
 _WITH_WEIGHT = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
 
 RULES: dict[str, Callable[[Known], Sizes]] = {
@@ -155,4 +171,6 @@ RULES: dict[str, Callable[[Known], Sizes]] = {
     ),
     "Gemm": _gemm,
     "MatMul": _matmul,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
+    "ConstantOfShape": _constant_of_shape,
 }
