@@ -83,6 +83,55 @@ def test_a_matrix_product_gets_an_add_in_place_of_a_step_in_front():
     assert_same(s.model(), folded, (2, 5, 3))
 
 
+def both_sides(s):
+    return s.node("Concat", s.bn(3), s.node("Tanh", "x"), axis=1)
+
+
+def two_steps(s):
+    first = s.bn(3)
+    s.node("Tanh", "x")
+    return s.node("Concat", first, s.bn(3, name="bn2"), axis=1)
+
+
+def a_sum(s):
+    s.node("Tanh")
+    first = s.bn(3)
+    s.node("Add", first, s.node("MatMul", "x", s.weight("v", 3, 3)))
+    return s.node("Concat", s.at, "x", axis=1)
+
+
+@pytest.mark.parametrize("make", [both_sides, two_steps, a_sum])
+def test_what_pays_for_an_add_may_meet_others(make):
+    s = Sketch("n", 3)
+    make(s)
+    s.node("MatMul", s.at, s.weight("w", 6, 4), name="product")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert not report.kept
+    assert ops(folded)[-2:] == ["MatMul", "Add"]
+    assert len(folded.graph.node) <= len(model.graph.node)
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3))
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"])
+def test_what_pays_for_an_add_may_have_a_pooling_behind_it(op):
+    s = Sketch("n", 3, 6, 6)
+    s.node("Tanh")
+    s.bn(3)
+    gamma = s.initializers[0]
+    gamma.CopyFrom(numpy_helper.from_array(abs(numpy_helper.to_array(gamma)), gamma.name))
+    s.node(op, **({} if op.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}))
+    s.node("Flatten")
+    s.node("MatMul", s.at, s.weight("w", 3 if op.startswith("Global") else 27, 4), name="product")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert not report.kept
+    assert ops(folded)[-2:] == ["MatMul", "Add"]
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3, 6, 6))
+
+
 @pytest.mark.parametrize("has_steps", [True, False])
 @pytest.mark.parametrize(
     "added", [(5, 4), (5, 1), (2, 5, 4), (2, 5, 1), (3, 1, 1, 4), (3, 1, 1, 1)]

@@ -250,13 +250,19 @@ def _has_summands(lifter: Lifter, node: Node) -> bool:
 def _paid_in_front(lifter: Lifter, node: Node) -> bool:
     """Whether a step in front may go for the Add; each pays for one."""
     position = 1 if lifter.constants.is_constant(node.input(0)) else 0
-    maker = lifter.network.makers.get(node.input(position))
-    while maker is not None and maker.op in (*_MOVERS, *_ELEMENTWISE):
-        maker = lifter.network.makers.get(maker.inputs[0])
-    if maker is None or not _has_summands(lifter, maker) or maker.index in lifter.claimed:
-        return False
-    lifter.claimed.add(maker.index)
-    return True
+    names, seen = [node.input(position)], set[int]()
+    for name in names:  # which grows
+        maker = lifter.network.makers.get(name)
+        if maker is None or maker.index in seen:
+            continue
+        seen.add(maker.index)
+        if _has_summands(lifter, maker):
+            if maker.index not in lifter.claimed:
+                lifter.claimed.add(maker.index)
+                return True
+        elif maker.op in _MEETINGS or maker.op in _PASSED:
+            names.extend(maker.inputs if maker.op in _MEETINGS else maker.inputs[:1])
+    return False
 
 
 def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
@@ -270,7 +276,13 @@ def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
 _LARGEST = 1 << 22
 """Elements of the largest constant that takes in a bias per channel."""
 _MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
-_ELEMENTWISE = ("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div")
+_MEETINGS = ("Concat", "Add", "Sum")
+_PASSED = (
+    *_MOVERS,
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"),
+)
+"""What a step in front may have behind it, as far as the Add that it pays for is concerned."""
 
 
 def _added(lifter: Lifter, node: Node | None, source: str) -> str:
