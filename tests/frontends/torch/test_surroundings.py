@@ -8,7 +8,7 @@ import itertools
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.errors import NotProvenError
+from bnfold.errors import NotProvenError, UnsupportedModelError
 from bnfold.frontends.torch.surroundings import Surroundings
 from tests.frontends.torch.support import assert_same, build, image, run
 
@@ -107,6 +107,24 @@ def turns() -> Count:
 def numbers() -> Count:
     parts = iter([float(n) for n in range(1000)])
     return lambda: next(parts)
+
+
+def bound_next() -> Count:
+    following = itertools.count(1.0, 2.0).__next__
+    return lambda: following()
+
+
+def bound_next_itself() -> Count:
+    return itertools.count(1.0, 2.0).__next__
+
+
+def bound_pop() -> Count:
+    following = [float(n) for n in range(1000)].pop
+    return lambda: following()
+
+
+def bound_pop_itself() -> Count:
+    return [float(n) for n in range(1000)].pop
 
 
 def default() -> Count:
@@ -240,6 +258,7 @@ def module() -> Count:
 
 STATES = [
     *(number, tensor, array, a_list, a_window, a_set, a_table_in_a_table, turns, numbers, default),
+    *(bound_next, bound_next_itself, bound_pop, bound_pop_itself),
     *(keyword, attribute_of_a_function, attribute_of_a_class, method, object_of_ones_own),
     *(with_slots, namespace, partial, a_global, a_global_tensor, context, drawn),
     *(drawn_by_pytorch, module),
@@ -358,6 +377,66 @@ def test_also_where_the_fold_is_refused() -> None:
     with pytest.raises(NotProvenError):
         bnfold.fold(build(Net(count, foldable=True)), image(1, 3, 4, 4))
     assert count.counter() == 1  # type: ignore[attr-defined]
+
+
+def counting() -> Iterator[float]:
+    yield from itertools.count(1.0)
+
+
+ENDLESS = counting()
+
+
+def in_a_closure(module: nn.Module) -> Callable[[], float]:
+    values = counting()
+    return lambda: next(values)
+
+
+def in_an_attribute(module: nn.Module) -> Callable[[], float]:
+    module.values = counting()
+    return lambda: next(module.values)
+
+
+def in_a_list(module: nn.Module) -> Callable[[], float]:
+    module.held = [counting()]
+    return lambda: next(module.held[0])
+
+
+def in_a_default(module: nn.Module) -> Callable[[], float]:
+    def count(values: Iterator[float] = counting()) -> float:  # noqa: B008
+        return next(values)
+
+    return count
+
+
+def in_a_global(module: nn.Module) -> Callable[[], float]:
+    return lambda: next(ENDLESS)
+
+
+def a_method_of_one(module: nn.Module) -> Callable[[], float]:
+    values = counting()
+    return values.__next__
+
+
+PLACES = [in_a_closure, in_an_attribute, in_a_list, in_a_default, in_a_global, a_method_of_one]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_generator_is_not_moved(place: Callable[[nn.Module], Callable[[], float]]) -> None:
+    """It cannot be put back, so nothing is run."""
+    net = build(Net(float, foldable=True))
+    net.count = place(net)
+    before = net.count()
+    with pytest.raises(UnsupportedModelError, match=r"generator \(counting\)") as raised:
+        bnfold.fold(net, image(1, 3, 4, 4))
+    assert "inplace=True" in str(raised.value)
+    assert net.count() == before + 1
+
+
+def test_a_generator_that_is_at_its_end_does_no_harm() -> None:
+    values = (number for number in [1.0])
+    assert list(values) == [1.0]
+    net = build(Net(lambda: len(list(values)), foldable=True))
+    assert bnfold.fold(net, image(1, 3, 4, 4)).report.removed == 1
 
 
 def test_foreign_code_is_left_alone() -> None:

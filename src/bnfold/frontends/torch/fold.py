@@ -15,7 +15,7 @@ from bnfold.core.fitting import Bans
 from bnfold.core.fold_again import may_fold_again
 from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
-from bnfold.errors import BnfoldError, ExampleInputError, UsageError
+from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError, UsageError
 from bnfold.frontend import Request
 from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.torch.apply import apply
@@ -70,6 +70,14 @@ def _snapshot(model: nn.Module, request: Request) -> Snapshot:
     if request.inputs is None:
         raise ExampleInputError(type(model).__name__, None)
     surroundings = Surroundings(model)
+    if surroundings.generators and not request.inplace:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} reads a Python generator"
+            f" ({surroundings.generators[0].__qualname__}), which can be neither copied nor put"
+            " back after a run",
+            "hand it the values as a list, or an iterator that can be copied (itertools, a class"
+            " with __next__); or call fold(..., inplace=True) on a model you can afford to change",
+        )
     return Snapshot(model.modules(), weights=is_small(model), surroundings=surroundings)
 
 

@@ -3,7 +3,8 @@
 A run takes place on a copy, but what closures, default arguments, globals and classes hold is not
 part of a copy: `n += 1` on a closure's counter, a list of what was seen, an iterator over parts. It
 is put back as it was: which objects lie where, the content of tables, tensors and arrays, and
-where random numbers stand. A generator that runs, and what C code hides, cannot be put back.
+where random numbers stand. What C code hides cannot be put back, nor can a Python generator: those
+are listed, so that a module that reads one is refused before it runs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from bnfold.frontends.torch.tensor_facts import is_equal, is_ordinary
 
 _TABLES = (dict, OrderedDict, list, set, deque)
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), types.ModuleType, torch.dtype)
-_ATOMS += (types.BuiltinFunctionType, torch.device, torch.Size)  # type: ignore[assignment]
+_ATOMS += (torch.device, torch.Size)  # type: ignore[assignment]
+_BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)
+"""Methods of what C code makes, bound (`seen.append`, `itertools.count().__next__`); functions."""
 _CALLED = (types.FunctionType, types.MethodType, functools.partial)
+_HOLDERS = (*_CALLED, *_BOUND, types.GeneratorType)
+"""What an attribute may be, and a copy of the module shares."""
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _MOST_THINGS = 20_000
 _DEEPEST = 8
@@ -44,6 +49,8 @@ class Surroundings(Restorable):
         self._undo: list[Callable[[], object]] = []
         self._iterators: dict[int, tuple[Any, Any, Any]] = {}
         """Iterators, copies of them, and where they stood, by id()."""
+        self.generators: list[types.GeneratorType[Any, Any, Any]] = []
+        """Those that are not at their end."""
         self._inside = {id(module) for module in model.modules()}
         self._inside.update(map(id, (*model.parameters(), *model.buffers())))
         self._met: dict[int, Any] = {}
@@ -75,9 +82,9 @@ class Surroundings(Restorable):
             if type(part) in _TABLES and part and name not in _OF_MODULES:
                 held = part.values() if isinstance(part, dict) else part
                 for inner in islice(held, _MOST_PARTS):
-                    if isinstance(inner, _CALLED):
+                    if isinstance(inner, _HOLDERS):
                         self._note(inner, 0)
-            elif isinstance(part, _CALLED):
+            elif isinstance(part, _HOLDERS):
                 self._note(part, 0)
 
     def _note(self, thing: Any, depth: int) -> None:
@@ -96,6 +103,8 @@ class Surroundings(Restorable):
             yield from () if is_foreign(thing) else self._of_class(thing)
         elif isinstance(thing, types.MethodType):
             yield from (thing.__func__, thing.__self__)
+        elif isinstance(thing, _BOUND):
+            yield thing.__self__
         elif isinstance(thing, functools.partial):
             yield from (thing.func, thing.args, thing.keywords)
         elif isinstance(thing, property):
@@ -113,6 +122,8 @@ class Surroundings(Restorable):
             yield from islice(thing, _MOST_PARTS)
         elif isinstance(thing, Tensor | np.ndarray):
             self._keep_content(thing)
+        elif isinstance(thing, types.GeneratorType):
+            self.generators += [thing] if thing.gi_frame is not None else []
         elif isinstance(thing, GENERATORS):
             self._undo.append(rewinding(thing))
         elif _is_iterator(thing):
@@ -220,7 +231,10 @@ class Surroundings(Restorable):
         self._iterators[id(iterator)] = iterator, again, _position(iterator)
 
     def _as_it_was(self, thing: Any) -> Any:
-        """The thing, or for an iterator that has gone on, one that has not."""
+        """The thing, or for an iterator that has gone on, one that has not; so for its method."""
+        if isinstance(thing, _BOUND):
+            again = self._as_it_was(thing.__self__)
+            return thing if again is thing.__self__ else getattr(again, thing.__name__)
         known = self._iterators.get(id(thing))
         if known is None or _position(known[0]) == known[2]:
             return thing
