@@ -76,6 +76,49 @@ class TestScale:
         assert not self.is_out(1 / 17, gamma=0.0, range_limit=16.0)
 
 
+class TestScaleElsewhere:
+    """A tiny factor behind a step, or a sum: what it scales there is read by others, too."""
+
+    def blamed(self, scale: float, tiny: float, between: str, *removed: str) -> set[str]:
+        net = Network()
+        i = net.input(1, 3, 4, 4)
+        z = net.conv(i, K[0])
+        if between == "sum":
+            at = net.sum(z, net.conv(i, K[1]))
+        else:
+            at = net.affine(z, A, B, name="between")
+        step = net.affine(at, [1.0, tiny, 1.0], B, name="step")
+        net.output(net.conv(step, K[2]), net.conv(z, K[3]))
+        binding = bind(net.graph)
+        values = plain(binding)
+        values.scale[binding.labels[z].reshape(-1)[1]] = scale
+        numbers = [net.number(name) for name in removed]
+        names = {net.number(name): name for name in removed}
+        return {names[number] for number in out_of_range(binding, numbers, values)}
+
+    @pytest.mark.parametrize("between", ["sum", "step"])
+    def test_the_step_is_blamed(self, between):
+        assert self.blamed(2.0**-41, 1e-13, between, "step") == {"step"}
+        assert not self.blamed(2.0**-39, 1e-13, between, "step")
+
+    def test_and_not_the_one_beside_that_value(self):
+        assert self.blamed(2.0**-41, 1e-13, "step", "between", "step") == {"step"}
+
+    def test_a_step_without_such_a_factor_is_not(self):
+        assert not self.blamed(2.0**-41, 1e-3, "sum", "step")
+
+    def test_it_stays_for_that(self):
+        net = Network()
+        z = net.conv(net.input(1, 3, 4, 4), K[0])
+        at = net.affine(z, [1.0] * 3, B, name="between")
+        step = net.affine(at, [1.0, 1e-13, 1.0], B, name="step")
+        net.output(step, net.sigmoid(net.affine(z, A, B, name="other")))
+        assert removed_names(net, assert_fold_is_exact(net, tolerance=1e-12)) == [
+            "between",
+            "other",
+        ]
+
+
 class TestShift:
     """y = a * x + b of mean `center` and deviation `spread`; the limit is 16 times the value."""
 

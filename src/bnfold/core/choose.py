@@ -78,10 +78,12 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
 
     Only values that somebody reads are stored. Between two removed steps there is none: a gamma of
     1e-39 behind another step makes tiny weights, as it does behind a linear op. Of several steps
-    around one value, those are returned whose own factor is out of range, if there are any.
+    around one value, those are returned whose own factor is out of range, if there are any; or such
+    steps farther away, which scale that value, or another one, through steps that stay.
     """
     read, narrow = _read(binding, removed), _narrow(binding)
-    excess, own = [], []
+    excess, own, joined = [], [], []
+    together: IntArray | None = None
     for number in removed:
         bound = binding.affine[number]
         live = bound.scale != 0
@@ -90,11 +92,17 @@ def out_of_range(binding: Binding, removed: Sequence[int], values: Values) -> li
         limit = bound.role.range_limit
         out = read[y] & _is_out(values.scale[y], spread, np.minimum(limit, narrow.range[y]))
         out |= read[x] & _is_out(values.scale[x], spread / np.abs(a), limit)
+        is_cause = _is_out(a, spread / np.abs(a), limit)
         if out.any():
             excess.append(number)
-            if _is_out(a, spread / np.abs(a), limit).any():
+            if is_cause.any():
                 own.append(number)
-    return own or excess
+        elif is_cause.any():
+            together = _scaled_alike(binding, removed) if together is None else together
+            elsewhere = read & np.isin(together, together[x[is_cause]])
+            if _is_out(values.scale[elsewhere], np.ones(1), limit).any():
+                joined.append(number)
+    return own or joined or excess
 
 
 def _is_out(scale: FloatArray, spread: FloatArray, limit: FloatArray | float) -> NDArray[np.bool_]:
@@ -328,6 +336,18 @@ def _stored_alike(binding: Binding, removed: Sequence[int]) -> Pairs:
         elif isinstance(role, g.Max | g.Mean):
             pairs.append(merge_axes(binding.labels[op.inputs[0]], role.axes)[1:])
     return [pair for pair in pairs if len(pair[0])]
+
+
+def _scaled_alike(binding: Binding, removed: Sequence[int]) -> IntArray:
+    """Per variable, one that stands for all that removed steps, steps that stay and sums join."""
+    pairs = [(step.inputs, step.outputs) for step in binding.affine.values()]
+    pairs += [
+        (source, target)
+        for number, op in enumerate(binding.graph.ops)
+        if isinstance(op.role, g.Sum)
+        for source, target, _ in _joined(binding, number, back=False)
+    ]
+    return _classes(binding, [*pairs, *_stored_alike(binding, removed)])
 
 
 def _removals(binding: Binding, removed: Sequence[int]) -> Pairs:

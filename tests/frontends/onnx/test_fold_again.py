@@ -15,6 +15,8 @@ from bnfold.frontends.onnx.read import read_proto
 from tests.conformance.onnx_run import error, feeds, run
 from tests.conformance.onnx_sketch import Sketch
 from tests.frontends.onnx.merging import ops
+from tests.frontends.onnx.support import Sketch as PlainSketch
+from tests.frontends.onnx.support import assert_same
 
 TINY = 1e-7
 
@@ -116,3 +118,48 @@ def test_these_do_look_again(form):
     folding = prepare(read_proto(model_of(form)), None, clip="always")
     assert folding.earlier is not None
     assert folding.plan.removed
+
+
+@pytest.mark.parametrize("size", [1e15, 1e20, 1e30])
+@pytest.mark.parametrize("clip", ["auto", "always", "never"])
+def test_what_overflows_the_second_time_ends_the_search(size, clip):
+    """Two steps with a channel of 1e20: one stays for its range, the other for its new numbers."""
+    s = PlainSketch(2, 1)
+    for name, gamma, beta, mean, variance in (
+        ("first", size, -0.25, -1.6, 46.0),
+        ("second", size, -0.7, size, 0.6),
+    ):
+        parts = zip("gbmv", (gamma, beta, mean, variance), strict=True)
+        names = [s.constant(f"{name}_{key}", [float(number)]) for key, number in parts]
+        s.node("BatchNormalization", s.at, *names, name=name)
+    report = bnfold.fold(s.model(), clip=clip).report
+    assert report.kept and {item.reason for item in report.items if item.reason} <= {
+        bnfold.Reason.SCALE_RANGE,
+        bnfold.Reason.OVERFLOW,
+        bnfold.Reason.GRAPH_OUTPUT,
+    }
+
+
+@pytest.mark.parametrize("gamma", [1e-4, 1e-8, 1e-12, 1e-13, 1e-20, 1e-30])
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("shows", [True, False])
+def test_a_dead_channel_of_one_reader_leaves_the_others_digits(gamma, adds, shows):
+    """Two BatchNorms read a convolution, one through an Add; a gamma of one of them is tiny."""
+    s = PlainSketch(1, 3, 4, 4)
+    made = s.conv(3, 4, 1)
+    source = s.node("Add", s.weight("shift", 1, 4, 1, 1), made) if adds else made
+    s.at = source
+    dead = s.bn(4, name="dead")
+    stored = next(tensor for tensor in s.initializers if tensor.name == "dead_g")
+    factors = onnx.numpy_helper.to_array(stored).copy()
+    factors[1] = gamma
+    stored.CopyFrom(onnx.numpy_helper.from_array(factors, stored.name))
+    s.at = made
+    live = s.bn(4, name="live")
+    total = s.node("Add", live, dead)
+    model = s.model(*((total, live) if shows else (total,)))
+    folded = bnfold.fold(model).model
+    assert_same(model, folded, (1, 3, 4, 4), tolerance=1e-4)
+    assert bnfold.verify(model, folded).equal
+    again = bnfold.fold(folded).model
+    assert_same(model, again, (1, 3, 4, 4), tolerance=1e-4)

@@ -56,6 +56,7 @@ def prepare(
         model = replace(folding.folded(), outside=model.outside)
         analysis = analyse_through_loops(model, inputs)
         later = _prepared(model, inputs, analysis, clip, inside, weights, merge)
+        later.check()  # where nothing that it would remove fits its dtype, it is no progress
         if not (later.merging or later.plan.removed):
             break
         later.earlier, folding = folding, later
