@@ -39,7 +39,7 @@ class Fence:
             freedom,
             can_go=lambda number: number not in banned and freedom.can_go(number),
             carries_affine=lambda number: number not in banned and freedom.carries_affine(number),
-            ends=frozenset(self.ends),
+            ends=frozenset({*freedom.ends, *self.ends}),
         )
 
     def narrow(self, graph: g.Graph, parts: Mapping[int, Part], merge: Merge) -> None:

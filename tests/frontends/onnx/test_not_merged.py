@@ -23,6 +23,36 @@ def a_branch_is_read_twice_elsewhere(s):
     s.output(s.node("Mul", added(s, a, b), s.node("Sigmoid", b, name="g"), name="gate"))
 
 
+def the_shape_of_a_branch_is_read(s):
+    a, b = two(s)
+    s.output(s.node("Reshape", added(s, a, b), s.node("Shape", b, name="shape"), name="out"))
+
+
+def the_size_of_a_branch_is_read(s):
+    a, b = two(s)
+    whole = added(s, a, b)
+    s.output(whole, s.node("Cast", s.node("Size", a, name="size"), name="count", to=s.element_type))
+
+
+def the_shape_within_a_chain_is_read(s):
+    a = s.conv(s.input(*X), 4, 4, name="a")
+    b = s.conv(a, 4, 4, name="b", kernel=3, pad=1)
+    s.output(s.node("Reshape", b, s.node("Shape", a, name="shape"), name="out"))
+
+
+def the_shape_of_one_of_siblings_is_read(s):
+    a, b = two(s)
+    whole = s.node("Concat", a, b, name="both", axis=1)
+    size = s.node("Gather", s.node("Shape", a, name="shape"), s.tensor("at", np.array(2)), name="h")
+    s.output(whole, s.node("Cast", size, name="height", to=s.element_type))
+
+
+def the_dtype_of_a_branch_is_read(s):
+    a, b = two(s)
+    whole = added(s, a, b)
+    s.output(whole, s.node("CastLike", s.node("Shape", whole, name="shape"), b, name="cast"))
+
+
 def a_weight_is_shared(s):
     x = s.input(*X)
     a = s.conv(x, 4, 4, name="a", bias=False)
@@ -290,6 +320,8 @@ def a_single_operand(s):
 
 KEPT = [
     a_branch_is_an_output, a_branch_is_read_elsewhere, a_branch_is_read_twice_elsewhere,
+    the_shape_of_a_branch_is_read, the_size_of_a_branch_is_read, the_shape_within_a_chain_is_read,
+    the_shape_of_one_of_siblings_is_read, the_dtype_of_a_branch_is_read,
     a_weight_is_shared, a_weight_is_shared_with_a_reader, a_weight_is_an_output,
     a_weight_is_computed, a_weight_can_be_overridden, a_bias_can_be_overridden,
     a_weight_is_quantised, a_weight_is_stored_in_half, strides_differ,

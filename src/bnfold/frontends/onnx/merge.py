@@ -95,7 +95,16 @@ class _Merger:
     @property
     def freedom(self) -> Freedom:
         """What can be taken out, and given other constants."""
-        return Freedom(self.can_go, carries_affine=self.is_batch_norm)
+        return Freedom(self.can_go, carries_affine=self.is_batch_norm, ends=self._looked_at())
+
+    def _looked_at(self) -> set[int]:
+        """Tensors of which somebody wants the shape or dtype, and so has to find them."""
+        readers = self.network.readers
+        return {
+            tensor
+            for name, tensor in self.lifted.tensors.items()
+            if len(readers.get(name, ())) > len(self.network.value_readers(name))
+        }
 
     def can_go(self, number: int) -> bool:
         """Whether an op is one whole node, or a MatMul with its Add."""
