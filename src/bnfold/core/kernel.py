@@ -57,6 +57,13 @@ class Kernel:
         is_diagonal = self.groups == len(self.weight) and self.weight.shape[1] == 1
         return is_diagonal and self.window.is_pointwise
 
+    @property
+    def gains(self) -> FloatArray:
+        """(out_channels,) How large outputs are where inputs are independent and of size 1."""
+        rows = self.weight.reshape(len(self.weight), -1)
+        gains: FloatArray = np.sqrt(np.square(rows).sum(axis=1))
+        return gains
+
     def in_groups(self, groups: int) -> FloatArray:
         """The weight of the same op in fewer groups."""
         if groups == self.groups:

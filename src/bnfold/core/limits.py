@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from bnfold.core.affine import FloatArray
+
 _LARGEST = {
     "float16": 65504.0,
     "bfloat16": math.ldexp(255.0, 120),
@@ -33,6 +35,20 @@ def growth_limit(dtype: str) -> float:
     if dtype == "float64":
         return 2.0**17
     return 2.0**4 if dtype in ("float16", "bfloat16") else 2.0**10
+
+
+def keeps_digits(gains: FloatArray, passed: float, dtype: str) -> bool:
+    """Whether an op that is off by what is passed beside it keeps the digits of what both make.
+
+    W * x is computed as (W - b * I) * x + b * x, which rounds as b * x does. `gains` are those of W
+    per channel, `passed` is b. A channel may lose what a shift may cost; all together three bits.
+    """
+    live = gains[gains > 0]
+    total = _ALL_TOGETHER * math.sqrt(float(gains @ gains) / len(gains))
+    return bool((abs(passed) <= growth_limit(dtype) * live).all()) and abs(passed) <= total
+
+
+_ALL_TOGETHER = 8.0
 
 
 def both(dtype: str) -> dict[str, float]:

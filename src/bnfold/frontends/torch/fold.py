@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,13 +25,14 @@ from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
 from bnfold.frontends.torch.entries import Entry, as_entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
+from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.keep import pin
 from bnfold.frontends.torch.leaf_modules import changes_gradients
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
-from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes
+from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes, in_groups, told_apart
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import split_by
 from bnfold.frontends.torch.read import read_module
@@ -86,6 +88,11 @@ def _folding(model: nn.Module, request: Request, before: Snapshot) -> Folding:
     return Folding(model, runs, request.clip, before, inplace=request.inplace, keep=request.keep)
 
 
+Made = TypeVar("Made")
+_MOST_ATTEMPTS = 12
+"""So many times a part of the merges is tried, where the code does not take all of them."""
+
+
 class Folding:
     """A module on its way to be folded."""
 
@@ -125,32 +132,66 @@ class Folding:
 
     def merged(self, *, verify: bool) -> tuple[nn.Module, FoldReport] | None:
         """The fold of the module with its branches merged; None where that is not to be had."""
-        for todo, merging in self._candidates():
-            try:
-                proof = self.proof if verify else None
-                inner = self._with(todo, inplace=self.inplace)
-                if inner is not None:
-                    folded, report = inner.unproven()
-                    verdict = None if proof is None else proof.check(folded)
-                    if verdict is None or verdict.equal:
-                        self.final = inner
-                        return folded, replace(merging.told(report), verdict=verdict)
-            except (BnfoldError, AssertionError):  # its code does not take it
-                pass
-            self.before.restore()
-        return None
+
+        def attempt(todo: list[Change], merging: Merging) -> tuple[nn.Module, FoldReport] | None:
+            proof = self.proof if verify else None
+            inner = self._with(todo, inplace=self.inplace)
+            if inner is None:
+                return None
+            folded, report = inner.unproven()
+            verdict = None if proof is None else proof.check(folded)
+            if verdict is not None and not verdict.equal:
+                return None
+            self.final = inner
+            return folded, replace(merging.told(report), verdict=verdict)
+
+        return self._most(attempt)
 
     def merged_report(self) -> FoldReport | None:
         """What such a fold would do."""
-        for todo, merging in self._candidates():
+
+        def attempt(todo: list[Change], merging: Merging) -> FoldReport | None:
+            inner = self._with(todo, inplace=False)
+            if inner is None:
+                return None
+            self.final = inner
+            return merging.told(report_of(inner.model, inner.decided, inner.risky))
+
+        return self._most(attempt)
+
+    def _most(self, attempt: Callable[[list[Change], Merging], Made | None]) -> Made | None:
+        """What comes of the most that can be merged; None if nothing can."""
+
+        def attempted(todo: list[Change], merging: Merging) -> Made | None:
             try:
-                inner = self._with(todo, inplace=False)
-            except (BnfoldError, AssertionError):
-                continue
-            if inner is not None:
-                self.final = inner
-                return merging.told(report_of(inner.model, inner.decided, inner.risky))
-        return None
+                made = attempt(todo, merging)
+            except (BnfoldError, AssertionError):  # its code does not take it
+                made = None
+            if made is None:
+                self.before.restore()
+            return made
+
+        candidates = [*self._candidates()]
+        for todo, merging in candidates:
+            if (made := attempted(todo, merging)) is not None:
+                return made
+        return self._most_of(*candidates[0], attempted) if candidates else None
+
+    def _most_of(
+        self,
+        todo: list[Change],
+        merging: Merging,
+        attempted: Callable[[list[Change], Merging], Made | None],
+    ) -> Made | None:
+        """The same where the code of one block stands in the way, and not that of the others."""
+        tries = iter(range(_MOST_ATTEMPTS))
+
+        def is_right(groups: list[list[Change]]) -> bool:
+            return next(tries, None) is not None and bool(attempted([*chain(*groups)], merging))
+
+        cleared = [*chain(*cleared_by_halves(in_groups(self.model, todo), is_right))]
+        self.before.restore()
+        return attempted(cleared, told_apart(merging, cleared, todo)) if cleared else None
 
     def unmerged(self, report: FoldReport) -> FoldReport:
         """The report of a fold without merges, with why there are none."""

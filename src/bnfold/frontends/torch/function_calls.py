@@ -231,6 +231,7 @@ def difference(original: Heard, folded: Heard, shaken: Sequence[Heard] = ()) -> 
     before, after, *others = (run.without(replaced) for run in (original, folded, *shaken))
     if any(kind[0] is MergedAway for kind in folded.kinds.values()):
         before, after, *others = (_without_merged(run) for run in (before, after, *others))
+        before, *others = (_without_factors(run, after) for run in (before, *others))
     paths = {_functions(run) for run in others}
     if len(paths) > 1:
         return ""
@@ -258,6 +259,24 @@ def _without_merged(calls: Sequence[FunctionCall]) -> list[FunctionCall]:
     Those are sums of values, products of a value with a weight, and what negates a value.
     """
     return [call for call in calls if any(call.numbers) or not _may_be_merged(call)]
+
+
+def _without_factors(calls: list[FunctionCall], after: Sequence[FunctionCall]) -> Any:
+    """The calls but for products with a number that the folded model does not compute any more."""
+    surplus, left = len(calls) - len(after), list[FunctionCall]()
+    for call in calls:
+        there = after[len(left)] if len(left) < len(after) else None
+        is_there = there is not None and (call.name, call.numbers) == (there.name, there.numbers)
+        if surplus > 0 and not is_there and _is_factor(call):
+            surplus -= 1
+        else:
+            left.append(call)
+    return left
+
+
+def _is_factor(call: FunctionCall) -> bool:
+    """Whether it multiplies a value by a number."""
+    return call.name in PRODUCTS and len(call.numbers) == 1 and not any(call.tensors)
 
 
 def _may_be_merged(call: FunctionCall) -> bool:

@@ -14,9 +14,10 @@ Where a network was read in several runs, a merge has to be the same one in each
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -72,6 +73,29 @@ def changes(
     is_by_code = bool(by_run[0]) and not common
     freedom = NOT_BY_CODE if is_by_code else runs[0].freedom
     return list(common.values()), Merging(graph, runs[0].parts, freedom)
+
+
+def in_groups(model: nn.Module, todo: Sequence[Change]) -> list[list[Change]]:
+    """What is merged in one sum, together; what modules of one class do, side by side."""
+    groups: dict[Any, list[Change]] = {}
+    for change in todo:
+        groups.setdefault(tuple(change.merge.sums) or id(change), []).append(change)
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def kind(group: list[Change]) -> str:
+        around = names.get(id(group[0].carrier), "").rpartition(".")[0]
+        return type(model.get_submodule(around)).__qualname__
+
+    return sorted(groups.values(), key=kind)
+
+
+def told_apart(merging: Merging, taken: Sequence[Change], todo: Sequence[Change]) -> Merging:
+    """The merging with these alone: the code is in the way of the others."""
+    chosen = [change.merge for change in taken]
+    left = [change.merge for change in todo if change not in taken]
+    ops = frozenset().union(*({*merge.gone, merge.carrier} for merge in left))
+    freedom = replace(merging.freedom, can_go=lambda n: n not in ops and merging.freedom.can_go(n))
+    return replace(merging, merges=chosen, freedom=freedom)
 
 
 def _changes_of(run: Run) -> list[Change]:
@@ -138,8 +162,14 @@ def _step_behind(run: Run, merge: Merge) -> int | None:
 
 
 def _served(run: Run, merge: Merge) -> Change | None:
+    """The merge as far as it goes, or without the steps behind it that would cost digits."""
+    extended = _extended(run, merge)
+    change = _carried(run, extended)
+    return _carried(run, merge) if change is None and extended is not merge else change
+
+
+def _carried(run: Run, merge: Merge) -> Change | None:
     """The merge with the carrier that costs least; None if none can carry it."""
-    merge = _extended(run, merge)
     options = []
     for number in sorted({*merge.gone, merge.carrier} & run.parts.keys()):
         try:

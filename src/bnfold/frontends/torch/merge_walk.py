@@ -8,6 +8,7 @@ would reach memory that it did not reach before, the module cannot carry it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +18,12 @@ from torch import nn
 
 from bnfold.core import graph as g
 from bnfold.core.kernel import Kernel, added
+from bnfold.core.limits import keeps_digits
 from bnfold.core.merged import Merge
 from bnfold.core.window import Window, joint
 from bnfold.frontends.torch.leaf_modules import CONVOLUTIONS
 from bnfold.frontends.torch.lifter import AffineSite
-from bnfold.frontends.torch.merge_run import Run, is_neutral
+from bnfold.frontends.torch.merge_run import Run
 from bnfold.frontends.torch.new_tensors import is_finite, tensor_like
 from bnfold.frontends.torch.recording import Call, lie_alike
 
@@ -184,16 +186,17 @@ class Walk:
         return State(is_nothing=True)
 
     def _number(self, number: int, inner: State) -> State:
-        """Plus 0, or times a parameter, which leaves nothing of nothing."""
+        """Plus 0, or times a number or a parameter, which leaves nothing of nothing."""
         if inner.is_nothing:
             self.vanished.add(number)
             return inner
-        role = self.graph.ops[number].role
-        if not isinstance(role, g.AffineStep) or not is_neutral(role):
+        factor = _one_factor(self.graph.ops[number].role)
+        if factor is None:
             raise UnservedError
         self.passes += 1
         in_place = self.run.all_runs.events[number].written is not None
-        return replace(inner, is_foreign=inner.is_foreign and in_place)
+        is_foreign = inner.is_foreign and in_place
+        return State(factor * inner.a, factor * inner.b, is_foreign=is_foreign)
 
     def _sum(self, number: int, op: g.Op, role: g.Sum) -> State:
         states = [self._operand(number, place) for place in range(len(op.inputs))]
@@ -251,6 +254,9 @@ class Walk:
             )
             if joint([kernel.window, identity.window]) is None:
                 return None
+            gains = abs(self.factor) * kernel.gains
+            if not keeps_digits(gains, self.final.b, self.run.parts[self.carrier].dtype):
+                return None
             parts.append(identity)
             factors.append(-self.final.b / self.final.a)
         kernel = added(parts, factors)
@@ -294,6 +300,15 @@ class Walk:
         assert module is not None
         rest = site.successors if isinstance(site, AffineSite) else ()
         return id(module), (module, rest)
+
+
+def _one_factor(role: g.Role) -> float | None:
+    """The number that an op multiplies all channels by; None if it does something else."""
+    if not isinstance(role, g.AffineStep) or not role.is_known or role.shift.any():
+        return None
+    factor = float(role.scale.flat[0])
+    is_one = bool((role.scale == factor).all()) and factor != 0.0 and math.isfinite(factor)
+    return factor if is_one else None
 
 
 def _events(call: Call) -> Iterator[int]:

@@ -26,6 +26,7 @@ from bnfold.errors import BnfoldError, NotProvenError
 from bnfold.frontends.torch import function_calls, runner
 from bnfold.frontends.torch.copies import Restorable, Snapshot, throwaway
 from bnfold.frontends.torch.function_calls import Heard
+from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.proof_calls import (
     Call,
     CallFailedError,
@@ -184,7 +185,7 @@ def proven(
     steps = list(dict.fromkeys(tuple(groups[number]) for number in plan.removed))
     if not search.is_right([]):
         raise NotProvenError(proof.name, saying(search.last))
-    search.halve(steps, [])
+    cleared_by_halves(steps, search.is_right)
     assert search.best is not None
     return fold(search.best.bans), search.best
 
@@ -229,7 +230,7 @@ class _Search:
     last: VerifyResult = field(init=False)
     best: ProofResult | None = None
 
-    def is_right(self, steps: Sequence[Step]) -> bool:
+    def is_right(self, steps: list[Step]) -> bool:
         """Whether a fold that removes these alone is right; the best so far, if it is."""
         gone = {number for step in steps for number in step}
         blamed = Obstacle(Reason.NOT_PROVEN, None)
@@ -239,19 +240,6 @@ class _Search:
         if self.last.equal:
             self.best = ProofResult(bans, self.last, saying(self.first))
         return self.last.equal
-
-    def halve(self, suspects: list[Step], cleared: list[Step]) -> list[Step]:
-        """The steps that may go together: those cleared before, and more of these suspects.
-
-        All of the suspects cannot, so at least one is to blame.
-        """
-        if len(suspects) == 1:
-            return cleared
-        middle = len(suspects) // 2
-        for half in (suspects[:middle], suspects[middle:]):
-            together = [*cleared, *half]
-            cleared = together if self.is_right(together) else self.halve(half, cleared)
-        return cleared
 
 
 def _raised(error: CallFailedError, samples: int) -> VerifyResult:
