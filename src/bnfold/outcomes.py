@@ -227,7 +227,7 @@ class Outcomes(Document):
         """One line: how many ops became how many; "" if none did."""
         if not self.merged:
             return ""
-        gone = sum(len(merged.parts) for merged in self.merged)
+        gone = sum(max(1, len(merged.parts)) for merged in self.merged)  # its own input is one
         ops = "1 op" if gone == 1 else f"{gone} ops"
         kinds = sorted({merged.kind for merged in self.merged})
         done = "would be merged" if self.is_planned else "merged"

@@ -157,14 +157,16 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.PADDING, "a")]
 
+    @pytest.mark.parametrize("is_code", [True, False])
     @pytest.mark.parametrize("place", [0, 1])
-    def test_an_op_that_cannot_go(self, place) -> None:
+    def test_an_op_that_cannot_go(self, place, is_code) -> None:
         def build(net, x):
             parts = [net.conv(x, name="a"), net.conv(x, name="b")]
             return net.sum(*parts, name="sum")
 
-        freedom = Freedom(lambda number: number != place)
-        assert reasons(build, freedom) == [("sum", MergeReason.CODE, "ab"[place])]
+        reason = MergeReason.CODE if is_code else MergeReason.READ
+        freedom = Freedom(lambda number: number != place, shortens_concats=not is_code)
+        assert reasons(build, freedom) == [("sum", reason, "ab"[place])]
 
     def test_an_op_that_is_no_part(self) -> None:
         def build(net, x):
@@ -172,7 +174,7 @@ class TestReasons:
             net.parts.pop(net.number("a"))
             return net.sum(first, net.conv(x, name="b"), name="sum")
 
-        assert reasons(build) == [("sum", MergeReason.WEIGHT, "a")]
+        assert reasons(build) == [("sum", MergeReason.GRID, "a")]
 
     def test_what_is_computed_of_nobody_knows_what(self) -> None:
         def build(net, x):

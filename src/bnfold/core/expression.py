@@ -36,6 +36,8 @@ class Part:
     """Of the weight: only equal ones merge."""
     carries: bool
     """Whether it can be given the kernel and the source of others."""
+    is_stored: bool = True
+    """Whether its weight takes room; that of a mean is known."""
 
     @classmethod
     def of(
@@ -59,7 +61,11 @@ class Part:
         def weight() -> FloatArray:
             return Kernel.mean(window, channels).weight
 
-        return cls(window, channels, axis, channels, channels, weight, None, dtype, carries=False)
+        return cls(
+            *(window, channels, axis, channels, channels, weight, None, dtype),
+            carries=False,
+            is_stored=False,
+        )
 
     def kernel(self, channels: int, rank: int) -> Kernel:
         """The numbers, with so many spatial axes."""

@@ -92,8 +92,8 @@ class MergeReason(_Worded):
 
     READ = "read-elsewhere", "somebody else reads what {blocker} makes"
     """Somebody else reads what the blocker makes, or it leaves the network."""
-    WEIGHT = "fixed-weight", "the weight of {blocker} is not its own to change"
-    """The blocker's weight is shared, computed, quantised, or stored in fewer bits."""
+    WEIGHT = "fixed-weight", "the weight or bias of {blocker} is not its own to change"
+    """The blocker's weight, or its bias, is shared, computed, quantised, or in fewer bits."""
     STEP = "step-stays", "{blocker} has to stay"
     """The blocker is a step that has to stay."""
     PADDING = "padding", "zero padding behind {blocker} would see another value"
@@ -104,6 +104,6 @@ class MergeReason(_Worded):
     """One op would take more multiplications, or a larger weight, than they do."""
     SUM = "sum", "the sum would change what else is in it, or no op can carry all"
     """The sum, without them, would change what else is in it; or nothing in it can carry all."""
-    CODE = "code", "the module's code puts them together: its exported program can be merged"
+    CODE = "code", "the module's code puts them together: its exported program may merge them"
     """A module's code adds or concatenates them, or uses the blocker otherwise; its exported
-    program can merge."""
+    program may merge them."""

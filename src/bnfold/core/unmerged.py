@@ -155,10 +155,14 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
         if expressions.readings.get(op.outputs[0]) != 1:
             yield Unmerged(number, MergeReason.READ, maker)
         if not expressions.freedom.can_go(maker):
-            yield Unmerged(number, MergeReason.CODE, maker)
+            # In a file, more than its result is read.
+            is_code = not expressions.freedom.shortens_concats
+            yield Unmerged(number, MergeReason.CODE if is_code else MergeReason.READ, maker)
         if isinstance(op.role, g.Linear):
-            if maker not in expressions.parts or not is_free(op.role):
+            if not is_free(op.role) or not op.role.bias_editable:
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
+            if maker not in expressions.parts:
+                yield Unmerged(number, MergeReason.GRID, maker)
         elif not _is_copy(op.role) and not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
     yield Unmerged(number, MergeReason.PADDING, way[0])

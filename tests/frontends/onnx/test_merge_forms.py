@@ -353,7 +353,7 @@ def a_sum_that_no_window_holds(s):
 def a_mean_less_a_convolution(s):
     x = s.input(*X)
     c = s.node("AveragePool", x, name="p1", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
-    s.output(s.node("Sub", c, s.conv(x, 4, 4, kernel=1, groups=4), name="minus"))
+    s.output(s.node("Sub", c, s.conv(x, 4, 4, kernel=3, pad=1, groups=4), name="minus"))
 
 
 def a_mean_less_its_input(s):

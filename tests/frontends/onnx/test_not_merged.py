@@ -53,6 +53,18 @@ def the_dtype_of_a_branch_is_read(s):
     s.output(whole, s.node("CastLike", s.node("Shape", whole, name="shape"), b, name="cast"))
 
 
+def a_mean_beside_a_smaller_weight(s):
+    """A mean holds no weight: nine times as many would be in the file."""
+    x = s.input(*X)
+    c = s.node("AveragePool", x, name="p1", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
+    s.output(s.node("Sub", c, s.conv(x, 4, 4, kernel=1, groups=4), name="minus"))
+
+
+def a_mean_in_front_of_a_smaller_weight(s):
+    p = s.node("AveragePool", s.input(*X), name="p1", kernel_shape=[2, 2], strides=[2, 2])
+    s.output(s.conv(p, 4, 4, name="a", groups=4))
+
+
 def a_weight_is_shared(s):
     x = s.input(*X)
     a = s.conv(x, 4, 4, name="a", bias=False)
@@ -322,6 +334,7 @@ KEPT = [
     a_branch_is_an_output, a_branch_is_read_elsewhere, a_branch_is_read_twice_elsewhere,
     the_shape_of_a_branch_is_read, the_size_of_a_branch_is_read, the_shape_within_a_chain_is_read,
     the_shape_of_one_of_siblings_is_read, the_dtype_of_a_branch_is_read,
+    a_mean_beside_a_smaller_weight, a_mean_in_front_of_a_smaller_weight,
     a_weight_is_shared, a_weight_is_shared_with_a_reader, a_weight_is_an_output,
     a_weight_is_computed, a_weight_can_be_overridden, a_bias_can_be_overridden,
     a_weight_is_quantised, a_weight_is_stored_in_half, strides_differ,
