@@ -193,13 +193,15 @@ def test_a_module_that_computes_in_16_bits_inside(way):
     assert not bnfold.verify(model, folded, x).equal
 
 
-@pytest.mark.parametrize("narrow", ["FLOAT16", "BFLOAT16"])
-def test_a_model_that_computes_in_16_bits_inside(narrow):
-    s = Sketch(2, 4, 9, 9)
+@pytest.mark.parametrize(
+    ("narrow", "own"), [("FLOAT16", "FLOAT"), ("BFLOAT16", "FLOAT"), ("FLOAT", "DOUBLE")]
+)
+def test_a_model_that_computes_in_fewer_bits_inside(narrow, own):
+    s = Sketch(2, 4, 9, 9, data_type=getattr(onnx.TensorProto, own))
     s.node("Relu")
     s.bn(4)
     s.node("Cast", to=getattr(onnx.TensorProto, narrow))
-    s.node("Cast", to=onnx.TensorProto.FLOAT)
+    s.node("Cast", to=getattr(onnx.TensorProto, own))
     s.conv(4, 5)
     model = s.model()
     folded, report = bnfold.fold(model)
@@ -245,3 +247,24 @@ def test_a_mean_over_many_places_in_caffe(tmp_path, size):
     assert folded.report.removed == 1
     verdict = bnfold.verify(network, tmp_path / "folded.prototxt")
     assert verdict.equal, str(verdict)
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub"])
+@pytest.mark.parametrize("mean", ["ReduceMean", "GlobalAveragePool"])
+@pytest.mark.parametrize("behind", ["bn", "gemm"])
+def test_a_step_that_was_merged_before_it_was_removed(op, mean, behind):
+    """How tensors are stored is told by what was merged, and that was rounded."""
+    s = Sketch("n", 6, 5, 5)
+    norm = s.bn(6, name="first")
+    s.node(op, "x", norm)
+    s.node(mean, **({"axes": [2, 3]} if mean == "ReduceMean" else {}))
+    if behind == "bn":
+        s.bn(6, name="second")
+    else:
+        s.node("Flatten")
+        s.node("Gemm", s.at, s.weight("w", 6, 3), s.weight("c", 3))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1 and report.merged
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal and verdict.layers, str(verdict)

@@ -144,7 +144,14 @@ def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -
     alive = np.zeros(int(x.max(initial=0)) + 1, dtype=bool)
     alive[x[~zero]] = True
     fits = (readers.producer[x] >= 0) & (readers.count[x] == 1) & ~alive[x]
-    return np.asarray(fits & _is_left(readers, x))
+    # The constant is computed as (x - c) + b, which has no more digits than c.
+    near = np.abs(readers.offset[x]) <= _FARTHEST * np.maximum(np.abs(bound.shift), _SMALL)
+    return np.asarray(fits & near & _is_left(readers, x))
+
+
+_FARTHEST, _SMALL = 2.0**27, 2.0**-10
+"""How much larger than its constant what a step is made of may be, of the 53 bits of float64; and
+what counts as a constant's size at least."""
 
 
 def _is_left(readers: Readers, x: IntArray) -> NDArray[np.bool_]:

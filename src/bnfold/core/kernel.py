@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.core.affine import FloatArray
+from bnfold.core.limits import smallest_whole
 from bnfold.core.window import Window, joint
 
 
@@ -63,6 +64,14 @@ class Kernel:
         rows = self.weight.reshape(len(self.weight), -1)
         gains: FloatArray = np.sqrt(np.square(rows).sum(axis=1))
         return gains
+
+    def keeps_digits_in(self, dtype: str) -> bool:
+        """Whether the weights of no channel fall below the dtype's normal numbers."""
+        least = smallest_whole(dtype)
+        if not least or not self.weight.size:
+            return True
+        typical = self.gains / math.sqrt(self.weight[0].size)
+        return bool(((typical == 0.0) | (typical >= least)).all())
 
     def in_groups(self, groups: int) -> FloatArray:
         """The weight of the same op in fewer groups."""

@@ -14,6 +14,16 @@ _LARGEST = {
 }
 
 
+_SMALLEST_WHOLE = {"float16": 2.0**-17}
+"""The least root of the mean square that keeps nine bits of numbers beside a step of 2^-24: below
+its normal numbers float16 has no more. The other dtypes reach down to where nothing is."""
+
+
+def smallest_whole(dtype: str) -> float:
+    """How small the weights of a channel may be, on the average, and keep their digits."""
+    return _SMALLEST_WHOLE.get(dtype, 0.0)
+
+
 def largest(dtype: str) -> float:
     """The largest finite number; infinite where the dtype is not known."""
     return _LARGEST.get(dtype, math.inf)

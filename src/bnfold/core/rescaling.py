@@ -29,6 +29,9 @@ class Rescaling:
     shift: FloatArray
     known: NDArray[np.bool_]
     """False where the stored value says nothing about the value."""
+    is_rounded: bool = False
+    """Whether scale and shift are those of constants that were rounded on the way: of merged ops,
+    or of what an earlier fold has made."""
 
     def then(self, later: Rescaling) -> Rescaling:
         """This rescaling, and a later one of what came of it.
@@ -39,6 +42,7 @@ class Rescaling:
             self.scale * later.scale,
             self.shift + later.shift / np.where(self.known, self.scale, 1.0),
             self.known & later.known,
+            is_rounded=True,
         )
 
 
@@ -54,16 +58,18 @@ def in_turn(first: Rescalings, second: Rescalings) -> dict[str, Rescaling]:
 class PlanRescalings:
     """The rescalings of a plan, tensor by tensor."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, is_rounded: bool = False) -> None:
         assert plan.solution is not None
         self._solution = plan.solution
+        self._is_rounded = is_rounded
         self._hidden = _hidden(plan.solution)
 
     def of(self, tensor: int) -> Rescaling:
         """The rescaling of a tensor of the graph."""
         labels = self._solution.binding.labels[tensor]
         values = self._solution.values
-        return Rescaling(values.scale[labels], values.shift[labels], ~self._hidden[labels])
+        known = ~self._hidden[labels]
+        return Rescaling(values.scale[labels], values.shift[labels], known, self._is_rounded)
 
 
 def _hidden(solution: Solution) -> NDArray[np.bool_]:

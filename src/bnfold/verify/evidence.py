@@ -29,6 +29,7 @@ from bnfold.verify import compare, layers
 from bnfold.verify.inputs import nudged
 from bnfold.verify.runner import Array, Evaluation, NotRunnableError, Output, Rounded, Runner
 from bnfold.verify.sampler import TensorSampler
+from bnfold.verify.verdict import unit
 
 DRAWS_FIRST, DRAWS, DRAWS_SMALL = 2, 4, 16
 """Draws for a model with many values inside, more for one where these are not enough, and for a
@@ -222,7 +223,10 @@ def run_exact(
     evidence.exact_before = [outputs for outputs, _ in before]
     evidence.exact_after = [outputs for outputs, _ in after]
     evidence.runs = layers.Runs(
-        [sampler.seen for _, sampler in before], [sampler.seen for _, sampler in after], draws
+        [sampler.seen for _, sampler in before],
+        [sampler.seen for _, sampler in after],
+        draws,
+        unit(evidence.coarsest),
     )
     numbers = sum(int(np.prod(tensor.shape)) for tensor in after[0][1].seen.values())
     most = DRAWS_SMALL if look_inside and numbers <= SMALL else DRAWS_FIRST

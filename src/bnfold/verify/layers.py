@@ -39,6 +39,8 @@ class Measured:
     """Of what one more rounding of all weights does, and of what float32 cannot tell from 0."""
     compared: FloatArray
     """Of v and t, whose difference and sum are taken here, in float64."""
+    rounding: float
+    """How far s and t are off, relative to themselves."""
     cut: bool
     """Whether parts were cut off: several places hold the very same extreme value."""
 
@@ -53,6 +55,8 @@ class Runs:
     """The folded one."""
     draws: Sequence[Run]
     """The folded one, weights rounded once more at random: on one sample after the other."""
+    unit: float = 0.0
+    """The unit roundoff of what the model is in."""
 
     @property
     def common(self) -> list[str]:
@@ -103,6 +107,7 @@ def _measure(
         _mean_square(units, known),
         _mean_square(drawn, known) + _mean_square([_SMALLEST / scale], known),
         size + _mean_square([shift], known),
+        runs.unit if rescaling is not None and rescaling.is_rounded else 0.0,
         _is_cut(first.values if len(pairs) == 1 else np.concatenate([b for b, _ in pairs], axis=1)),
     )
 
@@ -180,7 +185,7 @@ def _judge(tensor: Measured, k: float, q: float) -> LayerDifference:
         stored = np.maximum(stored, typical) if tensor.cut else stored
         # v + t may be next to nothing where v and t are not.
         compared = np.where(np.isfinite(tensor.compared), tensor.compared, 0.0)
-        floor = verdict.ARITHMETIC * verdict.ARITHMETIC * compared
+        floor = max(verdict.ARITHMETIC, tensor.rounding) ** 2 * compared
         allowed = k * np.sqrt(tensor.noise + q * q * stored + floor)
         difference = np.sqrt(tensor.difference)
         excess = np.where(difference > 0, difference / np.maximum(allowed, 1e-300), 0.0)

@@ -240,7 +240,8 @@ def _compare(
     evidence.own_before, evidence.own_after = [before.own], [after.outputs]
     evidence.exact_before, evidence.exact_after = [before.outputs], [after.outputs]
     evidence.drawn = [inside.outputs for inside in moved]
-    evidence.runs = layers.Runs([before.seen], [after.seen], [inside.seen for inside in moved])
+    draws = [inside.seen for inside in moved]
+    evidence.runs = layers.Runs([before.seen], [after.seen], draws, verdict.unit("float32"))
     compared = evidence.inside()
     judged = outputs.judge(evidence, {layer.name: layer for layer in compared.layers})
     if not compared.fits or not all(layer.equal for layer in compared.layers):

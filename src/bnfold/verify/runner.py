@@ -130,7 +130,7 @@ class Runner(Protocol):
         """A fresh copy in float64. Raises NotExactError where that cannot be."""
 
     def narrowest(self, inputs: Sequence[Array]) -> str:
-        """A 16-bit dtype in which it computes some tensor inside; "" where there is none."""
+        """The coarsest floating-point dtype of the values inside; "" where it is that outside."""
 
     def rescalings(self) -> Sequence[Rescalings]:
         """How a fold of it may store each tensor, by key; the likeliest fold first."""

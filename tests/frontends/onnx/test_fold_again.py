@@ -163,3 +163,22 @@ def test_a_dead_channel_of_one_reader_leaves_the_others_digits(gamma, adds, show
     assert bnfold.verify(model, folded).equal
     again = bnfold.fold(folded).model
     assert_same(model, again, (1, 3, 4, 4), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e12, 1e14, 1e19])
+@pytest.mark.parametrize("then", ["", "Relu"])
+def test_a_constant_behind_a_factor_of_any_size(size, then):
+    """What a dead channel becomes is computed through the step in front of it."""
+    s = PlainSketch(1, 2, 2, 2)
+    s.conv(2, 2, 1)
+    for name, gamma, beta, mean in (
+        ("one", [size, 1.0], 0.5, 0.25),
+        ("two", [0.0, 1.0], 1.75, -0.5),
+    ):
+        parts = (gamma, [beta] * 2, [mean] * 2, [1.0] * 2)
+        names = [s.constant(f"{name}_{k}", part) for k, part in zip("gbmv", parts, strict=True)]
+        s.node("BatchNormalization", s.at, *names, name=name)
+    if then:
+        s.node(then)
+    model = s.model()
+    assert_same(model, bnfold.fold(model).model, (1, 2, 2, 2), tolerance=1e-5)

@@ -207,7 +207,7 @@ def _rescalings(
     net: Net, lifted: Lifted, plan: Plan, same: Collection[tuple[str, int]] | None
 ) -> dict[str, Rescaling]:
     """How each top is stored; `same` are those that mean what they did before a merge."""
-    rescalings = PlanRescalings(plan)
+    rescalings = PlanRescalings(plan, is_rounded=same is not None)
     twice = _taken_twice(net)
     return {
         _key(layer.name, place): rescalings.of(lifted.tensors[number])

@@ -142,7 +142,7 @@ class Folding:
     @property
     def rescalings(self) -> dict[str, Rescaling]:
         """How each value is stored now, by its name."""
-        rescalings = PlanRescalings(self.plan)
+        rescalings = PlanRescalings(self.plan, is_rounded=bool(self.merging))
         own = {name: rescalings.of(tensor) for name, tensor in self.lifted.tensors.items()}
         return own if self.earlier is None else in_turn(self.earlier.rescalings, own)
 

@@ -192,10 +192,16 @@ class _Merger:
         """The kernel of a merge; None if it does not fit its dtype."""
         dtypes = self.lifted.constants.shapes.dtypes
         data_type = dtypes[self._nodes(merge.carrier)[0].outputs[0]]
-        kernel = merge.kernel()
-        with np.errstate(over="ignore"):
-            if not all(is_finite(n.astype(numpy_dtype(data_type))) for n in kernel.numbers):
+        kernel, dtype = merge.kernel(), numpy_dtype(data_type)
+        site = self.lifted.sites[merge.carrier]
+        stored: tuple[Array, ...] = kernel.numbers
+        if isinstance(site, AffineSite):  # with its own mean and deviation
+            stored = (*stored, *_constants(kernel, site))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not all(is_finite(numbers.astype(dtype)) for numbers in stored):
                 return None
+        if not kernel.keeps_digits_in(dtype.name):
+            return None
         is_kept = kernel.weight.nbytes <= self.room
         self.room -= kernel.weight.nbytes if is_kept else 0
         shapes = (kernel.weight.shape, kernel.bias.shape)
@@ -362,20 +368,22 @@ def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
 def _batch_norm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     """gamma' = a * sqrt(var + eps), beta' = b + a * mean"""
     site = place.site
-    assert isinstance(site, AffineSite) and site.mean is not None and site.deviation is not None
-    mean, deviation = site.mean, site.deviation
-
-    def constants(kernel: Kernel) -> tuple[Array, Array]:
-        return Affine(kernel.weight.reshape(-1), kernel.bias).as_batchnorm(mean, deviation)
-
-    scale = bear("scale", lambda kernel: constants(kernel)[0])
-    shift = bear("B", lambda kernel: constants(kernel)[1])
+    assert isinstance(site, AffineSite)
+    scale = bear("scale", lambda kernel: _constants(kernel, site)[0])
+    shift = bear("B", lambda kernel: _constants(kernel, site)[1])
     proto = NodeProto()
     proto.CopyFrom(place.node.proto)
     del proto.input[:], proto.output[:]
     proto.input.extend([place.source, scale, shift, *place.node.inputs[3:]])
     proto.output.append(place.output)
     return [proto]
+
+
+def _constants(kernel: Kernel, site: AffineSite) -> tuple[Array, Array]:
+    """The scale and the B of a BatchNormalization with its own mean and deviation."""
+    assert site.mean is not None and site.deviation is not None
+    affine = Affine(kernel.weight.reshape(-1), kernel.bias)
+    return affine.as_batchnorm(site.mean, site.deviation)
 
 
 _MAKERS = {"BatchNormalization": _batch_norm, "MatMul": _matmul, "Gemm": _gemm}

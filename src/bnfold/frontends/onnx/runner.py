@@ -190,8 +190,8 @@ class OnnxRunner:
         with suppress(BnfoldError):
             dtypes = analyse(self.model, self.pins).shapes.dtypes
             live = RunGraph(self.model).live
-            halves = {dtype for name, dtype in dtypes.items() if name in live} & HALF
-            return max((numpy_dtype(half).name for half in halves), key=unit, default="")
+            floats = {dtype for name, dtype in dtypes.items() if name in live} & FLOATS
+            return max((numpy_dtype(kind).name for kind in floats), key=unit, default="")
         return ""
 
     def rescalings(self) -> Sequence[Rescalings]:

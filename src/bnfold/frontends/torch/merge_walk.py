@@ -26,6 +26,7 @@ from bnfold.frontends.torch.lifter import AffineSite
 from bnfold.frontends.torch.merge_run import Run
 from bnfold.frontends.torch.new_tensors import is_finite, tensor_like
 from bnfold.frontends.torch.recording import Call, lie_alike
+from bnfold.frontends.torch.run_values import dtype_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -333,5 +334,7 @@ def can_carry(module: nn.Module | None, window: Window | None) -> bool:
 
 
 def fits(module: Any, kernel: Kernel) -> bool:
-    """Whether the numbers are finite in the module's dtype."""
+    """Whether the numbers are finite in the module's dtype, and keep their digits."""
+    if not kernel.keeps_digits_in(dtype_name(module.weight)):
+        return False
     return all(is_finite(tensor_like(part, module.weight)) for part in (kernel.weight, kernel.bias))

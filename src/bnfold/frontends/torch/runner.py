@@ -252,7 +252,7 @@ class _Own:
 
 
 class _Dtypes(TorchDispatchMode):  # type: ignore[misc]
-    """Notes the floating-point dtypes of 16 bits that ops make."""
+    """Notes the floating-point dtypes that ops make."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -263,7 +263,7 @@ class _Dtypes(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.itemsize == 2:
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 self.seen.add(dtype_name(leaf))
         return result
 
