@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import bnfold
 from tests.conformance.onnx_sketch import Sketch
-from tests.frontends.onnx.merging import X, added, folded, ops, two
+from tests.frontends.onnx.merging import X, added, drawn, folded, ops, two
 
 
 def branch(s: Sketch, x: str, name: str, kernel: int = 3, ins: int = 4, outs: int = 4, **options):
@@ -40,6 +42,14 @@ def mobileone(s):
         at = added(s, at, branch(s, x, f"deep{number}", groups=4), name=f"sum{number}")
     at = added(s, branch(s, x, "scale", 1, groups=4), at, name="all")
     s.output(s.node("Relu", at, name="act"))
+
+
+def concatenated(s):
+    """A sum first, and then what stands beside it."""
+    x = s.input(*X)
+    whole = added(s, *two(s, x))
+    beside = s.conv(x, 4, 4, name="c", kernel=3, pad=1)
+    s.output(s.node("Relu", s.node("Concat", whole, beside, name="cat", axis=1), name="act"))
 
 
 def mobileone_pointwise(s):
@@ -364,3 +374,14 @@ def test_what_a_step_parted_is_merged_at_once(shared):
     assert ops(made).count("Conv") == 2
     assert [(item.name, item.is_removed) for item in report.items] == [("bn", True)]
     assert [merged.into for merged in report.merged] == ["b"]
+
+
+@pytest.mark.parametrize("form", [concatenated, repvgg, mobileone])
+def test_nodes_without_names(form):
+    """What is merged in one round, and again in the next, is told once, of a node that is there."""
+    model = drawn(form, np.float32)
+    for node in model.graph.node:
+        node.name = ""
+    made, report = bnfold.fold(model)
+    assert made.graph.node and len(report.merged) == ops(made).count("Conv")
+    assert {merged.into for merged in report.merged} <= {node.name for node in made.graph.node}

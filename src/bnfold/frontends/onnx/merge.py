@@ -324,7 +324,7 @@ def _convolution(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     inputs = [place.source, weight]
     if has_bias:
         inputs.append(bear("bias", lambda kernel: kernel.bias))
-    name = place.node.proto.name
+    name = place.node.name
     return [helper.make_node(place.node.op, inputs, [place.output], name=name, **attributes)]
 
 
@@ -337,12 +337,12 @@ def _gemm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     inputs = [place.source, bear("weight", _dense)]
     if has_bias or written.gemm_needs_bias(place.opset):
         inputs.append(bear("bias", lambda kernel: kernel.bias))
-    name, opset = place.node.proto.name, place.opset
+    name, opset = place.node.name, place.opset
     return [written.gemm(inputs, place.output, name=name, opset=opset, transB=1)]
 
 
 def _matmul(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
-    name = place.node.proto.name
+    name = place.node.name
     is_left = isinstance(place.site, LinearSite) and place.site.position == 0
     if is_left:
         inputs = [bear("weight", _dense), place.source]
@@ -376,6 +376,7 @@ def _batch_norm(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
     del proto.input[:], proto.output[:]
     proto.input.extend([place.source, scale, shift, *place.node.inputs[3:]])
     proto.output.append(place.output)
+    proto.name = place.node.name
     return [proto]
 
 
