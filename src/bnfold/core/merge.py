@@ -23,7 +23,7 @@ from bnfold.core.siblings import find_siblings
 from bnfold.core.window import Window
 
 _MOST_OPERANDS = 64
-"""Sums of more operands are left alone."""
+"""So many operands of a sum are looked at in one go."""
 
 
 @dataclass(slots=True)
@@ -117,11 +117,9 @@ class _Finder:
         nested = NestedSum(self.expressions, number)
         operands = nested.operands
         (output,) = self.graph.ops[number].outputs
-        if len(operands) > _MOST_OPERANDS or not self.expressions.are_alike(
-            (operand.tensor for operand in operands), output
-        ):
+        if not self.expressions.are_alike((operand.tensor for operand in operands), output):
             return []
-        free = operands
+        free = operands[:_MOST_OPERANDS]
         while clusters := self._clusters(free, output):
             if len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
