@@ -145,7 +145,7 @@ def _own_report(work: _Work) -> FoldReport:
 
 def _inside(program: ExportedProgram) -> list[Item]:
     """The BatchNorms in the bodies of higher-order ops, such as a cond or an autocast region."""
-    outcome = Kept(Reason.MODULE_DOES_MORE, None, "it is in the body of a higher-order op")
+    outcome = Kept(Reason.MODULE_DOES_MORE, None, _IN_A_BODY)
     return [
         Item(name, "batch_norm", int(node.args[0].meta["val"].shape[1]), 1, outcome)
         for path, body in program.graph_module.named_modules()
@@ -154,6 +154,12 @@ def _inside(program: ExportedProgram) -> list[Item]:
         if node.op == "call_function" and is_batch_norm(op_name(node.target))
         if isinstance(node.args[0], fx.Node) and "val" in node.args[0].meta
     ]
+
+
+_IN_A_BODY = (
+    "it is in the body of a higher-order op: where that is a no_grad or an autocast region,"
+    " program.run_decompositions({}) makes plain ops of it"
+)
 
 
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
