@@ -26,7 +26,7 @@ from bnfold.frontends.torch.entries import Entry, as_entry, call, method, split_
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
 from bnfold.frontends.torch.halves import cleared_by_halves
-from bnfold.frontends.torch.keep import pin
+from bnfold.frontends.torch.keep import pin, pin_handed_out
 from bnfold.frontends.torch.leaf_modules import changes_gradients
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
@@ -425,4 +425,5 @@ def _read(
         recording = read_as_needed(model, runs, is_merged=is_merged)
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
+        pin_handed_out(model, recording)
         return recording, lift(recording)

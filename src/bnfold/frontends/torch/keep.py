@@ -1,12 +1,13 @@
-"""Modules that the user wants to stay as they are, for who calls them or looks at them otherwise.
+"""Modules that stay as they are, for who calls them or looks at them otherwise.
 
+The user names them, or the model returns them, or what leads to them (see `handed_out`).
 What goes in, what comes out and what is computed inside keeps its values: somebody reads it, as the
 user reads an output. Then no weight in there changes, and no step in there goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
@@ -24,16 +25,27 @@ def pin(model: nn.Module, recording: Recording, keep: Sequence[str]) -> None:
                 f"keep: {type(model).__name__} has no submodule {name!r}",
                 "name it as model.named_modules() does",
             ) from error
-        parts = {id(part) for part in module.modules()}
-        values = {
-            value.number: value
-            for part in parts
-            for call in recording.calls.get(part, ())
-            for value in _values(call)
-        }
-        reader = f"{name or type(model).__name__} (keep)"
-        recording.outputs += [(value, reader) for value in values.values()]
-        recording.persistent |= {value.storage for value in values.values()}
+        _pin(recording, module.modules(), f"{name or type(model).__name__} (keep)")
+
+
+def pin_handed_out(model: nn.Module, recording: Recording) -> None:
+    """The same for modules that somebody may run who gets what the model returns."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for key, module in recording.handed_out.items():
+        name = names.get(key) or type(module).__name__
+        _pin(recording, [module], f"{name} (handed out by the model)")
+
+
+def _pin(recording: Recording, parts: Iterable[nn.Module], reader: str) -> None:
+    """Make the values of these modules outputs of the model, read by who is named."""
+    values = {
+        value.number: value
+        for part in parts
+        for call in recording.calls.get(id(part), ())
+        for value in _values(call)
+    }
+    recording.outputs += [(value, reader) for value in values.values()]
+    recording.persistent |= {value.storage for value in values.values()}
 
 
 def _values(call: Call) -> Iterator[Value]:

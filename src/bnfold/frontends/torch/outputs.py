@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.handed_out import reached
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Value
 from bnfold.frontends.torch.tensor_facts import forget
@@ -32,6 +33,20 @@ def note_outputs(recorder: Recorder, result: Any, inputs: list[Tensor], prefix: 
         value = recorder.values.read(tensor)
         if isinstance(value, Value) and value.storage in recording.persistent:
             recording.outputs.append((value, f"{prefix}memory that outlives the run"))
+
+
+def note_handed_out(recorder: Recorder, result: Any, members: Mapping[int, nn.Module]) -> None:
+    """What else is returned may run a part of the model later: that part stays as it is.
+
+    What goes in and out of it in the run is pinned, see `keep`; where it did not run, its weights.
+    """
+    modules, tensors = reached(result, members)
+    parts = {id(part): part for module in modules for part in module.modules()}
+    recorder.recording.handed_out |= parts
+    idle = [part for key, part in parts.items() if key not in recorder.recording.calls]
+    held = (tensor for part in idle for tensor in (*part.parameters(False), *part.buffers(False)))
+    for tensor in (*tensors, *held):
+        recorder.constants.note_handed_out(tensor)
 
 
 def escaped(recorder: Recorder, known: Sequence[Tensor]) -> list[Tensor]:

@@ -39,6 +39,7 @@ from bnfold.frontends.torch.outputs import (
     besides_tensors,
     escaped,
     note_escaped,
+    note_handed_out,
     note_outputs,
     tensors_in,
 )
@@ -209,6 +210,12 @@ class _Reader:
         """The model and everything in it."""
         return self.shadow.modules
 
+    @property
+    def members(self) -> dict[int, nn.Module]:
+        """What runs and what it stands for, which code outside of the copy meets."""
+        parts = (part for own in self.modules for part in (own, self.shadow.original(own)))
+        return {id(part): part for part in parts}
+
     def read(self, plan: _Plan, *, structural: bool) -> Recording:
         """Record all runs."""
         if self.shadow.is_copy:
@@ -364,6 +371,7 @@ class _Reader:
                 raise NeedsValues
             recorder.recording.roots.append(recorder.ledger.call)
             note_outputs(recorder, result, list(tensors.values()), prefix)
+            note_handed_out(recorder, result, self.members)
             own = list(tensors.values())
             suspects = {id(t) for t in escaped(recorder, [*own, *tensors_in(result)])}
             if suspects:

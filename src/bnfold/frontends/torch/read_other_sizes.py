@@ -288,6 +288,7 @@ class Readings:
     def note(self, reading: Path, *, is_other: bool = False) -> None:
         """Another reading, and whether its code went another way, as far as it was heard."""
         recording = reading.recording
+        self.first.handed_out |= recording.handed_out
         is_other |= recording.asked.answers not in self.answers or not recording.is_structural
         self.answers.append(recording.asked.answers)
         cuts = _cuts(recording, reading.runs)
@@ -333,6 +334,7 @@ class Readings:
             runs = [run for path in self.paths for run in path.runs]
             recording = read_module(self.model, runs, given=given)
             _place_notes(recording, [path.recording for path in self.paths])
+        recording.handed_out |= self.first.handed_out
         recording.further = self.further
         recording.rounds = self.first.rounds
         return recording

@@ -251,6 +251,8 @@ class Recording:
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
+    handed_out: dict[int, nn.Module] = field(default_factory=dict)
+    """Members, by id(), that what a run returns leads to; see `handed_out`."""
     parted: list[nn.Module] = field(default_factory=list)
     """Those of them that a later run, or one on other inputs, uses behind where the two part."""
     varying: set[int] = field(default_factory=set)

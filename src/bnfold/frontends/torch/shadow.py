@@ -162,5 +162,7 @@ def translate_back(recording: Recording, shadow: Shadow) -> None:
         - foreign
         - {id(shadow.original(module)) for module in recording.lost}
     )
+    handed_out = [shadow.original(module) for module in recording.handed_out.values()]
+    recording.handed_out = {id(module): module for module in handed_out}
     recording.parted = [shadow.original(module) for module in recording.parted]
     recording.lent_biases = {key: shadow.original(m) for key, m in recording.lent_biases.items()}

@@ -173,6 +173,7 @@ def mark_varying(
 ) -> None:
     """Note in the first recording what was other in the second."""
     first.changed |= changed
+    first.handed_out |= second.handed_out
     take_over_uses(first, second)
     aligned = 0
     for event, twin in zip(first.events, second.events, strict=False):
