@@ -271,6 +271,96 @@ def test_an_add_takes_the_place_of_one_behind_a_factor(between, left):
     assert bnfold.fold(folded).model == folded
 
 
+SUMMANDS = ["y + c", "c + y", "y - c", "c - y"]
+
+
+def summand(s, form, shape):
+    """An Add or Sub of what was made last and a constant."""
+    y, c = s.at, s.weight("c", *shape)
+    operands = (y, c) if form.startswith("y") else (c, y)
+    return s.node("Add" if "+" in form else "Sub", *operands, name="step")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (1, 1, 4), (5, 4)])
+@pytest.mark.parametrize("form", SUMMANDS)
+@pytest.mark.parametrize("behind", [True, False])
+def test_what_is_added_to_a_matrix_product_or_taken_off(form, shape, behind):
+    """It is the bias of the product, or gives way to one; what stands in front goes along."""
+    s = Sketch("n", 5, 3)
+    if not behind:
+        s.node("Transpose", perm=[0, 2, 1])
+        s.bn(3)
+        s.node("Transpose", perm=[0, 2, 1])
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    summand(s, form, shape)
+    s.node("Transpose", perm=[0, 2, 1])
+    if behind:
+        s.bn(4)
+    s.node("Sigmoid")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert not report.kept
+    assert len([op for op in ops(folded) if op in ("Add", "Sub")]) == 1
+    assert "BatchNormalization" not in ops(folded)
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 5, 3))
+    assert bnfold.fold(folded).model == folded
+
+
+@pytest.mark.parametrize("form", SUMMANDS)
+@pytest.mark.parametrize("opset", [6, 17])
+def test_a_step_behind_views_pays_for_an_add(form, opset):
+    s = Sketch(2, 3)
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    s.node("Transpose", perm=[1, 0])
+    s.node("Transpose", perm=[1, 0])
+    if opset == 6 and form.startswith("c"):
+        pytest.skip("the second operand alone is spread out at this opset")
+    summand(s, form, (4,))
+    if opset == 6:
+        s.nodes[-1].attribute.append(helper.make_attribute("broadcast", 1))
+    s.bn(4, **({"is_test": 1} if opset == 6 else {}))
+    s.node("Sigmoid")
+    model = s.model(opset=opset)
+    folded, report = bnfold.fold(model)
+    assert not report.kept
+    assert ops(folded) == ["MatMul", "Add", "Transpose", "Transpose", "Sigmoid"]
+    expected, actual = (ReferenceEvaluator(m) for m in (model, folded))
+    feed = {"x": np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)}
+    if opset == 17:
+        np.testing.assert_allclose(actual.run(None, feed)[0], expected.run(None, feed)[0], 1e-5)
+    assert bnfold.fold(folded).model == folded
+
+
+@pytest.mark.parametrize("form", SUMMANDS)
+def test_products_that_something_is_taken_off_merge(form):
+    s = Sketch(2, 3)
+    s.node("MatMul", "x", s.weight("w", 3, 4))
+    first = summand(s, form, (4,))
+    second = s.node("Add", s.node("MatMul", "x", s.weight("v", 3, 4)), s.weight("d", 4))
+    s.node("Sub", first, second)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert len(ops(folded)) == 2
+    assert_same(model, folded, (2, 3))
+
+
+@pytest.mark.parametrize("meeting", ["Sub", "Mean", "Mul"])
+def test_what_pays_for_an_add_may_be_taken_off_or_weighed(meeting):
+    s = Sketch("n", 3)
+    s.node("Tanh")
+    first = s.bn(3)
+    second = s.weight("f", 3) if meeting == "Mul" else s.node("MatMul", "x", s.weight("v", 3, 3))
+    s.node(meeting, *((second, first) if meeting == "Mul" else (first, second)))
+    s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert not report.kept
+    assert len(folded.graph.node) <= len(model.graph.node)
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3))
+
+
 def test_none_does_behind_a_quotient_by_what_the_product_makes():
     s = Sketch(2, 5, 3)
     s.node("MatMul", s.at, s.weight("w", 3, 4), name="product")

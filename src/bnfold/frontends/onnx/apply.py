@@ -11,6 +11,7 @@ Where new content goes, `new_constants` says.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -146,6 +147,10 @@ class _Editor:
                 )
             return fold_bias(weight, old, edit, site.layout, site.groups)
 
+        if bias.node.op == "Sub":  # which goes on taking it off
+            taken = partial(_times, bias.factor, content)
+            self.new.put(number, *bias.place, taken, like=site.weight)
+            return
         if bias.factor != 1.0:
             self.edits.unit_factors.add(bias.node.index)
         if bias.position >= 0:
@@ -299,6 +304,10 @@ def _matrix_first(site: LinearSite, weight: Array) -> Array:
 def _as_stored(site: LinearSite, weight: Array) -> Array:
     """The other way round."""
     return np.moveaxis(weight, (0, 1), (-2, -1)) if site.node.op == "MatMul" else weight
+
+
+def _times(factor: float, content: Callable[[], Array]) -> Array:
+    return factor * content()
 
 
 def _bound(number: int, edit: ClipEdit, bound: Array, data_type: int) -> Array:

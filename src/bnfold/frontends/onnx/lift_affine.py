@@ -21,10 +21,9 @@ from bnfold.core import graph as g
 from bnfold.core.affine import Affine, FloatArray, deviation_of
 from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx.lift_constants import table
-from bnfold.frontends.onnx.lifter import Lifter, as_float64, constant_at_rank
+from bnfold.frontends.onnx.lifter import Lifter, as_float64, constant_at_rank, laid_out
 from bnfold.frontends.onnx.limits import growth_limit, range_limit
 from bnfold.frontends.onnx.nodes import Node
-from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import AffineSite
 from bnfold.frontends.onnx.written import BROADCASTS
 
@@ -171,7 +170,7 @@ def _binary(
         if not lifter.is_activation(source) or not lifter.constants.is_constant(name):
             return False
         shape, output = lifter.shape(source), lifter.shape(node.outputs[0])
-        constant = _laid_out(lifter, node, name, len(shape or ()))
+        constant = laid_out(lifter, node, name, len(shape or ()))
         if constant is None or int(np.prod(constant)) > _LARGEST or shape != output:
             return False
         if node.op in ("Add", "Sub") and sum(length > 1 for length in constant) > 1:
@@ -188,21 +187,6 @@ def _binary(
         return _emit_arithmetic(lifter, node, source, *step, position=position)
 
     return emit
-
-
-def _laid_out(lifter: Lifter, node: Node, name: str, rank: int) -> Shape | None:
-    """The shape of a constant such that it meets the activation as in NumPy.
-
-    Of old, the second operand is spread out, where that is asked for, from the axis given.
-    """
-    shape = lifter.constants.shape(name)
-    if shape is None or lifter.network.opset >= BROADCASTS:
-        return shape
-    axis = node.integer("axis", rank - len(shape))
-    axis += rank if axis < 0 else 0
-    behind = rank - axis - len(shape)
-    is_second = node.inputs[1] == name
-    return (*shape, *(1,) * behind) if is_second and axis >= 0 and behind >= 0 else None
 
 
 def _emit_arithmetic(

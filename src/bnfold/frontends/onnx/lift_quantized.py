@@ -37,10 +37,11 @@ def emit(lifter: Lifter, node: Node) -> bool:
     constant = "" if integer_bias is not None else node.input(2)
     weight = Weight(node.input(1), shape, 1, bias="" if node.op == "MatMul" else constant)
     spec = read_linear(lifter, node, weight)
+    if spec is not None and spec.output != node.outputs[0]:
+        # The Add or Sub behind a MatMul is a step of its own here.
+        spec = replace(spec, bias=None, output=node.outputs[0], factor=1.0)
     if spec is None or spec.factor != 1.0 or not lifter.is_activation(spec.source):
         return False
-    if spec.output != node.outputs[0]:  # the Add behind a MatMul is a step of its own here
-        spec = replace(spec, bias=None, output=node.outputs[0])
     if not lifter.is_float(spec.output) or node.integer("transA"):
         return False
     if lifter.shapes.dtypes.get(dequantize.input(1)) not in FLOATS:

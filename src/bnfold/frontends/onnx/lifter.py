@@ -25,6 +25,7 @@ from bnfold.frontends.onnx.nodes import Network, Node, aligned
 from bnfold.frontends.onnx.shapes import Shape, Shapes
 from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensors import FLOATS
+from bnfold.frontends.onnx.written import BROADCASTS
 
 _MOST_AXES, _LONGEST_AXIS, _MOST_ELEMENTS = 16, 1 << 24, 1 << 48
 
@@ -227,6 +228,21 @@ def _is_sane(shape: Shape) -> bool:
     if len(shape) > _MOST_AXES or max(shape, default=0) > _LONGEST_AXIS:
         return False
     return math.prod(shape) <= _MOST_ELEMENTS
+
+
+def laid_out(lifter: Lifter, node: Node, name: str, rank: int) -> Shape | None:
+    """The shape of a constant such that it meets the activation as in NumPy.
+
+    Of old, the second operand is spread out, where that is asked for, from the axis given.
+    """
+    shape = lifter.constants.shape(name)
+    if shape is None or lifter.network.opset >= BROADCASTS:
+        return shape
+    axis = node.integer("axis", rank - len(shape))
+    axis += rank if axis < 0 else 0
+    behind = rank - axis - len(shape)
+    is_second = node.inputs[1] == name
+    return (*shape, *(1,) * behind) if is_second and axis >= 0 and behind >= 0 else None
 
 
 def as_float64(array: NDArray[Any]) -> FloatArray:

@@ -2,7 +2,7 @@
 
 Conv, ConvTranspose   W * x + B                  padding and missing taps: see `crosses_zeros`
 Gemm                  alpha * A' @ B' + beta * C
-MatMul                x @ W or W @ x, and the Add of constants behind it
+MatMul                x @ W or W @ x, and the Add or Sub of constants behind it
 Gather                rows of a table, by indices that the user chooses
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
-from bnfold.frontends.onnx.lifter import Lifter
+from bnfold.frontends.onnx.lifter import Lifter, laid_out
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
@@ -196,6 +196,7 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
     axis = made - from_the_back
     bias = _bias_behind(lifter, node, axis, made, outs)
     is_separate = bias is not None and bias.node is not node
+    is_taken_off = bias is not None and bias.node.op == "Sub" and bias.position == 0  # c - x @ W
     return LinearSpec(
         node,
         source,
@@ -203,33 +204,56 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
         weight.position,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
         g.Linear(
-            ins, outs, rank - from_the_back, axis, crosses_zeros=math.prod(batch) > 1, centre=()
+            *(ins, outs, rank - from_the_back, axis),
+            crosses_zeros=math.prod(batch) > 1,
+            centre=None if is_taken_off else (),
         ),
+        factor=-1.0 if is_taken_off else 1.0,
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
     )
 
 
 def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
-    """The Add of constants behind a MatMul, or room for one where an affine step stands."""
-    bias_shape = shape_of_summand(outs, axis, rank, lifter.network.opset)
+    """The Add or Sub of constants behind a MatMul, or room for an Add where an affine step stands.
+
+    An Add costs what the step that it may take the place of costs.
+    """
     reader = lifter.only_reader(node.outputs[0])
-    name = _added(lifter, reader, node.outputs[0])
-    if reader is not None and name:
-        shape = lifter.constants.shape(name)
-        assert shape is not None
-        if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
-            return BiasSite(reader, list(reader.inputs).index(name), name, shape)
-        if math.prod(shape) > 1 and _keeps_shape(lifter, reader, node):
-            spread = np.broadcast_shapes(shape, bias_shape)
-            if 0 < math.prod(spread) <= _LARGEST:
-                position = list(reader.inputs).index(name)
-                return BiasSite(reader, position, name, spread, axis=axis - rank)
+    added = _added(lifter, reader, node, axis, rank, outs)
+    if added is not None:
+        return added
     while reader is not None and (reader.op in _MOVERS or _is_factor(lifter, reader)):
         reader = lifter.only_reader(reader.outputs[0])
-    # An Add costs what the step that it may take the place of costs.
-    takes = (reader is not None and _has_summands(lifter, reader)) or _paid_in_front(lifter, node)
-    return BiasSite(node, -1, "", bias_shape) if takes else None
+    if not (reader is not None and _has_summands(lifter, reader)) and not _paid_in_front(
+        lifter, node
+    ):
+        return None
+    return BiasSite(node, -1, "", shape_of_summand(outs, axis, rank, lifter.network.opset))
+
+
+def _added(
+    lifter: Lifter, reader: Node | None, node: Node, axis: int, rank: int, outs: int
+) -> BiasSite | None:
+    """What its only reader adds to a MatMul, or takes from it, or takes it from."""
+    if reader is None or reader.op not in _SUMMANDS:
+        return None
+    position = 1 if reader.inputs[0] == node.outputs[0] else 0
+    name = reader.inputs[position]
+    stored = lifter.constants.shape(name) if is_constant(lifter, name) else None
+    shape = laid_out(lifter, reader, name, rank)
+    if stored is None or shape is None:
+        return None
+    bias_shape = (outs, *(1,) * (rank - 1 - axis))
+    factor = -1.0 if reader.op == "Sub" and position == 1 else 1.0
+    if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
+        return BiasSite(reader, position, name, stored, factor)
+    is_old = lifter.network.opset < BROADCASTS
+    if math.prod(shape) > 1 and not is_old and _keeps_shape(lifter, reader, node):
+        spread = np.broadcast_shapes(shape, bias_shape)
+        if 0 < math.prod(spread) <= _LARGEST:
+            return BiasSite(reader, position, name, spread, factor, axis=axis - rank)
+    return None
 
 
 def _is_factor(lifter: Lifter, node: Node) -> bool:
@@ -242,8 +266,8 @@ def _is_factor(lifter: Lifter, node: Node) -> bool:
 
 def _has_summands(lifter: Lifter, node: Node) -> bool:
     """Whether it is a step that an Add may take the place of."""
-    return node.op == "BatchNormalization" or any(
-        _added(lifter, node, name) for name in node.inputs
+    return node.op == "BatchNormalization" or (
+        node.op in _SUMMANDS and any(is_constant(lifter, name) for name in node.inputs)
     )
 
 
@@ -253,7 +277,7 @@ def _paid_in_front(lifter: Lifter, node: Node) -> bool:
     names, seen = [node.input(position)], set[int]()
     for name in names:  # which grows
         maker = lifter.network.makers.get(name)
-        if maker is None or maker.index in seen:
+        if maker is None or maker.index in seen or lifter.constants.is_constant(name):
             continue
         seen.add(maker.index)
         if _has_summands(lifter, maker):
@@ -266,7 +290,7 @@ def _paid_in_front(lifter: Lifter, node: Node) -> bool:
 
 
 def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
-    """Whether the constant of an Add fits into what it is added to, for all sizes."""
+    """Whether the constant of an Add or Sub fits into what it meets, for all sizes."""
     return lifter.shape(add.outputs[0]) is not None and all(
         lifter.shapes.of(add.outputs[0], choice) == lifter.shapes.of(node.outputs[0], choice)
         for choice in range(lifter.shapes.count)
@@ -275,24 +299,15 @@ def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
 
 _LARGEST = 1 << 22
 """Elements of the largest constant that takes in a bias per channel."""
+_SUMMANDS = ("Add", "Sub")
 _MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
-_MEETINGS = ("Concat", "Add", "Sum")
+_MEETINGS = ("Concat", "Add", "Sub", "Sum", "Mean", "Mul", "Div")
 _PASSED = (
     *_MOVERS,
-    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Mul", "Div"),
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"),
 )
 """What a step in front may have behind it, as far as the Add that it pays for is concerned."""
-
-
-def _added(lifter: Lifter, node: Node | None, source: str) -> str:
-    """The constant that an Add adds to the value; "" if it is none."""
-    if node is None or node.op != "Add" or lifter.network.opset < BROADCASTS:
-        return ""
-    first, second = node.inputs
-    name = second if first == source else first
-    is_known = is_constant(lifter, name) and lifter.constants.shape(name) is not None
-    return name if is_known else ""
 
 
 def _gather(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:

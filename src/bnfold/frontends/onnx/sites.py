@@ -17,7 +17,7 @@ class BiasSite:
     """Where a linear op has its bias, or can be given one."""
 
     node: Node
-    """The op itself, or the Add behind a MatMul."""
+    """The op itself, or the Add or Sub behind a MatMul."""
     position: int
     """Which input it is; -1 for an Add that has to be born behind the op."""
     name: str
@@ -25,7 +25,7 @@ class BiasSite:
     shape: Shape
     """How it is stored: (N,), or (1, N) as some Gemms have it."""
     factor: float = 1.0
-    """What the op multiplies it by: Gemm's beta."""
+    """What the op multiplies it by: Gemm's beta, or -1 where a Sub takes it off."""
     axis: int | None = None
     """Set where it is not one number per channel: the axis of the channels, from the back."""
 
@@ -47,7 +47,7 @@ class LinearSite:
     layout: Layout
     groups: int
     factor: float
-    """What the op multiplies the weight by: Gemm's alpha."""
+    """What the op multiplies the weight by: Gemm's alpha, or -1 where a Sub takes it off."""
     bias: BiasSite | None
     """None where it cannot have one."""
 
