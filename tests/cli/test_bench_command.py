@@ -67,8 +67,21 @@ FACTORY = f"{__name__}:build"
         (["deploy.prototxt"], "caffe time -model"),
         (["net.caffemodel"], "name the network first"),
         (["net.pt2", "--chart", "chart.png"], "does not end in .svg"),
-        (["net.pt2", "--batch", "many"], "argument --batch"),
-        ([], "the following arguments are required"),
+        *(
+            (["net.pt2", option, text], f"argument {option}: '{text}' is no list of numbers of")
+            for option in ("--batch", "--threads")
+            for text in ("many", "0", "-1", "1,,2", "1.5", "")
+        ),
+        (["net.pt2", "--threads", "1,5000000"], "use numbers from 1 to 1024"),
+        *(
+            (["net.pt2", "--rounds", text], "is no number of rounds, from 1 on")
+            for text in ("x", "0", "-3", "1.5")
+        ),
+        (["net.pt2", "--rounds", "1000000000"], "would not come to an end"),
+        *((["net.pt2", "--seconds", text], "is no number") for text in ("x", "nan", "inf")),
+        (["net.pt2", "--seconds", "-1"], "leave nothing to measure"),
+        (["net.pt2", "--seconds", "1e30"], "would not come to an end"),
+        ([], "the following arguments are required: A"),
     ],
 )
 def test_usage(

@@ -51,7 +51,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["net.onnx", "net.onnx", "--data", "bad.npz"], 2, "the model takes"),
         (["net.onnx", "net.onnx", "--mean", "0.5"], 2, "folder of images"),
         (["net.onnx", "net.onnx", "--mean", "x"], 2, "list of numbers"),
-        (["net.onnx", "net.onnx", "--samples", "0"], 2, "number of samples"),
+        (["net.onnx", "net.onnx", "--mean", "nan"], 2, "list of numbers"),
+        (["net.onnx", "net.onnx", "--std", "0.2,0,0.2"], 2, "no pixels are left"),
+        *(
+            (["net.onnx", "net.onnx", "--samples", text], 2, "no number of samples, from 1 on")
+            for text in ("0", "-1", "x", "1.5", "9" * 5000)
+        ),
+        (["net.onnx", "net.onnx", "--samples", "100000000"], 2, "use 1 to 10000"),
+        (["net.onnx", "net.onnx", "--seed", "-5"], 2, "seed=-5 is below 0"),
+        (["net.onnx", "net.onnx", "--seed", "x"], 2, "'x' is no whole number"),
+        (["net.onnx"], 2, "required: FOLDED\n"),
+        ([], 2, "required: ORIGINAL, FOLDED\n"),
         (["net.onnx", "net.onnx", "net.onnx"], 2, "3 words name 3"),
         (["network.prototxt", "network.caffemodel", "net.onnx", "net.onnx"], 2, "4 words name 3"),
         (["net.onnx", "net.onnx", "--weights", "a", "b"], 2, "--weights is for .prototxt"),

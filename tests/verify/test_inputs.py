@@ -14,6 +14,13 @@ OPEN = InputSpec("x", (2, 3, 4, 5), "float32", declared=(None, 3, None, None))
 INDEX = InputSpec("ids", (2, 7), "int64")
 
 
+def test_what_no_memory_holds_is_refused():
+    """No array of this size can be asked for, so nothing is ever taken."""
+    large = InputSpec("x", (1 << 30, 1 << 20), "float32")
+    with pytest.raises(UsageError, match="no memory for an input: x 1073741824x1048576"):
+        draw([large], 0, 0)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ModelUnreadableError, match="no such file"):
         load(tmp_path / "no.npz", [IMAGE])

@@ -20,6 +20,8 @@ from bnfold.errors import UsageError
 from bnfold.frontend import folder_of, frontend_of
 
 TORCH_FX = "torch.fx"
+_MOST_SECONDS, _MOST_ROUNDS = 86_400, 1_000_000
+"""A day, in one runtime and setting; of the rounds all times are kept."""
 
 
 def bench(
@@ -61,7 +63,7 @@ def bench(
         dtype: PyTorch only: "float32", "float16", "bfloat16" or "float64", one or several.
         layout: PyTorch only: "contiguous" or "channels_last", one or several.
         batch: Lengths of the inputs' first axis, one or several.
-        threads: Numbers of processor threads, one or several.
+        threads: Numbers of processor threads up to 1024, one or several.
         seconds: How long to measure in each runtime and setting, at least nine rounds.
         rounds: Exactly so many rounds instead.
         clip: As for `fold`, where `model` is folded first.
@@ -126,6 +128,11 @@ def _check(
         raise UsageError(
             f"seconds={seconds} and rounds={rounds} leave nothing to measure",
             "use numbers above 0",
+        )
+    if seconds > _MOST_SECONDS or (rounds is not None and rounds > _MOST_ROUNDS):
+        raise UsageError(
+            f"seconds={seconds} and rounds={rounds} would not come to an end",
+            f"use at most {_MOST_SECONDS} seconds and {_MOST_ROUNDS} rounds",
         )
 
 

@@ -5,6 +5,7 @@ A frontend knows its runtimes and how to make a model ready for one; it does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from bnfold.errors import BnfoldError
 
 CONTIGUOUS = "contiguous"
 CHANNELS_LAST = "channels_last"
+MOST_THREADS = 1024
+"""Runtimes start as many as they are told, at once, and take all memory with some millions."""
 
 
 class Setting(NamedTuple):
@@ -91,10 +94,14 @@ def check(wishes: Wishes, known: Mapping[str, Any]) -> None:
     """Raise UsageError for what cannot be wished for; `known` dtypes by name."""
     from bnfold.errors import UsageError
 
-    for name, values in (("batch", wishes.batches), ("threads", wishes.threads)):
-        if values is not None and (not values or any(value < 1 for value in values)):
+    for name, values, most in (
+        ("batch", wishes.batches, math.inf),
+        ("threads", wishes.threads, MOST_THREADS),
+    ):
+        if values is not None and (not values or any(not 1 <= value <= most for value in values)):
+            to = "on" if most == math.inf else f"to {most}"
             raise UsageError(
-                f"{name}={tuple(values)} is no list of counts", "use numbers from 1 on"
+                f"{name}={tuple(values)} is no list of counts", f"use numbers from 1 {to}"
             )
     for dtype in wishes.dtypes or ():
         if dtype not in known:

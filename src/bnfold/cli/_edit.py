@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnfold.cli._numbers import whole
 from bnfold.cli._output import progress, say
 from bnfold.cli._source import Source, named_shape
 from bnfold.cli._stream import called
@@ -51,7 +52,7 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     for option, name, shown, said in _REPEATED:
         group.add_argument(option, action="append", default=[], dest=name, metavar=shown, help=said)
     group.add_argument(
-        "--opset", type=int, metavar="N", help="convert to this version of ONNX's operators"
+        "--opset", type=whole, metavar="N", help="convert to this version of ONNX's operators"
     )
 
 

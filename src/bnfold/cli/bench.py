@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bnfold._output_files import write_whole
+from bnfold.cli._numbers import count, counts, finite
 from bnfold.cli._options import add_clip_option, add_input_options
 from bnfold.cli._output import answer, answer_result, check_output, progress
 from bnfold.cli._source import Source, check_source, source_of
@@ -56,8 +57,12 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=_counts, metavar="N,...", help="batch sizes, like 1,8")
-    parser.add_argument("--threads", type=_counts, metavar="N,...", help="thread counts, like 1,2")
+    parser.add_argument(
+        "--batch", type=counts("samples"), metavar="N,...", help="batch sizes, like 1,8"
+    )
+    parser.add_argument(
+        "--threads", type=counts("threads"), metavar="N,...", help="thread counts, like 1,2"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     parser.add_argument(
         "--dtype", type=_names, metavar="NAME,...", help="PyTorch: float32, bfloat16, float16"
@@ -77,12 +82,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=finite,
         default=3.0,
         metavar="S",
         help="how long to measure in each runtime and setting (default: 3)",
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="exactly so many rounds instead")
+    parser.add_argument(
+        "--rounds", type=count("rounds"), metavar="N", help="exactly so many rounds instead"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -183,11 +190,6 @@ def _write(file: Path, content: bytes) -> None:
 
 
 # -------------------------------------------------------------------- options
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """`1,8` as numbers; argparse says which option was wrong."""
-    return tuple(int(part) for part in text.split(","))
 
 
 def _names(text: str) -> tuple[str, ...]:

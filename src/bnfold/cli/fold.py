@@ -15,6 +15,7 @@ from bnfold._kinds import renamed
 from bnfold._output_files import make_folder
 from bnfold.cli._edit import add_edit_options
 from bnfold.cli._fold import Done, fold_one
+from bnfold.cli._numbers import count
 from bnfold.cli._options import add_common_options, add_sources
 from bnfold.cli._output import answer_json, answer_summary, say, send
 from bnfold.cli._report import add_report_option
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=count("processes"),
         default=1,
         metavar="N",
         help="how many of several models to fold at once, each in a process (default: 1)",
@@ -141,10 +142,3 @@ def _stream(arguments: argparse.Namespace) -> int:
                 raise UsageError("the model has external data, which no pipe holds", "use -o FILE")
             send(done.ending.files[0][0])
     return _status(done)
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
-    return number

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnfold.cli._numbers import count, numbers, whole
 from bnfold.cli._options import add_answer_options, add_input_options
 from bnfold.cli._output import answer_result, progress
 from bnfold.cli._source import Source, check_source, source_of
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{what}: a .onnx, .pt2 or .prototxt file, or package.module:factory; - for stdin",
         )
     # `deploy.prototxt net.caffemodel` is one model for `fold`, so people name it so here, too.
-    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("more", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument(
         "--weights",
         nargs=2,
@@ -44,13 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="FILE", help="your own inputs: an .npz or .npy, or a folder of images"
     )
     parser.add_argument(
-        "--mean", type=_numbers, metavar="R,G,B", help="subtracted from pixels between 0 and 1"
+        "--mean", type=numbers, metavar="R,G,B", help="subtracted from pixels between 0 and 1"
     )
-    parser.add_argument("--std", type=_numbers, metavar="R,G,B", help="what they are divided by")
+    parser.add_argument("--std", type=numbers, metavar="R,G,B", help="what they are divided by")
     parser.add_argument(
-        "--samples", type=_positive, metavar="N", help="how many inputs to run on (default: 2)"
+        "--samples",
+        type=count("samples"),
+        metavar="N",
+        help="how many inputs to run on (default: 2)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the random inputs (default: 0)")
     parser.add_argument(
         "--no-layers",
         action="store_false",
@@ -68,11 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.more:
         _pair_up(arguments)
     names = (arguments.original, arguments.folded)
+    # its options are called as the fields are
+    named = {option.name: getattr(arguments, option.name) for option in fields(Comparison)}
+    comparison = Comparison(**named)  # says what is wrong before anything is loaded
     with spooled(names) as place, progress(f"verifying {arguments.folded}"):
         original, folded = _runners(arguments, place)
-        # its options are called as the fields are
-        named = {option.name: getattr(arguments, option.name) for option in fields(Comparison)}
-        result = Comparison(**named).either_way(original, folded)
+        result = comparison.either_way(original, folded)
     answer_result(result, as_json=arguments.json)
     return int(not result.equal)
 
@@ -128,23 +133,3 @@ def _runner(source: Source, like: Sequence[InputSpec] | None) -> Runner:
     frontend = source.frontend
     model, inputs = source.open()
     return frontend.runner(model, source.name, inputs, like)
-
-
-def _numbers(text: str) -> list[float]:
-    """`0.485,0.456,0.406`"""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of numbers like 0.5,0.5,0.5"
-        ) from None
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples")
-    return number

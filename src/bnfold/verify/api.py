@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,8 @@ from bnfold.verify.runner import InputSpec, Runner
 _SAMPLES = 2
 _MOST = 16
 """Samples taken of the user's data, unless more are asked for."""
+_MOST_SAMPLES = 10_000
+"""That may be asked for: what goes in and what comes out of all of them is held in memory."""
 
 _SWAPPED = "The first model is a fold of the second: they were compared the other way round."
 
@@ -52,8 +55,9 @@ def verify(
             axis may hold many samples; they are cut into runs of the model's batch.
         mean: For a folder of images, what is subtracted from pixels between 0 and 1, per channel.
         std: For a folder of images, what the result is divided by, per channel.
-        samples: How many inputs to run on: 2 random ones, or up to 16 of `data`, unless said.
-        seed: Of the random inputs.
+        samples: How many inputs to run on, up to 10000: 2 random ones, or up to 16 of `data`,
+            unless said.
+        seed: Of the random inputs, 0 or more.
         layers: Whether to compare the tensors inside, too. That finds faults which hardly move the
             outputs, and says where the two part.
 
@@ -64,10 +68,9 @@ def verify(
         ModelUnreadableError: A file is missing or damaged.
         MissingExtraError: A package that runs this kind of model is not installed.
     """
-    if samples is not None and samples < 1:
-        raise UsageError(f"samples={samples} is too few", "use 1 or more")
+    comparison = Comparison(data, mean, std, samples, seed, layers)
     first, second = runners(original, folded, inputs)
-    return Comparison(data, mean, std, samples, seed, layers).either_way(first, second)
+    return comparison.either_way(first, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,21 @@ class Comparison:
     samples: int | None = None
     seed: int = 0
     layers: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that mean nothing, before anything is loaded."""
+        if self.samples is not None and not 1 <= self.samples <= _MOST_SAMPLES:
+            raise UsageError(
+                f"samples={self.samples} is too {'few' if self.samples < 1 else 'many'}",
+                f"use 1 to {_MOST_SAMPLES}, which are all held in memory",
+            )
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} is below 0", "use 0 or more")
+        mean, std = (() if part is None else tuple(part) for part in (self.mean, self.std))
+        if 0 in std or not all(map(math.isfinite, (*mean, *std))):
+            raise UsageError(
+                f"no pixels are left with mean={mean} and std={std}", "use those of its training"
+            )
 
     def of(self, original: Runner, folded: Runner) -> VerifyResult:
         """Whether two models that are read already compute the same."""

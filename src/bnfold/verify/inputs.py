@@ -32,9 +32,15 @@ def are_named(inputs: Any) -> bool:
 
 
 def draw(specs: Sequence[InputSpec], seed: int, sample: int) -> list[Array]:
-    """Random inputs."""
+    """Random inputs. Raises UsageError where they are larger than any memory."""
     rng = np.random.default_rng((seed, sample))
-    return [_draw(spec, rng) for spec in specs]
+    try:
+        return [_draw(spec, rng) for spec in specs]
+    except MemoryError as error:
+        shapes = ", ".join(f"{spec.name} {'x'.join(map(str, spec.shape))}" for spec in specs)
+        raise UsageError(
+            f"there is no memory for an input: {shapes}", "give smaller shapes, with --input"
+        ) from error
 
 
 def _draw(spec: InputSpec, rng: np.random.Generator) -> Array:
