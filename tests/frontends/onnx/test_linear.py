@@ -19,6 +19,29 @@ def initializer(model, name):
 # -------------------------------------------------------------------- kept
 
 
+@pytest.mark.parametrize(
+    ("equation", "weight"),
+    [
+        ("nhwc,dc", (4, 3)),  # what is made is not said
+        ("nhwc,dc->nd", (4, 3)),  # more is summed over
+        ("nhwc,cw->nhwc", (3, 6)),  # the matrix has no axis of its own
+        ("nhwc,nc->nhwc", (2, 3)),
+        ("nhwc,dk->nhwcdk", (4, 3)),  # nothing is summed over
+        ("nhwc,dd->nhwcd", (3, 3)),
+        ("nhwc,cdk->nhwdk", (3, 2, 2)),
+        ("nhwc,hcd->nhwd", (6, 3, 4)),  # a matrix for each row
+    ],
+)
+def test_an_einsum_that_is_no_matrix_product(equation, weight):
+    s = Sketch(2, 6, 6, 3)
+    s.node("Transpose", s.bn(6), perm=[0, 1, 2, 3])
+    s.node("Einsum", s.at, s.weight("w", *weight), equation=equation, name="einsum")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert (report.removed, report.items[0].blocker) == (0, "einsum")
+    assert folded == model
+
+
 def test_padding_lets_no_shift_pass():
     s = Sketch(2, 3, 6, 6)
     s.bn(3)
@@ -368,6 +391,70 @@ def test_none_does_behind_a_quotient_by_what_the_product_makes():
     s.node("Add", s.at, s.weight("c", 4), name="step")
     model = s.model()
     assert bnfold.fold(model).model == model
+
+
+EINSUMS = [
+    ("nc,co->no", "nc", False),
+    ("nc,oc->no", "nc", False),
+    ("co,nc->no", "nc", True),
+    ("abc,cd->abd", "abc", False),
+    ("abc,dc->adb", "abc", False),
+    ("oc,nchw->nohw", "nchw", True),
+    ("nchw,dc->ndhw", "nchw", False),
+    ("nchw,cd->dwhn", "nchw", False),
+    ("...c,cd->...d", "nhwc", False),
+    ("...c,cd->d...", "abc", False),
+    (" b c ... , d c -> b d ... ", "bchw", False),
+]
+
+
+@pytest.mark.parametrize("added", ["", *SUMMANDS])
+@pytest.mark.parametrize("side", ["behind", "in front", "both"])
+@pytest.mark.parametrize(("equation", "axes", "first"), EINSUMS)
+def test_an_einsum_that_is_a_matrix_product(equation, axes, first, side, added):
+    """BatchNorms behind and in front, at its channels; at several sizes."""
+    left, _, made = equation.replace(" ", "").partition("->")
+    matrix = left.split(",")[0 if first else 1]
+    (ins,) = set(matrix) - set(made)
+    (outs,) = set(matrix) - {ins}
+    s = Sketch(*("n" if letter in "na" else 3 if letter == ins else 5 for letter in axes))
+    read = made.replace("...", "".join(letter for letter in axes if letter not in left))
+    to_second = [k for k in range(len(axes)) if k != axes.index(ins)]
+    if side != "behind":
+        order = [to_second[0], axes.index(ins), *to_second[1:]]
+        s.node("Transpose", perm=order)
+        s.bn(3, name="front")
+        s.node("Transpose", perm=[order.index(k) for k in range(len(order))])
+    weight = s.weight("w", *(3 if letter == ins else 4 for letter in matrix))
+    operands = (weight, s.at) if first else (s.at, weight)
+    s.node("Einsum", *operands, equation=equation, name="einsum")
+    place = read.index(outs)
+    if added:
+        summand(s, added, (4, *(1,) * (len(read) - 1 - place)))
+    rest = [k for k in range(len(read)) if k != place]
+    s.node("Transpose", perm=[rest[0], place, *rest[1:]])
+    if side != "in front":
+        s.bn(4, name="back")
+    model = s.model()
+    folded, report = bnfold.fold(model, verify=False)
+    assert not report.kept
+    assert "BatchNormalization" not in ops(folded)
+    assert len([op for op in ops(folded) if op in ("Add", "Sub")]) == 1
+    for batch in (1, 2, 7):
+        shape = [batch if k in "na" else 3 if k == ins else 5 for k in axes]
+        assert_same(model, folded, shape)
+    assert bnfold.fold(folded, verify=False).model == folded
+
+
+def test_an_einsum_is_verified_and_its_axes_may_be_open():
+    s = Sketch("batch", "time", 3)
+    s.node("Einsum", s.at, s.weight("w", 3, 4), equation="abc,cd->adb")
+    s.bn(4)
+    model = s.model()
+    folded, _ = bnfold.fold(model)
+    assert ops(folded) == ["Einsum", "Add"]
+    for shape in ((1, 1, 3), (2, 7, 3), (5, 4, 3)):
+        assert_same(model, folded, shape)
 
 
 def test_a_transposed_weight_is_edited_where_it_is():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from bnfold.core import graph as g
 from bnfold.core.axes import after_expand, after_reshape
+from bnfold.frontends.onnx.einsum import terms_of
 from bnfold.frontends.onnx.lift_views import is_idle_dropout
 from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node
@@ -29,15 +30,9 @@ def emit_product(lifter: Lifter, node: Node) -> bool:
 
 def emit_einsum(lifter: Lifter, node: Node) -> bool:
     """Einsum of two operands that says what it makes."""
-    terms, arrow, made = node.text("equation", "").replace(" ", "").partition("->")
-    first, comma, second = terms.partition(",")
-    each = (first, second, made)
     shapes = _shapes(lifter, node)
-    if not arrow or not comma or shapes is None or not all(term.isalpha() for term in each):
-        return False
-    if any(len(set(term)) != len(term) for term in each) or set(made) - set(first + second):
-        return False
-    return _emit(lifter, node, (first, second), made)
+    terms = terms_of(node, [len(shape) for shape in shapes[:2]]) if shapes else None
+    return terms is not None and _emit(lifter, node, terms[:2], terms[2])
 
 
 def _shapes(lifter: Lifter, node: Node) -> list[Sequence[int]] | None:

@@ -19,7 +19,7 @@ from bnfold.frontends.onnx.shapes import Shape, Shapes
 from bnfold.outcomes import Item, Kept, Removed
 
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))
-_LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"))
 _LARGEST = 1 << 24
 """Bytes up to which a constant that the outer graph computes is handed to a body."""
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lifter import Lifter, as_float64
-from bnfold.frontends.onnx.linear_nodes import is_constant
+from bnfold.frontends.onnx.lifter import Lifter, as_float64, is_constant
 from bnfold.frontends.onnx.nodes import Node, aligned
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import ConstantSite

@@ -1,4 +1,4 @@
-"""Linear ops: Conv, ConvTranspose, Gemm, MatMul by a constant, Gather from a table.
+"""Linear ops: Conv, ConvTranspose, Gemm, MatMul or Einsum by a constant, Gather from a table.
 
 A weight that is an initializer is edited in place where all its readers are such ops and use it
 alike (they are tied: one edit serves all); else the op that needs another weight gets one of its

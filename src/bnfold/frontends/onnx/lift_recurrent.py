@@ -10,8 +10,7 @@ https://onnx.ai/onnx/operators/onnx__LSTM.html
 from __future__ import annotations
 
 from bnfold.core import graph as g
-from bnfold.frontends.onnx.lifter import Lifter
-from bnfold.frontends.onnx.linear_nodes import is_constant
+from bnfold.frontends.onnx.lifter import Lifter, is_constant
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import RecurrentSite
 

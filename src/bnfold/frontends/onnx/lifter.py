@@ -230,6 +230,13 @@ def _is_sane(shape: Shape) -> bool:
     return math.prod(shape) <= _MOST_ELEMENTS
 
 
+def is_constant(lifter: Lifter, name: str) -> bool:
+    """Whether the value is a float of its own: not only a shape, nor integers dequantised."""
+    constants = lifter.constants
+    is_own = name not in constants.open and name not in constants.quantized
+    return is_own and constants.is_constant(name)
+
+
 def laid_out(lifter: Lifter, node: Node, name: str, rank: int) -> Shape | None:
     """The shape of a constant such that it meets the activation as in NumPy.
 

@@ -1,8 +1,9 @@
-"""Linear ops as their nodes state them: Conv, ConvTranspose, Gemm, MatMul by a constant, Gather.
+"""Linear ops as their nodes state them: Conv, ConvTranspose, Gemm, MatMul, Einsum, Gather.
 
 Conv, ConvTranspose   W * x + B                  padding and missing taps: see `crosses_zeros`
 Gemm                  alpha * A' @ B' + beta * C
 MatMul                x @ W or W @ x, and the Add or Sub of constants behind it
+Einsum                a MatMul by one matrix whose axes may lie anywhere
 Gather                rows of a table, by indices that the user chooses
 """
 
@@ -12,17 +13,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.core.weights import Layout
-from bnfold.frontends.onnx.lifter import Lifter, laid_out
-from bnfold.frontends.onnx.nodes import Node, aligned
+from bnfold.frontends.onnx.bias_behind import bias_behind
+from bnfold.frontends.onnx.einsum import terms_of
+from bnfold.frontends.onnx.lifter import Lifter, is_constant
+from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.shapes import Shape
 from bnfold.frontends.onnx.sites import BiasSite
 from bnfold.frontends.onnx.windows import centre_of, crosses_zeros
-from bnfold.frontends.onnx.written import BROADCASTS, shape_of_summand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ def read_linear(lifter: Lifter, node: Node, weight: Weight | None = None) -> Lin
         return None
     if weight is None:
         first = node.op == "Gather" or (
-            node.op == "MatMul" and lifter.constants.is_constant(node.input(0))
+            node.op in ("MatMul", "Einsum") and lifter.constants.is_constant(node.input(0))
         )
         weight = _weight_of(lifter, node, 0 if first else 1)
     return None if weight is None else reader(lifter, node, weight)
@@ -105,13 +105,6 @@ def _weight_of(lifter: Lifter, node: Node, position: int) -> Weight | None:
         if is_flip:
             return Weight(source, shape[::-1], position, True, bias)
     return Weight(name, shape, position, False, bias)
-
-
-def is_constant(lifter: Lifter, name: str) -> bool:
-    """Whether the value is a float of its own: not only a shape, nor integers dequantised."""
-    constants = lifter.constants
-    is_own = name not in constants.open and name not in constants.quantized
-    return is_own and constants.is_constant(name)
 
 
 def _convolution(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
@@ -193,121 +186,54 @@ def _matmul(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
     outs, ins = weight.shape[-2:] if is_out_in else weight.shape[:-3:-1]
     from_the_back = 2 if left else 1
     made = max(rank, len(weight.shape))
-    axis = made - from_the_back
-    bias = _bias_behind(lifter, node, axis, made, outs)
+    role = g.Linear(
+        *(ins, outs, rank - from_the_back, made - from_the_back),
+        crosses_zeros=math.prod(batch) > 1,
+        centre=(),
+    )
+    return _product(lifter, node, weight, role, made, is_out_in=is_out_in)
+
+
+def _einsum(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
+    """A sum over one axis, in the place of which one of the matrix comes: a MatMul."""
+    shape = lifter.shape(node.input(1 - weight.position))
+    if shape is None or len(node.inputs) != 2 or len(weight.shape) != 2:
+        return None
+    ranks = [len(shape), 2]
+    terms = terms_of(node, ranks if weight.position else ranks[::-1])
+    if terms is None:
+        return None
+    x, matrix, made = terms[1 - weight.position], terms[weight.position], terms[2]
+    summed, new = "".join(set(matrix) - set(made)), "".join(set(matrix) - set(x))
+    if len(summed) != 1 or len(new) != 1 or set(made) != set(x) - {summed} | {new}:
+        return None
+    is_out_in = (matrix == new + summed) != weight.is_flipped
+    outs, ins = weight.shape if is_out_in else weight.shape[::-1]
+    is_in_place = x.replace(summed, new) == made
+    role = g.Linear(
+        *(ins, outs, x.index(summed), made.index(new)), centre=() if is_in_place else None
+    )
+    return _product(lifter, node, weight, role, len(made), is_out_in=is_out_in)
+
+
+def _product(
+    lifter: Lifter, node: Node, weight: Weight, role: g.Linear, rank: int, *, is_out_in: bool
+) -> LinearSpec:
+    """Of an activation and a matrix, with what is added to it; `rank` is that of what it makes."""
+    bias = bias_behind(lifter, node, role.out_axis, rank, role.out_channels)
     is_separate = bias is not None and bias.node is not node
     is_taken_off = bias is not None and bias.node.op == "Sub" and bias.position == 0  # c - x @ W
     return LinearSpec(
         node,
-        source,
+        node.input(1 - weight.position),
         weight.name,
         weight.position,
         Layout.OUT_IN if is_out_in else Layout.IN_OUT,
-        g.Linear(
-            *(ins, outs, rank - from_the_back, axis),
-            crosses_zeros=math.prod(batch) > 1,
-            centre=None if is_taken_off else (),
-        ),
+        replace(role, centre=None) if is_taken_off else role,
         factor=-1.0 if is_taken_off else 1.0,
         bias=bias,
         output=bias.node.outputs[0] if is_separate and bias else node.outputs[0],
     )
-
-
-def _bias_behind(lifter: Lifter, node: Node, axis: int, rank: int, outs: int) -> BiasSite | None:
-    """The Add or Sub of constants behind a MatMul, or room for an Add where an affine step stands.
-
-    An Add costs what the step that it may take the place of costs.
-    """
-    reader = lifter.only_reader(node.outputs[0])
-    added = _added(lifter, reader, node, axis, rank, outs)
-    if added is not None:
-        return added
-    while reader is not None and (reader.op in _MOVERS or _is_factor(lifter, reader)):
-        reader = lifter.only_reader(reader.outputs[0])
-    if not (reader is not None and _has_summands(lifter, reader)) and not _paid_in_front(
-        lifter, node
-    ):
-        return None
-    return BiasSite(node, -1, "", shape_of_summand(outs, axis, rank, lifter.network.opset))
-
-
-def _added(
-    lifter: Lifter, reader: Node | None, node: Node, axis: int, rank: int, outs: int
-) -> BiasSite | None:
-    """What its only reader adds to a MatMul, or takes from it, or takes it from."""
-    if reader is None or reader.op not in _SUMMANDS:
-        return None
-    position = 1 if reader.inputs[0] == node.outputs[0] else 0
-    name = reader.inputs[position]
-    stored = lifter.constants.shape(name) if is_constant(lifter, name) else None
-    shape = laid_out(lifter, reader, name, rank)
-    if stored is None or shape is None:
-        return None
-    bias_shape = (outs, *(1,) * (rank - 1 - axis))
-    factor = -1.0 if reader.op == "Sub" and position == 1 else 1.0
-    if len(shape) <= rank and aligned(shape, rank) == aligned(bias_shape, rank):
-        return BiasSite(reader, position, name, stored, factor)
-    is_old = lifter.network.opset < BROADCASTS
-    if math.prod(shape) > 1 and not is_old and _keeps_shape(lifter, reader, node):
-        spread = np.broadcast_shapes(shape, bias_shape)
-        if 0 < math.prod(spread) <= _LARGEST:
-            return BiasSite(reader, position, name, spread, factor, axis=axis - rank)
-    return None
-
-
-def _is_factor(lifter: Lifter, node: Node) -> bool:
-    """Whether it multiplies by constants, which a linear op may take in."""
-    constant = [lifter.constants.is_constant(name) for name in node.inputs]
-    if node.op == "Mul":
-        return any(constant)
-    return node.op == "Neg" or (node.op == "Div" and constant[1])
-
-
-def _has_summands(lifter: Lifter, node: Node) -> bool:
-    """Whether it is a step that an Add may take the place of."""
-    return node.op == "BatchNormalization" or (
-        node.op in _SUMMANDS and any(is_constant(lifter, name) for name in node.inputs)
-    )
-
-
-def _paid_in_front(lifter: Lifter, node: Node) -> bool:
-    """Whether a step in front may go for the Add; each pays for one."""
-    position = 1 if lifter.constants.is_constant(node.input(0)) else 0
-    names, seen = [node.input(position)], set[int]()
-    for name in names:  # which grows
-        maker = lifter.network.makers.get(name)
-        if maker is None or maker.index in seen or lifter.constants.is_constant(name):
-            continue
-        seen.add(maker.index)
-        if _has_summands(lifter, maker):
-            if maker.index not in lifter.claimed:
-                lifter.claimed.add(maker.index)
-                return True
-        elif maker.op in _MEETINGS or maker.op in _PASSED:
-            names.extend(maker.inputs if maker.op in _MEETINGS else maker.inputs[:1])
-    return False
-
-
-def _keeps_shape(lifter: Lifter, add: Node, node: Node) -> bool:
-    """Whether the constant of an Add or Sub fits into what it meets, for all sizes."""
-    return lifter.shape(add.outputs[0]) is not None and all(
-        lifter.shapes.of(add.outputs[0], choice) == lifter.shapes.of(node.outputs[0], choice)
-        for choice in range(lifter.shapes.count)
-    )
-
-
-_LARGEST = 1 << 22
-"""Elements of the largest constant that takes in a bias per channel."""
-_SUMMANDS = ("Add", "Sub")
-_MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast")
-_MEETINGS = ("Concat", "Add", "Sub", "Sum", "Mean", "Mul", "Div")
-_PASSED = (
-    *_MOVERS,
-    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"),
-)
-"""What a step in front may have behind it, as far as the Add that it pays for is concerned."""
 
 
 def _gather(lifter: Lifter, node: Node, weight: Weight) -> LinearSpec | None:
@@ -334,5 +260,6 @@ _READERS: dict[str, Callable[[Lifter, Node, Weight], LinearSpec | None]] = {
     "ConvTranspose": _convolution,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "Gather": _gather,
 }

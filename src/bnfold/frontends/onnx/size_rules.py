@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bnfold.frontends.onnx.einsum import terms_of
 from bnfold.frontends.onnx.size_known import Known, Sizes, is_same
 from bnfold.frontends.onnx.size_values import is_open
 from bnfold.frontends.onnx.sizes import Size, unknown_length
@@ -118,6 +119,20 @@ def _matmul(known: Known) -> Sizes:
     return other(known)
 
 
+def _einsum(known: Known) -> Sizes:
+    """Lengths by their letters; where two operands have one, a 1 may give way to the other."""
+    operands = [known.sizes(place) for place in range(len(known.node.inputs))]
+    terms = terms_of(known.node, [len(operand) for operand in operands])
+    if terms is None:
+        return other(known)
+    lengths: dict[str, Size] = {}
+    for term, sizes in zip(terms, operands, strict=False):
+        for letter, size in zip(term, sizes, strict=True):
+            is_new = lengths.setdefault(letter, size) == size
+            lengths[letter] = size if is_new else unknown_length()
+    return tuple(lengths[letter] for letter in terms[2])
+
+
 def _recurrent(known: Known) -> Sizes:
     """All steps, or the last: time and samples are those of X, the rest is the weight's."""
     time, samples = known.source[:2]
@@ -171,6 +186,7 @@ RULES: dict[str, Callable[[Known], Sizes]] = {
     ),
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Einsum": _einsum,
     **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
     "ConstantOfShape": _constant_of_shape,
 }
