@@ -78,6 +78,28 @@ def test_what_was_left_has_the_given_weights():
     assert torch.equal(folded[0].second.weight, model[0].second.weight)
 
 
+class InPlace(nn.Module):
+    """A sum that is written over what nobody merges: the BatchNorm cannot go with the branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.first, self.second = convolution(3), convolution(3)
+
+    def forward(self, x):
+        y = self.norm(x) + torch.relu(x)
+        y += self.first(x)
+        return y + self.second(x)
+
+
+def test_branches_are_merged_without_a_step_beside_them():
+    """The fold removes the step all the same; a second one changes nothing."""
+    folded, report = fold(InPlace())
+    assert convolutions(folded) == 1 and report.removed == 1
+    again = bnfold.fold(folded, image(2, 8, 7, 7)).report
+    assert not again.merged and not again.removed
+
+
 # -------------------------------------------------------------------- numbers in the code
 
 

@@ -116,12 +116,21 @@ def _changes_of(run: Run) -> list[Change]:
 
 
 def _narrow(run: Run, merge: Merge) -> None:
-    """Leave out of the next round what Python does, or else what the core says."""
+    """Leave out of the next round what Python does, or a step of its own, or what the core says."""
     functions = {n for n in {*merge.gone} & run.movable if run.module(n) is None}
+    steps = {n for n in merge.gone if _is_branch(run, merge, n)}
     if functions:
         run.fence.banned |= functions
+    elif steps and len({*merge.gone, merge.carrier} & run.parts.keys()) > 1:
+        run.fence.banned |= steps  # the fold may remove it without
     else:
         run.fence.narrow(run.graph, run.parts, merge)
+
+
+def _is_branch(run: Run, merge: Merge, number: int) -> bool:
+    """Whether an op is an affine step of the source."""
+    op = run.graph.ops[number]
+    return isinstance(op.role, g.AffineStep) and op.inputs[0] == merge.source
 
 
 def _extended(run: Run, merge: Merge) -> Merge:
