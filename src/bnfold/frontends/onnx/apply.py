@@ -231,7 +231,11 @@ class _Editor:
                 contents.append((4, as_float64(self.new.array(site.node.input(4)))))
         for position, content in contents:
             name = site.node.input(position)
-            self.new.put(number, site.node, position, name, None, partial(np.asarray, content))
+            if not name and not content.any():  # a LayerNormalization without a B
+                continue
+            shape = None if name else content.shape
+            made = partial(np.asarray, content)
+            self.new.put(number, site.node, position, name, shape, made, like=site.node.input(1))
 
     def _arithmetic(self, number: int, site: AffineSite, edit: AffineEdit) -> None:
         """The constant of an Add, Sub, Mul or Div; a single number if one still does."""

@@ -19,7 +19,12 @@ from bnfold.frontends.onnx.shapes import Shape, Shapes
 from bnfold.outcomes import Item, Kept, Removed
 
 _AFFINE = frozenset(("Mul", "Add", "Sub", "Div"))
-_LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"))
+_TAKES_IN = frozenset(
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"),
+        *("InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
+    )
+)
 _LARGEST = 1 << 24
 """Bytes up to which a constant that the outer graph computes is handed to a body."""
 
@@ -29,7 +34,7 @@ Prepare = Callable[[OnnxModel], Folding]
 def is_worth_it(nodes: Iterable[NodeProto]) -> bool:
     """Whether there is a step to remove."""
     ops = {node.op_type for node in nodes_inside(GraphProto(node=nodes))}
-    return "BatchNormalization" in ops or bool(ops & _AFFINE and ops & _LINEAR)
+    return "BatchNormalization" in ops or bool(ops & _AFFINE and ops & _TAKES_IN)
 
 
 def fold_inner(inner: OnnxModel, prepare: Prepare) -> tuple[Folding, OnnxModel]:

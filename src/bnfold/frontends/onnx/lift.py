@@ -11,6 +11,7 @@ from bnfold.core.reasons import Reason
 from bnfold.frontends.onnx import (
     lift_affine,
     lift_linear,
+    lift_norms,
     lift_ops,
     lift_quantized,
     lift_recurrent,
@@ -36,6 +37,8 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
         if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):
             continue
         if lift_linear.emit_fixed(lifter, node) or lift_recurrent.emit(lifter, node):
+            continue
+        if lift_norms.emit(lifter, node):
             continue
         lift_ops.emit(lifter, node)
     for name in sorted(network.captured):

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from bnfold.core import graph as g
 from bnfold.frontends.onnx.attention import emit_einsum, emit_product
 from bnfold.frontends.onnx.lift_constants import operands
-from bnfold.frontends.onnx.lift_views import VIEWS
+from bnfold.frontends.onnx.lift_views import VIEWS, same
 from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
 from bnfold.frontends.onnx.limits import read_bounds
 from bnfold.frontends.onnx.nodes import Node
@@ -54,12 +54,14 @@ _BOUND_COST = 3.0
 
 
 def _bounded(bounds: Callable[[float], tuple[float, float]]) -> Handler:
-    """A Max or Min of an activation and one number, in either place.
+    """A Max or Min of an activation and one number, in either place, or of the activation alone.
 
     A bound per channel costs nothing more, but where a factor is negative a Min stands behind.
     """
 
     def handler(lifter: Lifter, node: Node) -> bool:
+        if len(node.inputs) == 1:
+            return same(lifter, node)
         if len(node.inputs) != 2:
             return False
         first = lifter.constants.is_constant(node.inputs[0])

@@ -102,8 +102,8 @@ def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
     return _on_labels(lambda labels: np.transpose(labels, perm))
 
 
-def _same(lifter: Lifter, node: Node) -> bool:
-    """Identity, and casts from float to float; the first output of a Dropout."""
+def same(lifter: Lifter, node: Node) -> bool:
+    """Identity, and casts from float to float; the first output of a Dropout; a Max of one."""
     source, output = node.inputs[0], node.outputs[0]
     if not lifter.is_activation(source) or not lifter.is_float(output):
         return False
@@ -113,11 +113,21 @@ def _same(lifter: Lifter, node: Node) -> bool:
     )
 
 
+def _power(lifter: Lifter, node: Node) -> bool:
+    """To the power of 1, which is the value."""
+    exponents = lifter.constants.array(node.input(1)) if node.input(1) else None
+    if exponents is None or not (exponents == 1).all():
+        return False
+    source, output = node.inputs[0], node.outputs[0]
+    has_shape = lifter.shape(source) == lifter.shape(output)
+    return has_shape and exponents.size == 1 and same(lifter, node)
+
+
 def _dropout(lifter: Lifter, node: Node) -> bool:
     """Nothing at inference; its mask, if it has one, does not depend on the values."""
     if not is_idle_dropout(lifter, node):
         return False
-    return _same(lifter, node)
+    return same(lifter, node)
 
 
 def is_idle_dropout(lifter: Lifter, node: Node) -> bool:
@@ -367,8 +377,9 @@ def _pad_value(lifter: Lifter, node: Node) -> float | None:
 VIEWS: dict[str, Handler] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _unary(_reshape)),
     "Transpose": _unary(_transpose),
-    **dict.fromkeys(("Identity", "Cast", "CastLike"), _same),
+    **dict.fromkeys(("Identity", "Cast", "CastLike"), same),
     "Dropout": _dropout,
+    "Pow": _power,
     "Slice": _unary(_slice),
     "Split": _unary(_split),
     "Gather": _unary(_gather),

@@ -125,7 +125,8 @@ class _Merger:
     def is_batch_norm(self, number: int) -> bool:
         """Whether an affine step has factors and summands of its own."""
         site = self.lifted.sites.get(number)
-        return isinstance(site, AffineSite) and site.mean is not None
+        has_mean = isinstance(site, AffineSite) and site.mean is not None
+        return has_mean and self.lifted.graph.ops[number].kind == "BatchNormalization"
 
     def can_write(self, merge: Merge) -> bool:
         """Whether the carrier's node can be written with the new window, and the sums without."""

@@ -62,7 +62,7 @@ class AffineSite:
     output: str
     """What comes out."""
     mean: FloatArray | None = None
-    """Of a BatchNormalization."""
+    """Of a BatchNormalization; 0 for the norm of a sample, whose deviation is 1."""
     deviation: FloatArray | None = None
     """sqrt(var + eps)"""
     position: int = -1
