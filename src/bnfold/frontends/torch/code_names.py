@@ -26,6 +26,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.held import (
+    TABLES,
+    attributes_of,
+    function_in,
+    in_class,
+    is_a,
+    parts_of,
+)
+
 _THREADS = (threading.Thread, Executor, ThreadPool)
 _NAMES = frozenset(
     (
@@ -56,12 +65,12 @@ def may_start_threads(modules: Iterable[nn.Module]) -> bool:
     met: dict[int, Any] = {}  # kept alive, so that nothing else gets its id()
     while pending:
         thing, depth = pending.popleft()
-        if id(thing) in met or isinstance(thing, _PLAIN):
+        if id(thing) in met or is_a(thing, _PLAIN):
             continue
         met[id(thing)] = thing
-        if isinstance(thing, _THREADS) or (isinstance(thing, type) and issubclass(thing, _THREADS)):
+        if is_a(thing, _THREADS) or (is_a(thing, type) and issubclass(thing, _THREADS)):
             return True
-        is_own = isinstance(thing, FunctionType) and not is_foreign(thing)
+        is_own = is_a(thing, FunctionType) and not is_foreign(thing)
         if is_own and not _NAMES.isdisjoint(names_of(thing.__code__)):
             return True
         if depth < _DEEPEST:
@@ -78,11 +87,11 @@ def tensors_held(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     """Those that modules of the user's hold, and what runs in a call closes over."""
     modules = list(modules)
     for function in _run_code(modules):
-        yield from (part for part in _closed_over(function) if isinstance(part, Tensor))
+        yield from (part for part in _closed_over(function) if is_a(part, Tensor))
     for module in modules:
         if not is_foreign(type(module)):
             own = (*vars(module).values(), *module._buffers.values(), *module._parameters.values())
-            yield from (part for part in own if isinstance(part, Tensor))
+            yield from (part for part in own if is_a(part, Tensor))
 
 
 def names_used(modules: Iterable[nn.Module]) -> frozenset[str]:
@@ -96,21 +105,20 @@ def _run_code(modules: Iterable[nn.Module]) -> Iterator[FunctionType]:
     pending = deque[tuple[Any, type]]()
     for module in modules:
         kind = type(module)
-        pending.append((getattr(kind, "forward", None), kind))
+        pending.append((in_class(kind, "forward"), kind))
         pending += [(part, kind) for part in vars(module).values() if callable(part)]
     met: set[Any] = set()
     while pending:
         thing, kind = pending.popleft()
-        part = thing.fget if isinstance(thing, property) else thing
-        function = getattr(part, "__func__", part)
+        function = function_in(thing)
         place = function, kind  # what `self.part` is may be another class's
-        if not isinstance(function, FunctionType) or place in met or is_foreign(function):
+        if not is_a(function, FunctionType) or place in met or is_foreign(function):
             continue
         met.add(place)
         yield function
         for name in names_of(function.__code__):
             pending.append((function.__globals__.get(name), kind))
-            pending.append((getattr(kind, name, None), kind))
+            pending.append((in_class(kind, name), kind))
         pending.extend((part, kind) for part in _closed_over(function))
 
 
@@ -127,8 +135,8 @@ def _has_handler(code: CodeType) -> bool:
 def _may_lead(part: Any) -> bool:
     """Whether what a module holds may be more than a number, a size or an empty table."""
     if type(part) in _TABLES:
-        return bool(part) and not (type(part) is tuple and isinstance(part[0], _PLAIN))
-    return not isinstance(part, _PLAIN)
+        return bool(part) and not (type(part) is tuple and is_a(part[0], _PLAIN))
+    return not is_a(part, _PLAIN)
 
 
 def is_foreign(thing: Any) -> bool:
@@ -167,28 +175,27 @@ def _code_of(kind: type) -> Iterator[Any]:
         if is_foreign(base):
             continue
         for part in list(vars(base).values()):
-            function = part.fget if isinstance(part, property) else part
-            yield getattr(function, "__func__", function)  # of static and class methods
+            yield function_in(part)
 
 
 def _parts(thing: Any) -> Iterator[Any]:
     """What something is made of, as far as code may be among it."""
-    if isinstance(thing, nn.Module):
+    if is_a(thing, nn.Module):
         yield type(thing)
         held = list(vars(thing).items())
         yield from [part for name, part in held if name not in _OF_MODULES and _may_lead(part)]
-    elif isinstance(thing, dict | list | tuple | set | frozenset):
-        yield from list(thing.values() if isinstance(thing, dict) else thing)
-    elif isinstance(thing, partial):
+    elif is_a(thing, TABLES):
+        yield from list(islice(parts_of(thing), _MOST))
+    elif is_a(thing, partial):
         yield from (thing.func, thing.args, thing.keywords)
-    elif isinstance(thing, MethodType):
+    elif is_a(thing, MethodType):
         yield from (thing.__func__, thing.__self__)
-    elif is_foreign(thing if isinstance(thing, type | FunctionType) else type(thing)):
+    elif is_foreign(thing if is_a(thing, (type, FunctionType)) else type(thing)):
         return
-    elif isinstance(thing, FunctionType):
+    elif is_a(thing, FunctionType):
         yield from _read(thing)
-    elif isinstance(thing, type):
+    elif is_a(thing, type):
         yield from _code_of(thing)
     else:
         yield type(thing)
-        yield from list(getattr(thing, "__dict__", {}).values())
+        yield from list(attributes_of(thing).values())

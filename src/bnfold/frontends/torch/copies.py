@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from bnfold.frontends.torch.held import in_class, is_a, parts_of
 from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
 
 _SMALL = 1 << 24
@@ -68,13 +69,12 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
             held: Iterable[Any] = ()
             if type(value) in _EXACT_ATOMS:
                 continue
-            if isinstance(value, dict):
-                held = value.values()
-            elif isinstance(value, list | tuple | deque):
-                held = value
-            elif isinstance(value, Tensor):
+            if is_a(value, (dict, list, tuple, deque)):
+                held = parts_of(value)
+            elif is_a(value, Tensor):
                 held = (value,)
-            yield from (part for part in held if isinstance(part, Tensor) and not part.is_leaf)
+            others = (part for part in held if type(part) not in _EXACT_ATOMS)
+            yield from (part for part in others if is_a(part, Tensor) and not part.is_leaf)
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -86,8 +86,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return _copied_table(value, made, memo) if value else made
     if kind is Tensor:
         return _copied_tensor(value, memo)
-    if (kind is tuple or kind is set) and _EXACT_ATOMS.issuperset(map(type, value)):
-        return value if kind is tuple else memo.setdefault(id(value), set(value))
+    if kind in (tuple, list, set) and _EXACT_ATOMS.issuperset(map(type, value)):
+        return value if kind is tuple else memo.setdefault(id(value), kind(value))
     return copy.deepcopy(value, memo)
 
 
@@ -132,7 +132,9 @@ def _is_plain(module: nn.Module) -> bool:
         defined = {name for base in own for name in base.__dict__}
         slots = any(base.__dict__.get("__slots__") for base in own)
         plain = not slots and not defined & _OWN_WAYS
-        plain &= not hasattr(kind, "__deepcopy__") and not issubclass(kind, torch.jit.ScriptModule)
+        plain &= in_class(kind, "__deepcopy__") is None and not issubclass(
+            kind, torch.jit.ScriptModule
+        )
         _plain_kinds[kind] = plain
     return plain
 
@@ -267,7 +269,7 @@ class Snapshot(Restorable):
             rewinding(part)
             for module in self._modules
             for part in module.__dict__.values()
-            if type(part) not in _NO_GENERATORS and isinstance(part, GENERATORS)
+            if type(part) not in _NO_GENERATORS and is_a(part, GENERATORS)
         ]
 
     def restore(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.example_inputs import check_values
+from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.modes import in_mode
 
 
@@ -56,7 +57,7 @@ def takes_numbers(model: nn.Module, entry: Entry) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_a(value, (int, float)) and not is_a(value, bool)
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.nothing import KEEPERS, PRODUCTS, SUMS, MergedAway
 
 _MANY = 256
@@ -99,7 +100,7 @@ class _Names:
                 known = self.weights.get(id(weight), _UNKNOWN)[1]
                 self.weights[id(weight)] = weight, known | {f"{path}.{name}"}
         for name, part in module._modules.items():
-            if part is not None and id(part) not in self.paths:
+            if part is not None and is_a(part, nn.Module) and id(part) not in self.paths:
                 self.add(part, f"{path}.{name}" if path else name)
 
 

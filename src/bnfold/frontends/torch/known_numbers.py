@@ -17,6 +17,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnfold.frontends.torch.held import (
+    TABLES,
+    attributes_of,
+    in_class,
+    is_a,
+    length_of,
+    parts_of,
+)
+
 _LONGEST, _LARGEST = 1 << 12, 1 << 24
 """Numbers up to this may be lengths, or areas."""
 _DEEPEST, _MOST = 3, 64
@@ -43,21 +52,25 @@ class Known:
             numbers = {value} if 0 < value <= _LARGEST else set()
             self.numbers |= numbers
             self.keys |= numbers if depth and value <= _LONGEST else set()
-        elif isinstance(value, str):
+        elif is_a(value, str):
             if depth:
-                found = tuple(int(digits) for digits in _DIGITS.findall(value[:_MOST]))
+                found = tuple(int(digits) for digits in _DIGITS.findall(str.__str__(value)[:_MOST]))
                 self.keys.update(n for n in found if 0 < n <= _LONGEST)
                 self._add_shape(found)
-        elif isinstance(value, nn.ModuleDict):
-            self.add(dict.fromkeys(value), depth)
-        elif isinstance(value, tuple | list | set | frozenset | dict | range) and depth < _DEEPEST:
-            if isinstance(value, tuple):
-                self._add_shape(value)
-            elif isinstance(value, list):  # an index may lie beyond it
-                self.numbers |= {len(value)} - {0}
-            for part in islice(value, _MOST):
+        elif is_a(value, nn.ModuleDict):
+            self.add(dict.fromkeys(value._modules), depth)
+        elif type(value) is range and depth < _DEEPEST:
+            for part in value[:_MOST]:
                 self.add(part, depth + 1)
-            for part in islice(value.values(), _MOST) if isinstance(value, dict) else ():
+        elif is_a(value, TABLES) and depth < _DEEPEST:
+            if is_a(value, tuple):
+                self._add_shape(tuple(parts_of(value)))
+            elif is_a(value, list):  # an index may lie beyond it
+                self.numbers |= {length_of(value)} - {0}
+            is_dict = is_a(value, dict)
+            for part in islice(dict.keys(value) if is_dict else parts_of(value), _MOST):
+                self.add(part, depth + 1)
+            for part in islice(parts_of(value), _MOST) if is_dict else ():
                 self.add(part, depth)
 
     def _add_shape(self, lengths: tuple[Any, ...]) -> None:
@@ -73,11 +86,11 @@ def known_to(frame: FrameType) -> Known:
     for constant in _constants(code):
         known.add(constant)
     for value in local.values():
-        if not isinstance(value, nn.Module | Tensor):
+        if not is_a(value, (nn.Module, Tensor)):
             known.add(value)
-    owner = local.get(code.co_varnames[0]) if code.co_argcount else None
+    owner: Any = local.get(code.co_varnames[0]) if code.co_argcount else None
     names = set(code.co_names)
-    if isinstance(owner, nn.Module):
+    if is_a(owner, nn.Module):
         for name in (*vars(owner), *owner._modules):  # getattr(self, f"rows_{h}")
             known.add(name, _DEEPEST)
         names -= {"training"}
@@ -113,18 +126,16 @@ def _named(names: Iterable[str], owner: Any, known: dict[str, Any]) -> Iterator[
     """What code finds under these names: in its module's file, in `self`, in what `self` holds."""
     kind = type(owner)
     for name in names:
-        if name in known and not isinstance(known[name], ModuleType):
+        if name in known and not is_a(known[name], ModuleType):
             yield known[name]
-        for base in kind.__mro__[:-1]:
-            if name in vars(base):
-                yield vars(base)[name]
-                break
+        yield in_class(kind, name)
         value = _held(owner, name)
         yield value
-        if not isinstance(value, Tensor | nn.Module):  # self.config.tile
+        if not is_a(value, (Tensor, nn.Module)):  # self.config.tile
             yield from (_held(value, inner) for inner in names)
 
 
 def _held(owner: Any, name: str) -> Any:
-    held = getattr(owner, "__dict__", {})
-    return held.get(name, held.get("_modules", {}).get(name))
+    held = attributes_of(owner)
+    parts = owner._modules if is_a(owner, nn.Module) else {}
+    return held.get(name, parts.get(name))

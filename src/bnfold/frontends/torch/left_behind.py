@@ -3,15 +3,16 @@
 A counter, a cache that grows, an iterator: numbers, lengths and small tensors that are held by the
 modules, by what their attributes, hooks, closures and defaults hold, by their classes, and by the
 globals that their code names. Two runs between which all of this is the same take the same path,
-as long as no values are asked for.
+as long as no values are asked for. No code of what is found is run: see `held`.
 """
 
 from __future__ import annotations
 
 import functools
 import types
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections import ChainMap, UserDict, UserList
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
-from bnfold.frontends.torch.tensor_facts import is_ordinary
+from bnfold.frontends.torch.held import (
+    TABLES,
+    attributes_of,
+    function_in,
+    is_a,
+    length_of,
+    parts_of,
+    slots_of,
+)
+from bnfold.frontends.torch.tensor_facts import is_ordinary, shape_if_any
 
 Traces = dict[str, Any]
 """What was found, by the place where it was."""
@@ -28,8 +38,12 @@ _MOST_THINGS = 20_000
 _MOST_VALUES = 16
 _DEEPEST = 8
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_EXACT = frozenset(_PLAIN)
 _SKIPPED = (type, types.ModuleType, types.BuiltinFunctionType, nn.Module, torch.dtype, torch.device)
-_SIZED = (Sequence, Mapping, set, frozenset, deque)
+_OF_TABLES = (types.SimpleNamespace, UserDict, UserList, ChainMap)
+"""Classes of Python's library that keep what they hold in attributes."""
+_MOST_NAMED = 1024
+"""In a longer table the numbers have one place together."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _INTERNAL = frozenset(nn.Module().__dict__) - {*_HOOKS, "training"}
 
@@ -69,25 +83,41 @@ class _Walk:
 
     def note(self, place: str, thing: Any, depth: int) -> None:
         """Write down what lies there, and go on to what it holds."""
-        if isinstance(thing, _PLAIN):
-            self.found[place] = repr(thing) if isinstance(thing, float | complex) else thing
+        if is_a(thing, _PLAIN):
+            self.found[place] = _as_plain(thing)
             return
-        if id(thing) in self.seen or depth > _DEEPEST or isinstance(thing, _SKIPPED):
+        if id(thing) in self.seen or depth > _DEEPEST or is_a(thing, _SKIPPED):
             return
         if len(self.seen) >= _MOST_THINGS:
             return
         self.seen[id(thing)] = thing
-        if isinstance(thing, types.FunctionType):  # most of what a module of Python holds
+        if is_a(thing, types.FunctionType):  # most of what a module of Python holds
             parts = _held_by_function(thing)
-        elif isinstance(thing, Tensor | np.ndarray):
+        elif is_a(thing, (Tensor, np.ndarray)):
             self.found[place] = self._content(thing)
             return
+        elif type(thing) in (bytearray, array):
+            self.found[f"{place} (length)"] = len(thing)
+            return
+        elif is_a(thing, TABLES):
+            parts = self._in_table(place, thing)
         else:
-            if isinstance(thing, _SIZED):
-                self.found[f"{place} (length)"] = len(thing)
             parts = _parts(thing)
         for key, part in parts:
             self.note(f"{place}{key}", part, depth + 1)
+
+    def _in_table(self, place: str, table: Any) -> Iterator[tuple[str, Any]]:
+        """The parts that are left to be noted, if they have an order; its length is noted here."""
+        self.found[f"{place} (length)"] = length = length_of(table)
+        if is_a(table, (set, frozenset)):
+            return
+        names = list(dict.keys(table)) if is_a(table, dict) else range(length)
+        parts = list(zip(names, parts_of(table), strict=False))  # another thread may add some
+        if length > _MOST_NAMED:
+            self.found[f"{place} (numbers)"] = [part for _, part in parts if type(part) in _EXACT]
+            parts = [(name, part) for name, part in parts if type(part) not in _EXACT]
+        for position, (name, part) in enumerate(parts[:_MOST_THINGS]):
+            yield f"[{_name_of(name, position)}]", part
 
     def note_class(self, kind: type) -> None:
         """What a class holds for all its instances."""
@@ -100,59 +130,49 @@ class _Walk:
 
     def _content(self, tensor: Tensor | np.ndarray[Any, Any]) -> Any:
         if isinstance(tensor, np.ndarray):
-            shape = tuple(tensor.shape)
-            return shape, tensor.tobytes() if tensor.nbytes <= 8 * _MOST_VALUES else None
-        if tensor.is_nested:
-            return None
-        shape = tuple(tensor.shape)
-        plain = is_ordinary(tensor) and not tensor.is_quantized
-        integers = not (tensor.is_floating_point() or tensor.is_complex())
-        if not plain or tensor.numel() > _MOST_VALUES:
+            return tensor.shape, tensor.tobytes() if tensor.nbytes <= 8 * _MOST_VALUES else None
+        shape = shape_if_any(tensor)
+        if not is_ordinary(tensor) or tensor.is_quantized or tensor.numel() > _MOST_VALUES:
             return shape
+        integers = not (tensor.is_floating_point() or tensor.is_complex())
         is_read = self.are_real or (integers and tensor.dtype is not torch.bool)
         return shape, repr(tensor.tolist()) if is_read else None
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What it holds, with how to get there."""
-    if isinstance(thing, Mapping):
-        yield from ((f"[{key!r:.40}]", value) for key, value in list(thing.items()))
-    elif isinstance(thing, list | tuple | deque):
-        yield from ((f"[{index}]", value) for index, value in enumerate(list(thing)))
-    elif isinstance(thing, types.MethodType):
+    if is_a(thing, types.MethodType):
         yield from (("", thing.__func__), ("'s self", thing.__self__))
-    elif isinstance(thing, functools.partial):
+    elif is_a(thing, functools.partial):
         yield from (("", thing.func), (" args", thing.args), (" keywords", thing.keywords))
-    elif isinstance(thing, property | classmethod | staticmethod):
-        yield "", thing.fget if isinstance(thing, property) else thing.__func__
-    elif isinstance(thing, types.GeneratorType):
+    elif is_a(thing, (property, classmethod, staticmethod)):
+        yield "", function_in(thing)
+    elif is_a(thing, types.GeneratorType):
         frame = thing.gi_frame
         yield " (step)", -1 if frame is None else frame.f_lasti
         yield "", {} if frame is None else dict(frame.f_locals)
     elif type(thing).__module__ == "itertools":
         yield "", reduced(thing)
-    elif isinstance(thing, types.SimpleNamespace) or not is_foreign(type(thing)):
-        yield from _attributes(thing)
+    elif is_a(thing, _OF_TABLES) or not is_foreign(type(thing)):
+        held = (*attributes_of(thing).items(), *slots_of(thing))
+        yield from ((f".{name}", value) for name, value in held)
 
 
-def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
-    held = getattr(thing, "__dict__", None)
-    if isinstance(held, dict):
-        yield from ((f".{key}", value) for key, value in list(held.items()))
-    for kind in type(thing).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            descriptor = vars(kind).get(name)
-            if isinstance(descriptor, types.MemberDescriptorType):
-                yield f".{name}", descriptor.__get__(thing) if _is_set(thing, name) else None
+def _as_plain(value: Any) -> Any:
+    """A number or a text as what can be compared, by no method of a class of the user's."""
+    kind: Any = type(value)
+    if kind not in _EXACT:
+        kind = next(base for base in _PLAIN if is_a(value, base))
+        return kind.__repr__(value)
+    return repr(value) if kind in (float, complex) else value
 
 
-def _is_set(thing: Any, name: str) -> bool:
-    try:
-        object.__getattribute__(thing, name)
-    except AttributeError:
-        return False
-    return True
+def _name_of(key: Any, position: int) -> str:
+    """A key of a table, in words; an object, which may say anything of itself, by its place."""
+    parts = key if type(key) is tuple else (key,)
+    if all(type(part) in _EXACT for part in parts):
+        return f"{key!r:.40}"
+    return f"{type(key).__name__} {position}"
 
 
 def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -172,8 +192,7 @@ def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]
         if name not in function.__globals__:
             continue
         value = function.__globals__[name]
-        own = getattr(value, "__module__", None) == function.__module__
-        if own or not isinstance(value, types.FunctionType):
+        if not is_a(value, types.FunctionType) or value.__module__ == function.__module__:
             yield f" {name}", value
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from torch import nn
 
 from bnfold.core.plan import Plan
+from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.recording import Call, Event, Recording, values
 
@@ -190,7 +191,7 @@ class _Reader:
                 if base is object or base.__module__.partition(".")[0] == "torch":
                     continue
                 for name, function in vars(base).items():
-                    if not isinstance(function, FunctionType):
+                    if not is_a(function, FunctionType):
                         continue
                     plain = inspect.unwrap(function)  # behind torch.no_grad() and the like
                     if isinstance(plain, FunctionType):

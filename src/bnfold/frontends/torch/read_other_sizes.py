@@ -40,6 +40,7 @@ from bnfold.frontends.torch.recording import (
     Further,
     Recording,
 )
+from bnfold.frontends.torch.tensor_facts import is_ordinary
 from bnfold.frontends.torch.told_numbers import Rule, Turn
 
 _TURNS = 12
@@ -176,7 +177,8 @@ class Readings:
     def fit(self, tensors: Iterable[Tensor]) -> None:
         """Read it where what it holds fits, and does not: code may catch what PyTorch raises."""
         given = _shape_of(self.runs)
-        lengths = {tuple(tensor.shape) for tensor in tensors if tensor.ndim <= len(given)}
+        shapes = {tuple(tensor.shape) for tensor in tensors if is_ordinary(tensor)}
+        lengths = [shape for shape in shapes if len(shape) <= len(given)]
         for shape in sorted(lengths, key=partial(_distance, given))[:_NAMES]:
             before = len(given) - len(shape)
             open_ = resizing.open_axes(self.runs)

@@ -10,7 +10,6 @@ besides its parameters, as in a plain ResNet.
 from __future__ import annotations
 
 import types
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bnfold.frontends.torch.held import (
+    TABLES,
+    attributes_of,
+    in_class,
+    is_a,
+    length_of,
+    parts_of,
+)
 from bnfold.frontends.torch.parting import part_at, take_over_uses
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Const, Event, Recording, Value, leaves_of
@@ -26,6 +33,8 @@ from bnfold.frontends.torch.tensor_facts import is_equal
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _STATELESS = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
+_DEEPEST = 8
+"""So many tables in each other are looked into."""
 _PURE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 Snapshot = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -56,7 +65,6 @@ def may_vary(
 
 
 _NUMBERS = (int, float, str)
-_HOLDERS = (list, tuple, dict, set, deque)
 
 
 def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -70,16 +78,20 @@ def counts(now: dict[str, Any], before: dict[str, Any]) -> bool:
 
 def _is_another(value: Any, before: Any) -> bool:
     """Whether it is, or holds, other numbers; or more or less of anything."""
-    if isinstance(value, _NUMBERS):
-        return type(value) is not type(before) or value != before
-    if not isinstance(value, _HOLDERS):
+    if is_a(value, _NUMBERS):
+        return not _is_same_number(value, before)
+    if not is_a(value, TABLES):
         return False
-    if not isinstance(before, _HOLDERS) or len(value) != len(before):
+    if not is_a(before, TABLES) or length_of(value) != length_of(before):
         return True
-    parts = [held.values() if isinstance(held, dict) else held for held in (value, before)]
-    return not isinstance(value, set) and any(
-        isinstance(one, _NUMBERS) and one != other for one, other in zip(*parts, strict=True)
+    return not is_a(value, (set, frozenset)) and any(
+        is_a(one, _NUMBERS) and not _is_same_number(one, other)
+        for one, other in zip(parts_of(value), parts_of(before), strict=True)
     )
+
+
+def _is_same_number(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and _is_equal_to(one, other)
 
 
 def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -129,14 +141,17 @@ def _may_hold_state(module: nn.Module, original: nn.Module) -> bool:
         if key in _INTERNAL or _is_stateless(value):
             continue
         # A list is no state as long as the run left in it what was there.
-        if not _is_stateless_tree(value) or value != original.__dict__.get(key):
+        if not _is_stateless_tree(value) or not _is_equal_to(value, original.__dict__.get(key)):
             return True
-    function = getattr(kind.forward, "__wrapped__", kind.forward)
-    code = getattr(function, "__code__", None)
-    if code is None or code.co_freevars not in ((), ("__class__",)):
+    forward = in_class(kind, "forward")
+    function = attributes_of(forward).get("__wrapped__", forward)
+    if not is_a(function, types.FunctionType):
+        return True
+    code = function.__code__
+    if code.co_freevars not in ((), ("__class__",)):
         return True
     return any(
-        not isinstance(function.__globals__[name], _PURE)
+        not is_a(function.__globals__[name], _PURE)
         for name in code.co_names
         if name in function.__globals__
     )
@@ -146,17 +161,25 @@ _INTERNAL = frozenset(nn.Module().__dict__)
 
 
 def _is_stateless_tree(value: Any) -> bool:
-    if isinstance(value, list | tuple | set):
-        return all(map(_is_stateless_tree, value))
-    if isinstance(value, dict):
-        return all(map(_is_stateless_tree, value.values()))
-    return isinstance(value, _STATELESS) and not isinstance(value, nn.Module)
+    """Whether it is tables in tables of what holds no state; too deep ones are none."""
+    pending, met = [(value, _DEEPEST)], set[int]()
+    while pending:
+        part, depth = pending.pop()
+        if is_a(part, (list, tuple, set, dict)):
+            if not depth:
+                return False
+            if id(part) not in met:
+                met.add(id(part))
+                pending += [(inner, depth - 1) for inner in parts_of(part)]
+        elif not is_a(part, _STATELESS) or is_a(part, nn.Module):
+            return False
+    return True
 
 
-def _is_stateless(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return isinstance(value, tuple) and all(map(_is_stateless, value))
-    return isinstance(value, _STATELESS) and not isinstance(value, types.FunctionType)
+def _is_stateless(value: Any, depth: int = _DEEPEST) -> bool:
+    if is_a(value, tuple):
+        return depth > 0 and all(_is_stateless(part, depth - 1) for part in parts_of(value))
+    return is_a(value, _STATELESS)
 
 
 def other_values(tree: Any) -> Any:
@@ -227,7 +250,12 @@ def _agree(first: Any, second: Any) -> bool:
         return isinstance(first, Value) and isinstance(second, Value)
     if isinstance(first, float) and first != first:
         return isinstance(second, float) and second != second
+    return _is_equal_to(first, second)
+
+
+def _is_equal_to(one: Any, other: Any) -> bool:
+    """Whether they are known to be equal: a table in itself and some of TorchScript do not tell."""
     try:
-        return first is second or bool(first == second)
-    except Exception:  # an object of TorchScript that cannot be compared
+        return one is other or bool(one == other)
+    except Exception:  # whatever a class of the user's raises
         return False

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
 from bnfold.frontends.torch.copies import GENERATORS, Restorable, Snapshot, is_small, rewinding
+from bnfold.frontends.torch.held import attributes_of, is_a, parts_of
 from bnfold.frontends.torch.tensor_facts import is_equal, is_ordinary
 
 _TABLES = (dict, OrderedDict, list, set, deque)
@@ -80,15 +81,14 @@ class Surroundings(Restorable):
                     self._note(kind, 0)
         for name, part in module.__dict__.items():
             if type(part) in _TABLES and part and name not in _OF_MODULES:
-                held = part.values() if isinstance(part, dict) else part
-                for inner in islice(held, _MOST_PARTS):
-                    if isinstance(inner, _HOLDERS):
+                for inner in islice(parts_of(part), _MOST_PARTS):
+                    if is_a(inner, _HOLDERS):
                         self._note(inner, 0)
-            elif isinstance(part, _HOLDERS):
+            elif is_a(part, _HOLDERS):
                 self._note(part, 0)
 
     def _note(self, thing: Any, depth: int) -> None:
-        is_known = isinstance(thing, _ATOMS) or id(thing) in self._met or id(thing) in self._inside
+        is_known = is_a(thing, _ATOMS) or id(thing) in self._met or id(thing) in self._inside
         if is_known or depth > _DEEPEST or len(self._met) >= _MOST_THINGS:
             return
         self._met[id(thing)] = thing  # held, so that nothing else gets its id()
@@ -97,40 +97,40 @@ class Surroundings(Restorable):
 
     def _parts(self, thing: Any) -> Iterator[Any]:
         """What a thing holds; on the way, how to put that back is noted."""
-        if isinstance(thing, types.FunctionType):
+        if is_a(thing, types.FunctionType):
             yield from () if is_foreign(thing) else self._of_function(thing)
-        elif isinstance(thing, type):
+        elif is_a(thing, type):
             yield from () if is_foreign(thing) else self._of_class(thing)
-        elif isinstance(thing, types.MethodType):
+        elif is_a(thing, types.MethodType):
             yield from (thing.__func__, thing.__self__)
-        elif isinstance(thing, _BOUND):
+        elif is_a(thing, _BOUND):
             yield thing.__self__
-        elif isinstance(thing, functools.partial):
+        elif is_a(thing, functools.partial):
             yield from (thing.func, thing.args, thing.keywords)
-        elif isinstance(thing, property):
+        elif is_a(thing, property):
             yield from (thing.fget, thing.fset)
-        elif isinstance(thing, classmethod | staticmethod):
+        elif is_a(thing, (classmethod, staticmethod)):
             yield thing.__func__
-        elif isinstance(thing, nn.Module):
+        elif is_a(thing, nn.Module):
             self._modules += [part for part in thing.modules() if id(part) not in self._inside]
             self._inside.update(id(part) for part in thing.modules())
             for part in thing.modules():
                 self._note_code_of(part)
         elif type(thing) in _TABLES:
             yield from self._of_table(thing)
-        elif isinstance(thing, tuple):
-            yield from islice(thing, _MOST_PARTS)
-        elif isinstance(thing, Tensor | np.ndarray):
+        elif is_a(thing, tuple):
+            yield from islice(parts_of(thing), _MOST_PARTS)
+        elif is_a(thing, (Tensor, np.ndarray)):
             self._keep_content(thing)
-        elif isinstance(thing, types.GeneratorType):
+        elif is_a(thing, types.GeneratorType):
             self.generators += [thing] if thing.gi_frame is not None else []
-        elif isinstance(thing, GENERATORS):
+        elif is_a(thing, GENERATORS):
             self._undo.append(rewinding(thing))
         elif _is_iterator(thing):
             self._keep_iterator(thing)
-        elif isinstance(thing, ContextVar):
+        elif is_a(thing, ContextVar):
             yield self._keep(functools.partial(_value_of, thing), thing.set, _nothing)
-        elif not is_foreign(type(thing)) or isinstance(thing, types.SimpleNamespace):
+        elif not is_foreign(type(thing)) or is_a(thing, types.SimpleNamespace):
             yield from self._of_object(thing)
 
     def _of_function(self, function: types.FunctionType) -> Iterator[Any]:
@@ -157,8 +157,8 @@ class Surroundings(Restorable):
 
         self._undo.append(remove_new)
         for name, value in list(vars(kind).items()):
-            if name.startswith("__") or isinstance(value, types.MemberDescriptorType):
-                yield value if isinstance(value, types.FunctionType) else None
+            if name.startswith("__") or is_a(value, types.MemberDescriptorType):
+                yield value if is_a(value, types.FunctionType) else None
             else:
                 yield self._keep(
                     functools.partial(vars(kind).get, name, _NOTHING),
@@ -167,13 +167,11 @@ class Surroundings(Restorable):
                 )
 
     def _of_object(self, thing: Any) -> Iterator[Any]:
-        held = getattr(thing, "__dict__", None)
-        if isinstance(held, dict):
-            yield from self._of_table(held)
+        yield from self._of_table(attributes_of(thing))
         for kind in type(thing).__mro__:
             yield from () if is_foreign(kind) else (kind,)
             for value in vars(kind).values():
-                if isinstance(value, types.MemberDescriptorType):
+                if is_a(value, types.MemberDescriptorType):
                     yield self._keep(
                         functools.partial(_slot_of, thing, value),
                         functools.partial(value.__set__, thing),
@@ -181,9 +179,9 @@ class Surroundings(Restorable):
                     )
 
     def _of_table(self, table: Any) -> Iterator[Any]:
-        before = dict(table) if isinstance(table, dict) else list(table)
+        before: Any = dict(table) if is_a(table, dict) else list(table)
         self._undo.append(lambda: self._refill(table, before))
-        yield from islice(before.values() if isinstance(before, dict) else before, _MOST_PARTS)
+        yield from islice(parts_of(before), _MOST_PARTS)
 
     # ---------------------------------------------------------------- how to put it back
 
@@ -209,7 +207,7 @@ class Surroundings(Restorable):
         return None if before is _NOTHING else before
 
     def _keep_content(self, array: Any) -> None:
-        if isinstance(array, np.ndarray):
+        if is_a(array, np.ndarray):
             if array.flags.writeable and array.dtype != object and self._has_room(array.size):
                 before = array.copy()
                 self._undo.append(lambda: _write_array(array, before))
@@ -232,7 +230,7 @@ class Surroundings(Restorable):
 
     def _as_it_was(self, thing: Any) -> Any:
         """The thing, or for an iterator that has gone on, one that has not; so for its method."""
-        if isinstance(thing, _BOUND):
+        if is_a(thing, _BOUND):
             again = self._as_it_was(thing.__self__)
             return thing if again is thing.__self__ else getattr(again, thing.__name__)
         known = self._iterators.get(id(thing))
@@ -254,7 +252,8 @@ class Surroundings(Restorable):
 
 
 def _is_iterator(thing: Any) -> bool:
-    return isinstance(thing, Iterator) and type(thing).__module__ in ("itertools", "builtins")
+    kind = type(thing)
+    return kind.__module__ in ("itertools", "builtins") and issubclass(kind, Iterator)
 
 
 def _again(iterator: Any) -> Any:

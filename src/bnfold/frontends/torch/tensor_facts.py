@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.recording import Geometry
@@ -62,25 +63,30 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether NumPy could read it: not inside torch.func, no subclass, not sparse."""
+    """Whether NumPy could read it: not inside torch.func, no subclass, not sparse, no lazy one."""
+    if is_lazy(tensor):
+        return False
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and not isinstance(tensor, nn.Buffer):
         return False
     return not (tensor.is_meta or tensor.is_nested) and tensor.layout is torch.strided
 
 
 def shape_if_any(tensor: Tensor) -> torch.Size | None:
-    """Its shape; None where it has none (nested tensors)."""
-    return None if tensor.is_nested else tensor.shape
+    """Its shape; None where it has none (nested tensors), or none yet."""
+    try:
+        return None if tensor.is_nested else tensor.shape
+    except Exception:  # whatever a class of its own raises
+        return None
 
 
 def is_equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are known to hold the same: not where PyTorch cannot tell (vmap)."""
     if first is second:
         return True
-    if first.is_nested or second.is_nested or first.is_meta:
-        return False
-    kinds = [(tensor.shape, tensor.dtype, tensor.layout) for tensor in (first, second)]
     try:
+        if first.is_nested or second.is_nested or first.is_meta:
+            return False
+        kinds = [(tensor.shape, tensor.dtype, tensor.layout) for tensor in (first, second)]
         return kinds[0] == kinds[1] and all(map(torch.equal, _parts(first), _parts(second)))
     except Exception:  # whatever a class of the user's raises
         return False
