@@ -25,6 +25,8 @@ from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import check_unread
 from bnfold.frontends.torch.fold import fold_module, inspect_module
 from bnfold.frontends.torch.garbage import old_objects_set_aside
+from bnfold.frontends.torch.held import is_a
+from bnfold.frontends.torch.opened_inputs import closed, opened
 from bnfold.frontends.torch.program import fold_program, inspect_program
 from bnfold.network import op_counts
 from bnfold.report import FoldReport
@@ -82,16 +84,21 @@ def _usual_tensors() -> Iterator[None]:
 
 
 def _usual_inputs(request: Request) -> Request:
-    """A program may write to its inputs, which those of inference mode do not allow elsewhere."""
+    """Objects among them are opened, and what was made in inference mode is copied.
+
+    A program may write to its inputs, which those of inference mode do not allow elsewhere.
+    """
     copies: dict[int, Tensor] = {}
 
     def usual(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_inference():
-            return leaf
+        with torch._C.DisableTorchFunctionSubclass():  # one that is not initialised may raise
+            if not is_a(leaf, Tensor) or not leaf.is_inference():
+                return leaf
         return copies.setdefault(id(leaf), leaf.clone())
 
-    inputs, also = pytree.tree_map(usual, (request.inputs, [*request.also]))
-    return replace(request, inputs=inputs, also=also) if copies else request
+    given = opened((request.inputs, request.also))
+    inputs, also = pytree.tree_map(usual, given)
+    return replace(request, inputs=inputs, also=also)
 
 
 def _counts(report: FoldReport) -> tuple[Counts, Counts]:
@@ -173,7 +180,7 @@ def _as_program(model: Model, inputs: Any) -> ExportedProgram:
     """The folded model as it will be written."""
     if isinstance(model, ExportedProgram):
         return model
-    args, kwargs = split_inputs(inputs)
+    args, kwargs = closed(split_inputs(inputs))
     try:
         return torch.export.export(model, args, kwargs)
     except Exception as error:  # torch.export raises what tracing a model's code may raise

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from bnfold.frontends.torch.example_inputs import check_values
 from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.modes import in_mode
+from bnfold.frontends.torch.opened_inputs import closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def call(model: nn.Module, run: Any) -> None:
     """Run a module as it is run for a recording, on inputs of its own."""
     entry = as_entry(run)
-    args, kwargs = split_inputs(_fresh(entry.inputs))
+    args, kwargs = closed(split_inputs(_fresh(entry.inputs)))
     result_of(method(model, entry.entry), args, kwargs, mode=entry.mode)
 
 

@@ -20,12 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from bnfold._text import shortened
 from bnfold.errors import ExampleInputError
+from bnfold.frontends.torch.held import is_a
+from bnfold.frontends.torch.opened_inputs import as_given
 
 _MOST = 200
 """Characters of what was given."""
@@ -40,8 +44,9 @@ def not_taken(
 
     `called` is the model, or the method of it that was called.
     """
-    given = _plain(inputs)
-    if cause is not None and _tensors(given):
+    has_tensors = bool(_tensors(_plain(inputs)))
+    given = _plain(as_given(inputs))
+    if cause is not None and has_tensors:
         is_entry = not isinstance(called, nn.Module)
         who = getattr(called, "__qualname__", name) if is_entry else name
         what = f"{who} raised {type(cause).__name__} on the example inputs ({_said(given)})"
@@ -73,15 +78,21 @@ def check_unread(program: ExportedProgram, inputs: Any) -> None:
 def check_values(inputs: Any) -> None:
     """Raise ExampleInputError for tensors without content, or whose content cannot be followed."""
     for tensor in _tensors(inputs):
+        if is_lazy(tensor):
+            raise _no_input(
+                "an example input is a parameter or buffer that is not initialised yet",
+                "pass a tensor with values, such as inputs=torch.randn(1, 3, 224, 224)",
+            )
         if tensor.is_nested or tensor.layout in _COMPRESSED:
             raise _no_input(
                 "an example input is a nested tensor, or a sparse one in rows or columns",
                 "pass a dense tensor, or fold the part of the model behind what makes it one",
             )
-        if tensor.is_meta:
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
             shape = ", ".join(map(str, tensor.shape))
+            kind = "on the meta device" if tensor.is_meta else "a fake tensor"
             raise _no_input(
-                f"an example input ({_said(tensor)}) is on the meta device, without values",
+                f"an example input ({_said(tensor)}) is {kind}, without values",
                 f"pass inputs=torch.randn({shape}), or others with values",
             )
         if not tensor.numel():
@@ -111,9 +122,7 @@ def _plain(inputs: Any) -> Any:
 
 
 def _tensors(given: Any) -> list[Tensor]:
-    if isinstance(given, Mapping):  # one that is no dict is a leaf to PyTorch
-        given = dict(given)
-    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(given) if is_a(leaf, Tensor)]
 
 
 def _text(cause: BaseException) -> str:

@@ -47,6 +47,9 @@ _UNREACHED = (
 )
 
 
+_UNOPENED = "tensors in {} among the inputs are not followed: wrap the model in one that takes them"
+
+
 _UNSETTLED = (
     f"Each run leaves something else behind for the next ({{}}). {MOST_RUNS} runs in a row were"
     " looked at; what the model does in later ones was not seen."
@@ -70,7 +73,10 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
     """BatchNorms that the runs did not use on anything that depends on the input."""
-    why = {True: "it ran, on what does not depend on the inputs", False: None}
+    given = "it ran, on what does not depend on the inputs"
+    if recording.unopened:
+        given = _UNOPENED.format(" and ".join(recording.unopened))
+    why = {True: given, False: None}
     return [
         Item(
             name or type(model).__name__,

@@ -10,13 +10,18 @@ attributes that it keeps it in.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Iterator
-from types import MemberDescriptorType, MethodType
+from types import MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
 
 TABLES = (dict, list, tuple, set, frozenset, deque)
 """Those of Python's own that have the methods of C code beneath whatever derives from them."""
+
+
+LIKE_TABLES = (SimpleNamespace, UserDict, UserList, ChainMap)
+"""Classes of Python's library that keep what they hold in attributes."""
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 
 
 def is_a(thing: Any, kinds: Any) -> bool:
@@ -31,6 +36,12 @@ def attributes_of(thing: Any) -> dict[str, Any]:
     except Exception:  # slots alone, or a property of that name
         return {}
     return held if is_a(held, dict) else {}
+
+
+def is_iterator(thing: Any) -> bool:
+    """Whether it is one of Python's own, which tells where it stands."""
+    kind = type(thing)
+    return kind.__module__ in ("itertools", "builtins") and issubclass(kind, Iterator)
 
 
 def slots_of(thing: Any) -> Iterator[tuple[str, Any]]:
@@ -66,6 +77,34 @@ def length_of(table: Any) -> int:
 def parts_of(table: Any) -> Iterator[Any]:
     """What a table holds; of a dict the values."""
     return iter(dict.values(table)) if is_a(table, dict) else _own(table).__iter__(table)
+
+
+def name_of(key: Any, position: int) -> str:
+    """A key of a table, in words; an object, which may say anything of itself, by its place."""
+    parts = key if type(key) is tuple else (key,)
+    if all(type(part) in _PLAIN for part in parts):
+        return f"[{key!r:.40}]"
+    return f"[{type(key).__name__} {position}]"
+
+
+def named_parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a thing holds, with how to get there: in a table, in attributes, before an iterator."""
+    if is_a(thing, TABLES):
+        names = list(dict.keys(thing)) if is_a(thing, dict) else range(length_of(thing))
+        for position, (name, part) in enumerate(zip(names, list(parts_of(thing)), strict=False)):
+            yield name_of(name, position), part
+    elif is_iterator(thing):
+        yield from ((f"[{place}]", part) for place, part in enumerate(_before(thing)))
+    yield from ((f".{name}", part) for name, part in list(attributes_of(thing).items()))
+    yield from ((f".{name}", part) for name, part in slots_of(thing))
+
+
+def _before(iterator: Any) -> Any:
+    """What an iterator goes over."""
+    try:
+        return iterator.__reduce__()[1]
+    except Exception:  # a generator, or one over what cannot be copied
+        return ()
 
 
 def _own(table: Any) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import types
 from array import array
-from collections import ChainMap, UserDict, UserList
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,11 +20,13 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
 from bnfold.frontends.torch.held import (
+    LIKE_TABLES,
     TABLES,
     attributes_of,
     function_in,
     is_a,
     length_of,
+    name_of,
     parts_of,
     slots_of,
 )
@@ -40,8 +41,6 @@ _DEEPEST = 8
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _EXACT = frozenset(_PLAIN)
 _SKIPPED = (type, types.ModuleType, types.BuiltinFunctionType, nn.Module, torch.dtype, torch.device)
-_OF_TABLES = (types.SimpleNamespace, UserDict, UserList, ChainMap)
-"""Classes of Python's library that keep what they hold in attributes."""
 _MOST_NAMED = 1024
 """In a longer table the numbers have one place together."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -117,7 +116,7 @@ class _Walk:
             self.found[f"{place} (numbers)"] = [part for _, part in parts if type(part) in _EXACT]
             parts = [(name, part) for name, part in parts if type(part) not in _EXACT]
         for position, (name, part) in enumerate(parts[:_MOST_THINGS]):
-            yield f"[{_name_of(name, position)}]", part
+            yield name_of(name, position), part
 
     def note_class(self, kind: type) -> None:
         """What a class holds for all its instances."""
@@ -153,7 +152,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "", {} if frame is None else dict(frame.f_locals)
     elif type(thing).__module__ == "itertools":
         yield "", reduced(thing)
-    elif is_a(thing, _OF_TABLES) or not is_foreign(type(thing)):
+    elif is_a(thing, LIKE_TABLES) or not is_foreign(type(thing)):
         held = (*attributes_of(thing).items(), *slots_of(thing))
         yield from ((f".{name}", value) for name, value in held)
 
@@ -165,14 +164,6 @@ def _as_plain(value: Any) -> Any:
         kind = next(base for base in _PLAIN if is_a(value, base))
         return kind.__repr__(value)
     return repr(value) if kind in (float, complex) else value
-
-
-def _name_of(key: Any, position: int) -> str:
-    """A key of a table, in words; an object, which may say anything of itself, by its place."""
-    parts = key if type(key) is tuple else (key,)
-    if all(type(part) in _EXACT for part in parts):
-        return f"{key!r:.40}"
-    return f"{type(key).__name__} {position}"
 
 
 def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

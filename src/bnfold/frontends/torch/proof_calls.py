@@ -33,6 +33,7 @@ from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, throw
 from bnfold.frontends.torch.entries import method, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
+from bnfold.frontends.torch.opened_inputs import closed
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 
@@ -126,7 +127,8 @@ class ModelCalls(nn.Module):
             fresh = call.with_tensors(own)
             try:
                 called = method(model, call.entry)
-                result = result_of(called, fresh.args, fresh.kwargs, mode=call.mode)
+                args, kwargs = closed((fresh.args, fresh.kwargs))
+                result = result_of(called, args, kwargs, mode=call.mode)
                 named |= _named(number, result, own)
             except Exception as error:
                 raise CallFailedError(number, error) from error

@@ -35,6 +35,7 @@ from bnfold.frontends.torch.leaf_modules import is_observed
 from bnfold.frontends.torch.left_behind import Traces, moved, traces_of
 from bnfold.frontends.torch.looks import asks_for_values
 from bnfold.frontends.torch.module_calls import module_calls
+from bnfold.frontends.torch.opened_inputs import closed, unopened
 from bnfold.frontends.torch.outputs import (
     besides_tensors,
     escaped,
@@ -345,6 +346,8 @@ class _Reader:
                 recorder.values.track_input(
                     leaf, f"{prefix}input {pytree.keystr(path[1:])}".strip()
                 )
+        recorder.recording.unopened = tuple(unopened((args, kwargs)))
+        args, kwargs = closed((args, kwargs))
         result: Any = None
         content = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
         try:
@@ -384,7 +387,7 @@ class _Reader:
             for tensor, before in content:
                 if _is_written(tensor, before):
                     _write_back(tensor, before)
-            forget((args, kwargs, result))
+            forget((list(tensors.values()), args, kwargs, result))
 
 
 def _write_back(tensor: Tensor, before: Tensor) -> None:

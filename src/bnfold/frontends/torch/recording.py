@@ -251,6 +251,8 @@ class Recording:
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
     """Members that ran in another thread: they stay as they are."""
+    unopened: tuple[str, ...] = ()
+    """Classes of inputs that may hold tensors which nobody can follow; see `opened_inputs`."""
     handed_out: dict[int, nn.Module] = field(default_factory=dict)
     """Members, by id(), that what a run returns leads to; see `handed_out`."""
     parted: list[nn.Module] = field(default_factory=list)

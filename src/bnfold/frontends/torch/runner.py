@@ -26,6 +26,7 @@ from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.opened_inputs import closed, opened
 from bnfold.frontends.torch.program_sizes import open_sizes
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
@@ -149,7 +150,7 @@ class TorchRunner:
             to_tensor(next(fresh), leaf, like) if isinstance(leaf, Tensor) else leaf
             for leaf in leaves
         ]
-        return pytree.tree_unflatten(made, tree)
+        return closed(pytree.tree_unflatten(made, tree))
 
 
 def module_runner(
@@ -157,7 +158,7 @@ def module_runner(
 ) -> TorchRunner:
     """A runner of a module; example inputs are as for `bnfold.fold`, or look like others."""
     if inputs is not None:
-        return _runner(model, split_inputs(inputs), name)
+        return _runner(model, split_inputs(opened(inputs)), name)
     if like is None:
         raise ExampleInputError(name, None)
     made = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in like)

@@ -23,6 +23,7 @@ from bnfold.bench.timing import Timed, on_clock
 from bnfold.errors import ExampleInputError, TrainingModeError, UsageError
 from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
+from bnfold.frontends.torch.opened_inputs import closed, opened
 from bnfold.frontends.torch.runnable import runnable
 
 EAGER = "eager"
@@ -89,7 +90,7 @@ class TorchSubject:
         if key not in self._copies:
             self._copies[key] = _copy(self._models[variant], setting, self._wishes)
         model: Callable[..., Any] = self._copies[key]
-        args, kwargs = _placed(_resized(self._inputs, setting.batch), setting, self._wishes)
+        args, kwargs = closed(_placed(_resized(self._inputs, setting.batch), setting, self._wishes))
         if runtime == COMPILE:
             model = torch.compile(model, dynamic=False, options={"cpp.threads": setting.threads})
         call: Callable[[], None] = partial(_call, model, args, kwargs)
@@ -175,7 +176,7 @@ def _split(model: nn.Module | ExportedProgram, inputs: Any) -> Inputs:
         return tuple(args), dict(kwargs)
     if inputs is None:
         raise ExampleInputError(type(model).__name__, None)
-    return split_inputs(inputs)
+    return split_inputs(opened(inputs))
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

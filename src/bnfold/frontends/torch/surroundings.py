@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
 from bnfold.frontends.torch.copies import GENERATORS, Restorable, Snapshot, is_small, rewinding
-from bnfold.frontends.torch.held import attributes_of, is_a, parts_of
+from bnfold.frontends.torch.held import attributes_of, is_a, is_iterator, parts_of
 from bnfold.frontends.torch.tensor_facts import is_equal, is_ordinary
 
 _TABLES = (dict, OrderedDict, list, set, deque)
@@ -126,7 +126,7 @@ class Surroundings(Restorable):
             self.generators += [thing] if thing.gi_frame is not None else []
         elif is_a(thing, GENERATORS):
             self._undo.append(rewinding(thing))
-        elif _is_iterator(thing):
+        elif is_iterator(thing):
             self._keep_iterator(thing)
         elif is_a(thing, ContextVar):
             yield self._keep(functools.partial(_value_of, thing), thing.set, _nothing)
@@ -251,15 +251,10 @@ class Surroundings(Restorable):
             table.update(parts) if isinstance(table, set) else table.extend(parts)
 
 
-def _is_iterator(thing: Any) -> bool:
-    kind = type(thing)
-    return kind.__module__ in ("itertools", "builtins") and issubclass(kind, Iterator)
-
-
 def _again(iterator: Any) -> Any:
     """Another one that stands where this one does, and goes over the same."""
     make, args, *states = iterator.__reduce__()
-    made = make(*(_again(part) if _is_iterator(part) else part for part in args))
+    made = make(*(_again(part) if is_iterator(part) else part for part in args))
     if states and states[0] is not None:
         made.__setstate__(_same_lists(states[0]))
     return made
@@ -274,7 +269,7 @@ def _same_lists(state: Any) -> Any:
 
 def _position(thing: Any) -> Any:
     """Where an iterator stands, as what can be compared."""
-    if _is_iterator(thing):
+    if is_iterator(thing):
         return [_position(part) for part in thing.__reduce__()[1:]]
     if isinstance(thing, tuple):
         return [_position(part) for part in thing]
