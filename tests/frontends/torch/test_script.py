@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -186,3 +187,19 @@ def test_symbolic_trace_of_clips_in_place() -> None:
         traced = torch.fx.symbolic_trace(nn.Sequential(RescaledClip(LOW, LOW + 1, inplace=True)))
     expected = RescaledClip(LOW, LOW + 1)(X)
     assert_same([expected], [traced(X.clone())], 0.0)
+
+
+@pytest.mark.parametrize("grads", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_trace_is_the_same_with_gradients_and_without(inplace: bool, grads: bool) -> None:
+    """`torch.jit.trace` checks what it traced by another trace, without gradients."""
+    layers = (nn.Conv2d(3, 3, 1), nn.Sigmoid(), nn.BatchNorm2d(3), nn.ReLU(inplace))
+    model = build(nn.Sequential(*layers, nn.Conv2d(3, 2, 1)))
+    folded = bnfold.fold(model, X).model
+    assert any(isinstance(part, RescaledClip) for part in folded)
+    with torch.set_grad_enabled(grads), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(folded, X)
+    with torch.enable_grad():  # a trace may run in the other mode
+        traced(X).sum().backward()
+    assert_same(run(model, X), run(traced, X), 1e-9)

@@ -6,7 +6,7 @@ They are written so that `torch.jit.script` can read them: annotations are types
 
 import torch
 from torch import Tensor, fx, nn
-from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 
 class RescaledClip(nn.Module):
@@ -45,7 +45,8 @@ class RescaledClip(nn.Module):
     def _may_write_to(self, input: Tensor) -> bool:  # noqa: A002
         """Without the BatchNorm, what made the input may need it for its gradient."""
         if not is_scripting():  # noqa: SIM102  # with "and", the script compiler reads on
-            if isinstance(input, fx.Proxy):  # it stands for any tensor
+            # It stands for any tensor, and what is traced for any mode.
+            if isinstance(input, fx.Proxy) or is_tracing():  # type: ignore[no-untyped-call]
                 return False
         return not (torch.is_grad_enabled() and input.requires_grad)
 
