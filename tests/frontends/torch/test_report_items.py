@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -125,3 +126,92 @@ class TestTheExportedProgramMayFoldMore:
         assert is_noted(BehindSigmoid(act))
         program = torch.export.export(build(BehindSigmoid(act)), (image(1, 3, 8, 8),))
         assert bnfold.inspect(program, clip="always").kept == 0
+
+
+class Parts(nn.Module):
+    """A convolution, a BatchNorm and a head, and what a case does with them."""
+
+    def __init__(self, between: Callable[[Parts, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.conv, self.bn, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self, self.conv(x)))
+
+
+def _blended(net: Parts, x: Tensor) -> Tensor:
+    bn = net.bn
+    mean = 0.8 * bn.running_mean + 0.2 * x.mean((0, 2, 3))
+    var = 0.8 * bn.running_var + 0.2 * x.var((0, 2, 3))
+    return F.batch_norm(x, mean, var, bn.weight, bn.bias, False, 0.0, bn.eps)
+
+
+def _of_the_batch(net: Parts, x: Tensor) -> Tensor:
+    bn = net.bn
+    return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, True, 0.1)
+
+
+def _hooked_in_front(net: Parts, x: Tensor) -> Tensor:
+    if not net.bn._forward_pre_hooks:
+        net.bn.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    return net.bn(x)
+
+
+def _in_a_pool(net: Parts, x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: net.bn(x)).result()
+
+
+def _in_numbers(net: Parts, x: Tensor) -> Tensor:
+    bn = net.bn
+    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+    weight = net.conv.weight * scale.reshape(-1, 1, 1, 1)
+    return F.conv2d(x.sigmoid()[:, :3], weight)
+
+
+TRUE_REASONS = {
+    _blended: (Reason.BATCH_STATISTICS, "the run writes to its statistics, or computes them"),
+    _of_the_batch: (Reason.BATCH_STATISTICS, "in training mode"),
+    _hooked_in_front: (Reason.HOOK, "a hook on bn"),
+    _in_a_pool: (Reason.NOT_REACHED, "it ran in another thread"),
+    _in_numbers: (Reason.NOT_REACHED, "the code reads its tensors, and does not call it"),
+}
+
+
+@pytest.mark.parametrize("between", TRUE_REASONS, ids=lambda case: case.__name__)
+def test_the_reason_is_what_happened(between: Callable[[Parts, Tensor], Tensor]) -> None:
+    model = build(Parts(between))
+    x = image(2, 3, 8, 8)
+    with torch.no_grad():  # hooks are there by then
+        model(x)
+    (item,) = bnfold.inspect(model, x).items
+    reason, said = TRUE_REASONS[between]
+    assert item.reason is reason
+    assert said in item.sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "goes"),
+    [
+        ({}, True),
+        ({"divisor_override": 4}, True),
+        ({"divisor_override": 3}, False),
+        ({"divisor_override": 4, "padding": 1}, False),
+        ({"divisor_override": 4, "ceil_mode": True}, False),
+    ],
+    ids=str,
+)
+def test_a_pool_that_is_told_what_to_divide_by(options: dict[str, int], goes: bool) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.head = nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.avg_pool2d(self.bn(x), 2, **options))
+
+    model, x = build(Pooled()), image(2, 3, 7, 7)
+    result = bnfold.fold(model, x)
+    assert bool(result.report.removed) is goes
+    torch.testing.assert_close(result.model(x), model(x))

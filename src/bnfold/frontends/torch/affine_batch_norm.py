@@ -118,7 +118,7 @@ def _refusal(
     if affine is None:
         if spec.varies:
             return g.Refusal(Reason.VARIES)
-        if module is None and event.number in lifter.open:
+        if module is None and event.number in lifter.open and not spec.training:
             return g.Refusal(Reason.NOT_CONSTANT)  # gamma.repeat(n), or a tracked InstanceNorm
         return g.Refusal(Reason.BATCH_STATISTICS, _why_not_constant(spec))
     if not affine.is_finite:
@@ -160,7 +160,9 @@ _UNKNOWN = (
 def _why_not_constant(spec: BatchNormSpec) -> str:
     if spec.training:
         return "in training mode"
-    return "the run writes to its statistics" if spec.changing else "it has no running statistics"
+    if spec.changing:
+        return "the run writes to its statistics, or computes them"
+    return "it has no running statistics"
 
 
 def _has_other_readers(lifter: Lifter, event: Event) -> bool:

@@ -11,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.core import graph as g
 from bnfold.core.reasons import Reason
 from bnfold.frontends.outcomes import reported
+from bnfold.frontends.torch.batch_norms import is_batch_norm_event
 from bnfold.frontends.torch.decide import Decided, affine_items
 from bnfold.frontends.torch.methods import note_on_methods
 from bnfold.frontends.torch.read import MOST_RUNS
-from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.recording import Event, Recording
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -73,21 +74,29 @@ def _stops_at_function(decided: Decided, items: Iterable[Item]) -> bool:
 
 def _unreached(model: nn.Module, recording: Recording) -> list[Item]:
     """BatchNorms that the runs did not use on anything that depends on the input."""
-    given = "it ran, on what does not depend on the inputs"
-    if recording.unopened:
-        given = _UNOPENED.format(" and ".join(recording.unopened))
-    why = {True: given, False: None}
     return [
         Item(
             name or type(model).__name__,
             type(module).__name__,
             module.num_features,
             0,
-            Kept(Reason.NOT_REACHED, None, why[id(module) in recording.calls]),
+            Kept(Reason.NOT_REACHED, None, _why_unreached(module, recording)),
         )
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not _is_used(module, recording)
     ]
+
+
+def _why_unreached(module: nn.Module, recording: Recording) -> str | None:
+    """What became of it instead; None where it was not called."""
+    parted = set(map(id, recording.parted))  # lost as well: where other runs differ
+    if any(module is lost for lost in recording.lost) and id(module) not in parted:
+        return "it ran in another thread, which is not followed"
+    if id(module) in recording.calls and recording.unopened:
+        return _UNOPENED.format(" and ".join(recording.unopened))
+    if id(module) in recording.calls:
+        return "it ran, on what does not depend on the inputs"
+    return "the code reads its tensors, and does not call it" if _uses(module, recording) else None
 
 
 def _is_uncalled(item: Item) -> bool:
@@ -95,12 +104,17 @@ def _is_uncalled(item: Item) -> bool:
 
 
 def _is_used(module: nn.Module, recording: Recording) -> bool:
-    """Whether the module was called on a value, or something else computed with its tensors."""
+    """Whether the module was called on a value, or a BatchNorm op computed with its tensors."""
     if any(call.inputs for call in recording.calls.get(id(module), ())):
         return True
+    return any(map(is_batch_norm_event, _uses(module, recording)))
+
+
+def _uses(module: nn.Module, recording: Recording) -> list[Event]:
+    """What computes with a module's tensors."""
     own = (*module._parameters.values(), *module._buffers.values())
     uses = (use for tensor in own for use in recording.parameter_uses.get(id(tensor), ()))
-    return any(use.event is not None for use in uses)
+    return [use.event for use in uses if use.event is not None]
 
 
 def is_more(report: FoldReport) -> bool:

@@ -20,6 +20,7 @@ from bnfold.frontends.torch.affine_arithmetic import arithmetic_chain, constants
 from bnfold.frontends.torch.affine_batch_norm import batch_norm_chain
 from bnfold.frontends.torch.affine_chain import Chain, owns
 from bnfold.frontends.torch.batch_norms import BatchNormSpec, batch_norm_spec
+from bnfold.frontends.torch.leaf_modules import BATCH_NORMS, has_hooks
 from bnfold.frontends.torch.lifter import Lifter
 from bnfold.frontends.torch.recording import Call, Event, values
 
@@ -52,10 +53,17 @@ def survey(lifter: Lifter, biases: Collection[int]) -> Steps:
             continue
         spec = _spec_of(lifter, event)
         if spec is not None:
-            _register(steps, batch_norm_chain(lifter, event, spec, None, ()))
+            hooked = _hooked_call(event)
+            _register(steps, batch_norm_chain(lifter, event, spec, hooked, None if hooked else ()))
             continue
         _register(steps, arithmetic_chain(lifter, event))
     return steps
+
+
+def _hooked_call(event: Event) -> Call | None:
+    """The call of a BatchNorm that a BatchNorm op is all of but for hooks, which may compute."""
+    module = event.call.module
+    return event.call if isinstance(module, BATCH_NORMS) and has_hooks(module) else None
 
 
 def _why_not_alike(calls: Sequence[Call]) -> g.Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -188,9 +189,19 @@ def _avg_pool(rank: int) -> Handler:
     def role(event: Event, axes: tuple[int, ...]) -> g.Role:
         a = Arguments(event)
         padded = any(a.wholes("padding")) and bool(a["count_include_pad"])
-        return g.Mean(axes, counts_zeros=padded or a.get("divisor_override") is not None)
+        return g.Mean(axes, counts_zeros=padded or not _divides_by_its_window(a, rank))
 
     return _pool(rank, role)
+
+
+def _divides_by_its_window(a: Arguments, rank: int) -> bool:
+    """Whether an average pooling takes means, where it is told what to divide by."""
+    divisor = a.get("divisor_override")
+    if divisor is None:
+        return True
+    kernel = a.wholes("kernel_size")
+    is_whole = not (any(a.wholes("padding")) or a["ceil_mode"])  # no window is cut
+    return is_whole and divisor == math.prod(kernel * rank if len(kernel) == 1 else kernel)
 
 
 def _reduced(event: Event, rank: int) -> tuple[tuple[int, ...], bool]:
@@ -269,9 +280,9 @@ def _avg_pool_of_open_size(rank: int) -> Handler:
     """As a window slides over what is stored alike, its size does not matter."""
 
     def handler(lifter: Lifter, event: Event) -> bool:
-        return lifter.open[event.number] <= {"kernel_size", "stride"} and _avg_pool(rank)(
-            lifter, event
-        )
+        is_told = Arguments(event).get("divisor_override") is not None
+        known = set() if is_told else {"kernel_size", "stride"}
+        return lifter.open[event.number] <= known and _avg_pool(rank)(lifter, event)
 
     return handler
 

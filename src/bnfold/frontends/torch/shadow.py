@@ -164,5 +164,6 @@ def translate_back(recording: Recording, shadow: Shadow) -> None:
     )
     handed_out = [shadow.original(module) for module in recording.handed_out.values()]
     recording.handed_out = {id(module): module for module in handed_out}
+    recording.lost = [shadow.original(module) for module in recording.lost]
     recording.parted = [shadow.original(module) for module in recording.parted]
     recording.lent_biases = {key: shadow.original(m) for key, m in recording.lent_biases.items()}
