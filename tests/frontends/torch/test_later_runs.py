@@ -424,3 +424,47 @@ def test_what_holds_itself_ends():
 def test_reason_of_what_is_read_in_another_run():
     report = bnfold.fold(net(adds_every_third), X).report
     assert reasons(report)["bn"] in (Reason.VARIES, Reason.ACTIVATION)
+
+
+class Thirds(nn.Module):
+    """What stands behind the BatchNorm is a sigmoid in every third run."""
+
+    def __init__(self, tick: Callable[[Thirds], int], steps: Iterator[int] | None) -> None:
+        super().__init__()
+        self.bn, self.head = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.tick, self.steps, self.step = tick, steps, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(x)
+        return self.head(y if self.tick(self) % 3 else y.sigmoid())
+
+
+def _counted(net: Thirds) -> int:
+    net.step += 1
+    return net.step
+
+
+def _drawn(net: Thirds) -> int:
+    assert net.steps is not None
+    return next(net.steps)
+
+
+@pytest.mark.parametrize(
+    ("tick", "steps"),
+    [
+        (_counted, None),
+        (_drawn, iter(range(1, 99))),
+        (_drawn, iter([*range(1, 99)])),
+        (_drawn, map(int, range(1, 99))),
+        (_drawn, itertools.count(1)),
+    ],
+    ids=["a number", "a range", "a list", "a map", "a count"],
+)
+def test_what_is_behind_another_path_varies(
+    tick: Callable[[Thirds], int], steps: Iterator[int] | None
+) -> None:
+    model = randomize(Thirds(tick, steps).double()).eval()
+    result = bnfold.fold(model, X)
+    assert reasons(result.report) == {"bn": "varies"}
+    for x in LATER:
+        torch.testing.assert_close(result.model(x), model(x))

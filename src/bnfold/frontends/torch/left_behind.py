@@ -25,6 +25,7 @@ from bnfold.frontends.torch.held import (
     attributes_of,
     function_in,
     is_a,
+    is_iterator,
     length_of,
     name_of,
     parts_of,
@@ -150,7 +151,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         frame = thing.gi_frame
         yield " (step)", -1 if frame is None else frame.f_lasti
         yield "", {} if frame is None else dict(frame.f_locals)
-    elif type(thing).__module__ == "itertools":
+    elif is_iterator(thing):
         yield "", reduced(thing)
     elif is_a(thing, LIKE_TABLES) or not is_foreign(type(thing)):
         held = (*attributes_of(thing).items(), *slots_of(thing))

@@ -254,8 +254,10 @@ class Lifter:
             (number,) = self.graph.add(event.name, g.Alike(tuple(alike)), [number], [shape])
         return number
 
-    def opaque(self, event: Event, reason: Reason = Reason.NONLINEAR) -> None:
+    def opaque(self, event: Event) -> None:
         """Nothing is known about the event."""
+        is_parted = bool(self.recording.parted) and event.number in self.recording.varying
+        reason = Reason.VARIES if is_parted else Reason.NONLINEAR
         inputs = [self.tensor(value) for value in values(event.args, event.kwargs)]
         self.emit(event, g.Opaque(reason), inputs)
 
