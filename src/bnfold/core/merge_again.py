@@ -14,6 +14,7 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
+from bnfold.core.left import left_of
 from bnfold.core.merge import find_merges
 from bnfold.core.plan import Plan
 
@@ -34,7 +35,7 @@ def can_merge_again(
         return False
     if any(_is_tied(graph.ops[number].role) for number in plan.linear):
         return True  # it has a weight of its own now
-    left, numbers = _left(graph, plan)
+    left, numbers = left_of(graph, plan)
     parts_left = {
         new: _left_of(parts[old], plan, old) for new, old in numbers.items() if old in parts
     }
@@ -48,25 +49,6 @@ def can_merge_again(
 
 def _is_tied(role: g.Role) -> bool:
     return isinstance(role, g.Linear) and role.tie is not None
-
-
-def _left(graph: g.Graph, plan: Plan) -> tuple[g.Graph, dict[int, int]]:
-    """The graph without what is removed, and which number each op had."""
-    ops: list[g.Op] = []
-    numbers: dict[int, int] = {}
-    now: dict[int, int] = {}
-    for number, op in enumerate(graph.ops):
-        inputs = tuple(now.get(tensor, tensor) for tensor in op.inputs)
-        if number in plan.removed:
-            now[op.outputs[0]] = inputs[0]
-            continue
-        role, edit = op.role, plan.affine.get(number)
-        if isinstance(role, g.AffineStep) and edit is not None:
-            role = replace(role, scale=edit.scale, shift=edit.shift)
-        numbers[len(ops)] = number
-        ops.append(replace(op, role=role, inputs=inputs))
-    outputs = [(now.get(tensor, tensor), name, why) for tensor, name, why in graph.outputs]
-    return g.Graph(graph.shapes, ops, graph.inputs, outputs), numbers
 
 
 def _left_of(part: Part, plan: Plan, number: int) -> Part:

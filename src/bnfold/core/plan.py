@@ -130,6 +130,8 @@ class Plan:
     """Affine steps that stay, with the reason."""
     solution: Solution | None = None
     """Where the decisions come from."""
+    clip_mode: ClipMode = "auto"
+    """Whether activations could get bounds per channel."""
 
     def is_rescaled(self, tensor: int) -> bool:
         """Whether a tensor of the network is stored otherwise than it is."""
@@ -146,7 +148,7 @@ def make_plan(
 ) -> Plan:
     """Decide for a network; `banned` affine steps stay for the reason given."""
     solution = solve(graph, clip=clip, banned=banned)
-    plan = Plan(solution=solution, kept=dict(solution.kept))
+    plan = Plan(solution=solution, kept=dict(solution.kept), clip_mode=clip)
     binding, values = solution.binding, _snap(solution.values)
     zeroed = _zeroed_channels(solution.zeroed)
     gone = set(solution.removed)

@@ -182,3 +182,48 @@ def test_a_constant_behind_a_factor_of_any_size(size, then):
         s.node(then)
     model = s.model()
     assert_same(model, bnfold.fold(model).model, (1, 2, 2, 2), tolerance=1e-5)
+
+
+NUMBERS = {"g": "-0.9,0.6,1.4", "b": "-1.2,0.1,-1.1", "m": "-0.1,0.7,0.2", "v": "0.6,1.5,0.3"}
+ONE = {"g": "-1.1", "b": "0.4", "m": "0.3", "v": "1.4"}
+
+
+def text(words: str, *, channels: int) -> onnx.ModelProto:
+    """A model with a BatchNorm's constants, some numbers, and `words`."""
+    constants = NUMBERS if channels == 3 else ONE
+    held = [f"float[{channels}] {name} = {{{values}}}" for name, values in constants.items()]
+    held += [f"float[1,{channels}] d = {{{'0.5,-0.9,1.2' if channels == 3 else '-1.1'}}}"]
+    held += ["float[1,1] e = {0.9}", "float[3,1] w = {0.4,0.1,-0.3}", "float[1,1] k = {-0.7}"]
+    return onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        f"net (float[N,3] x) => (float[N,C] y)\n<{', '.join(held)}>\n{{ {words} }}"
+    )
+
+
+TURNS = {
+    "a sum given up for a number behind": (
+        3,
+        "a = BatchNormalization(x,g,b,m,v) q = Div(a,d) s = Add(a,q) y = Add(s,e)",
+    ),
+    "numbers on one channel": (
+        1,
+        "z = MatMul(x,w) p = Mul(z,k) q = Add(p,e) n = BatchNormalization(q,g,b,m,v)"
+        " o = Mul(n,d) y = Concat<axis=1>(p,o)",
+    ),
+    "a constant that was normalised": (
+        1,
+        "z = MatMul(x,w) t = Tanh(z) a = BatchNormalization(t,g,b,m,v)"
+        " c = BatchNormalization(k,g,b,m,v) y = Add(a,c)",
+    ),
+}
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize("clip", ["auto", "always", "never"])
+@pytest.mark.parametrize(("channels", "words"), TURNS.values(), ids=TURNS)
+def test_steps_that_go_in_turn(channels, words, clip, merge):
+    model = text(words, channels=channels)
+    folded = bnfold.fold(model, clip=clip, merge=merge).model
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3))
+    assert bnfold.fold(folded, clip=clip, merge=merge).model == folded

@@ -19,7 +19,13 @@ from bnfold.frontend import Request
 from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins
 from bnfold.frontends.onnx.bodies import fold_bodies
-from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide, is_spread
+from bnfold.frontends.onnx.folding import (
+    Folding,
+    InnerFolds,
+    decide,
+    has_bare_constants,
+    is_spread,
+)
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.loops import analyse_through_loops
@@ -66,7 +72,9 @@ def prepare(
 def _is_another_due(folding: Folding, merge: MergeMode) -> bool:
     """Whether a fold leaves what another one may merge, or remove."""
     lifted, plan = folding.lifted, folding.plan
-    if is_spread(lifted, plan) or may_fold_again(lifted.graph, plan):
+    if is_spread(lifted, plan) or has_bare_constants(lifted, plan):
+        return True
+    if may_fold_again(lifted.graph, plan):
         return True
     return merge == "auto" and are_left(lifted, plan, is_merged=bool(folding.merging))
 

@@ -27,7 +27,7 @@ from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
 from bnfold.frontends.onnx.rewrite import rewrite
 from bnfold.frontends.onnx.shapes import Shapes
-from bnfold.frontends.onnx.sites import AffineSite, Lifted
+from bnfold.frontends.onnx.sites import AffineSite, ConstantSite, Lifted
 from bnfold.frontends.onnx.tensors import numpy_dtype
 from bnfold.frontends.onnx.write import Staged, staged, to_proto
 from bnfold.frontends.outcomes import outcomes, reported
@@ -255,6 +255,16 @@ def is_spread(lifted: Lifted, plan: Plan) -> bool:
     """Whether a step with a single number gets one per channel: another fold may remove it."""
     edits = (edit for number, edit in plan.affine.items() if number in lifted.scalars)
     return any(np.ptp(edit.scale) != 0.0 or np.ptp(edit.shift) != 0.0 for edit in edits)
+
+
+def has_bare_constants(lifted: Lifted, plan: Plan) -> bool:
+    """Whether a step goes from behind a constant: what reads that may be a step itself now."""
+    ops = lifted.graph.ops
+    read = {ops[number].inputs[0] for number in plan.removed}
+    return any(
+        isinstance(site, ConstantSite) and ops[number].outputs[0] in read
+        for number, site in lifted.sites.items()
+    )
 
 
 def _later(folds: Sequence[Folding]) -> dict[str, tuple[str, ...]]:
