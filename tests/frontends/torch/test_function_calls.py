@@ -46,7 +46,7 @@ def named(*functions: Any) -> list[Any]:
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens."""
     heard = ModelCalls.run
-    monkeypatch.setattr(ModelCalls, "run", lambda self, *, listens=False: heard(self))
+    monkeypatch.setattr(ModelCalls, "run", lambda self, *, listens=False, **how: heard(self, **how))
 
 
 # ------------------------------------------------------------------- must not be kept

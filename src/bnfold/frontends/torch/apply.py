@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from bnfold.frontends.torch.copies import Snapshot, deep_copy
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted
 from bnfold.frontends.torch.modules import FreshCopy, GaplessCopy, RescaledClip
 from bnfold.frontends.torch.new_tensors import NewTensors
+from bnfold.frontends.torch.twins import NotAsItIsError
 
 
 def apply(
@@ -151,20 +152,25 @@ def _copy(model: nn.Module, new: NewTensors, memo: dict[int, object]) -> tuple[n
 
 def copied_with(model: nn.Module, memo: dict[int, object]) -> tuple[nn.Module, Find]:
     """A deep copy that takes what is given in place of what has this id(), and the way to it."""
-    replaced = set(memo)
+    given = dict(memo)
     try:
         folded = deep_copy(model, memo)
+    except NotAsItIsError as error:
+        raise _not_copied(model, f" as it is: {error}") from error
     except Exception as error:
         raise _not_copied(model, f" ({error})") from error
     if folded is model:
         raise _not_copied(model, ": its __deepcopy__ returns the module itself")
     if _kind(folded) is not _kind(model) or folded.training != model.training:
         raise _not_copied(model, f": its copy is {_a(folded)}")
+    for key, stand_in in given.items():
+        if isinstance(stand_in, nn.Module) and memo[key] is not stand_in:
+            become(cast(nn.Module, memo[key]), stand_in)  # it was copied without the memo
     own = {id(module) for module in model.modules()}
     held = {id(parameter) for parameter in model.parameters()}
     for name, module in folded.named_modules():
         # One that is shared as a whole may stay as it is, if nothing of it was to be another.
-        kept = replaced if id(module) in own else held
+        kept = given if id(module) in own else held
         if any(id(parameter) in kept for parameter in module._parameters.values()):
             raise _not_copied(model, f": its copy shares the parameters of {name or 'it'} with it")
 

@@ -30,6 +30,7 @@ from torch.nn.parameter import is_lazy
 
 from bnfold.frontends.torch.held import in_class, is_a, parts_of
 from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
+from bnfold.frontends.torch.twins import NotAsItIsError, note_twins
 
 _SMALL = 1 << 24
 """Bytes of weights up to which a run gets weights of its own: whoever writes to them, writes there.
@@ -41,7 +42,17 @@ _EXACT_ATOMS = frozenset({*_ATOMS, bool})
 
 
 def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; `memo` as for copy.deepcopy, with what is to stand in place of what."""
+    """A deep copy; `memo` as for copy.deepcopy, with what is to stand in place of what.
+
+    Afterwards it says what stands for what. Raises NotAsItIsError where a module's own way of being
+    copied makes another one, and whatever that raises.
+    """
+    with same_randomness():
+        return _deep_copy(model, memo)
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    given = frozenset(memo)
     modules = [module for module in model.modules() if id(module) not in memo]
     for tensor in _results(modules):
         memo.setdefault(id(tensor), tensor.detach().clone())
@@ -49,7 +60,9 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(model) in memo or not all(map(_is_plain, modules)):
         copied: Any = copy.deepcopy(model, memo)
         if "_modules" not in getattr(copied, "__dict__", ()):
-            raise TypeError(f"its copy is no module, but {copied!r:.80}")
+            raise NotAsItIsError(f"its copy is no module, but {copied!r:.80}")
+        if id(model) not in given:
+            note_twins(model, copied, memo, given)
         return copied  # type: ignore[no-any-return]
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
@@ -157,9 +170,20 @@ def borrowed(model: nn.Module, *, writes: bool = False) -> Iterator[nn.Module]:
     # A program's module holds tables of tensors and nothing else, and takes long to be copied.
     changed = Tensor.clone if writes else None
     own = None if isinstance(model, fx.GraphModule) else throwaway(model, changed)
-    kept = Snapshot(model.modules() if own is None else (), weights=writes or _writes(model))
-    with kept.restoring(), same_randomness():
+    with lent(model, writes=writes) if own is None else same_randomness():
         yield model if own is None else own
+
+
+@contextmanager
+def lent(
+    model: nn.Module, *, writes: bool = False, loose: Iterable[Tensor] = ()
+) -> Iterator[nn.Module]:
+    """The module itself, to be run: its modules and `loose` tensors are put back afterwards."""
+    kept = Snapshot(model.modules(), weights=writes or _writes(model), loose=loose)
+    with kept.restoring(), same_randomness():
+        for module in kept.modules:
+            vars(module).pop("_compiled_call_impl", None)  # a copy has none either
+        yield model
 
 
 def _writes(model: nn.Module) -> bool:
@@ -229,7 +253,8 @@ class Snapshot(Restorable):
     """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
 
     The content of parameters is kept with `weights` alone, else the memory that they are in: nobody
-    who runs a module writes to that, or it has memory of its own for the time of the run.
+    who runs a module writes to that, or it has memory of its own for the time of the run. That of
+    `loose` tensors, which are attributes, is kept.
     """
 
     def __init__(
@@ -237,20 +262,21 @@ class Snapshot(Restorable):
         modules: Iterable[nn.Module],
         *,
         weights: bool = False,
+        loose: Iterable[Tensor] = (),
         surroundings: Restorable | None = None,
     ) -> None:
         self.surroundings = surroundings
         """What the modules' code keeps elsewhere, which is put back as well."""
-        self._modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
-        self._owns = [(module, type(module), module.__dict__) for module in self._modules]
+        self.modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+        self._owns = [(module, type(module), module.__dict__) for module in self.modules]
         self._tables = [
             (table, _entries(table))
-            for own in (module.__dict__ for module in self._modules)
+            for own in (module.__dict__ for module in self.modules)
             for table in (own, *(part for part in own.values() if type(part) in _TABLES))
         ]
         tensors = {
             id(tensor): tensor
-            for module in self._modules
+            for module in self.modules
             for table in (module._parameters, module._buffers)
             for tensor in table.values()
             if tensor is not None and not is_lazy(tensor)
@@ -265,9 +291,10 @@ class Snapshot(Restorable):
             if not isinstance(tensor, nn.Parameter) or (weights and _is_usual(tensor))
             if not tensor.is_meta
         ]
+        self._contents += [(tensor, tensor.detach().clone()) for tensor in loose]
         self._generators = [
             rewinding(part)
-            for module in self._modules
+            for module in self.modules
             for part in module.__dict__.values()
             if type(part) not in _NO_GENERATORS and is_a(part, GENERATORS)
         ]

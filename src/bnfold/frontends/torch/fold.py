@@ -28,9 +28,10 @@ from bnfold.frontends.torch.fold_report import is_more, report_of
 from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.keep import pin, pin_handed_out
 from bnfold.frontends.torch.leaf_modules import changes_gradients
+from bnfold.frontends.torch.lending import loose_tensors
 from bnfold.frontends.torch.lift import lift
 from bnfold.frontends.torch.lifter import Lifted
-from bnfold.frontends.torch.looks import asks_for_values
+from bnfold.frontends.torch.looks import asks_for_values, leaves_nothing
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes, in_groups, told_apart
 from bnfold.frontends.torch.merge_walk import Change
@@ -313,6 +314,7 @@ class Folding:
             shapes=[dict(enumerate(shapes(each.runs))) for each in second],
             further=[self._calls(runs) for runs in (*again, *others, *last)],
             inplace=self.inplace,
+            itself=leaves_nothing(self.recording) and loose_tensors(self.model) is not None,
             writes=bool(self.recording.changed),
             surroundings=self.before.surroundings,
         )

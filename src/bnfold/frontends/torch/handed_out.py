@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.code_names import is_foreign, names_of
+from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.recording import Handle
 
 _PLAIN = (int, float, complex, str, bytes, type(None))
@@ -36,32 +37,32 @@ def reached(result: Any, members: Mapping[int, nn.Module]) -> tuple[list[nn.Modu
     modules: list[nn.Module] = []
     while todo and len(seen) < _MOST_THINGS:
         thing = todo.pop()
-        if isinstance(thing, _SKIPPED) or id(thing) in seen:
+        if is_a(thing, _SKIPPED) or id(thing) in seen:
             continue
         seen[id(thing)] = thing
         if id(thing) in members:
             modules.append(thing)
         else:
             todo += _referred(thing)
-    tensors = [thing for thing in seen.values() if isinstance(thing, Tensor)]
+    tensors = [thing for thing in seen.values() if is_a(thing, Tensor)]
     return list(members.values()) if todo else modules, tensors
 
 
 def _beside(leaf: Any) -> Iterable[Any]:
-    return vars(leaf).values() if isinstance(leaf, Tensor) else (leaf,)
+    return vars(leaf).values() if is_a(leaf, Tensor) else (leaf,)
 
 
 def _referred(thing: Any) -> Iterable[Any]:
     """What a thing leads to, without all that lies beside it in its source file."""
-    if isinstance(thing, Tensor):
+    if is_a(thing, Tensor):
         return _beside(thing)
-    if isinstance(thing, dict) and "__builtins__" in thing:  # the globals of a file
+    if is_a(thing, dict) and "__builtins__" in thing:  # the globals of a file
         return ()
-    if isinstance(thing, type):  # one that a function made may close over what that knew
+    if is_a(thing, type):  # one that a function made may close over what that knew
         return vars(thing).values() if "<locals>" in thing.__qualname__ else ()
-    if isinstance(thing, weakref.ReferenceType):
+    if is_a(thing, weakref.ReferenceType):
         return (thing(),)
-    if isinstance(thing, types.FunctionType):
+    if is_a(thing, types.FunctionType):
         return (*gc.get_referents(thing), *_named(thing))
     return gc.get_referents(thing)
 

@@ -16,6 +16,12 @@ def asks_for_values(recording: Recording) -> bool:
     )
 
 
+def leaves_nothing(recording: Recording) -> bool:
+    """Whether no run was seen to leave anything for the next, or to depend on such a thing."""
+    left = recording.changed or recording.counts or recording.varying or recording.parted
+    return not left and recording.rounds == 1
+
+
 def hands_out(event: Event) -> bool:
     """Whether its result is no tensor but what the code gets to see."""
     if isinstance(event.target, nn.Module) or event.outputs:

@@ -8,16 +8,17 @@
                                        and until what a run leaves for the next comes again
 
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
-next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
-written to the inputs. What the code asks of PyTorch on the way is heard as
-well, see `function_calls`.
+next. Where no call leaves anything, the original is run itself, as a copy may be another model: one
+that is told by `id()`, or that leaves out what a pickle should not hold. Compared is all that comes
+out: what is returned, tensors, numbers and texts, and what was written to the inputs. What the code
+asks of PyTorch on the way is heard as well, see `function_calls`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
@@ -29,10 +30,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, throwaway
+from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, lent, throwaway
 from bnfold.frontends.torch.entries import method, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
+from bnfold.frontends.torch.lending import loose_tensors
 from bnfold.frontends.torch.opened_inputs import closed
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
@@ -116,8 +118,13 @@ class ModelCalls(nn.Module):
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """What comes out, by name. The model is left as it was. Raises CallFailedError."""
-        with torch.no_grad(), self._alone(), borrowed(self.model, writes=self.writes) as model:
+        with self._running(borrowed) as model:
             return self._call_all(model, tensors)
+
+    @contextmanager
+    def _running(self, take: Callable[..., Any]) -> Iterator[nn.Module]:
+        with torch.no_grad(), self._alone(), take(self.model, writes=self.writes) as model:
+            yield model
 
     def _call_all(self, model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Any]:
         given = iter(tensors)
@@ -137,23 +144,25 @@ class ModelCalls(nn.Module):
     def _alone(self) -> AbstractContextManager[None]:
         return self.surroundings.restoring() if self.surroundings is not None else nullcontext()
 
-    def run(self, *, listens: bool = False) -> list[Output]:
-        """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked."""
-        named = self._listened() if listens else None
+    def run(self, *, listens: bool = False, itself: bool = False) -> list[Output]:
+        """What comes out, in NumPy's arrays; with `listens`, `heard` is what the code asked.
+
+        What runs is a copy, or the model `itself`. Raises CallFailedError.
+        """
+        take = partial(lent, loose=loose_tensors(self.model) or ()) if itself else borrowed
+        named = self._listened(take) if listens else None
+        if named is None:
+            with self._running(take) as model:
+                named = self._call_all(model, self.tensors)
         return [
             Output(name, to_array(leaf), str(leaf.dtype).removeprefix("torch."))
-            for name, leaf in (self(*self.tensors) if named is None else named).items()
+            for name, leaf in named.items()
         ]
 
-    def _listened(self) -> dict[str, Any] | None:
+    def _listened(self, take: Callable[..., Any]) -> dict[str, Any] | None:
         """What comes out while somebody listens; None where the program cannot be listened to."""
         self.heard = None
-        with (
-            torch.no_grad(),
-            self._alone(),
-            borrowed(self.model, writes=self.writes) as model,
-            listening(model) as heard,
-        ):
+        with self._running(take) as model, listening(model) as heard:
             try:
                 named = self._call_all(model, self.tensors)
             except CallFailedError:  # it may take no listener, as compiled code may not
@@ -216,6 +225,7 @@ def run_original(
     further: Sequence[Sequence[Call]] = (),
     *,
     listens: bool = False,
+    itself: bool = False,
 ) -> tuple[ModelCalls, list[Output]]:
     """The given calls, each followed by one on other values, with what the model makes of them.
 
@@ -231,7 +241,7 @@ def run_original(
         while True:
             calls = original.of(model, list(chain(first, *more)))
             try:
-                return calls, calls.run(listens=listens)
+                return calls, calls.run(listens=listens, itself=itself)
             except CallFailedError as error:
                 if error.number == 0:
                     raise failure(model, given, error) from error.cause
@@ -240,7 +250,7 @@ def run_original(
                 del more[_group(more, error.number - len(first))]
     # What it keeps of one call lets it take no other.
     try:
-        return original, original.run(listens=listens)
+        return original, original.run(listens=listens, itself=itself)
     except CallFailedError as error:
         raise failure(model, given, error) from error.cause
 

@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
-from bnfold.errors import BnfoldError, NotProvenError
+from bnfold.errors import BnfoldError, NotProvenError, UnsupportedModelError
 from bnfold.frontends.torch import function_calls, runner
 from bnfold.frontends.torch.copies import Restorable, Snapshot, throwaway
 from bnfold.frontends.torch.function_calls import Heard
@@ -43,6 +43,10 @@ from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import Output
 
 _LOST = "The outputs differ, and the module cannot be copied, so its rounding cannot be measured."
+_OTHER = (
+    "The outputs differ, and so do those of a copy of the module ({}), so its rounding cannot be"
+    " measured."
+)
 Model = TypeVar("Model", nn.Module, ExportedProgram)
 _SHAKEN = 4
 """Shaken runs of the original, at most."""
@@ -61,6 +65,8 @@ class Proof:
     """How many ops round in one call."""
     inplace: bool = False
     """Whether the folded model is the user's own, which others may hold and run."""
+    itself: bool = False
+    """Whether these are the outputs of the model itself, and not of a copy."""
     repeats: bool = False
     """Whether the original is known to compute the same a second time."""
     shaken: list[Heard] = field(default_factory=list)
@@ -77,7 +83,7 @@ class Proof:
 
     def _check(self, folded: nn.Module, trial: ModelCalls) -> VerifyResult:
         try:
-            outputs = trial.run(listens=self.original.heard is not None)
+            outputs = trial.run(listens=self.original.heard is not None, itself=self.itself)
         except CallFailedError as error:
             return _raised(error, len(self.original.calls))
         seen = sight.accept(self.outputs, outputs, self.layers, samples=len(self.original.calls))
@@ -85,7 +91,11 @@ class Proof:
             seen is not None or self.original.model is folded
         ):  # changed, and not to be had as it was
             return seen or VerifyResult(False, samples=1, truth="original", notes=(_LOST,))
-        self._check_itself()
+        if not self.repeats and (parted := self._parted()):
+            if not (self.inplace and self.itself):
+                raise self._error(parted)
+            return VerifyResult(False, samples=1, truth="original", notes=(_OTHER.format(parted),))
+        self.repeats = True
         return self._measure(trial)
 
     def _asked(self, trial: ModelCalls) -> str:
@@ -107,18 +117,29 @@ class Proof:
             self.shaken.append(again.heard)
         return ""
 
-    def _check_itself(self) -> None:
-        """Raise NotProvenError if the original does not compute twice the same."""
-        if self.repeats:
-            return
-        again = self.original.run()
+    def _parted(self, *, itself: bool = False) -> str:
+        """How another run of the original, or of a copy, parts from the first; '' if not."""
+        try:
+            again = self.original.run(itself=itself)
+        except CallFailedError as error:
+            return f"it raised {type(error.cause).__name__}: {error.cause}"
         for before, after in zip(self.outputs, again, strict=False):
             if before.values.shape != after.values.shape:
-                raise NotProvenError(self.name, f"{before.name}: another shape")
+                return f"{before.name}: another shape"
             gap = compare.largest_gap(before.values, after.values)
             if gap and sight.accept([before], [after], self.layers, samples=1) is None:
-                raise NotProvenError(self.name, f"{before.name}: off by {gap:.2g}")
-        self.repeats = True
+                return f"{before.name}: off by {gap:.2g}"
+        return ""
+
+    def _error(self, parted: str) -> BnfoldError:
+        """What to raise where a second run of the original parts from the first."""
+        if not self.itself or self._parted(itself=True):
+            return NotProvenError(self.name, parted)
+        return UnsupportedModelError(
+            f"{self.name} cannot be copied as it is: its copy (copy.deepcopy) computes something"
+            f" else ({parted})",
+            "call fold(..., inplace=True) on a model you can afford to change",
+        )
 
     def _measure(self, trial: ModelCalls) -> VerifyResult:
         """The full verdict, for what rounding may or may not explain."""
@@ -141,6 +162,7 @@ def start(
     shapes: Iterable[Shapes] = (),
     further: Sequence[Sequence[Call]] = (),
     inplace: bool = False,
+    itself: bool = False,
     writes: bool = False,
     surroundings: Restorable | None = None,
 ) -> Proof:
@@ -148,16 +170,19 @@ def start(
 
     Raises ExampleInputError.
 
+    `itself`: whether the model itself may be run, which a run leaves as it was, and no copy.
     `writes`: whether a run is known to change a parameter or buffer. `surroundings` are put back
     after each run.
     """
     module = runnable(model)
-    if inplace:  # what it was, for when it is something else
-        module = throwaway(module) or module
     listens = isinstance(model, nn.Module)  # a program is a graph, and asks nothing
     once = ModelCalls(module, calls, writes=writes, surroundings=surroundings)
-    original, outputs = run_original(once, shapes, further, listens=listens)
-    return Proof(name, original, outputs, layers, inplace)
+    kept = throwaway(module) if inplace else None  # what it was, for when it is something else
+    if kept is not None and not itself:
+        once = once.of(kept)
+    original, outputs = run_original(once, shapes, further, listens=listens, itself=itself)
+    original.model = module if kept is None else kept
+    return Proof(name, original, outputs, layers, inplace, itself)
 
 
 def proven(

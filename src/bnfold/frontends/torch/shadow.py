@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.copies import deep_copy
 from bnfold.frontends.torch.recording import Const, Recording, Use, map_constants
-from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
+from bnfold.frontends.torch.tensor_facts import content_address, holds_the_same, shape_if_any
 
 
 class NeedsMemory(BaseException):
@@ -72,9 +72,7 @@ class Shadow:
             return True
         if (address := content_address(new)) is not None and address == content_address(old):
             return False
-        if new.is_floating_point() and new.itemsize > 1 and is_ordinary(new) and is_ordinary(old):
-            new, old = torch.nan_to_num(new), torch.nan_to_num(old)  # float8 has no such op
-        return not is_equal(new, old)
+        return not holds_the_same(new, old)
 
     _tensors: dict[int, Tensor] = field(default_factory=dict)
 

@@ -92,6 +92,14 @@ def is_equal(first: Tensor, second: Tensor) -> bool:
         return False
 
 
+def holds_the_same(first: Tensor, second: Tensor) -> bool:
+    """The same, where no number is as good as no number."""
+    has_numbers = first.is_floating_point() and first.itemsize > 1  # float8 has no such op
+    if has_numbers and is_ordinary(first) and is_ordinary(second):
+        first, second = torch.nan_to_num(first), torch.nan_to_num(second)
+    return is_equal(first, second)
+
+
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """The tensors that hold a sparse one's content; one that is not sparse is its own part."""
     layout = tensor.layout
