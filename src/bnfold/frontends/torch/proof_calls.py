@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, throwaway
+from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
 from bnfold.frontends.torch.entries import method, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
+from bnfold.frontends.torch.restorable import Restorable
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.code_names import may_start_threads
+from bnfold.frontends.torch.copies import Snapshot
 from bnfold.frontends.torch.entries import (
     Entry,
     as_entry,
@@ -45,12 +46,14 @@ from bnfold.frontends.torch.outputs import (
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.resizing import places
-from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tensors, state_restored
+from bnfold.frontends.torch.restorable import Restorable
+from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tensors
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
 from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
+from bnfold.frontends.torch.surroundings import Surroundings
 from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
 
 MOST_RUNS = 12
@@ -67,12 +70,14 @@ def read_module(
     *,
     like: Recording | None = None,
     given: int | None = None,
+    surroundings: Restorable | None = None,
 ) -> Recording:
     """Run `model` once per example input and record it. The model is left as it was.
 
     `like` is another reading of the same module, whose way of running is good enough: without
     values if that was, and once, as what is state is known. `given` says how many of the runs are
-    the user's own, if not all are.
+    the user's own, if not all are; `surroundings` what lies outside of the modules, if that was
+    noted: it is put back after each reading, also one that is thrown away.
 
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
@@ -90,6 +95,7 @@ def read_module(
             if like is None
             else _FEW_ANSWERS + 10 * len(like.asked.answers),
             may_break_off=not may_start_threads(modules),
+            surroundings=surroundings or Surroundings(model),
         )
         # A hook is the user's code and must see real values.
         is_plain = plan.may_break_off and not any(is_observed(module) for module in modules)
@@ -125,6 +131,8 @@ class _Plan:
     """So many questions about sizes it may ask."""
     may_break_off: bool
     """Whether nothing of a run goes on where the rest of it is left out."""
+    surroundings: Restorable
+    """What the runs share with each other, and a reading with no other."""
 
     def prefix(self, number: int) -> str:
         """What stands before the names of a run's inputs and outputs."""
@@ -148,7 +156,8 @@ def _read(
         given = Given([*modules, *shadow.modules], address_of)
         reader = _Reader(shadow, {**names, **named}, given)
         try:
-            recording = reader.read(plan, structural=structural)
+            with plan.surroundings.restoring():
+                recording = reader.read(plan, structural=structural)
         except NeedsMemory:
             continue
         translate_back(recording, shadow)
@@ -213,7 +222,7 @@ class _Reader:
         """Record all runs."""
         if self.shadow.is_copy:
             return self._read(plan, structural=structural)
-        with state_restored(self.modules):
+        with Snapshot(self.modules).restoring():
             for module in self.modules:
                 vars(module).pop("_compiled_call_impl", None)  # a copy has none either
             return self._read(plan, structural=structural)
