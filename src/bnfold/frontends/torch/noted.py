@@ -79,13 +79,15 @@ class Notes(Restorable):
         pending = deque((thing, 0) for thing in things)
         while pending and len(self._met) < _MOST_THINGS:
             thing, calls = pending.popleft()
-            if type(thing) in _EXACT_ATOMS or id(thing) in self._met or id(thing) in self._inside:
+            kind = type(thing)
+            if id(thing) in self._met or id(thing) in self._inside:
                 continue
             calls += isinstance(thing, _CODE)
             if calls > self._calls or isinstance(thing, _ATOMS):
                 continue
             self._met[id(thing)] = thing  # held, so that nothing else gets its id()
-            pending.extend((part, calls) for part in self._parts(thing))
+            parts = self._keep_table(thing, kind) if kind in TABLES else self._parts(thing)
+            pending.extend((part, calls) for part in parts if type(part) not in _EXACT_ATOMS)
 
     def restore(self) -> None:
         """Put everything back; what did not change is not touched."""
@@ -273,10 +275,10 @@ class Notes(Restorable):
 
     def _keep_iterator(self, iterator: Any) -> None:
         try:
-            again = _again(iterator)
+            other = again(iterator)
         except Exception:  # what it goes over cannot be copied
             return
-        self._iterators[id(iterator)] = iterator, again, _position(iterator)
+        self._iterators[id(iterator)] = iterator, other, _position(iterator)
 
     def _as_it_was(self, thing: Any) -> Any:
         """The thing, or for an iterator that has gone on, one that has not; so for its method."""
@@ -288,7 +290,7 @@ class Notes(Restorable):
         known = self._iterators.get(id(thing))
         if known is None or _position(known[0]) == known[2]:
             return thing
-        return _again(known[1])
+        return again(known[1])
 
     def _refill(self, table: Any, kind: Any, before: Any) -> None:
         """By the methods of Python's own class: a subclass may do more than store."""
@@ -353,10 +355,10 @@ def is_iterator(thing: Any) -> bool:
     return isinstance(thing, Iterator) and type(thing).__module__ in ("itertools", "builtins")
 
 
-def _again(iterator: Any) -> Any:
+def again(iterator: Any) -> Any:
     """Another one that stands where this one does, and goes over the same."""
     make, args, *states = iterator.__reduce__()
-    made = make(*(_again(part) if is_iterator(part) else part for part in args))
+    made = make(*(again(part) if is_iterator(part) else part for part in args))
     if states and states[0] is not None:
         made.__setstate__(_same_lists(states[0]))
     return made

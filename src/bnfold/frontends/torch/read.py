@@ -256,7 +256,9 @@ class _Reader:
         mark_varying(recording, second, changed, self.shadow, moved=strange)
         traces.append(self._traces(structural=structural))
         changed |= self._changed(recorders, kept)
-        if moved(*traces[-2:]) or (changed and asks_for_values(recording)):
+        if moved(*traces[-2:], values=recording.is_told_constants) or (
+            changed and asks_for_values(recording)
+        ):
             self._read_on(plan, recording, traces, kept, structural=structural)
         return recording
 
@@ -279,11 +281,15 @@ class _Reader:
             mark_varying(recording, later, changed, self.shadow, moved=False)
             now = self._traces(structural=structural)
             recording.rounds = len(traces)
-            if now in traces and not asks_for_values(recording):
+            asks = recording.is_told_constants
+            is_known = now in traces if asks else now.state in [each.state for each in traces]
+            if is_known and not asks_for_values(recording):
                 return
             traces.append(now)
         recording.counts = True
-        recording.unsettled = tuple(moved(*traces[-2:])[:_MOST_NAMED])
+        recording.unsettled = tuple(
+            moved(*traces[-2:], values=recording.is_told_constants)[:_MOST_NAMED]
+        )
 
     def _is_left(self, recorder: Recorder, tensor: Tensor) -> bool:
         """Whether a run may leave what it wrote to a tensor of the model for the next one."""
@@ -410,6 +416,7 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
         if recorder.values.handle_of(tensor) is None:
             recorder.constants.guard_memory(tensor)
             recorder.constants.note_handed_out(tensor)
+            recorder.recording.is_told_constants = True
             return
         if recorder.ledger.is_structural:
             raise recorder.ledger.void()
