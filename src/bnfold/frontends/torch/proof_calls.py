@@ -8,9 +8,9 @@
                                        and until what a run leaves for the next comes again
 
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
-next. Compared is all that comes out: what is returned, tensors, numbers and texts, and what was
-written to the inputs. What the code asks of PyTorch on the way is heard as
-well, see `function_calls`.
+next. Compared is all that comes out: what is returned, tensors, numbers and texts, what was
+written to the inputs, and tensors that were put into lists and tables among these. What the code
+asks of PyTorch on the way is heard as well, see `function_calls`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
 from bnfold.frontends.torch.copies import borrowed, deep_copy, throwaway
-from bnfold.frontends.torch.entries import method, result_of
+from bnfold.frontends.torch.entries import method, own_containers, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
 from bnfold.frontends.torch.restorable import Restorable
@@ -127,8 +127,9 @@ class ModelCalls(nn.Module):
             fresh = call.with_tensors(own)
             try:
                 called = method(model, call.entry)
-                result = result_of(called, fresh.args, fresh.kwargs, mode=call.mode)
-                named |= _named(number, result, own)
+                with own_containers((fresh.args, fresh.kwargs)) as (args, kwargs):
+                    result = result_of(called, args, kwargs, mode=call.mode)
+                    named |= _named(number, result, own, (args, kwargs))
             except Exception as error:
                 raise CallFailedError(number, error) from error
         return named
@@ -168,7 +169,9 @@ def _is_tensor(leaf: Any) -> bool:
 # ------------------------------------------------------------------- what comes out
 
 
-def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def _named(
+    number: int, result: Any, inputs: Sequence[Tensor], containers: Any
+) -> dict[str, Tensor]:
     run = f"run {number + 1}: " if number else ""
     named = {}
     for path, leaf in _leaves(result):
@@ -176,6 +179,10 @@ def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tens
         named[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
     for position, tensor in enumerate(inputs):
         named[f"{run}input {position} afterwards"] = _as_tensor(tensor)
+    given = {*map(id, inputs)}
+    for path, leaf in _leaves(containers):
+        if isinstance(leaf, Tensor) and id(leaf) not in given:
+            named[f"{run}input {pytree.keystr(path[1:])} afterwards"] = _as_tensor(leaf)
     return named
 
 

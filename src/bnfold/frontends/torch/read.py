@@ -23,6 +23,7 @@ from bnfold.frontends.torch.entries import (
     as_entry,
     call,
     method,
+    own_containers,
     result_of,
     split_inputs,
     takes_numbers,
@@ -342,7 +343,17 @@ class _Reader:
         entry: Entry,
         prefix: str,
     ) -> None:
-        args, kwargs = split_inputs(entry.inputs)
+        with own_containers(split_inputs(entry.inputs)) as (args, kwargs):
+            self._run_on(recorder, entry, prefix, args, kwargs)
+
+    def _run_on(
+        self,
+        recorder: Recorder,
+        entry: Entry,
+        prefix: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         name, called = type(self.model).__name__, method(self.model, entry.entry)
         recorder.recording.takes_numbers |= takes_numbers(self.model, entry)
         tensors: dict[int, Tensor] = {}
@@ -391,7 +402,7 @@ class _Reader:
             for tensor, before in content:
                 if _is_written(tensor, before):
                     _write_back(tensor, before)
-            forget((args, kwargs, result))
+            forget((entry.inputs, args, kwargs, result))
 
 
 def _write_back(tensor: Tensor, before: Tensor) -> None:
