@@ -765,6 +765,15 @@ def test_a_generator_is_not_moved(place: Callable[[nn.Module], Callable[[], floa
     assert net.count() == before + 1
 
 
+def test_a_generator_far_away_is_the_programs() -> None:
+    """What runs a program holds some, and is reached from a global that the code names."""
+    far: object = counting()
+    for _ in range(10):
+        far = [far]
+    net = build(Net(lambda: float(far is None), foldable=True))
+    assert bnfold.fold(net, image(1, 3, 4, 4)).report.removed == 1
+
+
 def test_a_generator_that_is_at_its_end_does_no_harm() -> None:
     values = (number for number in [1.0])
     assert list(values) == [1.0]

@@ -21,6 +21,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ _TRANSPARENT = frozenset(("collections", "queue", "weakref", "_weakrefset", "arg
 """Python's own modules whose classes hold what they are given, and nothing of the system."""
 _MOST_THINGS = 200_000
 MOST_CALLS = 8
+_FARTHEST = 12
+"""So many steps are gone from code: behind them lies what runs the program."""
+_NEAR = 6
+"""So many steps a generator may be away that the code is taken to read: what is far is the
+program's around it."""
 _LARGEST, _MOST_CONTENT = 1 << 22, 1 << 26
 """Elements of a tensor or an array whose content is kept, and of all of them together."""
 _NOTHING: Any = object()
@@ -59,7 +65,7 @@ class Notes(Restorable):
         functions and classes are followed one from the other."""
         self._calls = calls
         self.generators: list[types.GeneratorType[Any, Any, Any]] = []
-        """Those that are not at their end."""
+        """Those that are near, and not at their end."""
         self.modules: list[nn.Module] = []
         """Modules that were met, each of which has parameters and tables of its own."""
         inside = list(inside)
@@ -76,18 +82,23 @@ class Notes(Restorable):
 
     def note(self, *things: object) -> None:
         """Note these, and all that they hold: first what is nearest."""
-        pending = deque((thing, 0) for thing in things)
+        pending = deque((thing, 0, 0) for thing in things)
         while pending and len(self._met) < _MOST_THINGS:
-            thing, calls = pending.popleft()
+            thing, calls, steps = pending.popleft()
             kind = type(thing)
             if id(thing) in self._met or id(thing) in self._inside:
+                continue
+            if self._calls and steps > _FARTHEST:
                 continue
             calls += isinstance(thing, _CODE)
             if calls > self._calls or isinstance(thing, _ATOMS):
                 continue
             self._met[id(thing)] = thing  # held, so that nothing else gets its id()
             parts = self._keep_table(thing, kind) if kind in TABLES else self._parts(thing)
-            pending.extend((part, calls) for part in parts if type(part) not in _EXACT_ATOMS)
+            if isinstance(thing, types.GeneratorType) and thing.gi_frame and steps <= _NEAR:
+                self.generators.append(thing)
+            steps += 1
+            pending.extend((part, calls, steps) for part in parts if type(part) not in _EXACT_ATOMS)
 
     def restore(self) -> None:
         """Put everything back; what did not change is not touched."""
@@ -124,8 +135,6 @@ class Notes(Restorable):
             yield from () if isinstance(thing, torch.jit.ScriptModule) else self._of_module(thing)
         elif isinstance(thing, Tensor | np.ndarray | array.array | bytearray):
             yield from self._of_content(thing)
-        elif isinstance(thing, types.GeneratorType):
-            self.generators += [thing] if thing.gi_frame is not None else []
         elif isinstance(thing, GENERATORS):
             self._undo.append(rewinding(thing))
         elif isinstance(thing, ContextVar):
@@ -186,8 +195,12 @@ class Notes(Restorable):
         for table in (module._parameters, module._buffers):
             self._inside.update(map(id, table.values()))
             self._weights += [part for part in table.values() if part is not None]
-        yield from self._keep_table(vars(module), dict)
-        yield from code_of(module)
+        for part in self._keep_table(vars(module), dict):
+            if (kind := type(part)) in TABLES and not part:  # most of what a module holds
+                self._tables.append((part, kind, kind()))
+            else:
+                yield part
+        yield from code_of(module) if self._calls else ()
 
     def _of_object(self, thing: Any) -> Iterator[Any]:
         held = dict_of(thing)
@@ -285,8 +298,8 @@ class Notes(Restorable):
         if not self._iterators:
             return thing
         if isinstance(thing, _BOUND):
-            again = self._as_it_was(thing.__self__)
-            return thing if again is thing.__self__ else getattr(again, thing.__name__)
+            owner = self._as_it_was(thing.__self__)
+            return thing if owner is thing.__self__ else getattr(owner, thing.__name__)
         known = self._iterators.get(id(thing))
         if known is None or _position(known[0]) == known[2]:
             return thing
@@ -300,7 +313,7 @@ class Notes(Restorable):
             wanted = before
             if self._iterators:
                 wanted = {name: self._as_it_was(part) for name, part in before.items()}
-            if not _same_entries(entries_of(table, kind), wanted):
+            if not _holds(table, kind, wanted):
                 kind.clear(table)
                 for name, part in wanted.items():
                     kind.__setitem__(table, name, part)
@@ -392,10 +405,14 @@ def _is_same(now: Any, before: Any) -> bool:
 _FLAGS = (bool, int, str)
 
 
-def _same_entries(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
-    if len(now) != len(before) or [*map(id, now.values())] != [*map(id, before.values())]:
+def _holds(table: Any, kind: Any, entries: dict[Any, Any]) -> bool:
+    """Whether it holds these very objects, in this order."""
+    if kind.__len__(table) != len(entries):
         return False
-    return [*map(id, now)] == [*map(id, before)] or [*now] == [*before]
+    if not all(map(is_, kind.values(table), entries.values())):
+        return False
+    names = [*kind.__iter__(table)]
+    return all(map(is_, names, entries)) or names == [*entries]
 
 
 def _content_of(cell: types.CellType) -> Any:
