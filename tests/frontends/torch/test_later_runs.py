@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections import deque
+from array import array
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,19 @@ class Net(nn.Module):
 
     def plain(self, y: Tensor) -> Tensor:
         return self.last(self.head(y.relu()))
+
+
+class Filled(Net):
+    """With more places, behind the words of a vocabulary."""
+
+    def __init__(self, act: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+        super().__init__(act)
+        self.words = {f"word {number}": [number] for number in range(30_000)}
+        self.far, self.link = Link(0), Link(30)
+        self.steps, self.hits, self.bins = iter(range(1, 1000)), torch.zeros(20), np.zeros(200)
+        self.objects = np.array([Link(0)], dtype=object)
+        self.plain_array, self.bytes = array("i", [0]), bytearray(1)
+        self.counts, self.numbers = Counter(step=0), {0}
 
 
 class Slots:
@@ -176,7 +190,66 @@ def computes_with_the_weight_later(s: Net, y: Tensor, x: Tensor) -> Tensor:
     return s.normal(y) if s.step < 4 else s.normal(y) + s.head.bias.exp().mean()
 
 
+class Link:
+    def __init__(self, depth: int) -> None:
+        self.step, self.inner = 0, Link(depth - 1) if depth else None
+
+
+def behind_a_vocabulary(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.far.step += 1
+    return s.plain(y) if s.far.step % 3 == 0 else s.normal(y)
+
+
+def deep_inside(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    link = s.link
+    while link.inner is not None:
+        link = link.inner
+    link.step += 1
+    return s.plain(y) if link.step % 3 == 0 else s.normal(y)
+
+
+def in_an_iterator(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    return s.plain(y) if next(s.steps) % 3 == 0 else s.normal(y)
+
+
+def in_a_long_tensor(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.hits[17] += 1
+    return s.plain(y) if int(s.hits[17]) % 3 == 0 else s.normal(y)
+
+
+def in_a_long_array(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.bins[170] += 1
+    return s.plain(y) if s.bins[170] % 3 == 0 else s.normal(y)
+
+
+def in_an_array_of_objects(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.objects[0].step += 1
+    return s.plain(y) if s.objects[0].step % 3 == 0 else s.normal(y)
+
+
+def in_a_plain_array(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.plain_array[0] += 1
+    return s.plain(y) if s.plain_array[0] % 3 == 0 else s.normal(y)
+
+
+def in_bytes(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.bytes[0] += 1
+    return s.plain(y) if s.bytes[0] % 3 == 0 else s.normal(y)
+
+
+def in_a_table_of_ones_own(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.counts["step"] += 1
+    return s.plain(y) if s.counts["step"] % 3 == 0 else s.normal(y)
+
+
+def in_a_set(s: Net, y: Tensor, x: Tensor) -> Tensor:
+    s.numbers = {max(s.numbers) + 1}
+    return s.plain(y) if s.numbers == {3} else s.normal(y)
+
+
 PROGRAMS = [
+    *(behind_a_vocabulary, deep_inside, in_an_iterator, in_a_long_tensor, in_a_long_array),
+    *(in_an_array_of_objects, in_a_plain_array, in_bytes, in_a_table_of_ones_own, in_a_set),
     *(weighs_later, asks_the_weight_first, computes_with_the_weight_later),
     *(every_third, every_fifth, adds_every_third, warms_up, in_a_buffer, in_a_fractional_buffer),
     *(by_the_length, by_frames, by_turns, in_an_object, in_slots, in_numpy, one_size_often),
@@ -184,9 +257,12 @@ PROGRAMS = [
 ]
 
 
+FAR = PROGRAMS[:10]
+
+
 def net(act: Callable[[Net, Tensor, Tensor], Tensor]) -> Net:
     torch.manual_seed(0)
-    return randomize(Net(act)).double()
+    return randomize((Filled if act in FAR else Net)(act)).double()
 
 
 def outputs(model: nn.Module) -> list[Tensor]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
+import logging
+import os
+import queue
 import random
+import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import ClassVar
+from array import array as array_of_numbers
+from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -256,12 +263,300 @@ def module() -> Count:
     return count
 
 
+class Attributes(dict[str, int]):
+    """As easydict, addict and their like have it: an attribute is an entry."""
+
+    def __getattr__(self, name: str) -> int:
+        return self[name]  # raises KeyError where others raise AttributeError
+
+    def __setattr__(self, name: str, value: int) -> None:
+        self[name] = value
+
+
+class Recent(OrderedDict[int, int]):
+    """Keeps its last entries, and has a way of its own to be changed."""
+
+    def __setitem__(self, key: int, value: int) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(0)
+
+    def clear(self) -> None:
+        raise AssertionError("nobody may call it but the module")
+
+
+class Listed(list[int]):
+    def __len__(self) -> int:
+        return 0
+
+    def extend(self, more: Iterable[int]) -> None:
+        raise AssertionError("nobody may call it but the module")
+
+
+def table_of_defaults() -> Count:
+    seen: defaultdict[str, int] = defaultdict(int)
+
+    def count() -> float:
+        seen["n"] += 1
+        return seen["n"]
+
+    return count
+
+
+def table_of_counts() -> Count:
+    seen: Counts[str] = Counts()
+
+    def count() -> float:
+        seen.update("n")
+        return seen["n"]
+
+    return count
+
+
+def table_of_ones_own() -> Count:
+    seen = Attributes(n=0)
+
+    def count() -> float:
+        seen.n += 1
+        return seen.n
+
+    return count
+
+
+def table_in_order() -> Count:
+    seen = Recent({0: 0, 5: 0})
+
+    def count() -> float:
+        seen[len(seen)] = 1
+        return len(seen) + 100 * [*seen].index(0)
+
+    return count
+
+
+def list_of_ones_own() -> Count:
+    seen = Listed()
+
+    def count() -> float:
+        seen.append(1)
+        return seen.count(1)
+
+    return count
+
+
+def table_of_the_user() -> Count:
+    seen = UserDict(n=0)
+
+    def count() -> float:
+        seen["n"] += 1
+        return seen["n"]
+
+    return count
+
+
+def tables_in_a_row() -> Count:
+    seen: ChainMap[str, int] = ChainMap({}, {"n": 0})
+
+    def count() -> float:
+        seen["n"] += 1
+        return seen["n"]
+
+    return count
+
+
+def weak_table() -> Count:
+    key, seen = Counter(), WeakKeyDictionary[Counter, int]()
+
+    def count() -> float:
+        seen[key] = seen.get(key, 0) + 1
+        return seen[key]
+
+    return count
+
+
+def a_queue() -> Count:
+    seen: queue.Queue[int] = queue.Queue()
+
+    def count() -> float:
+        seen.put(1)
+        return seen.qsize()
+
+    return count
+
+
+def of_the_thread() -> Count:
+    seen = threading.local()
+
+    def count() -> float:
+        seen.n = getattr(seen, "n", 0) + 1
+        return seen.n  # type: ignore[no-any-return]
+
+    return count
+
+
+def plain_array() -> Count:
+    seen = array_of_numbers("d", [0.0, 0.0])
+
+    def count() -> float:
+        seen[1] += 1
+        return seen[1]
+
+    return count
+
+
+def bytes_that_grow() -> Count:
+    seen = bytearray()
+
+    def count() -> float:
+        seen.append(1)
+        return len(seen)
+
+    return count
+
+
+def array_of_objects() -> Count:
+    seen = np.array([Counter()], dtype=object)
+    return lambda: seen[0]()  # type: ignore[no-any-return]
+
+
+def cache_of_results() -> Count:
+    @functools.lru_cache
+    def made(n: int) -> int:
+        return n
+
+    def count() -> float:
+        return made(made.cache_info().currsize) + 1
+
+    return count
+
+
+def test_a_cache_keeps_what_it_had() -> None:
+    """It can be emptied, and not be put back, so what a run adds stays."""
+    count = cache_of_results()
+    count()
+    (made,) = (cell.cell_contents for cell in count.__closure__)  # type: ignore[attr-defined]
+    bnfold.fold(build(Net(count, foldable=True)), image(1, 3, 4, 4), verify=False)
+    hits = made.cache_info().hits
+    assert made(0) == 0 and made.cache_info().hits == hits + 1
+
+
+def logger() -> Count:
+    seen = logging.getLogger("tests.surroundings")
+    seen.n = 0  # type: ignore[attr-defined]
+
+    def count() -> float:
+        seen.n += 1  # type: ignore[attr-defined]
+        return seen.n  # type: ignore[attr-defined,no-any-return]
+
+    return count
+
+
+settings = ModuleType("settings")
+sys.modules["tests_surroundings_settings"] = settings
+
+
+def imported() -> Count:
+    settings.n = 0
+
+    def count() -> float:
+        settings.n += 1
+        return settings.n  # type: ignore[no-any-return]
+
+    return count
+
+
+def imported_late() -> Count:
+    settings.n = 0
+
+    def count() -> float:
+        import tests_surroundings_settings as ours  # type: ignore[import-not-found]
+
+        ours.n += 1
+        return ours.n  # type: ignore[no-any-return]
+
+    return count
+
+
+def set_in_a_package() -> Count:
+    torch.backends.asked = 0  # type: ignore[attr-defined]
+
+    def count() -> float:
+        torch.backends.asked += 1  # type: ignore[attr-defined]
+        return torch.backends.asked  # type: ignore[attr-defined,no-any-return]
+
+    return count
+
+
+def set_in_a_foreign_class() -> Count:
+    nn.Identity.asked = 0  # type: ignore[assignment]
+
+    def count() -> float:
+        nn.Identity.asked += 1  # type: ignore[assignment,operator]
+        return nn.Identity.asked  # type: ignore[return-value]
+
+    return count
+
+
+def environment() -> Count:
+    os.environ["BNFOLD_TEST"] = "0"
+
+    def count() -> float:
+        os.environ["BNFOLD_TEST"] += "0"
+        return len(os.environ["BNFOLD_TEST"])
+
+    return count
+
+
+def flag() -> Count:
+    torch.use_deterministic_algorithms(False)
+
+    def count() -> float:
+        was = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        return float(was)
+
+    return count
+
+
+def flag_of_a_backend() -> Count:
+    torch.backends.cudnn.benchmark = False
+
+    def count() -> float:
+        was = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+        return float(was)
+
+    return count
+
+
+def dtype() -> Count:
+    torch.set_default_dtype(torch.float32)
+
+    def count() -> float:
+        was = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return float(was is torch.float64)
+
+    return count
+
+
+@pytest.fixture(autouse=True)
+def _flags_as_they_were() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+    os.environ.pop("BNFOLD_TEST", None)
+
+
 STATES = [
     *(number, tensor, array, a_list, a_window, a_set, a_table_in_a_table, turns, numbers, default),
     *(bound_next, bound_next_itself, bound_pop, bound_pop_itself),
     *(keyword, attribute_of_a_function, attribute_of_a_class, method, object_of_ones_own),
     *(with_slots, namespace, partial, a_global, a_global_tensor, context, drawn),
     *(drawn_by_pytorch, module),
+    *(table_of_defaults, table_of_counts, table_of_ones_own, table_in_order, list_of_ones_own),
+    *(table_of_the_user, tables_in_a_row, weak_table, a_queue, of_the_thread, plain_array),
+    *(bytes_that_grow, array_of_objects, logger, imported, imported_late),
+    *(set_in_a_package, set_in_a_foreign_class, environment, flag, flag_of_a_backend, dtype),
 ]
 
 
@@ -296,6 +591,44 @@ def test_both_go_on_from_where_the_given_one_stood(
         assert report.removed == foldable or state in ASKED
         for wanted in runs[1:]:
             assert_same(run(folded if is_folded else net, x), wanted, 1e-9)
+
+
+class FirstIsOther(nn.Module):
+    """Its first run takes another path, and it looks at a value: the reading without values, which
+    has counted by then, is thrown away."""
+
+    def __init__(self, count: Count, first: float) -> None:
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.count, self.first = count, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(x)
+        if self.count() == self.first:
+            y = torch.sigmoid(y)
+        if torch.isnan(x).any():
+            raise ValueError("not a number")
+        return self.conv(y)
+
+
+@pytest.mark.parametrize("state", [*STATES, cache_of_results])
+def test_a_reading_that_is_thrown_away_leaves_nothing(state: Callable[[], Count]) -> None:
+    x = image(2, 3, 5, 5)
+
+    def made() -> nn.Module:
+        start()
+        first = state()()
+        start()
+        torch.manual_seed(0)
+        return build(FirstIsOther(state(), first))
+
+    expected = made()
+    runs = [run(expected, x) for _ in range(2)]
+    net = made()
+    folded, report = bnfold.fold(net, x)
+    assert report.removed == 0
+    for wanted in runs:
+        assert_same(run(folded, x), wanted, 1e-9)
 
 
 def start() -> None:
@@ -432,6 +765,15 @@ def test_a_generator_is_not_moved(place: Callable[[nn.Module], Callable[[], floa
     assert net.count() == before + 1
 
 
+def test_a_generator_far_away_is_the_programs() -> None:
+    """What runs a program holds some, and is reached from a global that the code names."""
+    far: object = counting()
+    for _ in range(10):
+        far = [far]
+    net = build(Net(lambda: float(far is None), foldable=True))
+    assert bnfold.fold(net, image(1, 3, 4, 4)).report.removed == 1
+
+
 def test_a_generator_that_is_at_its_end_does_no_harm() -> None:
     values = (number for number in [1.0])
     assert list(values) == [1.0]
@@ -441,7 +783,7 @@ def test_a_generator_that_is_at_its_end_does_no_harm() -> None:
 
 def test_foreign_code_is_left_alone() -> None:
     surroundings = Surroundings(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
-    assert not surroundings._undo
+    assert not surroundings._notes
 
 
 @pytest.mark.parametrize("inplace", [True, False])
@@ -461,3 +803,104 @@ def test_weights_of_the_model_are_no_surroundings(inplace: bool) -> None:
     expected = run(net, x)
     folded, _ = bnfold.fold(net, x, inplace=inplace)
     assert_same(expected, run(folded, x), 1e-9)
+
+
+# ------------------------------------------------------------- what the module itself holds
+
+
+class Locked(nn.Module):
+    """It cannot be copied, so it is run itself; its first run takes another path."""
+
+    def __init__(self, held: object, step: Callable[[Any], object], *, looks: bool) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.bn, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.held, self.step, self.looks = held, step, looks
+        self.first = said(held)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(x)
+        if said(self.held) == self.first:
+            y = torch.sigmoid(y)
+        self.step(self)
+        if self.looks and torch.isnan(x).any():
+            raise ValueError("not a number")
+        return self.conv(y)
+
+
+def said(held: Any) -> str:
+    """What it holds, in words."""
+    if isinstance(held, Counter | Slotted):
+        return str(held.n)
+    if isinstance(held, nn.Module):
+        return said(held.seen)
+    if isinstance(held, Iterator):
+        return str(held.__reduce__()[1:])  # the address is another one
+    if isinstance(held, list | dict | deque | tuple) and type(held) is not Attributes:
+        return str([*map(said, held.values() if isinstance(held, dict) else held)])
+    return repr(held)
+
+
+def put(net: Any) -> None:
+    net.held[len(net.held)] = 1
+
+
+def counted(net: Any) -> None:
+    net.held.n += 1
+
+
+def appended(net: Any) -> None:
+    net.held.append(1)
+
+
+def added(net: Any) -> None:
+    net.held += 1
+
+
+def outside() -> object:
+    """A module that is a part of no other."""
+    part = nn.Linear(1, 1)
+    part.seen = [1]
+    return (part,)
+
+
+HELD: list[tuple[Callable[[], object], Callable[[Any], object]]] = [
+    (lambda: 0, lambda net: setattr(net, "held", net.held + 1)),
+    (list, appended),
+    (dict, put),
+    (set, lambda net: net.held.add(len(net.held))),
+    (lambda: deque([1], maxlen=4), appended),
+    (lambda: Recent({0: 0, 5: 0}), put),
+    (lambda: Attributes(n=0), counted),
+    (lambda: defaultdict(int), put),
+    (Counts, lambda net: net.held.update("n")),
+    (Counter, counted),
+    (Slotted, counted),
+    (lambda: SimpleNamespace(n=0), counted),
+    (lambda: {"a": [Counter()]}, lambda net: net.held["a"][0]()),
+    (lambda: torch.zeros(1), added),
+    (lambda: np.zeros(100), added),
+    (lambda: array_of_numbers("i", [0]), appended),
+    (bytearray, appended),
+    (lambda: iter(range(100)), lambda net: next(net.held)),
+    (outside, lambda net: net.held[0].seen.append(1)),
+]
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("number", range(len(HELD)))
+def test_a_module_that_cannot_be_copied(number: int, looks: bool) -> None:
+    make, step = HELD[number]
+
+    def made() -> Locked:
+        torch.manual_seed(0)
+        return build(Locked(make(), step, looks=looks))  # type: ignore[return-value]
+
+    x, expected, net = image(2, 3, 5, 5), made(), made()
+    runs = [run(expected, x) for _ in range(2)]
+    assert bnfold.inspect(net, x).removed == 0
+    assert said(net.held) == net.first
+    folded, _ = bnfold.fold(net, x, inplace=True)
+    assert folded is net and said(net.held) == net.first
+    for wanted in runs:
+        assert_same(run(folded, x), wanted, 1e-9)

@@ -14,12 +14,9 @@ from __future__ import annotations
 import copy
 import random
 import types
-from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +26,8 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from bnfold.frontends.torch.held import in_class, is_a, parts_of
+from bnfold.frontends.torch.noted import Notes
+from bnfold.frontends.torch.restorable import Restorable
 from bnfold.frontends.torch.tensor_facts import content_address, is_equal, is_ordinary, shape_if_any
 from bnfold.frontends.torch.twins import NotAsItIsError, note_twins
 
@@ -233,22 +232,6 @@ def same_randomness() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-class Restorable(ABC):
-    """What knows how something was."""
-
-    @abstractmethod
-    def restore(self) -> None:
-        """Put it back; what did not change is not touched."""
-
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Whatever happens inside, it is put back."""
-        try:
-            yield
-        finally:
-            self.restore()
-
-
 class Snapshot(Restorable):
     """What some modules are and hold: classes, attributes, tables, tensors, flags, gradients.
 
@@ -267,13 +250,10 @@ class Snapshot(Restorable):
     ) -> None:
         self.surroundings = surroundings
         """What the modules' code keeps elsewhere, which is put back as well."""
-        self.modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+        self._notes = Notes(calls=0)
+        self._notes.note(*modules)
+        self.modules = self._notes.modules  # and what they hold without knowing it as a part
         self._owns = [(module, type(module), module.__dict__) for module in self.modules]
-        self._tables = [
-            (table, _entries(table))
-            for own in (module.__dict__ for module in self.modules)
-            for table in (own, *(part for part in own.values() if type(part) in _TABLES))
-        ]
         tensors = {
             id(tensor): tensor
             for module in self.modules
@@ -292,12 +272,6 @@ class Snapshot(Restorable):
             if not tensor.is_meta
         ]
         self._contents += [(tensor, tensor.detach().clone()) for tensor in loose]
-        self._generators = [
-            rewinding(part)
-            for module in self.modules
-            for part in module.__dict__.values()
-            if type(part) not in _NO_GENERATORS and is_a(part, GENERATORS)
-        ]
 
     def restore(self) -> None:
         """Put everything back; what did not change is not touched."""
@@ -306,8 +280,7 @@ class Snapshot(Restorable):
                 object.__setattr__(module, "__class__", kind)
             if module.__dict__ is not own:
                 object.__setattr__(module, "__dict__", own)
-        for table, entries in self._tables:
-            _refill(table, entries)
+        self._notes.restore()
         for tensor, data, requires_grad, grad in self._tensors:
             if _place(tensor) != _place(data):
                 tensor.data = data
@@ -319,25 +292,8 @@ class Snapshot(Restorable):
             for tensor, content in self._contents:
                 if not is_equal(tensor, content):
                     _write_back(tensor, content)
-        for rewind in self._generators:
-            rewind()
         if self.surroundings is not None:
             self.surroundings.restore()
-
-
-GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
-
-
-def rewinding(generator: Any) -> Callable[[], object]:
-    """What sets a generator of random numbers back to where it is now."""
-    if isinstance(generator, random.SystemRandom):
-        return lambda: None  # it has no state
-    if isinstance(generator, random.Random):
-        return partial(generator.setstate, generator.getstate())
-    if isinstance(generator, np.random.Generator):
-        bits = generator.bit_generator
-        return partial(setattr, bits, "state", copy.deepcopy(bits.state))
-    return partial(generator.set_state, generator.get_state())
 
 
 def _is_usual(weight: Tensor) -> bool:
@@ -356,25 +312,3 @@ def _write_back(tensor: Tensor, content: Tensor) -> None:
 def _place(tensor: Tensor) -> Any:
     """Which memory it shows, in which shape."""
     return content_address(tensor), shape_if_any(tensor)
-
-
-_TABLES = (dict, OrderedDict, list, set)
-_NO_GENERATORS = _EXACT_ATOMS.union(_TABLES)
-"""What most attributes are: PyTorch's own answer takes long."""
-
-
-def _entries(table: Any) -> Any:
-    return dict(table) if isinstance(table, dict) else list(table)
-
-
-def _refill(table: Any, before: Any) -> None:
-    if isinstance(table, dict):
-        if not table and not before:
-            return
-        same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
-        if not same or list(table) != list(before):
-            table.clear()
-            table.update(before)
-    elif len(table) != len(before) or not all(map(is_, table, before)):
-        table.clear()
-        table.extend(before) if isinstance(table, list) else table.update(before)

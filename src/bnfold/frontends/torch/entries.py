@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.example_inputs import check_values
-from bnfold.frontends.torch.held import is_a
+from bnfold.frontends.torch.held import is_a, is_iterator
 from bnfold.frontends.torch.modes import in_mode
+from bnfold.frontends.torch.noted import Notes, again
 from bnfold.frontends.torch.opened_inputs import closed
 
 
@@ -47,14 +50,19 @@ def method(model: nn.Module, entry: str) -> Callable[..., Any]:
 
 
 def takes_numbers(model: nn.Module, entry: Entry) -> bool:
-    """Whether numbers are among the inputs, or are what a parameter is by default."""
-    if any(map(_is_number, pytree.tree_leaves(entry.inputs))):
+    """Whether numbers are among the inputs, or what may hold or draw some, or are what a parameter
+    is by default."""
+    if not all(isinstance(leaf, _NO_NUMBERS) for leaf in pytree.tree_leaves(entry.inputs)):
         return True
     try:
         parameters = inspect.signature(method(model, entry.entry or "forward")).parameters
     except (TypeError, ValueError):  # code that Python cannot look into
         return False
     return any(_is_number(parameter.default) for parameter in parameters.values())
+
+
+_NO_NUMBERS = (Tensor, bool, str, type(None), type, nn.Module)
+_NO_NUMBERS += (torch.dtype, torch.device, torch.layout, torch.memory_format)  # type: ignore[assignment]
 
 
 def _is_number(value: Any) -> bool:
@@ -81,8 +89,26 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def call(model: nn.Module, run: Any) -> None:
     """Run a module as it is run for a recording, on inputs of its own."""
     entry = as_entry(run)
-    args, kwargs = closed(split_inputs(_fresh(entry.inputs)))
-    result_of(method(model, entry.entry), args, kwargs, mode=entry.mode)
+    with own_containers(closed(split_inputs(_fresh(entry.inputs)))) as (args, kwargs):
+        result_of(method(model, entry.entry), args, kwargs, mode=entry.mode)
+
+
+@contextmanager
+def own_containers(inputs: Any) -> Iterator[Any]:
+    """The same tensors in lists and tables of their own, and iterators that start where these do.
+
+    A run may fill a cache that the caller hands it, or take a batch apart. Other objects stay the
+    very ones, which code may compare: what they hold is put back, as is where a generator of random
+    numbers stands.
+    """
+    notes = Notes()
+    notes.note(*(leaf for leaf in pytree.tree_leaves(inputs) if not isinstance(leaf, Tensor)))
+    with notes.restoring():
+        yield pytree.tree_map(_from_its_start, inputs)
+
+
+def _from_its_start(leaf: Any) -> Any:
+    return again(leaf) if is_iterator(leaf) else leaf
 
 
 def result_of(

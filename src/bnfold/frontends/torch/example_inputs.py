@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,15 @@ def check_unread(program: ExportedProgram, inputs: Any) -> None:
 
 
 def check_values(inputs: Any) -> None:
-    """Raise ExampleInputError for tensors without content, or whose content cannot be followed."""
+    """Raise ExampleInputError for tensors without content, or whose content cannot be followed, and
+    for what can be run on once."""
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, GeneratorType):
+            raise _no_input(
+                f"an example input is a Python generator ({leaf.__qualname__}), which can be"
+                " neither copied nor put back after a run",
+                "pass what it yields as a list",
+            )
     for tensor in _tensors(inputs):
         if is_lazy(tensor):
             raise _no_input(

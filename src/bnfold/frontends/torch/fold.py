@@ -116,7 +116,7 @@ class Folding:
         self.inplace = inplace
         self.keep = keep
         self.is_merged = is_merged
-        self.recording, self.lifted = _read(model, runs, keep, is_merged=is_merged)
+        self.recording, self.lifted = _read(model, runs, keep, before, is_merged=is_merged)
         before.restore()
         self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
@@ -238,7 +238,7 @@ class Folding:
         if self.recording.counts or (shown == 1 and asks_for_values(self.recording)):
             return True
         with self.before.restoring(), same_randomness():
-            return parts_by_dtype(self.model, self.runs, self.recording)
+            return parts_by_dtype(self.model, self.runs, self.recording, self.before.surroundings)
 
     def _with(self, todo: Sequence[Change], *, inplace: bool) -> Folding | None:
         """The module with these changes; None if it does not do all else, or if more steps stay."""
@@ -252,7 +252,12 @@ class Folding:
         read = [form(each.runs) for each in inner.recording.further]
         for each in self.recording.further:  # an op that does nothing there may ask for a tensor
             if form(each.runs) not in read:
-                read_module(merged, each.runs, like=inner.recording)
+                read_module(
+                    merged,
+                    each.runs,
+                    like=inner.recording,
+                    surroundings=before.surroundings,
+                )
         before.restore()
         inner.risky = split_by(self.model, self.recording, [change.part for change in todo])
         kept = len(inner.decided.plan.kept)
@@ -421,10 +426,17 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
 
 
 def _read(
-    model: nn.Module, runs: Sequence[Any], keep: Sequence[str], *, is_merged: bool
+    model: nn.Module,
+    runs: Sequence[Any],
+    keep: Sequence[str],
+    before: Snapshot,
+    *,
+    is_merged: bool,
 ) -> tuple[Recording, Lifted]:
     with same_randomness():
-        recording = read_as_needed(model, runs, is_merged=is_merged)
+        recording = read_as_needed(
+            model, runs, is_merged=is_merged, surroundings=before.surroundings
+        )
         recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
         pin(model, recording, keep)
         pin_handed_out(model, recording)

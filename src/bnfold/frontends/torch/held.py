@@ -10,6 +10,7 @@ attributes that it keeps it in.
 
 from __future__ import annotations
 
+import threading
 from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Iterator
 from types import MemberDescriptorType, MethodType, SimpleNamespace
@@ -31,8 +32,9 @@ def is_a(thing: Any, kinds: Any) -> bool:
 
 def attributes_of(thing: Any) -> dict[str, Any]:
     """Its `__dict__`; an empty one where it has none."""
+    lookup: Any = threading.local if is_a(thing, threading.local) else object
     try:
-        held = object.__getattribute__(thing, "__dict__")
+        held = lookup.__getattribute__(thing, "__dict__")
     except Exception:  # slots alone, or a property of that name
         return {}
     return held if is_a(held, dict) else {}

@@ -10,8 +10,9 @@
 The calls follow each other on one copy of the model, so what a call leaves behind shows in the
 next. Where no call leaves anything, the original is run itself, as a copy may be another model: one
 that is told by `id()`, or that leaves out what a pickle should not hold. Compared is all that comes
-out: what is returned, tensors, numbers and texts, and what was written to the inputs. What the code
-asks of PyTorch on the way is heard as well, see `function_calls`.
+out: what is returned, tensors, numbers and texts, what was written to the inputs, and tensors that
+were put into lists and tables among these. What the code asks of PyTorch on the way is heard as
+well, see `function_calls`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError
-from bnfold.frontends.torch.copies import Restorable, borrowed, deep_copy, lent, throwaway
-from bnfold.frontends.torch.entries import method, result_of
+from bnfold.frontends.torch.copies import borrowed, deep_copy, lent, throwaway
+from bnfold.frontends.torch.entries import method, own_containers, result_of
 from bnfold.frontends.torch.example_inputs import not_taken
 from bnfold.frontends.torch.function_calls import Heard, listening
 from bnfold.frontends.torch.lending import loose_tensors
 from bnfold.frontends.torch.opened_inputs import closed
+from bnfold.frontends.torch.restorable import Restorable
 from bnfold.frontends.torch.run_values import to_array
 from bnfold.verify.runner import Output
 
@@ -134,9 +136,9 @@ class ModelCalls(nn.Module):
             fresh = call.with_tensors(own)
             try:
                 called = method(model, call.entry)
-                args, kwargs = closed((fresh.args, fresh.kwargs))
-                result = result_of(called, args, kwargs, mode=call.mode)
-                named |= _named(number, result, own)
+                with own_containers(closed((fresh.args, fresh.kwargs))) as (args, kwargs):
+                    result = result_of(called, args, kwargs, mode=call.mode)
+                    named |= _named(number, result, own, (args, kwargs))
             except Exception as error:
                 raise CallFailedError(number, error) from error
         return named
@@ -178,7 +180,9 @@ def _is_tensor(leaf: Any) -> bool:
 # ------------------------------------------------------------------- what comes out
 
 
-def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def _named(
+    number: int, result: Any, inputs: Sequence[Tensor], containers: Any
+) -> dict[str, Tensor]:
     run = f"run {number + 1}: " if number else ""
     named = {}
     for path, leaf in _leaves(result):
@@ -186,6 +190,10 @@ def _named(number: int, result: Any, inputs: Sequence[Tensor]) -> dict[str, Tens
         named[f"{run}output {name}" if name.isdigit() else f"{run}{name}"] = _as_tensor(leaf)
     for position, tensor in enumerate(inputs):
         named[f"{run}input {position} afterwards"] = _as_tensor(tensor)
+    given = {*map(id, inputs)}
+    for path, leaf in _leaves(containers):
+        if isinstance(leaf, Tensor) and id(leaf) not in given:
+            named[f"{run}input {pytree.keystr(path[1:])} afterwards"] = _as_tensor(leaf)
     return named
 
 

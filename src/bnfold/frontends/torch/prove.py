@@ -24,7 +24,7 @@ from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError, UnsupportedModelError
 from bnfold.frontends.torch import function_calls, runner
-from bnfold.frontends.torch.copies import Restorable, Snapshot, throwaway
+from bnfold.frontends.torch.copies import Snapshot, throwaway
 from bnfold.frontends.torch.function_calls import Heard
 from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.proof_calls import (
@@ -35,6 +35,7 @@ from bnfold.frontends.torch.proof_calls import (
     run_original,
     shaken,
 )
+from bnfold.frontends.torch.restorable import Restorable
 from bnfold.frontends.torch.runnable import runnable
 from bnfold.report import FoldReport
 from bnfold.verify import compare, sight

@@ -17,11 +17,13 @@ from torch.utils import _pytree as pytree
 
 from bnfold.errors import ExampleInputError, TrainingModeError, UnsupportedModelError
 from bnfold.frontends.torch.code_names import may_start_threads
+from bnfold.frontends.torch.copies import Snapshot
 from bnfold.frontends.torch.entries import (
     Entry,
     as_entry,
     call,
     method,
+    own_containers,
     result_of,
     split_inputs,
     takes_numbers,
@@ -47,12 +49,14 @@ from bnfold.frontends.torch.outputs import (
 from bnfold.frontends.torch.record import Recorder
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.resizing import places
-from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tensors, state_restored
+from bnfold.frontends.torch.restorable import Restorable
+from bnfold.frontends.torch.restoring import biases_lent, contents_of, own_tensors
 from bnfold.frontends.torch.settings import Given
 from bnfold.frontends.torch.shadow import NeedsMemory, Shadow, shadow_of, translate_back
 from bnfold.frontends.torch.sizes_asked import sizes_heard
 from bnfold.frontends.torch.state import counts, mark_varying, may_vary, other_values, snapshot
 from bnfold.frontends.torch.structure_run import NeedsValues, values_guarded
+from bnfold.frontends.torch.surroundings import Surroundings
 from bnfold.frontends.torch.tensor_facts import address_of, forget, is_equal
 
 MOST_RUNS = 12
@@ -69,12 +73,14 @@ def read_module(
     *,
     like: Recording | None = None,
     given: int | None = None,
+    surroundings: Restorable | None = None,
 ) -> Recording:
     """Run `model` once per example input and record it. The model is left as it was.
 
     `like` is another reading of the same module, whose way of running is good enough: without
     values if that was, and once, as what is state is known. `given` says how many of the runs are
-    the user's own, if not all are.
+    the user's own, if not all are; `surroundings` what lies outside of the modules, if that was
+    noted: it is put back after each reading, also one that is thrown away.
 
     Raises TrainingModeError, UnsupportedModelError, or ExampleInputError if the model raises.
     """
@@ -92,6 +98,7 @@ def read_module(
             if like is None
             else _FEW_ANSWERS + 10 * len(like.asked.answers),
             may_break_off=not may_start_threads(modules),
+            surroundings=surroundings or Surroundings(model),
         )
         # A hook is the user's code and must see real values.
         is_plain = plan.may_break_off and not any(is_observed(module) for module in modules)
@@ -127,6 +134,8 @@ class _Plan:
     """So many questions about sizes it may ask."""
     may_break_off: bool
     """Whether nothing of a run goes on where the rest of it is left out."""
+    surroundings: Restorable
+    """What the runs share with each other, and a reading with no other."""
 
     def prefix(self, number: int) -> str:
         """What stands before the names of a run's inputs and outputs."""
@@ -150,7 +159,8 @@ def _read(
         given = Given([*modules, *shadow.modules], address_of)
         reader = _Reader(shadow, {**names, **named}, given)
         try:
-            recording = reader.read(plan, structural=structural)
+            with plan.surroundings.restoring():
+                recording = reader.read(plan, structural=structural)
         except NeedsMemory:
             continue
         translate_back(recording, shadow)
@@ -221,7 +231,7 @@ class _Reader:
         """Record all runs."""
         if self.shadow.is_copy:
             return self._read(plan, structural=structural)
-        with state_restored(self.modules):
+        with Snapshot(self.modules).restoring():
             for module in self.modules:
                 vars(module).pop("_compiled_call_impl", None)  # a copy has none either
             return self._read(plan, structural=structural)
@@ -255,7 +265,9 @@ class _Reader:
         mark_varying(recording, second, changed, self.shadow, moved=strange)
         traces.append(self._traces(structural=structural))
         changed |= self._changed(recorders, kept)
-        if moved(*traces[-2:]) or (changed and asks_for_values(recording)):
+        if moved(*traces[-2:], values=recording.is_told_constants) or (
+            changed and asks_for_values(recording)
+        ):
             self._read_on(plan, recording, traces, kept, structural=structural)
         return recording
 
@@ -278,11 +290,15 @@ class _Reader:
             mark_varying(recording, later, changed, self.shadow, moved=False)
             now = self._traces(structural=structural)
             recording.rounds = len(traces)
-            if now in traces and not asks_for_values(recording):
+            asks = recording.is_told_constants
+            is_known = now in traces if asks else now.state in [each.state for each in traces]
+            if is_known and not asks_for_values(recording):
                 return
             traces.append(now)
         recording.counts = True
-        recording.unsettled = tuple(moved(*traces[-2:])[:_MOST_NAMED])
+        recording.unsettled = tuple(
+            moved(*traces[-2:], values=recording.is_told_constants)[:_MOST_NAMED]
+        )
 
     def _is_left(self, recorder: Recorder, tensor: Tensor) -> bool:
         """Whether a run may leave what it wrote to a tensor of the model for the next one."""
@@ -335,7 +351,17 @@ class _Reader:
         entry: Entry,
         prefix: str,
     ) -> None:
-        args, kwargs = split_inputs(entry.inputs)
+        with own_containers(split_inputs(entry.inputs)) as (args, kwargs):
+            self._run_on(recorder, entry, prefix, args, kwargs)
+
+    def _run_on(
+        self,
+        recorder: Recorder,
+        entry: Entry,
+        prefix: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         name, called = type(self.model).__name__, method(self.model, entry.entry)
         recorder.recording.takes_numbers |= takes_numbers(self.model, entry)
         tensors: dict[int, Tensor] = {}
@@ -387,7 +413,7 @@ class _Reader:
             for tensor, before in content:
                 if _is_written(tensor, before):
                     _write_back(tensor, before)
-            forget((list(tensors.values()), args, kwargs, result))
+            forget((list(tensors.values()), entry.inputs, args, kwargs, result))
 
 
 def _write_back(tensor: Tensor, before: Tensor) -> None:
@@ -412,6 +438,7 @@ def _look(recorder: Recorder) -> Callable[[Tensor], None]:
         if recorder.values.handle_of(tensor) is None:
             recorder.constants.guard_memory(tensor)
             recorder.constants.note_handed_out(tensor)
+            recorder.recording.is_told_constants = True
             return
         if recorder.ledger.is_structural:
             raise recorder.ledger.void()

@@ -40,6 +40,8 @@ from bnfold.frontends.torch.recording import (
     Further,
     Recording,
 )
+from bnfold.frontends.torch.restorable import Restorable
+from bnfold.frontends.torch.surroundings import Surroundings
 from bnfold.frontends.torch.tensor_facts import is_ordinary
 from bnfold.frontends.torch.told_numbers import Rule, Turn
 
@@ -63,14 +65,21 @@ _PATHS = 6
 """How many paths are read as one, at most: time grows with them."""
 
 
-def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = False) -> Recording:
+def read_as_needed(
+    model: nn.Module,
+    runs: Sequence[Any],
+    *,
+    is_merged: bool = False,
+    surroundings: Restorable | None = None,
+) -> Recording:
     """What the module does, on the example inputs and where they do not tell all, on others.
 
     A module in which ops were merged is read as it was before, whatever is left to do.
 
     Raises what `read_module` raises for the example inputs.
     """
-    first = read_module(model, runs)
+    surroundings = surroundings or Surroundings(model)
+    first = read_module(model, runs, surroundings=surroundings)
     counts = not first.asked.sizes and any(map(cuts_by_size, first.events))
     catches = may_catch(model.modules())
     asked = first.asked.sizes or counts or catches or bool(_cuts(first, runs))
@@ -81,7 +90,7 @@ def read_as_needed(model: nn.Module, runs: Sequence[Any], *, is_merged: bool = F
     mixes = not sizes and may_mix(first)
     if not has_asked and not mixes:
         return first
-    readings = Readings(model, runs, first)
+    readings = Readings(model, runs, first, surroundings)
     for mode in modes if has_asked else ():
         readings.read_in(mode)
     if sizes or mixes:
@@ -104,8 +113,15 @@ class Path:
 class Readings:
     """What a module does on inputs of several sizes."""
 
-    def __init__(self, model: nn.Module, runs: Sequence[Any], first: Recording) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        runs: Sequence[Any],
+        first: Recording,
+        surroundings: Restorable,
+    ) -> None:
         self.model = model
+        self._read = partial(read_module, model, surroundings=surroundings)
         self.runs = list(runs)
         self.first = first
         self.paths = [Path(self.runs, first)]
@@ -261,7 +277,7 @@ class Readings:
             return True
         self.tried.append(sizes)
         try:
-            recording = read_module(self.model, runs, like=self.first)
+            recording = self._read(runs, like=self.first)
         except ExampleInputError:
             return False
         own = self.tried[0]
@@ -273,7 +289,7 @@ class Readings:
         """Readings of the same inputs in other memory layouts."""
         for runs in resizing.laid_out(self.runs):
             try:
-                recording = read_module(self.model, runs, like=self.first)
+                recording = self._read(runs, like=self.first)
             except ExampleInputError:  # view() takes contiguous memory alone
                 continue
             self.note(Path(runs, recording), is_other=True)
@@ -282,7 +298,7 @@ class Readings:
         """A reading of the same inputs while PyTorch says that it is doing something else."""
         runs = [replace(as_entry(run), mode=mode) for run in self.runs]
         try:
-            recording = read_module(self.model, runs, like=self.first)
+            recording = self._read(runs, like=self.first)
         except ExampleInputError:
             return
         self.note(Path(runs, recording))
@@ -306,7 +322,7 @@ class Readings:
             if pairing is None or all(pairing.unpaired):
                 continue
             if pairing.unpaired[1] or pairing.is_emptier:  # the longer one stands for both
-                reading.recording = read_module(self.model, reading.runs)
+                reading.recording = self._read(reading.runs)
                 pairing = pair(path.recording, reading.recording)
                 if pairing is None or pairing.unpaired[0]:
                     continue
@@ -334,7 +350,7 @@ class Readings:
         else:
             given = len(self.paths[0].runs)
             runs = [run for path in self.paths for run in path.runs]
-            recording = read_module(self.model, runs, given=given)
+            recording = self._read(runs, given=given)
             _place_notes(recording, [path.recording for path in self.paths])
         recording.handed_out |= self.first.handed_out
         recording.further = self.further

@@ -180,6 +180,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 # A counter or cache: from now on it is not the same in every run.
                 self.values.prepare_write(tensor)
         result = func(*args, **kwargs)
+        self.recording.is_told_constants |= isinstance(result, bool | int | float | complex)
         # What a factory takes the shape of may depend on the input.
         constants = [tensor for tensor in tensors if self.values.handle_of(tensor) is None]
         self.constants.note_result(func, args, constants, result)

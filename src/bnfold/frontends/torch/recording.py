@@ -241,6 +241,8 @@ class Recording:
     """How many events are of the example inputs, where others are of further sizes."""
     by_chance: bool = False
     """Whether the program took a number out of what is drawn at random."""
+    is_told_constants: bool = False
+    """Whether the code was told what a tensor holds that does not depend on the input."""
     counts: bool = False
     """Whether a run leaves other numbers in the modules than it found; see `state`."""
     takes_numbers: bool = False

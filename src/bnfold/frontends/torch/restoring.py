@@ -1,15 +1,12 @@
-"""What is put back after a run of a module: what the run changed, and biases lent for its time."""
+"""What a module has of its own when it is run, and biases lent for the time of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import is_
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from bnfold.frontends.torch.leaf_modules import is_leaf
@@ -32,46 +29,9 @@ def own_tensors(modules: Sequence[nn.Module]) -> dict[int, Tensor]:
     return tensors
 
 
-@contextmanager
-def state_restored(members: Sequence[nn.Module]) -> Iterator[None]:
-    """Whatever the run changes in the modules is put back: attributes, buffers, statistics."""
-    modules = [m for m in members if not isinstance(m, torch.jit.ScriptModule)]
-    # The attributes first: they hold the tables.
-    before = [
-        (now, dict(now))
-        for module in modules
-        for own in (module.__dict__,)
-        for now in (own, *(own[name] for name in _TABLES))
-    ]
-    # A submodule left in training mode updates its statistics when it runs.
-    statistics = [
-        (buffer, buffer.detach().clone())
-        for module in modules
-        if module.training and isinstance(module, _NormBase)
-        for buffer in module.buffers(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        for now, content in before:
-            _restore(now, content)
-        for buffer, values in statistics:
-            buffer.copy_(values)
-
-
 def contents_of(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
     """Parameters and buffers, with what they hold."""
     return [(tensor, tensor.detach().clone()) for tensor in own_tensors(modules).values()]
-
-
-_TABLES = ("_parameters", "_buffers", "_modules")
-
-
-def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
-    same = len(now) == len(before) and all(map(is_, now.values(), before.values()))
-    if not same or list(now) != list(before):
-        now.clear()
-        now.update(before)
 
 
 @contextmanager

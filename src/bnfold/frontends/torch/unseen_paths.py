@@ -28,9 +28,15 @@ from bnfold.frontends.torch.nothing import SUMS
 from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.read import read_module
 from bnfold.frontends.torch.recording import Event, Recording
+from bnfold.frontends.torch.restorable import Restorable
 
 
-def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) -> bool:
+def parts_by_dtype(
+    model: nn.Module,
+    runs: Sequence[Any],
+    recording: Recording,
+    surroundings: Restorable | None = None,
+) -> bool:
     """Whether the code calls other modules, or adds up others, for inputs of another dtype.
 
     Most modules take but one. The model is left as it was.
@@ -44,7 +50,7 @@ def parts_by_dtype(model: nn.Module, runs: Sequence[Any], recording: Recording) 
             continue
         entries = [with_inputs(run, other) for run, other in zip(runs, cast, strict=True)]
         try:
-            other = read_module(model, entries, like=recording)
+            other = read_module(model, entries, like=recording, surroundings=surroundings)
         except BnfoldError:
             continue
         if _called(other.events) != seen:
