@@ -249,8 +249,11 @@ def at_consumers(
         passed = _passed(op, given, [binding.labels[tensor] for tensor in op.inputs])
         if passed is None:
             bound = binding.affine.get(number)
-            if not _takes_constants(op.role, bound, given.values):
-                zeros = _takes_constants(op.role, bound, np.zeros(0))
+            is_one = not isinstance(op.role, g.Linear) or _is_one_per_channel(
+                op.role, given, binding.labels[op.inputs[0]]
+            )
+            if not is_one or not _takes_constants(op.role, bound, given.values):
+                zeros = is_one and _takes_constants(op.role, bound, np.zeros(0))
                 is_padded = isinstance(op.role, g.Linear) and op.role.crosses_zeros
                 return Stop(number, Reason.PADDING if zeros and is_padded else Reason.ZERO_GAMMA)
             seen.append(given)
@@ -292,9 +295,22 @@ def _passed(op: g.Op, given: Constants, labels: list[IntArray]) -> Constants | N
     return given if keeps_zero and not given.values.any() else None
 
 
+def _is_one_per_channel(role: g.Linear, given: Constants, labels: IntArray) -> bool:
+    """Whether a linear op sees one constant all over an input channel: it has one weight for it."""
+    if not role.in_channels:
+        return True
+    _, left, right = lab.to_channels(labels, role.in_axis, role.in_channels)
+    return _are_alike(given, left, right)
+
+
 def _meet_alike(role: g.Max | g.Mean, given: Constants, labels: IntArray) -> bool:
     """Whether constants meet nothing but their like."""
     _, left, right = lab.merge_axes(labels, role.axes)
+    return _are_alike(given, left, right)
+
+
+def _are_alike(given: Constants, left: IntArray, right: IntArray) -> bool:
+    """Whether these, pair by pair, are no constants, or the same ones."""
     (first, one), (second, other) = given.of(left), given.of(right)
     return bool((first == second).all()) and np.array_equal(one, other)
 

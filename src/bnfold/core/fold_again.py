@@ -26,11 +26,7 @@ def may_fold_again(graph: g.Graph, plan: Plan) -> bool:
         obstacle.reason is Reason.SCALE_RANGE or _has_zeros(graph.ops[number].role)
         for number, obstacle in plan.kept.items()
     )
-    if depends_on_constants:
-        return True
-    # What a channel of gamma 0 is, is stored in what reads it: no graph says so afterwards.
-    has_zeros = any(isinstance(s, g.AffineStep) and not s.scale.all() for _, _, s in graph.steps())
-    return not has_zeros and _finds_more(graph, plan)
+    return depends_on_constants or _finds_more(graph, plan)
 
 
 def _has_zeros(role: g.Role) -> bool:

@@ -227,3 +227,30 @@ def test_steps_that_go_in_turn(channels, words, clip, merge):
     for batch in (1, 2, 5):
         assert_same(model, folded, (batch, 3))
     assert bnfold.fold(folded, clip=clip, merge=merge).model == folded
+
+
+@pytest.mark.parametrize("then", ["", "Relu", "LeakyRelu"])
+@pytest.mark.parametrize(
+    ("gamma", "beta", "removed"),
+    [
+        ([0.0, 0.0, 0.0], [0.3, 0.7, 0.5], 0),
+        ([0.0, 0.0, 0.0], [0.4, 0.4, 0.4], 1),
+        ([0.0, 1.5, 0.0], [0.3, 0.7, 0.5], 0),
+        ([2.0, 2.0, 2.0], [0.4, 0.4, 0.4], 0),
+    ],
+)
+def test_dead_channels_that_a_matrix_does_not_tell_apart(then, gamma, beta, removed):
+    """Rows are normalised each by its own, and the matrix has one weight for all of a column."""
+    s = PlainSketch("n", 3, 4)
+    parts = zip("gbmv", (gamma, beta, [0.1, -0.2, 0.3], [0.9, 1.1, 1.4]), strict=True)
+    names = [s.constant(key, part) for key, part in parts]
+    s.node("BatchNormalization", s.at, *names, name="bn")
+    if then:
+        s.node(then)
+    s.node("MatMul", s.at, s.weight("w", 4, 5))
+    s.node("Add", s.at, s.weight("c", 5))
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed == removed
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3, 4))
