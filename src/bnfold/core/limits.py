@@ -54,6 +54,8 @@ def keeps_digits(gains: FloatArray, passed: float, dtype: str) -> bool:
     per channel, `passed` is b. A channel may lose what a shift may cost; all together three bits.
     """
     live = gains[gains > 0]
+    if not len(live):  # constants, from which what is passed cancels
+        return True
     total = _ALL_TOGETHER * math.sqrt(float(gains @ gains) / len(gains))
     return bool((abs(passed) <= growth_limit(dtype) * live).all()) and abs(passed) <= total
 

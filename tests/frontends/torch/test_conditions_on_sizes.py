@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import pickle
-import types
+import queue
 from collections.abc import Callable
 from typing import Any
 
@@ -357,8 +357,7 @@ def test_frames_of_a_film() -> None:
         assert_same(run(net, x), run(folded, x), 1e-9)
 
 
-KEPT: Any = types.ModuleType("kept")
-KEPT.sizes = {}
+KEPT: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
 """What a program keeps of the sizes that it has met, where no fold puts it back."""
 
 
@@ -369,14 +368,15 @@ def half(length: int) -> int:
 
 def test_numbers_that_outlive_a_run_are_as_others() -> None:
     def forward(net: Plain, x: Tensor) -> Tensor:
-        KEPT.sizes.setdefault(x.shape[2], half(x.shape[3]))
+        KEPT.put((x.shape[2], half(x.shape[3])))
         return net.head(net.bn(net.conv(x)))
 
     assert bnfold.fold(build(Plain(forward)), image(2, 3, 8, 8)).report.removed == 1
+    sizes = dict(KEPT.get() for _ in range(KEPT.qsize()))
     for _ in range(10_001):  # of which each asks for equality
-        assert 8 in KEPT.sizes and 99 not in KEPT.sizes.values()
-    assert {type(length) for length in copy.deepcopy(list(KEPT.sizes))} == {int}
-    assert 8 in pickle.loads(pickle.dumps(KEPT.sizes))
+        assert 8 in sizes and 99 not in sizes.values()
+    assert {type(length) for length in copy.deepcopy(list(sizes))} == {int}
+    assert 8 in pickle.loads(pickle.dumps(sizes))
 
 
 def test_a_range_that_is_long_is_searched_once() -> None:
