@@ -42,8 +42,8 @@ _NAMES = frozenset(
         *("submit", "apply_async", "map_async", "run_in_executor", "to_thread"),
     )
 )
-_FOREIGN = sys.stdlib_module_names | {"torch", "numpy", "bnfold"}
-"""Packages whose functions are not looked into."""
+_FOREIGN = sys.stdlib_module_names | {"torch", "numpy", "bnfold", "_pytest"}
+"""Packages whose functions are not looked into: pytest's stands behind each assert of a test."""
 _DEEPEST = 6
 """So many calls, or objects in objects, are followed."""
 _MOST = 256

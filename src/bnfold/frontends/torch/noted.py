@@ -46,7 +46,7 @@ HOLDERS = (*_CODE[:-1], *_BOUND, types.GeneratorType, functools._lru_cache_wrapp
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _TRANSPARENT = frozenset(("collections", "queue", "weakref", "_weakrefset", "argparse", "types"))
 """Python's own modules whose classes hold what they are given, and nothing of the system."""
-_MOST_THINGS = 200_000
+_MOST_THINGS = 50_000
 MOST_CALLS = 8
 _FARTHEST = 12
 """So many steps are gone from code: behind them lies what runs the program."""
