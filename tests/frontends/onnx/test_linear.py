@@ -155,6 +155,28 @@ def test_what_pays_for_an_add_may_have_a_pooling_behind_it(op):
         assert_same(model, folded, (batch, 3, 6, 6))
 
 
+@pytest.mark.parametrize("step", ["bn", "Add"])
+@pytest.mark.parametrize("between", ["Neg", "Max", "Pow", "Slice"])
+def test_what_pays_for_an_add_may_have_more_behind_it(between, step):
+    s = Sketch("n", 3)
+    if step == "bn":
+        s.bn(3)
+    else:
+        s.node("Add", s.at, s.weight("c", 3))
+    more = {
+        "Pow": [s.constant("one", np.array(1.0))],
+        "Slice": [s.constant(f"i{n}", np.array([n])) for n in (0, 2)],
+    }
+    ends = [s.constant("axis", np.array([1]))] if between == "Slice" else []
+    s.node(between, s.at, *more.get(between, []), *ends)
+    s.node("MatMul", s.at, s.weight("w", 2 if between == "Slice" else 3, 4), name="product")
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.removed >= 1 and not report.kept
+    for batch in (1, 2, 5):
+        assert_same(model, folded, (batch, 3))
+
+
 @pytest.mark.parametrize("has_steps", [True, False])
 @pytest.mark.parametrize(
     "added", [(5, 4), (5, 1), (2, 5, 4), (2, 5, 1), (3, 1, 1, 4), (3, 1, 1, 1)]

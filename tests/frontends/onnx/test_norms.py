@@ -190,3 +190,17 @@ def test_other_powers_are_not_passed(exponent):
     s.bn(4)
     s.node("Sigmoid")
     assert bnfold.inspect(s.model()).removed == 0
+
+
+@pytest.mark.parametrize("form", [*FORMS, "RMSNormalization"])
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_verdict_knows_that_their_constants_are_rounded(form, dtype, seed):
+    s = Sketch(2, 4, 6, 4, seed=seed, data_type=dtype)
+    norm(s, form, 4)
+    opset = behind(s, form)
+    s.node("Mul", s.at, s.constant("q", s.rng.uniform(0.5, 1.5, (4, 1, 1))))
+    model = s.model(opset=opset, ir_version=10)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    assert (verdict := bnfold.verify(model, folded)).equal, str(verdict)

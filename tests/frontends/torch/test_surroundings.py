@@ -774,6 +774,24 @@ def test_a_generator_far_away_is_the_programs() -> None:
     assert bnfold.fold(net, image(1, 3, 4, 4)).report.removed == 1
 
 
+def test_a_generator_that_an_object_holds_for_others() -> None:
+    """A hook leads to what trains the module, and that to its batches."""
+    trainer = SimpleNamespace(batches=counting(), log=[])
+    net = build(Net(float, foldable=True))
+    net.conv.register_forward_hook(lambda module, inputs, output: trainer.log.clear())
+    bnfold.fold(net, image(1, 3, 4, 4))
+    assert next(trainer.batches) == 1.0
+
+
+@pytest.mark.parametrize("make", [dict, lambda pairs: dict(pairs).items(), set, reversed])
+def test_an_iterator_that_nobody_moves_stays_the_very_one(make: Callable[[Any], Any]) -> None:
+    net = build(Net(float, foldable=True))
+    net.held = iter(make([(1, 2), (3, 4)]))
+    before = net.held
+    bnfold.fold(net, image(1, 3, 4, 4))
+    assert net.held is before and len(list(before)) == 2
+
+
 def test_a_generator_that_is_at_its_end_does_no_harm() -> None:
     values = (number for number in [1.0])
     assert list(values) == [1.0]

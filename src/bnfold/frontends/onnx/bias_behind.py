@@ -107,7 +107,8 @@ _MOVERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"
 _MEETINGS = ("Concat", "Add", "Sub", "Sum", "Mean", "Mul", "Div")
 _PASSED = (
     *_MOVERS,
-    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout"),
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "Dropout", "Neg", "Max", "Min", "Pow"),
+    *("Slice", "Split", "Tile", "Expand", "Pad"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"),
 )
 """What a step in front may have behind it, as far as the Add that it pays for is concerned."""

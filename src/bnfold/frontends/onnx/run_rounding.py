@@ -25,6 +25,7 @@ _WEIGHTED = frozenset(
         *("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu"),
         *("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Clip"),
         *("Identity", "Transpose", "Unsqueeze", "DequantizeLinear", "InstanceNormalization"),
+        *("GroupNormalization", "LayerNormalization", "RMSNormalization"),
         *("LSTM", "GRU", "RNN", "Concat", "Mean", "Gather", "Relu", "Sigmoid", "Tanh", "Softmax"),
         *("Reshape", "Flatten", "Squeeze", "Expand", "Tile", "LeakyRelu", "Einsum"),
     )

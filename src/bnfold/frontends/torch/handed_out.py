@@ -23,6 +23,7 @@ from bnfold.frontends.torch.recording import Handle
 
 _PLAIN = (int, float, complex, str, bytes, type(None))
 _SKIPPED = (*_PLAIN, types.ModuleType, types.CodeType, Handle)
+_EXACT = frozenset(_PLAIN)
 _MOST_THINGS = 20_000
 
 
@@ -37,7 +38,7 @@ def reached(result: Any, members: Mapping[int, nn.Module]) -> tuple[list[nn.Modu
     modules: list[nn.Module] = []
     while todo and len(seen) < _MOST_THINGS:
         thing = todo.pop()
-        if is_a(thing, _SKIPPED) or id(thing) in seen:
+        if is_a(thing, _SKIPPED) or id(thing) in seen or _is_row(thing):
             continue
         seen[id(thing)] = thing
         if id(thing) in members:
@@ -46,6 +47,11 @@ def reached(result: Any, members: Mapping[int, nn.Module]) -> tuple[list[nn.Modu
             todo += _referred(thing)
     tensors = [thing for thing in seen.values() if is_a(thing, Tensor)]
     return list(members.values()) if todo else modules, tensors
+
+
+def _is_row(thing: Any) -> bool:
+    """Whether it holds nothing but numbers and texts, as the rows of a table do."""
+    return type(thing) in (tuple, list) and _EXACT.issuperset(map(type, thing))
 
 
 def _beside(leaf: Any) -> Iterable[Any]:

@@ -42,7 +42,7 @@ from bnfold.frontends.torch.noted import (
 from bnfold.frontends.torch.surroundings import flags
 from bnfold.frontends.torch.tensor_facts import is_ordinary, shape_if_any
 
-_MOST_THINGS = 50_000
+_MOST_THINGS = 20_000
 _MOST_VALUES = 16
 _LARGEST = 1 << 22
 """Bytes of a tensor that are looked at."""

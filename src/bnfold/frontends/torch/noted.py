@@ -46,13 +46,14 @@ HOLDERS = (*_CODE[:-1], *_BOUND, types.GeneratorType, functools._lru_cache_wrapp
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _TRANSPARENT = frozenset(("collections", "queue", "weakref", "_weakrefset", "argparse", "types"))
 """Python's own modules whose classes hold what they are given, and nothing of the system."""
-_MOST_THINGS = 50_000
+_MOST_THINGS = 20_000
 MOST_CALLS = 8
 _FARTHEST = 12
 """So many steps are gone from code: behind them lies what runs the program."""
-_NEAR = 6
-"""So many steps a generator may be away that the code is taken to read: what is far is the
-program's around it."""
+_NEAR = (*_CODE[:-1], *_BOUND, tuple, *TABLES)
+"""What a generator may be behind that code is taken to read; an object may hold it for others."""
+_NEAREST = 4
+"""And so many steps away from the code."""
 _LARGEST, _MOST_CONTENT = 1 << 22, 1 << 26
 """Elements of a tensor or an array whose content is kept, and of all of them together."""
 _NOTHING: Any = object()
@@ -83,9 +84,9 @@ class Notes(Restorable):
 
     def note(self, *things: object) -> None:
         """Note these, and all that they hold: first what is nearest."""
-        pending: deque[tuple[Any, int, int]] = deque((thing, 0, 0) for thing in things)
+        pending: deque[Any] = deque((thing, 0, 0, True) for thing in things)
         while pending and len(self._met) < _MOST_THINGS:
-            thing, calls, steps = pending.popleft()
+            thing, calls, steps, is_near = pending.popleft()
             kind = type(thing)
             if id(thing) in self._met or id(thing) in self._inside:
                 continue
@@ -96,10 +97,15 @@ class Notes(Restorable):
                 continue
             self._met[id(thing)] = thing  # held, so that nothing else gets its id()
             parts = self._keep_table(thing, kind) if kind in TABLES else self._parts(thing)
-            if is_a(thing, types.GeneratorType) and thing.gi_frame and steps <= _NEAR:
+            if (
+                is_a(thing, types.GeneratorType)
+                and thing.gi_frame
+                and is_near
+                and steps <= _NEAREST
+            ):
                 self.generators.append(thing)
-            steps += 1
-            pending.extend((part, calls, steps) for part in parts if type(part) not in _EXACT_ATOMS)
+            place = calls, steps + 1, is_near and is_a(thing, _NEAR)
+            pending.extend((part, *place) for part in parts if type(part) not in _EXACT_ATOMS)
 
     def restore(self) -> None:
         """Put everything back; what did not change is not touched."""
@@ -377,7 +383,10 @@ def _position(thing: Any) -> Any:
         return [_position(part) for part in thing.__reduce__()[1:]]
     if is_a(thing, tuple):
         return [_position(part) for part in thing]
-    return (id(thing), len(thing)) if is_a(thing, list) else thing
+    if is_a(thing, list):  # the one that it goes over, or, of a dict or a set, one made for this
+        first = thing[0] if thing else None
+        return len(thing), tuple(map(id, first if type(first) is tuple else (first,)))
+    return thing
 
 
 def _nothing() -> None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from bnfold.frontends.torch.code_names import names_used
 from bnfold.frontends.torch.held import is_a
 from bnfold.frontends.torch.tensor_facts import holds_the_same, is_ordinary
 
@@ -107,7 +108,9 @@ class _Twins:
             return
         for key, value in module.__dict__.items():
             other = twin.__dict__.get(key)
-            if key not in _OF_MODULES and not self._is_alike(value, other, key in _COUNTED):
+            if key in _OF_MODULES or self._is_alike(value, other, key in _COUNTED):
+                continue
+            if _may_read(module, key):
                 raise NotAsItIsError(f"{place}.{key} is {_kind(other)} in its copy")
 
     def _note_tensor(self, place: str, tensor: Tensor, twin: Any) -> None:
@@ -141,6 +144,12 @@ class _Twins:
             return True
         pairs = zip(_held(value), _held(twin), strict=True)
         return all(self._is_alike(one, other, depth=depth + 1) for one, other in pairs)
+
+
+def _may_read(module: nn.Module, name: str) -> bool:
+    """Whether code that runs in a call names an attribute, or asks for attributes otherwise."""
+    names = names_used([module])
+    return name in names or not names.isdisjoint(("getattr", "vars", "__dict__"))
 
 
 _HOLDERS = (list, tuple, deque, set, Mapping)
