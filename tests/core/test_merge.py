@@ -1130,9 +1130,9 @@ class TestAtLength:
         net.output(total)
         assert len(find(net)) == 1
 
-    @pytest.mark.parametrize("count", [64, 65, 100])
-    def test_one_sum_of_many(self, count) -> None:
+    def test_one_sum_of_many(self) -> None:
         """So many at a time: the rest is left to what looks again."""
+        count = 65
         net = Branches()
         x = net.input(1, 2, 1, 1)
         net.output(net.sum(*(net.conv(x, 2, (1, 1), name=f"conv{k}") for k in range(count))))

@@ -35,7 +35,7 @@ def steady(examples: int) -> settings:
     )
 
 
-@steady(40)
+@steady(30)
 @given(networks(), MODES)
 def test_every_frontend_folds_a_random_network_alike(network, clip):
     check(network, clip)

@@ -20,7 +20,7 @@ from tests.property.programs.draw import KINDS, draw
 from tests.property.programs.shrink import shrink
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the programs do what one is warned of
-SEEDS = 30
+SEEDS = 20
 PLAIN = Program((Piece("conv", 1), Piece("bn", 2), Piece("relu", 3), Piece("head_conv", 4)))
 
 

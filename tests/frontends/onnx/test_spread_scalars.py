@@ -13,6 +13,7 @@ import bnfold
 from tests.conformance.onnx_run import error, feeds, random_feed, run
 from tests.conformance.onnx_sketch import Sketch
 from tests.frontends.onnx.merging import ops
+from tests.pairwise import pairwise
 
 CHAINS = {
     "two batch norms around": "bn div sub bn relu conv",
@@ -54,10 +55,16 @@ def chain(words: str, *, named: bool = True, start=(2, 4, 6, 6)) -> Sketch:
     return s
 
 
-@pytest.mark.parametrize("merge", ["auto", "never"])
-@pytest.mark.parametrize("clip", ["auto", "always", "never"])
-@pytest.mark.parametrize("words", CHAINS.values(), ids=CHAINS)
-def test_a_second_fold_changes_nothing(words, clip, merge):
+WAYS = pairwise(
+    [(name, clip) for name in CHAINS for clip in ("auto", "always", "never")],
+    ["auto", "never"],
+    lambda case: case,
+)
+
+
+@pytest.mark.parametrize(("name", "clip", "merge"), [(*case, merge) for case, merge in WAYS])
+def test_a_second_fold_changes_nothing(name, clip, merge):
+    words = CHAINS[name]
     for named in (True, False):
         model = chain(words, named=named).model()
         folded, report = bnfold.fold(model, clip=clip, merge=merge)

@@ -21,6 +21,7 @@ import bnfold
 from bnfold import Reason
 from bnfold.frontends.torch.left_behind import moved, traces_of
 from tests.frontends.torch.support import assert_same, image, randomize, reasons
+from tests.pairwise import pairwise
 from tests.tolerances import RELATIVE
 
 X = image(2, 3, 5, 5)
@@ -270,9 +271,16 @@ def outputs(model: nn.Module) -> list[Tensor]:
         return [model(x) for x in LATER]
 
 
-@pytest.mark.parametrize("options", [{}, {"verify": False}, {"inplace": True}])
-@pytest.mark.parametrize("act", PROGRAMS)
-def test_right_in_every_run(act, options):
+WAYS: dict[str, dict[str, bool]] = {
+    "proven": {},
+    "unproven": {"verify": False},
+    "in place": {"inplace": True},
+}
+
+
+@pytest.mark.parametrize(("act", "way"), pairwise(PROGRAMS, [*WAYS], lambda act: ()))
+def test_right_in_every_run(act, way):
+    options = WAYS[way]
     expected = outputs(net(act))
     model = net(act)
     folded, report = bnfold.fold(model, X, **options)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import bnfold
 from tests.frontends.torch.support import build, image
+from tests.pairwise import pairwise
 
 LAYOUTS = {
     "contiguous": lambda x: x.contiguous(),
@@ -77,9 +78,14 @@ def _assert_alike(model: nn.Module, folded: nn.Module) -> None:
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("example", LAYOUTS)
-@pytest.mark.parametrize("act", ["module", "method"])
-@pytest.mark.parametrize("copy", COPIES)
+BEHIND = pairwise(
+    [(copy, act) for copy in COPIES for act in ("module", "method")],
+    list(LAYOUTS),
+    lambda case: case,
+)
+
+
+@pytest.mark.parametrize(("copy", "act", "example"), [(*case, example) for case, example in BEHIND])
 def test_in_place_behind_what_may_copy(copy, act, example):
     for after in (False,) if copy in PADS else (False, True):
         model = build(Behind(COPIES[copy], act, after=after))

@@ -13,6 +13,7 @@ from torch.nn import functional
 import bnfold
 from bnfold.frontends.torch import read_other_sizes
 from bnfold.frontends.torch.read import read_module
+from tests.pairwise import pairwise
 
 D = torch.float64
 Run = Callable[["Net", Tensor], Tensor]
@@ -430,8 +431,10 @@ def test_right_on_every_size(run: Run, gone: int):
     check(run, gone, verify=True)
 
 
-@pytest.mark.parametrize("first", [(1, 4, 13, 13), (1, 4, 40, 72)])
-@pytest.mark.parametrize("run", [run for run, _ in PROGRAMS], ids=lambda run: run.__name__)
+FIRST = pairwise([run for run, _ in PROGRAMS], [(1, 4, 13, 13), (1, 4, 40, 72)], lambda run: ())
+
+
+@pytest.mark.parametrize(("run", "first"), FIRST, ids=lambda part: getattr(part, "__name__", None))
 def test_right_from_every_size(run: Run, first: tuple[int, ...]):
     """Without the proof, which would take a wrong fold back."""
     check(run, 0, verify=False, first=first)

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 import bnfold
 from bnfold import FoldReport, Kept, Reason
 from tests.frontends.torch.support import build, image, in_core_aten
+from tests.pairwise import pairwise
 
 
 def export(model: nn.Module, *inputs: Tensor, **options: Any) -> ExportedProgram:
@@ -436,9 +437,13 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("made", ["bias", "lower", "upper", "merged"])
+MADE = [(made, kind) for made in ("bias", "lower", "upper", "merged") for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "verify"),
+    [(*case, verify) for case, verify in pairwise(MADE, [True, False], lambda case: case)],
+)
 def test_a_name_that_is_taken(made: str, kind: str, verify: bool) -> None:
     makers: dict[str, Callable[[], nn.Module]] = {
         "bias": lambda: NewBias(kind),

@@ -28,6 +28,7 @@ import bnfold
 from bnfold.errors import NotProvenError, UnsupportedModelError
 from bnfold.frontends.torch.surroundings import Surroundings
 from tests.frontends.torch.support import assert_same, build, image, run
+from tests.pairwise import pairwise
 
 Count = Callable[[], float]
 """Moves on, and tells how often it was asked."""
@@ -572,8 +573,7 @@ class Net(nn.Module):
         return self.bn(y if self.foldable else torch.sigmoid(y)) + self.count()
 
 
-@pytest.mark.parametrize("foldable", [True, False])
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("state", "foldable"), pairwise(STATES, [True, False], lambda state: ()))
 def test_both_go_on_from_where_the_given_one_stood(
     state: Callable[[], Count], foldable: bool
 ) -> None:
