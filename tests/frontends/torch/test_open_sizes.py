@@ -85,6 +85,7 @@ HARMFUL = {
     "two heights": two_heights,
     "compared": lambda net, x, n: x * (x >= n - 6),
     "strided": lambda net, x, n: functional.conv2d(x, net.other.weight, padding=n % 2),
+    "added up": lambda net, x, n: x.sum(2, keepdim=True),
 }
 HARMLESS = {
     "nothing": lambda net, x, n: x,
@@ -95,6 +96,8 @@ HARMLESS = {
     "adaptive": lambda net, x, n: functional.adaptive_avg_pool2d(x, (n // 2, 2)),
     "expanded": lambda net, x, n: x.mean(2, keepdim=True).expand(-1, -1, n, -1),
     "reflected": lambda net, x, n: functional.pad(x, [0, 0, n % 2, 1], mode="reflect"),
+    "added up along the width": lambda net, x, n: x.sum(3, keepdim=True),
+    "added to itself": lambda net, x, n: torch.stack([x, net.other(x)]).sum(0),
 }
 IN_A_MODULE = {
     "pad value": lambda net, x, n: functional.pad(x, [0, 0, 0, 1], value=n * 0.5 - 3),

@@ -316,7 +316,7 @@ def _is_tall(network: Network) -> bool:
 
 def _reshapes_a_constant(network: Network) -> bool:
     """Whether a channel of gamma 0 may meet a reshape."""
-    reshapes = not {"flatten", "reshape"}.isdisjoint(network.kinds)
+    reshapes = not {"flatten", "reshape", "shuffle"}.isdisjoint(network.kinds)
     return reshapes and any(0.0 in (node.get("gamma") or ()) for node in network.nodes)
 
 
@@ -424,11 +424,13 @@ def compare(
         ):
             # Of several obstacles the first one met is named. A BatchNorm and its Scale, tried one
             # after the other, may meet another one first; and a MatMul cannot be given a bias. A
-            # constant along the height, too, is rescaled in ONNX and is no step in a module. What a
-            # module reshapes has lengths that are open, and is held together for that.
+            # constant along the height, too, is rescaled in ONNX and is no step in a module.
             first, second = ({n: (one[0], "") for n, one in d.items()} for d in (first, second))
             biases = _biases_of_matmuls(network) if name == "onnx" else set()
             first = {n: one for n, one in first.items() if n in second or n not in biases}
+        if alike[0] == "torch" and "reshape" in network.kinds:
+            # Written for one size, it may part a channel at another, which a module may be given.
+            first = {n: second.get(n, one) if one[0] == "kept" else one for n, one in first.items()}
         if first != second:
             names = sorted(first.keys() | second.keys())
             lines = [

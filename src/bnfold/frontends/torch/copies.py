@@ -78,15 +78,17 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for value in module.__dict__.values():
-            held: Iterable[Any] = ()
-            if type(value) in _EXACT_ATOMS:
+            kind = type(value)
+            if kind in _EXACT_ATOMS:
                 continue
-            if is_a(value, (dict, list, tuple, deque)):
+            held: Iterable[Any] = (value,)
+            if kind is dict or kind is OrderedDict:  # most are, and empty
+                held = value.values()
+            elif is_a(value, (dict, list, tuple, deque)):
                 held = parts_of(value)
-            elif is_a(value, Tensor):
-                held = (value,)
-            others = (part for part in held if type(part) not in _EXACT_ATOMS)
-            yield from (part for part in others if is_a(part, Tensor) and not part.is_leaf)
+            for part in held:
+                if type(part) not in _EXACT_ATOMS and is_a(part, Tensor) and not part.is_leaf:
+                    yield part
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -128,9 +130,15 @@ def _is_bare(tensor: Tensor) -> bool:
 def _copied_table(table: Any, made: Any, memo: dict[int, Any]) -> Any:
     """Fill `made` with copies of what is in a table; most of that is plain, or an empty table."""
     for key, value in table.items():
+        kind = type(value)
         if type(key) not in _EXACT_ATOMS:
             key = copy.deepcopy(key, memo)
-        made[key] = value if type(value) in _EXACT_ATOMS else _copied(value, memo)
+        if kind in _EXACT_ATOMS:
+            made[key] = value
+        elif (kind is dict or kind is OrderedDict) and not value and id(value) not in memo:
+            made[key] = memo[id(value)] = kind()
+        else:
+            made[key] = _copied(value, memo)
     return made
 
 

@@ -17,14 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnfold.frontends.torch.held import (
-    TABLES,
-    attributes_of,
-    in_class,
-    is_a,
-    length_of,
-    parts_of,
-)
+from bnfold.frontends.torch.held import TABLES, attributes_of, in_class, is_a, parts_of
 
 _LONGEST, _LARGEST = 1 << 12, 1 << 24
 """Numbers up to this may be lengths, or areas."""
@@ -66,7 +59,7 @@ class Known:
             if is_a(value, tuple):
                 self._add_shape(tuple(parts_of(value)))
             elif is_a(value, list):  # an index may lie beyond it
-                self.numbers |= {length_of(value)} - {0}
+                self.numbers |= {list.__len__(value)} - {0}
             is_dict = is_a(value, dict)
             for part in islice(dict.keys(value) if is_dict else parts_of(value), _MOST):
                 self.add(part, depth + 1)

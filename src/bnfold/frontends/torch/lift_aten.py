@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
@@ -216,7 +216,28 @@ def _reduce_mean(lifter: Lifter, event: Event) -> bool:
 
 
 def _reduce_sum(lifter: Lifter, event: Event) -> bool:
-    return _reduce(lifter, event, lambda axes, keep: g.Mean(axes, keep, counts_zeros=True))
+    """So many times the mean: a shift grows with the number of elements, if that is known."""
+    source, made = first_value(event), event.outputs[0]
+    if source is None or made is None or not source.shape:
+        return False
+    axes, keep = _reduced(event, len(source.shape))
+    count = _elements(event, axes)
+    if count is None:
+        return _reduce(lifter, event, lambda axes, keep: g.Mean(axes, keep, counts_zeros=True))
+    inputs = [lifter.tensor(source)]
+    means = lifter.graph.add(event.name, g.Mean(axes, keep), inputs, [made.shape])
+    lifter.emit(event, g.Sum((float(count),)), means, outputs=event.outputs[:1])
+    return True
+
+
+def _elements(event: Event, axes: Sequence[int]) -> int | None:
+    """How many elements a program adds up; None where that depends on the size of its inputs."""
+    node = node_of(event)
+    told = node.all_input_nodes[0].meta.get("val") if node is not None else None
+    if not isinstance(told, Tensor):
+        return None
+    lengths = [told.shape[axis] for axis in axes]
+    return math.prod(lengths) if all(type(length) is int for length in lengths) else None
 
 
 def _reduce_max(lifter: Lifter, event: Event) -> bool:
