@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ class TestReasons:
             inner = net.bn(net.conv(x, kernel=(1, 1), name="inner"))
             return net.sum(net.conv(inner, name="a"), net.conv(x, name="b"), name="sum")
 
-        assert reasons(build) == [("sum", MergeReason.PADDING, "a")]
+        assert reasons(build) == [("sum", MergeReason.PADDING, "inner")]
 
     @pytest.mark.parametrize("is_code", [True, False])
     @pytest.mark.parametrize("place", [0, 1])
@@ -196,7 +197,16 @@ class TestReasons:
             inner = net.conv(x, kernel=(1, 1), name="inner")
             return net.sum(net.conv(inner, name="a"), net.conv(x, name="b"), name="sum")
 
-        assert reasons(build) == [("sum", MergeReason.PADDING, "a")]
+        assert reasons(build) == [("sum", MergeReason.PADDING, "inner")]
+
+    def test_a_bias_of_zeros_is_in_nobodys_way(self) -> None:
+        def build(net, x):
+            inner = net.conv(x, kernel=(1, 1), name="inner")
+            number = net.number("inner")
+            net.parts[number] = replace(net.parts[number], bias=lambda: np.zeros(4))
+            return net.sum(net.conv(inner, name="a"), net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == []
 
     def test_grid(self) -> None:
         def build(net, x):

@@ -102,7 +102,7 @@ class Expressions:
             part.window,
             part.axis,
             part.groups,
-            part.bias is not None,
+            part.bias is not None and bool(np.any(part.bias())),
             frozenset((number,)),
             frozenset((part.dtype,)),
             cost,

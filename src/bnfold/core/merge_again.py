@@ -52,8 +52,8 @@ def _is_tied(role: g.Role) -> bool:
 
 
 def _left_of(part: Part, plan: Plan, number: int) -> Part:
-    """A part that has a bias now, if it gets one."""
+    """A part whose bias shifts, if the fold gives it a shift."""
     edit = plan.linear.get(number)
-    if part.bias is not None or edit is None or not edit.needs_bias:
+    if edit is None or not edit.needs_bias:
         return part
-    return replace(part, bias=lambda: np.zeros(part.out_channels))
+    return replace(part, bias=lambda: np.ones(part.out_channels))

@@ -165,4 +165,5 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
                 yield Unmerged(number, MergeReason.GRID, maker)
         elif not _is_copy(op.role) and not _may_be_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
-    yield Unmerged(number, MergeReason.PADDING, way[0])
+    linear = [maker for maker in way if isinstance(expressions.graph.ops[maker].role, g.Linear)]
+    yield Unmerged(number, MergeReason.PADDING, (linear[1:] or linear or way)[0])

@@ -466,3 +466,26 @@ def test_a_name_that_is_taken_and_not_read(kind: str) -> None:
     x = image(2, 3, 6, 6)
     folded, _ = fold_equal(export(build(NewBias(kind, is_read=False)), x), x)
     torch.testing.assert_close(torch.export.unflatten(folded)(x), folded.module()(x))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 1, 1, 1)])
+def test_one_parameter_for_all_channels_goes(shape):
+    class LearnableAffine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.scale = nn.Parameter(torch.full(shape, -0.7))
+            self.bias = nn.Parameter(torch.full(shape, 0.3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.hardswish(self.scale * self.conv(x) + self.bias)
+
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    program = export(LearnableAffine().double().eval(), x)
+    folded, report = fold_equal(program, x)
+    assert [item.name for item in report.items if item.is_removed] == ["mul", "add"]
+    calls = [node for node in folded.graph.nodes if node.op == "call_function"]
+    assert [node.target for node in calls] == [
+        torch.ops.aten.conv2d.default,
+        torch.ops.aten.hardswish.default,
+    ]

@@ -147,9 +147,9 @@ def _per_channel(affine: Affine, source: Value) -> Affine | None:
 def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     """Arithmetic with constants that no module of its own does.
 
-    In a module it is seen through, not removed. In an exported program a step with constants per
-    channel that belong to the model is a node like any other, and can go; so can one that does
-    nothing, as the first addition of `out = 0; out += ...`.
+    In a module it is seen through, not removed. In an exported program a step with constants that
+    belong to the model, one or one per channel, is a node like any other, and can go; so can one
+    that does nothing, as the first addition of `out = 0; out += ...`.
     """
     step = arithmetic(event)
     if step is None or not event.outputs or event.outputs[0] is None:
@@ -163,9 +163,8 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     has_open_factor = bool(lifter.open.get(event.number, frozenset()) & {"alpha", EVERY})
     own = _by_parameters(lifter, event) and not is_open
     is_node = lifter.is_program and not is_open
-    per_channel = flat is not None and flat.scale.size > 1
     is_neutral = bool((affine.scale == 1).all() and (affine.shift == 0).all())
-    is_removable = (own and per_channel) or is_neutral
+    is_removable = (own and flat is not None) or is_neutral
     is_wanted = node_of(event) is not None and is_node and is_removable
     # A number in a module's code may depend on values, or on how often it was run, and so may a
     # tensor that is not the model's own: nothing is built on what it is in this run.
@@ -180,7 +179,7 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     )
     if weighs(event) and not own:
         has_own_summands = is_node
-    gamma, beta = _own_constant(lifter, event) if own and per_channel else (None, None)
+    gamma, beta = _own_constant(lifter, event) if own and flat is not None else (None, None)
     role = g.AffineStep(
         affine.scale,
         affine.shift,
