@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -176,6 +177,32 @@ def test_the_reason_is_that_runs_differ(tail: Tail) -> None:
     report = bnfold.fold(model, X).report
     assert reasons(report)["bn"] == "varies"
     assert "statistics" not in next(i.sentence for i in report.items if i.name == "bn")
+
+
+@pytest.mark.parametrize(
+    "made", [nn.ReLU, partial(nn.ReLU, inplace=True), partial(nn.AvgPool2d, 2)]
+)
+def test_a_module_that_each_run_makes_anew(made: Callable[[], nn.Module]) -> None:
+    def tail(m: Net, y: Tensor) -> Tensor:
+        m.count += 1
+        return m.last(made()(y))
+
+    model = build(Net(tail))
+    folded, report = bnfold.fold(model, X)
+    assert "bn" not in reasons(report)
+    assert "varies" not in reasons(report).values()
+    assert_right(model, folded)
+
+
+def test_a_module_that_each_run_makes_otherwise() -> None:
+    def tail(m: Net, y: Tensor) -> Tensor:
+        m.count += 1
+        return m.last(nn.Hardtanh(-m.count, m.count)(y) + nn.AvgPool2d(3, 1, 1, m.count > 2)(y))
+
+    model = build(Net(tail))
+    folded, report = bnfold.fold(model, X, verify=False)
+    assert reasons(report)["last"] in ("varies", "activation")
+    assert_right(model, folded)
 
 
 def test_statistics_that_a_run_writes() -> None:

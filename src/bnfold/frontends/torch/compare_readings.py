@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from bnfold.frontends.torch.lift_picks import adds_to_zeros
 from bnfold.frontends.torch.moved_axes import RESHAPING, places_of
 from bnfold.frontends.torch.open_lengths import OpenLengths, joined
 from bnfold.frontends.torch.ops import functional, op_name
@@ -114,6 +115,8 @@ def note_differences(recording: Recording, pairing: Pairing, *, side: int) -> No
 def _other(event: Event, twin: Event) -> frozenset[str]:
     """What differs between an event and its twin."""
     names = frozenset(name for name, a, b in _arguments(event, twin) if _differs(a, b))
+    if adds_to_zeros(event) and adds_to_zeros(twin):
+        names -= {"self"}  # as many as there is room for
     if not names:
         return names
     lie = zip(places_of(event) or (), places_of(twin) or (), strict=False)

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from bnfold.frontends.torch.ledger import Ledger
 from bnfold.frontends.torch.op_effects import result_of
+from bnfold.frontends.torch.ops import aten_name
 from bnfold.frontends.torch.recording import Const, Derivation, leaves_of
 from bnfold.frontends.torch.shadow import NeedsMemory
 from bnfold.frontends.torch.tensor_facts import AT_RANDOM, MADE, memory_of
+
+_ADD_UP = ("index_add_", "scatter_add_")
 
 
 class Constants:
@@ -48,6 +51,14 @@ class Constants:
             if self.ledger.is_structural:
                 raise self.ledger.void()
         return Const(tensor, tensor)
+
+    def zeros_added_to(self, func: Any, args: tuple[Any, ...]) -> Const | None:
+        """What `index_add_` and `scatter_add_` write to, where the run made it of zeros."""
+        base = args[0] if aten_name(func) in _ADD_UP and args else None
+        if not isinstance(base, Tensor) or getattr(base, MADE, None) != MADE or base.any():
+            return None
+        copy = base.clone()
+        return Const(copy, copy)
 
     def owner(self, tensor: Tensor) -> Tensor | None:
         """The parameter or buffer whose memory this is."""

@@ -12,6 +12,7 @@ from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
 from bnfold.frontends.torch.attention import emit_attention, emit_product
 from bnfold.frontends.torch.lift_modules import old_name_is_read
+from bnfold.frontends.torch.lift_picks import ADD_UP, add_up
 from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
 from bnfold.frontends.torch.lifter import (
     ClipSite,
@@ -22,7 +23,14 @@ from bnfold.frontends.torch.lifter import (
     to_numpy,
 )
 from bnfold.frontends.torch.limits import read_bounds
-from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, node_of, op_name
+from bnfold.frontends.torch.ops import (
+    Arguments,
+    UnfitError,
+    aten_name,
+    functional,
+    node_of,
+    op_name,
+)
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
 from bnfold.frontends.torch.symbolic import is_part_of_open_size
 
@@ -277,6 +285,20 @@ def _cut_of_open_size(lifter: Lifter, event: Event) -> bool:
     return True
 
 
+def _add_up_of_open_size(lifter: Lifter, event: Event) -> bool:
+    """Zeros for as many places as there are."""
+    node = node_of(event)
+    base = node.args[0] if node is not None else None
+    if not isinstance(base, fx.Node) or not lifter.open[event.number] <= {"self"}:
+        return False
+    name = aten_name(base.target)
+    is_zeros = name in _ZEROS or (name in ("full", "full_like") and base.args[1] == 0)
+    return bool(is_zeros) and add_up(lifter, event)
+
+
+_ZEROS = ("zeros", "zeros_like", "new_zeros")
+
+
 def _select_of_open_size(lifter: Lifter, event: Event) -> bool:
     source = first_value(event)
     if source is None or not lifter.open[event.number] <= {"index"}:
@@ -325,6 +347,7 @@ _OPEN: dict[str, Handler] = {
     "narrow": _cut_of_open_size,
     "select": _select_of_open_size,
     "roll": _roll_of_open_size,
+    **dict.fromkeys(ADD_UP, _add_up_of_open_size),
     **{f"avg_pool{rank}d": _avg_pool_of_open_size(rank) for rank in (1, 2, 3)},
 }
 """How ops with open arguments are lifted, see `symbolic`; all others are opaque."""

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
+from bnfold.frontends.torch.lift_picks import ADD_UP, add_up, pick
 from bnfold.frontends.torch.lifter import Lifter, first_value, is_floating
 from bnfold.frontends.torch.limits import narrowing
 from bnfold.frontends.torch.ops import Arguments
@@ -135,11 +136,10 @@ def _copy(lifter: Lifter, event: Event) -> bool:
 
 
 def _index(lifter: Lifter, event: Event) -> bool:
-    """Only constant indices are known to pick the same channels in every run."""
+    """Only constant indices are known to pick the same places in every run."""
     _, *rest = pytree.tree_leaves((event.args, event.kwargs))
-    if any(isinstance(leaf, Value) for leaf in rest):
-        return False
-    return _run_on_labels(lifter, event)
+    picks = any(isinstance(leaf, Value) for leaf in rest)
+    return pick(lifter, event) if picks else _run_on_labels(lifter, event)
 
 
 def _pad(lifter: Lifter, event: Event) -> bool:
@@ -302,6 +302,7 @@ VIEWS: dict[str, Callable[[Lifter, Event], bool]] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _dropout),
     **dict.fromkeys(("index", "index_select", "gather"), _index),
+    **dict.fromkeys(ADD_UP, add_up),
     "copy": _copy,
     "constant_pad_nd": _pad,
     "im2col": _im2col,

@@ -135,10 +135,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         make = self.placeholders
         if make is not None and looks_at_values(func) and not self._picks_by_constants(func, args):
             raise self.ledger.void()
+        is_new = bool(written) and values.handle_of(written[0]) is None
+        zeros = constants.zeros_added_to(func, args) if is_new else None
         for tensor in written:
             if constants.owner(tensor) is None:  # the run's own memory: the event must not hold it
                 values.prepare_write(tensor)
         recorded_args, recorded_kwargs = map_tensors(values.read, (args, kwargs))
+        if zeros is not None:
+            recorded_args = (zeros, *recorded_args[1:])
         for tensor in written:
             values.prepare_write(tensor)
         before = values.peek(written[0]) if written else None

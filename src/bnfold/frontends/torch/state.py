@@ -10,7 +10,7 @@ besides its parameters, as in a plain ResNet.
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -198,9 +198,9 @@ def mark_varying(
     first.changed |= changed
     first.handed_out |= second.handed_out
     take_over_uses(first, second)
-    aligned = 0
+    aligned, members = 0, first.members | second.members
     for event, twin in zip(first.events, second.events, strict=False):
-        if not _is_same_op(event, twin):
+        if not _is_same_op(event, twin, members):
             break
         aligned += 1
         if (
@@ -221,13 +221,23 @@ def mark_varying(
         part_at(first, second, aligned)
 
 
-def _is_same_op(first: Event, second: Event) -> bool:
-    if first.target is not second.target:
+def _is_same_op(first: Event, second: Event, members: Collection[int]) -> bool:
+    if first.target is not second.target and not _are_twins(first.target, second.target, members):
         return False
     shapes = [
         [value.shape if value else None for value in event.outputs] for event in (first, second)
     ]
     return shapes[0] == shapes[1]
+
+
+def _are_twins(first: Any, second: Any, members: Collection[int]) -> bool:
+    """Whether they are modules that the code makes anew in each run, alike and without tensors."""
+    if type(first) is not type(second) or not isinstance(first, nn.Module):
+        return False
+    if any(id(module) in members or module.state_dict() for module in (first, second)):
+        return False
+    held, other = vars(first), vars(second)
+    return held.keys() == other.keys() and all(_is_equal_to(held[key], other[key]) for key in held)
 
 
 def _takes(event: Event, changed: set[int], shadow: Shadow) -> bool:
