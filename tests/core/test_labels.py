@@ -234,3 +234,33 @@ def test_concat_of_too_many_is_refused() -> None:
     assert lab.concat([part, part], 1, 8).size == 8
     with pytest.raises(ValueError, match="too many"):
         lab.concat([part, part], 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "place"),
+    [
+        ([0], (5, 3, 4), None),
+        ([2], (2, 2, 7), None),
+        ([0], (6, 3, 4), 0),
+        ([2], (2, 3, 5, 6), 2),
+        ([0, 2], (8, 3), 0),
+        ([0], (3, 4), 0),
+        ([1], (2, 9, 4), 1),
+    ],
+)
+def test_what_is_picked_has_the_labels_of_the_other_axes(axes, shape, place) -> None:
+    random = np.random.default_rng(0)
+    whole = [1 if axis in axes else length for axis, length in enumerate((2, 3, 4))]
+    labels = np.broadcast_to(random.integers(0, 99, whole), (2, 3, 4))
+    made = lab.picked(labels, axes, shape, place)
+    assert made.shape == shape
+    others = [axis for axis in range(3) if axis not in axes]
+    kept = labels.take(0, axes[0]) if len(axes) == 1 else labels[0, :, 0]
+    if place is None:
+        kept = kept[tuple(slice(shape[axis]) for axis in others)]
+        assert (np.moveaxis(made, axes[0], 0) == kept).all()
+    else:
+        new = made.ndim - kept.ndim
+        for axis in range(place, place + new):
+            made = made.take([-1], axis) if made.shape[axis] > 1 else made
+        assert (made.reshape(kept.shape) == kept).all()

@@ -88,6 +88,22 @@ def concat(parts: Sequence[IntArray], axis: int, most: int | None = None) -> Int
     return np.concatenate(small, axis=axis)
 
 
+def picked(
+    labels: IntArray, axes: Sequence[int], shape: Sequence[int], place: int | None = None
+) -> IntArray:
+    """Labels of what is picked along axes on which they do not change.
+
+    The axes keep their places, and the others may be cut; or they go, and as many as the new
+    shape has more stand in front of the one that is at `place` among the others.
+    """
+    if place is None:
+        lengths = (1 if axis in axes else length for axis, length in enumerate(shape))
+        return np.broadcast_to(labels[tuple(map(slice, lengths))], tuple(shape))
+    kept = labels[tuple(0 if axis in axes else slice(None) for axis in range(labels.ndim))]
+    new = (1,) * (len(shape) - kept.ndim)
+    return np.broadcast_to(kept.reshape(kept.shape[:place] + new + kept.shape[place:]), shape)
+
+
 def merge_axes(labels: IntArray, axes: Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
     """Labels with `axes` reduced to length 1, and the pairs that must be equal for that."""
     axes = tuple(axis % labels.ndim for axis in axes)

@@ -20,6 +20,7 @@ from bnfold.core.forest import IntArray
 from bnfold.core.labels import Apply
 from bnfold.frontends.onnx.constant_views import slice_index, split_sizes
 from bnfold.frontends.onnx.lift_constants import operands
+from bnfold.frontends.onnx.lift_picks import pick
 from bnfold.frontends.onnx.lifter import Handler, Lifter
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.open_views import keeps_places
@@ -382,7 +383,8 @@ VIEWS: dict[str, Handler] = {
     "Pow": _power,
     "Slice": _unary(_slice),
     "Split": _unary(_split),
-    "Gather": _unary(_gather),
+    "Gather": lambda lifter, node: _unary(_gather)(lifter, node) or pick(lifter, node),
+    **dict.fromkeys(("GatherElements", "GatherND", "Compress"), pick),
     "Expand": _unary(_expand),
     "Tile": _unary(_tile),
     "Concat": _concat,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from bnfold.core import graph as g
+from bnfold.core import labels as lab
 from bnfold.core.forest import IntArray
-from bnfold.core.labels import Apply
 from bnfold.frontends.torch.lifter import Lifter, is_floating
 from bnfold.frontends.torch.ops import Arguments, UnfitError, functional, op_name
 from bnfold.frontends.torch.recording import Const, Event, Value
@@ -27,13 +26,15 @@ def pick(lifter: Lifter, event: Event) -> bool:
         return False
     if 0 in source.shape:
         return False
-    a, rank = Arguments(event), len(source.shape)
+    a, place = Arguments(event), None
     if op_name(event.target) == "index":
         axes, place = _indexed(a)
-        apply = _taken_out(axes, place, made.shape)
     else:
-        axes = [a.whole("dim") % rank]
-        apply = _cut_to(axes[0], made.shape)
+        axes = [a.whole("dim") % len(source.shape)]
+
+    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
+        return [lab.picked(labels[0], axes, made.shape, place)]
+
     alike = lifter.graph.add(
         event.name, g.Alike(tuple(axes)), [lifter.tensor(source)], [source.shape]
     )
@@ -92,25 +93,3 @@ def _indexed(a: Arguments) -> tuple[list[int], int]:
         axes += range(axis, axis + count)
         axis += count
     return axes, 0 if is_apart or not axes else axes[0]
-
-
-def _taken_out(axes: Sequence[int], place: int, shape: Sequence[int]) -> Apply:
-    """The axes go, and what they were replaced by stands at one place."""
-
-    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
-        rank = labels[0].ndim
-        kept = labels[0][tuple(0 if axis in axes else slice(None) for axis in range(rank))]
-        new = (1,) * (len(shape) - kept.ndim)
-        return [np.broadcast_to(kept.reshape(kept.shape[:place] + new + kept.shape[place:]), shape)]
-
-    return apply
-
-
-def _cut_to(picked: int, shape: Sequence[int]) -> Apply:
-    """The axis gets another length, and the others may be cut."""
-
-    def apply(labels: Sequence[IntArray]) -> list[IntArray]:
-        lengths = (1 if axis == picked else length for axis, length in enumerate(shape))
-        return [np.broadcast_to(labels[0][tuple(map(slice, lengths))], shape)]
-
-    return apply
