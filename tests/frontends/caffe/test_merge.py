@@ -836,19 +836,22 @@ def test_a_dilation_that_was_not_there() -> None:
         assert wanted in after.text
 
 
-def test_the_text_of_an_old_caffe() -> None:
+@pytest.mark.parametrize("kinds", [("CONVOLUTION", "RELU", "ELTWISE"), ("4", "18", "25")])
+def test_the_text_of_an_old_caffe(kinds: tuple[str, str, str]) -> None:
+    """In which a type is a word of an enum, or its number."""
     builder = repvgg()
     before = builder.pair()
     text = before.text.decode().replace("layer {", "layers {")
-    for new, old in (("Convolution", "CONVOLUTION"), ("ReLU", "RELU"), ("Eltwise", "ELTWISE")):
+    for new, old in zip(("Convolution", "ReLU", "Eltwise"), kinds, strict=True):
         text = text.replace(f'type: "{new}"', f"type: {old}")
     old_form = Pair(text.replace('type: "', "type: ").encode(), before.weights)
     old_form = Pair(old_form.text.replace(b'BatchNorm"', b"BatchNorm"), before.weights)
     old_form = Pair(old_form.text.replace(b'Scale"', b"Scale"), before.weights)
     after, report = fold(old_form)
     assert len(report.merged) == 2
-    assert after.types() == ["CONVOLUTION", "RELU"] * 3
-    assert_equal(old_form, after, builder.inputs())
+    assert after.types() == [*kinds[:2]] * 3
+    if not kinds[0].isdigit():  # the tests' own Caffe knows words alone
+        assert_equal(old_form, after, builder.inputs())
 
 
 def test_shapes_of_an_old_caffe(tmp_path: Path) -> None:

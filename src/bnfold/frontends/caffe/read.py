@@ -42,6 +42,14 @@ _V1_TYPES = {
     "WINDOW_DATA": "WindowData",
 }
 """V1's enum as today's names; a word that is not here (BN, of forks) stays as it is."""
+_V1_NUMBERS = {
+    **{2: "BNLL", 3: "CONCAT", 4: "CONVOLUTION", 5: "DATA", 6: "DROPOUT", 8: "FLATTEN"},
+    **{9: "HDF5_DATA", 12: "IMAGE_DATA", 14: "INNER_PRODUCT", 15: "LRN", 17: "POOLING"},
+    **{18: "RELU", 19: "SIGMOID", 20: "SOFTMAX", 22: "SPLIT", 23: "TANH", 24: "WINDOW_DATA"},
+    **{25: "ELTWISE", 26: "POWER", 29: "MEMORY_DATA", 32: "DUMMY_DATA", 33: "SLICE", 34: "MVN"},
+    **{35: "ABSVAL", 36: "SILENCE", 38: "EXP", 39: "DECONVOLUTION"},
+}
+"""The same by number, as text may have it, too."""
 
 
 def read_net(document: Document, weights: Caffemodel) -> Net:
@@ -90,7 +98,9 @@ def _layer(document: Document, field: Field, message: Message, *, default_phase:
         name, kind = Options(document, inner[-1]).text("name"), ""
     else:
         name = options.text("name")
-        kind = _V1_TYPES.get(kind, kind) if field.name == "layers" else kind
+        if field.name == "layers":
+            kind = options.word("type", "", _V1_NUMBERS)
+            kind = _V1_TYPES.get(kind, kind)
     return Layer(
         name,
         kind,
