@@ -27,6 +27,7 @@ from bnfold.frontends.onnx.folding import (
     is_spread,
 )
 from bnfold.frontends.onnx.functions import fold_functions
+from bnfold.frontends.onnx.join import names_if_shared
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.loops import analyse_through_loops
 from bnfold.frontends.onnx.merge import are_left, merges_of
@@ -49,7 +50,7 @@ def prepare(
     merge: MergeMode = "never",
 ) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
-    analysis = analyse_through_loops(model, inputs)
+    analysis, known = analyse_through_loops(model, inputs), names_if_shared(model.proto.graph)
     prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
     inside = fold_bodies(model, analysis, prepare_inner)
     if model.outside is None:
@@ -59,13 +60,14 @@ def prepare(
     folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
     while _is_another_due(folding, merge):
         folding.check()  # which may change the plan
-        model = replace(folding.folded(), outside=model.outside)
+        model = replace(folding.rewritten(), outside=model.outside)
         analysis = analyse_through_loops(model, inputs)
         later = _prepared(model, inputs, analysis, clip, inside, weights, merge)
         later.check()  # where nothing that it would remove fits its dtype, it is no progress
         if not (later.merging or later.plan.removed):
             break
         later.earlier, folding = folding, later
+    folding.known = known
     return folding
 
 

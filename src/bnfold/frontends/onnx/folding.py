@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from bnfold.core.rescaling import PlanRescalings, Rescaling, in_turn
 from bnfold.frontends.merge_report import Merging, passed_on, told_in_turn, went_into
 from bnfold.frontends.onnx.apply import edits_of
 from bnfold.frontends.onnx.edits import Edits
+from bnfold.frontends.onnx.join import join
 from bnfold.frontends.onnx.narrow import HALF
 from bnfold.frontends.onnx.nodes import MALFORMED
 from bnfold.frontends.onnx.read import OnnxModel
@@ -64,6 +65,8 @@ class Folding:
     """What was merged in `model` before."""
     earlier: Folding | None = None
     """The fold that `model` comes of, where that left something to merge or to fold."""
+    known: Collection[str] | None = None
+    """The initializers of the model that was given, if it shared weights."""
 
     @property
     def plan(self) -> Plan:
@@ -206,9 +209,16 @@ class Folding:
             notes.append(rounding_note(len(rounded), numpy_dtype(rounded[0]).name))
         return tuple(notes)
 
-    def folded(self) -> OnnxModel:
-        """The folded model, large tensors still to be computed."""
+    def rewritten(self) -> OnnxModel:
+        """The model with all edits, large tensors still to be computed."""
         return self.fitting.attempt(lambda plan: rewrite(self.model, self.lifted, self._edits()))
+
+    def folded(self) -> OnnxModel:
+        """The folded model: the same, with equal new weights as one where weights were shared."""
+        model = self.rewritten()
+        if self.known is not None:
+            join(model, self.known)
+        return model
 
     def proto(self) -> ModelProto:
         """The folded model with its tensors."""
