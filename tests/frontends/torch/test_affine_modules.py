@@ -370,6 +370,13 @@ def test_instance_norm_is_no_batch_norm(tracking, affine):
     assert all("InstanceNorm" not in item.name for item in report.items)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_an_instance_norm_behind_a_convolution_is_no_batch_norm(affine):
+    parts = nn.Conv2d(3, 6, 1), nn.InstanceNorm2d(6, affine=affine), nn.BatchNorm2d(6)
+    _, report = bnfold.fold(build(nn.Sequential(*parts)), image(2, 3, 5, 5))
+    assert [item.name for item in report.items] == ["2"]
+
+
 @pytest.mark.parametrize(
     "norm",
     [nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6]), nn.LocalResponseNorm(3)],

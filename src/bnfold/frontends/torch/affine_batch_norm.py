@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from bnfold.core import graph as g
 from bnfold.core.affine import Affine, deviation_of
@@ -34,7 +35,9 @@ def batch_norm_chain(
         return None
     module = call.module if call else None
     is_open = event.number in lifter.open
-    if spec.mean is None and not (isinstance(module, _BatchNorm) or spec.changing or is_open):
+    is_ours = isinstance(module, _BatchNorm) or spec.changing or is_open
+    by_sample = spec.training and isinstance(event.call.module, _InstanceNorm)
+    if spec.mean is None and (by_sample or not is_ours):
         return None  # instance norm and weight standardisation are spelled this way: opaque
     tie = affine_chain.tie_of(lifter, module)
     site = affine_chain.site_of(module, successors or (), spec.source, event)
