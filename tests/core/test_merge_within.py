@@ -105,11 +105,11 @@ def test_merges_of_one_sum_stay_together() -> None:
 
 class TestFence:
     def test_around(self) -> None:
-        freedom = Freedom(lambda n: n != 2, takes_identity=False, carries_affine=lambda n: n != 3)
+        freedom = Freedom(lambda n: n != 2, carries_affine=lambda n: n != 3)
         fenced = Fence({1}, {7}).around(freedom)
         assert [fenced.can_go(n) for n in range(4)] == [True, False, False, True]
         assert [fenced.carries_affine(n) for n in range(4)] == [True, False, True, False]
-        assert fenced.ends == {7} and not fenced.takes_identity
+        assert fenced.ends == {7}
 
     def test_it_grows_by_what_lies_between(self) -> None:
         """Then by the op itself, as nothing else is left to forbid."""

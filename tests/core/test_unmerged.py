@@ -71,16 +71,12 @@ class TestNothingIsSaid:
 
         assert not reasons(build)
 
-    @pytest.mark.parametrize("takes_identity", [True, False])
-    def test_of_what_is_merged_with_what_it_reads(self, takes_identity) -> None:
-        """Or beside that, where a module's code adds it."""
-
+    def test_of_what_is_merged_with_what_it_reads(self) -> None:
         def build(net, x):
             y = net.clip(x)
-            convs = [net.conv(y, name=name) for name in ("a" if takes_identity else "ab")]
-            return net.sum(*convs, y, name="sum")
+            return net.sum(net.conv(y, name="a"), y, name="sum")
 
-        assert not reasons(build, Freedom(takes_identity=takes_identity))
+        assert not reasons(build)
 
     def test_of_what_is_looked_up(self) -> None:
         """It is made of no tensor."""
@@ -226,14 +222,12 @@ class TestReasons:
             ("sum", MergeReason.GRID, None)
         ]
 
-    @pytest.mark.parametrize("takes_identity", [True, False])
-    def test_cost(self, takes_identity) -> None:
+    def test_cost(self) -> None:
         def build(net, x):
             deep = net.conv(x, groups=4, name="a")
             return net.sum(deep, net.conv(x, kernel=(1, 1), name="b"), name="sum")
 
-        found = reasons(build, Freedom(takes_identity=takes_identity))
-        assert found == [("sum", MergeReason.COST, None)]
+        assert reasons(build) == [("sum", MergeReason.COST, None)]
 
     def test_cost_beside_what_is_read(self) -> None:
         """Two taps would be three."""
@@ -282,9 +276,19 @@ class TestReasons:
 
         assert not reasons(build)
 
-    def test_code(self) -> None:
-        def build(net, x):
-            return net.sum(x, net.conv(x, name="a"), name="sum")
+    @pytest.mark.parametrize("is_code", [True, False])
+    def test_what_could_be_merged(self, is_code) -> None:
+        """Its frontend did not: a module's code, if it is one."""
+        net = Branches()
+        x = net.input(1, 4, 6, 6)
+        net.output(net.sum(x, net.conv(x, name="a"), name="sum"))
+        (left,) = unmerged(net.graph, net.parts, Freedom(shortens_concats=not is_code), [])
+        assert left.reason is (MergeReason.CODE if is_code else MergeReason.SUM)
 
-        found = reasons(build, Freedom(takes_identity=False))
-        assert found == [("sum", MergeReason.CODE, None)]
+    def test_beside_what_is_merged(self) -> None:
+        def build(net, x):
+            read = net.conv(x, name="b")
+            net.output(read)
+            return net.sum(net.conv(x, name="a"), net.bn(x), read, name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.READ, "b")]

@@ -82,8 +82,6 @@ class Freedom:
 
     can_go: Callable[[int], bool] = lambda number: True
     """Whether an op that is merged can be taken out."""
-    takes_identity: bool = True
-    """Whether an operand of a sum that is the source itself can be taken out."""
     carries_affine: Callable[[int], bool] = lambda number: True
     """Whether an affine step can be given any other constants."""
     shortens_concats: bool = True

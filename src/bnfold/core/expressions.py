@@ -201,8 +201,6 @@ class Expressions:
             if not all(source in by_source for by_source in seen):
                 continue
             operands = [by_source[source] for by_source in seen]
-            if not self.freedom.takes_identity and any(e.is_identity for e in operands):
-                continue
             whole = self.sum(operands, role.coefficients, op.outputs[0])
             if whole is not None:
                 near = replace(whole, ops=whole.ops | {number})

@@ -163,10 +163,7 @@ class _Finder:
         by_source: dict[int, list[_Cluster]] = {}
         for seen in clusters:
             for cluster in seen:
-                whole = cluster.whole
-                is_fixed = whole.is_identity and not self.freedom.takes_identity
-                if not is_fixed:
-                    by_source.setdefault(whole.source, []).append(cluster)
+                by_source.setdefault(cluster.whole.source, []).append(cluster)
         return [members for members in by_source.values() if len(members) > 1]
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:

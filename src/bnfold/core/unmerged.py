@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, product
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Expression, Freedom, Part, is_free
@@ -55,14 +55,12 @@ def unmerged(
             continue
         nested = NestedSum(expressions, number)
         inner.update(nested.sums)
-        left = [
-            operand
-            for operand in nested.operands
-            if operand.place[0] not in gone
-            and operand.place not in entered
-            and _is_left(merges, *operand.place)
-        ]
-        if (why := _why(expressions, number, left)) is not None:
+        left, merged = list[Operand](), list[Operand]()
+        for operand in nested.operands:
+            is_one = operand.place[0] in gone or operand.place in entered
+            is_left = not is_one and _is_left(merges, *operand.place)
+            (left if is_left else merged).append(operand)
+        if (why := _why(expressions, number, left, merged)) is not None:
             entries.append(why)
     return sorted(entries, key=lambda left: left.sum)
 
@@ -79,9 +77,16 @@ def _is_left(merges: Sequence[Merge], number: int, position: int) -> bool:
     return all(position in merge.sums.get(number, (position,)) for merge in merges)
 
 
-def _why(expressions: Expressions, number: int, operands: Sequence[Operand]) -> Unmerged | None:
-    ways = [(operand, _ways(expressions, operand.tensor)) for operand in operands]
-    for (first, first_ways), (second, second_ways) in combinations(ways, 2):
+def _why(
+    expressions: Expressions, number: int, left: Sequence[Operand], merged: Sequence[Operand]
+) -> Unmerged | None:
+    """Why of the operands that are left two are not one, or one not one with what is merged."""
+    ways, others = (
+        [(operand, _ways(expressions, operand.tensor)) for operand in operands]
+        for operands in (left, merged)
+    )
+    pairs = chain(combinations(ways, 2), product(ways, others))
+    for (first, first_ways), (second, second_ways) in pairs:
         source = next(
             (s for s in first_ways if s in second_ways and (first_ways[s] or second_ways[s])), None
         )
@@ -90,7 +95,7 @@ def _why(expressions: Expressions, number: int, operands: Sequence[Operand]) -> 
         place, other = first.place[0], second.place[0]
         return _obstacle(
             expressions,
-            place if place == other else number,
+            place if place == other or second in merged else number,
             source,
             [(first.tensor, first_ways[source]), (second.tensor, second_ways[source])],
         )
@@ -130,14 +135,15 @@ def _obstacle(
             return next(_on_the_way(expressions, number, way))
         made_of.append(made)
     (output,) = expressions.graph.ops[number].outputs
-    if any(e.is_identity for e in made_of) and not expressions.freedom.takes_identity:
-        return Unmerged(number, MergeReason.CODE)
     if not expressions.are_alike((tensor for tensor, _ in operands), output):
         return Unmerged(number, MergeReason.GRID)
     whole = expressions.sum(made_of, [1.0] * len(made_of), output)
     if whole is None:
         return Unmerged(number, MergeReason.GRID)
-    return Unmerged(number, MergeReason.SUM if whole.pays else MergeReason.COST)
+    if not whole.pays:
+        return Unmerged(number, MergeReason.COST)
+    is_file = expressions.freedom.shortens_concats
+    return Unmerged(number, MergeReason.SUM if is_file else MergeReason.CODE)
 
 
 def _may_be_built_on(role: g.Role) -> bool:
