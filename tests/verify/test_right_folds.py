@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from torch import autocast, bfloat16, float16, float32, float64, manual_seed, nn
 
 import bnfold
@@ -213,6 +214,23 @@ def test_a_model_that_computes_in_fewer_bits_inside(narrow, own):
     faulty[1] *= 1.01
     weight.CopyFrom(onnx.numpy_helper.from_array(faulty, weight.name))
     assert not bnfold.verify(model, folded).equal
+
+
+@pytest.mark.parametrize(("scale", "antialias"), [(1.5, 0), (3.0, 0), (0.6, 0), (0.6, 1)])
+def test_a_cubic_resize(scale, antialias):
+    """Its weights sum to 1 in float64, whatever dtype the attribute that shapes them has."""
+    s = Sketch(2, 3, 10, 10)
+    s.node("Relu")
+    s.bn(3)
+    scales = numpy_helper.from_array(np.array([1, 1, scale, scale], np.float32), "scales")
+    s.initializers.append(scales)
+    s.node("Resize", s.at, "", "scales", mode="cubic", antialias=antialias)
+    s.conv(3, 4, 1)
+    model = s.model(opset=18)
+    folded, report = bnfold.fold(model)
+    assert report.removed == 1
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal and verdict.truth == "float64", str(verdict)
 
 
 @pytest.mark.parametrize("seed", [7, 8, 13])

@@ -133,7 +133,8 @@ class ExactModel(RunGraph):
             model = helper.make_model(
                 graph, opset_imports=list(self.model.proto.opset_import), functions=functions
             )
-            known = self._evaluators[node.index, draw] = (ReferenceEvaluator(model), outer)
+            evaluator = _in_float64(ReferenceEvaluator(model))
+            known = self._evaluators[node.index, draw] = (evaluator, outer)
         return known
 
 
@@ -143,6 +144,15 @@ _STORED: dict[int, torch.dtype] = {
     TensorProto.BFLOAT16: torch.bfloat16,
 }
 """Constants of these types are rounded; what is computed of the inputs is not, here."""
+
+
+def _in_float64(evaluator: ReferenceEvaluator) -> ReferenceEvaluator:
+    """With attributes that are Python's numbers: those of float32 make NumPy compute in that."""
+    for run in evaluator.rt_nodes_:
+        for name in run.attributes_names_:
+            if isinstance(value := getattr(run, name), np.float32):
+                setattr(run, name, float(value))
+    return evaluator
 
 
 def _given(operand: Any) -> Any:
