@@ -216,6 +216,31 @@ def test_a_model_that_computes_in_fewer_bits_inside(narrow, own):
     assert not bnfold.verify(model, folded).equal
 
 
+@pytest.mark.parametrize("steps", ["BatchNormalization", "Mul and Add"])
+def test_a_step_between_casts(steps):
+    """The runtime leaves out the casts around it, and not those that are left where it was."""
+    s = Sketch(2, 3, 9, 9)
+    s.conv(3, 4)
+    s.node("Cast", to=onnx.TensorProto.FLOAT16)
+    s.dtype = np.dtype(np.float16)
+    if steps == "BatchNormalization":
+        s.bn(4)
+    else:
+        s.node("Mul", s.at, s.weight("scale", 4, 1, 1))
+        s.node("Add", s.at, s.weight("shift", 4, 1, 1))
+    s.node("Cast", to=onnx.TensorProto.FLOAT)
+    model = s.model()
+    folded, report = bnfold.fold(model)
+    assert report.kept == 0
+    verdict = bnfold.verify(model, folded)
+    assert verdict.equal and verdict.truth == "float64", str(verdict)
+    weight = next(tensor for tensor in folded.graph.initializer if len(tensor.dims) == 4)
+    faulty = onnx.numpy_helper.to_array(weight).copy()
+    faulty[1] *= 1.001
+    weight.CopyFrom(onnx.numpy_helper.from_array(faulty, weight.name))
+    assert bnfold.verify(model, folded).verdict == "not equal"
+
+
 @pytest.mark.parametrize(("scale", "antialias"), [(1.5, 0), (3.0, 0), (0.6, 0), (0.6, 1)])
 def test_a_cubic_resize(scale, antialias):
     """Its weights sum to 1 in float64, whatever dtype the attribute that shapes them has."""

@@ -78,6 +78,8 @@ class Evidence:
     truth: str = "float64"
     coarsest: str = ""
     """The coarsest floating-point dtype that goes in or comes out."""
+    narrowest: str = ""
+    """The coarsest inside, where somebody asked; see `Runner`."""
     rounded: Rounded | None = None
     """Weights that the fold changed and that are in 16 bits."""
     notes: list[str] = field(default_factory=list)

@@ -145,6 +145,8 @@ def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors
     usual = float(np.hypot(own_error, _rms(_gaps(starts, after), tame))) if is_exact else 0.0
     size = verdict.rms(_finite(truth))
     unit = verdict.unit(first.dtype)
+    if not is_exact:
+        unit = max(unit, verdict.unit(evidence.narrowest))
     most = k * float(np.sqrt(usual**2 + noise**2 + (unit * size) ** 2))
     error = _rms(far, tame)
     if is_exact:
@@ -166,7 +168,7 @@ def _loss(
     dtype = evidence.own_before[0][number].dtype
     truth = _flat(evidence.exact_before, number)
     stored = evidence.rounded.dtype if evidence.rounded is not None else ""
-    unit = max(verdict.unit(dtype), verdict.unit(stored))
+    unit = max(map(verdict.unit, (dtype, stored, evidence.narrowest)))
     size = verdict.rms(_finite(truth))
     tame = None
     if _rms(far, None) > _enough(evidence) * size:

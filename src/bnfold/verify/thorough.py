@@ -36,7 +36,7 @@ from bnfold.verify.inputs import draw as draw_inputs
 from bnfold.verify.outputs import Judged
 from bnfold.verify.result import VerifyResult
 from bnfold.verify.runner import InputSpec, NotExactError, Rounded, Runner
-from bnfold.verify.trust import distrust, is_random
+from bnfold.verify.trust import distrust, is_random, look_for_narrow
 
 __all__ = ["check_inputs", "choose_samples", "verify"]
 
@@ -147,6 +147,7 @@ def _gather(original: Runner, folded: Runner, evidence: Evidence, *, look_inside
         evidence.own_after = evidence.exact_after
         check_all(original, folded, evidence)
     distrust(original, folded, evidence)
+    look_for_narrow(original, evidence)
 
 
 def _coarsest(original: Runner, evidence: Evidence) -> str:

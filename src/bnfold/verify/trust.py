@@ -48,6 +48,16 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
             return
 
 
+def look_for_narrow(original: Runner, evidence: Evidence) -> None:
+    """Where an output is too far off for its dtype, the network may compute in fewer bits inside.
+
+    A runtime without kernels for these leaves out casts that end where they began, and with them
+    the roundings of the original; those that a fold leaves are the file's own.
+    """
+    if any(not output.difference.equal for output in outputs.judge(evidence, {})):
+        evidence.narrowest = original.narrowest(evidence.samples[0])
+
+
 def _suspicious(evidence: Evidence, narrowest: str = "") -> dict[int, float]:
     """How far the original's outputs are from the truth, of those that rounding seldom explains."""
     errors = {}

@@ -46,8 +46,9 @@ How much of that may be the fold's own doing
 
         DIGITS * sqrt(E_A^2 + (u * RMS(A))^2)     or     ENOUGH * RMS(A)
 
-    where u is that of the dtype which weights are stored in; for a model in float64 the other
-    limit is ENOUGH_IN_FLOAT64. Beyond that the fold loses digits. E_A is one draw only, so places
+    where u is that of the dtype which weights are stored in, or if that is not enough, of the
+    coarsest which the network computes in; for a model in float64 the other limit is
+    ENOUGH_IN_FLOAT64. Beyond that the fold loses digits. E_A is one draw only, so places
     that move far more than others are left out here, and outputs of few numbers are allowed more.
 
 Without float64
