@@ -120,6 +120,8 @@ def _top1(before: Sequence[Array], after: Sequence[Array]) -> float | None:
     first = before[0]
     if first.ndim != 2 or first.shape[1] < 2 or first.dtype.kind != "f":
         return None
+    if any(array.shape[1:] != first.shape[1:] for array in before):
+        return None
     pairs = zip(before, after, strict=True)
     same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in pairs]
     return float(np.concatenate(same).mean())

@@ -61,12 +61,18 @@ class Runs:
     @property
     def common(self) -> list[str]:
         """The keys of tensors that both have, in the original's order."""
-        others = self.after[0]
-        return [
-            key
-            for key, seen in self.before[0].items()
-            if key in others and others[key].shape == seen.shape
-        ]
+        keys = dict.fromkeys(key for run in self.before for key in run)
+        return [key for key in keys if self.samples_of(key)]
+
+    def samples_of(self, key: str) -> list[int]:
+        """Where both have a tensor, of the shape that it has in the first of these samples.
+
+        Its length may depend on the data, and so may whether there is one.
+        """
+        runs = enumerate(zip(self.before, self.after, strict=True))
+        pairs = [(number, b[key], a[key]) for number, (b, a) in runs if key in b and key in a]
+        alike = [(number, seen.shape) for number, seen, other in pairs if seen.shape == other.shape]
+        return [number for number, shape in alike if shape == alike[0][1]]
 
 
 def measure(runs: Runs, rescalings: Rescalings | None) -> list[Measured]:
@@ -77,23 +83,28 @@ def measure(runs: Runs, rescalings: Rescalings | None) -> list[Measured]:
     return [
         _measure(runs, key, rescalings.get(key))
         for key in keys
-        if key in rescalings or runs.before[0][key].kind == OUTPUT
+        if key in rescalings or _first(runs, key).kind == OUTPUT
     ]
+
+
+def _first(runs: Runs, key: str) -> TensorSample:
+    """What stands for all that is compared of a tensor."""
+    return runs.before[runs.samples_of(key)[0]][key]
 
 
 def _measure(
     runs: Runs, key: str, rescaling: Rescaling | None, *, without_wild: bool = False
 ) -> Measured:
-    first = runs.before[0][key]
+    first, samples = _first(runs, key), runs.samples_of(key)
     scale, shift, known = _at_places(rescaling, first)
-    pairs = [(b[key].values, a[key].values) for b, a in zip(runs.before, runs.after, strict=True)]
+    pairs = [(runs.before[n][key].values, runs.after[n][key].values) for n in samples]
     units = [after / scale for _, after in pairs]
     backs = [unit - shift for unit in units]
-    bases = [runs.after[number % len(runs.after)] for number in range(len(runs.draws))]
+    bases = [number % len(runs.after) for number in range(len(runs.draws))]
     drawn = [
-        gaps(base[key].values, draw[key].values) / scale
+        gaps(runs.after[base][key].values, draw[key].values) / scale
         for base, draw in zip(bases, runs.draws, strict=True)
-        if key in draw and draw[key].shape == first.shape
+        if base in samples and key in draw and draw[key].shape == first.shape
     ]
     if without_wild and drawn:
         smallest = np.min(np.abs([b for b, _ in pairs]), axis=0)

@@ -12,6 +12,7 @@ from bnfold.core.affine import FloatArray
 from bnfold.verify import compare, verdict
 from bnfold.verify.evidence import Evidence, Outputs, output_key
 from bnfold.verify.findings import LayerDifference, OutputDifference
+from bnfold.verify.runner import Array, Output
 
 HOPELESS = 30.0
 """A difference so many times what draws explain is not explained by more of them."""
@@ -57,10 +58,10 @@ class _Errors:
 
 def judge(evidence: Evidence, inside: Mapping[str, LayerDifference]) -> list[Judged]:
     """All outputs, in order."""
-    first = evidence.own_before[0]
-    k = verdict.factor(sum(output.values.size for output in first))
+    most = max(evidence.own_before, key=len)  # a sequence has as many parts as its sample asks for
+    k = verdict.factor(sum(output.values.size for output in most))
     return [
-        _judge(evidence, number, k, inside.get(output_key(number))) for number in range(len(first))
+        _judge(evidence, number, k, inside.get(output_key(number))) for number in range(len(most))
     ]
 
 
@@ -73,7 +74,12 @@ def is_settled(evidence: Evidence) -> bool:
 
 
 def is_as_near(before: Outputs, after: Outputs, judged: Sequence[Judged]) -> bool:
-    """Whether outputs are as near, relative to their size, as those that were judged may be."""
+    """Whether outputs are as near, relative to their size, as those that were judged may be.
+
+    Of a sequence with another number of parts that is not known.
+    """
+    if not len(before) == len(after) == len(judged):
+        return False
     for original, folded, known in zip(before, after, judged, strict=True):
         if compare.is_same(original.values, folded.values):
             continue
@@ -87,9 +93,8 @@ def is_as_near(before: Outputs, after: Outputs, judged: Sequence[Judged]) -> boo
 
 
 def _judge(evidence: Evidence, number: int, k: float, layer: LayerDifference | None) -> Judged:
-    first = evidence.own_before[0][number]
-    own = [outputs[number].values for outputs in evidence.own_before]
-    after = [outputs[number].values for outputs in evidence.own_after]
+    first = _first(evidence, number)
+    own, after = _arrays(evidence.own_before, number), _arrays(evidence.own_after, number)
     errors = _errors(evidence, number, k, wild=True)
     if errors.error > errors.most:
         errors = _errors(evidence, number, k, wild=False)
@@ -126,7 +131,7 @@ def _is_proven(evidence: Evidence, errors: _Errors) -> bool:
 
 def _errors(evidence: Evidence, number: int, k: float, *, wild: bool) -> _Errors:
     """The distances; without `wild`, those places are left out."""
-    first = evidence.own_before[0][number]
+    first = _first(evidence, number)
     is_exact = evidence.truth == "float64"
     own, after = _flat(evidence.own_before, number), _flat(evidence.own_after, number)
     truth = _flat(evidence.exact_before, number) if is_exact else own
@@ -165,7 +170,7 @@ def _loss(
     """How far the fold is off, in units of what it may be if it keeps its digits."""
     if evidence.own_before is evidence.exact_before:  # it was run in float64 alone
         return 0.0
-    dtype = evidence.own_before[0][number].dtype
+    dtype = _first(evidence, number).dtype
     truth = _flat(evidence.exact_before, number)
     stored = evidence.rounded.dtype if evidence.rounded is not None else ""
     unit = max(map(verdict.unit, (dtype, stored, evidence.narrowest)))
@@ -215,12 +220,26 @@ def own_error(evidence: Evidence, number: int) -> tuple[float, float]:
     return error, verdict.rms(_finite(truth))
 
 
+def _first(evidence: Evidence, number: int) -> Output:
+    """An output in the first run that has it."""
+    return next(run[number] for run in evidence.own_before if number < len(run))
+
+
+def _arrays(runs: Sequence[Outputs], number: int) -> list[Array]:
+    """An output in all runs that have it."""
+    return [outputs[number].values for outputs in runs if number < len(outputs)]
+
+
 def _flat(runs: Sequence[Outputs], number: int) -> list[FloatArray]:
-    return [compare.flat(outputs[number].values) for outputs in runs]
+    """An output in each run; of nothing where it has none."""
+    return [
+        compare.flat(outputs[number].values) if number < len(outputs) else np.zeros(0)
+        for outputs in runs
+    ]
 
 
 def _gaps(starts: Sequence[FloatArray], others: Sequence[FloatArray]) -> list[Gap]:
-    """Differences from one sample after the other."""
+    """Differences from one sample after the other, of those with as many numbers."""
     pairs = [(number % len(starts), other) for number, other in enumerate(others)]
     return [
         (sample, compare.gaps(starts[sample], other))
@@ -230,7 +249,11 @@ def _gaps(starts: Sequence[FloatArray], others: Sequence[FloatArray]) -> list[Ga
 
 
 def _rms(gaps: Sequence[Gap], tame: Sequence[NDArray[np.bool_]] | None) -> float:
-    parts = [gap if tame is None else gap[tame[sample]] for sample, gap in gaps]
+    parts = [
+        gap if tame is None else gap[tame[sample]]
+        for sample, gap in gaps
+        if tame is None or gap.size == tame[sample].size
+    ]
     return verdict.rms(np.concatenate(parts)) if parts else 0.0
 
 
@@ -246,7 +269,7 @@ def _tame(
     """Per sample, the places where the network itself is not ill-conditioned."""
     tame = []
     for sample, values in enumerate(truth):
-        own = [gap for number, gap in gaps if number == sample]
+        own = [gap for number, gap in gaps if number == sample and gap.size == values.size]
         moved = verdict.spread(np.stack(own)) if own else np.zeros_like(values)
         tame.append(~verdict.wild(moved[None], values[None] if by_value else None)[0])
     return tame

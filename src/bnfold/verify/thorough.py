@@ -199,7 +199,7 @@ def _conclude(
         parting = _where_digits_go(judged, inside)
     is_equal = is_equal and parting is None
     is_proven = True
-    if is_random(original, evidence, in_doubt=not is_equal):
+    if (is_equal and evidence.has_ties) or is_random(original, evidence, in_doubt=not is_equal):
         is_equal = is_proven = False
     elif not is_equal:
         is_proven = parting is not None or any(
@@ -284,9 +284,8 @@ def _other_size(
     samples = [draw_inputs(specs, result.seed or 0, result.samples)]
     evidence = Evidence(samples, one_kind=original.kind == folded.kind)
     try:
-        if run_own(original, folded, evidence) is None and outputs.is_as_near(
-            evidence.own_before[0], evidence.own_after[0], judged
-        ):
+        was_run = run_own(original, folded, evidence) is None and not evidence.has_ties
+        if was_run and outputs.is_as_near(evidence.own_before[0], evidence.own_after[0], judged):
             return replace(result, samples=result.samples + 1)
     except ExampleInputError:  # a size that the model does not take after all
         return result

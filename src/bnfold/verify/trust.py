@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bnfold.verify import compare, outputs, verdict
-from bnfold.verify.evidence import DRAWS, Evidence, differs_from_itself, moved, run_moved
+from bnfold.verify.evidence import (
+    DRAWS,
+    Evidence,
+    Outputs,
+    differs_from_itself,
+    moved,
+    run_moved,
+)
 from bnfold.verify.runner import Runner
 
 _SUSPICIOUS = 1e3
 """An original so many roundings of its output from the truth is looked at more closely."""
 _STEPS = 20.0
 """So many times what moving everything by its last bit does, it is not rounding."""
+OTHER_LENGTH = (
+    "Some outputs have another length in float64: outputs are compared in their own dtype instead."
+)
 
 
 def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
     """Where rounding cannot explain how far the original is from float64, that is not the truth.
 
     An operator that is computed wrongly there, a model that draws random numbers: then the
-    original's own error is no error of rounding, and would excuse anything.
+    original's own error is no error of rounding, and would excuse anything. Nor is it the truth of
+    an output that has as many numbers as the data says, and there another number of them.
     """
     if evidence.truth != "float64" or evidence.own_before is evidence.exact_before:
+        return
+    if _sizes(evidence.own_before) != _sizes(evidence.exact_before) or _sizes(
+        evidence.own_after
+    ) != _sizes(evidence.exact_after):
+        evidence.notes.append(OTHER_LENGTH)
+        _compare_own(original, folded, evidence)
         return
     suspicious = _suspicious(evidence)
     if not suspicious:
@@ -42,10 +61,20 @@ def distrust(original: Runner, folded: Runner, evidence: Evidence) -> None:
                 " rounding explains: outputs are compared in their own dtype instead."
             )
             evidence.in_dispute = _is_small(evidence)
-            keep = evidence.runs, evidence.guesses
-            run_moved(original, folded, evidence, outputs.is_settled)
-            evidence.runs, evidence.guesses = keep
+            _compare_own(original, folded, evidence)
             return
+
+
+def _compare_own(original: Runner, folded: Runner, evidence: Evidence) -> None:
+    """Outputs in their own dtype; tensors inside are compared in float64 all the same."""
+    keep = evidence.runs, evidence.guesses
+    run_moved(original, folded, evidence, outputs.is_settled)
+    evidence.runs, evidence.guesses = keep
+
+
+def _sizes(runs: Sequence[Outputs]) -> list[list[int]]:
+    """How many numbers each output has, run by run."""
+    return [[output.values.size for output in run] for run in runs]
 
 
 def look_for_narrow(original: Runner, evidence: Evidence) -> None:
