@@ -50,6 +50,8 @@ class Constants:
     elements: dict[str, Elements] = field(default_factory=dict)
     """What the elements of open constants depend on, see `open_sizes`; where a name is not there,
     all of them, or their number, may depend on open dimensions."""
+    settled: frozenset[str] = frozenset()
+    """Open constants that are the same for every input all the same, see `own_lengths`."""
     cache: dict[tuple[str, int], Array] = field(default_factory=dict)
     large: list[tuple[str, int]] = field(default_factory=list)
     """What is in the cache for the moment only."""
@@ -69,7 +71,7 @@ class Constants:
 
     def may_differ(self, name: str) -> bool:
         """Whether an element, or the shape, may depend on an open dimension."""
-        if name not in self.open or self.shapes.count == 1:
+        if name not in self.open or self.shapes.count == 1 or name in self.settled:
             return False
         return is_open(self.elements.get(name))
 

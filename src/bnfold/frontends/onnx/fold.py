@@ -31,6 +31,7 @@ from bnfold.frontends.onnx.join import names_if_shared
 from bnfold.frontends.onnx.lift import lift
 from bnfold.frontends.onnx.loops import analyse_through_loops
 from bnfold.frontends.onnx.merge import are_left, merges_of
+from bnfold.frontends.onnx.own_lengths import with_own_lengths
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.sites import Lifted
 from bnfold.frontends.onnx.tensor_data import FileData
@@ -50,25 +51,29 @@ def prepare(
     merge: MergeMode = "never",
 ) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
-    analysis, known = analyse_through_loops(model, inputs), names_if_shared(model.proto.graph)
+    known, shared = analyse_through_loops(model, inputs), names_if_shared(model.proto.graph)
     prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
-    inside = fold_bodies(model, analysis, prepare_inner)
+    inside = fold_bodies(model, known, prepare_inner)
     if model.outside is None:
-        fold_functions(model, analysis, prepare_inner, inside)
-    if inside.changed:
-        analysis = analyse_through_loops(model, inputs)
+        fold_functions(model, known, prepare_inner, inside)
+    analysis = _analysed(model, inputs) if inside.changed else with_own_lengths(model, known)
     folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
     while _is_another_due(folding, merge):
         folding.check()  # which may change the plan
         model = replace(folding.rewritten(), outside=model.outside)
-        analysis = analyse_through_loops(model, inputs)
+        analysis = _analysed(model, inputs)
         later = _prepared(model, inputs, analysis, clip, inside, weights, merge)
         later.check()  # where nothing that it would remove fits its dtype, it is no progress
         if not (later.merging or later.plan.removed):
             break
         later.earlier, folding = folding, later
-    folding.known = known
+    folding.known = shared
     return folding
+
+
+def _analysed(model: OnnxModel, inputs: Pins) -> Analysis:
+    """With lengths of its own; bodies and functions are told what is known without."""
+    return with_own_lengths(model, analyse_through_loops(model, inputs))
 
 
 def _is_another_due(folding: Folding, merge: MergeMode) -> bool:
@@ -96,7 +101,7 @@ def _prepared(
     for merged, merging in merges_of(model, lifted) if merge == "auto" else [(model, Merging())]:
         own, view = analysis, lifted
         if merging:
-            own = analyse_through_loops(merged, inputs)
+            own = _analysed(merged, inputs)
             view = lift(own.network, own.constants, own.shapes)
         view, fitting = _fitted(own, view, clip)
         folding = Folding(merged, own.shapes, view, fitting, inside, weights, merging)

@@ -32,6 +32,9 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
     for node in network.nodes:
         if node.index in linears.skipped or all(o in constants.nodes for o in node.outputs if o):
             continue
+        if node.index in shapes.blind and node.op != "BatchNormalization":
+            lifter.opaque(node)
+            continue
         if node.index in linears.specs and lift_linear.emit(lifter, node, linears):
             continue
         if lift_quantized.emit(lifter, node) or lift_affine.emit(lifter, node):

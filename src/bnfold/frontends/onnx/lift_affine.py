@@ -63,7 +63,7 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
             lifter,
             node,
             Reason.NONLINEAR,
-            _unknown_shape(lifter),
+            _unknown_shape(lifter, source),
         )
     gamma, beta, mean, var = (as_float64(array) for array in arrays if array is not None)
     per_value = node.integer("spatial", 1) == 0 and lifter.network.opset < 9
@@ -94,17 +94,45 @@ def _batch_norm(lifter: Lifter, node: Node) -> bool:
     return _emit(lifter, node, role, site, tensor=of_constant)
 
 
-def _unknown_shape(lifter: Lifter) -> str:
+def _unknown_shape(lifter: Lifter, source: str) -> str:
     """What is missing, and what to do if the user can do something."""
-    network = lifter.network
-    kinds = [kind.tensor_type for kind in network.inputs.values()]
-    is_open = any(
+    is_inside = bool(lifter.network.taken)  # of a body: nobody names its inputs
+    advice = "" if is_inside or not _would_be_told(lifter, source) else _ADVICE
+    return f"its input has no known shape{advice}"
+
+
+_ADVICE = "; give the model's with --input"
+_UNTOLD = ("If", "Loop", "Scan")
+
+
+def _would_be_told(lifter: Lifter, source: str) -> bool:
+    """Whether shapes of the inputs may tell that of a value.
+
+    They may where an input has none, and where an operator of ONNX's own takes none of those that
+    were tried for the open ones. Not what a body or an operator of another domain makes.
+    """
+    shapes, network = lifter.shapes, lifter.network
+    names = [source] if shapes.of(source) is None else []
+    for name in names:  # which grows
+        maker = network.makers.get(name)
+        if maker is None:
+            if name in network.inputs:
+                return True
+            continue
+        unknown = [read for read in maker.inputs if read and shapes.of(read) is None]
+        names += [read for read in unknown if read not in names]
+        is_own = "::" not in maker.op and maker.op not in _UNTOLD
+        if not unknown and is_own and _has_open_inputs(lifter):
+            return True
+    return False
+
+
+def _has_open_inputs(lifter: Lifter) -> bool:
+    kinds = [kind.tensor_type for kind in lifter.network.inputs.values()]
+    return any(
         not kind.HasField("shape") or any(dim.dim_value <= 0 for dim in kind.shape.dim)
         for kind in kinds
     )
-    is_inside = bool(network.taken)  # of a body: nobody names its inputs
-    advice = "; give the model's with --input" if is_open and not is_inside else ""
-    return f"its input has no known shape{advice}"
 
 
 def _not_constant(lifter: Lifter, names: list[str]) -> tuple[Reason, str | None]:

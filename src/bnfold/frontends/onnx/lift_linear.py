@@ -51,7 +51,9 @@ def survey(lifter: Lifter) -> Linears:
 def _is_usable(lifter: Lifter, spec: LinearSpec) -> bool:
     """Whether shapes and dtypes are known and say the same as the weight."""
     dtype = lifter.shapes.dtypes.get(spec.weight)
-    if dtype not in FLOATS:
+    if dtype not in FLOATS or spec.node.index in lifter.shapes.blind:
+        return False
+    if spec.bias is not None and spec.bias.node.index in lifter.shapes.blind:
         return False
     bias = "" if spec.bias is None else spec.bias.name
     if bias and lifter.shapes.dtypes.get(bias) != dtype:  # no runtime takes such a pair

@@ -29,6 +29,10 @@ def follow_sizes(network: Network, constants: Constants, shapes: Shapes) -> None
     if shapes.count == 1 or not shapes.values:
         return
     shapes.lengths.update(_input_lengths(network, shapes))
+    for name in network.inputs:
+        told = shapes.told.get(name, (None,))
+        if None not in told:
+            shapes.lengths[name] = tuple(size for size in told if size is not None)
     for name, tensor in network.initializers.items():
         shapes.lengths[name] = tuple(Size(length) for length in tensor.dims)
     for node in network.nodes:
@@ -105,7 +109,13 @@ def _follow_axes(node: Node, opset: int, constants: Constants, shapes: Shapes) -
         known = Known(
             node, opset, made, known_shapes, inputs, lambda read: _value(constants, read), operands
         )
-        shapes.lengths[name] = lengths(known)
+        told = shapes.told.get(name, ())
+        if len(told) != len(made[0]):
+            told = (None,) * len(made[0])
+        found = lengths(known) if None in told else ()
+        shapes.lengths[name] = tuple(
+            found[axis] if size is None else size for axis, size in enumerate(told)
+        )
 
 
 def _per_choice(shapes: Shapes, name: str) -> list[tuple[int, ...]] | None:

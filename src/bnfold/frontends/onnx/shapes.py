@@ -29,7 +29,10 @@ from bnfold.frontends.onnx.schemas import is_like_first_input
 from bnfold.frontends.onnx.sizes import Size
 
 Shape = tuple[int, ...]
+Partly = tuple[int | None, ...]
+"""A shape of which not all lengths are known."""
 
+_NORM = "BatchNormalization"
 _BATCH = (2, 5)
 _OTHER = (224, 1056)
 """Multiples of 32, which most image networks ask for, and far apart: no common quotient."""
@@ -55,6 +58,13 @@ class Shapes:
     """What the lengths of the axes depend on, see `open_sizes`; empty if nothing is open."""
     proven: tuple[Mapping[str, TypeProto], ...] = ()
     """What is known, per choice, of values that inference does not see through: see `loops`."""
+    partly: list[dict[str, Partly]] = field(default_factory=list)
+    """Per choice, the shapes of values of which inference does not know all lengths."""
+    told: dict[str, tuple[Size | None, ...]] = field(default_factory=dict)
+    """What is known of the lengths of values before they are followed, None where a rule is to
+    say: see `own_lengths`."""
+    blind: frozenset[int] = frozenset()
+    """Indices of nodes through which nothing is followed."""
     for_given_only: bool = False
     """Only the shapes that the user gave were looked at: the network accepts no others."""
 
@@ -145,8 +155,11 @@ def _lengths(
 
 
 def known_channels(network: Network, name: str) -> int | None:
-    """The channels that a convolution of the input asks for."""
+    """The channels that a convolution of the input asks for, or a BatchNormalization."""
     for node, position in network.readers.get(name, ()):
+        scale = network.initializers.get(node.input(1)) if node.op == _NORM else None
+        if scale is not None and position == 0 and len(scale.dims) == 1:
+            return int(scale.dims[0])
         weight = network.initializers.get(node.input(1)) if node.op == "Conv" else None
         if weight is not None and position == 0 and len(weight.dims) > 2:
             return int(weight.dims[1]) * node.integer("group", 1)
@@ -193,16 +206,21 @@ def infer(network: Network, shapes: Shapes, evaluate: Evaluate) -> None:
         common = inferred[0][0].keys() & inferred[-1][0].keys()
         shapes.values = [
             {n: s for n, s in shape.items() if n in common and _agree(n, inferred)}
-            for shape, _ in inferred
+            for shape, _, _ in inferred
         ]
+        shapes.partly = [partly for _, _, partly in inferred]
         if not _more_helpers(network, shapes, evaluate, helpers):
             return
 
 
-def _agree(name: str, inferred: Sequence[tuple[dict[str, Shape], dict[str, int]]]) -> bool:
+_Types = tuple[dict[str, Shape], dict[str, int], dict[str, Partly]]
+"""Shapes, dtypes, and shapes that are known in part."""
+
+
+def _agree(name: str, inferred: Sequence[_Types]) -> bool:
     """Whether a value has one rank and dtype under all choices."""
-    ranks = {len(shape[name]) for shape, _ in inferred}
-    return len(ranks) == 1 and len({dtypes.get(name) for _, dtypes in inferred}) == 1
+    ranks = {len(shape[name]) for shape, _, _ in inferred}
+    return len(ranks) == 1 and len({dtypes.get(name) for _, dtypes, _ in inferred}) == 1
 
 
 def _more_helpers(
@@ -237,11 +255,12 @@ def _infer_once(
     inputs: Mapping[str, Shape],
     helpers: Mapping[str, NDArray[np.generic]],
     proven: Mapping[str, TypeProto],
-) -> tuple[dict[str, Shape], dict[str, int]]:
+) -> _Types:
     proto = _prepared(network, inputs, helpers)
-    declared = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
+    graph = proto.graph
+    declared = {info.name: info for info in (*graph.input, *graph.value_info, *graph.output)}
     for name, kind in proven.items():
-        info = declared.get(name) or proto.graph.value_info.add(name=name)
+        info = declared.get(name) or graph.value_info.add(name=name)
         info.type.CopyFrom(kind)
     content = proto.SerializeToString()
     # Propagation of data counts a Range out, however long; where it is not used, `evaluate` serves.
@@ -323,27 +342,32 @@ def _is_declared(info: ValueInfoProto, foreign: set[str]) -> bool:
     return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
 
 
-def _read_types(proto: ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
-    shapes: dict[str, Shape] = {}
-    dtypes: dict[str, int] = {}
+def _read_types(proto: ModelProto) -> _Types:
+    types: _Types = ({}, {}, {})
+    shapes, dtypes, _ = types
     graph = proto.graph
     for info in (*graph.value_info, *graph.output, *graph.input):
-        _read_type(info.name, info.type, shapes, dtypes)
+        _read_type(info.name, info.type, types)
     for tensor in graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
         dtypes[tensor.name] = tensor.data_type
-    return shapes, dtypes
+    return types
 
 
-def _read_type(
-    name: str, kind: TypeProto, shapes: dict[str, Shape], dtypes: dict[str, int]
-) -> None:
+def _read_type(name: str, kind: TypeProto, types: _Types) -> None:
+    shapes, dtypes, partly = types
     if kind.WhichOneof("value") != "tensor_type":
         return
     tensor = kind.tensor_type
     if tensor.elem_type:
         dtypes[name] = tensor.elem_type
     if tensor.HasField("shape"):
-        dims = tensor.shape.dim
-        if all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
-            shapes[name] = tuple(dim.dim_value for dim in dims)
+        dims = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+            for dim in tensor.shape.dim
+        ]
+        numbers = tuple(length for length in dims if length is not None)
+        if len(numbers) == len(dims):
+            shapes[name] = numbers
+        else:
+            partly[name] = tuple(dims)

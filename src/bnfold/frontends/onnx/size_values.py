@@ -140,9 +140,13 @@ def _over(numbers: Sequence[Any], sizes: Sequence[Size | None]) -> Size | None:
 
 
 def _equal(numbers: Sequence[Any], sizes: Sequence[Size | None]) -> Size | None:
-    """A length is never 0 or less, whatever it is: exporters ask whether it is -1."""
+    """A length is never less than 0, whatever it is: exporters ask whether it is -1.
+
+    One that the user chooses is not 0 either.
+    """
     lengths = [_length(n, s) for n, s in zip(numbers, sizes, strict=True)]
-    is_never = any(length.is_fixed and length.factor <= 0 for length in lengths) and all(
+    least = 0 if all(length.is_fixed or length.is_chosen for length in lengths) else -1
+    is_never = any(length.is_fixed and length.factor <= least for length in lengths) and all(
         length.is_fixed or length.is_length for length in lengths
     )
     return None if is_never else unknown()

@@ -18,7 +18,7 @@ _numbers = count()
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A product of a number and symbols, each of which is 1 or more."""
+    """A product of a number and symbols, each of which is 0 or more."""
 
     factor: int
     symbols: tuple[str, ...] = ()
@@ -31,11 +31,16 @@ class Size:
 
     @property
     def is_length(self) -> bool:
-        """Whether it is 1 or more for every input."""
+        """Whether it is 0 or more for every input."""
         return self.factor > 0 and not any(symbol.startswith(_NUMBER) for symbol in self.symbols)
 
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it is 1 or more: nothing is in it but the lengths of inputs."""
+        return self.is_length and not any(symbol.startswith(_UNKNOWN) for symbol in self.symbols)
 
-_NUMBER = "?"
+
+_NUMBER, _UNKNOWN = "?", "~"
 
 
 def unknown() -> Size:
@@ -45,7 +50,7 @@ def unknown() -> Size:
 
 def unknown_length() -> Size:
     """A length of which nothing is known: the same as no other."""
-    return Size(1, (f"~{next(_numbers)}",))
+    return Size(1, (f"{_UNKNOWN}{next(_numbers)}",))
 
 
 def product(sizes: Iterable[Size]) -> Size:
