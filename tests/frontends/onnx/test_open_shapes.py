@@ -67,8 +67,8 @@ def test_channels_that_the_size_picks():
 def test_a_rank_that_is_not_known():
     s = Sketch(2, 3, 6, 6)
     s.inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
-    s.conv(3, 4)
-    s.bn(4)
+    s.bn(3)
+    s.node("Sigmoid")
     item = bnfold.inspect(s.model()).items[0]
     assert not item.is_removed
     assert "--input" in item.sentence
