@@ -27,6 +27,11 @@ def bn(net: Network, x: int, scale=ZERO, shift=SHIFT, name: str = "bn", **option
     return net.affine(x, scale, shift, name=name, **options)
 
 
+def twice(net: Network) -> list[int]:
+    """The results of two calls of one layer."""
+    return [net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, tie="k") for _ in range(2)]
+
+
 def reader(net: Network, x: int, **options) -> int:
     return net.conv(x, WIDE, [0.2, -0.5], name="reader", **options)
 
@@ -191,11 +196,65 @@ class TestMustStay:
         one, two = net.conv(x, WIDE, tie="k"), net.conv(net.input(2, 3, 5, 5), WIDE, tie="k")
         assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
 
+    @pytest.mark.parametrize(
+        ("scale", "shift"),
+        [([1.0, 0.0, 1.0], [0.0, 0.5, 0.0]), ([1.0, 1.0, 0.0], [0.0, 0.0, 0.7])],
+        ids=["another value", "another channel"],
+    )
+    def test_a_reader_whose_calls_get_different_constants(self, scale, shift):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        y = bn(net, net.input(2, 3, 5, 5), scale, shift, "other")
+        one, two = net.conv(x, WIDE, tie="k"), net.conv(y, WIDE, tie="k")
+        assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
+
+    @pytest.mark.parametrize("tie", ["bn", None])
+    def test_a_reader_of_which_one_call_is_behind_a_clip(self, tie):
+        """There the constant is 0."""
+        net = Network()
+        options = {"scale": [1.0, 0.0, 1.0], "shift": [0.0, -0.7, 0.0], "tie": tie}
+        x, y = (bn(net, net.input(2, 3, 5, 5), **options) for _ in range(2))
+        one, two = net.conv(x, WIDE, tie="k"), net.conv(net.clip(y), WIDE, tie="k")
+        assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
+
+    def test_a_layer_that_reads_what_it_made(self):
+        """The constant of the first call arrives in the second one alone."""
+        net = Network()
+        x = net.conv(net.sigmoid(net.input(2, 3, 5, 5)), KERNEL, BIAS, tie="k")
+        x = bn(net, net.leaky(x), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        assert reasons(net, net.conv(x, KERNEL, BIAS, tie="k"))
+
     def test_a_producer_that_is_tied_is_not_zeroed(self):
         net = Network()
         x = source(net, tie="k")
         y = net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, tie="k")
         assert reasons(net, net.leaky(bn(net, x)), net.conv(y, WIDE))
+
+    @pytest.mark.parametrize("other", ["zero elsewhere", "read twice", "returned", "unread"])
+    def test_a_producer_of_which_one_call_makes_no_zeros(self, other):
+        net = Network()
+        x, y = twice(net)
+        outputs = [net.leaky(bn(net, x, tie="bn"))]
+        if other == "zero elsewhere":
+            outputs.append(net.leaky(bn(net, y, [0.0, 1.5, -0.6], name="other")))
+        elif other == "read twice":
+            outputs += [net.leaky(bn(net, y, name="other", tie="bn")), net.sigmoid(y)]
+        elif other == "returned":
+            outputs += [net.leaky(bn(net, y, name="other", tie="bn")), y]
+        assert reasons(net, *outputs)
+
+    def test_a_producer_behind_another_step_of_which_one_call_has_a_second_reader(self):
+        net = Network()
+        x, y = (bn(net, each, [2, 3, 4], name="one", tie="one") for each in twice(net))
+        outputs = [net.leaky(bn(net, each, name="two", tie="two")) for each in (x, y)]
+        assert removed(net, *outputs, net.leaky(y)) == ["one", "one"]
+
+    def test_a_clip_in_one_of_two_calls_that_leaves_no_zero(self):
+        net = Network()
+        x, y = twice(net)
+        y = net.clip(y, 0.5, 2, room=False)
+        outputs = [net.sigmoid(bn(net, each, [1, 0, 1], [0, 0.7, 0], tie="bn")) for each in (x, y)]
+        assert reasons(net, *outputs)
 
     @pytest.mark.parametrize("bounds", [(0.5, 2), (-2, -0.5)])
     def test_a_clip_that_has_no_zero_makes_another_constant(self, bounds):
@@ -344,7 +403,7 @@ class TestMustStay:
         x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
         one = net.conv(x, WIDE, tie="k", padding=1)
         two = net.conv(net.input(2, 3, 5, 5), WIDE, tie="k", padding=1)
-        assert reasons(net, one, two) == {Reason.ZERO_GAMMA}
+        assert reasons(net, one, two) == {Reason.PADDING}
 
     @pytest.mark.parametrize("value", [0.0, 0.7])
     @pytest.mark.parametrize("more", [0, 1, 2, 3])
@@ -429,6 +488,30 @@ class TestAtProducer:
         plan = assert_fold_is_exact(net.output(net.sigmoid(bn(net, source(net)))))
         assert plan.linear[0].zeroed.tolist() == [False, True, False]
         assert plan.removed == {1: ("source",)}
+
+    @pytest.mark.parametrize("tie", ["bn", None])
+    def test_of_a_layer_that_is_called_twice(self, tie):
+        """A program does not tell that the steps are one, too."""
+        net = Network()
+        x, y = twice(net)
+        outputs = [net.sigmoid(bn(net, net.clip(x, -1, 2), tie=tie))]
+        outputs.append(net.sigmoid(net.leaky(bn(net, y, name="other", tie=tie))))
+        plan = assert_fold_is_exact(net.output(*outputs), clip="always")
+        assert removed_names(net, plan) == ["bn", "other"]
+        zeroed = [edit.zeroed.tolist() for edit in plan.linear.values()]
+        assert zeroed == [[False, True, False]] * 2
+
+    def test_of_a_layer_that_is_called_twice_in_a_row(self):
+        net = Network()
+        x = bn(net, net.conv(net.input(2, 3, 5, 5), KERNEL, BIAS, tie="k"), tie="bn")
+        x = bn(net, net.conv(net.clip(x), KERNEL, BIAS, tie="k"), name="again", tie="bn")
+        assert removed(net, net.sigmoid(x)) == ["bn", "again"]
+
+    def test_of_a_layer_that_is_called_twice_behind_another_step(self):
+        net = Network()
+        x, y = (bn(net, each, [2, 3, 4], name="one", tie="one") for each in twice(net))
+        outputs = [net.leaky(bn(net, each, name="two", tie="two")) for each in (x, y)]
+        assert removed(net, *outputs) == ["one", "one", "two", "two"]
 
     def test_through_relu_and_pooling(self):
         net = Network()
@@ -534,6 +617,21 @@ class TestAtConsumers:
         assert edit.input_inverse[1] == 0.0
         assert edit.input_shift[1] == -0.7
         assert plan.removed == {0: ("reader",)}
+
+    @pytest.mark.parametrize("tie", ["bn", None])
+    @pytest.mark.parametrize("value", [-0.7, 0.0, 0.7])
+    def test_a_reader_that_is_called_twice(self, value, tie):
+        net = Network()
+        options = {"scale": [1.5, 0.0, 0.6], "shift": [0.3, value, -0.4], "tie": tie}
+        x, y = (bn(net, net.input(2, 3, 5, 5), **options) for _ in range(2))
+        outputs = (net.conv(net.clip(each), WIDE, [0.2, -0.5], tie="k") for each in (x, y))
+        assert removed(net, *outputs) == ["bn", "bn"]
+
+    def test_one_constant_for_both_calls_of_a_reader(self):
+        net = Network()
+        x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])
+        y = net.max_pool(x)
+        assert removed(net, net.conv(x, WIDE, tie="k"), net.conv(y, WIDE, tie="k")) == ["bn"]
 
     def test_two_readers_both_take_it(self):
         net = Network()
@@ -749,7 +847,7 @@ def test_a_value_that_the_step_before_made_two_of_is_not_zeroed_for_one():
 def test_a_step_that_stays_does_not_take_a_constant_with_a_factor_that_others_use():
     """Its factors run along the height: each serves the constant and the other channel."""
     net = Network()
-    x = bn(net, source(net, tie="not to be zeroed"))
+    x = bn(net, source(net, bias_editable=False))
     x = net.affine(x, [0.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5, axis=2, name="rows")
     assert removed(net, net.conv(x, RNG.standard_normal((2, 3, 1, 1)))) == []
 

@@ -13,12 +13,15 @@ In the second way b moves on to its readers: through activations, which may make
 of it (relu(b) is 0 for a negative b), and through removed steps. All readers have to see one value
 v. Each needs a bias that takes W * v, or a v of 0. The activations in between ask nothing: what
 they make of the channel, nobody looks at.
+
+A linear op that is called several times has one weight and one bias for all of its calls. It makes
+zeros if it makes them in each, for steps that go together; it takes a constant in if each gets it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +56,8 @@ class Readers:
     """What it is if its producer makes 0 of it: not 0 behind removed affine steps."""
     readers: dict[int, list[int]] = field(default_factory=dict)
     """Numbers of the ops that read each tensor."""
+    calls: dict[Hashable, list[int]] = field(default_factory=dict)
+    """Numbers of the linear ops of each tie."""
 
 
 def read(binding: Binding) -> Readers:
@@ -82,6 +87,8 @@ def read(binding: Binding) -> Readers:
             readers.count[np.union1d(left, right)] += 1
         for tensor in op.inputs:
             readers.readers.setdefault(tensor, []).append(number)
+        if isinstance(role, g.Linear) and role.tie is not None:
+            readers.calls.setdefault(role.tie, []).append(number)
         if _makes_zeros(role):
             outputs = binding.linear[number].outputs
             readers.producer[outputs] = number
@@ -124,23 +131,51 @@ def _takes_constants(role: g.Role, bound: BoundAffine | None, values: FloatArray
         # The factor of a quotient cannot be 0; a step with summands is none.
         is_free = all(editable(bound)) and bound.role.tie is None
         return is_free and each_constant_once(bound)
-    if not isinstance(role, g.Linear) or role.weight is not g.Weight.FREE or role.tie is not None:
+    if not isinstance(role, g.Linear) or role.weight is not g.Weight.FREE:
         return False
     return not values.any() or (role.bias_editable and not role.crosses_zeros)
 
 
 def _makes_zeros(role: g.Role) -> bool:
-    return (
-        isinstance(role, g.Linear)
-        and role.weight is g.Weight.FREE
-        and role.bias_editable
-        and role.tie is None
-    )
+    return isinstance(role, g.Linear) and role.weight is g.Weight.FREE and role.bias_editable
 
 
-def at_producer(readers: Readers, bound: BoundAffine, zero: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the zero-gamma combinations can be made constant where they come from."""
-    x = bound.inputs
+def at_producer(
+    binding: Binding, readers: Readers, steps: Sequence[int]
+) -> dict[int, NDArray[np.bool_]]:
+    """Which zero-gamma combinations of steps that go together become constant where they come from.
+
+    An op that is called several times makes zeros in all calls, so these steps have to read all.
+    """
+    bounds = {number: binding.affine[number] for number in steps}
+    made = {number: _comes_alone(readers, bound) for number, bound in bounds.items()}
+    if not readers.calls:
+        return made
+    zeros = {pair for number in steps for pair in makers(readers, bounds[number], made[number])}
+    for number, bound in bounds.items():
+        made[number][made[number]] = [
+            all((call, channel) in zeros for call in _calls(binding, readers, producer))
+            for producer, channel in makers(readers, bound, made[number])
+        ]
+    return made
+
+
+def makers(
+    readers: Readers, bound: BoundAffine, made: NDArray[np.bool_]
+) -> Iterator[tuple[int, int]]:
+    """The linear op, and the channel of its output, that each of these combinations comes from."""
+    x = bound.inputs[made]
+    return zip(readers.producer[x].tolist(), readers.producer_channel[x].tolist(), strict=True)
+
+
+def _calls(binding: Binding, readers: Readers, number: int) -> Sequence[int]:
+    """All calls of a linear op that may be called several times."""
+    return readers.calls.get(binding.linear[number].role.tie, (number,))
+
+
+def _comes_alone(readers: Readers, bound: BoundAffine) -> NDArray[np.bool_]:
+    """Which zero-gamma combinations come from a linear op, and nobody else reads them."""
+    x, zero = bound.inputs, bound.scale == 0
     alive = np.zeros(int(x.max(initial=0)) + 1, dtype=bool)
     alive[x[~zero]] = True
     fits = (readers.producer[x] >= 0) & (readers.count[x] == 1) & ~alive[x]
@@ -208,18 +243,18 @@ class Stop:
 def at_consumers(
     binding: Binding,
     readers: Readers,
-    tensor: int,
-    constants: Constants,
+    made: Mapping[int, Constants],
     removed: Collection[int],
 ) -> Constants | Stop:
-    """What the readers see of constants in a tensor, and what removed steps make of it.
+    """What the readers see of constants in some tensors, and what removed steps make of it.
 
-    No answer if a reader cannot take its constant, if two see different ones, or if a variable is
-    stored like others that are no constants.
+    No answer if a reader cannot take its constant, or not in all its calls, if two see different
+    ones, or if a variable is stored like others that are no constants.
     """
     waiting: list[int] = []
     reached: dict[int, Constants] = {}
     seen: list[Constants] = []
+    takers: list[int] = []
 
     def reach(tensor: int, constants: Constants) -> None:
         if len(constants.variables):
@@ -227,7 +262,8 @@ def at_consumers(
             for number in readers.readers.get(tensor, ()):
                 heapq.heappush(waiting, number)
 
-    reach(tensor, constants)
+    for tensor, constants in made.items():
+        reach(tensor, constants)
     done = -1
     while waiting:
         number = heapq.heappop(waiting)
@@ -235,11 +271,7 @@ def at_consumers(
             continue
         done = number
         op = binding.graph.ops[number]
-        parts = [reached[tensor] for tensor in op.inputs if tensor in reached]
-        given = some_constants(
-            np.concatenate([part.variables for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
+        given = _together([reached[tensor] for tensor in op.inputs if tensor in reached])
         if given is None:
             return Stop(number)
         if number in removed:
@@ -257,10 +289,24 @@ def at_consumers(
                 is_padded = isinstance(op.role, g.Linear) and op.role.crosses_zeros
                 return Stop(number, Reason.PADDING if zeros and is_padded else Reason.ZERO_GAMMA)
             seen.append(given)
+            takers.append(number)
             continue
         for output in op.outputs:
             reach(output, _within(passed, binding.labels[output]))
-    return _alone(binding, constants, seen) or Stop(-1)
+    taken = _alone(binding, made.values(), seen)
+    if taken is None:
+        return Stop(-1)
+    odd = [n for n in takers if n in binding.linear and not _in_all(binding, readers, n, taken)]
+    return Stop(odd[0]) if odd else taken
+
+
+def _in_all(binding: Binding, readers: Readers, number: int, taken: Constants) -> bool:
+    """Whether all calls of a linear op get the same constants."""
+    given = [taken.of(binding.linear[call].inputs) for call in _calls(binding, readers, number)]
+    (first, one), *others = given
+    return all(
+        np.array_equal(first, second) and np.array_equal(one, other) for second, other in others
+    )
 
 
 def _stepped(bound: BoundAffine, given: Constants) -> Constants:
@@ -333,20 +379,23 @@ def _within(constants: Constants, labels: IntArray) -> Constants:
     return Constants(constants.variables[held], constants.values[held])
 
 
-def _alone(binding: Binding, constants: Constants, seen: list[Constants]) -> Constants | None:
+def _alone(binding: Binding, made: Iterable[Constants], seen: list[Constants]) -> Constants | None:
     """The constants as they are seen, if no other variable is stored like one of them."""
-    joined = some_constants(
-        np.concatenate([part.variables for part in (Constants(), *seen)]),
-        np.concatenate([part.values for part in (Constants(), *seen)]),
-    )
+    joined = _together(seen)
     if joined is None:
         return None
-    unread = ~np.isin(constants.variables, joined.variables)
-    variables = np.concatenate([joined.variables, constants.variables[unread]])
-    values = np.concatenate([joined.values, constants.values[unread]])
+    for constants in made:
+        joined = constants.joined(joined)  # what is made counts where nobody reads it
     magnitude = binding.system.magnitude
-    roots, count = np.unique(magnitude.roots(variables), return_counts=True)
+    roots, count = np.unique(magnitude.roots(joined.variables), return_counts=True)
     if (magnitude.size[roots] != count).any():
         return None
-    order = np.argsort(variables)
-    return Constants(variables[order], values[order])
+    return joined
+
+
+def _together(parts: Sequence[Constants]) -> Constants | None:
+    """Constants of several places; None if two places have different ones of a variable."""
+    return some_constants(
+        np.concatenate([part.variables for part in (Constants(), *parts)]),
+        np.concatenate([part.values for part in (Constants(), *parts)]),
+    )

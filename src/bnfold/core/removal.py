@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.core import constants
 from bnfold.core.binding import Binding, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values
-from bnfold.core.forest import Conflict, IntArray
+from bnfold.core.forest import Conflict
 from bnfold.core.laws import keep_affine
 from bnfold.core.modes import ClipMode
 from bnfold.core.reasons import Reason
@@ -216,13 +217,47 @@ def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> b
     """Remove the steps, or keep them and say why."""
     try:
         with trial(solution, options):
-            for number in group:
-                remove_step(solution, number)
-            solution.removed.extend(group)
+            remove_steps(solution, group)
     except Conflict as conflict:
         solution.met[group[0]] = clips_among(solution.binding, conflict.causes)
         obstacle = blame(solution.binding, group[0], conflict.causes)
         keep(solution, group, obstacle, options)
+        return False
+    return True
+
+
+def try_groups(solution: Solution, groups: Sequence[tuple[int, ...]], options: Options) -> None:
+    """Remove each of these groups, or keep it and say why.
+
+    A program does not tell which of its steps are calls of one module. Such steps have the same
+    constants; where some are zeros, one of them may go only with the others.
+    """
+    for alike in _alike(solution, groups):
+        if len(alike) == 1 or not _go_together(solution, alike, options):
+            for group in alike:
+                try_group(solution, group, options)
+
+
+def _alike(
+    solution: Solution, groups: Sequence[tuple[int, ...]]
+) -> Collection[list[tuple[int, ...]]]:
+    """Groups whose zero gammas may depend on each other, in the order of the first of each."""
+    binding = solution.binding
+    alike: dict[Hashable, list[tuple[int, ...]]] = {}
+    for group in groups:
+        role = binding.affine[group[0]].role
+        may_depend = bool(binding.linear_ties) and not role.scale.all()
+        same = (role.scale.tobytes(), role.shift.tobytes())
+        alike.setdefault(same if may_depend else group, []).append(group)
+    return alike.values()
+
+
+def _go_together(solution: Solution, groups: Sequence[tuple[int, ...]], options: Options) -> bool:
+    """Whether the steps of these groups could go at once."""
+    try:
+        with trial(solution, options):
+            remove_steps(solution, [number for group in groups for number in group])
+    except Conflict:
         return False
     return True
 
@@ -233,31 +268,44 @@ def clips_among(binding: Binding, causes: Iterable[int]) -> frozenset[int]:
     return frozenset(cause.op for cause in involved if cause.reason is Reason.CLIP_COST)
 
 
-def remove_step(solution: Solution, number: int) -> None:
-    """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0."""
+def remove_steps(solution: Solution, steps: Sequence[int]) -> None:
+    """Remove steps that go together, as the calls of one module do."""
+    binding = solution.binding
+    has_zeros = any((binding.affine[number].scale == 0).any() for number in steps)
+    zeroed = constants.at_producer(binding, _readers(solution), steps) if has_zeros else {}
+    given: dict[int, constants.Constants] = {}
+    for number in steps:
+        constant = _remove_step(solution, number, zeroed.get(number))
+        if constant is not None:
+            given[binding.graph.ops[number].outputs[0]] = constant
+    if given:
+        _constant_outputs(solution, steps[0], given)
+    solution.removed.extend(steps)
+
+
+def _remove_step(
+    solution: Solution, number: int, made: NDArray[np.bool_] | None
+) -> constants.Constants | None:
+    """s_x = a * s_y, t_y = a * t_x - b; see `constants` for a = 0.
+
+    `made` are the combinations whose producers make zeros. Returns what is left for readers.
+    """
     binding, system = solution.binding, solution.binding.system
     bound = binding.affine[number]
     x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
-    name = binding.graph.ops[number].name
-    cause = system.cause(number, name, Reason.BRANCHES)
-    zero = a == 0
+    cause = system.cause(number, binding.graph.ops[number].name, Reason.BRANCHES)
     is_dead, known = solution.dead.of(x)
-    constant = y[:0]
-    if zero.any() or is_dead.any():
+    if made is not None:
         readers = _readers(solution)
-        made = constants.at_producer(readers, bound, zero) & ~is_dead
-        producers, channels = readers.producer[x[made]], readers.producer_channel[x[made]]
-        solution.zeroed += zip(producers.tolist(), channels.tolist(), strict=True)
+        solution.zeroed += constants.makers(readers, bound, made)
         a, b = np.where(made, 1.0, a), np.where(made, b - readers.offset[x], b)
-        zero = (zero & ~made) | is_dead
-        value = b.copy()
-        value[is_dead] += a[is_dead] * known
-        constant, value = y[zero], value[zero]
-        x, y, a, b = (part[~zero] for part in (x, y, a, b))
-    system.scale_by(x, y, a, cause)
-    system.shift_map(y, x, a, -b, cause)
-    if len(constant):
-        _constant_outputs(solution, number, constant, value)
+    value = b.copy()
+    value[is_dead] += a[is_dead] * known
+    zero = (a == 0) | is_dead
+    live = ~zero
+    system.scale_by(x[live], y[live], a[live], cause)
+    system.shift_map(y[live], x[live], a[live], -b[live], cause)
+    return constants.some_constants(y[zero], value[zero]) if zero.any() else None
 
 
 def _readers(solution: Solution) -> constants.Readers:
@@ -273,14 +321,11 @@ def _readers(solution: Solution) -> constants.Readers:
 
 
 def _constant_outputs(
-    solution: Solution, number: int, outputs: IntArray, values: np.ndarray
+    solution: Solution, number: int, given: Mapping[int, constants.Constants]
 ) -> None:
-    """Let the readers of a step's constant outputs take these in."""
-    op = solution.binding.graph.ops[number]
-    given = constants.some_constants(outputs, values)
+    """Let the readers of constants, by tensor, take these in."""
     readers, removed = _readers(solution), set(solution.removed)
-    assert given is not None, "each combination has an output of its own"
-    seen = constants.at_consumers(solution.binding, readers, op.outputs[0], given, removed)
+    seen = constants.at_consumers(solution.binding, readers, given, removed)
     if isinstance(seen, constants.Stop):
         raise Conflict([_cause_of(solution, number, seen)])
     solution.dead = solution.dead.joined(seen)
@@ -294,13 +339,11 @@ def _cause_of(solution: Solution, number: int, stop: constants.Stop) -> int:
     return solution.binding.system.cause(owner, name, stop.reason)
 
 
-def needs_readers(solution: Solution, group: tuple[int, ...]) -> bool:
+def needs_readers(solution: Solution, group: Sequence[int]) -> bool:
     """Whether a zero gamma of the group cannot be settled at its producer."""
-    for number in group:
-        bound = solution.binding.affine[number]
-        zero = bound.scale == 0
-        if zero.any():
-            readers = _readers(solution)
-            if (zero & ~constants.at_producer(readers, bound, zero)).any():
-                return True
-    return False
+    binding = solution.binding
+    zero = {number: binding.affine[number].scale == 0 for number in group}
+    if not any(each.any() for each in zero.values()):
+        return False
+    made = constants.at_producer(binding, _readers(solution), group)
+    return any((zero[number] & ~made[number]).any() for number in group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bnfold.core.binding import Binding
@@ -14,7 +16,7 @@ from bnfold.core.removal import (
     Solution,
     clips_among,
     demand,
-    remove_step,
+    remove_steps,
     trial,
 )
 from bnfold.core.shortcut_law import lay
@@ -34,9 +36,8 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
     own = [step for step in steps if step not in shortcut.steps or step in shortcut.bound]
     try:
         with trial(solution, options):
-            for number in own:
-                remove_step(solution, number)
-                solution.removed.append(number)  # the next one may sit behind it, with a gamma of 0
+            for calls in _by_module(binding, own):  # the next may sit behind it, with a gamma of 0
+                remove_steps(solution, calls)
             bound = lay(binding, shortcut)
             if any(np.isin(s.variables, solution.dead.variables).any() for s in bound.terms):
                 raise Conflict([])
@@ -57,6 +58,14 @@ def _steps_with(binding: Binding, shortcut: Shortcut) -> list[int]:
     taps = (term.tap for term in shortcut.terms)
     steps = {*shortcut.steps, *(step for tap in taps if tap for step in tap.steps)}
     return sorted({number for step in steps for number in binding.groups[step]})
+
+
+def _by_module(binding: Binding, steps: Sequence[int]) -> list[list[int]]:
+    """The calls of each module, in the order of the first."""
+    calls: dict[int, list[int]] = {}
+    for number in steps:
+        calls.setdefault(binding.groups[number][0], []).append(number)
+    return [*calls.values()]
 
 
 def close_sums(solution: Solution, options: Options) -> None:

@@ -43,6 +43,7 @@ from bnfold.core.removal import (
     needs_readers,
     trial,
     try_group,
+    try_groups,
 )
 from bnfold.core.shortcut_law import is_overgrown, prefer_no_additions
 from bnfold.core.shortcut_trial import close_sums, try_shortcut
@@ -208,8 +209,7 @@ def _remove_all(graph: g.Graph, options: Options, plain: Iterable[int]) -> Solut
             later.append(group)
         else:
             try_group(solution, group, options)
-    for group in later:
-        try_group(solution, group, options)
+    try_groups(solution, later, options)
     return solution
 
 
@@ -266,9 +266,8 @@ def _remove_more(
     for number, obstacle in stay.items():
         keep(solution, (number,), obstacle, options)
     groups, gone = binding.groups, set(solution.removed)
-    for number in first.removed:
-        if groups[number][0] == number and number not in gone:
-            try_group(solution, groups[number], options)
+    again = [groups[n] for n in first.removed if groups[n][0] == n and n not in gone]
+    try_groups(solution, again, options)
     market = Market(solution, options, costly)
     market.lost = market.look()
     for shortcut in options.shortcuts:

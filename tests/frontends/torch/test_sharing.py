@@ -61,6 +61,44 @@ def test_block_called_on_two_inputs():
     assert_folds(build(model), (image(2, 3, 5, 5), image(2, 3, 5, 5, seed=1)), removed=1)
 
 
+def head() -> nn.Sequential:
+    """A head with a channel that is the constant beta, in front of an op that lets none pass."""
+    block = nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.Sigmoid(), conv(4, 2))
+    build(block)[1].weight.data[0] = 0.0
+    return block
+
+
+def test_gamma_zero_in_a_head_on_two_levels():
+    model = Net(lambda m, a, b: torch.cat([m.head(a), m.head(b)], 1), head=head()).eval()
+    x = (image(2, 3, 5, 5), image(2, 3, 5, 5, seed=1))
+    assert_folds(model, x, removed=1)
+    _, report = bnfold.fold(torch.export.export(model, x))
+    assert (report.removed, report.total) == (2, 2)
+
+
+def test_gamma_zero_in_a_head_with_one_reader_more():
+    def forward(m, a, b):
+        return m.head(a), m.head(b), m.head[0](b)
+
+    x = (image(2, 3, 5, 5), image(2, 3, 5, 5, seed=1))
+    assert_folds(Net(forward, head=head()).eval(), x, removed=0)
+
+
+def test_gamma_zero_in_a_model_on_two_sizes():
+    assert_folds(head(), image(2, 3, 5, 5), also=[image(1, 3, 9, 4)], removed=1)
+
+
+def test_gamma_zero_in_front_of_a_shared_block():
+    """Its convolution takes the constant of both calls."""
+    model = Net(
+        lambda m, x: (lambda y: m.block(y) + m.block(m.pool(y)))(torch.sigmoid(x)),
+        block=nn.Sequential(nn.BatchNorm2d(3), conv(3, 2)),
+        pool=nn.MaxPool2d(3, 1, 1),
+    )
+    build(model).block[0].weight.data[::2] = 0.0
+    assert_folds(model, image(2, 3, 5, 5), removed=1)
+
+
 @pytest.mark.parametrize("bias", [(True, True), (True, False), (False, False)])
 def test_weight_under_two_names(bias):
     first, second = conv(4, 4, bias=bias[0]), conv(4, 4, bias=bias[1])
