@@ -479,7 +479,7 @@ def apply_plan(network: Network, plan: Plan) -> Network:
             folded.weights[number] = edited_weights
             bias = edited_weights.bias
             folded.graph.ops[number] = replace(op, role=replace(role, bias=bias))
-    _check_ties(folded)
+    _check_ties(folded, plan)
     return folded
 
 
@@ -508,7 +508,7 @@ def _fold_linear(role: g.Linear, old: Weights, edit: LinearEdit) -> Weights:
     return replace(old, weight=weight, bias=bias)
 
 
-def _check_ties(folded: Network) -> None:
+def _check_ties(folded: Network, plan: Plan) -> None:
     """One module, one set of constants: whatever was edited was edited alike for all its calls."""
     seen: dict[Hashable, tuple[ArrayLike, ...]] = {}
     for number, op in enumerate(folded.graph.ops):
@@ -518,6 +518,10 @@ def _check_ties(folded: Network) -> None:
             constants = (weights.weight, 0.0 if weights.bias is None else weights.bias)
         elif isinstance(role, g.AffineStep) and role.tie is not None:
             constants = (role.scale, role.shift)
+        elif isinstance(role, g.Clip) and role.tie is not None:
+            bounds = plan.clip.get(number)
+            constants = (bounds.lower, bounds.upper) if bounds else (role.lower, role.upper)
+            constants = tuple(np.arctan(bound) for bound in constants)  # there may be none: inf
         if not constants:
             continue
         first = seen.setdefault((type(role), role.tie), constants)

@@ -160,6 +160,13 @@ class Forest:
             node, up = up, self.parent[up]
         return Rooted(node, p, q)
 
+    def agree(self, left: IntArray, right: IntArray) -> NDArray[np.bool_]:
+        """Where two variables have one value, whatever those of their roots are."""
+        one, other = self.find(left), self.find(right)
+        is_zero = (one.root == 0) & (self.pinned_value == 0.0)
+        maps = (one.q == other.q) & ((one.p == other.p) | is_zero)
+        return np.asarray((one.root == other.root) & maps)
+
     def largest_offset(self, variables: IntArray) -> FloatArray:
         """The largest of the summands that make each variable's q: what may have cancelled."""
         node, p = variables, np.ones(variables.shape)

@@ -191,6 +191,10 @@ class Clip:
     """Extra cost per element, in elementwise passes, of one bound per channel instead."""
     two_sided_cost: float = 1.0
     """The same for two bounds per channel."""
+    tie: Hashable = None
+    """Ops with one (not None) tie are one module called several times: all share their bounds."""
+    stored_alike: tuple[int, ...] = ()
+    """Of an op with a tie, the axes along which there cannot be several bounds."""
 
     @property
     def cost(self) -> float:

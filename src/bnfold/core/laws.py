@@ -10,12 +10,13 @@ is long because the laws stand together, in the order of that table.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
+from bnfold.core.alike import may_share_bounds
 from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear, BoundSum
 from bnfold.core.forest import IntArray, each_once, is_increasing
 from bnfold.core.reasons import Reason
@@ -47,6 +48,7 @@ def bind(
         inputs = [binding.labels[tensor] for tensor in op.inputs]
         for tensor, labels in zip(op.outputs, _law(binding, number, op.role, inputs), strict=True):
             binding.labels[tensor] = labels
+    tied_clips(binding)
     for tensor, name, reason in graph.outputs:
         system.plain(distinct(binding.labels[tensor]), system.cause(-1, name, reason))
     system.sums.settle()
@@ -250,14 +252,45 @@ def _one_edit_per_call(binding: Binding, number: int, bound: BoundAffine) -> Non
 
 def clip(binding: Binding, number: int, role: g.Clip, inputs: Labels) -> Labels:
     """Any rescaling passes where the bounds can be rescaled too."""
-    variables = distinct(inputs[0])
+    bound = BoundClip(inputs[0], distinct(inputs[0]), role)
     if role.room:
-        binding.clips[number] = BoundClip(inputs[0], variables, role)
-    if not role.room or number in binding.plain_clips:
-        reason = Reason.CLIP_COST if role.room else Reason.ACTIVATION
-        cause = _cause(binding, number, reason)
-        plain_clips(binding.system, [(role, variables)], cause)
+        binding.clips[number] = bound
+    if role.tie is None or not role.room:
+        _lay_clip(binding, number, bound)
     return inputs
+
+
+def _lay_clip(binding: Binding, number: int, bound: BoundClip) -> None:
+    """Without room, or where it must not be used, the bounds stay as they are."""
+    room = number in binding.clips
+    if not room or number in binding.plain_clips:
+        cause = _cause(binding, number, Reason.CLIP_COST if room else Reason.ACTIVATION)
+        plain_clips(binding.system, [(bound.role, bound.variables)], cause)
+
+
+def tied_clips(binding: Binding) -> None:
+    """One set of bounds for several calls: only where their inputs are stored alike in any case.
+
+    To ask them to be so would be too much: with plain bounds, each call lets any s > 0 pass.
+    """
+    calls: dict[Hashable, list[int]] = {}
+    for number, bound in binding.clips.items():
+        if bound.role.tie is not None:
+            calls.setdefault(bound.role.tie, []).append(number)
+    tied = {number: binding.clips[number] for group in calls.values() for number in group}
+    for group in calls.values():
+        first, *others = group
+        if not all(may_share_bounds(binding, tied[first], tied[other]) for other in others):
+            for number in group:
+                del binding.clips[number]
+    for group in calls.values():
+        first, *others = group
+        for number in others if first in binding.clips else ():
+            cause = _cause(binding, number, Reason.SHARED)
+            left, right = tied[first].labels.reshape(-1), tied[number].labels.reshape(-1)
+            binding.system.same(left, right, cause)
+    for number, bound in tied.items():
+        _lay_clip(binding, number, bound)
 
 
 def plain_clips(system: System, asked: Sequence[tuple[g.Clip, IntArray]], cause: int) -> None:

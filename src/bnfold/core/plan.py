@@ -11,7 +11,7 @@ An op that is not in the plan stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -133,6 +133,16 @@ class Plan:
     clip_mode: ClipMode = "auto"
     """Whether activations could get bounds per channel."""
 
+    @property
+    def clipped(self) -> list[int]:
+        """One op for each activation that changes: the first call where a module has several."""
+        first: dict[Hashable, int] = {}
+        for number in self.clip:
+            assert self.solution is not None
+            tie = self.solution.binding.clips[number].role.tie
+            first.setdefault(("alone", number) if tie is None else ("tie", tie), number)
+        return [*first.values()]
+
     def is_rescaled(self, tensor: int) -> bool:
         """Whether a tensor of the network is stored otherwise than it is."""
         assert self.solution is not None
@@ -164,9 +174,13 @@ def make_plan(
     for number, step in binding.affine.items():
         if number not in gone:
             _plan_affine(plan, number, step, values)
+    first: dict[Hashable, BoundClip] = {}
     for number, clipped in binding.clips.items():
+        # All calls of a module store alike, but for rounding.
+        tie = clipped.role.tie
+        bound = clipped if tie is None else first.setdefault(tie, clipped)
         if number not in solution.plain:
-            _plan_clip(plan, number, clipped, values)
+            _plan_clip(plan, number, bound, values)
     edited = [*plan.linear, *plan.affine]
     if solution.removed:
         plan.removed = taken_in(solution, values, edited)

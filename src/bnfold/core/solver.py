@@ -174,7 +174,7 @@ def _attempt(graph: g.Graph, options: Options) -> Solution:
     solution = _remove_all(graph, options, plain)
     if options.clip == "auto" and costly and solution.kept:
         solution = _remove_more(graph, options, solution, costly)
-    solution.plain = ask_all_plain(solution, list(costs), options)
+    solution.plain = ask_all_plain(solution, list(solution.binding.clips), options)
     for shortcut in solution.shortcuts:
         prefer_no_additions(solution.binding, shortcut)
     try:
@@ -268,6 +268,8 @@ def _remove_more(
     groups, gone = binding.groups, set(solution.removed)
     again = [groups[n] for n in first.removed if groups[n][0] == n and n not in gone]
     try_groups(solution, again, options)
+    # What is called several times may have no room, after all.
+    costly = {number: cost for number, cost in costly.items() if number in binding.clips}
     market = Market(solution, options, costly)
     market.lost = market.look()
     for shortcut in options.shortcuts:

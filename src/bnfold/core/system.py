@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.core.affine import FloatArray
 from bnfold.core.forest import Conflict, Forest, IntArray, each_once, is_increasing
@@ -120,6 +121,11 @@ class System:
             return
         self.same_scale(left, right, cause)
         self.shift.relate(left, right, np.ones(len(left)), np.zeros(len(left)), cause)
+
+    def are_same(self, left: IntArray, right: IntArray) -> NDArray[np.bool_]:
+        """Where s and t are known to be equal."""
+        agree = [forest.agree(left, right) for forest in self._forests()]
+        return np.asarray(np.logical_and.reduce(agree))
 
     def plain_scale(self, variables: IntArray, cause: int) -> None:
         """s = 1."""

@@ -40,7 +40,7 @@ def reported(
 ) -> FoldReport:
     """The report of a plan for this network; `items` are `outcomes`, and what else there is."""
     network = draw(graph, plan, [item.name for item in items])
-    return FoldReport(tuple(items), graph.names(plan.clip), notes, versions, network)
+    return FoldReport(tuple(items), graph.names(plan.clipped), notes, versions, network)
 
 
 def _outcome(graph: g.Graph, plan: Plan, group: tuple[int, ...]) -> Removed | Kept | None:

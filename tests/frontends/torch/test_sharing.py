@@ -99,6 +99,41 @@ def test_gamma_zero_in_front_of_a_shared_block():
     assert_folds(model, image(2, 3, 5, 5), removed=1)
 
 
+def rectified(relu: nn.Module) -> nn.Sequential:
+    """A BatchNorm that goes only if the activation in front of it gets bounds per channel."""
+    return nn.Sequential(conv(3, 4), relu, nn.BatchNorm2d(4), nn.MaxPool2d(2, 1), conv(4, 2))
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("size", [(5, 5), (9, 4)])
+def test_bounds_of_a_relu_on_two_sizes(size, inplace):
+    model = build(rectified(nn.ReLU(inplace=inplace)))
+    report = assert_folds(model, image(2, 3, 5, 5), also=[image(1, 3, *size)], removed=1)
+    assert report.clips == ("1",)
+
+
+def test_bounds_of_a_relu_in_front_of_a_recurrent_layer():
+    model = Net(
+        lambda m, x: m.gru(m.part(x).flatten(2).transpose(1, 2))[0],
+        part=rectified(nn.ReLU()),
+        gru=nn.GRU(2, 3, batch_first=True),
+    )
+    assert_folds(build(model), image(2, 3, 5, 5), removed=1)
+
+
+def test_bounds_of_a_relu_in_a_head_on_two_levels():
+    model = Net(lambda m, x: m.head(x) + m.head(x.flip(3)), head=rectified(nn.ReLU()))
+    assert_folds(build(model), image(2, 3, 5, 5), removed=1)
+
+
+def test_no_bounds_of_a_relu_that_has_another_place_on_another_size():
+    def forward(m, x):
+        return m.part(x) if x.shape[-1] > 4 else m.last(m.part[1](m.wide(x)))
+
+    model = Net(forward, part=rectified(nn.ReLU()), wide=conv(3, 6), last=conv(6, 2))
+    assert_folds(build(model), image(2, 3, 5, 5), also=[image(2, 3, 4, 4)], removed=0)
+
+
 @pytest.mark.parametrize("bias", [(True, True), (True, False), (False, False)])
 def test_weight_under_two_names(bias):
     first, second = conv(4, 4, bias=bias[0]), conv(4, 4, bias=bias[1])

@@ -67,13 +67,13 @@ def _edit(
     for event in care.out_of_place:
         with changing(model, event.target):
             find(event.target).inplace = False  # type: ignore[assignment]
-    for number, edit in plan.clip.items():
+    for number in plan.clipped:
         site = lifted.sites[number]
         assert isinstance(site, ClipSite) and site.module is not None
         module = find(site.module)
         inplace = bool(getattr(module, "inplace", False))
         with changing(model, site.module):
-            become(module, RescaledClip(*clip_bounds(edit, site), inplace=inplace))
+            become(module, RescaledClip(*clip_bounds(plan.clip[number], site), inplace=inplace))
     for removed, copies in _removed_modules(lifted, plan, care):
         assert removed.module is not None
         if find is _itself or removed.successors:

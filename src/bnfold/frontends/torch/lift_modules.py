@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from torch import nn
 
@@ -19,14 +22,27 @@ def emit(lifter: Lifter, event: Event) -> None:
     if bounds is None or not is_floating(source) or event.number in lifter.open:
         lifter.opaque(event)
         return
-    once = len(lifter.recording.calls[id(event.target)]) == 1
-    ours = id(event.target) in lifter.recording.members
-    noted = any(hasattr(event.target, name) for name in OWN_NAMES)  # by somebody who may read it
-    room = once and ours and not noted and not old_name_is_read(lifter.recording, event)
+    calls = lifter.module_events[id(event.target)]
+    room = _has_room(lifter, calls)
     role = g.Clip(*read_bounds(*bounds, source.dtype), room=room)
+    if room and len(calls) > 1:
+        axes = tuple(lifter.open_axes(event, 0))
+        role = replace(role, tie=id(event.target), stored_alike=axes)
     number = lifter.emit(event, role, [lifter.tensor(source)])
     if room:
         lifter.sites[number] = ClipSite(event.target, source, event.number, source.device)
+
+
+def _has_room(lifter: Lifter, calls: Sequence[Event]) -> bool:
+    """Whether an activation can be given bounds per channel, which serve all its calls."""
+    module, recording = calls[0].target, lifter.recording
+    if len(calls) < len(recording.calls[id(module)]) or id(module) not in recording.members:
+        return False
+    if any(hasattr(module, name) for name in OWN_NAMES):  # by somebody who may read it
+        return False
+    if any(call.number in lifter.open or old_name_is_read(recording, call) for call in calls):
+        return False
+    return len({(call.args[0].dtype, call.args[0].device) for call in calls}) == 1
 
 
 def clip_bounds(module: nn.Module) -> tuple[float, float] | None:

@@ -161,6 +161,15 @@ class Lifter:
             if value
         }
 
+    @cached_property
+    def module_events(self) -> dict[int, list[Event]]:
+        """The events that are whole calls of a module, by id(module)."""
+        events: dict[int, list[Event]] = {}
+        for event in self.recording.events:
+            if isinstance(event.target, nn.Module):
+                events.setdefault(id(event.target), []).append(event)
+        return events
+
     def tensor(self, value: Value) -> int:
         """The graph tensor of a value; one that nothing made is stored as it is."""
         known = self.tensors.get(value.number)
@@ -190,7 +199,9 @@ class Lifter:
         shapes = [value.shape for value in made]
         kind = kind_of(event)
         # What moves labels, and where an array of bounds would be made for one size.
-        ties = isinstance(role, g.View) or (isinstance(role, g.Clip) and role.room)
+        # Of several calls with room, the law looks whether one array serves all.
+        is_alone = isinstance(role, g.Clip) and role.room and role.tie is None
+        ties = isinstance(role, g.View) or is_alone
         follows = isinstance(role, g.View) and places_of(event) is not None
         if isinstance(role, g.View | g.Pad) and not follows:
             inputs = self._alike(event, inputs)
@@ -199,13 +210,14 @@ class Lifter:
         if event.number not in self.open:
             self.events[added] = event
         for value, number in zip(made, numbers, strict=True):
-            axes = self._open_axes(event, places.get(id(value), 0)) if ties else {}
+            axes = self.open_axes(event, places.get(id(value), 0)) if ties else {}
             if not follows:
                 axes = dict.fromkeys(axes, 1)
             self.tensors[value.number] = self._tied(event, number, axes)
         return added
 
-    def _open_axes(self, event: Event, output: int) -> Mapping[int, int]:
+    def open_axes(self, event: Event, output: int) -> Mapping[int, int]:
+        """The axes of an output that have other lengths elsewhere, and their periods."""
         known = self.recording.open_axes
         if known:
             return known.get((event.number, output), {})
