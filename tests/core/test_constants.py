@@ -627,6 +627,16 @@ class TestAtConsumers:
         outputs = (net.conv(net.clip(each), WIDE, [0.2, -0.5], tie="k") for each in (x, y))
         assert removed(net, *outputs) == ["bn", "bn"]
 
+    def test_steps_that_do_not_go_together_are_tried_in_their_turn(self):
+        """What is behind "goes" goes first, as "stays" is no reason to try both before it."""
+        net = Network()
+        stays = net.sigmoid(bn(net, net.sigmoid(net.input(2, 3, 5, 5)), name="stays"))
+        one = bn(net, net.input(2, 3, 5, 5), [2, 3, 0], name="behind", tie="behind")
+        two = bn(net, net.input(2, 3, 5, 5), name="goes")
+        two = bn(net, two, [2, 3, 0], name="behind", tie="behind")
+        readers = (reader(net, one), net.conv(two, WIDE, tie="of one call"))
+        assert removed(net, stays, *readers) == ["behind", "goes", "behind"]
+
     def test_one_constant_for_both_calls_of_a_reader(self):
         net = Network()
         x = bn(net, net.input(2, 3, 5, 5), [1.0, 0.0, 1.0], [0.0, 0.7, 0.0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -230,18 +230,23 @@ def try_groups(solution: Solution, groups: Sequence[tuple[int, ...]], options: O
     """Remove each of these groups, or keep it and say why.
 
     A program does not tell which of its steps are calls of one module. Such steps have the same
-    constants; where some are zeros, one of them may go only with the others.
+    constants; where some are zeros, one of them may go only with the others: so these are tried
+    together, and if that fails each in its turn.
     """
-    for alike in _alike(solution, groups):
-        if len(alike) == 1 or not _go_together(solution, alike, options):
-            for group in alike:
-                try_group(solution, group, options)
+    alike = _alike(solution, groups)
+    gone: set[tuple[int, ...]] = set()
+    for group in groups:
+        together = alike[group]
+        if len(together) > 1 and together[0] == group and _go_together(solution, together, options):
+            gone.update(together)
+        if group not in gone:
+            try_group(solution, group, options)
 
 
 def _alike(
     solution: Solution, groups: Sequence[tuple[int, ...]]
-) -> Collection[list[tuple[int, ...]]]:
-    """Groups whose zero gammas may depend on each other, in the order of the first of each."""
+) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Per group, those whose zero gammas may depend on each other, itself included, in order."""
     binding = solution.binding
     alike: dict[Hashable, list[tuple[int, ...]]] = {}
     for group in groups:
@@ -249,7 +254,7 @@ def _alike(
         may_depend = bool(binding.linear_ties) and not role.scale.all()
         same = (role.scale.tobytes(), role.shift.tobytes())
         alike.setdefault(same if may_depend else group, []).append(group)
-    return alike.values()
+    return {group: together for together in alike.values() for group in together}
 
 
 def _go_together(solution: Solution, groups: Sequence[tuple[int, ...]], options: Options) -> bool:
