@@ -105,3 +105,33 @@ class TestRelations:
     def test_distinct_leaves_the_pinned_one_out(self):
         assert distinct(np.array([[3, 0, 3], [1, 0, 2]])).tolist() == [1, 2, 3]
         assert distinct(np.array([[0]])).tolist() == []
+
+
+class TestAreSame:
+    """Known to be equal: in scale, sign and shift."""
+
+    def test_what_only_might_be(self):
+        system = System()
+        variables = system.fresh(4)
+        cause = system.cause(0, "op", Reason.BRANCHES)
+        system.same_magnitude(variables[:1], variables[1:2], cause)
+        system.same_scale(variables[2:3], variables[3:], cause)
+        assert not system.are_same(variables[::2], variables[1::2]).any()
+
+    def test_what_the_laws_say(self):
+        system = System()
+        one, two, three = (system.fresh(2) for _ in range(3))
+        cause = system.cause(0, "op", Reason.SHARED)
+        system.same(one, two, cause)
+        system.same(three, two, cause)
+        assert system.are_same(one, three).all()
+        assert not system.are_same(one, three[::-1]).any()
+
+    def test_what_is_stored_as_it_is(self):
+        system = System()
+        one, two = system.fresh(1), system.fresh(1)
+        cause = system.cause(0, "op", Reason.GRAPH_OUTPUT)
+        system.plain(one, cause)
+        system.shift_map(two, one, np.array([3.0]), np.array([0.0]), cause)
+        system.plain_scale(two, cause)
+        assert system.are_same(one, two).all()
