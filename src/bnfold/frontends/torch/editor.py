@@ -103,6 +103,14 @@ class Editor:
         """A new parameter for a node, named after another argument of it."""
         return self._placeholder(self._target(beside, name, node), content, InputKind.PARAMETER)
 
+    def stored(self, name: str, node: fx.Node, content: Tensor) -> fx.Node:
+        """A new parameter for a node, named after the module that the node came from."""
+        stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+        path, _ = [*stack.values()][-1]
+        is_module = path and path not in self.state and path not in self.constants
+        target = self._free(f"{path}.{name}" if is_module else f"{node.name}_{name}")
+        return self._placeholder(target, content, InputKind.PARAMETER)
+
     def restate(self, node: fx.Node) -> None:
         """Say anew what a constant looks like, whose parameter has another shape now."""
         if node.op == "placeholder":

@@ -80,6 +80,12 @@ _VIEWS = frozenset(
 """Ops whose result is their first argument's memory, all of it."""
 
 
+def keeps_all(func: Any) -> bool:
+    """Whether an op leaves a parameter editable, in some uses of what it makes of it."""
+    name = aten_name(func)
+    return name in _DERIVATIONS or name in _VIEWS
+
+
 def _derivation_of(func: Any, args: tuple[Any, ...]) -> Derivation:
     """What it makes of a parameter, its first argument."""
     name = aten_name(func)

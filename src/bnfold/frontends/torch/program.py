@@ -37,6 +37,7 @@ from bnfold.frontends.torch.read_program import (
 )
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.frontends.torch.stored_weights import with_weights_stored
 from bnfold.outcomes import Item, Kept
 from bnfold.report import FoldReport
 
@@ -56,16 +57,25 @@ class _Work:
     """How many ops the program ran as it came."""
     earlier: _Work | None = None
     """The fold that `program` comes of, where that left something to merge or to remove."""
+    is_stored: bool = False
+    """Whether weights are stored that were computed in each run."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one fold, with nothing merged."""
-        return not self.merging and self.earlier is None
+        """Whether it is one fold of the program as it came, with nothing merged."""
+        return not (self.merging or self.earlier or self.is_stored)
 
     @property
     def changes(self) -> bool:
         """Whether the outcome is another program."""
         return bool(self.decided.plan.removed or self.merging or self.earlier)
+
+    @property
+    def gone(self) -> int:
+        """How many ops go."""
+        merged = sum(len(merge.gone) for merge in self.merging.merges)
+        earlier = 0 if self.earlier is None else self.earlier.gone
+        return len(self.decided.plan.removed) + merged + earlier
 
 
 def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedProgram, FoldReport]:
@@ -96,7 +106,7 @@ def fold_program(program: ExportedProgram, request: Request) -> tuple[ExportedPr
         verdict = proof.check(folded)
         if verdict.equal:
             return folded, replace(_report(work), verdict=verdict)
-        work = _round(program, clip, "never")
+        work = _round(program, _read(program), clip, "never")
     return _proven(work, clip, proof)
 
 
@@ -163,10 +173,23 @@ _IN_A_BODY = (
 
 
 def _work(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
+    """The program merged and planned; with weights stored where more goes thanks to that."""
+    plain = _read(program)
+    work = _rounds(program, plain, clip, merge)
+    recording, _ = plain
+    stored = with_weights_stored(program, recording.written)
+    if stored is None:
+        return work
+    later = _rounds(stored, _read(stored), clip, merge)
+    return replace(later, layers=work.layers, is_stored=True) if later.gone > work.gone else work
+
+
+def _rounds(program: ExportedProgram, plain: Reading, clip: ClipMode, merge: MergeMode) -> _Work:
     """The program merged and planned, until there is nothing left to merge or to remove."""
-    work = _round(program, clip, merge)
+    work = _round(program, plain, clip, merge)
     while _is_another_due(work, merge):
-        later = _round(rewrite(work.program, work.decided), clip, merge)
+        made = rewrite(work.program, work.decided)
+        later = _round(made, _read(made), clip, merge)
         if not later.changes:
             break
         work = replace(later, layers=work.layers, earlier=work)
@@ -181,9 +204,8 @@ def _is_another_due(work: _Work, merge: MergeMode) -> bool:
     return merge == "auto" and are_left(work.program, work.decided, is_merged=is_merged)
 
 
-def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
-    """The program with as much merged as lets the fewest steps stay."""
-    plain = _read(program)
+def _round(program: ExportedProgram, plain: Reading, clip: ClipMode, merge: MergeMode) -> _Work:
+    """The program, as it was read, with as much merged as lets the fewest steps stay."""
     layers = depth(plain[0])
     best: _Work | None = None
     for candidate, merging in (
@@ -202,6 +224,9 @@ def _round(program: ExportedProgram, clip: ClipMode, merge: MergeMode) -> _Work:
     return best
 
 
-def _read(program: ExportedProgram) -> tuple[Recording, Lifted]:
+Reading = tuple[Recording, Lifted]
+
+
+def _read(program: ExportedProgram) -> Reading:
     recording = read_program(program, lifted_tensors(program))
     return recording, lift(recording)

@@ -32,6 +32,12 @@ def lifted_tensors(program: ExportedProgram) -> dict[str, Tensor]:
     return _tensors_of(program, (InputKind.PARAMETER, InputKind.BUFFER))
 
 
+def held_tensors(program: ExportedProgram) -> dict[str, Tensor]:
+    """The same, with the constants that are neither."""
+    kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+    return _tensors_of(program, kinds)
+
+
 def _tensors_of(program: ExportedProgram, kinds: Collection[InputKind]) -> dict[str, Tensor]:
     tensors = {}
     for spec in program.graph_signature.input_specs:
