@@ -136,12 +136,7 @@ def drop_unread(model: OnnxModel, before: set[str]) -> None:
     if model.proto.ir_version >= 4:  # what the user may pass in stays
         gone -= {info.name for info in graph.input}
     initializers = {tensor.name for tensor in graph.initializer} & gone
-    for position in reversed(range(len(graph.initializer))):
-        name = graph.initializer[position].name
-        if name in initializers:
-            del graph.initializer[position]
-            model.tensor_data.pop(name, None)
-            model.external.discard(name)
+    model.drop_initializers(initializers)
     for position in reversed(range(len(graph.input))):
         if graph.input[position].name in initializers:
             del graph.input[position]

@@ -39,12 +39,7 @@ def join(model: OnnxModel, known: Collection[str]) -> None:
         for position, name in enumerate(node.input):
             if name in renamed:
                 node.input[position] = renamed[name]
-    for position in reversed(range(len(graph.initializer))):
-        name = graph.initializer[position].name
-        if name in renamed:
-            del graph.initializer[position]
-            model.tensor_data.pop(name, None)
-            model.external.discard(name)
+    model.drop_initializers(renamed)
 
 
 def _alike_in_shape(graph: GraphProto, aside: Collection[str]) -> Iterator[TensorProto]:

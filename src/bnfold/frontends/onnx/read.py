@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -61,6 +61,16 @@ class OnnxModel:
         return replace(
             self, proto=proto, tensor_data=dict(self.tensor_data), external=set(self.external)
         )
+
+    def drop_initializers(self, names: Collection[str]) -> None:
+        """Take out the initializers of these names, with their data."""
+        initializers = self.proto.graph.initializer
+        for position in reversed(range(len(initializers))):
+            name = initializers[position].name
+            if name in names:
+                del initializers[position]
+                self.tensor_data.pop(name, None)
+                self.external.discard(name)
 
 
 def read_file(path: Path) -> OnnxModel:

@@ -164,7 +164,7 @@ def _without_dead(folded: OnnxModel, nodes: list[NodeProto], lifted: Lifted) -> 
         for name in network.initializers
         if not counts.get(name) and not network.is_pinned(name) and name in network.readers
     ]
-    _drop_initializers(folded, set(unread))
+    folded.drop_initializers(set(unread))
     for position in reversed(range(len(graph.input))):
         if graph.input[position].name in unread:
             del graph.input[position]
@@ -196,16 +196,6 @@ def _reads(node: NodeProto) -> Iterable[str]:
     for attribute in node.attribute:
         for inner in inner_graphs(attribute):
             yield from free_names(inner)
-
-
-def _drop_initializers(folded: OnnxModel, names: set[str]) -> None:
-    initializers = folded.proto.graph.initializer
-    for position in reversed(range(len(initializers))):
-        name = initializers[position].name
-        if name in names:
-            del initializers[position]
-            folded.tensor_data.pop(name, None)
-            folded.external.discard(name)
 
 
 def _put_tensors(folded: OnnxModel, edits: Edits, sources: dict[str, TensorData]) -> None:
