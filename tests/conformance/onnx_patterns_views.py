@@ -176,7 +176,7 @@ def conv_expand_bn(s: Sketch) -> None:
     s.output("bn_out")
 
 
-@pattern(kept={"bn": "graph-output"})
+@pattern(kept={"bn": "nonlinear"})
 def conv_gather_dynamic_bn(s: Sketch) -> None:
     """Which channel comes out where is known at run time alone."""
     x = s.conv(s.input(2, 3, 6, 6), 3, 4)

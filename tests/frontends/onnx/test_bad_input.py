@@ -378,6 +378,7 @@ def test_the_output_would_be_the_data_that_is_read(capsys, folder, location):
 
 _LIMITED = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # or what is imported first is left behind half written
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 from bnfold.cli import main

@@ -183,6 +183,11 @@ class Folding:
                 "The network takes no other shapes, or none that could be followed: what was"
                 " decided holds for the given shapes only."
             )
+        if self.shapes.has_guesses and self.shapes.blind and self.kept:
+            notes.append(
+                "Not all shapes are known: with those of the inputs (--input, or inputs={...}) more"
+                " may go."
+            )
         if gone:
             notes.append(
                 "1 further step that scales or shifts by a single number went too."

@@ -129,6 +129,7 @@ def _doubled(analysis: Analysis) -> Shapes:
     last = before.count - 1
     made = Shapes(2, [before.choices[0], before.choices[last]])
     made.dtypes, made.for_given_only = dict(before.dtypes), before.for_given_only
+    made.has_guesses = before.has_guesses
     made.values = [before.values[0], before.values[last]]
     made.partly = [before.partly[0], before.partly[last]]
     for name, shape in before.values[0].items():

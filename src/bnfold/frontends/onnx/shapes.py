@@ -65,6 +65,8 @@ class Shapes:
     say: see `own_lengths`."""
     blind: frozenset[int] = frozenset()
     """Indices of nodes through which nothing is followed."""
+    has_guesses: bool = False
+    """Whether an open axis of an input has numbers that the user did not give."""
     for_given_only: bool = False
     """Only the shapes that the user gave were looked at: the network accepts no others."""
 
@@ -118,9 +120,10 @@ def choose_inputs(network: Network, pinned: Mapping[str, Sequence[int]] | None) 
         for number, choice in enumerate(choices):
             if lengths is not None:
                 choice[name] = tuple(length[number] for length in lengths)
+    has_guesses = any(choices[0][name] != choices[1][name] for name in choices[0].keys() - pins)
     if choices[0] == choices[1]:
         choices.pop()
-    return Shapes(len(choices), choices)
+    return Shapes(len(choices), choices, has_guesses=has_guesses)
 
 
 def _lengths(
