@@ -970,3 +970,26 @@ def test_a_layer_that_refuses_to_be_changed_is_no_carrier(*, inplace: bool) -> N
     folded, report = bnfold.fold(model, example, inplace=inplace)
     assert not report.merged
     torch.testing.assert_close(folded(example), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_pooling_with_a_stride_in_front():
+    class Reduction(nn.Module):
+        """As in NASNet."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.AvgPool2d(1, stride=2), nn.Conv2d(4, 3, 1, bias=False))
+            self.second = nn.Sequential(nn.AvgPool2d(1, stride=2), nn.Conv2d(4, 3, 1, bias=False))
+            self.bn = nn.BatchNorm2d(6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(x)
+            second = self.second(F.pad(x, (-1, 1, -1, 1)))
+            return self.bn(torch.cat([self.first(x), second], 1))
+
+    model = build(Reduction())
+    x = image(2, 4, 8, 8)
+    folded, report = bnfold.fold(model, x)
+    assert len(report.merged) == 2 and report.kept == 0
+    assert report.verdict is not None and report.verdict.equal
+    assert_same(run(model, x), run(folded, x), 1e-9)

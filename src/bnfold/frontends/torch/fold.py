@@ -90,8 +90,9 @@ def _folding(model: nn.Module, request: Request, before: Snapshot) -> Folding:
 
 
 Made = TypeVar("Made")
-_MOST_ATTEMPTS = 12
-"""So many times a part of the merges is tried, where the code does not take all of them."""
+_MOST_ATTEMPTS, _MOST_WORK = 12, 6000
+"""So many times a part of the merges is tried, where the code does not take all of them, and for
+large networks as often as their ops are no more than this many in all."""
 
 
 class Folding:
@@ -185,7 +186,8 @@ class Folding:
         attempted: Callable[[list[Change], Merging], Made | None],
     ) -> Made | None:
         """The same where the code of one block stands in the way, and not that of the others."""
-        tries = iter(range(_MOST_ATTEMPTS))
+        most = _MOST_WORK // max(1, len(self.recording.events))
+        tries = iter(range(min(max(most, 2), _MOST_ATTEMPTS)))
 
         def is_right(groups: list[list[Change]]) -> bool:
             return next(tries, None) is not None and bool(attempted([*chain(*groups)], merging))

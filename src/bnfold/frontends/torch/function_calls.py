@@ -104,7 +104,7 @@ class _Names:
                 self.add(part, f"{path}.{name}" if path else name)
 
 
-_SETTINGS = ("inplace", "kernel_size", "padding", "dilation", "groups")
+_SETTINGS = ("inplace", "kernel_size", "stride", "padding", "dilation", "groups")
 _UNKNOWN: tuple[Any, frozenset[str]] = (None, frozenset())
 
 
