@@ -179,7 +179,7 @@ def _upsample(node: Node, x: Tensor) -> Tensor:
 
 
 def _shuffle(node: Node, x: Tensor) -> Tensor:
-    _, c, *space = node.shape
+    _, c, *space = x.shape
     cut = x.reshape(-1, node.get("groups"), c // node.get("groups"), *space)
     return cut.transpose(1, 2).reshape(-1, c, *space)
 
