@@ -176,6 +176,24 @@ class Branches(Network):
         shape = function([np.zeros(self.shape(x))])[0].shape
         return self.add(role, [x], [shape], name=name, function=function)[0]
 
+    def padded(
+        self,
+        x: int,
+        before: Sequence[int],
+        after: Sequence[int] | None = None,
+        value: float = 0.0,
+        *,
+        name: str = "pad",
+    ) -> int:
+        """Constants around it; negative where a border is cut off. A part, where it can be one."""
+        number = len(self.graph.ops)
+        made = self.pad(x, before, before if after is None else after, value, name=name)
+        role = self.graph.ops[number].role
+        assert isinstance(role, g.Pad)
+        if (part := Part.padding(role, self.shape(x), "float32")) is not None:
+            self.parts[number] = part
+        return made
+
     def bn(self, x: int, name: str = "bn", *, axis: int = 1, **role: Any) -> int:
         """A BatchNorm with both signs of gamma."""
         count = self.shape(x)[axis]

@@ -1228,3 +1228,88 @@ class TestOneOperand:
         net.output(net.sum(alone, other, net.conv(x, name="b"), name="sum"))
         gone = ("b",) if merges == "beside it" else ("alone", "b")
         assert names(net, merges_of(net)) == [("a", gone)]
+
+
+class TestPadding:
+    """An op of its own that pads, or that cuts a border off."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param({"value": 1.0}, id="ones"),
+            pytest.param({"before": (0, 1, 1, 1)}, id="channels"),
+            pytest.param({"before": (1, 0, 1, 1)}, id="samples"),
+            pytest.param({"bias": True}, id="a bias in front of it"),
+            pytest.param({"bn": True}, id="a BatchNorm in front of it"),
+            pytest.param({"kernel": (3, 3)}, id="several taps in front of it"),
+        ],
+    )
+    def test_it_stays(self, change) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        kernel, before = change.get("kernel", (1, 1)), change.get("before", (0, 0, 1, 1))
+        if any(before[:2]):
+            net.padded(x, before, (0, 0, 1, 1))
+            assert not net.parts
+            return
+        first = net.conv(x, 3, kernel, bias=change.get("bias", False), name="first")
+        first = net.bn(first) if change.get("bn") else first
+        padded = net.padded(first, before, (0, 0, 1, 1), change.get("value", 0.0))
+        net.output(net.conv(padded, 4, (1, 1), name="last"))
+        merges = merges_of(net)
+        assert not [merge for merge in merges if merge.source == x]
+
+    @pytest.mark.parametrize("padding", [(0, 0), (1, 1)])
+    def test_in_front_of_a_convolution(self, padding) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        padded = net.padded(x, (0, 0, 1, 2), (0, 0, 0, 1))
+        net.output(net.conv(padded, padding=padding, name="conv"))
+        (merge,) = merges_of(net)
+        assert names(net, [merge]) == [("conv", ("pad",))]
+        assert merge.window is not None
+        assert merge.window.before == (1 + padding[0], 2 + padding[1])
+
+    def test_behind_a_convolution_without_a_bias_in_a_sum(self) -> None:
+        """The serial branch of a diverse branch block."""
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        padded = net.padded(net.conv(x, 4, (1, 1), bias=False, name="a"), (0, 0, 1, 1))
+        serial = net.bn(net.conv(padded, padding=(0, 0), name="b"))
+        pooled = net.bn(net.mean(net.bn(net.padded(x, (0, 0, 1, 1), name="other")), padding=0))
+        net.output(net.sum(net.conv(x, name="c"), serial, pooled, name="sum"))
+        (merge,) = merges_of(net)
+        assert merge.source == x and len(merge.gone) == len(net.graph.ops) - 1
+
+    def test_a_border_that_is_cut_off(self) -> None:
+        """The branches of an asymmetric block without padding."""
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        square = net.conv(x, padding=(0, 0), name="square")
+        tall = net.conv(net.padded(x, (0, 0, 0, -1), name="cut"), 4, (3, 1), padding=(0, 0))
+        cut = net.padded(net.conv(x, 4, (1, 3), padding=(0, 0), name="flat"), (0, 0, -1, 0))
+        net.output(net.sum(square, tall, cut, name="sum"))
+        (merge,) = merges_of(net)
+        assert merge.carrier == net.number("square")
+
+    def test_a_convolution_cannot_cut(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        net.output(net.conv(net.padded(x, (0, 0, -1, -1)), padding=(0, 0)))
+        assert not merges_of(net)
+
+    def test_behind_a_convolution_that_pads(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 6, 6)
+        net.output(net.padded(net.conv(x, name="conv"), (0, 0, -1, -1)))
+        (merge,) = merges_of(net)
+        assert merge.window is not None and not merge.window.pads
+
+    def test_it_costs_nothing(self) -> None:
+        """So it pays for nothing: the pair of two depthwise taps has more of them as one."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        padded = net.padded(x, (0, 0, 3, 3))
+        first = net.conv(padded, 4, (1, 3), padding=(0, 0), groups=4, bias=False, name="a")
+        net.output(net.conv(first, 4, (3, 1), padding=(0, 0), groups=4, name="b"))
+        assert names(net, merges_of(net)) == [("a", ("pad",))]

@@ -188,6 +188,14 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.READ, "a")]
 
+    def test_padding_by_an_op_of_its_own(self) -> None:
+        def build(net, x):
+            inner = net.padded(net.conv(x, kernel=(1, 1), name="inner"), (0, 0, 1, 1))
+            outer = net.conv(inner, padding=(0, 0), name="a")
+            return net.sum(outer, net.conv(x, name="b"), name="sum")
+
+        assert reasons(build) == [("sum", MergeReason.PADDING, "inner")]
+
     def test_padding(self) -> None:
         def build(net, x):
             inner = net.conv(x, kernel=(1, 1), name="inner")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from bnfold.core.window import Window, chained, joint, same_padding
@@ -26,12 +29,6 @@ class TestJoint:
             pytest.param(
                 [window(3, before=1), window(3, before=1, transposed=True)], id="transposed"
             ),
-            pytest.param([window(1, before=-1, after=1)] * 2, id="it would cut in front"),
-            pytest.param([window(1, before=1, after=-1)] * 2, id="it would cut behind"),
-            pytest.param(
-                [Window((1, 1), (1, 1), (1, 1), (0, -1), (0, 1))] * 2, id="one axis in front"
-            ),
-            pytest.param([Window((1, 1), (1, 1), (1, 1), (0, 1), (0, -1))] * 2, id="and behind"),
         ],
     )
     def test_there_is_none(self, others) -> None:
@@ -104,9 +101,12 @@ class TestChained:
             pytest.param(window(3), window(3, before=1), False, id="zeros between them"),
             pytest.param(window(1), window(3, before=1), True, id="a bias beside zeros"),
             pytest.param(window(1, 2), window(3, before=1), True, id="the same with a stride"),
-            pytest.param(window(1, before=1), window(3, before=1), False, id="both pad"),
-            pytest.param(window(1, before=1, after=0), window(3, before=1), False, id="in front"),
-            pytest.param(window(1, before=0, after=1), window(3, before=1), False, id="behind"),
+            pytest.param(window(3, before=1), window(3, before=1), False, id="both pad"),
+            pytest.param(window(3, before=2, after=1), window(3, before=1), False, id="behind"),
+            pytest.param(window(3, before=1, after=2), window(3, before=1), False, id="in front"),
+            pytest.param(window(1), window(1, before=-1, after=1), True, id="a bias, cut in front"),
+            pytest.param(window(1), window(1, before=1, after=-1), True, id="a bias, cut behind"),
+            pytest.param(window(1, before=-1), window(3, before=1), False, id="zeros for a border"),
             pytest.param(window(3, before=1), window(3, transposed=True), False, id="transposed"),
             pytest.param(window(3, transposed=True), window(3), False, id="transposed in front"),
             pytest.param(window(1), window(3, transposed=True), True, id="missing taps, bias"),
@@ -126,6 +126,13 @@ class TestChained:
             (window(1, 2), window(3, before=1), False, window(3, 2, 2, before=2, after=2)),
             (window(3, 1, 2), window(2), False, window(6)),
             (window(3, 1, 2), window(3, 1, 2), False, window(5, 1, 2)),
+            # padding by an op of its own, and a border that is cut off
+            (window(1, before=1), window(3), True, window(3, before=1)),
+            (window(1, before=1), window(3, before=1), False, window(3, before=2)),
+            (window(3, before=2), window(1, before=1), False, window(3, before=3)),
+            (window(3, before=2), window(1, before=-1), True, window(3, before=1)),
+            (window(1, before=-1), window(3), True, window(3, before=-1)),
+            (window(3, 2, before=1, after=2), window(1, before=1), False, window(3, 2, 1, 3)),
             (window(1, 2), window(1, 3), True, window(1, 6, after=0)),
             (
                 window(1),
@@ -181,9 +188,58 @@ def test_what_keeps_the_size() -> None:
     assert same_padding((3, 4, 1), (2, 1, 5)) == ((2, 1, 0), (2, 2, 0))
 
 
+def test_what_cuts_a_border_off() -> None:
+    assert window(1, before=-1).cuts
+    assert window(1, before=1, after=-1).cuts
+    assert window(1, before=-1, after=1, transposed=True).cuts
+    assert not window(3, 2, after=-1, transposed=True).cuts  # an output padding
+    assert not window(1, before=-1).pads
+    assert window(1, before=-1, after=1).pads
+
+
 def test_pointwise() -> None:
     assert Window.pointwise(2).is_pointwise
     assert not window(1, 2).is_pointwise
     assert not window(1, before=1, after=-1).is_pointwise
     assert not window(3, before=1).is_pointwise
     assert Window.pointwise(0).taps == 1
+
+
+@pytest.mark.parametrize("size", range(4, 12))
+@pytest.mark.parametrize("taps", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_what_is_chained_reads_what_both_read(size, taps, stride) -> None:
+    """All paddings of the first op, in front of one that pads: offset by offset."""
+    outer = window(3, before=1, after=2)
+    for before, after in itertools.product(range(-1, 4), repeat=2):
+        inner = window(taps, stride, before=before, after=after)
+        both = chained(inner, outer, inner_shifts=False)
+        if outputs(size, inner) < 1:
+            continue
+        x = np.arange(1.0, size + 1)
+        between = applied(x, inner)
+        if both is None:
+            continue
+        assert np.array_equal(
+            applied(x, both, doubled(inner, outer, both)), applied(between, outer)
+        )
+
+
+def doubled(inner: Window, outer: Window, both: Window) -> list[float]:
+    """How often each tap of the one op is read."""
+    grid = both.offsets(0)
+    counts = [0.0] * len(grid)
+    for first, second in itertools.product(inner.offsets(0), outer.offsets(0)):
+        counts[grid.index(first + inner.stride[0] * second)] += 1
+    return counts
+
+
+def applied(x, of: Window, weight=None) -> np.ndarray:
+    """With taps of 1, where none are given."""
+    weight = [1.0] * of.kernel[0] if weight is None else weight
+    made = np.zeros(outputs(len(x), of))
+    for place in range(len(made)):
+        for offset, factor in zip(of.offsets(0), weight, strict=True):
+            at = of.stride[0] * place + offset
+            made[place] += factor * x[at] if 0 <= at < len(x) else 0.0
+    return made

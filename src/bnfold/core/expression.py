@@ -6,7 +6,7 @@ is computed when somebody asks for it. Which expressions a network holds, `expre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,10 @@ class Part:
 
     @classmethod
     def pooling(cls, window: Window, channels: int, axis: int, dtype: str) -> Part:
-        """A mean over windows, as a convolution whose weight is a constant."""
+        """A mean over windows, as a convolution whose weight is a constant.
+
+        One of a single tap moves values: it pads zeros, or where the padding is negative, crops.
+        """
 
         def weight() -> FloatArray:
             return Kernel.mean(window, channels).weight
@@ -66,6 +69,20 @@ class Part:
             carries=False,
             is_stored=False,
         )
+
+    @classmethod
+    def padding(cls, role: g.Pad, shape: Sequence[int], dtype: str) -> Part | None:
+        """Zeros around an input of this shape, or a border cut off, behind the channels."""
+        if role.value != 0.0 or len(shape) < 3 or any((*role.before[:2], *role.after[:2])):
+            return None
+        ones = (1,) * (len(shape) - 2)
+        window = Window(ones, ones, ones, role.before[2:], role.after[2:])
+        return cls.pooling(window, shape[1], 1, dtype)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it does more than move values."""
+        return self.is_stored or self.window is None or self.window.taps > 1
 
     def kernel(self, channels: int, rank: int) -> Kernel:
         """The numbers, with so many spatial axes."""

@@ -95,6 +95,7 @@ class Expressions:
         part, output = self.parts[number], op.outputs[0]
         width = part.in_channels // part.groups
         cost = self._cost(part.window, width, part.out_channels, op.inputs[0], output)
+        cost *= part.multiplies
         size = part.out_channels * width * _taps(part.window) * part.is_stored
         return Expression(
             op.inputs[0],

@@ -55,8 +55,13 @@ class Kernel:
     @property
     def is_affine(self) -> bool:
         """Whether each output depends on the input at its own place and channel alone."""
+        return self.is_one_tap and self.window.is_pointwise
+
+    @property
+    def is_one_tap(self) -> bool:
+        """Whether each output depends on one place of its own channel, wherever that lies."""
         is_diagonal = self.groups == len(self.weight) and self.weight.shape[1] == 1
-        return is_diagonal and self.window.is_pointwise
+        return is_diagonal and self.window.taps == 1
 
     @property
     def gains(self) -> FloatArray:
@@ -117,12 +122,12 @@ def stacked(kernels: Sequence[Kernel]) -> Kernel:
 
 def behind(inner: Kernel, outer: Kernel, window: Window) -> Kernel:
     """The outer op on what the inner one makes; `window` is that of both, see `chained`."""
-    if outer.is_affine:
+    if outer.is_one_tap:
         scale = outer.weight.reshape(-1)
         weight = inner.weight * scale.reshape(-1, *(1,) * (inner.weight.ndim - 1))
         return Kernel(window, inner.groups, weight, scale * inner.bias + outer.bias)
     bias = _on_constant(outer, inner.bias) + outer.bias
-    if inner.is_affine:
+    if inner.is_one_tap:
         scale = inner.weight.reshape(outer.groups, 1, -1, *(1,) * len(window.kernel))
         parts = outer.weight.reshape(outer.groups, -1, *outer.weight.shape[1:])
         return Kernel(window, outer.groups, (parts * scale).reshape(outer.weight.shape), bias)

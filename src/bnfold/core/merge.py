@@ -213,7 +213,7 @@ class _Finder:
         if part.window is None or window is None:
             return part.carries and part.window is window
         is_alike = part.window.is_transposed == window.is_transposed
-        return part.carries and (is_alike or window.is_pointwise)
+        return part.carries and not window.cuts and (is_alike or window.is_pointwise)
 
     def _carries_affine(self, number: int) -> bool:
         op = self.graph.ops[number]

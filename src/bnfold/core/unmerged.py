@@ -117,6 +117,7 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
             break
         op = expressions.graph.ops[number]
         is_step = isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep)
+        is_step |= number in expressions.parts
         if not op.inputs or not (is_step or _is_copy(op.role)):
             break
         way = (*way, number)
@@ -146,8 +147,9 @@ def _obstacle(
     return Unmerged(number, MergeReason.SUM if is_file else MergeReason.CODE)
 
 
-def _may_be_built_on(role: g.Role) -> bool:
-    return isinstance(role, g.AffineStep) and role.refusal is None and role.is_known
+def _is_built_on(role: g.Role) -> bool:
+    is_step = isinstance(role, g.AffineStep) and role.refusal is None and role.is_known
+    return is_step or _is_copy(role)
 
 
 def _is_copy(role: g.Role) -> bool:
@@ -169,7 +171,7 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
             if maker not in expressions.parts:
                 yield Unmerged(number, MergeReason.GRID, maker)
-        elif not _is_copy(op.role) and not _may_be_built_on(op.role):
+        elif maker not in expressions.parts and not _is_built_on(op.role):
             yield Unmerged(number, MergeReason.STEP, maker)
     linear = [maker for maker in way if isinstance(expressions.graph.ops[maker].role, g.Linear)]
     yield Unmerged(number, MergeReason.PADDING, (linear[1:] or linear or way)[0])

@@ -28,7 +28,7 @@ class Window:
     stride: Axes
     dilation: Axes
     before: Axes
-    """Zeros padded in front."""
+    """Zeros padded in front; negative where a border is cut off, and so behind."""
     after: Axes
     """Zeros padded behind; of a transposed one, less its output padding."""
     is_transposed: bool = False
@@ -42,12 +42,19 @@ class Window:
     @property
     def is_pointwise(self) -> bool:
         """Whether it reads the place that it writes to, and no other."""
-        return self.taps == 1 and set(self.stride) <= {1} and not self.pads
+        is_moved = any(self.before) or any(self.after)
+        return self.taps == 1 and set(self.stride) <= {1} and not is_moved
 
     @property
     def pads(self) -> bool:
-        """Whether anything is padded, or cut."""
-        return any(self.before) or any(self.after)
+        """Whether anything is padded."""
+        return any(pad > 0 for pad in (*self.before, *self.after))
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a border is cut off, which no convolution does."""
+        after = () if self.is_transposed else self.after
+        return any(pad < 0 for pad in (*self.before, *after))
 
     @property
     def sees_fewer(self) -> bool:
@@ -123,8 +130,9 @@ def chained(inner: Window, outer: Window, *, inner_shifts: bool) -> Window | Non
     axes, margins = [], []
     for axis, stride in enumerate(inner.stride):
         # What the outer op reads as a padded zero, the inner one has to make of zeros alone.
-        is_alone = inner.kernel[axis] == 1 and not inner.before[axis] and not inner.after[axis]
-        if (outer.before[axis] or outer.after[axis]) and not is_alone:
+        if (outer.before[axis] > 0 and inner.offsets(axis)[-1] >= stride) or (
+            outer.after[axis] > 0 and inner.offsets(axis)[0] + inner.margin[axis] < 0
+        ):
             return None
         moved = outer.offsets(axis)
         spread = range(moved[0] * stride, moved[-1] * stride + 1, moved.step * stride)
@@ -149,16 +157,12 @@ def _sums(first: range, second: range) -> range:
     return range(first[0] + second[0], first[-1] + second[-1] + 1, step)
 
 
-def _on_grid(
-    axes: Sequence[range], stride: Axes, margin: Axes, *, is_transposed: bool
-) -> Window | None:
+def _on_grid(axes: Sequence[range], stride: Axes, margin: Axes, *, is_transposed: bool) -> Window:
     before = tuple(-axis[0] for axis in axes)
     after = tuple(
         rest + axis[-1] - axis[0] - front
         for axis, rest, front in zip(axes, margin, before, strict=True)
     )
-    if min(before, default=0) < 0 or (min(after, default=0) < 0 and not is_transposed):
-        return None  # it would cut, which no convolution does
     kernel = tuple(len(axis) for axis in axes)
     dilation = tuple(axis.step for axis in axes)
     return Window(kernel, stride, dilation, before, after, is_transposed)

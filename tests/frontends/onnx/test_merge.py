@@ -78,6 +78,37 @@ def diverse(s):
     s.output(s.node("Relu", at, name="act"))
 
 
+def zeros(s, x, name, amount=1):
+    """Pad with zeros in front and behind."""
+    pads = s.integers(f"{name}_pads", 0, 0, amount, amount, 0, 0, amount, amount)
+    return s.node("Pad", x, pads, name=name)
+
+
+def diverse_with_pads(s):
+    """As published: BatchNorm of zeros between a 1x1 and what does not pad."""
+    x = s.input(2, 4, "h", "w")
+    first = s.bn(zeros(s, s.conv(x, 4, 4, kernel=1, name="a", bias=False), "pad"), 4, name="n")
+    second = s.bn(zeros(s, s.conv(x, 4, 4, kernel=1, name="c", bias=False), "zeros"), 4, name="m")
+    mean = s.node("AveragePool", second, name="mean", kernel_shape=[3, 3])
+    s.output(s.node("Relu", s.node("Sum", s.conv(x, 4, 4, name="d", pad=1),
+                                   s.conv(first, 4, 4, name="b"), mean, name="sum")))  # fmt: skip
+
+
+def zeros_in_front(s):
+    """As TensorFlow pads where it strides: more behind than in front."""
+    x = s.input(*X)
+    pads = s.integers("pads", 0, 0, 0, 0, 0, 0, 1, 1)
+    padded = s.node("Pad", x, pads, name="pad", mode="constant")
+    s.output(s.conv(padded, 4, 4, name="a", strides=[2, 2]))
+
+
+def a_border_cut_off(s):
+    x = s.input(*X)
+    square = s.conv(x, 4, 4, name="a")
+    cut = s.node("Pad", x, s.integers("cut", 0, 0, -1, 0, 0, 0, -1, 0), name="pad")
+    s.output(added(s, square, rectangle(s, cut, "b", (1, 3), [0] * 4)))
+
+
 def fastvit(s):
     x = s.input(*X)
     mixer = added(s, branch(s, x, "deep", groups=4), s.bn(x, 4, name="skip"), name="mixer")
@@ -308,6 +339,9 @@ MERGED = {
     mobileone_pointwise: ["Conv", "Relu"],
     asymmetric: ["Conv", "Relu"],
     diverse: ["Conv", "Relu"],
+    diverse_with_pads: ["Conv", "Relu"],
+    zeros_in_front: ["Conv"],
+    a_border_cut_off: ["Conv"],
     fastvit: ["Conv", "Relu"],
     fastvit_the_other_way_round: ["Conv", "Relu"],
     convolution_and_its_batch_norm: ["Conv", "Relu"],

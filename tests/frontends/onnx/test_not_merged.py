@@ -206,6 +206,50 @@ def edges_in_front_of_one(s):
     s.output(added(s, s.conv(wide, 4, 4, name="a"), s.conv(x, 4, 4, name="b", pad=1)))
 
 
+def padded(s, amount, *, mode="constant", value=None, **conv):
+    """Pad, then a convolution: `amount` names the constant."""
+    x = s.input(2, 4, 6, "w")
+    more = [] if value is None else [s.tensor("value", np.array(value, s.dtype))]
+    s.output(s.conv(s.node("Pad", x, amount(s, x), *more, name="pad", mode=mode), 4, 4, **conv))
+
+
+def zeros_by_the_size(s):
+    """As many behind as the width is larger than 6: none in the run that is analysed."""
+
+    def amount(s, x):
+        shape = s.node("Shape", x, name="shape")
+        width = s.node("Gather", shape, s.tensor("at", np.array([3])), name="width")
+        rest = s.node("Mod", width, s.integers("two", 2), name="rest")
+        return s.node("Concat", s.integers("given", 0, 0, 1, 1, 0, 0, 1), rest, name="c", axis=0)
+
+    padded(s, amount)
+
+
+def zeros_for_channels(s):
+    x = s.input(2, 3, 6, 6)
+    pads = s.integers("pads", 0, 1, 1, 1, 0, 0, 1, 1)
+    s.output(s.conv(s.node("Pad", x, pads, name="pad"), 4, 4, name="a"))
+
+
+def something_else_around(s):
+    padded(s, lambda s, x: s.integers("pads", 0, 0, 1, 1, 0, 0, 1, 1), value=0.5)
+
+
+def a_border_around(s):
+    padded(s, lambda s, x: s.integers("pads", 0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
+
+
+def zeros_behind_a_bias(s):
+    x = s.input(*X)
+    pads = s.integers("pads", 0, 0, 1, 1, 0, 0, 1, 1)
+    inner = s.node("Relu", s.node("Pad", s.conv(x, 4, 4, kernel=1, name="a"), pads, name="pad"))
+    s.output(s.conv(inner, 4, 4, name="b"))
+
+
+def a_border_cut_off_alone(s):
+    padded(s, lambda s, x: s.integers("pads", 0, 0, -1, 0, 0, 0, -1, 1))
+
+
 def a_mean_that_rounds_up(s):
     x = s.input(2, 4, 6, 6)
     options = {"kernel_shape": [3, 3], "strides": [2, 2]}
@@ -342,6 +386,8 @@ KEPT = [
     same_lower_beside_explicit_pads_with_a_stride, zeros_between_two_convolutions_with_a_bias,
     zeros_between_two_kernels, a_shift_between_and_zeros, depthwise_beside_dense,
     depthwise_then_pointwise, a_bottleneck, reflect_in_front_of_one, edges_in_front_of_one,
+    zeros_by_the_size, zeros_for_channels, something_else_around, a_border_around,
+    zeros_behind_a_bias, a_border_cut_off_alone,
     a_mean_that_rounds_up, a_mean_that_counts_no_zeros, same_padding_of_a_mean,
     a_branch_is_broadcast, one_channel_is_broadcast, other_sources, an_activation_between,
     a_transposed_one_beside_another, a_transposed_one_with_an_output_shape, another_dtype_between,

@@ -778,6 +778,40 @@ def test_mean_pooling():
     merges(Diverse(), left=2)
 
 
+class Padded(Branches):
+    """A serial branch with zeros from a module of their own, and a BatchNorm behind them."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.serial = nn.Sequential(
+            convolution(1), pad, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, bias=False)
+        )
+
+    def forward(self, x):
+        return self.bn(x) + self.wide(x) + self.point(x) + self.serial(x)
+
+
+class ByTheSize(nn.ZeroPad2d):
+    """What is padded is no setting."""
+
+    def forward(self, x):
+        return F.pad(x, (x.shape[2] // 7, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("pad", "left"),
+    [
+        (nn.ZeroPad2d(1), 1),
+        (nn.ConstantPad2d(1, 0.0), 1),
+        (nn.ConstantPad2d(1, 0.5), 3),
+        (ByTheSize(1), 3),
+    ],
+)
+def test_padding_by_a_module_of_its_own(pad, left):
+    folded, _ = fold(Padded(pad))
+    assert convolutions(folded) == left
+
+
 def test_no_parameter_of_what_is_gone_is_left():
     folded = merges(Branches())
     assert sorted(folded.state_dict()) == ["wide.0.bias", "wide.0.weight"]

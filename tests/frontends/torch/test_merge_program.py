@@ -245,6 +245,39 @@ def test_another_dtype_stays() -> None:
     assert_not_merged(Net(), image(2, 4, 6, 6))
 
 
+def test_padding_by_the_size_stays() -> None:
+    """As many zeros as make the size even: none in the run that is analysed."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(F.pad(x, (0, x.shape[3] % 2, 1, 1)))
+
+    model = build(Net())
+    shapes = ({3: Dim("width", min=4, max=64)},)
+    program = torch.export.export(model, (image(2, 4, 6, 6),), dynamic_shapes=shapes)
+    folded, report = fold_equal(program, image(2, 4, 6, 7))
+    assert count(folded, "pad") == 1 and not report.merged
+
+
+@pytest.mark.parametrize("amounts", [(0, 1, 0, 1), (1, 1, 1, 1, 1, 1)])
+def test_padding_that_no_convolution_has_stays(amounts: tuple[int, ...]) -> None:
+    """More behind than in front, and of channels."""
+    channels = 6 if len(amounts) > 4 else 4
+    model = nn.Sequential(nn.ConstantPad3d(amounts, 0.0), nn.Conv2d(channels, 4, 3, stride=2))
+    if len(amounts) == 4:
+        model[0] = nn.ZeroPad2d(amounts)
+    assert_not_merged(model, image(2, 4, 6, 6))
+
+
+@pytest.mark.parametrize("pad", [nn.ConstantPad2d(1, 0.5), nn.ReflectionPad2d(1)])
+def test_padding_with_something_else_stays(pad: nn.Module) -> None:
+    assert_not_merged(nn.Sequential(pad, nn.Conv2d(4, 4, 3)), image(2, 4, 6, 6))
+
+
 def test_dropout_that_works_stays() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -459,6 +492,32 @@ def test_a_diverse_branch_block() -> None:
         ),
     )
     assert_merged(model, image(2, 8, 7, 7))
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_padding_by_an_op_of_its_own(is_decomposed: bool) -> None:
+    """The serial branches of a diverse branch block, BatchNorms behind the zeros."""
+    model = Branches(
+        conv_bn(4, 4),
+        nn.Sequential(
+            *(nn.Conv2d(4, 4, 1, bias=False), nn.ZeroPad2d(1), nn.BatchNorm2d(4)),
+            *(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        ),
+        nn.Sequential(
+            *(nn.Conv2d(4, 4, 1, bias=False), nn.ZeroPad2d(1), nn.BatchNorm2d(4)),
+            *(nn.AvgPool2d(3, 1), nn.BatchNorm2d(4)),
+        ),
+    )
+    side = Dim("side", min=4, max=64)
+    shapes = ({2: side, 3: side},)
+    program = torch.export.export(build(model), (image(2, 4, 6, 6),), dynamic_shapes=shapes)
+    program = program.run_decompositions() if is_decomposed else program
+    folded, report = fold_equal(program, image(2, 4, 6, 6))
+    assert linears(folded) == 1 and count(folded, "pad") == 0
+    assert report.removed == report.total == 5
+    assert_no_rest(folded)
+    x = image(2, 4, 9, 9)
+    torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-9, atol=1e-9)
 
 
 def test_yolov7_repconv() -> None:

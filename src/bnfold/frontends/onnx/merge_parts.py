@@ -3,6 +3,7 @@
 Conv, ConvTranspose   any number of spatial axes; SAME where the stride is 1
 Gemm, MatMul          without spatial axes; what is added behind a MatMul is its bias
 AveragePool           equal taps; not where padded zeros are not counted, or a window is cut
+Pad                   one tap: zeros, of which no number depends on the size
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bnfold.core.expression import Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.frontends.onnx.constants import Constants
 from bnfold.frontends.onnx.lifter import as_float64
+from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import Lifted, LinearSite
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype
 from bnfold.frontends.onnx.windows import window_of
@@ -35,6 +37,8 @@ def parts_of(lifted: Lifted) -> dict[int, Part]:
             part = _linear(lifted, op.role, site)
         elif isinstance(op.role, g.Mean) and op.kind == "AveragePool":
             part = _pooling(lifted, op)
+        elif isinstance(op.role, g.Pad):
+            part = _padding(lifted, op, op.role)
         if part is not None:
             parts[number] = part
     return parts
@@ -114,10 +118,23 @@ def _bias(lifted: Lifted, site: LinearSite, channels: int) -> FloatArray:
     return np.broadcast_to(as_float64(array).reshape(-1) * site.bias.factor, (channels,))
 
 
-def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
+def _padding(lifted: Lifted, op: g.Op, role: g.Pad) -> Part | None:
+    name, node = _made(lifted, op)
+    if node is None or (node.input(1) and lifted.constants.may_differ(node.input(1))):
+        return None
+    shape = lifted.graph.shapes[op.inputs[0]]
+    return Part.padding(role, shape, str(lifted.constants.shapes.dtypes.get(name)))
+
+
+def _made(lifted: Lifted, op: g.Op) -> tuple[str, Node | None]:
+    """What an op makes, and the node that does."""
     (tensor,) = op.outputs
     name = next((name for name, number in lifted.tensors.items() if number == tensor), "")
-    node = lifted.network.makers.get(name)
+    return name, lifted.network.makers.get(name)
+
+
+def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
+    name, node = _made(lifted, op)
     if node is None or node.integer("ceil_mode"):
         return None
     window = window_of(node, node.integers("kernel_shape"))
@@ -125,5 +142,5 @@ def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
         return None
     if any(spread > 1 for spread in window.dilation):  # younger than most runtimes
         return None
-    channels = lifted.graph.shapes[tensor][1]
+    channels = lifted.graph.shapes[op.outputs[0]][1]
     return Part.pooling(window, channels, 1, str(lifted.constants.shapes.dtypes.get(name)))

@@ -15,6 +15,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+_PADS = {
+    *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
+    *(getattr(nn, name) for name in ("ZeroPad1d", "ZeroPad2d", "ZeroPad3d") if hasattr(nn, name)),
+}
 _LEAVES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding, *BATCH_NORMS, *CLIPS)
 
 _FORWARDS = {leaf.forward for leaf in _LEAVES}
@@ -41,6 +45,11 @@ def is_leaf(module: nn.Module) -> bool:
 def has_settings(module: nn.Module) -> bool:
     """Whether it is of a kind that may be taken as one op."""
     return isinstance(module, _LEAVES)
+
+
+def pads_as_told(module: nn.Module | None) -> bool:
+    """Whether it pads by its settings alone, whatever the size."""
+    return type(module) in _PADS and "forward" not in module.__dict__
 
 
 def _holds_its_own(module: nn.Module) -> bool:

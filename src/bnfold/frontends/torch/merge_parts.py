@@ -1,8 +1,8 @@
 """The linear ops of a recording as parts that may be merged; see `bnfold.core.merge`.
 
 A part is an op whose weight and bias are the model's own and nobody else's, in the dtype that it
-also computes in. Mean pooling that divides by the same number everywhere is one, too: a convolution
-whose weight is a constant, and which cannot be given another.
+also computes in. Mean pooling that divides by the same number everywhere is one, too, and so is
+padding with zeros: a convolution whose weight is a constant, and which cannot be given another.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def _part(lifted: Lifted, number: int, event: Event) -> Part | None:
         return None
     if isinstance(role, g.Linear) and isinstance(site, LinearSite):
         return _linear(event, role, site, read[0])
+    if isinstance(role, g.Pad):
+        return Part.padding(role, read[0].shape, str(read[0].dtype))
     return _mean(event, read[0]) if isinstance(role, g.Mean) else None
 
 

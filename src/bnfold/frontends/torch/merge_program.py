@@ -85,7 +85,7 @@ class _Merger:
         self.nodes = {
             number: node
             for number, event in lifted.events.items()
-            if counts[event.number] == 1 and (node := node_of(event)) is not None
+            if counts[event.number] == 1 and (node := _whole_node(event)) is not None
         }
         """Per op that is one node, and all of it."""
         self.values = {
@@ -253,6 +253,14 @@ class _Merger:
 
     def _out_of_place(self) -> Iterator[Event]:
         return (event for event in self.recording.events if event.number in self.out_of_place)
+
+
+def _whole_node(event: Event) -> fx.Node | None:
+    """The node that an event is, or that was taken apart to it alone, as `pad` is."""
+    node = event.call.node
+    if node is None or event.call.items != [event] or len(node.all_input_nodes) != 1:
+        return node_of(event)
+    return node
 
 
 def _names(node: fx.Node) -> set[str]:

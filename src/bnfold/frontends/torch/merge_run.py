@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bnfold.core import graph as g
 from bnfold.core.expression import Freedom, Part
 from bnfold.core.merge_within import Fence
-from bnfold.frontends.torch.leaf_modules import has_hooks, overrides_call
+from bnfold.frontends.torch.leaf_modules import has_hooks, overrides_call, pads_as_told
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_parts import parts_of
 from bnfold.frontends.torch.ops import Arguments, functional, op_name
@@ -72,9 +72,12 @@ class AllRuns:
         module = event.target if isinstance(site, LinearSite) and event else None
         if isinstance(site, AffineSite):
             module = site.module
-        if event and isinstance(self.lifted.graph.ops[number].role, g.Mean):
+        role = self.lifted.graph.ops[number].role
+        if event and isinstance(role, g.Mean | g.Pad):
             call = event.call
             module = call.module if call.single and call.items == [event] else None
+            if isinstance(role, g.Pad) and not pads_as_told(module):
+                module = None
         return module if isinstance(module, nn.Module) and self.is_free(module) else None
 
     def is_free(self, module: nn.Module) -> bool:
