@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Freedom, Part
+from bnfold.core.expression import Border, Freedom, Part
 from bnfold.core.kernel import Kernel
 from bnfold.core.merge import find_merges
 from bnfold.core.merged import Merge
@@ -193,6 +193,22 @@ class Branches(Network):
         if (part := Part.padding(role, self.shape(x), "float32")) is not None:
             self.parts[number] = part
         return made
+
+    def bordered(self, x: int, values: Array, *, name: str = "border") -> int:
+        """One place around it that holds a number per channel."""
+        zeros = g.Pad((0, 0, 1, 1), (0, 0, 1, 1))
+        part = Part.padding(zeros, self.shape(x), "float32")
+        assert part is not None
+        self.parts[len(self.graph.ops)] = replace(part, border=Border(values, 1e-12))
+        border = g.channel_array(values, 1, 4)
+
+        def function(xs: Sequence[Array]) -> list[Array]:
+            width = [(0, 0), (0, 0), (1, 1), (1, 1)]
+            inside = np.pad(np.ones(xs[0].shape), width)
+            return [np.where(inside, np.pad(xs[0], width), border)]
+
+        shape = function([np.zeros(self.shape(x))])[0].shape
+        return self.add(g.Opaque(), [x], [shape], name=name, function=function)[0]
 
     def bn(self, x: int, name: str = "bn", *, axis: int = 1, **role: Any) -> int:
         """A BatchNorm with both signs of gamma."""

@@ -17,6 +17,8 @@ from bnfold.core.merge import choices, find_merges
 from bnfold.core.reasons import Reason
 from tests.core.branches import Branches, merges_of, names
 
+Change = Callable[[np.ndarray], np.ndarray]
+
 
 def branch(change: Callable[[Branches, int, int, int], int | None] | None = None) -> Branches:
     """x -> 3x3, 1x1 -> sum; `change` may add to it, and may give another sum."""
@@ -1313,3 +1315,61 @@ class TestPadding:
         first = net.conv(padded, 4, (1, 3), padding=(0, 0), groups=4, bias=False, name="a")
         net.output(net.conv(first, 4, (3, 1), padding=(0, 0), groups=4, name="b"))
         assert names(net, merges_of(net)) == [("a", ("pad",))]
+
+
+class TestBorders:
+    """Something else around a tensor than zeros."""
+
+    @staticmethod
+    def block(*, bias: bool = False, bn: bool = True, change: Change = lambda b: b) -> Branches:
+        """1x1, BatchNorm, what this makes of zeros around it, 3x3; beside a 3x3."""
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        made = net.conv(x, 4, (1, 1), bias=bias, name="first")
+        made = net.bn(made) if bn else made
+        op = net.graph.ops[-1]
+        part = net.parts.get(len(net.graph.ops) - 1)
+        shift = part.bias() if part and part.bias else getattr(op.role, "shift", np.zeros(4))
+        padded = net.bordered(made, change(shift.reshape(-1)))
+        second = net.conv(padded, padding=(0, 0), name="second")
+        net.output(net.sum(second, net.conv(x, name="wide"), name="sum"))
+        return net
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda border: border * (1 + 1e-9),
+            lambda border: border[::-1],
+            lambda border: 0.0 * border,
+            lambda border: border + np.array([0.0, 0.0, 0.0, np.nan]),
+        ],
+    )
+    def test_something_else_than_is_made_of_zeros(self, change) -> None:
+        assert not merges_of(self.block(change=change))
+
+    def test_what_only_the_nearest_makes_of_zeros(self) -> None:
+        """A bias of the first is none of zeros: its output is the source, which is one reader's."""
+        (merge,) = merges_of(self.block(bias=True))
+        assert merge.carrier != 0 and 0 not in merge.gone
+
+    @pytest.mark.parametrize("options", [{}, {"bias": True, "bn": False}])
+    def test_what_is_made_of_zeros(self, options) -> None:
+        net = self.block(**options)
+        (merge,) = merges_of(net)
+        assert merge.carrier == net.number("wide") and merge.source == 0
+        assert len(merge.gone) == len(net.graph.ops) - 1
+
+    def test_what_is_read_without_its_border(self) -> None:
+        net = self.block()
+        inner = net.graph.ops[net.number("border")].inputs[0]
+        net.output(net.clip(inner))
+        assert not merges_of(net)
+
+    def test_several_taps_in_front(self) -> None:
+        net = Branches()
+        x = net.input(2, 4, 5, 5)
+        first = net.conv(x, name="first")
+        bias = net.parts[0].bias
+        assert bias is not None
+        net.output(net.conv(net.bordered(first, bias()), padding=(0, 0)))
+        assert not merges_of(net)

@@ -18,6 +18,23 @@ from bnfold.core.window import Window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Border:
+    """What is padded in the place of zeros, one number per channel."""
+
+    values: FloatArray
+    """(channels,)"""
+    rounding: float
+    """Of the arithmetic that made them, relative to the largest."""
+
+    def is_made_of_zeros(self, kernel: Kernel) -> bool:
+        """Whether a linear op makes this where it reads zeros alone: then the zeros are padded."""
+        if kernel.bias.shape != self.values.shape or not np.isfinite(self.values).all():
+            return False
+        apart = np.abs(kernel.bias - self.values).max(initial=0.0)
+        return bool(apart <= self.rounding * np.abs(self.values).max(initial=0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A linear op as its frontend states it, for merging: constant, and nobody else's."""
 
@@ -38,6 +55,8 @@ class Part:
     """Whether it can be given the kernel and the source of others."""
     is_stored: bool = True
     """Whether its weight takes room; that of a mean is known."""
+    border: Border | None = None
+    """What it pads, if that is not zeros: it is linear behind what makes that of zeros."""
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
     affine step, linear op     of an expression               is an expression     (chain)
     copy                       of an expression               is that expression
+    what it makes of zeros     around an expression           is an expression     (chain)
     sum                        of expressions of one source   is an expression     (sum)
 
 where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
@@ -18,7 +19,15 @@ from functools import partial
 import numpy as np
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Build, Expression, Freedom, Part, is_free, varying_axes
+from bnfold.core.expression import (
+    Border,
+    Build,
+    Expression,
+    Freedom,
+    Part,
+    is_free,
+    varying_axes,
+)
 from bnfold.core.kernel import Kernel, added, behind
 from bnfold.core.window import Window, chained, joint
 
@@ -73,6 +82,11 @@ class Expressions:
         """Whether a tensor is read so often and no more, and merges may cross it."""
         return self.readings.get(tensor) == reads and tensor not in self.freedom.ends
 
+    def is_part(self, number: int) -> bool:
+        """Whether an op can be merged: who carries nothing may have a weight that is computed."""
+        part = self.parts.get(number)
+        return part is not None and (is_free(self.graph.ops[number].role) or not part.carries)
+
     def are_alike(self, tensors: Iterable[int], output: int) -> bool:
         """Whether no operand of a sum is broadcast."""
         return all(self.graph.shapes[tensor] == self.graph.shapes[output] for tensor in tensors)
@@ -83,7 +97,10 @@ class Expressions:
             return self._sums(number, op, role)
         if not self.freedom.can_go(number):
             return []
-        if number in self.parts and is_free(role):
+        part = self.parts.get(number)
+        if part is not None and part.border is not None:
+            return self._bordered(part.border, self._part(number, op), op.outputs[0])
+        if self.is_part(number):
             near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             near = self._step(number, op, role)
@@ -111,6 +128,20 @@ class Expressions:
             size,
             size,
         )
+
+    def _bordered(self, border: Border, pad: Expression, output: int) -> list[Expression]:
+        """b around W x + b is W x + b of an x with zeros around it."""
+        found: dict[int, Expression] = {}
+        for inner in self.by_tensor.get(pad.source, ()) if self.is_own(pad.source, 1) else ():
+            whole = self._chain(replace(inner, shifts=False), pad, output)
+            if whole is None or whole.axis is None or whole.window is None:
+                continue
+            channels, rank = self.channels(inner.source, whole.axis), len(whole.window.kernel)
+            if border.is_made_of_zeros(inner.build(channels, rank)):
+                near = replace(whole, shifts=inner.shifts)
+                for made in (near, *self.further(near, output)):
+                    found.setdefault(made.source, made)
+        return [*found.values()]
 
     def _step(self, number: int, op: g.Op, role: g.AffineStep) -> Expression | None:
         shape = self.graph.shapes[op.outputs[0]]

@@ -167,7 +167,8 @@ def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unm
             is_code = not expressions.freedom.shortens_concats
             yield Unmerged(number, MergeReason.CODE if is_code else MergeReason.READ, maker)
         if isinstance(op.role, g.Linear):
-            if not is_free(op.role) or not op.role.bias_editable:
+            is_own = is_free(op.role) and op.role.bias_editable
+            if not is_own and not expressions.is_part(maker):
                 yield Unmerged(number, MergeReason.WEIGHT, maker)
             if maker not in expressions.parts:
                 yield Unmerged(number, MergeReason.GRID, maker)

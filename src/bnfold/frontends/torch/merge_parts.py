@@ -3,16 +3,20 @@
 A part is an op whose weight and bias are the model's own and nobody else's, in the dtype that it
 also computes in. Mean pooling that divides by the same number everywhere is one, too, and so is
 padding with zeros: a convolution whose weight is a constant, and which cannot be given another.
+
+In an exported program the weight may also be computed of such, and the bias may be read elsewhere:
+what is merged does not need them. Such an op carries nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
@@ -21,19 +25,25 @@ from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Axes, Window, same_padding
 from bnfold.frontends.torch.leaf_modules import TRANSPOSED
 from bnfold.frontends.torch.lifter import Lifted, LinearSite, is_readable, to_numpy
-from bnfold.frontends.torch.ops import Arguments, UnfitError, op_name
-from bnfold.frontends.torch.recording import Event, Value, values
+from bnfold.frontends.torch.linear_ops import linear_spec
+from bnfold.frontends.torch.ops import Arguments, UnfitError, node_of, op_name
+from bnfold.frontends.torch.recording import Derivation, Event, Value, values
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What merged weights are rounded to."""
 
 
-def parts_of(lifted: Lifted) -> dict[int, Part]:
-    """The parts, by the numbers of their ops; none that differs from run to run is among them."""
+def parts_of(lifted: Lifted, *, lasting: bool = False) -> dict[int, Part]:
+    """The parts, by the numbers of their ops; none that differs from run to run is among them.
+
+    `lasting` says that what is computed of a program's weights is the same in every run.
+    """
     parts = {}
     for number, event in lifted.events.items():
         try:
             part = _part(lifted, number, event)
+            if part is None and lasting and event.call.node is not None:
+                part = _computed(lifted, number, event)
         except UnfitError:
             continue
         if part is not None:
@@ -85,6 +95,44 @@ def _linear(event: Event, role: g.Linear, site: LinearSite, source: Value) -> Pa
         None if site.bias is None else partial(to_numpy, site.bias),
         str(source.dtype),
     )
+
+
+def _computed(lifted: Lifted, number: int, event: Event) -> Part | None:
+    """A convolution of a program that has a weight of its own, or one computed of such."""
+    role, node, spec = lifted.graph.ops[number].role, node_of(event), linear_spec(event)
+    if not isinstance(role, g.Linear) or spec is None or node is None or not keeps_dtype(event):
+        return None
+    is_computed = spec.weight.how is Derivation.OTHER
+    source, tensors = spec.source, [c.tensor for c in (spec.weight, spec.bias) if c is not None]
+    if role.tie is not None or not (is_computed or role.weight is g.Weight.FREE):
+        return None
+    if spec.layout is not Layout.OUT_IN or tensors[0].ndim < 3:
+        return None
+    if any(not _is_plain(tensor, source.dtype) for tensor in tensors):
+        return None
+    if not _is_made_in(node.all_input_nodes[1:], source.dtype):
+        return None
+    window = _window(event, tuple(tensors[0].shape[2:]))
+    part = Part.of(
+        role,
+        window,
+        partial(to_numpy, tensors[0]),
+        partial(to_numpy, tensors[1]) if len(tensors) > 1 else None,
+        str(source.dtype),
+        carries=False,
+    )
+    return None if window is None else replace(part, is_stored=not is_computed)
+
+
+def _is_made_in(nodes: Sequence[fx.Node], dtype: torch.dtype) -> bool:
+    """Whether all that these are made of has this dtype: what is quantised has not."""
+    pending = [*nodes]
+    for node in pending:  # which grows
+        told = node.meta.get("val")
+        if not isinstance(told, Tensor) or told.dtype != dtype:
+            return False
+        pending += [source for source in node.all_input_nodes if source not in pending]
+    return True
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:

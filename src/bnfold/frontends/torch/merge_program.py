@@ -28,6 +28,7 @@ from bnfold.frontends.torch.decide import Decided
 from bnfold.frontends.torch.editor import Editor, argument_with
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
+from bnfold.frontends.torch.merge_borders import borders
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
 from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
@@ -40,21 +41,21 @@ def merges_of(
 ) -> Iterator[tuple[ExportedProgram, Merging]]:
     """The program with what can be one merged, then with less of that: itself at last."""
     merger = _Merger(program, recording, lifted)
-    parts, freedom = parts_of(lifted), merger.freedom
+    parts, freedom = merger.parts, merger.freedom
     possible = merges_within(merger.graph, parts, freedom, merger.can_write)
     possible.sort(key=lambda merge: merge.carrier)
     for chosen in choices(merger.graph, parts, possible):
         ready = merger.ready(chosen)
         merges = [merge for merge, _ in ready]
         if merges or not chosen:
-            merging = Merging(lifted.graph, parts, freedom, merges)
+            merging = Merging(merger.graph, parts, freedom, merges)
             yield merger.write(ready) if merges else program, merging
 
 
 def are_left(program: ExportedProgram, decided: Decided, *, is_merged: bool) -> bool:
     """Whether there are more to find in what a fold makes."""
     merger = _Merger(program, decided.recording, decided.lifted)
-    graph, parts, freedom = merger.graph, parts_of(decided.lifted), merger.freedom
+    graph, parts, freedom = merger.graph, merger.parts, merger.freedom
     return can_merge_again(graph, decided.plan, parts, freedom, is_merged=is_merged)
 
 
@@ -88,6 +89,7 @@ class _Merger:
             if counts[event.number] == 1 and (node := _whole_node(event)) is not None
         }
         """Per op that is one node, and all of it."""
+        self.events = dict(lifted.events)
         self.values = {
             lifted.tensors[value.number]: value
             for event in recording.events
@@ -98,9 +100,30 @@ class _Merger:
         self.makers = {
             output: number for number, op in enumerate(self.graph.ops) for output in op.outputs
         }
+        self.parts = parts_of(lifted, lasting=not recording.changed)
+        self.behind: dict[int, list[fx.Node]] = {}
+        """Further nodes of an op, behind the first."""
+        self._take_borders()
         self.promised = promised(program.module_call_graph)
         self.out_of_place: set[int] = set()
         """Numbers of events that must not work in place any more."""
+
+    def _take_borders(self) -> None:
+        """Let what writes a border be one op."""
+        for found, part in borders(self.recording, self.lifted):
+            (source,) = values(found.pad.args, found.pad.kwargs)
+            first, last = (
+                self.makers[self.lifted.tensors[value.number]]
+                for value in (found.pad.outputs[0], found.made)
+                if value is not None
+            )
+            ops = self.graph.ops
+            tensors = (self.lifted.tensors[source.number],)
+            ops[last] = g.Op(ops[last].name, g.Opaque(), tensors, ops[last].outputs)
+            ops[first] = g.Op(ops[first].name, g.Opaque(), (), ops[first].outputs)
+            self.parts.pop(first, None)
+            self.parts[last], self.events[last] = part, found.pad
+            self.nodes[last], *self.behind[last] = found.nodes
 
     # ---------------------------------------------------------------- which can be carried out
 
@@ -111,11 +134,15 @@ class _Merger:
 
     def can_go(self, number: int) -> bool:
         """Whether an op is one node that rounds to the dtype that it reads."""
-        node = self.nodes.get(number)
-        if node is None or not self.promised.isdisjoint(_names(node)):
+        if number not in self.nodes or any(
+            not self.promised.isdisjoint(_names(node)) for node in self._all_nodes(number)
+        ):
             return False
-        event = self.lifted.events[number]
+        event = self.events[number]
         return keeps_dtype(event) and not old_name_is_read(self.recording, event)
+
+    def _all_nodes(self, number: int) -> list[fx.Node]:
+        return [self.nodes[number], *self.behind.get(number, ())]
 
     def is_batch_norm(self, number: int) -> bool:
         """Whether an affine step has factors and summands of its own."""
@@ -168,7 +195,7 @@ class _Merger:
         """The node that the carrier is to read: what the first one reads that reads the source."""
         involved = sorted((merge.carrier, *merge.gone))
         first = next(n for n in involved if merge.source in self.graph.ops[n].inputs)
-        event, node = self.lifted.events[first], self.nodes[first]
+        event, node = self.events[first], self.nodes[first]
         return argument_with(event, node, lambda held: self._tensor(held) == merge.source)
 
     def _tensor(self, value: Value) -> int | None:
@@ -184,7 +211,8 @@ class _Merger:
 
     def _are_alone(self, merge: Merge) -> bool:
         """Whether nobody reads what goes, in any way."""
-        inner = {self.nodes[number] for number in (merge.carrier, *merge.tail, *merge.gone)}
+        numbers = (merge.carrier, *merge.tail, *merge.gone)
+        inner = {node for number in numbers for node in self._all_nodes(number)}
         sums = {self.nodes[number] for number in merge.sums}
         ends = set()
         if merge.enters is None:
@@ -243,7 +271,7 @@ class _Merger:
             elif len(kept) == 1:
                 writer.collapse(self.nodes[number], kept[0])
         gone: Iterable[int] = (number for merge, _ in ready for number in merge.gone)
-        writer.erase(self.nodes[number] for number in gone)
+        writer.erase(node for number in gone for node in self._all_nodes(number))
         return editor.finish()
 
     def _axis(self, merge: Merge) -> int | None:
