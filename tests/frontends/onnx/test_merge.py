@@ -155,6 +155,43 @@ def mean_of_many(s):
     s.output(s.node("Mean", *two(s, x, names="abc"), x, name="mean"))
 
 
+def stacked(s, *xs, axis=0, op="ReduceSum", keepdims=0, over=None):
+    """As exporters write `torch.stack(xs, axis).sum(axis)`."""
+    parts = [
+        s.node("Unsqueeze", x, s.integers(f"at{n}", axis), name=f"u{n}") for n, x in enumerate(xs)
+    ]
+    both = s.node("Concat", *parts, name="stack", axis=axis)
+    listed = [axis if over is None else over]
+    if op == "ReduceMean":  # until opset 18
+        return s.node(op, both, name="sum", axes=listed, keepdims=keepdims)
+    return s.node(op, both, s.integers("over", *listed), name="sum", keepdims=keepdims)
+
+
+def a_stack(s):
+    x = s.input(2, 4, "h", "w")
+    branches = s.conv(x, 4, 4, name="a", pad=1), s.conv(x, 4, 4, kernel=1, name="b"), s.bn(x, 4)
+    s.output(s.node("Relu", stacked(s, *branches), name="act"))
+
+
+def a_stack_behind(s):
+    x = s.input(*X)
+    a, b = s.bn(s.conv(x, 4, 4, name="a", pad=1), 4), s.conv(x, 4, 4, kernel=1, name="b")
+    s.output(stacked(s, a, b, axis=-1, op="ReduceMean"))
+
+
+def a_stack_of_more(s):
+    x = s.input(*X)
+    a, b = s.conv(x, 4, 4, name="a", pad=1), s.conv(x, 4, 4, kernel=1, name="b")
+    more = s.node("Sigmoid", x, name="c"), s.node("Tanh", x, name="d")
+    s.output(stacked(s, more[0], a, b, more[1], axis=2))
+
+
+def a_stack_of_one_more(s):
+    x = s.input(*X)
+    a, b = s.conv(x, 4, 4, name="a", pad=1), s.conv(x, 4, 4, kernel=1, name="b")
+    s.output(s.node("Relu", stacked(s, a, s.node("Sigmoid", x, name="c"), b), name="act"))
+
+
 def one_by_one(s):
     x = s.input(*X)
     s.output(s.conv(s.conv(x, 4, 4, kernel=1, name="a"), 4, 4, kernel=1, name="b"))
@@ -351,6 +388,27 @@ MERGED = {
     sum_of_many: ["Conv"],
     mean_of_many: ["Conv"],
     one_by_one: ["Conv"],
+    a_stack: ["Conv", "Relu"],
+    a_stack_behind: ["Conv"],
+    a_stack_of_more: [
+        "Conv",
+        "Sigmoid",
+        "Tanh",
+        "Unsqueeze",
+        "Unsqueeze",
+        "Unsqueeze",
+        "Concat",
+        "ReduceSum",
+    ],
+    a_stack_of_one_more: [
+        "Conv",
+        "Sigmoid",
+        "Unsqueeze",
+        "Unsqueeze",
+        "Concat",
+        "ReduceSum",
+        "Relu",
+    ],
     pointwise_then_padded: ["Conv"],
     strides_in_a_chain: ["Conv"],
     padded_then_pointwise: ["Conv"],

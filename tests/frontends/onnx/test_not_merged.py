@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.frontends.onnx.merging import X, added, folded, two
+from tests.frontends.onnx.test_merge import stacked
 
 
 def a_branch_is_an_output(s):
@@ -369,6 +370,30 @@ def the_largest_of_both(s):
     s.output(s.node("Max", a, b, name="max"))
 
 
+def a_stack_over_another_axis(s):
+    s.output(stacked(s, *two(s), axis=0, over=1))
+
+
+def a_stack_whose_axis_stays(s):
+    s.output(stacked(s, *two(s), keepdims=1))
+
+
+def a_stack_that_is_read(s):
+    a, b = two(s)
+    total = stacked(s, a, b)
+    s.output(total, s.node("ReduceMax", "stack_out", name="max", axes=[0], keepdims=0))
+
+
+def a_mean_of_a_stack_of_more(s):
+    a, b = two(s)
+    s.output(stacked(s, a, b, s.node("Sigmoid", a, name="c"), op="ReduceMean"))
+
+
+def a_mean_of_something_else_too(s):
+    a, b = two(s)
+    s.output(stacked(s, a, b, s.node("Sigmoid", "x", name="c"), op="ReduceMean"))
+
+
 def a_single_operand(s):
     a, _ = two(s, names="a"), None
     s.output(s.node("Sum", *a, name="sum"))
@@ -395,6 +420,8 @@ KEPT = [
     matrices_on_either_side, a_weight_per_batch,
     a_bias_per_row, a_transposed_input,
     batch_norm_that_can_be_overridden, the_largest_of_both, a_single_operand,
+    a_stack_over_another_axis, a_stack_whose_axis_stays, a_stack_that_is_read,
+    a_mean_of_a_stack_of_more, a_mean_of_something_else_too,
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from bnfold.frontends.onnx import (
     lift_ops,
     lift_quantized,
     lift_recurrent,
+    stacks,
 )
 from bnfold.frontends.onnx.constants import Constants
 from bnfold.frontends.onnx.lifter import Lifter
@@ -29,11 +30,16 @@ def lift(network: Network, constants: Constants, shapes: Shapes, *, ties: bool =
     for name in network.inputs:
         lifter.name(name, lifter.graph.input(lifter.shape(name) or (), name))
     linears = lift_linear.survey(lifter)
+    sums = stacks.survey(lifter)
+    skipped = linears.skipped | stacks.skipped(sums)
     for node in network.nodes:
-        if node.index in linears.skipped or all(o in constants.nodes for o in node.outputs if o):
+        if node.index in skipped or all(o in constants.nodes for o in node.outputs if o):
             continue
         if node.index in shapes.blind and node.op != "BatchNormalization":
             lifter.opaque(node)
+            continue
+        if node.index in sums:
+            stacks.emit(lifter, node, sums[node.index])
             continue
         if node.index in linears.specs and lift_linear.emit(lifter, node, linears):
             continue

@@ -35,6 +35,7 @@ from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.names import Namer
 from bnfold.frontends.onnx import written
 from bnfold.frontends.onnx.edits import Edits, NewTensor
+from bnfold.frontends.onnx.merge_borders import borders
 from bnfold.frontends.onnx.merge_parts import parts_of
 from bnfold.frontends.onnx.nodes import Node, named_values
 from bnfold.frontends.onnx.read import OnnxModel
@@ -50,12 +51,12 @@ _KEPT = 1 << 25
 def merges_of(model: OnnxModel, lifted: Lifted) -> Iterator[tuple[OnnxModel, Merging]]:
     """The model with what can be one merged, then with less of that: itself at last."""
     merger = _Merger(lifted)
-    parts, freedom = parts_of(lifted), merger.freedom
-    candidates = merges_within(lifted.graph, parts, freedom, merger.can_write)
-    for chosen in choices(lifted.graph, parts, candidates):
+    parts, freedom = merger.parts, merger.freedom
+    candidates = merges_within(merger.graph, parts, freedom, merger.can_write)
+    for chosen in choices(merger.graph, parts, candidates):
         writer = _Merger(lifted)
         merges = writer.run(chosen)
-        merging = Merging(lifted.graph, parts, freedom, merges, lifted.scalars)
+        merging = Merging(merger.graph, parts, freedom, merges, lifted.scalars)
         yield rewrite(model, lifted, writer.edits) if merges else model, merging
 
 
@@ -65,8 +66,9 @@ def are_left(lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
     weights = {site.weight for site in edited if isinstance(site, LinearSite)}
     if plan.removed and not all(_is_own(lifted, name) for name in weights):
         return True  # an op has a weight of its own now
-    parts, freedom = parts_of(lifted), _Merger(lifted).freedom
-    return can_merge_again(lifted.graph, plan, parts, freedom, is_merged=is_merged)
+    merger = _Merger(lifted)
+    graph, parts, freedom = merger.graph, merger.parts, merger.freedom
+    return can_merge_again(graph, plan, parts, freedom, is_merged=is_merged)
 
 
 def _is_own(lifted: Lifted, weight: str) -> bool:
@@ -79,18 +81,35 @@ def _is_own(lifted: Lifted, weight: str) -> bool:
 class _Merger:
     def __init__(self, lifted: Lifted) -> None:
         self.lifted = lifted
-        self.graph = lifted.graph
+        graph = lifted.graph
+        self.graph = g.Graph(graph.shapes, [*graph.ops], graph.inputs, graph.outputs)
+        self.parts = parts_of(lifted)
         self.network = lifted.network
         self.names = {number: name for name, number in lifted.tensors.items()}
         """Of the values, per graph tensor."""
         self.edits = Edits()
         self.room = _KEPT
         self.namer = Namer({*named_values(self.network.proto.graph), *self.network.taken})
+        self.borders: dict[int, list[Node]] = {}
+        """The nodes that write one, by the number of their op."""
+        self._take_borders()
         self.ops: dict[int, int] = {}
         """How many ops each node is lifted into, by the node's index."""
         for op in self.graph.ops:
             for node in self._nodes_of(op):
                 self.ops[node.index] = self.ops.get(node.index, 0) + 1
+
+    def _take_borders(self) -> None:
+        """Let what writes a border be one op."""
+        ops, tensors = self.graph.ops, self.lifted.tensors
+        makers = {output: number for number, op in enumerate(ops) for output in op.outputs}
+        for found, part in borders(self.lifted):
+            source, made = tensors[found.pad.inputs[0]], tensors[found.made]
+            first, last = makers[tensors[found.pad.outputs[0]]], makers[made]
+            ops[first] = g.Op(ops[first].name, g.Opaque(), (), ops[first].outputs)
+            ops[last] = g.Op(ops[last].name, g.Opaque(), (source,), (made,))
+            self.parts.pop(first, None)
+            self.parts[last], self.borders[last] = part, list(found.nodes)
 
     @property
     def freedom(self) -> Freedom:
@@ -110,6 +129,8 @@ class _Merger:
         """Whether an op is one whole node, or a MatMul with its Add."""
         op = self.graph.ops[number]
         nodes = self._nodes(number)
+        if number in self.borders:
+            return True
         return (
             bool(nodes)
             and not any(node.index in self.lifted.gelu for node in nodes)
@@ -149,7 +170,7 @@ class _Merger:
             return False
         # A mean of fewer would weigh each of them more.
         return not any(
-            len(kept) > 1 and self._nodes(number)[0].op == "Mean"
+            len(kept) > 1 and self._nodes(number)[0].op in ("Mean", "ReduceMean")
             for number, kept in merge.sums.items()
         )
 
@@ -159,11 +180,20 @@ class _Merger:
 
     def _nodes(self, number: int) -> list[Node]:
         """The nodes behind an op; the linear one comes first."""
+        if number in self.borders:
+            return self.borders[number]
         site = self.lifted.sites.get(number)
         nodes = self._nodes_of(self.graph.ops[number])
         if isinstance(site, LinearSite):
             nodes = [site.node, *(node for node in nodes if node is not site.node)]
+        if (stack := self.lifted.stacks.get(number)) is not None:
+            nodes = [*nodes, stack.concat, *stack.parts]
         return nodes
+
+    def _place(self, number: int, position: int) -> tuple[Node, int]:
+        """The node that reads an operand of a sum, and as which input."""
+        stack = self.lifted.stacks.get(number)
+        return (self._nodes(number)[0], position) if stack is None else (stack.parts[position], 0)
 
     # ---------------------------------------------------------------- writing
 
@@ -184,9 +214,9 @@ class _Merger:
             for number, kept in merge.sums.items():
                 self._shorten(number, kept, entered)
         for (number, position), name in entered.items():
-            (node,) = self._nodes(number)
+            node, at = self._place(number, position)
             if node.index not in self.edits.nodes and node.index not in self.edits.removed:
-                self.edits.inputs[node.index, position] = name
+                self.edits.inputs[node.index, at] = name
         return [merge for merge, _ in ready]
 
     def _numbers(self, merge: Merge) -> _Numbers | None:
@@ -252,12 +282,19 @@ class _Merger:
         self, number: int, kept: tuple[int, ...], entered: dict[tuple[int, int], str]
     ) -> None:
         """A sum, or a Concat, keeps some of its operands."""
-        (node,) = self._nodes(number)
-        inputs = [entered.get((number, position), node.inputs[position]) for position in kept]
+        node, *others = self._nodes(number)
+        places = {position: self._place(number, position) for position in kept}
+        inputs = [entered.get((number, p), at.inputs[i]) for p, (at, i) in places.items()]
         if len(inputs) == 1:
-            self.edits.removed.add(node.index)
+            self.edits.removed |= {node.index, *(other.index for other in others)}
             self.edits.bypassed[node.outputs[0]] = inputs[0]
             return
+        if stack := self.lifted.stacks.get(number):
+            node = stack.concat
+            inputs = [at.outputs[0] for at, _ in places.values()]
+            self.edits.removed |= {
+                part.index for part in stack.parts if part.outputs[0] not in inputs
+            }
         proto = NodeProto()
         proto.CopyFrom(node.proto)
         del proto.input[:]

@@ -117,6 +117,15 @@ class RecurrentSite:
 Site = LinearSite | AffineSite | ClipSite | QuantizedSite | ConstantSite | RecurrentSite
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Nodes that lay operands along a new axis, over which another one adds up."""
+
+    concat: Node
+    parts: tuple[Node, ...]
+    """One per operand, which it reads first."""
+
+
 @dataclass(slots=True)
 class Lifted:
     """The core's view of a model, with the way back."""
@@ -132,3 +141,5 @@ class Lifted:
     """Numbers of the affine steps with one constant for all channels."""
     tensors: dict[str, int] = field(default_factory=dict)
     """Graph tensor per value."""
+    stacks: dict[int, Stack] = field(default_factory=dict)
+    """Per number of a sum, what stacks its operands first."""

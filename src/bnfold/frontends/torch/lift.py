@@ -14,6 +14,7 @@ from bnfold.frontends.torch.aliasing import written_or_not
 from bnfold.frontends.torch.leaf_modules import is_observed
 from bnfold.frontends.torch.lifter import Lifted, Lifter
 from bnfold.frontends.torch.recording import Recording, Value
+from bnfold.frontends.torch.stacks import leave_out
 from bnfold.frontends.torch.symbolic import EVERY
 
 
@@ -45,7 +46,8 @@ def lift(recording: Recording) -> Lifted:
         lifter.graph.output(lifter.tensor(value), "another run", Reason.VARIES)
     for value, name in recording.outputs:
         lifter.graph.output(lifter.tensor(value), name)
-    return Lifted(lifter.graph, lifter.sites, lifter.tensors, lifter.events)
+    leave_out(lifter)
+    return Lifted(lifter.graph, lifter.sites, lifter.tensors, lifter.events, lifter.stacks)
 
 
 def _hooked_values(recording: Recording) -> list[tuple[Value, str]]:

@@ -32,6 +32,7 @@ from bnfold.frontends.torch.ops import (
     op_name,
 )
 from bnfold.frontends.torch.recording import OVERLAY, Const, Event, Value
+from bnfold.frontends.torch.stacks import emit_sum, stack_of
 from bnfold.frontends.torch.symbolic import is_part_of_open_size
 
 Handler = Callable[[Lifter, Event], bool]
@@ -220,6 +221,9 @@ def _reduced(event: Event, rank: int) -> tuple[tuple[int, ...], bool]:
 
 
 def _reduce_mean(lifter: Lifter, event: Event) -> bool:
+    if (stack := stack_of(lifter, event)) is not None:
+        emit_sum(lifter, event, stack, 1.0 / event.args[0].shape[Arguments(stack)["dim"]])
+        return True
     return _reduce(lifter, event, lambda axes, keep: g.Mean(axes, keep))
 
 
@@ -228,6 +232,9 @@ def _reduce_sum(lifter: Lifter, event: Event) -> bool:
     source, made = first_value(event), event.outputs[0]
     if source is None or made is None or not source.shape:
         return False
+    if (stack := stack_of(lifter, event)) is not None:
+        emit_sum(lifter, event, stack, 1.0)
+        return True
     axes, keep = _reduced(event, len(source.shape))
     count = _elements(event, axes)
     if count is None:

@@ -108,6 +108,8 @@ class Lifted:
     events: dict[int, Event] = field(default_factory=dict)
     """Per op number, its event (the last, where it has several); not where something about the
     event differs from run to run."""
+    stacks: dict[int, Event] = field(default_factory=dict)
+    """Per op number of a sum, what stacks its operands first."""
 
 
 Handler = Callable[["Lifter", Event], None]
@@ -135,6 +137,8 @@ class Lifter:
         """Per event number: the names of its open arguments; see `symbolic`."""
         # What is other in the next run is open, too.
         self.open |= dict.fromkeys(recording.varying, frozenset({EVERY}))
+        self.stacks: dict[int, Event] = {}
+        """Per op number of a sum, what stacks its operands first."""
         self.readers: dict[int, int] = {}
         """How many events read each value number."""
         for event in recording.events:

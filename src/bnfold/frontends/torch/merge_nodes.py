@@ -228,7 +228,7 @@ class Writer:
             new.meta.pop("tensor_meta", None)
 
     def shorten(self, node: fx.Node, positions: Iterable[int]) -> None:
-        """Let a concat keep some of its operands."""
+        """Let a concat, or a stack, keep some of its operands."""
         total = self.editor.find(node)
         given = total.args[0] if total.args else total.kwargs["tensors"]
         assert isinstance(given, list | tuple)
@@ -237,12 +237,17 @@ class Writer:
             total.args = (left, *total.args[1:])
         else:
             total.update_kwarg("tensors", left)
+        if op_name(total.target) == "stack":
+            dim = total.args[1] if len(total.args) > 1 else total.kwargs.get("dim", 0)
+            told = [each.meta["val"] for each in left if isinstance(each, fx.Node)]
+            total.meta["val"] = torch.stack(told, dim)  # type: ignore[arg-type]
+            total.meta.pop("tensor_meta", None)
 
-    def collapse(self, node: fx.Node, position: int) -> None:
-        """Let the readers of a sum read one of its operands."""
-        total = self.editor.find(node)
-        total.replace_all_uses_with(operand(total, position))
-        self.gone.append(total)
+    def collapse(self, node: fx.Node, listed: fx.Node, position: int) -> None:
+        """Let the readers of a sum read one of its operands, which another node may list."""
+        total, stack = self.editor.find(node), self.editor.find(listed)
+        total.replace_all_uses_with(operand(stack, position))
+        self.gone += [total] if stack is total else [total, stack]
 
     def erase(self, nodes: Iterable[fx.Node]) -> None:
         """Take out what nobody reads any more, and what was read by it alone."""
@@ -280,7 +285,12 @@ def _describe(node: fx.Node, like: fx.Node) -> None:
 
 
 def operand(total: fx.Node, position: int) -> fx.Node:
-    """What a sum adds at a position."""
+    """What a sum adds at a position, or a stack has there."""
+    first = total.args[0] if total.args else total.kwargs.get("tensors")
+    if isinstance(first, list | tuple):
+        listed = first[position]
+        assert isinstance(listed, fx.Node)
+        return listed
     argument = total.args[position] if position < len(total.args) else total.kwargs["other"]
     assert isinstance(argument, fx.Node)
     return argument

@@ -104,6 +104,7 @@ class _Merger:
         self.behind: dict[int, list[fx.Node]] = {}
         """Further nodes of an op, behind the first."""
         self._take_borders()
+        self._take_stacks()
         self.promised = promised(program.module_call_graph)
         self.out_of_place: set[int] = set()
         """Numbers of events that must not work in place any more."""
@@ -124,6 +125,19 @@ class _Merger:
             self.parts.pop(first, None)
             self.parts[last], self.events[last] = part, found.pad
             self.nodes[last], *self.behind[last] = found.nodes
+
+    def _take_stacks(self) -> None:
+        """Let a stack and the sum over it be one op, where nobody else reads what is stacked."""
+        self.listed = dict(self.nodes)
+        """Per sum, the node that has its operands."""
+        for number, stack in self.lifted.stacks.items():
+            node = node_of(stack)
+            self.listed.pop(number, None)
+            if node is None or number not in self.nodes or len(node.users) > 1:
+                self.nodes.pop(number, None)
+            else:
+                self.listed[number] = node
+                self.behind[number] = [node]
 
     # ---------------------------------------------------------------- which can be carried out
 
@@ -171,6 +185,8 @@ class _Merger:
             return False
         if self._source(merge) is None or self._is_overwritten(merge):
             return False
+        if any(len(kept) > 1 and self._is_mean(number) for number, kept in merge.sums.items()):
+            return False  # of fewer, each would weigh more
         carried = self._made(merge.carrier)
         siblings = [self._made(number) for number in self._siblings(merge)]
         if not all(lie_alike(carried, value) for value in (self.values[merge.output], *siblings)):
@@ -180,6 +196,9 @@ class _Merger:
             for number, kept in merge.sums.items()
             if len(kept) == 1 and (number, kept[0]) != merge.enters
         )
+
+    def _is_mean(self, number: int) -> bool:
+        return number in self.lifted.stacks and op_name(self.nodes[number].target) == "mean"
 
     def _made(self, number: int) -> Value:
         return self.values[self.graph.ops[number].outputs[0]]
@@ -213,12 +232,12 @@ class _Merger:
         """Whether nobody reads what goes, in any way."""
         numbers = (merge.carrier, *merge.tail, *merge.gone)
         inner = {node for number in numbers for node in self._all_nodes(number)}
-        sums = {self.nodes[number] for number in merge.sums}
+        sums = {node for number in merge.sums for node in self._all_nodes(number)}
         ends = set()
         if merge.enters is None:
             ends.add(self.nodes[self.makers[merge.output]])
         else:
-            sums.add(self.nodes[merge.enters[0]])
+            sums.update(self._all_nodes(merge.enters[0]))
         return all(user in inner | sums for node in inner - ends for user in _readers(node))
 
     def _can_collapse(self, number: int, position: int) -> bool:
@@ -264,12 +283,14 @@ class _Merger:
                 writer.replace(self.nodes[self.makers[merge.output]], made[-1])
             elif not siblings:  # those keep their places in the concat
                 number, position = merge.enters
-                writer.enter(self.nodes[number], position, made[-1])
+                writer.enter(self.listed[number], position, made[-1])
         for number, kept in {n: k for merge, _ in ready for n, k in merge.sums.items()}.items():
             if isinstance(self.graph.ops[number].role, g.View):
                 writer.shorten(self.nodes[number], kept)
             elif len(kept) == 1:
-                writer.collapse(self.nodes[number], kept[0])
+                writer.collapse(self.nodes[number], self.listed[number], kept[0])
+            elif number in self.lifted.stacks:
+                writer.shorten(self.listed[number], kept)
         gone: Iterable[int] = (number for merge, _ in ready for number in merge.gone)
         writer.erase(node for number in gone for node in self._all_nodes(number))
         return editor.finish()

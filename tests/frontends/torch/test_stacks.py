@@ -1,0 +1,105 @@
+"""Sums over a stack: which are sums of what is stacked, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import bnfold
+from bnfold import FoldReport
+from tests.frontends.torch.support import build, image
+from tests.frontends.torch.test_merge_program import count, linears
+
+
+class Stacked(nn.Module):
+    """3x3, 1x1 and a BatchNorm of one tensor, and what may be told of each."""
+
+    def __init__(
+        self,
+        add: Callable[[Sequence[Tensor]], Tensor],
+        last: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.point, self.last = nn.Conv2d(4, 4, 1), last or nn.BatchNorm2d(4)
+        self.add = add
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.add([self.wide(x), self.point(x), self.last(x)]))
+
+
+def fold_program(model: nn.Module) -> tuple[ExportedProgram, FoldReport]:
+    build(model)
+    x = image(2, 4, 6, 7)
+    shapes = ({2: Dim("h", min=3, max=64)},)
+    program = torch.export.export(model, (x,), dynamic_shapes=shapes)
+    made, report = bnfold.fold(program)
+    for each in (x, image(2, 4, 9, 7)):
+        torch.testing.assert_close(made.module()(each), model(each), rtol=1e-9, atol=1e-9)
+    return made, report
+
+
+ELSEWHERE = [
+    pytest.param(lambda xs: torch.stack(xs, 1).sum(2), id="another axis"),
+    pytest.param(lambda xs: torch.stack(xs).sum(0, keepdim=True), id="an axis that stays"),
+    pytest.param(lambda xs: torch.stack(xs).sum((0, 1)), id="two axes"),
+    pytest.param(lambda xs: torch.stack(xs).sum(), id="all axes"),
+    pytest.param(lambda xs: torch.stack(xs).sum(0, dtype=torch.float32), id="another dtype"),
+    pytest.param(lambda xs: (s := torch.stack(xs)).sum(0) + s.amax(0), id="read elsewhere"),
+    pytest.param(lambda xs: torch.cat(list(xs)).sum(0), id="an axis that they have"),
+]
+
+
+@pytest.mark.parametrize("add", ELSEWHERE)
+def test_it_is_no_sum_of_them(add) -> None:
+    made, report = fold_program(Stacked(add))
+    assert linears(made) == 2 and not report.merged
+
+
+@pytest.mark.parametrize("add", ELSEWHERE)
+def test_a_module_of_which_it_is_no_sum(add) -> None:
+    model = build(Stacked(add))
+    x = image(2, 4, 6, 7)
+    assert torch.allclose(bnfold.fold(model, x).model(x), model(x))
+
+
+SUMS = [
+    lambda xs: torch.stack(xs).sum(0),
+    lambda xs: torch.sum(torch.stack(xs, dim=2), dim=2),
+    lambda xs: torch.stack(xs, -1).sum(-1),
+    lambda xs: torch.stack(xs, dim=1).mean(dim=1),
+]
+
+
+@pytest.mark.parametrize("add", SUMS)
+def test_branches_are_one(add) -> None:
+    made, report = fold_program(Stacked(add))
+    assert linears(made) == 1 and count(made, "stack", "sum", "mean", "cat") == 0
+    assert report.removed == report.total == 2
+
+
+@pytest.mark.parametrize("add", SUMS)
+def test_a_module_keeps_its_sum_without_batch_norms(add) -> None:
+    model = build(Stacked(add))
+    x = image(2, 4, 6, 7)
+    folded, report = bnfold.fold(model, x)
+    assert report.removed == report.total == 2
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("add", SUMS[:3])
+def test_what_is_something_else_stays(add) -> None:
+    """A stack of two is left, or, where all but one merge, that one alone."""
+    made, _ = fold_program(Stacked(add, nn.Sigmoid()))
+    assert linears(made) == 1 and count(made, "stack") == 1
+    stack = next(node for node in made.graph.nodes if "stack" in str(node.target))
+    assert len(stack.args[0]) == 2 and 2 in stack.meta["val"].shape
+
+
+def test_a_mean_of_fewer_stays() -> None:
+    made, report = fold_program(Stacked(SUMS[3], nn.Sigmoid()))
+    assert linears(made) == 2 and not report.merged
