@@ -16,6 +16,10 @@ from bnfold.core.affine import FloatArray
 from bnfold.core.kernel import Kernel
 from bnfold.core.window import Window
 
+Cut = tuple[int, int, int]
+"""An axis, from where to where; an end of `END` and more is that of the axis."""
+END = 1 << 31
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Border:
@@ -97,6 +101,16 @@ class Part:
         ones = (1,) * (len(shape) - 2)
         window = Window(ones, ones, ones, role.before[2:], role.after[2:])
         return cls.pooling(window, shape[1], 1, dtype)
+
+    @classmethod
+    def cut(cls, cuts: Sequence[Cut], shape: Sequence[int], dtype: str) -> Part | None:
+        """Slices with a step of 1, if they cut a border off, whatever the size."""
+        before, after = [0] * len(shape), [0] * len(shape)
+        for axis, start, end in cuts:
+            if start < 0 or 0 <= end < END:
+                return None
+            before[axis], after[axis] = -start, min(end, 0)
+        return cls.padding(g.Pad(tuple(before), tuple(after)), shape, dtype)
 
     @property
     def multiplies(self) -> bool:

@@ -109,6 +109,27 @@ def a_border_cut_off(s):
     s.output(added(s, square, rectangle(s, cut, "b", (1, 3), [0] * 4)))
 
 
+def sliced(s, x, name, start, end, axis=2, step=1):
+    """Some of an axis."""
+    numbers = [s.integers(f"{name}_{n}", v) for n, v in enumerate((start, end, axis, step))]
+    return s.node("Slice", x, *numbers, name=name)
+
+
+def asymmetric_without_padding(s):
+    x = s.input(2, 4, 6, "w")
+    flat = rectangle(s, sliced(s, x, "rows", 1, -1), "flat", (1, 3), [0, 1, 0, 1])
+    tall = rectangle(s, x, "tall", (3, 1), [0, 0, 0, 0])
+    square = s.conv(x, 4, 4, name="square", pads=[0, 1, 0, 1])
+    s.output(s.node("Sum", flat, square, tall, name="sum"))
+
+
+def padded_and_cut_again(s):
+    """As a causal convolution is written."""
+    x = s.input(2, 4, "length")
+    conv = s.node("Conv", x, s.tensor("w", s.uniform(4, 4, 3)), name="a", pads=[2, 2])
+    s.output(sliced(s, s.bn(conv, 4), "chomp", 0, -2))
+
+
 def fastvit(s):
     x = s.input(*X)
     mixer = added(s, branch(s, x, "deep", groups=4), s.bn(x, 4, name="skip"), name="mixer")
@@ -379,6 +400,8 @@ MERGED = {
     diverse_with_pads: ["Conv", "Relu"],
     zeros_in_front: ["Conv"],
     a_border_cut_off: ["Conv"],
+    asymmetric_without_padding: ["Conv"],
+    padded_and_cut_again: ["Conv"],
     fastvit: ["Conv", "Relu"],
     fastvit_the_other_way_round: ["Conv", "Relu"],
     convolution_and_its_batch_norm: ["Conv", "Relu"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.frontends.onnx.merging import X, added, folded, two
-from tests.frontends.onnx.test_merge import stacked
+from tests.frontends.onnx.test_merge import sliced, stacked
 
 
 def a_branch_is_an_output(s):
@@ -251,6 +251,38 @@ def a_border_cut_off_alone(s):
     padded(s, lambda s, x: s.integers("pads", 0, 0, -1, 0, 0, 0, -1, 1))
 
 
+def cut(s, *numbers):
+    s.output(sliced(s, s.conv(s.input(2, 4, 8, 6), 4, 4, name="a", pad=2), "cut", *numbers))
+
+
+def a_slice_up_to_a_place(s):
+    cut(s, 0, 8)
+
+
+def a_slice_from_the_end(s):
+    cut(s, -8, 1 << 40)
+
+
+def every_other_row(s):
+    cut(s, 0, 1 << 40, 2, 2)
+
+
+def a_slice_of_channels(s):
+    cut(s, 1, -1, 1)
+
+
+def more_than_was_padded(s):
+    cut(s, 3, -3)
+
+
+def a_slice_by_the_size(s):
+    x = s.input(2, 4, 8, "w")
+    half = s.node("Div", s.node("Shape", x, name="shape"), s.integers("two", 1, 1, 8, 2), name="d")
+    start = s.node("Slice", half, s.integers("c", 3), s.integers("e", 4), name="start")
+    conv = s.conv(x, 4, 4, name="a", pad=1)
+    s.output(s.node("Slice", conv, start, s.integers("end", 9999), s.integers("at", 3), name="cut"))
+
+
 def a_mean_that_rounds_up(s):
     x = s.input(2, 4, 6, 6)
     options = {"kernel_shape": [3, 3], "strides": [2, 2]}
@@ -412,7 +444,8 @@ KEPT = [
     zeros_between_two_kernels, a_shift_between_and_zeros, depthwise_beside_dense,
     depthwise_then_pointwise, a_bottleneck, reflect_in_front_of_one, edges_in_front_of_one,
     zeros_by_the_size, zeros_for_channels, something_else_around, a_border_around,
-    zeros_behind_a_bias, a_border_cut_off_alone,
+    zeros_behind_a_bias, a_border_cut_off_alone, a_slice_up_to_a_place, a_slice_from_the_end,
+    every_other_row, a_slice_of_channels, more_than_was_padded, a_slice_by_the_size,
     a_mean_that_rounds_up, a_mean_that_counts_no_zeros, same_padding_of_a_mean,
     a_branch_is_broadcast, one_channel_is_broadcast, other_sources, an_activation_between,
     a_transposed_one_beside_another, a_transposed_one_with_an_output_shape, another_dtype_between,

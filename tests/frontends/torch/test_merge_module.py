@@ -812,6 +812,34 @@ def test_padding_by_a_module_of_its_own(pad, left):
     assert convolutions(folded) == left
 
 
+class Crop(nn.Module):
+    def __init__(self, by_the_size):
+        super().__init__()
+        self.by_the_size = by_the_size
+
+    def forward(self, x):
+        rows = x.shape[2] // 7 if self.by_the_size else 1
+        return x[:, :, rows:-rows, :]
+
+
+class Unpadded(nn.Module):
+    """An asymmetric block that crops what its flat branch reads."""
+
+    def __init__(self, by_the_size):
+        super().__init__()
+        self.square, self.flat = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, (1, 3))
+        self.crop, self.bn = Crop(by_the_size), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.square(x) + self.bn(self.flat(self.crop(x)))
+
+
+@pytest.mark.parametrize(("by_the_size", "left"), [(False, 1), (True, 2)])
+def test_a_border_that_a_module_cuts_off(by_the_size, left):
+    folded, _ = fold(Unpadded(by_the_size))
+    assert convolutions(folded) == left
+
+
 def test_no_parameter_of_what_is_gone_is_left():
     folded = merges(Branches())
     assert sorted(folded.state_dict()) == ["wide.0.bias", "wide.0.weight"]

@@ -520,6 +520,41 @@ def test_padding_by_an_op_of_its_own(is_decomposed: bool) -> None:
     torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-9, atol=1e-9)
 
 
+class Cut(nn.Module):
+    """A slice."""
+
+    def __init__(self, *cut: slice) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[(..., *self.cut)]
+
+
+@pytest.mark.parametrize(
+    ("cut", "kernel", "left"),
+    [
+        (slice(1, -1), (1, 3), 1),
+        (slice(1, None), (2, 3), 1),
+        (slice(1, 6), (1, 3), 2),  # as much, but of this size alone
+    ],
+)
+def test_a_border_that_is_cut_off(cut: slice, kernel: tuple[int, int], left: int) -> None:
+    """An asymmetric block without padding."""
+    flat = nn.Sequential(Cut(cut, slice(None)), *conv_bn(4, 6, kernel))
+    tall = nn.Sequential(Cut(slice(1, -1)), *conv_bn(4, 6, (3, 1)))
+    square = nn.Sequential(*conv_bn(4, 6))
+    flat[1].padding = tall[1].padding = square[0].padding = (0, 0)
+    folded, _ = fold_model(Branches(square, flat, tall), image(2, 4, 7, 7))
+    assert linears(folded) == left
+
+
+@pytest.mark.parametrize("cut", [slice(0, None, 2), slice(-6, None)])
+def test_a_slice_that_does_something_else_stays(cut: slice) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), Cut(cut), nn.Conv2d(4, 4, 1))
+    assert_not_merged(model, image(2, 4, 7, 7))
+
+
 def test_yolov7_repconv() -> None:
     class RepConv(nn.Module):
         def __init__(self, channels: int) -> None:

@@ -106,8 +106,8 @@ class _Merger:
         for found, part in borders(self.lifted):
             source, made = tensors[found.pad.inputs[0]], tensors[found.made]
             first, last = makers[tensors[found.pad.outputs[0]]], makers[made]
-            ops[first] = g.Op(ops[first].name, g.Opaque(), (), ops[first].outputs)
-            ops[last] = g.Op(ops[last].name, g.Opaque(), (source,), (made,))
+            ops[last] = replace(ops[first], role=g.Opaque(), inputs=(source,), outputs=(made,))
+            ops[first] = replace(ops[first], role=g.Opaque(), inputs=())
             self.parts.pop(first, None)
             self.parts[last], self.borders[last] = part, list(found.nodes)
 

@@ -4,6 +4,7 @@ Conv, ConvTranspose   any number of spatial axes; SAME where the stride is 1
 Gemm, MatMul          without spatial axes; what is added behind a MatMul is its bias
 AveragePool           equal taps; not where padded zeros are not counted, or a window is cut
 Pad                   one tap: zeros, of which no number depends on the size
+Slice                 the same with a negative padding, if it says how much it cuts off
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def parts_of(lifted: Lifted) -> dict[int, Part]:
             part = _pooling(lifted, op)
         elif isinstance(op.role, g.Pad):
             part = _padding(lifted, op, op.role)
+        elif isinstance(op.role, g.View) and op.kind == "Slice":
+            part = _cut(lifted, op)
         if part is not None:
             parts[number] = part
     return parts
@@ -124,6 +127,28 @@ def _padding(lifted: Lifted, op: g.Op, role: g.Pad) -> Part | None:
         return None
     shape = lifted.graph.shapes[op.inputs[0]]
     return Part.padding(role, shape, str(lifted.constants.shapes.dtypes.get(name)))
+
+
+def _cut(lifted: Lifted, op: g.Op) -> Part | None:
+    name, node = _made(lifted, op)
+    shape = lifted.graph.shapes[op.inputs[0]]
+    if node is None:
+        return None
+    listed: list[tuple[int, ...]] = []
+    for place, key in enumerate(("starts", "ends", "axes", "steps"), 1):
+        if lifted.network.opset < 10:
+            listed.append(node.integers(key))
+            continue
+        array = lifted.constants.array(node.input(place)) if node.input(place) else np.zeros(0)
+        if array is None:
+            return None
+        listed.append(tuple(int(number) for number in array.reshape(-1)))
+    starts, ends, axes, steps = listed
+    axes = tuple(axis % len(shape) for axis in axes) or tuple(range(len(starts)))
+    if set(steps) - {1} or not len(starts) == len(ends) == len({*axes}):
+        return None
+    cuts = [*zip(axes, starts, ends, strict=True)]
+    return Part.cut(cuts, shape, str(lifted.constants.shapes.dtypes.get(name)))
 
 
 def _made(lifted: Lifted, op: g.Op) -> tuple[str, Node | None]:

@@ -4,6 +4,8 @@ A part is an op whose weight and bias are the model's own and nobody else's, in 
 also computes in. Mean pooling that divides by the same number everywhere is one, too, and so is
 padding with zeros: a convolution whose weight is a constant, and which cannot be given another.
 
+A slice that cuts a border off is one, too, if it says how much, and not what is left.
+
 In an exported program the weight may also be computed of such, and the bias may be read elsewhere:
 what is merged does not need them. Such an op carries nothing.
 """
@@ -20,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
-from bnfold.core.expression import Part
+from bnfold.core.expression import END, Part
 from bnfold.core.weights import Layout, exchanged
 from bnfold.core.window import Axes, Window, same_padding
 from bnfold.frontends.torch.leaf_modules import TRANSPOSED
@@ -67,7 +69,18 @@ def _part(lifted: Lifted, number: int, event: Event) -> Part | None:
         return _linear(event, role, site, read[0])
     if isinstance(role, g.Pad):
         return Part.padding(role, read[0].shape, str(read[0].dtype))
+    if isinstance(role, g.View):
+        return _cut(event, read[0]) if op_name(event.target) == "slice" else None
     return _mean(event, read[0]) if isinstance(role, g.Mean) else None
+
+
+def _cut(event: Event, source: Value) -> Part | None:
+    a = Arguments(event)
+    if a["step"] != 1:
+        return None
+    start, end = (a.get(name) for name in ("start", "end"))
+    cut = a.whole("dim") % len(source.shape), start or 0, END if end is None else end
+    return Part.cut([cut], source.shape, str(source.dtype))
 
 
 # -------------------------------------------------------------------- weights and biases
@@ -129,7 +142,8 @@ def _is_made_in(nodes: Sequence[fx.Node], dtype: torch.dtype) -> bool:
     pending = [*nodes]
     for node in pending:  # which grows
         told = node.meta.get("val")
-        if not isinstance(told, Tensor) or told.dtype != dtype:
+        is_plain = isinstance(told, Tensor) and told.dtype == dtype
+        if not is_plain or "quantize" in str(node.target):
             return False
         pending += [source for source in node.all_input_nodes if source not in pending]
     return True

@@ -120,8 +120,10 @@ class _Merger:
             )
             ops = self.graph.ops
             tensors = (self.lifted.tensors[source.number],)
-            ops[last] = g.Op(ops[last].name, g.Opaque(), tensors, ops[last].outputs)
-            ops[first] = g.Op(ops[first].name, g.Opaque(), (), ops[first].outputs)
+            ops[last] = replace(
+                ops[first], role=g.Opaque(), inputs=tensors, outputs=ops[last].outputs
+            )
+            ops[first] = replace(ops[first], role=g.Opaque(), inputs=())
             self.parts.pop(first, None)
             self.parts[last], self.events[last] = part, found.pad
             self.nodes[last], *self.behind[last] = found.nodes

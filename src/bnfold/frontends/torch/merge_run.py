@@ -73,7 +73,8 @@ class AllRuns:
         if isinstance(site, AffineSite):
             module = site.module
         role = self.lifted.graph.ops[number].role
-        if event and isinstance(role, g.Mean | g.Pad):
+        is_cut = event is not None and op_name(event.target) == "slice"
+        if event and (is_cut or isinstance(role, g.Mean | g.Pad)):
             call = event.call
             module = call.module if call.single and call.items == [event] else None
             if isinstance(role, g.Pad) and not pads_as_told(module):
