@@ -1373,3 +1373,22 @@ class TestBorders:
         assert bias is not None
         net.output(net.conv(net.bordered(first, bias()), padding=(0, 0)))
         assert not merges_of(net)
+
+
+@pytest.mark.parametrize(
+    ("negative", "count"),
+    [(None, 0), (0.5, 0), ([1.0, 1.0, 0.9, 1.0], 0), (1.0, 1), ([1.0] * 4, 1)],
+)
+def test_an_activation_of_slope_1_is_in_nobodys_way(negative, count) -> None:
+    net = Branches()
+    x = net.input(2, 4, 5, 5)
+    first = net.conv(x, 4, (1, 1), name="first")
+    slopes = None if negative is None else np.array(negative).reshape(-1, 1, 1)
+
+    def function(values):
+        return [np.where(values[0] < 0, (0.5 if slopes is None else slopes) * values[0], values[0])]
+
+    shape = net.shape(first)
+    act = net.add(g.Homogeneous(slopes), [first], [shape], name="act", function=function)[0]
+    net.output(net.conv(act, padding=(0, 0), name="last"))
+    assert len(merges_of(net)) == count

@@ -202,6 +202,13 @@ def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:
     return tuple(axis + behind for axis, length in enumerate(role.scale.shape) if length > 1)
 
 
+def is_same(role: g.Role) -> bool:
+    """Whether an op makes the very tensor that it reads: a copy, or an activation of slope 1."""
+    if isinstance(role, g.Homogeneous):
+        return role.negative is not None and bool((role.negative == 1.0).all())
+    return isinstance(role, g.View) and role.is_copy
+
+
 def is_free(role: g.Role) -> bool:
     """Whether a linear op has a weight of its own, which may be anything."""
     if not isinstance(role, g.Linear):

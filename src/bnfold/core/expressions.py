@@ -26,6 +26,7 @@ from bnfold.core.expression import (
     Freedom,
     Part,
     is_free,
+    is_same,
     varying_axes,
 )
 from bnfold.core.kernel import Kernel, added, behind
@@ -104,7 +105,7 @@ class Expressions:
             near = self._part(number, op)
         elif isinstance(role, g.AffineStep) and number in alone and _is_constant(role):
             near = self._step(number, op, role)
-        elif isinstance(role, g.View) and role.is_copy:
+        elif is_same(role):
             near = Expression(op.inputs[0], _build_identity, ops=frozenset((number,)))
         return [] if near is None else [near, *self.further(near, op.outputs[0])]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations, product
 
 from bnfold.core import graph as g
-from bnfold.core.expression import Expression, Freedom, Part, is_free
+from bnfold.core.expression import Expression, Freedom, Part, is_free, is_same
 from bnfold.core.expressions import Expressions
 from bnfold.core.merged import Merge
 from bnfold.core.nested_sum import NestedSum, Operand
@@ -118,7 +118,7 @@ def _ways(expressions: Expressions, tensor: int) -> dict[int, Way]:
         op = expressions.graph.ops[number]
         is_step = isinstance(op.role, g.Linear | g.AffineStep | g.RefusedStep)
         is_step |= number in expressions.parts
-        if not op.inputs or not (is_step or _is_copy(op.role)):
+        if not op.inputs or not (is_step or is_same(op.role)):
             break
         way = (*way, number)
         tensor = op.inputs[0]
@@ -149,11 +149,7 @@ def _obstacle(
 
 def _is_built_on(role: g.Role) -> bool:
     is_step = isinstance(role, g.AffineStep) and role.refusal is None and role.is_known
-    return is_step or _is_copy(role)
-
-
-def _is_copy(role: g.Role) -> bool:
-    return isinstance(role, g.View) and role.is_copy
+    return is_step or is_same(role)
 
 
 def _on_the_way(expressions: Expressions, number: int, way: Way) -> Iterator[Unmerged]:

@@ -213,6 +213,13 @@ def a_stack_of_one_more(s):
     s.output(s.node("Relu", stacked(s, a, s.node("Sigmoid", x, name="c"), b), name="act"))
 
 
+def slopes_of_one(s):
+    """Activations that were trained away."""
+    a = s.node("LeakyRelu", s.conv(s.input(*X), 4, 4, name="a", kernel=1), name="leaky", alpha=1.0)
+    ones = s.tensor("slopes", np.ones((4, 1, 1), s.dtype))
+    s.output(s.conv(s.node("PRelu", a, ones, name="act"), 4, 4, name="b"))
+
+
 def one_by_one(s):
     x = s.input(*X)
     s.output(s.conv(s.conv(x, 4, 4, kernel=1, name="a"), 4, 4, kernel=1, name="b"))
@@ -411,6 +418,7 @@ MERGED = {
     sum_of_many: ["Conv"],
     mean_of_many: ["Conv"],
     one_by_one: ["Conv"],
+    slopes_of_one: ["Conv"],
     a_stack: ["Conv", "Relu"],
     a_stack_behind: ["Conv"],
     a_stack_of_more: [
