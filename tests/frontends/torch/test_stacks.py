@@ -103,3 +103,46 @@ def test_what_is_something_else_stays(add) -> None:
 def test_a_mean_of_fewer_stays() -> None:
     made, report = fold_program(Stacked(SUMS[3], nn.Sigmoid()))
     assert linears(made) == 2 and not report.merged
+
+
+class WrittenInBetween(Stacked):
+    """What is stacked is a copy: the operand holds something else by the time of the sum."""
+
+    def __init__(self) -> None:
+        super().__init__(SUMS[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = torch.sigmoid(x)
+        stacked = torch.stack([self.wide(x), self.point(x), other])
+        other.mul_(2.0)
+        return stacked.sum(0) - other.amax()
+
+
+class LeftAlone(WrittenInBetween):
+    """Of the stack one operand is left, which holds something else by then."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = torch.sigmoid(x)
+        stacked = torch.stack([self.wide(x), other])
+        other.mul_(2.0)
+        return stacked.sum(0) + self.point(x)
+
+
+class SourceWritten(WrittenInBetween):
+    """What the branches read is written to before they are added up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        stacked = torch.stack([self.wide(x), self.point(x)])
+        x.mul_(2.0)
+        return stacked.sum(0)
+
+
+@pytest.mark.parametrize("kind", [WrittenInBetween, LeftAlone, SourceWritten])
+def test_what_is_written_to_behind_the_stack(kind: type[nn.Module]) -> None:
+    model = build(kind())
+    x = image(2, 4, 6, 7)
+    program = torch.export.export(model, (x.clone(),))
+    expected = program.module()(x.clone())
+    made, _ = bnfold.fold(program)
+    assert linears(made) == 1
+    torch.testing.assert_close(made.module()(x.clone()), expected, rtol=1e-9, atol=1e-9)

@@ -251,9 +251,10 @@ class _Merger:
         made, left = self.values[op.outputs[0]], self.values[op.inputs[position]]
         if made.strides != left.strides:
             return False
+        reading = self.lifted.stacks.get(number, self.events[number])
         writing = [
             event
-            for event in self.recording.events[self.lifted.events[number].number :]
+            for event in self.recording.events[reading.number :]
             if event.written is not None and event.written.storage in (made.storage, left.storage)
         ]
         for event in writing:
