@@ -9,13 +9,14 @@ and a line for each of its kinds in `_FOLDERS`. Nothing is imported before a kin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, get_args
 
 from bnfold._named_shapes import check_named
 from bnfold._storage import Weights, refuse_for_torch
+from bnfold.core.blame import Obstacle
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
 from bnfold.formats import ModelKind
@@ -49,6 +50,8 @@ class Request:
     weights: Weights = "stored"
     external_data: bool = False
     """Whether weights go into a file of their own beside the model, whatever they were."""
+    stays: Mapping[str, Obstacle] = field(default_factory=dict)
+    """Steps of a file, by name, that must not be removed, and why."""
     ahead: bool = False
     """Whether the original will be compared with the fold, and may be run while that goes on."""
     step: Callable[[float], None] = lambda part: None
@@ -73,11 +76,16 @@ class NotRunError(Exception):
     """A model and its fold cannot be compared here, which says nothing about the fold."""
 
 
+Compare: TypeAlias = "Callable[[Folded], VerifyResult | str]"
+"""What comparing a folded model with its original shows; or why nothing was run."""
+
+
 class Folded(Protocol):
     """A folded model on its way to where it belongs."""
 
-    files: Sequence[Path]
-    """What the original was read from."""
+    @property
+    def files(self) -> Sequence[Path]:
+        """What the original was read from."""
 
     @property
     def report(self) -> FoldReport:
@@ -93,8 +101,11 @@ class Folded(Protocol):
     def judged_quickly(self) -> VerifyResult | None:
         """That the two of `runners` are equal, in a fraction of the time; None says nothing."""
 
-    def proven(self) -> Folded | None:
-        """The fold once more, without what the two part by; None where nobody looks for that."""
+    def proven(self, found: VerifyResult, compare: Compare) -> tuple[Folded, VerifyResult | str]:
+        """A fold without what the two part by, and what comparing it shows.
+
+        The same, and what was `found`, where nobody looks for that.
+        """
 
     def deliver(self) -> Any:
         """The folded model; for a request with an output the path, once all files lie there."""

@@ -94,7 +94,7 @@ def test_the_original_stays_as_it_is(make):
     """It is the truth: were it folded on the way, a wrong fold would be compared with itself."""
     runner = model_runner(make(), None, "original")
     before = runner.model.proto.SerializeToString(deterministic=True)
-    assert runner.rescalings()
+    assert runner.rescalings(runner)
     assert runner.model.proto.SerializeToString(deterministic=True) == before
 
 

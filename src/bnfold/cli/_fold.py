@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,10 @@ def _folded(
         with progress(f"verifying {source.name}"):
             verified = compare(source, folded)
             if isinstance(verified, VerifyResult) and not verified.equal:
-                better = folded.proven()
-                if better is not None:
-                    folded.close()
-                    folded = better
-                    verified = compare(source, folded)
+                whole = folded
+                folded, verified = whole.proven(verified, partial(compare, source))
+                if folded is not whole:
+                    whole.close()
     except BaseException:
         folded.close()
         raise

@@ -7,11 +7,13 @@ is made and attempted anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
+from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan, ban_overflow
+from bnfold.core.reasons import Reason
 
 Bans = Mapping[int, Obstacle]
 """Steps that must not be removed, with the reason."""
@@ -50,6 +52,21 @@ class MustStay(Unwritable):
     def blamed(self, plan: Plan) -> Bans:
         """These."""
         return self.bans
+
+
+Stays = Mapping[str, Obstacle]
+"""The same by name, which a step has in every fold of its network."""
+
+
+def bans_of(graph: g.Graph, stays: Stays, called: Callable[[str], str] = str) -> Bans:
+    """The steps that these names are of; `called` says what a step was called at first."""
+    names = {number: called(op.name) for number, op, _ in graph.steps()} if stays else {}
+    return {number: stays[name] for number, name in names.items() if name in stays}
+
+
+def stay_as_well(left: Collection[str], gone: Iterable[str]) -> Stays:
+    """What another fold kept, if these are left in it: for it, where a plan lets them go."""
+    return {name: Obstacle(Reason.SCALE_RANGE, None) for name in gone if name in left}
 
 
 class Fitting:

@@ -263,7 +263,7 @@ def run_exact(
     look_inside: bool,
 ) -> None:
     """Both in float64, and draws of the folded one until they are enough. Raises NotExactError."""
-    evidence.guesses = original.rescalings() if look_inside else ()
+    evidence.guesses = original.rescalings(folded) if look_inside else ()
     axes = channel_axes(evidence.guesses)
     draws: list[layers.Run] = []
 

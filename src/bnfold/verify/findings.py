@@ -115,6 +115,10 @@ class Findings(Document):
     declares; empty where not. Then an output's `error` is the distance of the two models in their
     own dtype, and what float64 says of the smaller one is in units of its size."""
 
+    loses_digits: bool = False
+    """Whether the fold is right, and all that parts the two is what their own dtype holds; not
+    known of a document."""
+
     @property
     def verdict(self) -> str:
         """equal, not equal, or not proven."""

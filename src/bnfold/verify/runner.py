@@ -132,8 +132,11 @@ class Runner(Protocol):
     def narrowest(self, inputs: Sequence[Array]) -> str:
         """The coarsest floating-point dtype of the values inside; "" where it is that outside."""
 
-    def rescalings(self) -> Sequence[Rescalings]:
-        """How a fold of it may store each tensor, by key; the likeliest fold first."""
+    def rescalings(self, folded: Runner) -> Sequence[Rescalings]:
+        """How a fold of it may store each tensor, by key; the likeliest fold first.
+
+        A fold may have kept what others remove; what is left of that is seen in the folded model.
+        """
 
 
 class NotRunnableError(Exception):

@@ -217,8 +217,25 @@ def _conclude(
         evidence.truth,
         notes=tuple(evidence.notes),
         proven=is_proven,
+        loses_digits=not is_equal
+        and is_proven
+        and _loses_digits(evidence, compared.layers, judged),
     )
     return result, judged
+
+
+def _loses_digits(
+    evidence: Evidence, inside: Sequence[LayerDifference], judged: Sequence[Judged]
+) -> bool:
+    """Whether the fold is right, and all that parts the two is what their own dtype holds."""
+    wrong = [output for output in judged if not output.difference.equal]
+    if wrong and all(output.loses_digits for output in wrong):
+        return True
+    if evidence.truth != "float64" or not all(layer.equal for layer in inside):
+        return False
+    exact = replace(evidence, own_before=evidence.exact_before, own_after=evidence.exact_after)
+    judged = outputs.judge(exact, {layer.name: layer for layer in inside})
+    return all(output.difference.equal for output in judged)
 
 
 def _doubt(

@@ -18,6 +18,7 @@ from bnfold.frontends.caffe.prototxt import read_text
 from bnfold.frontends.caffe.runner import files_runner, read_runner
 from bnfold.report import FoldReport
 from bnfold.verify.api import Comparison
+from bnfold.verify.result import VerifyResult
 from tests.frontends.caffe import build
 from tests.frontends.caffe.branchy_nets import branchy_net
 from tests.frontends.caffe.support import (
@@ -919,11 +920,12 @@ def test_a_look_counts_the_layers_that_are_there(tmp_path: Path) -> None:
 def test_without_merging_if_merged_does_not_compare(tmp_path: Path) -> None:
     network = _written(repvgg(1).pair(), tmp_path)
     folded = door.fold((network, network.with_suffix(".caffemodel")), Request())
-    plain = folded.proven()
-    assert plain is not None
+    wrong = VerifyResult(False)
+    plain, found = folded.proven(wrong, lambda made: VerifyResult(not made.report.merged))
+    assert isinstance(found, VerifyResult) and found.equal
     assert folded.report.merged
     assert plain.report.merged == ()
-    assert plain.proven() is None
+    assert plain.proven(wrong, lambda made: "") == (plain, wrong)
 
 
 def _written(model: Pair, folder: Path) -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bnfold.errors import MissingExtraError, UnsupportedModelError, UsageError
-from bnfold.frontend import Counts, Look, NotRunError, Request
+from bnfold.frontend import Compare, Counts, Look, NotRunError, Request
+from bnfold.frontends import fold_less
 from bnfold.frontends.caffe import fold as folding
 from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
     from bnfold.bench.settings import Wishes
+    from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
 
 IS_TIMED = False
@@ -46,6 +48,7 @@ def _decided(model: Files, request: Request) -> tuple[folding.Folded, FoldReport
         phase=request.phase,
         storage=request.weights,
         merge=request.merge,
+        stays=request.stays,
     )
 
 
@@ -83,11 +86,20 @@ class Folded:
     def judged_quickly(self) -> None:
         """There is no quicker judge."""
 
-    def proven(self) -> Folded | None:
-        """The fold without merging, if there was any."""
-        if not self.content.is_merged:
-            return None
-        return fold(self.files, replace(self.request, merge="never"))
+    @property
+    def gone(self) -> Sequence[str]:
+        """See `frontends.fold_less`."""
+        return [item.name for item in self.report.items if item.is_removed]
+
+    def again(self, request: Request) -> Folded:
+        """See `frontends.fold_less`."""
+        return fold(self.files, request)
+
+    def proven(
+        self, found: VerifyResult, compare: Compare
+    ) -> tuple[fold_less.FoldedFile, VerifyResult | str]:
+        """Without merging, and with fewer steps removed where digits are lost."""
+        return fold_less.proven(self, found, compare)
 
     def deliver(self) -> Path:
         """Two files, whole: network and weights."""

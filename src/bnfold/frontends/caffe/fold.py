@@ -11,7 +11,7 @@ import numpy as np
 
 from bnfold._output_files import check_place, is_same_file
 from bnfold._storage import Weights, rounding_note
-from bnfold.core.fitting import Fitting, MustStay
+from bnfold.core.fitting import Bans, Fitting, MustStay, Stays, bans_of
 from bnfold.core.fold_again import may_fold_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.plan import Plan, make_plan
@@ -127,13 +127,14 @@ def fold_read(
     phase: str | None,
     merge: MergeMode = "auto",
     storage: Weights = "stored",
+    stays: Stays | None = None,
 ) -> tuple[Folded, FoldReport]:
     """Decide for files that are read. Raises UsageError and ModelUnreadableError."""
     _check_phase(document, phase)
     net = read_net(document, weights)
     _check_match(net)
     infer(net)
-    steps = list(merge_and_fold(net, clip, storage, merge=merge))
+    steps = list(merge_and_fold(net, clip, storage, merge=merge, stays=stays))
     is_merged = any(step.merged is not None for step in steps)
     return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
 
@@ -153,21 +154,32 @@ class Round:
         items = outcomes(self.decided.lifted.graph, self.decided.plan)
         return sum(not item.is_removed for item in items)
 
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The names of the steps that go."""
+        return self.decided.lifted.graph.names(self.decided.plan.removed)
+
 
 def merge_and_fold(
-    net: Net, clip: ClipMode, storage: Weights, *, merge: MergeMode = "auto"
+    net: Net,
+    clip: ClipMode,
+    storage: Weights,
+    *,
+    merge: MergeMode = "auto",
+    stays: Stays | None = None,
 ) -> Iterator[Round]:
     """Merge and fold, until there is nothing left to; no merge may make a step stay."""
-    is_first = True
+    is_first, stays = True, stays or {}
     while True:
         lifted = lift(net)
         merged, merging = merge_layers(net, lifted) if merge == "auto" else (None, Merging())
         chosen = None
         if merged is not None:
-            decided = _decide(merged.net, lift(merged.net), clip, storage)
+            decided = _decide(merged.net, lift(merged.net), clip, storage, stays)
             chosen = Round(merged, decided, merging)
         if chosen is None or chosen.kept:
-            plain = Round(None, _decide(net, lifted, clip, storage), replace(merging, merges=()))
+            decided = _decide(net, lifted, clip, storage, stays)
+            plain = Round(None, decided, replace(merging, merges=()))
             if chosen is None or chosen.kept > plain.kept:
                 chosen = plain
         changes = chosen.merged is not None or bool(chosen.decided.plan.removed)
@@ -218,7 +230,7 @@ def _check_match(net: Net) -> None:
         )
 
 
-def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decided:
+def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights, stays: Stays) -> Decided:
     """Plan, and plan again without the removals that cannot be written."""
 
     def write(plan: Plan) -> Decided:
@@ -230,7 +242,10 @@ def _decide(net: Net, lifted: Lifted, clip: ClipMode, storage: Weights) -> Decid
             last = [number for number, layer in layers.items() if layer is taken.layer]
             raise MustStay(dict.fromkeys(last, taken.obstacle)) from taken
 
-    return Fitting(lambda bans: make_plan(lifted.graph, clip=clip, banned=bans)).attempt(write)
+    def decide(bans: Bans) -> Plan:
+        return make_plan(lifted.graph, clip=clip, banned=bans)
+
+    return Fitting(decide, bans_of(lifted.graph, stays)).attempt(write)
 
 
 def _report(decided: Decided, original: Net) -> FoldReport:

@@ -10,10 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from bnfold.core.fitting import stay_as_well
+from bnfold.core.modes import MergeMode
 from bnfold.core.plan import Plan
 from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings, in_turn
 from bnfold.errors import ExampleInputError, MissingExtraError, UnsupportedModelError
@@ -92,12 +95,21 @@ class CaffeRunner:
         """Caffe computes in float32, whatever weights are stored in."""
         return ""
 
-    def rescalings(self) -> Sequence[Rescalings]:
+    def rescalings(self, folded: object) -> Sequence[Rescalings]:
         """What `fold` would do, merging and not; its clip modes are all the same here."""
-        steps = list(merge_and_fold(self.net, "auto", "stored"))
-        found = [steps]
-        if any(step.merged is not None for step in steps):
-            found.append(list(merge_and_fold(self.net, "auto", "stored", merge="never")))
+        left = folded.net.layers if isinstance(folded, CaffeRunner) else ()
+        names = {layer.name: layer.type for layer in left}
+        same = {layer.name for layer in self.net.layers if names.get(layer.name) == layer.type}
+        found: list[list[Round]] = []
+        for merge in get_args(MergeMode):
+            steps = list(merge_and_fold(self.net, "auto", "stored", merge=merge))
+            found.append(steps)
+            stays = stay_as_well(same, (name for step in steps for name in step.gone))
+            if stays:
+                kept = merge_and_fold(self.net, "auto", "stored", merge=merge, stays=stays)
+                found.append(list(kept))
+            if all(step.merged is None for step in steps):
+                break
         return [reduce(in_turn, map(_of_round, steps)) for steps in found]
 
 

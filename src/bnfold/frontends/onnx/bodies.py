@@ -82,7 +82,7 @@ def _fold_body(
     while True:
         inner = as_model(model, analysis, body, assumed)
         try:
-            folding, folded = fold_inner(inner, prepare)
+            folding, folded = fold_inner(inner, prepare, prefix)
         except BnfoldError as error:
             why = f"its graph could not be followed: {error}"
             inside.items += unfolded_items(body.node, prefix, node.name, why)

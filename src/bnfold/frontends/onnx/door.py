@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.errors import BnfoldError, UsageError
-from bnfold.frontend import Counts, Look, NotRunError, Request
+from bnfold.frontend import Compare, Counts, Folded, Look, NotRunError, Request
+from bnfold.frontends import fold_less
 from bnfold.frontends.onnx.facts import facts
 from bnfold.frontends.onnx.fold import (
     check_data_target,
@@ -159,8 +160,9 @@ class FoldedModel:
     def judged_quickly(self) -> None:
         """There is no quicker judge."""
 
-    def proven(self) -> None:
+    def proven(self, found: VerifyResult, compare: Compare) -> tuple[Folded, VerifyResult | str]:
         """Nobody looks for that."""
+        return self, found
 
     def deliver(self) -> Any:
         """The folded model."""
@@ -226,13 +228,20 @@ class FoldedFile:
             return None
         return self.quick.judge(replace(made, threads=1), original.known or ())
 
-    def proven(self) -> FoldedFile | None:
-        """Without merges, if there are any."""
-        if not self.folding.report.merged:
-            return None
-        made = fold(self.path, replace(self.request, merge="never"))
+    @property
+    def gone(self) -> Sequence[str]:
+        """See `frontends.fold_less`."""
+        return self.folding.gone
+
+    def again(self, request: Request) -> FoldedFile:
+        """See `frontends.fold_less`."""
+        made = fold(self.path, request)
         assert isinstance(made, FoldedFile)
         return made
+
+    def proven(self, found: VerifyResult, compare: Compare) -> tuple[Folded, VerifyResult | str]:
+        """Without merging, and with fewer steps removed where digits are lost."""
+        return fold_less.proven(self, found, compare)
 
     def deliver(self) -> Path:
         """Move the files into their place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from bnfold._output_files import check_place, is_same_file, shortened
 from bnfold._storage import Weights
-from bnfold.core.fitting import Fitting
+from bnfold.core.fitting import Fitting, Stays, bans_of
 from bnfold.core.fold_again import may_fold_again
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.errors import UsageError
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
     import onnx_ir
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How a model is to be folded."""
+
+    clip: ClipMode
+    weights: Weights
+    merge: MergeMode
+    stays: Stays
+
+
 def prepare(
     model: OnnxModel,
     inputs: Pins,
@@ -49,20 +59,27 @@ def prepare(
     clip: ClipMode,
     weights: Weights = "stored",
     merge: MergeMode = "never",
+    stays: Stays | None = None,
 ) -> Folding:
     """Read, lift and plan; bodies and functions are folded first, at once, in `model`."""
     known, shared = analyse_through_loops(model, inputs), names_if_shared(model.proto.graph)
-    prepare_inner = partial(prepare, inputs=None, clip=clip, weights=weights)
+    stays = stays or {}
+
+    def prepare_inner(inner: OnnxModel, prefix: str) -> Folding:
+        own = {name.removeprefix(prefix): stays[name] for name in stays if name.startswith(prefix)}
+        return prepare(inner, None, clip=clip, weights=weights, stays=own)
+
     inside = fold_bodies(model, known, prepare_inner)
     if model.outside is None:
         fold_functions(model, known, prepare_inner, inside)
     analysis = _analysed(model, inputs) if inside.changed else with_own_lengths(model, known)
-    folding = _prepared(model, inputs, analysis, clip, inside, weights, merge)
+    options = _Options(clip, weights, merge, stays)
+    folding = _prepared(model, inputs, analysis, inside, options)
     while _is_another_due(folding, merge):
         folding.check()  # which may change the plan
         model = replace(folding.rewritten(), outside=model.outside)
         analysis = _analysed(model, inputs)
-        later = _prepared(model, inputs, analysis, clip, inside, weights, merge)
+        later = _prepared(model, inputs, analysis, inside, options, folding)
         later.check()  # where nothing that it would remove fits its dtype, it is no progress
         if not (later.merging or later.plan.removed):
             break
@@ -90,21 +107,21 @@ def _prepared(
     model: OnnxModel,
     inputs: Pins,
     analysis: Analysis,
-    clip: ClipMode,
     inside: InnerFolds,
-    weights: Weights,
-    merge: MergeMode,
+    options: _Options,
+    earlier: Folding | None = None,
 ) -> Folding:
     """What is merged, and the plan for what comes of it; no merge makes a step stay."""
     lifted = lift(analysis.network, analysis.constants, analysis.shapes)
     best: Folding | None = None
-    for merged, merging in merges_of(model, lifted) if merge == "auto" else [(model, Merging())]:
+    merges = options.merge == "auto"
+    for merged, merging in merges_of(model, lifted) if merges else [(model, Merging())]:
         own, view = analysis, lifted
         if merging:
             own = _analysed(merged, inputs)
             view = lift(own.network, own.constants, own.shapes)
-        view, fitting = _fitted(own, view, clip)
-        folding = Folding(merged, own.shapes, view, fitting, inside, weights, merging)
+        view, fitting = _fitted(own, view, options, earlier)
+        folding = Folding(merged, own.shapes, view, fitting, inside, options.weights, merging)
         if best is None or folding.kept < best.kept:
             best = folding
         if not best.kept:
@@ -113,13 +130,21 @@ def _prepared(
     return best
 
 
-def _fitted(analysis: Analysis, lifted: Lifted, clip: ClipMode) -> tuple[Lifted, Fitting]:
+def _fitted(
+    analysis: Analysis, lifted: Lifted, options: _Options, earlier: Folding | None
+) -> tuple[Lifted, Fitting]:
     """The plan; where a weight may not serve all its readers, see if weights of their own do."""
-    fitting = Fitting(partial(decide, lifted, clip))
+    called = str if earlier is None else earlier.called
+
+    def fitting_of(lifted: Lifted) -> Fitting:
+        bans = bans_of(lifted.graph, options.stays, called)
+        return Fitting(partial(decide, lifted, options.clip), bans)
+
+    fitting = fitting_of(lifted)
     has_ties = any(getattr(op.role, "tie", None) is not None for op in lifted.graph.ops)
     if fitting.plan.kept and has_ties:
         alone = lift(analysis.network, analysis.constants, analysis.shapes, ties=False)
-        better = Fitting(partial(decide, alone, clip))
+        better = fitting_of(alone)
         if len(better.plan.removed) > len(fitting.plan.removed):
             return alone, better
     return lifted, fitting
@@ -127,8 +152,14 @@ def _fitted(analysis: Analysis, lifted: Lifted, clip: ClipMode) -> tuple[Lifted,
 
 def prepare_for(request: Request, model: OnnxModel) -> Folding:
     """The same, as it was asked for."""
-    clip, weights, merge = request.clip, request.weights, request.merge
-    return prepare(model, request.inputs, clip=clip, weights=weights, merge=merge)
+    return prepare(
+        model,
+        request.inputs,
+        clip=request.clip,
+        weights=request.weights,
+        merge=request.merge,
+        stays=request.stays,
+    )
 
 
 def fold_model(model: Any, request: Request) -> tuple[Any, FoldReport]:

@@ -121,7 +121,19 @@ class Folding:
         """What an op was called in the model that was given."""
         if self.earlier is None:
             return name
-        return self.earlier._former(self.earlier.renamed.get(name, name))
+        return self.earlier.called(name)
+
+    def called(self, name: str) -> str:
+        """The same of an op of the folded model."""
+        return self._former(self.renamed.get(name, name))
+
+    @property
+    def gone(self) -> list[str]:
+        """The names of all steps that go, as they were in the model that was given."""
+        before = [] if self.earlier is None else self.earlier.gone
+        own = [self._former(self.lifted.graph.ops[number].name) for number in self.plan.removed]
+        inside = [item.name for item in self.inside.items if item.is_removed]
+        return [*before, *own, *(inside if self.earlier is None else ())]
 
     @property
     def rounded(self) -> list[int]:

@@ -107,7 +107,7 @@ def _fold_function(
     prefix = f"{function.name}/"
     inner = _as_model(model, analysis, function, calls)
     try:
-        folding, folded = inner_networks.fold_inner(inner, prepare)
+        folding, folded = inner_networks.fold_inner(inner, prepare, prefix)
     except BnfoldError as error:
         why = f"it could not be followed: {error}"
         inside.items += inner_networks.unfolded_items(function.node, prefix, function.name, why)

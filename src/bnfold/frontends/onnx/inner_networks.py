@@ -28,7 +28,8 @@ _TAKES_IN = frozenset(
 _LARGEST = 1 << 24
 """Bytes up to which a constant that the outer graph computes is handed to a body."""
 
-Prepare = Callable[[OnnxModel], Folding]
+Prepare = Callable[[OnnxModel, str], Folding]
+"""Plans for a part of a model; the names of its ops begin with the text, outside."""
 
 
 def is_worth_it(nodes: Iterable[NodeProto]) -> bool:
@@ -37,9 +38,9 @@ def is_worth_it(nodes: Iterable[NodeProto]) -> bool:
     return "BatchNormalization" in ops or bool(ops & _AFFINE and ops & _TAKES_IN)
 
 
-def fold_inner(inner: OnnxModel, prepare: Prepare) -> tuple[Folding, OnnxModel]:
+def fold_inner(inner: OnnxModel, prepare: Prepare, prefix: str) -> tuple[Folding, OnnxModel]:
     """A part of a model, folded as one of its own. Raises BnfoldError: it cannot be followed."""
-    folding = prepare(inner)
+    folding = prepare(inner, prefix)
     folding.check()
     return folding, folding.folded()
 

@@ -8,7 +8,7 @@ external data stays there.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ import onnx
 from onnx import ModelProto
 
 from bnfold._threads import limited
+from bnfold.core.fitting import Stays, stay_as_well
 from bnfold.core.modes import ClipMode, MergeMode
 from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError, MissingExtraError
 from bnfold.frontends.onnx.analysis import Pins, analyse
 from bnfold.frontends.onnx.fold import prepare
+from bnfold.frontends.onnx.folding import Folding
 from bnfold.frontends.onnx.narrow import HALF, narrow_names
 from bnfold.frontends.onnx.nodes import read_network
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs, read_file, read_proto
@@ -194,15 +196,17 @@ class OnnxRunner:
             return max((numpy_dtype(kind).name for kind in floats), key=unit, default="")
         return ""
 
-    def rescalings(self) -> Sequence[Rescalings]:
+    def rescalings(self, folded: object) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model.
 
         The shapes that it is run on are those of the fold, or nobody gave the fold any.
         """
         if self.known is not None:
             return self.known
+        same = self._nodes() & (folded._nodes() if isinstance(folded, OnnxRunner) else set())
+        left = {name for name, _ in same}
         ways = (self.pins, None) if self._leaves_sizes_open() else (self.pins,)
-        return [rescalings for pins in ways for rescalings in self._rescalings(pins)]
+        return [rescalings for pins in ways for rescalings in self._rescalings(pins, left)]
 
     def _leaves_sizes_open(self) -> bool:
         """Whether the inputs' shapes are what they are because they are run on."""
@@ -212,20 +216,32 @@ class OnnxRunner:
         declared, pinned = (choose_inputs(network, pins) for pins in (None, self.pins))
         return declared.count > 1 or declared.choices != pinned.choices
 
-    def _rescalings(self, pins: Pins) -> Sequence[Rescalings]:
+    def _nodes(self) -> set[tuple[str, str]]:
+        """Name and operator of each."""
+        network = read_network(self.model.name, self.model.proto)
+        return {(node.name, node.op) for node in network.nodes}
+
+    def _rescalings(self, pins: Pins, left: Collection[str]) -> Sequence[Rescalings]:
         rescalings = []
-        kinds = {tensor.data_type for tensor in self.model.proto.graph.initializer}
         with suppress(BnfoldError):
             for clip in get_args(ClipMode):
                 for merge in get_args(MergeMode):
-                    model = self.model.copy()  # bodies and functions are folded in it
-                    folding = prepare(model, pins, clip=clip, merge=merge)
-                    if kinds & HALF:  # where weights may overflow, which changes the plan
-                        folding.check()
+                    folding = self._folded(pins, clip, merge, {})
                     rescalings.append(folding.rescalings)
+                    stays = stay_as_well(left, folding.gone)
+                    if stays:
+                        kept = self._folded(pins, clip, merge, stays)
+                        rescalings.append(kept.rescalings)
                     if not folding.report.merged:
                         break
         return rescalings
+
+    def _folded(self, pins: Pins, clip: ClipMode, merge: MergeMode, stays: Stays) -> Folding:
+        model = self.model.copy()  # bodies and functions are folded in it
+        folding = prepare(model, pins, clip=clip, merge=merge, stays=stays)
+        if {tensor.data_type for tensor in model.proto.graph.initializer} & HALF:
+            folding.check()  # where weights may overflow, which changes the plan
+        return folding
 
     def _serialized(self) -> bytes:
         try:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold._output_files import write_whole
 from bnfold.errors import UnsupportedModelError
-from bnfold.frontend import Counts, Look, NotRunError, Request
+from bnfold.frontend import Compare, Counts, Look, NotRunError, Request
 from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import check_unread
 from bnfold.frontends.torch.fold import fold_module, inspect_module
@@ -33,6 +33,7 @@ from bnfold.report import FoldReport
 
 if TYPE_CHECKING:
     from bnfold.bench.settings import Subject, Wishes
+    from bnfold.verify.result import VerifyResult
     from bnfold.verify.runner import InputSpec, Runner
 
 IS_TIMED = True
@@ -137,14 +138,14 @@ class Folded:
     def judged_quickly(self) -> None:
         """There is no quicker judge."""
 
-    def proven(self) -> Folded | None:
+    def proven(self, found: VerifyResult, compare: Compare) -> tuple[Folded, VerifyResult | str]:
         """Steps that the comparison blames are kept."""
         if self.request.verify:
-            return None
+            return self, found
         made = fold(self.original, replace(self.request, verify=True))
         # The verdict is that on what will be written.
         made.report = replace(made.report, verdict=None, unverified=None)
-        return made
+        return made, compare(made)
 
     def deliver(self) -> Model | Path:
         """The folded model, or the .pt2 file that was asked for."""

@@ -18,6 +18,7 @@ from bnfold.core.merge import choices
 from bnfold.core.modes import ClipMode
 from bnfold.errors import BnfoldError, ExampleInputError, UnsupportedModelError, UsageError
 from bnfold.frontend import Request
+from bnfold.frontends.halves import cleared_by_halves
 from bnfold.frontends.merge_report import Merging, told_in_turn
 from bnfold.frontends.torch.apply import apply
 from bnfold.frontends.torch.copies import Snapshot, is_small, same_randomness
@@ -25,7 +26,6 @@ from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
 from bnfold.frontends.torch.entries import Entry, as_entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
-from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.keep import pin, pin_handed_out
 from bnfold.frontends.torch.leaf_modules import changes_gradients
 from bnfold.frontends.torch.lending import loose_tensors

@@ -23,10 +23,10 @@ from bnfold.core.blame import Obstacle
 from bnfold.core.plan import Plan
 from bnfold.core.reasons import Reason
 from bnfold.errors import BnfoldError, NotProvenError, UnsupportedModelError
+from bnfold.frontends.halves import cleared_by_halves
 from bnfold.frontends.torch import function_calls, runner
 from bnfold.frontends.torch.copies import Snapshot, throwaway
 from bnfold.frontends.torch.function_calls import Heard
-from bnfold.frontends.torch.halves import cleared_by_halves
 from bnfold.frontends.torch.proof_calls import (
     Call,
     CallFailedError,

@@ -125,7 +125,7 @@ class TorchRunner:
         except Exception:  # whatever the model's own copying raises
             return model
 
-    def rescalings(self) -> Sequence[Rescalings]:
+    def rescalings(self, folded: object) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
         rescalings = []
         try:
