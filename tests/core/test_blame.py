@@ -46,7 +46,7 @@ def output(net, x):
 
 def fixed(net, x):
     x = net.affine(x, A, B, name="fixed", **FIXED)
-    return net.conv(x, K[0])
+    return net.conv(x, WIDE, padding=1)
 
 
 def fixed_conv(net, x):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,6 +77,8 @@ class Binding:
     """Numbers of affine steps whose law of staying holds from the start."""
     left_open: frozenset[int] = frozenset()
     """Numbers of sums whose law the solver lays."""
+    given_scales: Mapping[int, FloatArray | None] = field(default_factory=dict)
+    """See `fixed_summands`."""
     open_sums: dict[int, BoundSum] = field(default_factory=dict)
     """Those of them whose law is still to be laid, by number."""
     groups: dict[int, tuple[int, ...]] = field(default_factory=dict)

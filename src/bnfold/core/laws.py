@@ -10,12 +10,13 @@ is long because the laws stand together, in the order of that table.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core import labels as lab
+from bnfold.core.affine import FloatArray
 from bnfold.core.alike import may_share_bounds
 from bnfold.core.binding import Binding, BoundAffine, BoundClip, BoundLinear, BoundSum
 from bnfold.core.forest import IntArray, each_once, is_increasing
@@ -31,6 +32,7 @@ def bind(
     plain_clips: frozenset[int] = frozenset(),
     kept_from_start: frozenset[int] = frozenset(),
     open_sums: frozenset[int] = frozenset(),
+    given_scales: Mapping[int, FloatArray | None] | None = None,
 ) -> Binding:
     """Lay the laws of all ops over fresh variables, but for those of the open sums."""
     system = System()
@@ -42,6 +44,7 @@ def bind(
         kept_from_start=kept_from_start,
         groups=graph.affine_groups(),
         left_open=open_sums,
+        given_scales=given_scales or {},
     )
     binding.labels = [lab.pinned(len(shape)) for shape in graph.shapes]
     for number, op in enumerate(graph.ops):
@@ -174,7 +177,8 @@ def affine(binding: Binding, number: int, role: g.AffineStep, inputs: Labels) ->
     shift = role.shift.reshape(-1)[parameter_each]
     is_fixed = not (role.is_wanted or role.is_editable)
     is_known = role.factors is not g.Parameter.UNKNOWN
-    if is_fixed and ((scale == 1.0).all() or not is_known):
+    only_adds = (scale == 1.0).all() and number not in binding.given_scales
+    if is_fixed and (only_adds or not is_known):
         # Only adding, or multiplying by who knows what: input and output share their variables.
         cause = _cause(binding, number, Reason.FIXED_WEIGHT)
         moved = (shift != 0) | (role.summands is g.Parameter.UNKNOWN)
@@ -219,13 +223,26 @@ def keep_affine(binding: Binding, number: int) -> None:
         _one_edit_per_constant(binding, bound, cause)
     if bound.role.tie is not None:
         _one_edit_per_call(binding, number, bound)
-    x, y, a, b = bound.inputs, bound.outputs, bound.scale, bound.shift
-    zero = a == 0
     if not edits_scale:
-        system.same_scale(y[~zero], x[~zero], cause)
+        live = bound.scale != 0
+        system.same_scale(bound.outputs[live], bound.inputs[live], cause)
     if not edits_shift:
-        system.plain_scale(y[b != 0], cause)
+        _keep_summands(binding, number, bound, cause)
+
+
+def _keep_summands(binding: Binding, number: int, bound: BoundAffine, cause: int) -> None:
+    """y^ = a' * x^ + b:  t_y = a * t_x + b * (1 / s_y - 1), for b other than 0 at a known s_y."""
+    system, y, x, b = binding.system, bound.outputs, bound.inputs, bound.shift
+    moved, offset = b != 0, np.zeros(len(b))
+    known = binding.given_scales.get(number, np.ones(len(b)))
+    if known is None:  # what it adds is not asked for
+        y, x, a = y[~moved], x[~moved], bound.scale[~moved]
         system.shift_map(y, x, a, np.zeros(len(a)), cause)
+        return
+    system.magnitude.pin(y[moved], np.abs(known[moved]), cause)
+    system.sign.pin(y[moved], np.sign(known[moved]), cause)
+    offset[moved] = b[moved] * (1.0 / known[moved] - 1.0)
+    system.shift_map(y, x, bound.scale, offset, cause)
 
 
 def _one_edit_per_constant(binding: Binding, bound: BoundAffine, cause: int) -> None:

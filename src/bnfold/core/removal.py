@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.core import constants
+from bnfold.core.affine import FloatArray
 from bnfold.core.binding import Binding, BoundSum
 from bnfold.core.blame import Obstacle, blame
 from bnfold.core.choose import Values
@@ -76,6 +77,9 @@ class Options:
     """Sums to try as a whole, outer ones before those inside."""
     stiff_first: bool = False
     """Try those steps before all others that would give less way if they stayed."""
+
+    given_scales: Mapping[int, FloatArray | None] = field(default_factory=dict)
+    """See `fixed_summands`."""
 
     def open_sums(self) -> frozenset[int]:
         """The sums whose law depends on what is tried."""

@@ -23,8 +23,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnfold.core import fixed_summands, shortcuts
 from bnfold.core import graph as g
-from bnfold.core import shortcuts
 from bnfold.core.activations import ask_all_plain
 from bnfold.core.blame import Obstacle
 from bnfold.core.choose import choose, out_of_range, overgrown
@@ -71,7 +71,31 @@ def solve(
         better = _within_range(graph, other)
         if len(better.removed) > len(solution.removed):
             options, solution = other, better
+    options, solution = _with_scales(graph, options, solution)
     return _with_shortcuts(graph, options, solution)
+
+
+def _with_scales(graph: g.Graph, options: Options, plain: Solution) -> tuple[Options, Solution]:
+    """Scales for what has a constant added that stays, if more goes with them."""
+    numbers = fixed_summands.of(graph) if plain.kept else []
+    banned = dict(options.banned)
+    while numbers:
+        free = replace(options, banned=banned, given_scales=dict.fromkeys(numbers))
+        hoped = _within_range(graph, free)
+        if len(hoped.removed) <= len(plain.removed):
+            break
+        known = replace(options, given_scales=fixed_summands.scales(hoped, numbers))
+        try:
+            better = _within_range(graph, known)
+        except Conflict:  # what stays after all asks for other scales
+            break
+        if len(better.removed) > len(plain.removed):
+            return known, better
+        more = {number: better.kept[number] for number in hoped.removed if number in better.kept}
+        if not more:
+            break
+        banned |= more
+    return options, plain
 
 
 def _within_range(graph: g.Graph, options: Options) -> Solution:
@@ -193,6 +217,7 @@ def _remove_all(graph: g.Graph, options: Options, plain: Iterable[int]) -> Solut
         plain_clips=frozenset(plain),
         kept_from_start=options.kept_from_start,
         open_sums=options.open_sums(),
+        given_scales=options.given_scales,
     )
     solution = Solution(binding)
     for shortcut in options.shortcuts:
@@ -254,7 +279,12 @@ def _remove_more(
     What `first` removed is removed again; then each remaining step goes if the clips that lose
     their plain bounds by it cost less than the step.
     """
-    binding = bind(graph, kept_from_start=options.kept_from_start, open_sums=options.open_sums())
+    binding = bind(
+        graph,
+        kept_from_start=options.kept_from_start,
+        open_sums=options.open_sums(),
+        given_scales=options.given_scales,
+    )
     solution = Solution(binding)
     for bound in first.shortcuts:
         try_shortcut(solution, bound.shortcut, options)

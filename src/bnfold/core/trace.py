@@ -155,6 +155,7 @@ def _decided(solution: Solution, values: Values, edited: Collection[int]) -> dic
         plain_clips=frozenset(solution.plain),
         kept_from_start=frozenset(solution.kept),
         open_sums=binding.left_open,
+        given_scales=binding.given_scales,
     ).system
     resting.sums.gather()
     own = _all(resting.count)

@@ -63,18 +63,8 @@ class TestAffine:
         }
         x = bn(net, net.input(2, 3, 4, 4), "bn")
         x = net.affine(x, A[3], B[3], name="fixed", **fixed)
-        stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="fixed")
-
-    def test_a_fixed_summand_passes_no_scale(self):
-        net = Network()
-        fixed = {
-            "removal": g.Removal.UNASKED,
-            "factors": g.Parameter.FIXED,
-            "summands": g.Parameter.FIXED,
-        }
-        x = bn(net, net.input(2, 3, 4, 4), "bn")
-        x = net.affine(x, [1, 1, 1], [0, 0.5, 0], name="fixed", **fixed)
-        stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="fixed")
+        x = conv(net, x, taps=3, padding=1)
+        stays(net, x, reason=Reason.FIXED_WEIGHT, blocker="fixed")
 
     def test_two_calls_that_cannot_both_go_both_stay(self):
         net = Network()
@@ -151,11 +141,49 @@ class TestFixedStep:
 
     FIXED = {"factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
 
-    def test_a_scale_does_not_pass_a_summand(self):
+    def test_a_scale_makes_a_shift_of_a_summand_that_no_zero_padding_takes(self):
         net = Network()
         x = scaled(net, net.input(2, 3, 4, 4), [2, 1, 1])
         x = step(net, x, [1] * 3, [0.5, 0, 0], **self.FIXED)
-        stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="step")
+        x = conv(net, x, taps=3, padding=1)
+        stays(net, x, reason=Reason.FIXED_WEIGHT, blocker="step")
+
+    def test_nor_does_another_reader(self):
+        net = Network()
+        x = scaled(net, net.input(2, 3, 4, 4), [2, 1, 1])
+        x = step(net, x, [1] * 3, [0.5, 0, 0], **self.FIXED)
+        stays(net, conv(net, x), net.sigmoid(x), reason=Reason.FIXED_WEIGHT)
+
+    def test_nor_an_activation_without_room(self):
+        net = Network()
+        x = scaled(net, net.input(2, 3, 4, 4), [2, 1, 1])
+        x = step(net, x, [1] * 3, [0.5, 0, 0], **self.FIXED)
+        x = conv(net, net.clip(x, room=False))
+        stays(net, x, reason=Reason.FIXED_WEIGHT, blocker="step")
+
+    @pytest.mark.parametrize("factor", [1, -1, 3])
+    def test_a_scale_passes_a_summand_as_a_shift(self, factor):
+        net = Network()
+        x = step(net, bn(net, net.input(2, 3, 4, 4)), [factor] * 3, A[3], **self.FIXED)
+        goes(net, conv(net, x, taps=3))
+
+    def test_a_scale_passes_summands_and_clips_in_a_row(self):
+        net = Network()
+        x = net.clip(bn(net, net.sigmoid(image(net))))
+        for _ in range(2):
+            x = step(net, x, [1] * 3, [1.0] * 3, **self.FIXED)
+            x = net.clip(bn(net, x))
+        goes(net, conv(net, x), clip="always")
+
+    def test_what_can_go_goes_where_another_one_cannot(self):
+        net = Network()
+        plain, padded = (net.sigmoid(net.input(2, 3, 4, 4)) for _ in range(2))
+        for name, x in (("one", plain), ("two", padded)):
+            x = step(net, bn(net, x, name), [1] * 3, B[3], **self.FIXED)
+            taps = {"taps": 3, "padding": 1} if name == "two" else {}
+            net.output(conv(net, x, **taps))
+        plan = assert_fold_is_exact(net)
+        assert removed_names(net, plan) == ["one"]
 
     def test_a_scale_passes_where_nothing_is_added(self):
         net = Network()

@@ -168,14 +168,16 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     is_wanted = node_of(event) is not None and is_node and is_removable
     # A number in a module's code may depend on values, or on how often it was run, and so may a
     # tensor that is not the model's own: nothing is built on what it is in this run.
-    has_own_factors = (
+    is_for_good = (
         own
         or is_node
-        or (only_adds(event) and not has_open_factor)
         or (not is_open and lifter.knows_numbers and _has_plain_numbers(lifter, event))
     )
-    has_own_summands = not is_open and (
-        is_node or all(id(c.origin) in lifter.owned for c in constants(event.args))
+    has_own_factors = is_for_good or (only_adds(event) and not has_open_factor)
+    has_own_summands = is_node or (
+        not is_open
+        and all(id(c.origin) in lifter.owned for c in constants(event.args))
+        and (is_for_good or not affine.shift.any())
     )
     if weighs(event) and not own:
         has_own_summands = is_node
@@ -211,7 +213,7 @@ def _own_constant(lifter: Lifter, event: Event) -> tuple[Tensor | None, Tensor |
 def _by_parameters(lifter: Lifter, event: Event) -> bool:
     """Whether all constants of the event come from parameters and buffers."""
     operands = list(constants(event.args))
-    given = [*event.args, event.kwargs.get("value")]
+    given = [*event.args, event.kwargs.get("value"), event.kwargs.get("alpha")]
     numbers = any(isinstance(argument, int | float) for argument in given)
     return (
         bool(operands)
