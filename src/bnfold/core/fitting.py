@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from bnfold.core import graph as g
 from bnfold.core.blame import Obstacle
+from bnfold.core.explained import explained
 from bnfold.core.plan import Plan, ban_overflow
 from bnfold.core.reasons import Reason
 
@@ -75,7 +76,7 @@ class Fitting:
     def __init__(self, decide: Callable[[Bans], Plan], bans: Bans | None = None) -> None:
         self.decide = decide
         self.bans: Bans = dict(bans or {})
-        self.plan = decide(self.bans)
+        self.plan = explained(decide(self.bans))
 
     def attempt(self, write: Callable[[Plan], Written]) -> Written:
         """What `write` makes of the first plan for which it raises no `Unwritable`."""
@@ -85,4 +86,4 @@ class Fitting:
             except Unwritable as failure:
                 self.bans = {**self.bans, **failure.blamed(self.plan)}
             # Here, where what the attempt had made is forgotten.
-            self.plan = self.decide(self.bans)
+            self.plan = explained(self.decide(self.bans))
