@@ -75,6 +75,10 @@ class Look:
 class NotRunError(Exception):
     """A model and its fold cannot be compared here, which says nothing about the fold."""
 
+    def __init__(self, problem: str, next_step: str = "") -> None:
+        super().__init__(problem)
+        self.next_step = next_step
+
 
 Compare: TypeAlias = "Callable[[Folded], VerifyResult | str]"
 """What comparing a folded model with its original shows; or why nothing was run."""

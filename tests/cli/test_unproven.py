@@ -125,3 +125,24 @@ def test_onnx_weights_that_are_stored_in_16_bits_are_accepted(folder, hides):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "equal: " in done.stdout or "did not change" in done.stdout, done.stdout
+
+
+def empty_batch() -> onnx.ModelProto:
+    """A batch of 0 images, as the file has it: runtimes take nothing else."""
+    return onnx_model(NODES, weights_of(NODES), (0, 3, 6, 6))
+
+
+def test_a_file_that_declares_no_images_is_folded_and_the_next_step_is_named(capsys, folder):
+    onnx.save(empty_batch(), "empty.onnx")
+    assert main(["fold", "empty.onnx"]) == 0
+    out, err = capsys.readouterr()
+    assert "0 along axis 0" in out and "--fix-input data:" in err
+    assert main(["verify", "empty.onnx", "empty.folded.onnx"]) == 2
+    assert "--fix-input data:" in capsys.readouterr().err
+
+
+def test_that_next_step_can_be_taken(capsys, folder):
+    onnx.save(empty_batch(), "empty.onnx")
+    assert main(["fold", "empty.onnx", "--fix-input", "data:2x3x6x6"]) == 0
+    out, _ = capsys.readouterr()
+    assert "was 0x3x6x6" in out and "equal: " in out

@@ -41,7 +41,7 @@ def compare(source: Source, folded: Folded) -> VerifyResult | str:
             return UNCHANGED
         return folded.judged_quickly() or Comparison(samples=1).of(original, made)
     except NotRunError as error:
-        return _not_run(source, str(error))
+        return _not_run(source, str(error), error.next_step)
     except UnsupportedModelError as error:
         say(f"{source.name}: {error}")
         return error.problem
@@ -52,10 +52,10 @@ def compare(source: Source, folded: Folded) -> VerifyResult | str:
         raise FoldFailedError(f"{error.problem}; nothing was written") from error
 
 
-def _not_run(source: Source, why: str) -> str:
-    takes_shapes = source.kind is ModelKind.ONNX_FILE
-    hint = "; give the shapes of its inputs with --input if that is why" if takes_shapes else ""
-    say(f"{source.name} was not compared: {why}{hint}")
+def _not_run(source: Source, why: str, next_step: str = "") -> str:
+    if not next_step and source.kind is ModelKind.ONNX_FILE:
+        next_step = "give the shapes of its inputs with --input if that is why"
+    say(f"{source.name} was not compared: {why}{f'; {next_step}' if next_step else ''}")
     return why
 
 

@@ -212,7 +212,7 @@ class FoldedFile:
         try:
             original = file_runner(self.path, shapes, model=self.content)
         except UsageError as error:
-            raise NotRunError(error.problem) from error
+            raise NotRunError(error.problem, error.next_step) from error
         original.known = [self.folding.rescalings]
         made = file_runner(self.staged.model, shapes, name=f"the folded {self.path}")
         self.pair = original, made

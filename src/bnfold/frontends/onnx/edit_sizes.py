@@ -103,7 +103,7 @@ def _set(
                 f" {name!r}",
                 "give both the same size, which the model says they have",
             )
-        is_changed |= dim.dim_value not in (0, -1, size)
+        is_changed |= dim.HasField("dim_value") and dim.dim_value not in (-1, size)
         dim.dim_value = size
     return is_changed
 

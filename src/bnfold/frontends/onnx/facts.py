@@ -38,5 +38,8 @@ def _kind(kind: TypeProto) -> str:
 
 def sizes(kind: TypeProto) -> str:
     """1x3x224x224, or batch x 3 x ? x ?: names need room between them."""
-    axes = [axis.dim_param or str(axis.dim_value or "?") for axis in kind.tensor_type.shape.dim]
+    axes = [
+        axis.dim_param or (str(axis.dim_value) if axis.HasField("dim_value") else "?")
+        for axis in kind.tensor_type.shape.dim
+    ]
     return (" x " if any(axis[0].isalpha() for axis in axes) else "x").join(axes)

@@ -37,6 +37,13 @@ def spec_of(network: Network, name: str, shape: tuple[int, ...] | None) -> Input
         raise UsageError(
             f"the input {name!r} is no plain array of numbers", "verify models of numbers"
         )
+    for axis, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value == 0:  # which runtimes take at its word
+            example = "x".join(str(size) for size in shape)
+            raise UsageError(
+                f"the input {name!r} is declared to have no elements, 0 along axis {axis}",
+                f"fix its sizes with bnfold fold --fix-input {name}:{example}",
+            )
     declared = None
     if tensor.HasField("shape"):
         declared = tuple(dim.dim_value or None for dim in tensor.shape.dim)
