@@ -41,6 +41,16 @@ def test_stride_and_kernel_of_2_still_differ_between_outputs() -> None:
     assert list(kept(check(builder)[1]).values()) == ["padding"]
 
 
+@pytest.mark.parametrize("group", [0, -1, 3])
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_a_group_that_is_none(kind: str, group: int) -> None:
+    builder = Builder((2, 4, 8, 8))
+    builder.conv(4, 1, f"group: {group}", kind=kind)
+    builder.batch_norm()
+    with pytest.raises(ModelUnreadableError, match=r"line \d+, .* 4 input and 4 output .*conv"):
+        fold(builder.pair())
+
+
 def test_an_inner_product_over_another_axis_than_the_channels() -> None:
     """(2, 3, 8, 8) with axis 2: each row of 64 is one vector; the 3 channels stay apart."""
     builder = Builder()

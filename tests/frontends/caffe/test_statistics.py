@@ -80,6 +80,33 @@ def test_unusable_statistics_stay(mean: object, var: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("factor", "size"),
+    [(1e-45, 1e-45), (1e-45, 1.0), (2e-39, 1.0), (1e-38, 10.0), (np.nan, 1.0)],
+)
+def test_sums_that_caffe_cannot_divide_in_float32_stay(factor: float, size: float) -> None:
+    """1 / 1e-45 is infinite there, and so is what it makes of any sum."""
+    arrays = [
+        np.asarray(part * size, np.float32) for part in (MEAN, VAR, np.array([factor / size]))
+    ]
+    assert refused(network("BatchNorm", "", arrays)).startswith("bad-statistics")
+
+
+@pytest.mark.parametrize("factor", [7e19, 1e-30, 1e30, -2.0, 1e-37])
+def test_a_factor_of_any_size_is_divided_by(factor: float) -> None:
+    arrays = [np.asarray(part, np.float32) for part in (MEAN * factor, VAR * factor, [factor])]
+    scale, shift = folded(network("BatchNorm", "batch_norm_param { eps: 0.001 }", arrays))
+    expected = 1 / np.sqrt(VAR + 0.001)
+    assert np.allclose(scale, expected, rtol=1e-6)
+    assert np.allclose(shift, -MEAN * expected, rtol=1e-6)
+
+
+def test_a_factor_of_zero_makes_zeros_of_any_sums() -> None:
+    arrays = [MEAN * 1e30, VAR * 1e30, np.zeros(1)]
+    scale, shift = folded(network("BatchNorm", "batch_norm_param { eps: 0.25 }", arrays))
+    assert np.allclose(scale, 2.0) and np.allclose(shift, 0.0)
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "arrays", "head"),
     [
         # Five arrays without a field that says whose they are: Intel's, or another order.

@@ -54,7 +54,11 @@ def convolution(lifter: Lifter, layer: Layer) -> bool:
     out = options.integer("num_output", 0)
     groups = _groups(layer, options, shape[axis])
     channels = shape[axis] or _channels_of(layer, groups)
-    if out <= 0 or groups <= 0 or channels % groups or out % groups:
+    is_strange = groups <= 0 or channels % groups or out % groups
+    if is_strange and options.has("group") and layer.type not in DEPTHWISE:
+        many = f"a divisor of {channels} input and {out} output channels in the layer {layer.name}"
+        raise options.wrong("group", many)
+    if out <= 0 or is_strange:
         return False
     wanted = (channels, out // groups) if is_transposed else (out, channels // groups)
     form = (*wanted, *kernel.kernel)  # old files put 1 in front where there are fewer than 4 axes

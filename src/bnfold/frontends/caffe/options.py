@@ -86,6 +86,12 @@ class Options:
             return numbered.get(int(scalar.text), scalar.text)
         return scalar.string
 
+    def wrong(self, name: str, wanted: str) -> ModelUnreadableError:
+        """The error for a field that is there, and is none that Caffe takes."""
+        scalar = self.message.scalar(name)
+        assert scalar is not None
+        return self._wrong(scalar, name, wanted)
+
     def _integer(self, scalar: Scalar, name: str) -> int:
         match = _INTEGER.fullmatch(scalar.text)
         if match is None:

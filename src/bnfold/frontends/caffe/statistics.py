@@ -65,8 +65,17 @@ def _of_three(
         is_nvidia = True  # no other loader takes that, and eps is the same for all
     _check(lifter, layer, (channels, channels, 1), is_nvidia=is_nvidia)
     mean, var, factor = map(numbers, layer.blobs)
-    s = 0.0 if factor[0] == 0 else 1.0 / factor[0]
-    return _maps(s * mean, s * var, max(eps, _NVIDIA_EPS) if is_nvidia else eps)
+    mean, var = _divided(mean, factor), _divided(var, factor)
+    return _maps(mean, var, max(eps, _NVIDIA_EPS) if is_nvidia else eps)
+
+
+def _divided(sums: FloatArray, factor: FloatArray) -> FloatArray:
+    """s * sums; not finite where that is not so in float32, in which Caffe computes both."""
+    with np.errstate(all="ignore"):
+        held = factor.astype(np.float32)
+        s = np.where(held == 0, np.float32(0.0), 1 / held)
+        is_held = np.isfinite(s * sums.astype(np.float32))
+        return np.where(is_held, np.where(held == 0, 0.0, 1.0 / factor) * sums, np.nan)
 
 
 def _of_five(lifter: Lifter, layer: Layer, channels: int, eps: float) -> Maps | str:
