@@ -2,7 +2,8 @@
 
 What a right fold may do
     Its weights are those of the exact fold, each rounded once more, to its dtype: w' = w * (1 + d),
-    |d| <= u, the unit roundoff. Nothing else. Run in float64, where the arithmetic itself is exact
+    |d| <= u, the unit roundoff; below the normal numbers of float16 by as much as the smallest of
+    these. Nothing else. Run in float64, where the arithmetic itself is exact
     next to u, the folded model F differs from the original A by the sum over all weights of
     d * dF/dlog(w): many small independent terms, so about normal, of a size that depends on the
     network, the layer and the channel. That size is measured, not guessed: F is run again with
@@ -116,6 +117,11 @@ _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat
 def unit(dtype: str) -> float:
     """The largest relative error of rounding to a dtype; 0 for what is not rounded."""
     return _UNITS.get(dtype, 0.0)
+
+
+def least_normal(dtype: str) -> float:
+    """The size below which a number of a dtype is rounded as this one is; 0 where it is tiny."""
+    return 2.0**-14 if dtype == "float16" else 0.0
 
 
 def factor(count: int) -> float:

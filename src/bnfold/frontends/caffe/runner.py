@@ -28,7 +28,7 @@ from bnfold.frontends.caffe.read import read_net
 from bnfold.frontends.caffe.shapes import infer
 from bnfold.frontends.caffe.text_tree import Document
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
-from bnfold.verify.verdict import unit
+from bnfold.verify.verdict import least_normal, unit
 
 try:
     import torch
@@ -131,8 +131,11 @@ class _Run:
         def rounded(array: Array) -> Array:
             if random is None or array.dtype.kind != "f":
                 return array
-            factors = random.uniform(-1.0, 1.0, array.shape) * unit(str(array.dtype))
-            return np.asarray(array * (1.0 + factors))
+            dtype = str(array.dtype)
+            moves = random.uniform(-1.0, 1.0, array.shape) * unit(dtype)
+            least = least_normal(dtype)
+            small = np.abs(array) < least
+            return np.asarray(np.where(small, array + moves * least, array * (1.0 + moves)))
 
         def see(layer: RunLayer, tops: Sequence[Tensor | None]) -> None:
             if watch is None:

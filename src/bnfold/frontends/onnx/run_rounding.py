@@ -18,7 +18,7 @@ from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, numpy_helper
 from bnfold.frontends.onnx.nodes import Network
 from bnfold.frontends.onnx.read import inner_graphs
 from bnfold.frontends.onnx.tensors import FLOATS, numpy_dtype, to_array
-from bnfold.verify.verdict import unit
+from bnfold.verify.verdict import least_normal, unit
 
 _WEIGHTED = frozenset(
     (
@@ -107,12 +107,16 @@ def rounded_again(
     enlarged: float = 1.0,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """w * (1 + d), |d| <= u of its own dtype, in float64; or `enlarged` times that in `out`."""
+    """w * (1 + d), |d| <= u of its own dtype, in float64; or `enlarged` times that in `out`.
+
+    What is below its normal numbers is moved as the smallest of these is.
+    """
     if kind not in FLOATS:
         return array
     drawn = np.empty(array.shape) if out is None else out
     start = zlib.crc32(name.encode()) % _PERIOD
-    most = enlarged * unit(numpy_dtype(kind).name)
+    dtype = numpy_dtype(kind).name
+    most = enlarged * unit(dtype)
     factors = _factors(draw, most, drawn.dtype.name)[start : start + _PERIOD]
     flat = array.astype(np.float64) if array.dtype.kind != "f" else array
     flat, made = flat.reshape(-1), drawn.reshape(-1)
@@ -120,6 +124,9 @@ def rounded_again(
     rows = (whole // _PERIOD, _PERIOD)
     np.multiply(flat[:whole].reshape(rows), factors, out=made[:whole].reshape(rows))
     np.multiply(flat[whole:], factors[: array.size - whole], out=made[whole:])
+    if least := least_normal(dtype):
+        small = np.flatnonzero(np.abs(flat) < least)
+        made[small] = flat[small] + (factors[small % _PERIOD] - 1.0) * least
     return drawn
 
 

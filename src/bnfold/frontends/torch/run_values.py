@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.frontends.torch.copies import same_randomness
 from bnfold.verify.runner import Array, Output
-from bnfold.verify.verdict import unit
+from bnfold.verify.verdict import least_normal, unit
 
 
 @contextmanager
@@ -54,13 +54,18 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def round_again(own: Tensor, wide: Tensor, generator: torch.Generator) -> None:
-    """wide = own * (1 + d), |d| <= u."""
+    """wide = own * (1 + d), |d| <= u; below the normal numbers, as much as the least of them."""
     if own.numel() < 1:
         return
     drawn = torch.rand(own.shape, generator=generator, dtype=torch.float32)
-    factors = drawn.mul_(2.0).sub_(1.0).double().mul_(unit(dtype_name(own))).add_(1.0)
+    moves = drawn.mul_(2.0).sub_(1.0).double().mul_(unit(dtype_name(own))).to(wide.device)
+    least = least_normal(dtype_name(own))
     wide.copy_(own)
-    wide.mul_(factors.to(wide.device))
+    if least:
+        small = moves * least + wide
+        wide.copy_(torch.where(wide.abs() < least, small, wide * (1.0 + moves)))
+    else:
+        wide.mul_(moves.add_(1.0))
 
 
 def move(tensor: Tensor, generator: torch.Generator) -> None:
