@@ -137,6 +137,18 @@ def test_a_step_never_blames_itself():
     assert obstacle.blocker != "bn"
 
 
+def test_nor_does_one_whose_staying_holds_from_the_start():
+    """What was found before is what stands in its way, and not that it stays."""
+    net = Network()
+    x = net.affine(net.input(2, 3, 5, 5), A, [0, 0, 0], name="product", summands=g.Parameter.FIXED)
+    fixed = {"factors": g.Parameter.FIXED, "summands": g.Parameter.FIXED}
+    net.output(net.affine(x, A, B, name="fixed", **fixed))
+    assert assert_fold_is_exact(net).kept == {
+        0: Obstacle(Reason.FIXED_WEIGHT, "fixed"),
+        1: Obstacle(Reason.GRAPH_OUTPUT, "output0"),
+    }
+
+
 def test_a_refused_step_names_nobody():
     net = Network()
     x = bn(net, net.conv(net.input(2, 3, 5, 5), K[0]), removal=g.Refusal(Reason.BAD_STATISTICS))

@@ -71,6 +71,8 @@ class Options:
     clip: ClipMode
     banned: Mapping[int, Obstacle]
     kept_from_start: frozenset[int] = frozenset()
+    found: Mapping[int, Obstacle] = field(default_factory=dict)
+    """What stood in the way of these, before their law of staying held."""
     careful: bool = False
     """Check after each removal that the waiting sums still have a solution."""
     shortcuts: tuple[Shortcut, ...] = ()
@@ -214,7 +216,8 @@ def keep(solution: Solution, group: tuple[int, ...], obstacle: Obstacle, options
         if roots:
             raise Restart(options.without(*roots)) from None
         stay = options.kept_from_start | frozenset(group)
-        raise Restart(replace(options, kept_from_start=stay)) from None
+        found = {**dict.fromkeys(group, obstacle), **options.found}
+        raise Restart(replace(options, kept_from_start=stay, found=found)) from None
 
 
 def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> bool:
@@ -225,6 +228,8 @@ def try_group(solution: Solution, group: tuple[int, ...], options: Options) -> b
     except Conflict as conflict:
         solution.met[group[0]] = clips_among(solution.binding, conflict.causes)
         obstacle = blame(solution.binding, group[0], conflict.causes)
+        if obstacle.blocker == solution.binding.graph.ops[group[0]].name:  # its law of staying
+            obstacle = options.found.get(group[0], obstacle)
         keep(solution, group, obstacle, options)
         return False
     return True
