@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 
 from bnfold.core import graph as g
 from bnfold.core.expression import Build, Expression, Freedom, Part, varying_axes
@@ -168,19 +169,22 @@ class _Finder:
 
     def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
         """Operands of one source, put together two by two while that pays."""
+        standing = dict(enumerate(clusters))
+        pairs = list(combinations(standing, 2))
+        made: dict[tuple[int, int], _Cluster] = {}
         while True:
-            pairs = [
-                (both.whole.saves, -first, -second, both)
-                for second in range(len(clusters))
-                for first in range(second)
-                if (both := self._both(clusters[first], clusters[second], output)) is not None
-            ]
-            if not pairs:
+            for first, second in pairs:
+                both = self._both(standing[first], standing[second], output)
+                if both is not None:
+                    made[first, second] = both
+            if not made:
                 break
-            _, first, second, both = max(pairs, key=lambda pair: pair[:3])
-            clusters[-first] = both
-            del clusters[-second]
-        for cluster in clusters:
+            best = max(made, key=lambda pair: (made[pair].whole.saves, -pair[0], -pair[1]))
+            standing[best[0]] = made[best]
+            del standing[best[1]]
+            made = {pair: both for pair, both in made.items() if not {*pair} & {*best}}
+            pairs = [pair for pair in combinations(standing, 2) if best[0] in pair]
+        for cluster in standing.values():
             if len(cluster.terms) > 1 and self._carrier(cluster.whole) is not None:
                 yield cluster
 
