@@ -107,6 +107,15 @@ def along_the_width(block: Block, padded: Tensor, value: Tensor) -> Tensor:
     return padded
 
 
+def along_the_height(block: Block, padded: Tensor, value: Tensor) -> Tensor:
+    """As many rows as channels, if the sizes are these."""
+    padded[:, :, 0:1, :] = value
+    padded[:, :, -1:, :] = value
+    padded[:, :, 1:5, 0:1].copy_(value.reshape(1, 4, 1))
+    padded[:, :, :, -1:] = value
+    return padded
+
+
 def read_before(block: Block, padded: Tensor, value: Tensor) -> Tensor:
     before = padded.clone()
     return strips(block, padded, value) + before
@@ -123,7 +132,7 @@ def read_in_between(block: Block, padded: Tensor, value: Tensor) -> Tensor:
     "write",
     [
         *(one_is_missing, one_is_wider, one_is_elsewhere, one_is_something_else, something_else),
-        *(by_the_size, of_one_channel, read_before, read_in_between),
+        *(by_the_size, of_one_channel, along_the_height, read_before, read_in_between),
     ],
 )
 def test_it_stays(write: Write, is_decomposed: bool) -> None:
@@ -149,6 +158,31 @@ def test_zeros_around_a_bias_stay() -> None:
 
 
 # -------------------------------------------------------------------- what must
+
+
+class Lines(nn.Module):
+    """Of as many places as channels, and a border that lies along the places."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, (1, 3))
+        self.wide, self.shape = nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(self.first(x), (1, 1))
+        border = self.first.bias.view(self.shape)
+        padded[..., :1].copy_(border)
+        padded[..., -1:].copy_(border)
+        return self.wide(x) + self.second(padded)
+
+
+@pytest.mark.parametrize(("shape", "left"), [((1, 4, 1), 3), ((4, 1, 1), 3), ((1, 4, 1, 1), 1)])
+def test_along_which_axis_a_border_lies(shape: tuple[int, ...], left: int) -> None:
+    model = build(Lines(shape))
+    x = image(2, 4, 4, 6)
+    made, _ = bnfold.fold(torch.export.export(model, (x,)))
+    torch.testing.assert_close(made.module()(x), model(x), rtol=1e-9, atol=1e-9)
+    assert linears(made) == left
 
 
 @pytest.mark.parametrize("is_decomposed", [False, True])

@@ -135,8 +135,11 @@ def _written(event: Event, recording: Recording) -> FloatArray | None:
     is_lasting = given not in recording.open_nodes and not recording.changed
     if not isinstance(told, torch.Tensor) or not is_lasting or not is_readable(tensor):
         return None
-    first = tensor[:1, :, :1, :1] if tensor.ndim == 4 else tensor[:1, :, :1]
-    is_spread = tensor.ndim in (3, 4) and bool((tensor == first).all())
+    place = event.args[0]
+    if tensor.ndim != len(place.shape) or tensor.ndim < 3 or tensor.dtype != place.dtype:
+        return None  # its channels would lie elsewhere, or it would be rounded
+    first = tensor[(slice(1), slice(None), *[slice(1)] * (tensor.ndim - 2))]
+    is_spread = bool((tensor == first).all())
     is_per_channel = all(type(n) is int for n in told.shape) and told.numel() == first.numel()
     return to_numpy(first).reshape(-1) if is_spread and is_per_channel else None
 
