@@ -1,6 +1,7 @@
 """Constants that are added, and stay as they are where what they are added to is scaled.
 
-A step y = a * x + b whose b cannot be edited, a number in the code, computes with what is stored:
+A step y = a * x + b whose b cannot be edited computes with what is stored: a number in the code, or
+one that meets several channels.
 
     y^ = a' * x^ + b        s_y * a = a' * s_x        t_y = a * t_x + b * (1 / s_y - 1)
 
@@ -17,19 +18,21 @@ import numpy as np
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.core.binding import Binding
+from bnfold.core.laws import editable
 from bnfold.core.removal import Solution
 
 
-def of(graph: g.Graph) -> list[int]:
-    """The numbers of the steps that have to stay, with constants that are known and added."""
+def of(binding: Binding) -> list[int]:
+    """The steps that have to stay and add what is known and not edited."""
     return [
         number
-        for number, op in enumerate(graph.ops)
+        for number, op in enumerate(binding.graph.ops)
         if isinstance(op.role, g.AffineStep)
         and not op.role.is_wanted
         and op.role.is_known
-        and op.role.summands is g.Parameter.FIXED
         and op.role.shift.any()
+        and not (number in binding.affine and editable(binding.affine[number])[1])
     ]
 
 

@@ -220,7 +220,7 @@ def keep_affine(binding: Binding, number: int) -> None:
     cause = _cause(binding, number, Reason.FIXED_WEIGHT)
     edits_scale, edits_shift = editable(bound)
     if edits_scale or edits_shift:
-        _one_edit_per_constant(binding, bound, cause)
+        _one_edit_per_constant(binding, bound, _cause(binding, number, Reason.BRANCHES))
     if bound.role.tie is not None:
         _one_edit_per_call(binding, number, bound)
     if not edits_scale:

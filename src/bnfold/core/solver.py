@@ -77,7 +77,7 @@ def solve(
 
 def _with_scales(graph: g.Graph, options: Options, plain: Solution) -> tuple[Options, Solution]:
     """Scales for what has a constant added that stays, if more goes with them."""
-    numbers = fixed_summands.of(graph) if plain.kept else []
+    numbers = fixed_summands.of(plain.binding) if plain.kept else []
     banned = dict(options.banned)
     while numbers:
         free = replace(options, banned=banned, given_scales=dict.fromkeys(numbers))

@@ -278,7 +278,7 @@ class TestSharedConstants:
     def test_one_pair_of_numbers_does_not_take_in_three(self, before):
         net = Network()
         x = numbers(net, before(net, net.input(2, 3, 4, 4)), 2.0, 0.5)
-        stays(net, net.sigmoid(x), reason=Reason.FIXED_WEIGHT, blocker="step")
+        stays(net, net.sigmoid(x), reason=Reason.NONLINEAR)
 
     def test_one_factor_does_not_take_in_three(self):
         net = Network()
@@ -290,10 +290,16 @@ class TestSharedConstants:
         x = numbers(net, shift_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
         stays(net, net.sigmoid(x), reason=Reason.NONLINEAR)
 
-    def test_one_summand_lets_no_scale_pass(self):
+    def test_one_summand_lets_three_scales_pass_where_shifts_are_taken(self):
         net = Network()
         x = numbers(net, scale_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
-        stays(net, conv(net, x), reason=Reason.FIXED_WEIGHT, blocker="step")
+        goes(net, conv(net, x))
+
+    def test_one_summand_lets_no_scale_pass_to_zero_padding(self):
+        net = Network()
+        x = numbers(net, scale_only(net, net.input(2, 3, 4, 4)), 1.0, 0.5, **self.SUM)
+        x = conv(net, x, taps=3, padding=1)
+        stays(net, x, reason=Reason.FIXED_WEIGHT, blocker="step")
 
     @pytest.mark.parametrize("before", [bn, scale_only, shift_only])
     def test_one_factor_lets_three_pass(self, before):
