@@ -36,6 +36,9 @@ def branches(sketch: Sketch) -> str | None:
             lambda: _conv(sketch, x, out, [sketch.pick(1, 3) for _ in space], stride, True),
             lambda: _conv(sketch, x, out, [sketch.pick(3, 5)] * len(space), stride, True, 2),
         ]
+    elif sketch.beyond_caffe and stride == 1:
+        kinds += [lambda: _cropped(sketch, x, out)]
+        kinds += [lambda: _framed(sketch, x, [-1] * len(space))] if c == out else []
     if c == out and is_padded and stride == 1:
         kinds += [lambda: x, lambda: str(sketch.bn(x)), lambda: _scaled(sketch, x)]
     if c == out and len(space) == 2:
@@ -156,10 +159,11 @@ def _summed(sketch: Sketch, kinds: list[Branch], shape: tuple[int, ...]) -> str:
     if sketch.chance(4):
         other = sketch.value(lambda s: s == shape)
         parts.append(str(sketch.activation(other) if sketch.pick(True, False) else other))
+    stacks = ["stacked"] if sketch.beyond_caffe else []
     while len(parts) > 1:
         first = parts.pop(sketch.pick(*range(len(parts))))
         second = parts.pop(sketch.pick(*range(len(parts))))
-        made = sketch.add(sketch.pick("add", "add", "add", "sub"), [first, second], shape)
+        made = sketch.add(sketch.pick("add", "add", "add", "sub", *stacks), [first, second], shape)
         if sketch.chance(6):
             made = _scaled(sketch, made) if shape[1] > 1 and sketch.chance(2) else sketch.bn(made)
         parts.append(str(made))
@@ -191,7 +195,28 @@ def _conv(
         "groups": sketch.pick(*(g for g in (1, 1, 2, c) if c % g == 0 and out % g == 0)),
         "bias": sketch.pick(True, False),
     }
+    if sketch.beyond_caffe and any(pads) and sketch.chance(5):
+        options["padding"] = (0,) * len(space)
+        x = _framed(sketch, x, pads)
     return sketch.add("conv", [x], (n, out, *size), out=out, mode="zeros", **options)
+
+
+def _framed(sketch: Sketch, x: str, amounts: list[int]) -> str:
+    """With a border of zeros by an op of its own; with one cut off, where amounts are negative."""
+    n, c, *space = sketch.shapes[x]
+    before = after = tuple(amounts)
+    size = [s + 2 * a for s, a in zip(space, amounts, strict=True)]
+    options = {"before": before, "after": after, "mode": "constant", "value": 0.0}
+    return sketch.add("pad", [x], (n, c, *size), **options)
+
+
+def _cropped(sketch: Sketch, x: str, out: int) -> str:
+    """As large as behind a kernel of three without padding; cut before or after."""
+    rank = len(sketch.shapes[x]) - 2
+    if sketch.pick(True, False):
+        x = _framed(sketch, x, [-1] * rank)
+        return _conv(sketch, x, out, [1] * rank, 1, False)
+    return _framed(sketch, _conv(sketch, x, out, [1] * rank, 1, False), [-1] * rank)
 
 
 def _serial(sketch: Sketch, x: str, out: int, stride: int, is_padded: bool) -> str:

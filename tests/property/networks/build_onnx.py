@@ -230,6 +230,16 @@ def _upsample(b: Builder, node: Node) -> None:
     b.emit("Resize", node, *node.inputs, "", scales, **options)
 
 
+def _stacked(b: Builder, node: Node) -> None:
+    axis = b.constant(f"{node.name}.axis", [0])
+    x, y = (
+        b.emit("Unsqueeze", node, name, axis, part=part)
+        for name, part in zip(node.inputs, ("first", "second"), strict=True)
+    )
+    stack = b.emit("Concat", node, x, y, part="stack", axis=0)
+    b.emit("ReduceSum", node, stack, axis, keepdims=0)
+
+
 def _pad(b: Builder, node: Node) -> None:
     amounts = [0, 0, *node.get("before"), 0, 0, *node.get("after")]
     inputs = [*node.inputs, b.constant(f"{node.name}.pads", amounts)]
@@ -262,6 +272,7 @@ _KINDS: dict[str, Callable[[Builder, Node], None]] = {
     "gmax": _plain("GlobalMaxPool"),
     "gavg": _plain("GlobalAveragePool"),
     "add": _plain("Add"),
+    "stacked": _stacked,
     "sub": _plain("Sub"),
     "mul": _plain("Mul"),
     "concat": _concat,

@@ -197,6 +197,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": lambda node, x: torch.abs(x),
     "sign": lambda node, x: torch.sign(x),
     "add": lambda node, x, y: x + y,
+    "stacked": lambda node, x, y: torch.stack([x, y]).sum(0),
     "sub": lambda node, x, y: x - y,
     "mul": lambda node, x, y: x * y,
     "concat": lambda node, *parts: torch.cat(parts, node.get("axis")),

@@ -194,6 +194,8 @@ _OPS: dict[str, Callable[..., Any]] = {
     "Concat": lambda a, *parts: torch.cat(parts, a["axis"]),
     "Split": _split,
     "Slice": _slice,
+    "Unsqueeze": lambda a, x, axis: x.unsqueeze(int(axis)),
+    "ReduceSum": lambda a, x, axis: x.sum(int(axis), keepdim=bool(a["keepdims"])),
     "Reshape": _reshape,
     "Flatten": lambda a, x: x.flatten(1),
     "Transpose": lambda a, x: x.permute(a["perm"]),

@@ -423,7 +423,7 @@ class Sketch:
         before = tuple(self.pick(*amounts) for _ in space)
         after = tuple(self.pick(*amounts) for _ in space)
         size = [s + b + a for s, b, a in zip(space, before, after, strict=True)]
-        if min(size) < 1:
+        if min(size) < 1 or not any(before + after):  # modules take the latter for computed
             return None
         value = self.pick(0.0, 0.0, 1.5) if mode == "constant" else 0.0
         return self.add(
