@@ -176,12 +176,13 @@ def mean_of_many(s):
     s.output(s.node("Mean", *two(s, x, names="abc"), x, name="mean"))
 
 
-def stacked(s, *xs, axis=0, op="ReduceSum", keepdims=0, over=None):
+def stacked(s, *xs, axis=0, op="ReduceSum", keepdims=0, over=None, weights=""):
     """As exporters write `torch.stack(xs, axis).sum(axis)`."""
     parts = [
         s.node("Unsqueeze", x, s.integers(f"at{n}", axis), name=f"u{n}") for n, x in enumerate(xs)
     ]
     both = s.node("Concat", *parts, name="stack", axis=axis)
+    both = s.node("Mul", both, weights, name="weighted") if weights else both
     listed = [axis if over is None else over]
     if op == "ReduceMean":  # until opset 18
         return s.node(op, both, name="sum", axes=listed, keepdims=keepdims)
@@ -198,6 +199,14 @@ def a_stack_behind(s):
     x = s.input(*X)
     a, b = s.bn(s.conv(x, 4, 4, name="a", pad=1), 4), s.conv(x, 4, 4, kernel=1, name="b")
     s.output(stacked(s, a, b, axis=-1, op="ReduceMean"))
+
+
+def a_weighted_stack(s):
+    """The weights go first; then it is one that is added up."""
+    x = s.input(*X)
+    a, b = s.conv(x, 4, 4, name="a", pad=1), s.conv(x, 4, 4, kernel=1, name="b")
+    weights = s.tensor("weights", s.uniform(2, 1, 1, 1, 1))
+    s.output(s.bn(stacked(s, a, b, weights=weights), 4))
 
 
 def a_stack_of_more(s):
@@ -421,6 +430,7 @@ MERGED = {
     slopes_of_one: ["Conv"],
     a_stack: ["Conv", "Relu"],
     a_stack_behind: ["Conv"],
+    a_weighted_stack: ["Conv"],
     a_stack_of_more: [
         "Conv",
         "Sigmoid",

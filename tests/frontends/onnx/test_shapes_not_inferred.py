@@ -103,3 +103,13 @@ def test_before_there_was_inference_for_activations():
     made, report = bnfold.fold(model, verify=False)
     assert (report.removed, report.kept) == (2, 0)
     assert ops(made) == ["Conv", "Relu", "Sigmoid", "Add", "Conv"]
+
+
+def test_axes_of_what_is_empty_in_most_sizes_are_padded():
+    def draw(s, x):
+        cut = [s.integers(f"cut{n}", number) for n, number in enumerate((-4, 6, 2))]
+        y = s.node("Slice", s.bn(s.conv(x, 4, 4), 4), *cut)
+        return s.node("Pad", y, s.integers("pads", 1, 1), "", s.integers("axes", 2))
+
+    _, report = bnfold.fold(drawn(draw, 18, ("N", 4, "H", "W")), verify=False)
+    assert len(report.items) == 1

@@ -34,6 +34,7 @@ from bnfold.frontends.onnx.merge import are_left, merges_of
 from bnfold.frontends.onnx.own_lengths import with_own_lengths
 from bnfold.frontends.onnx.read import OnnxModel, read_proto
 from bnfold.frontends.onnx.sites import Lifted
+from bnfold.frontends.onnx.stacks import are_bared
 from bnfold.frontends.onnx.tensor_data import FileData
 from bnfold.frontends.onnx.write import data_name
 from bnfold.report import FoldReport
@@ -98,7 +99,7 @@ def _is_another_due(folding: Folding, merge: MergeMode) -> bool:
     lifted, plan = folding.lifted, folding.plan
     if is_spread(lifted, plan) or has_bare_constants(lifted, plan):
         return True
-    if may_fold_again(lifted.graph, plan):
+    if may_fold_again(lifted.graph, plan) or are_bared(lifted, plan):
         return True
     return merge == "auto" and are_left(lifted, plan, is_merged=bool(folding.merging))
 

@@ -338,8 +338,10 @@ def _pads(lifter: Lifter, node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]
     Pads that the size decides count as 1: some inputs are padded there. Where labels vary they are
     not known.
     """
-    rank = len(lifter.shape(node.inputs[0]) or ())
-    name = node.input(1)
+    shape, name = lifter.shape(node.inputs[0]), node.input(1)
+    if shape is None:
+        return None
+    rank = len(shape)
     if lifter.network.opset < 11:
         listed = node.integers("pads")
         differing = (False,) * len(listed)

@@ -9,9 +9,10 @@ sum is lifted as that of a and b; the other nodes go where it goes.
 from __future__ import annotations
 
 from bnfold.core import graph as g
+from bnfold.core.plan import Plan
 from bnfold.frontends.onnx.lifter import Lifter
 from bnfold.frontends.onnx.nodes import Node
-from bnfold.frontends.onnx.sites import Stack
+from bnfold.frontends.onnx.sites import AffineSite, Lifted, Stack
 
 
 def survey(lifter: Lifter) -> dict[int, Stack]:
@@ -38,6 +39,18 @@ def emit(lifter: Lifter, node: Node, stack: Stack) -> None:
         lifter.emit(node, g.Opaque(), tensors, frozenset())
     else:
         lifter.lifted.stacks[number] = stack
+
+
+def are_bared(lifted: Lifted, plan: Plan) -> bool:
+    """Whether a step goes from behind a stack: over what is stacked then, there may be a sum."""
+    makers = lifted.network.makers
+    sites = [lifted.sites.get(number) for number in plan.removed]
+    concats = [makers.get(site.source) for site in sites if isinstance(site, AffineSite)]
+    return any(
+        concat.op == "Concat" and {makers[name].op for name in concat.inputs} == {"Unsqueeze"}
+        for concat in concats
+        if concat is not None and makers.keys() >= {*concat.inputs}
+    )
 
 
 def _stack(lifter: Lifter, node: Node) -> Stack | None:
