@@ -189,6 +189,13 @@ def stacked(s, *xs, axis=0, op="ReduceSum", keepdims=0, over=None, weights=""):
     return s.node(op, both, s.integers("over", *listed), name="sum", keepdims=keepdims)
 
 
+def a_concat_of_one(s):
+    """As the exporter leaves padding that goes round where nothing is padded."""
+    x = s.input(*X)
+    y = s.node("Concat", s.conv(x, 4, 4, kernel=1, name="a"), name="round", axis=3)
+    s.output(s.conv(y, 4, 4, name="b"))
+
+
 def a_stack(s):
     x = s.input(2, 4, "h", "w")
     branches = s.conv(x, 4, 4, name="a", pad=1), s.conv(x, 4, 4, kernel=1, name="b"), s.bn(x, 4)
@@ -428,6 +435,7 @@ MERGED = {
     mean_of_many: ["Conv"],
     one_by_one: ["Conv"],
     slopes_of_one: ["Conv"],
+    a_concat_of_one: ["Conv"],
     a_stack: ["Conv", "Relu"],
     a_stack_behind: ["Conv"],
     a_weighted_stack: ["Conv"],

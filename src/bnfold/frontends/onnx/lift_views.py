@@ -104,7 +104,7 @@ def _transpose(lifter: Lifter, node: Node, choice: int) -> Apply | None:
 
 
 def same(lifter: Lifter, node: Node) -> bool:
-    """Identity, and casts from float to float; the first output of a Dropout; a Max of one."""
+    """Identity, Dropout, and casts from float to float; a Max or a Concat of one."""
     source, output = node.inputs[0], node.outputs[0]
     if not lifter.is_activation(source) or not lifter.is_float(output):
         return False
@@ -244,6 +244,8 @@ def _concat(lifter: Lifter, node: Node) -> bool:
     output = node.outputs[0]
     if not all(lifter.is_float(name) for name in node.inputs):
         return False
+    if len(node.inputs) == 1:
+        return same(lifter, node)
     rank = len(lifter.shape(output) or ())
     axis = node.integer("axis", 1) % rank
     tensors = operands(lifter, node, min(1, rank - 1))
