@@ -227,3 +227,14 @@ def test_a_bias_around_a_convolution(is_decomposed: bool) -> None:
 def test_a_computed_weight_of_fewer_bits_stays() -> None:
     made, _ = folded(EdgeOriented(is_stored_in_half=True))
     assert linears(made) > 1
+
+
+def test_sizes_without_a_bound() -> None:
+    block = build(Block())
+    x = image(2, 4, 6, 7)
+    sizes = {2: Dim.AUTO, 3: Dim.AUTO}
+    program = torch.export.export(block, (x,), dynamic_shapes=(sizes,))
+    made, report = bnfold.fold(program)
+    assert len(report.merged) == 1
+    for each in (x, image(2, 4, 9, 5)):
+        torch.testing.assert_close(made.module()(each), block(each), rtol=1e-9, atol=1e-9)

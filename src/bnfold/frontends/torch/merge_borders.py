@@ -61,7 +61,8 @@ def borders(recording: Recording, lifted: Lifted) -> Iterator[tuple[Bordered, Pa
     """What is written around tensors, and the linear ops that this may be."""
     closed = {event.number: lifted.graph.ops[n].role for n, event in lifted.events.items()}
     known: dict[int, Bordered] = {}
-    slices: dict[int, tuple[Value, Strip, Event]] = {}
+    slices: dict[int, tuple[Strip | None, list[Event]]] = {}
+    """None where it is all that is there, as sizes without a bound leave it in a program."""
     writes: dict[int, tuple[Strip, FloatArray, list[Event]]] = {}
     for event in recording.events:
         made = event.outputs[0] if event.outputs else None
@@ -71,14 +72,17 @@ def borders(recording: Recording, lifted: Lifted) -> Iterator[tuple[Bordered, Pa
             continue
         if isinstance(role := closed.get(event.number), g.Pad) and _pads(role):
             known[made.number] = Bordered(event, (event,), frozenset(), made)
-        elif name == "slice" and source.number in known and event.number in closed:
-            if (strip := _strip(event)) is not None:
-                slices[made.number] = source, strip, event
+        elif name == "slice" and source.number in known | slices and event.number in closed:
+            old_strip, cuts = slices.get(source.number, (None, []))
+            strip = _strip(event)
+            is_whole = strip is not None and strip[1:] == (0, _END)
+            if is_whole or (strip is not None and old_strip is None):
+                slices[made.number] = old_strip if is_whole else strip, [*cuts, event]
         elif name == "copy" and source.number in slices:
             written = _written(event, recording)
-            if written is not None:
-                _, strip, cut = slices[source.number]
-                writes[made.number] = strip, written, [cut, event]
+            strip, cuts = slices[source.number]
+            if written is not None and strip is not None:
+                writes[made.number] = strip, written, [*cuts, event]
         elif name in (OVERLAY, "slice_scatter") and (old := known.get(source.number)):
             part = event.args[1]
             write = writes.get(part.number) if isinstance(part, Value) else None
