@@ -73,6 +73,8 @@ def test_nothing_that_could_go_was_kept(network):
     plan = make_plan(graph, clip="always")
     if not is_modelled(graph) or len(graph.ops) > 12:
         return
+    if plan.solution.shortcuts:  # of these, see test_maximal.py
+        return
     removed = set(plan.removed)
     assert ElementEquations(graph, removed).solvable()
     groups = graph.affine_groups()
