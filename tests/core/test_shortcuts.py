@@ -64,6 +64,16 @@ class TestAffineOfOneTensor:
         z = net.sigmoid(net.sum(x, bn(net, x)), name="act")
         stays(net, conv(net, z), reason=Reason.NONLINEAR, blocker="act")
 
+    def test_a_step_behind_a_gamma_of_zero_does_not_name_itself(self):
+        net = Network()
+        x = conv(net, pinned(net))
+        y = net.affine(x, [0.0, 1.3, 0.25], [0.0, -0.8, 0.3], name="first")
+        z = net.affine(y, [0.0, 0.25, 1.0], [-0.8, 0.0, 0.3], name="second")
+        inner = net.sum(z, x, name="inner")
+        outer = net.sum(inner, y, coefficients=(1.0, -1.0), name="outer")
+        plan = assert_fold_is_exact(net.output(conv(net, outer)))
+        assert plan.kept[net.number("second")] == Obstacle(Reason.BRANCHES, "outer")
+
     def test_two_tensors_are_not_one(self):
         net = Network()
         z = net.sum(pinned(net), bn(net, pinned(net)), name="sum")

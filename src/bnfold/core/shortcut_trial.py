@@ -48,7 +48,9 @@ def try_shortcut(solution: Solution, shortcut: Shortcut, options: Options) -> bo
     except Conflict as conflict:
         solution.met[shortcut.root] = clips_among(binding, conflict.causes)
         for number in shortcut.steps:
-            solution.refused[number] = blame(binding, number, conflict.causes)
+            obstacle = blame(binding, number, conflict.causes)
+            if obstacle.blocker != binding.graph.ops[number].name:
+                solution.refused[number] = obstacle
         return False
     return True
 
