@@ -11,6 +11,7 @@ import pytest
 
 import bnfold
 from bnfold.cli import main
+from bnfold.frontends.fold_less import _Search
 from bnfold.verify.api import Comparison
 from bnfold.verify.result import VerifyResult
 from tests.conformance.three_frontends import caffe_files, node, onnx_model, weights_of
@@ -69,6 +70,19 @@ def test_the_step_to_blame_stays_alone(capsys, tmp_path, kind):
     assert reasons["b"] == "scale-range"
     assert all(reasons[name] is None for name in reasons if not name.startswith("b")), reasons
     assert bnfold.verify(str(source), str(output)).equal
+
+
+def test_no_fold_is_tried_twice(capsys, monkeypatch, tmp_path):
+    tried = []
+    plain = _Search.attempt
+
+    def attempt(self, request):
+        tried.append(set(request.stays))
+        return plain(self, request)
+
+    monkeypatch.setattr(_Search, "attempt", attempt)
+    folded(capsys, *written(tmp_path, "onnx", 1e5))
+    assert tried == [{"b", "e"}, {"e"}, {"b"}]
 
 
 def test_in_a_body_of_control_flow_too(capsys, tmp_path):

@@ -80,6 +80,8 @@ class _Search:
     def is_right(self, cleared: Sequence[str]) -> bool:
         """Whether a fold that removes no others of these steps keeps its digits."""
         stays = {name: _LOST for name in self.steps if name not in cleared}
+        if not stays:
+            return False  # that is the whole, which lost them
         while not self.attempt(replace(self.whole.request, stays=stays)):
             # Beside all that stays now others may go that did not, and are no better.
             others = set(self.gone).difference(self.steps, stays)
