@@ -121,3 +121,25 @@ def test_what_is_merged_is_merged_beside_steps_that_stay(capsys, tmp_path):
     reasons = folded(capsys, tmp_path / "model.onnx", output)
     assert reasons == {"b": "scale-range", "e": None}
     assert sum(made.op_type == "Conv" for made in onnx.load(output).graph.node) == 4
+
+
+def test_what_an_earlier_fold_rounded_beside_large_numbers_is_not_built_on(capsys, tmp_path):
+    """Nobody reads `b`: the first fold stores what it reads beside its mean."""
+    nodes = [
+        node("c", "conv", "data", channels=3, out=4, kernel=3),
+        node("b", "bn", "c", channels=4),
+        node("s", "sub", "c", "number"),
+        node("e", "bn", "s", channels=4),
+        node("a", "add", "e", "numbers"),
+        node("d", "conv", "a", channels=4, out=4, kernel=1),
+    ]
+    weights = weights_of(nodes)
+    weights["b"][2][2] = -1e5
+    model = onnx_model(nodes, weights, SHAPE)
+    numbers = np.arange(1.0, 5.0, dtype=np.float32).reshape(4, 1, 1)
+    for name, value in {"number": np.float32(1.0), "numbers": numbers}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    del model.graph.output[0]  # b
+    onnx.save(model, tmp_path / "model.onnx")
+    reasons = folded(capsys, tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert reasons["e"] is None

@@ -4,8 +4,9 @@ Statistics may say that a value is large where the data say that it is not: a fo
 stores it beside a shift that drowns it. That shows when both are run.
 
     1  without merges, if something was merged
-    2  where it is digits that are lost, with fewer steps removed, until they are not
-    3  these steps kept, and merged again
+    2  without what only a fold of the fold removes, whose constants are rounded twice
+    3  where it is digits that are lost, with fewer steps removed, until they are not
+    4  these steps kept, and merged again
 
 A fold that is wrong in any other way is a bug, which stays in sight.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
 from bnfold.core.blame import Obstacle
+from bnfold.core.fitting import Stays
 from bnfold.core.reasons import Reason
 from bnfold.frontend import Compare, Folded, Request
 from bnfold.frontends.halves import cleared_by_halves
@@ -38,6 +40,10 @@ class FoldedFile(Folded, Protocol):
     def gone(self) -> Sequence[str]:
         """The names of the removed steps."""
 
+    @property
+    def late(self) -> Sequence[str]:
+        """Those of them that went from what a fold had left."""
+
     def again(self, request: Request) -> Self:
         """The same file, folded as this asks for."""
 
@@ -51,6 +57,9 @@ def proven(
     if whole.report.merged:
         plain = whole.again(replace(whole.request, merge="never"))
         verdict = compare(plain)
+    while late := _rounded_twice(plain, verdict):
+        plain = plain.again(replace(plain.request, stays={**plain.request.stays, **late}))
+        verdict = compare(plain)
     if isinstance(verdict, str) or not verdict.loses_digits:
         return plain, verdict
     steps = list(dict.fromkeys(plain.gone))
@@ -62,6 +71,13 @@ def proven(
     if whole.report.merged:
         search.attempt(replace(search.best.request, merge=whole.request.merge))
     return search.best, search.verdict
+
+
+def _rounded_twice(made: FoldedFile, verdict: VerifyResult | str) -> Stays:
+    """The steps of a wrong fold whose constants met those that an earlier fold had rounded."""
+    if isinstance(verdict, str) or verdict.equal or verdict.loses_digits:
+        return {}
+    return {name: _LOST for name in made.late if name not in made.request.stays}
 
 
 @dataclass(slots=True)
@@ -82,6 +98,7 @@ class _Search:
         stays = {name: _LOST for name in self.steps if name not in cleared}
         if not stays:
             return False  # that is the whole, which lost them
+        stays |= self.whole.request.stays
         while not self.attempt(replace(self.whole.request, stays=stays)):
             # Beside all that stays now others may go that did not, and are no better.
             others = set(self.gone).difference(self.steps, stays)

@@ -91,6 +91,11 @@ class Folded:
         """See `frontends.fold_less`."""
         return [item.name for item in self.report.items if item.is_removed]
 
+    @property
+    def late(self) -> Sequence[str]:
+        """See `frontends.fold_less`."""
+        return self.content.late
+
     def again(self, request: Request) -> Folded:
         """See `frontends.fold_less`."""
         return fold(self.files, request)

@@ -72,6 +72,8 @@ class Folded:
     """What was read."""
     is_merged: bool = False
     """Whether layers of it were merged."""
+    late: Sequence[str] = ()
+    """The names of the steps that went from what a fold had left."""
 
     @property
     def text(self) -> bytes:
@@ -136,7 +138,8 @@ def fold_read(
     infer(net)
     steps = list(merge_and_fold(net, clip, storage, merge=merge, stays=stays))
     is_merged = any(step.merged is not None for step in steps)
-    return Folded(steps[-1].decided, net, is_merged), _report_of(steps, net)
+    late = [name for step in steps[1:] for name in step.gone]
+    return Folded(steps[-1].decided, net, is_merged, late), _report_of(steps, net)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,11 @@ class FoldedFile:
         """See `frontends.fold_less`."""
         return self.folding.gone
 
+    @property
+    def late(self) -> Sequence[str]:
+        """See `frontends.fold_less`."""
+        return self.folding.late
+
     def again(self, request: Request) -> FoldedFile:
         """See `frontends.fold_less`."""
         made = fold(self.path, request)

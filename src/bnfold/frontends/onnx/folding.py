@@ -130,10 +130,18 @@ class Folding:
     @property
     def gone(self) -> list[str]:
         """The names of all steps that go, as they were in the model that was given."""
-        before = [] if self.earlier is None else self.earlier.gone
-        own = [self._former(self.lifted.graph.ops[number].name) for number in self.plan.removed]
-        inside = [item.name for item in self.inside.items if item.is_removed]
-        return [*before, *own, *(inside if self.earlier is None else ())]
+        if self.earlier is not None:
+            return [*self.earlier.gone, *self._own]
+        return [*self._own, *(item.name for item in self.inside.items if item.is_removed)]
+
+    @property
+    def late(self) -> list[str]:
+        """Those of them that went from what an earlier fold had left."""
+        return [] if self.earlier is None else [*self.earlier.late, *self._own]
+
+    @property
+    def _own(self) -> list[str]:
+        return [self._former(self.lifted.graph.ops[number].name) for number in self.plan.removed]
 
     @property
     def rounded(self) -> list[int]:
