@@ -19,13 +19,7 @@ from bnfold.frontend import Request
 from bnfold.frontends.merge_report import Merging
 from bnfold.frontends.onnx.analysis import Analysis, Pins
 from bnfold.frontends.onnx.bodies import fold_bodies
-from bnfold.frontends.onnx.folding import (
-    Folding,
-    InnerFolds,
-    decide,
-    has_bare_constants,
-    is_spread,
-)
+from bnfold.frontends.onnx.folding import Folding, InnerFolds, decide, has_bare_constants, is_spread
 from bnfold.frontends.onnx.functions import fold_functions
 from bnfold.frontends.onnx.join import names_if_shared
 from bnfold.frontends.onnx.lift import lift
