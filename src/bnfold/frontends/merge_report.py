@@ -29,6 +29,8 @@ class Merging:
     merges: Sequence[Merge] = ()
     aside: Collection[int] = ()
     """Affine steps that nobody asks about."""
+    seats: Mapping[int, int] = field(default_factory=dict)
+    """Carriers that stand in the place of a step that is merged, and which."""
 
     def __bool__(self) -> bool:
         return bool(self.merges)
@@ -38,8 +40,9 @@ class Merging:
         """What became of the ops, in the network's order."""
         merged = []
         for merge in sorted(self.merges, key=lambda merge: merge.carrier):
-            carrier, parts = self.graph.ops[merge.carrier], self.graph.names(sorted(merge.gone))
-            merged.append(Merged(carrier.name, carrier.kind, tuple(dict.fromkeys(parts))))
+            kind, seat = self.graph.ops[merge.carrier].kind, self._seat(merge)
+            parts = self.graph.names(sorted({*merge.gone, merge.carrier} - {seat}))
+            merged.append(Merged(self.graph.ops[seat].name, kind, tuple(dict.fromkeys(parts))))
         return tuple(merged)
 
     @property
@@ -48,7 +51,7 @@ class Merging:
         return [
             Item(op.name, op.role.kind, op.role.channels, 1, Removed((into,)))
             for merge in self.merges
-            if (into := self.graph.ops[merge.carrier].name)
+            if (into := self.graph.ops[self._seat(merge)].name)
             for number in sorted(merge.gone - {*self.aside})
             if isinstance((op := self.graph.ops[number]).role, g.AffineStep) and op.role.is_wanted
         ]
@@ -65,6 +68,10 @@ class Merging:
             )
             for left in unmerged(self.graph, self.parts, self.freedom, self.merges)
         )
+
+    def _seat(self, merge: Merge) -> int:
+        """The op in whose place the merged one stands."""
+        return self.seats.get(merge.carrier, merge.carrier)
 
     def told(self, report: Report) -> Report:
         """The report of a fold of the merged network, as one of the network that it was."""
@@ -88,8 +95,8 @@ class Merging:
             for number, kept in merge.sums.items():
                 if len(kept) == 1:
                     states[ops[number].name] = State.REMOVED
-            states |= dict.fromkeys(self.graph.names(merge.gone), State.MERGED)
-        states |= {ops[merge.carrier].name: State.CARRIER for merge in self.merges}
+            states |= dict.fromkeys(self.graph.names({*merge.gone, merge.carrier}), State.MERGED)
+        states |= {ops[self._seat(merge)].name: State.CARRIER for merge in self.merges}
         nodes = []
         for node in draw(self.graph, Plan(), items).before:
             known = after.get((node.name, node.kind), node)

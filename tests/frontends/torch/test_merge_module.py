@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # as everybody calls it
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bnfold
 from bnfold.frontends.torch import fold as fold_module
@@ -522,6 +523,106 @@ def test_zeros_that_code_adds(how):
     assert_same(run(folded, X), run(again, X), 0.0)
 
 
+class LayerScale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.linspace(-1.0, 1.0, 8).view(8, 1, 1))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Acting(nn.BatchNorm2d):
+    """A BatchNorm that runs modules of its own behind it, as timm's does."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.drop, self.act = nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        made = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+        return self.act(self.drop(made))
+
+
+def zero_before_a_step(m, x):
+    short = 0 if m.second is None else m.second(x)
+    out = 0
+    out += m.first(x)
+    out += short
+    return F.relu(out)
+
+
+def zeros_before_a_step(m, x):
+    return F.gelu(0.0 + m.first(x) + 0 + m.second(x))
+
+
+class Additions(TorchDispatchMode):
+    """Counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += str(func).startswith("aten.add")
+        return func(*args, **(kwargs or {}))
+
+
+def additions(model):
+    with torch.no_grad(), Additions() as counted:
+        model(X)
+    return counted.count
+
+
+SEATED = [
+    (how, step)
+    for how in (zero_before_a_step, zeros_before_a_step)
+    for step in (lambda: nn.BatchNorm2d(8), Acting, LayerScale)
+]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("how", "step"), SEATED, ids=lambda part: part.__name__)
+def test_the_convolution_stands_where_no_sum_is_left(how, step, inplace):
+    model = Two(how, normed(3), step())
+    folded, report = fold(model, inplace=inplace)
+    assert (convolutions(folded), additions(folded)) == (1, 0)
+    assert [merged.into for merged in report.merged] == ["second"]
+    assert "first.0" in report.merged[0].parts
+    assert not report.kept
+    assert isinstance(folded.first, MergedAway)
+    _, report = bnfold.fold(folded, X)
+    assert (report.merged, report.items) == ((), ())
+    with torch.no_grad():
+        for way in WAYS.values():
+            assert_same(run(folded, X), run(way(folded, X), X), 1e-9)
+
+
+def read(m, x):
+    return zero_before_a_step(m, x) * m.second.weight.sum()
+
+
+def asked(m, x):
+    return zero_before_a_step(m, x) * (2 if isinstance(m.second, nn.BatchNorm2d) else 1)
+
+
+def hooked(m, x):
+    if not m.second._forward_hooks:
+        m.second.register_forward_hook(lambda module, given, made: made + 1)
+    return zero_before_a_step(m, x)
+
+
+@pytest.mark.parametrize("how", [read, asked, hooked], ids=lambda how: how.__name__)
+def test_no_convolution_stands_where_somebody_looks(how):
+    folded, _ = fold(Two(how, normed(3), nn.BatchNorm2d(8)))
+    assert not isinstance(folded.second, nn.Conv2d)
+
+
+def test_no_convolution_stands_where_a_step_is_kept():
+    folded, _ = fold(Two(zero_before_a_step, normed(3), nn.BatchNorm2d(8)), keep=["second"])
+    assert isinstance(folded.second, nn.BatchNorm2d)
+
+
 def test_a_branch_that_returns_nothing_has_hooks():
     """They are called, too, though it does not go through PyTorch's own call without them."""
     folded, seen = merges(Branches()), []
@@ -655,15 +756,6 @@ class RepMixer(nn.Module):
 
     def forward(self, x):
         return x + self.scale(self.mixer(x) - self.norm(x))
-
-
-class LayerScale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.linspace(-1.0, 1.0, 8).view(8, 1, 1))
-
-    def forward(self, x):
-        return x * self.gamma
 
 
 class Normalised(nn.Module):

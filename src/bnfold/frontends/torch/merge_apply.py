@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -28,36 +29,36 @@ def apply_merges(model: nn.Module, changes: Sequence[Change], *, inplace: bool) 
 
     Raises UnsupportedModelError: it cannot be copied, or a module does not want to be changed.
     """
-    new: dict[int, nn.Module] = {}
-    for change in changes:
-        with changing(model, change.carrier):
-            new[id(change.carrier)] = with_kernel(change.carrier, change.kernel)
-    kinds = [
-        (kind, id(module), module, rest)
-        for change in changes
-        for kind, modules in ((MergedAway, change.away), (nn.Identity, change.identities))
-        for module, rest in modules.values()
-    ]
-    alone = {key: kind().eval() for kind, key, _, rest in kinds if not rest}
-    for _, key, module, rest in kinds:
-        if not rest:
-            alone[key].__dict__.update(marks(module))
+    new = list(chain(*(_stand_ins(model, change) for change in changes)))
+    alone = [(module, stand_in) for module, rest, stand_in in new if not rest]
     if inplace:
         find: Any = lambda module: module  # noqa: E731
-        given = [(change.carrier, new[id(change.carrier)]) for change in changes]
-        given += [(module, alone[key]) for _, key, module, rest in kinds if not rest]
-        for module, stand_in in given:
+        for module, stand_in in alone:
             with changing(model, module):
                 become(module, stand_in)
         merged = model
     else:
-        merged, find = copied_with(model, {**new, **alone})
-    for kind, _, module, rest in kinds:
+        merged, find = copied_with(model, {id(module): stand_in for module, stand_in in alone})
+    for module, rest, stand_in in new:
         if not rest:
             continue
         with changing(model, module):
-            become(find(module), nn.Sequential(kind(), *map(find, rest)))
+            become(find(module), nn.Sequential(stand_in, *map(find, rest)))
     return merged
+
+
+def _stand_ins(
+    model: nn.Module, change: Change
+) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...], nn.Module]]:
+    """Modules that are replaced, what else they ran behind, and what stands there now."""
+    with changing(model, change.seat[0]):
+        yield (*change.seat, with_kernel(change.carrier, change.kernel))
+    for kind, modules in ((MergedAway, change.away), (nn.Identity, change.identities)):
+        for module, rest in modules.values():
+            stand_in = kind().eval()
+            if not rest:
+                stand_in.__dict__.update(marks(module))
+            yield module, rest, stand_in
 
 
 def with_kernel(module: nn.Module, kernel: Kernel) -> Any:
@@ -99,11 +100,17 @@ def is_as_expected(before: Recording, after: Recording, changes: Sequence[Change
     gone = frozenset().union(*(change.events for change in changes))
     part = frozenset().union(*(change.part for change in changes))
     left = [event for event in before.events if event.number not in gone]
+    carriers = {c.call: c.carrier for c in changes if c.seat[0] is not c.carrier}
     if len(before.outputs) != len(after.outputs) or len(left) != len(after.events):
         return False
     return all(
         # In a chain, what the carrier makes has the channels of the last op.
-        _kind(was) == _kind(now) and (was.number in part or _shapes(was) == _shapes(now))
+        (
+            type(now.target) is type(carriers[was.number])
+            if was.number in carriers
+            else _kind(was) == _kind(now)
+        )
+        and (was.number in part or _shapes(was) == _shapes(now))
         for was, now in zip(left, after.events, strict=True)
     )
 

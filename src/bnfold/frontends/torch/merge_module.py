@@ -72,7 +72,9 @@ def changes(
     graph = lifted.graph if len(runs) == 1 else runs[0].graph
     is_by_code = bool(by_run[0]) and not common
     freedom = NOT_BY_CODE if is_by_code else runs[0].freedom
-    return list(common.values()), Merging(graph, runs[0].parts, freedom)
+    todo = list(common.values())
+    seats = {change.merge.carrier: change.stands_at for change in todo}
+    return todo, Merging(graph, runs[0].parts, freedom, seats=seats)
 
 
 def in_groups(model: nn.Module, todo: Sequence[Change]) -> list[list[Change]]:
@@ -178,15 +180,24 @@ def _served(run: Run, merge: Merge) -> Change | None:
 
 
 def _carried(run: Run, merge: Merge) -> Change | None:
-    """The merge with the carrier that costs least; None if none can carry it."""
+    """The merge with the carrier that costs least; None if none can carry it.
+
+    A carrier stands where it stood, or in the place of a step that is a branch: in
+    `out = 0; out += conv(x); out += bn(x)` that leaves no sum.
+    """
     options = []
-    for number in sorted({*merge.gone, merge.carrier} & run.parts.keys()):
-        try:
-            walk = Walk(run, merge, number)
+    ops = sorted({*merge.gone, merge.carrier})
+    branches = [n for n in ops if run.graph.ops[n].inputs[0] == merge.source]
+    seats = [n for n in branches if run.is_seat(n)]
+    for number in sorted(run.parts.keys() & {*ops}):
+        for seat in (number, *(seats if number in branches else ())):
+            try:
+                walk = Walk(run, merge, number, seat)
+            except UnservedError:
+                continue
             # Nothing plus a tensor is Python; a tensor plus nothing goes through PyTorch.
-            options.append(((walk.passes, _misfit(run, merge, number), -number), walk))
-        except UnservedError:
-            continue
+            cost = walk.passes, seat != number, _misfit(run, merge, number), -number
+            options.append((cost, walk))
     for _, walk in sorted(options, key=lambda option: option[0]):
         change = walk.change()
         if change is not None:

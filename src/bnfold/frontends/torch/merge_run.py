@@ -161,6 +161,11 @@ class Run:
         module = self.all_runs.module(number)
         return module is not None and self.can_be_replaced(module) and self._is_alone(module)
 
+    def is_seat(self, number: int) -> bool:
+        """Whether a linear module can stand in the place of an op, which is an affine step."""
+        is_step = isinstance(self.graph.ops[number].role, g.AffineStep)
+        return is_step and self._is_own(number) and self.all_runs.events[number].written is None
+
     def _is_once(self, module: nn.Module) -> bool:
         return len(self.calls.get(id(module), ())) == 1
 
@@ -182,7 +187,8 @@ class Run:
             uses = recording.parameter_uses.get(id(tensor), ())
             if self.all_runs.holders[id(tensor)] > 1 or id(tensor) in recording.changed:
                 return False
-            if any(use.event is None or use.event.target is not module for use in uses):
+            own = (e and module in (e.target, e.call.module) for e in (use.event for use in uses))
+            if not all(own):
                 return False
         return True
 

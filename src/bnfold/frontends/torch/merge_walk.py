@@ -35,6 +35,12 @@ class Change:
 
     merge: Merge
     carrier: nn.Module
+    seat: tuple[nn.Module, tuple[nn.Module, ...]]
+    """The module in whose place the carrier stands, itself or a step, and what else that ran."""
+    stands_at: int
+    """The op that this module is."""
+    call: int
+    """Number of the event that is the carrier's call from now on."""
     kernel: Kernel
     """What the carrier computes."""
     away: dict[int, tuple[nn.Module, tuple[nn.Module, ...]]]
@@ -49,16 +55,17 @@ class Change:
     @property
     def modules(self) -> Iterator[nn.Module]:
         """All that are replaced."""
-        yield self.carrier
+        yield self.seat[0]
         yield from (module for module, _ in (*self.away.values(), *self.identities.values()))
 
     def is_like(self, other: Change) -> bool:
         """Whether it makes the same of the modules."""
-        if self.carrier is not other.carrier or self.away.keys() != other.away.keys():
+        if (self.carrier, self.seat) != (other.carrier, other.seat):
             return False
         kernel, other_kernel = self.kernel, other.kernel
         return (
-            self.identities.keys() == other.identities.keys()
+            (self.away.keys(), self.identities.keys())
+            == (other.away.keys(), other.identities.keys())
             and (kernel.window, kernel.groups) == (other_kernel.window, other_kernel.groups)
             and np.array_equal(kernel.weight, other_kernel.weight)
             and np.array_equal(kernel.bias, other_kernel.bias)
@@ -81,13 +88,15 @@ class UnservedError(Exception):
 
 
 class Walk:
-    """What becomes of the tensors of a merge with a certain carrier."""
+    """What becomes of the tensors of a merge with a certain carrier in a certain place."""
 
-    def __init__(self, run: Run, merge: Merge, carrier: int) -> None:
+    def __init__(self, run: Run, merge: Merge, carrier: int, seat: int) -> None:
         self.run = run
         self.graph = run.graph
         self.merge = merge
         self.carrier = carrier
+        self.seat = seat
+        """The op in whose place the carrier stands: itself, or an affine step."""
         self.ops = {*merge.gone, merge.carrier}
         self.away: list[int] = []
         self.identities: list[int] = []
@@ -112,8 +121,8 @@ class Walk:
 
     def _path(self) -> set[int]:
         """The ops before and behind the carrier."""
-        path = {self.carrier}
-        pending = list(self.graph.ops[self.carrier].inputs)
+        path = {self.seat}
+        pending = list(self.graph.ops[self.seat].inputs)
         while pending:
             maker = self.run.makers.get(pending.pop())
             if maker in self.ops:
@@ -123,7 +132,7 @@ class Walk:
             source = self.run.all_runs.values.get(self.merge.source)
             if source is None or self.run.is_written_later(source):
                 raise UnservedError
-        tensor = self.graph.ops[self.carrier].outputs[0]
+        tensor = self.graph.ops[self.seat].outputs[0]
         while tensor != self.merge.output and len(readers := self.run.readers.get(tensor, [])) == 1:
             if readers[0] not in self.ops:
                 break
@@ -174,7 +183,7 @@ class Walk:
         if number not in self.ops:
             return State(is_foreign=True)
         inner = self._state(op.inputs[0])
-        if number == self.carrier:
+        if number == self.seat:
             if (inner.a, inner.b, inner.is_nothing) != (0.0, 1.0, False):
                 raise UnservedError
             return State(a=1.0)
@@ -263,12 +272,14 @@ class Walk:
         kernel = added(parts, factors)
         gone = self.ops - {self.carrier}
         merge = replace(self.merge, carrier=self.carrier, gone=frozenset(gone))
-        module = self.run.module(self.carrier)
+        module, (_, seat) = self.run.module(self.carrier), self._replaced(self.seat)
         assert module is not None
         if kernel.window.before != kernel.window.after or not fits(module, kernel):
             return None
         all_runs = self.run.all_runs
-        events = {e for n in (*self.away, *self.identities) for e in all_runs.own_events(n)}
+        first = all_runs.events[self.seat].number
+        events = {*all_runs.own_events(self.seat)} - {first}
+        events |= {e for n in (*self.away, *self.identities) for e in all_runs.own_events(n)}
         events |= {all_runs.events[number].number for number in self.vanished}
         away = dict(self._replaced(number) for number in self.away)
         identities = dict(self._replaced(number) for number in self.identities)
@@ -280,7 +291,18 @@ class Walk:
                 identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
         part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
-        return Change(merge, module, kernel, away, identities, frozenset(events), frozenset(part))
+        return Change(
+            merge=merge,
+            carrier=module,
+            seat=seat,
+            stands_at=self.seat,
+            call=first,
+            kernel=kernel,
+            away=away,
+            identities=identities,
+            events=frozenset(events),
+            part=frozenset(part),
+        )
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
         """The largest module around one that returns nothing, of which nothing else is left."""
