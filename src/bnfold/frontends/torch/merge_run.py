@@ -56,7 +56,8 @@ class AllRuns:
         self.holders = Counter(
             id(tensor)
             for module in model.modules()
-            for _, tensor in module.named_parameters(recurse=False, remove_duplicate=False)
+            for tensor in module._parameters.values()
+            if tensor is not None
         )
 
     def run_of(self, event: Event) -> int:

@@ -10,6 +10,7 @@ besides its parameters, as in a plain ResNet.
 from __future__ import annotations
 
 import types
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from bnfold.frontends.torch.tensor_facts import is_equal
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _STATELESS = (int, float, str, bytes, type(None), torch.dtype, torch.device, type, nn.Module)
+_EMPTY = frozenset((dict, OrderedDict, list, set))
 _DEEPEST = 8
 """So many tables in each other are looked into."""
 _PURE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
@@ -80,6 +82,9 @@ def _is_another(value: Any, before: Any) -> bool:
     """Whether it is, or holds, other numbers; or more or less of anything."""
     if is_a(value, _NUMBERS):
         return not _is_same_number(value, before)
+    kind = type(value)
+    if kind in _EMPTY and not value and type(before) is kind and not before:
+        return False  # most of what a module holds
     if not is_a(value, TABLES):
         return False
     if not is_a(before, TABLES) or length_of(value) != length_of(before):
