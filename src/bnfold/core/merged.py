@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from bnfold.core.graph import Graph
 from bnfold.core.kernel import Kernel
 from bnfold.core.window import Window
 
@@ -36,6 +37,12 @@ class Merge:
     tail: tuple[int, ...] = ()
     """Elementwise ops that stay, behind the carrier: the last of them makes `output`, of which the
     shape may be another now."""
+
+    def changed(self, graph: Graph) -> frozenset[int]:
+        """The tensors that are gone, or hold something else: what its ops make, but the output."""
+        ops = (self.carrier, *self.gone, *self.sums, *self.tail)
+        made = frozenset(tensor for number in ops for tensor in graph.ops[number].outputs)
+        return made - {self.output} if self.enters is None else made
 
     @property
     def is_affine(self) -> bool:

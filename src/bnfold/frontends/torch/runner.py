@@ -18,19 +18,15 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnfold.core.plan import Plan
-from bnfold.core.rescaling import PlanRescalings, Rescaling, Rescalings
+from bnfold.core.rescaling import Rescalings
 from bnfold.errors import BnfoldError, ExampleInputError
-from bnfold.frontends.torch.decide import decide
 from bnfold.frontends.torch.entries import split_inputs
 from bnfold.frontends.torch.example_inputs import not_taken
-from bnfold.frontends.torch.lift import lift
-from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.opened_inputs import closed, opened
 from bnfold.frontends.torch.program_sizes import open_sizes
-from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.read_program import lifted_tensors, read_program, user_inputs
-from bnfold.frontends.torch.recording import Recording
+from bnfold.frontends.torch.program_work import rescalings_of_program
+from bnfold.frontends.torch.read_program import user_inputs
+from bnfold.frontends.torch.rescalings import rescalings_of_module
 from bnfold.frontends.torch.run_exact import ExactModule, ExactProgram
 from bnfold.frontends.torch.run_values import (
     dtype_name,
@@ -46,8 +42,6 @@ from bnfold.frontends.torch.runnable import runnable
 from bnfold.verify.inputs import OTHER_SIZES
 from bnfold.verify.runner import Array, Evaluation, InputSpec, Output, Rounded, Watch
 from bnfold.verify.verdict import unit
-
-_CLIPS = ("auto", "always", "never")
 
 
 @dataclass(slots=True)
@@ -127,19 +121,15 @@ class TorchRunner:
 
     def rescalings(self, folded: object) -> Sequence[Rescalings]:
         """What `fold` would do, under each clip mode; none where it refuses the model."""
-        rescalings = []
-        try:
+        rescalings: list[Rescalings] = []
+        with suppress(BnfoldError):
             if isinstance(self.model, nn.Module):
                 args, kwargs = self.inputs
-                recording = read_module(self.model, [kwargs if kwargs and not args else args])
+                inputs = kwargs if kwargs and not args else args
+                other = folded.model if isinstance(folded, TorchRunner) else None
+                rescalings.extend(rescalings_of_module(self.model, inputs, other))
             else:
-                recording = read_program(self.model, lifted_tensors(self.model))
-            lifted = lift(recording)
-            for clip in _CLIPS:
-                plan, _ = decide(lifted, clip)  # type: ignore[arg-type]
-                rescalings.append(rescalings_of(recording, lifted, plan))
-        except BnfoldError:
-            return rescalings
+                rescalings.extend(rescalings_of_program(self.model))
         return rescalings
 
     def arguments(self, arrays: Sequence[Array], like: torch.dtype | None = None) -> Any:
@@ -267,27 +257,3 @@ class _Dtypes(TorchDispatchMode):  # type: ignore[misc]
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 self.seen.add(dtype_name(leaf))
         return result
-
-
-# ------------------------------------------------------------------- rescalings
-
-
-def rescalings_of(recording: Recording, lifted: Lifted, plan: Plan) -> dict[str, Rescaling]:
-    """How a plan stores what modules return, or nodes make, by the key that a watch gets."""
-    rescalings = PlanRescalings(plan)
-    by_key = {}
-    for calls in recording.calls.values():
-        for number, call in enumerate(calls):
-            tensor = lifted.tensors.get(call.outputs[0].number) if len(call.outputs) == 1 else None
-            if tensor is not None:
-                by_key[f"{call.name}#{number}" if number else call.name] = rescalings.of(tensor)
-    for root in recording.roots:
-        for step in root.items:
-            node = getattr(step, "node", None)
-            made = [event.outputs for event in getattr(step, "items", ()) if event.outputs]
-            if node is None or not made or made[-1][0] is None:
-                continue
-            tensor = lifted.tensors.get(made[-1][0].number)
-            if tensor is not None:
-                by_key[node.name] = rescalings.of(tensor)
-    return by_key

@@ -1,0 +1,122 @@
+"""What `bnfold.verify` expects inside of a folded module or program, through what was merged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  # as everybody calls it
+
+import bnfold
+from tests.frontends.torch.support import build, image
+
+X = image(2, 8, 7, 7)
+
+
+def normed(kernel):
+    return nn.Sequential(
+        nn.Conv2d(8, 8, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(8)
+    )
+
+
+class Plain(nn.Module):
+    """Layers that are compared, whatever is merged beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(normed(3), nn.ReLU(), normed(1), nn.ReLU(), normed(3))
+
+    def forward(self, x):
+        return F.relu(self.layers(x))
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.wide, self.point = nn.BatchNorm2d(8), normed(3), normed(1)
+
+    def forward(self, x):
+        return F.relu(self.bn(x) + self.wide(x) + self.point(x))
+
+
+class Counted(Branches):
+    """Where the convolution stands in the place of the BatchNorm."""
+
+    def forward(self, x):
+        short, out = self.bn(x), 0
+        for part in (self.wide, self.point):
+            out += part(x)
+        out += short
+        return F.relu(out)
+
+
+class Kept(Branches):
+    """Two of three operands are one: the sum stays."""
+
+    def forward(self, x):
+        return F.relu(self.wide(x) + F.gelu(x) + self.point(x))
+
+
+class InARow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.point, self.wide = nn.Conv2d(8, 8, 1, bias=False), normed(3)
+
+    def forward(self, x):
+        return F.relu(self.wide(self.point(x)))
+
+
+class Halved(nn.Module):
+    """A number in code, which a fold knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = normed(3), normed(3)
+
+    def forward(self, x):
+        return self.second(F.relu(self.first(x) * 0.5))
+
+
+BLOCKS = [Branches, Counted, Kept, InARow, Halved]
+
+
+def network(block):
+    return build(nn.Sequential(Plain(), block(), Plain(), block(), Plain())).float()
+
+
+def folded(form, block, merge):
+    """A network, and its fold, as modules or as programs."""
+    model = network(block)
+    if form == "module":
+        return model, *bnfold.fold(model, X.float(), merge=merge)
+    program = torch.export.export(model, (X.float(),))
+    return program, *bnfold.fold(program, merge=merge)
+
+
+CASES = [(block, form) for block in BLOCKS for form in ("module", "program")]
+CASES_IN_WORDS = [f"{block.__name__} as {form}" for block, form in CASES]
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize(("block", "form"), CASES, ids=CASES_IN_WORDS)
+def test_layers_are_compared_through_a_merge(block, form, merge):
+    model, made, report = folded(form, block, merge)
+    assert bool(report.merged) == (merge == "auto" and block is not Halved)
+    result = bnfold.verify(model, made, X.float())
+    assert result.equal, result
+    assert len(result.layers) >= 15
+    assert all(layer.equal for layer in result.layers)
+
+
+@pytest.mark.parametrize(("block", "form"), CASES, ids=CASES_IN_WORDS)
+def test_a_fault_behind_a_merge_is_found_where_it_is(block, form):
+    model, made, _ = folded(form, block, "auto")
+    tensors = dict(made.named_parameters()) if form == "module" else made.state_dict
+    with torch.no_grad():
+        tensors["2.layers.2.0.weight"][3] *= 1.01
+    result = bnfold.verify(model, made, X.float())
+    assert not result.equal
+    first = next(layer for layer in result.layers if not layer.equal)
+    place = {"module": "2.layers.2.0", "program": "conv2d"}[form]
+    assert first.name.startswith(place)
+    assert first.channel == 3
