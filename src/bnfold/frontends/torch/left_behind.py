@@ -40,7 +40,7 @@ from bnfold.frontends.torch.noted import (
     table_kind,
 )
 from bnfold.frontends.torch.surroundings import flags
-from bnfold.frontends.torch.tensor_facts import is_ordinary, shape_if_any
+from bnfold.frontends.torch.tensor_facts import array_over, is_ordinary, shape_if_any
 
 _MOST_THINGS = 20_000
 _MOST_VALUES = 16
@@ -209,7 +209,7 @@ def _content(values: Any) -> Any:
 
 def _digest(tensor: Tensor) -> int:
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-    return hash(flat.contiguous().view(torch.uint8).numpy().tobytes())
+    return hash(array_over(flat.contiguous().view(torch.uint8)).tobytes())
 
 
 def _held_by_module(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,7 @@ from bnfold.frontends.torch.symbolic import (
     open_axes,
     open_axes_of_written,
 )
+from bnfold.frontends.torch.tensor_facts import array_over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -309,7 +310,7 @@ def kind_of(event: Event) -> str:
 
 def to_numpy(tensor: Tensor) -> FloatArray:
     """A constant as float64, on the CPU."""
-    return tensor.detach().to("cpu", torch.float64).numpy()
+    return array_over(tensor.detach().to("cpu", torch.float64))
 
 
 def is_readable(tensor: Tensor) -> bool:

@@ -19,6 +19,7 @@ from bnfold.core.weights import Layout, fold_bias, fold_weight
 from bnfold.frontends.torch.affine_batch_norm import can_gain
 from bnfold.frontends.torch.lifter import AffineSite, ClipSite, Lifted, LinearSite
 from bnfold.frontends.torch.limits import largest
+from bnfold.frontends.torch.tensor_facts import array_over
 
 
 @dataclass(slots=True)
@@ -192,8 +193,7 @@ def _array(tensor: Tensor) -> FloatArray:
     plain = tensor.detach().cpu()
     if plain.dtype == torch.bfloat16:
         plain = plain.double()
-    array: FloatArray = plain.numpy()
-    return array
+    return array_over(plain)
 
 
 def tensor_like(content: FloatArray, like: Tensor) -> Tensor:

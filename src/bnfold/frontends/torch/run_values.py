@@ -86,11 +86,13 @@ _OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 
 def to_array(tensor: Tensor) -> Array:
-    """The content on the CPU; what NumPy has no dtype for, as bfloat16, as float32."""
+    """A copy of the content on the CPU; what NumPy has no dtype for, as bfloat16, as float32."""
     plain = tensor.detach().cpu()
     if plain.is_floating_point() and plain.dtype not in _OF_NUMPY:
         plain = plain.float()
-    array: Array = plain.resolve_conj().resolve_neg().contiguous().numpy()
+    array: Array = (
+        plain.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).numpy()
+    )
     return array
 
 

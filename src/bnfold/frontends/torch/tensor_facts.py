@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+import torch.utils.dlpack
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
@@ -50,6 +52,16 @@ def content_address(tensor: Tensor) -> int | None:
         return tensor.data_ptr()
     except (RuntimeError, NotImplementedError):
         return None
+
+
+def array_over(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """An array over its memory, on the CPU, to be read at once.
+
+    Over a tensor of our own: memory that `Tensor.numpy` has handed out is never resized again, and
+    this may be the user's.
+    """
+    array: np.ndarray[Any, Any] = torch.utils.dlpack.from_dlpack(tensor.detach()).numpy()
+    return array
 
 
 def geometry_of(tensor: Tensor) -> Geometry:

@@ -227,8 +227,12 @@ class TensorValues:
     def undo_writes(self, *, is_left: Callable[[Tensor], bool] | None = None) -> None:
         """Give the model's own tensors the content that they had before, but what may be left."""
         for owner, content in self.saved:
-            if is_left is None or not is_left(owner):
+            if is_left is not None and is_left(owner):
+                continue
+            if owner.shape == content.shape:
                 owner.copy_(content)
+            else:  # resized: where that failed half-way, there is no memory for its new shape
+                owner.data = content
         forget(list(self.constants.owned.values()) if self.saved else [])
 
     def output(
