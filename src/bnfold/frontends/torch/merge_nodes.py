@@ -71,7 +71,7 @@ def _is_matrix_on_the_right(site: LinearSite) -> bool:
 
 def _tensor(content: FloatArray, like: Tensor) -> Tensor:
     array = np.ascontiguousarray(content)
-    return torch.from_numpy(array).to(device=like.device, dtype=like.dtype)
+    return torch.from_numpy(array).to(device=like.device, dtype=like.dtype, copy=True)
 
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:

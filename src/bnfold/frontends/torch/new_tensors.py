@@ -199,4 +199,4 @@ def _array(tensor: Tensor) -> FloatArray:
 def tensor_like(content: FloatArray, like: Tensor) -> Tensor:
     """The content in the dtype and on the device of another tensor."""
     tensor = torch.from_numpy(np.asarray(content))
-    return tensor.to(device=like.device, dtype=like.dtype)
+    return tensor.to(device=like.device, dtype=like.dtype, copy=True)

@@ -60,7 +60,10 @@ def array_over(tensor: Tensor) -> np.ndarray[Any, Any]:
     Over a tensor of our own: memory that `Tensor.numpy` has handed out is never resized again, and
     this may be the user's.
     """
-    array: np.ndarray[Any, Any] = torch.utils.dlpack.from_dlpack(tensor.detach()).numpy()
+    plain = tensor.detach()
+    if is_ordinary(plain):  # of others NumPy says that it cannot read them, DLPack does not
+        plain = torch.utils.dlpack.from_dlpack(plain)
+    array: np.ndarray[Any, Any] = plain.numpy()
     return array
 
 
