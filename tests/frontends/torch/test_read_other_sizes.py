@@ -270,3 +270,23 @@ def padded_to_windows(net: Net, x: Tensor) -> Tensor:
 def test_a_pad_that_follows_the_size():
     """Padding by an amount that other sizes change counts as padding."""
     check(trained(Net(padded_to_windows, line=nn.Linear(4, 3))), gone=0, verify=False)
+
+
+def test_a_state_that_another_size_does_not_fit() -> None:
+    """It is refused for that, and not for the example inputs, which are taken."""
+
+    def appends(net: Net, x: Tensor) -> Tensor:
+        y = net.bn(net.stem(x)).mean((2, 3))
+        rows = len(y)
+        if net.rows + rows > len(net.kept):
+            net.kept = torch.cat([net.kept, torch.zeros_like(net.kept)])
+        net.kept[net.rows : net.rows + rows] = y
+        net.rows += rows
+        return net.kept[: net.rows].clone()
+
+    net = Net(appends)
+    net.rows = 0
+    net.register_buffer("kept", torch.zeros(2, 4))
+    x = torch.rand(2, 4, 6, 6, dtype=D)
+    with pytest.raises(bnfold.UnsupportedModelError, match="on one size after the other"):
+        bnfold.fold(trained(net), x)

@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnfold.core import graph as g
-from bnfold.errors import ExampleInputError
+from bnfold.errors import ExampleInputError, UnsupportedModelError
 from bnfold.frontends.torch import resizing
 from bnfold.frontends.torch.code_names import may_catch, names_used, tensors_held
 from bnfold.frontends.torch.compare_readings import Pairing, note_differences, pair
@@ -350,12 +350,24 @@ class Readings:
         else:
             given = len(self.paths[0].runs)
             runs = [run for path in self.paths for run in path.runs]
-            recording = self._read(runs, given=given)
+            try:
+                recording = self._read(runs, given=given)
+            except ExampleInputError as error:  # each of them alone was taken
+                raise _not_in_turn(self.model, error) from error.cause
             _place_notes(recording, [path.recording for path in self.paths])
         recording.handed_out |= self.first.handed_out
         recording.further = self.further
         recording.rounds = self.first.rounds
         return recording
+
+
+def _not_in_turn(model: nn.Module, error: ExampleInputError) -> UnsupportedModelError:
+    cause = f"{type(error.cause).__name__}: {error.cause}"
+    return UnsupportedModelError(
+        f"{type(model).__name__} takes other paths on inputs of other sizes, and run on one size"
+        f" after the other it raised {cause}",
+        "let what a run leaves for the next one fit every size, or fold the exported program",
+    )
 
 
 def _longest(shapes: Sequence[Sequence[int]]) -> int:
