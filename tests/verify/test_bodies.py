@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -132,3 +133,30 @@ def test_an_epsilon_that_is_not_set_is_one_of_float32():
     assert report.removed == 2
     result = bnfold.verify(model, folded)
     assert result.equal, str(result)
+
+
+def test_a_loop_without_a_condition_runs_as_often_as_it_says():
+    """The reference evaluator runs none, and joins what rounds make along an old axis."""
+    s = Sketch(2, 4, 6, 5)
+    kinds = [("step", TensorProto.INT64), ("go", TensorProto.BOOL), ("x", TensorProto.FLOAT)]
+    shapes = ([], [], ["a", 4, "b", "c"])
+    inputs = [
+        helper.make_tensor_value_info(*kind, shape)
+        for kind, shape in zip(kinds, shapes, strict=True)
+    ]
+    outputs = [
+        helper.make_tensor_value_info(n, k, None) for n, k in (("on", 9), ("n", 1), ("n", 1))
+    ]
+    held = [numpy_helper.from_array(array, name) for name, array in tensors(0).items()]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), *steps("x")]
+    body = helper.make_graph(nodes, "body", inputs, outputs, held)
+    rounds = s.constant("rounds", np.array(3))
+    s.nodes.append(helper.make_node("Loop", [rounds, "", "x"], ["last", "all"], "loop", body=body))
+    model = s.model("last", "all")
+    (item,) = bnfold.inspect(model).items
+    assert item.name == "loop/body/n" and item.reason is None
+    x = np.random.default_rng(3).normal(size=(2, 4, 6, 5)).astype(np.float32)
+    exact = model_runner(model, None, "original").exact().run([x])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for output, values in zip(exact, session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(output.values, values, atol=1e-4 * np.abs(values).max())

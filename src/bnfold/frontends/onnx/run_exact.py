@@ -23,6 +23,7 @@ except ImportError as error:
 from bnfold.frontends.onnx.nodes import Node, free_names
 from bnfold.frontends.onnx.read import OnnxModel, inner_graphs
 from bnfold.frontends.onnx.run_graph import RunGraph, not_exact_where_it_raises, show
+from bnfold.frontends.onnx.run_loop import Loop
 from bnfold.frontends.onnx.run_operands import NotHereError
 from bnfold.frontends.onnx.run_ops import NO_REFERENCE, TABLE
 from bnfold.frontends.onnx.run_outputs import to_outputs
@@ -133,7 +134,7 @@ class ExactModel(RunGraph):
             model = helper.make_model(
                 graph, opset_imports=list(self.model.proto.opset_import), functions=functions
             )
-            evaluator = _in_float64(ReferenceEvaluator(model))
+            evaluator = _in_float64(ReferenceEvaluator(model, new_ops=[Loop]))
             known = self._evaluators[node.index, draw] = (evaluator, outer)
         return known
 

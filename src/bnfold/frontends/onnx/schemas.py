@@ -22,7 +22,7 @@ def is_well_formed(node: NodeProto, opset: int) -> bool:
     inputs, outputs = _count(node.input), _count(node.output)
     if inputs > schema.max_input or outputs > schema.max_output or not outputs:
         return False
-    if any(not name for name in node.input[: schema.min_input]) or inputs < schema.min_input:
+    if inputs < schema.min_input or any(not node.input[place] for place in schema.needed):
         return False
     names = [attribute.name for attribute in node.attribute]
     if len(set(names)) != len(names) or not schema.required.issubset(names):
@@ -56,6 +56,13 @@ class _Schema:
 
     def __init__(self, schema: defs.OpSchema) -> None:
         self.min_input, self.max_input = schema.min_input, schema.max_input
+        # A Loop has two inputs at least, and both may be left out.
+        optional = defs.OpSchema.FormalParameterOption.Optional
+        self.needed = [
+            place
+            for place in range(schema.min_input)
+            if schema.inputs[min(place, len(schema.inputs) - 1)].option != optional
+        ]
         self.max_output = schema.max_output
         types: dict[str, Any] = {name: a.type for name, a in schema.attributes.items()}
         self.attributes = {name: int(kind.value) for name, kind in types.items()}
