@@ -32,7 +32,9 @@ from bnfold.frontends.onnx.run_windows import (
     conv,
     conv_transposed,
     global_average,
+    global_lp,
     global_max,
+    lp_pool,
     max_pool,
 )
 
@@ -283,6 +285,8 @@ TABLE: dict[str, Operator] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average,
     "GlobalMaxPool": global_max,
+    "LpPool": lp_pool,
+    "GlobalLpPool": global_lp,
     "Gemm": gemm,
     "MatMul": matmul,
     "BatchNormalization": batch_norm,

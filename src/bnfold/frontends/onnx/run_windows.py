@@ -91,28 +91,62 @@ def conv_transposed(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     return y if bias is None else y + bias.reshape(1, -1, *(1,) * rank)
 
 
+def _ended(
+    node: Node, space: Sequence[int], kernel: Sequence[int], window: tuple[Any, ...]
+) -> list[int]:
+    """Padding behind up to the end of the last window; none starts behind what it reads."""
+    ends = []
+    for size, taps, stride, dilation, front, behind in zip(space, kernel, *window, strict=True):
+        span = (taps - 1) * dilation + 1
+        room = size + front + behind - span
+        last = -(-room // stride) if node.integer("ceil_mode") else room // stride
+        if node.integer("ceil_mode") and last * stride >= size + front:
+            last -= 1
+        ends.append(last * stride + span - size - front)
+    return ends
+
+
+def _mean(x: Tensor, kernel: Sequence[int], strides: Any, dilations: Any) -> Tensor:
+    rank = x.ndim - 2
+    if all(n == 1 for n in dilations):
+        return _MEAN[rank](x, kernel, strides)
+    taps = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=x.dtype)
+    y = _CONV[rank](x.reshape(-1, 1, *x.shape[2:]), taps, None, strides, 0, dilations)
+    return y.reshape(*x.shape[:2], *y.shape[2:])
+
+
 def max_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """The border is minus infinity."""
     data, kernel = given(x[0]), node.integers("kernel_shape")
-    if len(node.outputs) > 1 or node.integer("storage_order"):
+    if len(node.outputs) > 1:
         raise NotHereError
-    strides, dilations, before, after = _window(node, data.shape[2:], kernel)
-    data = _padded(data, before, after, -math.inf)
-    return _MAX[data.ndim - 2](data, kernel, strides, 0, dilations, bool(node.integer("ceil_mode")))
+    window = strides, dilations, before, _ = _window(node, data.shape[2:], kernel)
+    data = _padded(data, before, _ended(node, data.shape[2:], kernel, window), -math.inf)
+    return _MAX[data.ndim - 2](data, kernel, strides, 0, dilations)
 
 
 def average_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
-    """Sums over counts: padded places count if `count_include_pad` says so."""
+    """Sums over counts: padded places count if `count_include_pad` says so, others never."""
     data, kernel = given(x[0]), node.integers("kernel_shape")
-    strides, dilations, before, after = _window(node, data.shape[2:], kernel)
-    if node.integer("ceil_mode") or any(n != 1 for n in dilations):
-        raise NotHereError
-    pool = _MEAN[data.ndim - 2]
-    mean = pool(_padded(data, before, after, 0.0), kernel, strides)
-    if node.integer("count_include_pad") or not any((*before, *after)):
+    window = strides, dilations, before, after = _window(node, data.shape[2:], kernel)
+    ends = _ended(node, data.shape[2:], kernel, window)
+    more = [end - behind for end, behind in zip(ends, after, strict=True)]
+    mean = _mean(_padded(data, before, ends, 0.0), kernel, strides, dilations)
+    counts_padding = bool(node.integer("count_include_pad"))
+    if not any(n > 0 for n in more) and (counts_padding or not any((*before, *after))):
         return mean
     ones = torch.ones((1, 1, *data.shape[2:]), dtype=data.dtype)
-    return mean / pool(_padded(ones, before, after, 0.0), kernel, strides)
+    ones = _padded(_padded(ones, before, after, float(counts_padding)), [0] * len(more), more, 0.0)
+    return mean / _mean(ones, kernel, strides, dilations)
+
+
+def lp_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
+    """The p-norm over windows; the border is 0."""
+    data, kernel, p = given(x[0]), node.integers("kernel_shape"), node.integer("p", 2)
+    window = strides, dilations, before, _ = _window(node, data.shape[2:], kernel)
+    ends = _ended(node, data.shape[2:], kernel, window)
+    powers = _padded(data.abs() ** p, before, ends, 0.0)
+    return (_mean(powers, kernel, strides, dilations) * math.prod(kernel)) ** (1 / p)
 
 
 def global_average(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
@@ -125,3 +159,9 @@ def global_max(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """Over all axes of space."""
     data = given(x[0])
     return data.amax(tuple(range(2, data.ndim)), keepdim=True)
+
+
+def global_lp(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
+    """The p-norm over all axes of space."""
+    data, p = given(x[0]), node.integer("p", 2)
+    return (data.abs() ** p).sum(tuple(range(2, data.ndim)), keepdim=True) ** (1 / p)
