@@ -27,6 +27,7 @@ from bnfold.frontends.onnx.run_operands import (
     numbers,
     optional,
 )
+from bnfold.frontends.onnx.run_sampled import deform_conv, grid_sample
 from bnfold.frontends.onnx.run_windows import (
     average_pool,
     conv,
@@ -53,6 +54,15 @@ def gemm(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
 def matmul(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """As NumPy's."""
     return torch.matmul(given(x[0]), given(x[1]))
+
+
+def group_norm(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
+    """The scale and the bias are of a channel; before opset 21 of a group."""
+    data, groups = given(x[0]), node.integer("num_groups")
+    scale, bias = given(x[1]), given(x[2])
+    if opset < 21:
+        scale, bias = (part.repeat_interleave(data.shape[1] // groups) for part in (scale, bias))
+    return functional.group_norm(data, groups, scale, bias, node.number("epsilon", 1e-5))
 
 
 def batch_norm(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
@@ -287,6 +297,9 @@ TABLE: dict[str, Operator] = {
     "GlobalMaxPool": global_max,
     "LpPool": lp_pool,
     "GlobalLpPool": global_lp,
+    "GridSample": grid_sample,
+    "DeformConv": deform_conv,
+    "GroupNormalization": group_norm,
     "Gemm": gemm,
     "MatMul": matmul,
     "BatchNormalization": batch_norm,

@@ -17,7 +17,7 @@ from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.run_operands import NotHereError, Operand, given, optional
 
 
-def _window(node: Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[Any, ...]:
+def placed(node: Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[Any, ...]:
     """Strides, dilations, padding in front and behind, along each axis of space."""
     rank = len(space)
     strides = node.integers("strides") or (1,) * rank
@@ -52,7 +52,7 @@ def conv(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """Weight (out, in/groups, *kernel)."""
     data, weight, bias = given(x[0]), given(x[1]), optional(x, 2)
     rank = data.ndim - 2
-    strides, dilations, before, after = _window(node, data.shape[2:], weight.shape[2:])
+    strides, dilations, before, after = placed(node, data.shape[2:], weight.shape[2:])
     groups = node.integer("group", 1)
     if list(before) == list(after):
         return _CONV[rank](data, weight, bias, strides, tuple(before), dilations, groups)
@@ -120,7 +120,7 @@ def max_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     data, kernel = given(x[0]), node.integers("kernel_shape")
     if len(node.outputs) > 1:
         raise NotHereError
-    window = strides, dilations, before, _ = _window(node, data.shape[2:], kernel)
+    window = strides, dilations, before, _ = placed(node, data.shape[2:], kernel)
     data = _padded(data, before, _ended(node, data.shape[2:], kernel, window), -math.inf)
     return _MAX[data.ndim - 2](data, kernel, strides, 0, dilations)
 
@@ -128,7 +128,7 @@ def max_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
 def average_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """Sums over counts: padded places count if `count_include_pad` says so, others never."""
     data, kernel = given(x[0]), node.integers("kernel_shape")
-    window = strides, dilations, before, after = _window(node, data.shape[2:], kernel)
+    window = strides, dilations, before, after = placed(node, data.shape[2:], kernel)
     ends = _ended(node, data.shape[2:], kernel, window)
     more = [end - behind for end, behind in zip(ends, after, strict=True)]
     mean = _mean(_padded(data, before, ends, 0.0), kernel, strides, dilations)
@@ -143,7 +143,7 @@ def average_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
 def lp_pool(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     """The p-norm over windows; the border is 0."""
     data, kernel, p = given(x[0]), node.integers("kernel_shape"), node.integer("p", 2)
-    window = strides, dilations, before, _ = _window(node, data.shape[2:], kernel)
+    window = strides, dilations, before, _ = placed(node, data.shape[2:], kernel)
     ends = _ended(node, data.shape[2:], kernel, window)
     powers = _padded(data.abs() ** p, before, ends, 0.0)
     return (_mean(powers, kernel, strides, dilations) * math.prod(kernel)) ** (1 / p)
