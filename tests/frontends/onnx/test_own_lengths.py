@@ -326,3 +326,33 @@ def test_what_was_known_before_stays_known():
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
     _, report = bnfold.fold(model, verify=False)
     assert {item.is_removed for item in report.items} == {True}
+
+
+@pytest.mark.parametrize("shape", [("N", 3, "H", "W"), X])
+def test_a_weight_alone_tells_the_channels(shape):
+    """Nothing was made up, so that what inference knew of the values behind holds as before."""
+    s = Net(*shape)
+    parts = s.node("SplitToSequence", s.convolved("x", 3, 4), s.list(2, 2), axis=1)
+    s.bn_of(s.node("ConcatFromSequence", parts, axis=1), 4)
+    s.convolved(s.node("Sigmoid"), 4, 5)
+    s.convolved(s.node("Relu"), 5, 2)
+    model = s.model()
+    folded, report = bnfold.fold(model, verify=False)
+    kept = {item.name: item.blocker for item in report.items if not item.is_removed}
+    assert kept == {"bn4": "sigmoid5"}
+    for size in (X, (1, 3, 4, 5))[: 1 if shape == X else 2]:
+        (expected,), (actual,) = run(model, size), run(folded, size)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_channels_of_samples_behind_channels_that_a_weight_tells():
+    """(N, 4, H, W) -> (4, N, H, W): what a constant there is for depends on N."""
+    s = Net("N", 3, "H", "W")
+    parts = s.node("SequenceConstruct", "x", "x")
+    s.convolved(s.node("ConcatFromSequence", parts, axis=1), 6, 3)
+    samples_become_channels(s, s.at)
+    model = s.model()
+    folded, _ = bnfold.fold(model, verify=False)
+    for size in ((4, 3, 4, 4), (2, 3, 6, 5)):
+        (expected,), (actual,) = run(model, size), run(folded, size)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)

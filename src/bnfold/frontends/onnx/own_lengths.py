@@ -12,7 +12,8 @@ weight asks for, as it runs on nothing else.
 Nothing is followed through a node
 
 - that makes a value with such an axis,
-- whose output was known before, although not all that it reads was: the numbers may contradict it.
+- whose output was known before, although not all that it reads was: numbers that were made up for
+  that may contradict it. What the weight alone tells does not: the network runs on nothing else.
 
 What was known before stays as it was.
 """
@@ -93,6 +94,7 @@ def with_own_lengths(model: OnnxModel, analysis: Analysis) -> Analysis:
     kinds = [_types(network, before, min(c, before.count - 1)) for c in range(shapes.count)]
     lengths = _Lengths(shapes)
     own: set[str] = set()
+    made_up: set[str] = set()
     for _ in range(_ROUNDS):
         asked = _asked(network, constants, shapes)
         picked = dict(_in_front(network, constants, shapes, asked))
@@ -101,14 +103,21 @@ def with_own_lengths(model: OnnxModel, analysis: Analysis) -> Analysis:
             break
         is_fixed = before.count == 1 and not own
         for name in sorted(new):
-            _give(name, picked[name], lengths, kinds, shapes, is_fixed=is_fixed)
+            if _give(name, picked[name], lengths, kinds, shapes, is_fixed=is_fixed):
+                made_up.add(name)
         own |= new
         shapes.proven = tuple(kinds)
         constants = find_constants(network, model.tensor_data, shapes)
         infer(network, shapes, constants.value)
     if not own:
         return analysis
-    shapes.blind = frozenset(n.index for n in network.nodes if _is_blind(n, own, before, shapes))
+    doubtful = _all_behind(network, made_up)
+    if before.count > 1:  # the rules say more of these now
+        for name in _all_behind(network, own) - doubtful - own:
+            shapes.told.pop(name, None)
+    shapes.blind = frozenset(
+        n.index for n in network.nodes if _is_blind(n, own, doubtful, before, shapes)
+    )
     if before.count == 1:
         constants.settled = _settled(constants, before)
     follow_sizes(network, constants, shapes)
@@ -245,13 +254,17 @@ def _give(
     shapes: Shapes,
     *,
     is_fixed: bool,
-) -> None:
-    """Numbers for all axes of a value; `is_fixed` says that a known one holds for every input."""
+) -> bool:
+    """Numbers for all axes of a value; `is_fixed` says that a known one holds for every input.
+
+    Returns whether one of them is made up.
+    """
     partly, asked = told
     rank = len(partly[0]) if partly else len(asked.shape if asked else ())
     data_type = shapes.dtypes.get(name) or (asked.data_type if asked else 0)
     if not data_type:
-        return
+        return False
+    is_made_up = False
     sizes: list[Size | None] = []
     made: list[Shape] = []
     for axis in range(rank):
@@ -266,17 +279,31 @@ def _give(
         else:
             sizes.append(unknown_length())
             made.append(lengths.next(axis))
+            is_made_up = True
     shapes.told[name] = tuple(sizes)
     for choice, kind in enumerate(kinds):
         kind[name] = helper.make_tensor_type_proto(data_type, [pair[choice] for pair in made])
+    return is_made_up
 
 
-def _is_blind(node: Node, own: set[str], before: Shapes, shapes: Shapes) -> bool:
+def _all_behind(network: Network, names: set[str]) -> set[str]:
+    """These values, and all that is computed of them."""
+    found = set(names)
+    for node in network.nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(name for name in node.outputs if name)
+    return found
+
+
+def _is_blind(
+    node: Node, own: set[str], doubtful: set[str], before: Shapes, shapes: Shapes
+) -> bool:
     """Whether nothing is followed through the node."""
     if any(name in own for name in node.outputs):
         return True
     is_new = any(
-        before.of(name) is None and shapes.of(name) is not None for name in node.inputs if name
+        before.of(name) is None and shapes.of(name) is not None
+        for name in doubtful.intersection(node.inputs)
     )
     return is_new and any(before.of(name) is not None for name in node.outputs if name)
 
