@@ -240,7 +240,23 @@ def resize(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
     if mode == "linear" and places in ("half_pixel", "pytorch_half_pixel") and whole:
         size = [int(n * factor) for n, factor in zip(data.shape[2:], factors[2:], strict=True)]
         return functional.interpolate(data, size=size, mode="bilinear", align_corners=False)
+    if mode == "linear" and places == "asymmetric" and whole and data.is_floating_point():
+        return _between(_between(data, 2, int(factors[2])), 3, int(factors[3]))
     raise NotHereError
+
+
+def _between(data: Tensor, axis: int, factor: int) -> Tensor:
+    """Lines from each pixel to the next one; behind the last there is none."""
+    count = data.shape[axis]
+    shape = [1] * data.ndim
+    shape[axis] = -1
+    steps = torch.arange(count * factor)
+    low = steps // factor
+    part = ((steps % factor).to(data.dtype) / factor).reshape(shape)
+    here, following = (
+        data.index_select(axis, places) for places in (low, (low + 1).clamp(max=count - 1))
+    )
+    return here + (following - here) * part
 
 
 def concat(node: Node, x: Sequence[Operand], opset: int) -> Tensor:
