@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bnfold.core.graph import Graph
+from bnfold.core.graph import Graph, Sum
 from bnfold.core.kernel import Kernel
 from bnfold.core.window import Window
 
@@ -39,12 +39,32 @@ class Merge:
     shape may be another now."""
 
     def changed(self, graph: Graph) -> frozenset[int]:
-        """The tensors that are gone, or hold something else: what its ops make, but the output."""
-        ops = (self.carrier, *self.gone, *self.sums, *self.tail)
-        made = frozenset(tensor for number in ops for tensor in graph.ops[number].outputs)
-        return made - {self.output} if self.enters is None else made
+        """The tensors that are gone, or hold something else: what its ops make, but the output.
+
+        With `enters`, the output is that of the first sum which all that changes comes to; those on
+        the way hold more of the merged op, or less.
+        """
+        ops = {self.carrier, *self.gone, *self.sums, *self.tail}
+        output = self.output
+        if self.enters is not None:
+            ways = [_sums_from(graph, number) for number in (self.enters[0], *self.sums)]
+            last = next(number for number in ways[0] if all(number in way for way in ways))
+            ops.update(number for way in ways for number in way[: way.index(last)])
+            (output,) = graph.ops[last].outputs
+        return frozenset(tensor for n in ops for tensor in graph.ops[n].outputs) - {output}
 
     @property
     def is_affine(self) -> bool:
         """Whether the carrier is an affine step."""
         return self.groups == 0
+
+
+def _sums_from(graph: Graph, number: int) -> list[int]:
+    """A sum, the one that it goes into, and so on."""
+    readers = {
+        t: n for n, op in enumerate(graph.ops) if isinstance(op.role, Sum) for t in op.inputs
+    }
+    way = [number]
+    while (reader := readers.get(graph.ops[way[-1]].outputs[0])) is not None:
+        way.append(reader)
+    return way
