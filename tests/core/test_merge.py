@@ -32,6 +32,11 @@ def branch(change: Callable[[Branches, int, int, int], int | None] | None = None
     return net
 
 
+def scaled(net: Branches, x: int, factor: float) -> int:
+    """The tensor times a number."""
+    return net.affine(x, [factor], [0.0])
+
+
 def test_two_convolutions_of_one_tensor() -> None:
     net = branch()
     assert names(net, merges_of(net)) == [("wide", ("narrow", "sum"))]
@@ -54,8 +59,37 @@ class TestWhatSomebodyElseSees:
 
         assert not merges_of(branch(read))
 
-    def test_a_branch_that_the_sum_reads_twice(self) -> None:
-        assert not merges_of(branch(lambda net, x, a, b: net.sum(a, a, name="sum")))
+    def test_a_branch_that_the_sum_and_another_op_read(self) -> None:
+        def read(net, x, a, b):
+            net.output(net.clip(a, name="other"))
+            return net.sum(a, b, a, name="sum")
+
+        assert not merges_of(branch(read))
+
+    def test_a_branch_that_two_sums_read(self) -> None:
+        def read(net, x, a, b):
+            net.output(net.clip(net.sum(a, net.conv(x, name="third"))))
+            return net.sum(a, b, name="sum")
+
+        assert not merges_of(branch(read))
+
+    def test_a_shared_branch_that_is_an_output(self) -> None:
+        def read(net, x, a, b):
+            net.output(a)
+            return net.sum(a, scaled(net, net.minus(b, a), 0.3))
+
+        assert not merges_of(branch(read))
+
+    def test_what_makes_a_branch_is_read_elsewhere(self) -> None:
+        """What lies before the shared tensor is read by its maker once, however often that is."""
+
+        def read(net, x, first, second):
+            a = net.bn(first, name="bn")
+            net.output(net.clip(first, name="other"))
+            return net.sum(a, scaled(net, net.minus(second, a), 0.3))
+
+        net = branch(read)
+        assert names(net, merges_of(net)) == []
 
     def test_a_pin(self) -> None:
         assert not find(branch(lambda net, x, a, b: net.graph.pin("pin", [a])))
@@ -999,6 +1033,132 @@ class TestAffine:
         (half,) = net.add(g.AffineStep(np.array(0.5), np.array(1.0)), [x], [net.shape(x)])
         net.output(net.sum(x, half))
         assert not merges_of(net)
+
+
+class TestWhatOthersShare:
+    """A tensor that is read several times, by linear ops alone, that do not all meet."""
+
+    @staticmethod
+    def gone(net: Branches) -> set[str]:
+        return {net.graph.ops[n].name for m in merges_of(net) for n in (m.carrier, *m.gone)}
+
+    def test_in_front_of_convolutions_that_do_not_meet(self) -> None:
+        net = Branches()
+        y = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
+        net.output(net.clip(net.conv(y)), net.clip(net.conv(y)))
+        assert not merges_of(net)
+
+    def test_in_front_of_two_sums(self) -> None:
+        net = Branches()
+        y = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
+        net.output(*(net.clip(net.sum(net.conv(y), net.conv(y))) for _ in range(2)))
+        assert len(merges_of(net)) == 2 and "front" not in self.gone(net)
+
+    def test_in_a_sum_that_others_share_in_turn(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a, b, c = (net.conv(x, name=name) for name in "abc")
+        net.output(net.clip(net.sum(a, net.conv(x, name="third"))))
+        t = net.sum(a, b)
+        net.output(net.clip(net.sum(t, scaled(net, net.minus(c, t), 0.3))))
+        assert "a" not in self.gone(net)
+
+    def test_in_a_sum_in_front_of_branches(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a = net.conv(x, kernel=(1, 1), name="a")
+        net.output(net.clip(net.sum(a, net.conv(x, name="third"))))
+        y = net.sum(a, net.conv(x, kernel=(1, 1), name="b"))
+        net.output(net.clip(net.sum(net.conv(y), y)))
+        assert "a" not in self.gone(net)
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_behind_what_somebody_reads(self, order) -> None:
+        net = Branches()
+        x = net.conv(net.input(1, 4, 5, 5), kernel=(1, 1), bias=False, name="front")
+        net.output(net.clip(x))
+        t = net.bn(net.sum(x, net.bn(x)))
+        u, v = scaled(net, net.sum(net.conv(t), net.conv(t)), 0.3), net.conv(t)
+        net.output(net.clip(net.sum(*((u, v)[at] for at in order))))
+        assert "front" not in self.gone(net)
+
+
+class TestWhatOperandsShare:
+    """A tensor that several operands of one sum are made of, and nobody else reads."""
+
+    def merged(self, change) -> list[str]:
+        net = branch(change)
+        return sorted(net.graph.ops[m.carrier].name for m in merges_of(net))
+
+    def test_twice(self) -> None:
+        assert self.merged(lambda net, x, a, b: net.sum(a, a)) == ["wide"]
+
+    def test_twice_in_sums_around_each_other(self) -> None:
+        assert self.merged(lambda net, x, a, b: net.sum(net.sum(a, b), b)) == ["wide"]
+
+    def test_on_the_way_from_one_to_the_other(self) -> None:
+        """a + w (b - a)"""
+        assert self.merged(lambda net, x, a, b: net.sum(a, scaled(net, net.minus(b, a), 0.3))) == [
+            "wide"
+        ]
+
+    def test_by_three(self) -> None:
+        """a + v (b - a) + w (c - a): of no two of its operands it is one alone."""
+
+        def change(net, x, a, b):
+            c = net.bn(net.conv(x, name="third"))
+            steps = [scaled(net, net.minus(other, a), w) for other, w in ((b, 0.3), (c, 0.2))]
+            return net.sum(net.sum(a, steps[0]), steps[1])
+
+        assert self.merged(change) == ["wide"]
+
+    def test_beside_what_somebody_else_reads(self) -> None:
+        """The rest is not lost to an operand that only all of its readers could take along."""
+
+        def change(net, x, a, b):
+            net.output(net.clip(net.sum(a, x), name="other"))
+            return net.sum(a, net.conv(x, name="third"), b)
+
+        assert self.merged(change) == ["third"]
+
+    def test_beside_a_shortcut_that_stays(self) -> None:
+        def change(net, x, a, b):
+            return net.sum(net.clip(x), a, scaled(net, net.minus(b, a), 0.3))
+
+        assert self.merged(change) == ["wide"]
+
+    def test_in_one_that_others_share(self) -> None:
+        def change(net, x, a, b):
+            inner = net.sum(a, scaled(net, net.minus(b, a), 0.3))
+            return net.sum(inner, scaled(net, net.minus(net.conv(x, name="third"), inner), 0.2))
+
+        assert self.merged(change) == ["wide"]
+
+    def test_it_costs_what_it_costs_once(self) -> None:
+        """A row and a column are cheaper than what holds both; two rows and a column are not."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        a, b = net.conv(x, kernel=(1, 3), name="row"), net.conv(x, kernel=(3, 1), name="column")
+        net.output(net.clip(net.sum(a, scaled(net, net.minus(b, a), 0.3))))
+        assert not merges_of(net)
+
+    def test_it_takes_room_once(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 9, 9)
+        a = net.conv(x, kernel=(3, 5), padding=(1, 2), groups=4, name="a")
+        net.output(net.clip(net.sum(a, scaled(net, net.minus(net.mean(x, 5, padding=2), a), 0.3))))
+        assert not merges_of(net)
+
+    def test_its_source_is_read_once_for_it(self) -> None:
+        """So what makes that is one with all of the sum, and with what is added to it."""
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        y = net.conv(x, kernel=(1, 1), bias=False, name="front")
+        a, b = net.conv(y, name="a"), net.conv(y, name="b")
+        lerp = net.sum(a, scaled(net, net.minus(b, a), 0.3))
+        net.output(net.clip(net.sum(lerp, net.conv(x, name="c"))))
+        (merge,) = merges_of(net)
+        assert merge.source == x and len(merge.gone) == 7
 
 
 class TestPartOfASum:

@@ -109,9 +109,10 @@ class TestReasons:
 
         assert reasons(build) == [("sum", MergeReason.WEIGHT, "a")]
 
-    def test_what_is_added_to_itself(self) -> None:
+    def test_what_is_added_to_itself_and_read_elsewhere(self) -> None:
         def build(net, x):
             first = net.conv(x, name="a")
+            net.output(net.clip(first))
             return net.sum(first, first, name="sum")
 
         assert reasons(build) == [("sum", MergeReason.READ, "a")]

@@ -6,8 +6,8 @@ is computed when somebody asks for it. Which expressions a network holds, `expre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -174,11 +174,18 @@ class Expression:
     """How often the source is read for it."""
     is_chain: bool = False
     """Whether it holds a linear op behind others."""
+    shares: Mapping[int, Share] = field(default_factory=dict)
+    """Tensors in between that more is made of: nothing is one op that does not hold all of that."""
 
     @property
     def is_identity(self) -> bool:
         """Whether the tensor is the source."""
         return not self.ops
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nobody else reads what lies between."""
+        return not self.shares
 
     @property
     def pays(self) -> bool:
@@ -194,6 +201,16 @@ class Expression:
     def least(self) -> int:
         """What it costs in the cheapest way."""
         return min(self.cost, self.parts_cost)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """A tensor that an expression reads in between, and others too."""
+
+    reads: int
+    """How often it does."""
+    made: Expression
+    """What the tensor is, as one of the same source."""
 
 
 def varying_axes(role: g.AffineStep, rank: int) -> tuple[int, ...]:

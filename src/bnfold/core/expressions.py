@@ -5,8 +5,9 @@
     what it makes of zeros     around an expression           is an expression     (chain)
     sum                        of expressions of one source   is an expression     (sum)
 
-where nobody else reads what lies between. A weight that is shared, a step that has to stay, and
-whatever is not linear end an expression: what they make is a source, and no more.
+where nobody else reads what lies between, or all who do meet in one sum, as in `a + w * (b - a)`:
+its operands share `a` until then. A weight that is shared, a step that has to stay, and whatever is
+not linear end an expression: what they make is a source, and no more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bnfold.core.expression import (
     Expression,
     Freedom,
     Part,
+    Share,
     is_free,
     is_same,
     varying_axes,
@@ -47,6 +49,8 @@ class Expressions:
     """Number of the op that makes a tensor."""
     readings: dict[int, int] = field(default_factory=dict)
     """How often a tensor is read; more than once where somebody outside does."""
+    shared: set[int] = field(default_factory=set)
+    """Tensors that several read, all of whom may be in one expression."""
     by_tensor: dict[int, list[Expression]] = field(default_factory=dict)
     """Per tensor, the nearest source first; that it is itself is not among them."""
 
@@ -60,11 +64,21 @@ class Expressions:
                 self.readings[tensor] = self.readings.get(tensor, 0) + 1
         for tensor, _, _ in graph.outputs:
             self.readings[tensor] = self.readings.get(tensor, 0) + 2
+        self.shared = self._shared()
         alone = {number for number, calls in graph.affine_groups().items() if len(calls) == 1}
         for number, op in enumerate(graph.ops):
             if made := self._made_by(number, op, alone):
                 self.by_tensor[op.outputs[0]] = made
         return self
+
+    def _shared(self) -> set[int]:
+        """Tensors that several read, each of them as a part, a step, a copy or a sum does."""
+        alone = {*self.freedom.ends, *(tensor for tensor, _, _ in self.graph.outputs)}
+        for number, op in enumerate(self.graph.ops):
+            is_linear = isinstance(op.role, g.Sum | g.AffineStep) or number in self.parts
+            if not (is_linear or is_same(op.role)):
+                alone.update(op.inputs)
+        return {t for t, reads in self.readings.items() if reads > 1 and t not in alone}
 
     def seen(self, tensor: int) -> list[Expression]:
         """What an op that reads the tensor may build on: first, that it is itself."""
@@ -72,12 +86,23 @@ class Expressions:
         return [own, *self.further(own, tensor)]
 
     def further(self, near: Expression, output: int) -> list[Expression]:
-        """The same tensor as an expression of earlier sources, where nobody else reads the one."""
-        if not self.is_own(near.source, near.reads):
+        """The same tensor as an expression of earlier sources, where nobody else reads the one.
+
+        Or where others do that may meet it in a sum: they share it.
+        """
+        if not near.is_whole:
             return []
         inner = self.by_tensor.get(near.source, ())[: _MOST_SOURCES - 1]
-        made = (self._chain(e, near, output) for e in inner)
-        return [expression for expression in made if expression is not None]
+        is_own = self.is_own(near.source, near.reads)
+        if not is_own:
+            is_shared = near.source in self.shared
+            inner = [e for e in inner if e.is_whole] if is_shared else []
+        made = ((e, self._chain(e, near, output)) for e in inner)
+        return [
+            whole if is_own else replace(whole, shares={near.source: Share(near.reads, e)})
+            for e, whole in made
+            if whole is not None
+        ]
 
     def is_own(self, tensor: int, reads: int) -> bool:
         """Whether a tensor is read so often and no more, and merges may cross it."""
@@ -186,6 +211,7 @@ class Expressions:
             [inner, outer],
             reads=inner.reads,
             is_chain=bool(inner.dtypes),
+            shares={**inner.shares, **outer.shares},
         )
 
     def _one_op(
@@ -199,6 +225,7 @@ class Expressions:
         made_of: Sequence[Expression],
         *,
         reads: int,
+        shares: Mapping[int, Share],
         is_chain: bool = False,
     ) -> Expression:
         """Several expressions as one, and what that costs."""
@@ -222,6 +249,7 @@ class Expressions:
             sum(e.parts_size for e in made_of),
             reads,
             is_chain,
+            shares,
         )
 
     def _sums(self, number: int, op: g.Op, role: g.Sum) -> list[Expression]:
@@ -260,7 +288,8 @@ class Expressions:
             if window is None:
                 return None
         weighted = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
-        return self._one_op(
+        again = self.in_several(operands)
+        whole = self._one_op(
             operands[0].source,
             output,
             partial(_build_sum, weighted),
@@ -268,8 +297,32 @@ class Expressions:
             next(iter(axes), None),
             math.gcd(*(e.groups for e in operands)),
             operands,
-            reads=sum(e.reads for e in operands),
+            reads=sum(e.reads for e in operands) - sum(e.reads for e in again),
+            shares=self._shares(operands),
         )
+        return replace(
+            whole,
+            parts_cost=whole.parts_cost - sum(e.least for e in again),
+            parts_size=whole.parts_size - sum(e.parts_size for e in again),
+        )
+
+    def in_several(self, operands: Sequence[Expression]) -> list[Expression]:
+        """What operands of a sum share, for each of them that is not the first to hold it."""
+        found: set[int] = set()
+        again: list[Expression] = []
+        for e in operands:
+            again += [share.made for tensor, share in e.shares.items() if tensor in found]
+            found |= e.shares.keys()
+        return again
+
+    def _shares(self, operands: Sequence[Expression]) -> dict[int, Share]:
+        """What a sum shares with others still, who are not in it."""
+        found: dict[int, Share] = {}
+        for e in operands:
+            for tensor, share in e.shares.items():
+                reads = share.reads + (found[tensor].reads if tensor in found else 0)
+                found[tensor] = replace(share, reads=reads)
+        return {t: share for t, share in found.items() if share.reads < self.readings[t]}
 
     def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
         """An expression, made a single op, of what another one makes."""

@@ -108,7 +108,8 @@ class _Finder:
     def _in_chain(self, number: int) -> list[Merge]:
         """The merge of what ends in a linear op."""
         (output,) = self.graph.ops[number].outputs
-        chains = [e for e in self.expressions.by_tensor.get(output, ()) if e.is_chain and e.pays]
+        made = self.expressions.by_tensor.get(output, ())
+        chains = [e for e in made if e.is_chain and e.is_whole and e.pays]
         for whole in sorted(chains, key=lambda e: (-e.saves, -len(e.ops))):
             if self._carrier(whole) is not None:
                 return [self._merge(whole, output)]
@@ -143,7 +144,8 @@ class _Finder:
         while options := [
             cluster
             for members in self._by_source(left)
-            for cluster in self._grouped(members, output)
+            for shares in {False, any(not c.whole.is_whole for c in members)}
+            for cluster in self._grouped(members, output, shares=shares)
         ]:
             best = max(options, key=lambda c: (c.whole.saves, len(c.operands)))
             merged = {operand.place for operand in best.operands}
@@ -156,7 +158,11 @@ class _Finder:
     def _cheapest(self, clusters: Sequence[_Cluster]) -> _Cluster:
         """Of the same operands, of one source or another."""
         first, *others = clusters
-        others = [c for c in others if c.whole.pays and self._carrier(c.whole) is not None]
+        others = [
+            c
+            for c in others
+            if c.whole.is_whole and c.whole.pays and self._carrier(c.whole) is not None
+        ]
         return max([first, *others], key=lambda c: (c.whole.saves, len(c.whole.ops)))
 
     def _by_source(self, clusters: Sequence[Sequence[_Cluster]]) -> list[list[_Cluster]]:
@@ -167,15 +173,20 @@ class _Finder:
                 by_source.setdefault(cluster.whole.source, []).append(cluster)
         return [members for members in by_source.values() if len(members) > 1]
 
-    def _grouped(self, clusters: list[_Cluster], output: int) -> Iterator[_Cluster]:
-        """Operands of one source, put together two by two while that pays."""
+    def _grouped(
+        self, clusters: list[_Cluster], output: int, *, shares: bool
+    ) -> Iterator[_Cluster]:
+        """Operands of one source, put together two by two while that pays.
+
+        With `shares`, also where the rest of what they are made of is still to come.
+        """
         standing = dict(enumerate(clusters))
         pairs = list(combinations(standing, 2))
         made: dict[tuple[int, int], _Cluster] = {}
         while True:
             for first, second in pairs:
                 both = self._both(standing[first], standing[second], output)
-                if both is not None:
+                if both is not None and (shares or both.whole.is_whole):
                     made[first, second] = both
             if not made:
                 break
@@ -185,7 +196,8 @@ class _Finder:
             made = {pair: both for pair, both in made.items() if not {*pair} & {*best}}
             pairs = [pair for pair in combinations(standing, 2) if best[0] in pair]
         for cluster in standing.values():
-            if len(cluster.terms) > 1 and self._carrier(cluster.whole) is not None:
+            is_one = len(cluster.terms) > 1 and cluster.whole.is_whole
+            if is_one and self._carrier(cluster.whole) is not None:
                 yield cluster
 
     def _both(self, first: _Cluster, second: _Cluster, output: int) -> _Cluster | None:
@@ -194,7 +206,9 @@ class _Finder:
         whole = self.expressions.sum([e for e, _ in terms], [c for _, c in terms], output)
         if whole is None:
             return None
-        whole = replace(whole, parts_cost=first.whole.least + second.whole.least)
+        again = self.expressions.in_several([first.whole, second.whole])
+        least = first.whole.least + second.whole.least - sum(e.least for e in again)
+        whole = replace(whole, parts_cost=least)
         operands = first.operands + second.operands
         return _Cluster(operands, terms, whole) if whole.pays else None
 
@@ -305,6 +319,7 @@ class _Finder:
         options = [
             joined
             for inner in self.expressions.by_tensor.get(whole.source, ())
+            if inner.is_whole
             if (joined := self.expressions.chain(inner, whole, output)) is not None
             if joined.pays and self._carrier(joined) is not None
         ]

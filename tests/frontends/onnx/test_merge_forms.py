@@ -535,7 +535,7 @@ FORMS = {
     a_subtrahend_would_be_left_alone: "Conv Relu Sub",
     subtrahends_would_be_left_alone: "Conv Relu Sub",
     both_are_subtracted: "Conv Relu Sub",
-    one_tensor_twice: "Conv Add",
+    one_tensor_twice: "Conv",
     the_input_twice: "Add Relu",
     batch_norms_and_the_input: "Relu BatchNormalization Relu",
     the_input_less_its_batch_norm: "Sigmoid BatchNormalization Sigmoid",
