@@ -257,11 +257,20 @@ class TestSums:
         assert not merges_of(net)
 
     @pytest.mark.parametrize("factor", [0.0, np.inf])
-    def test_a_coefficient_that_nothing_can_make_up_for(self, factor) -> None:
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_coefficient_that_nothing_can_make_up_for(self, factor, place) -> None:
         net = Branches()
         x = net.input(1, 4, 5, 5)
-        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), coefficients=(1, factor)))
+        a, b = net.conv(x, name="a"), net.conv(x, name="b")
+        factors = (factor, 1.0, 1.0) if place else (1.0, factor, 1.0)
+        net.output(net.sum(a, b, net.clip(x), coefficients=factors))
         assert not find(net)
+
+    def test_what_is_multiplied_by_0_in_all_of_a_sum(self) -> None:
+        net = Branches()
+        x = net.input(1, 4, 5, 5)
+        net.output(net.sum(net.conv(x, name="a"), net.conv(x, name="b"), coefficients=(1.0, 0.0)))
+        assert names(net, merges_of(net)) == [("a", ("b", "sum2"))]
 
     def test_a_tensor_and_itself(self) -> None:
         net = Branches()
@@ -867,7 +876,7 @@ class TestInFrontOfEqualBranches:
     @pytest.mark.parametrize("branch", ["matrix", "conv"])
     @pytest.mark.parametrize("axis", [1, 3])
     def test_a_matrix(self, branch, axis) -> None:
-        """It does not become one with a convolution, nor with a matrix over another axis."""
+        """It becomes one with what works along its own axis."""
         net = Branches()
         source = net.linear_over(net.input(1, 4, 5, 4), 4, axis=axis, bias=False, name="front")
         each = [
@@ -878,7 +887,7 @@ class TestInFrontOfEqualBranches:
         ]
         net.output(net.sum(*each, name="sum"))
         ((_, gone),) = names(net, merges_of(net))
-        assert ("b" in gone, len(gone)) == (True, 3 if branch == "matrix" and axis == 3 else 2)
+        assert ("b" in gone, len(gone)) == (True, 3 if (branch == "matrix") == (axis == 3) else 2)
 
     def test_a_convolution_in_front_of_matrices(self) -> None:
         net = Branches()
@@ -1131,6 +1140,16 @@ class TestWhatOperandsShare:
         def change(net, x, a, b):
             inner = net.sum(a, scaled(net, net.minus(b, a), 0.3))
             return net.sum(inner, scaled(net, net.minus(net.conv(x, name="third"), inner), 0.2))
+
+        assert self.merged(change) == ["wide"]
+
+    def test_in_what_they_share(self) -> None:
+        """d = b - a, of which (a + w d) and 0 (b - v d) are made."""
+
+        def change(net, x, a, b):
+            d = net.minus(b, a)
+            ways = net.sum(a, scaled(net, d, 0.3)), net.minus(b, scaled(net, d, 0.7))
+            return net.sum(*ways, coefficients=(1.0, 0.0))
 
         assert self.merged(change) == ["wide"]
 

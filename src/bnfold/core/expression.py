@@ -199,8 +199,8 @@ class Expression:
 
     @property
     def least(self) -> int:
-        """What it costs in the cheapest way."""
-        return min(self.cost, self.parts_cost)
+        """What it costs in the cheapest way; with what others share, it is no op of its own."""
+        return min(self.cost, self.parts_cost) if self.is_whole else self.parts_cost
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -95,8 +95,7 @@ class Expressions:
         inner = self.by_tensor.get(near.source, ())[: _MOST_SOURCES - 1]
         is_own = self.is_own(near.source, near.reads)
         if not is_own:
-            is_shared = near.source in self.shared
-            inner = [e for e in inner if e.is_whole] if is_shared else []
+            inner = inner if near.source in self.shared else []
         made = ((e, self._chain(e, near, output)) for e in inner)
         return [
             whole if is_own else replace(whole, shares={near.source: Share(near.reads, e)})
@@ -211,7 +210,7 @@ class Expressions:
             [inner, outer],
             reads=inner.reads,
             is_chain=bool(inner.dtypes),
-            shares={**inner.shares, **outer.shares},
+            shares=inner.shares,
         )
 
     def _one_op(
@@ -277,7 +276,7 @@ class Expressions:
         dtypes = frozenset().union(*(e.dtypes for e in operands))
         if len(axes) > 1 or len(dtypes) > 1:
             return None
-        if 0.0 in coefficients or not np.isfinite(coefficients).all():
+        if not np.isfinite(coefficients).all():
             return None
         windows = [e.window for e in operands]
         ranks = {len(window.kernel) for window in windows if window is not None}
@@ -288,7 +287,7 @@ class Expressions:
             if window is None:
                 return None
         weighted = [(e.build, c) for e, c in zip(operands, coefficients, strict=True)]
-        again = self.in_several(operands)
+        shares, again = self.together(operands)
         whole = self._one_op(
             operands[0].source,
             output,
@@ -298,7 +297,7 @@ class Expressions:
             math.gcd(*(e.groups for e in operands)),
             operands,
             reads=sum(e.reads for e in operands) - sum(e.reads for e in again),
-            shares=self._shares(operands),
+            shares=shares,
         )
         return replace(
             whole,
@@ -306,23 +305,23 @@ class Expressions:
             parts_size=whole.parts_size - sum(e.parts_size for e in again),
         )
 
-    def in_several(self, operands: Sequence[Expression]) -> list[Expression]:
-        """What operands of a sum share, for each of them that is not the first to hold it."""
-        found: set[int] = set()
-        again: list[Expression] = []
-        for e in operands:
-            again += [share.made for tensor, share in e.shares.items() if tensor in found]
-            found |= e.shares.keys()
-        return again
+    def together(self, operands: Iterable[Expression]) -> tuple[dict[int, Share], list[Expression]]:
+        """What operands of a sum still share with others, and what they hold more than once.
 
-    def _shares(self, operands: Sequence[Expression]) -> dict[int, Share]:
-        """What a sum shares with others still, who are not in it."""
-        found: dict[int, Share] = {}
-        for e in operands:
-            for tensor, share in e.shares.items():
-                reads = share.reads + (found[tensor].reads if tensor in found else 0)
-                found[tensor] = replace(share, reads=reads)
-        return {t: share for t, share in found.items() if share.reads < self.readings[t]}
+        Where all who read a tensor are among them, what that is made of is shared by it no more
+        than by them.
+        """
+        shares: dict[int, Share] = {}
+        again: list[Expression] = []
+        waiting = [item for e in operands for item in e.shares.items()]
+        for tensor, share in waiting:  # which grows
+            if tensor in shares:
+                again.append(share.made)
+                share = replace(share, reads=share.reads + shares[tensor].reads)
+            shares[tensor] = share
+            if share.reads == self.readings[tensor]:
+                waiting += shares.pop(tensor).made.shares.items()
+        return shares, again
 
     def chain(self, inner: Expression, outer: Expression, output: int) -> Expression | None:
         """An expression, made a single op, of what another one makes."""

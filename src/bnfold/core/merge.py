@@ -126,6 +126,8 @@ class _Finder:
             if len(clusters[0].operands) == len(operands):
                 whole = clusters[0].whole
                 return [self._merge(replace(whole, ops=whole.ops | set(nested.sums)), output)]
+            if any(operand.coefficient == 0.0 for operand in operands):
+                return []  # what is multiplied by 0 has no place for the others
             clusters = self._placed(nested, clusters)
             company = self._company(nested, clusters)
             if not company:
@@ -206,7 +208,7 @@ class _Finder:
         whole = self.expressions.sum([e for e, _ in terms], [c for _, c in terms], output)
         if whole is None:
             return None
-        again = self.expressions.in_several([first.whole, second.whole])
+        _, again = self.expressions.together([first.whole, second.whole])
         least = first.whole.least + second.whole.least - sum(e.least for e in again)
         whole = replace(whole, parts_cost=least)
         operands = first.operands + second.operands

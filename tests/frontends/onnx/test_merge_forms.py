@@ -528,7 +528,61 @@ def a_cast_there_and_back(s):
     s.output(added(s, s.node("Cast", half, to=s.element_type, name="back"), b))
 
 
+def lerp(s, a, b, weight, *, first=True, shape=()):
+    """As exporters write `torch.lerp(a, b, weight)`: in two ways, of which one is taken."""
+    between = s.node("Sub", b, a, name="between")
+    weights = [s.tensor(f"w{n}", np.array(w, s.dtype)) for n, w in enumerate((weight, 1 - weight))]
+    near = s.node("Add", a, s.node("Mul", between, weights[0], name="m0"), name="near")
+    far = s.node("Sub", b, s.node("Mul", between, weights[1], name="m1"), name="far")
+    is_near = s.tensor("is_near", np.broadcast_to(np.array(first), shape).copy())
+    return s.node("Where", is_near, near, far, name="lerp")
+
+
+def a_lerp(s):
+    x = s.input(*X)
+    s.output(s.node("Relu", lerp(s, *two(s, x), 0.3), name="act"))
+
+
+def a_lerp_taken_the_other_way(s):
+    x = s.input(*X)
+    s.output(s.node("Relu", lerp(s, *two(s, x), 0.7, first=False, shape=(4, 1, 1)), name="act"))
+
+
+def a_lerp_beside_a_shortcut(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    s.output(s.node("Add", lerp(s, a, b, 0.3), s.node("Relu", x, name="r"), name="sum"))
+
+
+def a_choice_per_channel(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    chosen = s.tensor("chosen", np.array([True, False, True, True]).reshape(4, 1, 1))
+    s.output(s.node("Where", chosen, a, b, name="choice"))
+
+
+def a_choice_by_the_input(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    largest = s.node("ReduceMax", x, name="largest", keepdims=0)
+    zero = s.tensor("zero", np.array(0, s.dtype))
+    s.output(s.node("Where", s.node("Greater", largest, zero, name="is"), a, b, name="choice"))
+
+
+def on_the_way_from_one_to_the_other(s):
+    x = s.input(*X)
+    a, b = two(s, x)
+    step = s.node("Mul", s.node("Sub", b, a, name="d"), s.tensor("w", s.uniform(4, 1, 1)), name="m")
+    s.output(added(s, a, step))
+
+
 FORMS = {
+    a_lerp: "Conv Relu",
+    a_lerp_taken_the_other_way: "Conv Relu",
+    a_lerp_beside_a_shortcut: "Conv Relu Add",
+    a_choice_per_channel: "Conv Conv Where",
+    a_choice_by_the_input: "Conv Conv ReduceMax Greater Where",
+    on_the_way_from_one_to_the_other: "Conv",
     a_mean_that_would_weigh_more: "Conv Conv Relu Mean",
     a_mean_that_would_be_left_alone: "Conv Relu Mean",
     a_mean_of_both_and_another: "Conv Relu Add",

@@ -102,7 +102,40 @@ def conv_bn(ins: int, outs: int, kernel: Any = 3, **options: Any) -> nn.Sequenti
     return nn.Sequential(nn.Conv2d(ins, outs, kernel, **options), nn.BatchNorm2d(outs))
 
 
+class Pair(nn.Module):
+    """A 3x3 and a 1x1 with what is made of the two, of a weight and of the input."""
+
+    def __init__(self, meet: Any, weight: Any = 0.3) -> None:
+        super().__init__()
+        self.a, self.b, self.meet = conv_bn(4, 4), conv_bn(4, 4, 1), meet
+        self.weight = nn.Parameter(torch.tensor(weight), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.meet(self.a(x), self.b(x), self.weight, x))
+
+
 # -------------------------------------------------------------------- what must not
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        pytest.param(lambda a, b, w, x: torch.lerp(a, b, x.amax()), id="a weight of the input"),
+        pytest.param(lambda a, b, w, x: torch.where(x.amax() > 0, a, b), id="a choice"),
+        pytest.param(lambda a, b, w, x: torch.where(x > 0, a, b), id="a choice per place"),
+        pytest.param(lambda a, b, w, x: a + w * (b - a) + a.sigmoid(), id="read elsewhere"),
+        pytest.param(lambda a, b, w, x: a + w * (b - a.abs()), id="something between"),
+        pytest.param(lambda a, b, w, x: a + w * (b - a).mul_(x.amax()), id="a factor of the input"),
+        pytest.param(lambda a, b, w, x: (a + b) * (a - b), id="sums that do not meet in one"),
+    ],
+)
+def test_what_is_no_sum_of_two(meet: Any) -> None:
+    assert_not_merged(Pair(meet), image(2, 4, 5, 5))
+
+
+@pytest.mark.parametrize("weight", [[[[0.1]], [[0.2]], [[0.3]], [[0.4]]], [[[0.1]], [[0.9]]] * 2])
+def test_a_lerp_with_a_weight_per_channel_stays(weight: Any) -> None:
+    assert_not_merged(Pair(lambda a, b, w, x: torch.lerp(a, b, w), weight), image(2, 4, 5, 5))
 
 
 def test_an_intermediate_that_is_an_output_stays() -> None:
@@ -443,6 +476,39 @@ def test_never() -> None:
 
 
 # -------------------------------------------------------------------- what must
+
+
+MEETINGS = [
+    pytest.param(lambda a, b, w, x: a + 0.3 * (b - a), id="a way"),
+    pytest.param(lambda a, b, w, x: a + w * (b - a), id="a learned way"),
+    pytest.param(lambda a, b, w, x: torch.lerp(a, b, 0.3), id="lerp"),
+    pytest.param(lambda a, b, w, x: torch.lerp(b, a, w), id="a learned lerp"),
+    pytest.param(lambda a, b, w, x: torch.lerp(torch.lerp(a, b, 0.7), x, 0.2), id="two lerps"),
+    pytest.param(lambda a, b, w, x: a.lerp_(b, 0.3), id="in place"),
+    pytest.param(lambda a, b, w, x: a + b + b, id="twice"),
+    pytest.param(lambda a, b, w, x: a + a + (b - 2 * a), id="not at all"),
+    pytest.param(lambda a, b, w, x: torch.where(w > 0, a + b, a - b), id="one of two"),
+]
+
+
+@pytest.mark.parametrize("meet", MEETINGS)
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_operands_that_share_what_they_are_made_of(meet: Any, is_decomposed: bool) -> None:
+    x = image(2, 4, 5, 5)
+    program = torch.export.export(build(Pair(meet)), (x,))
+    program = in_core_aten(program) if is_decomposed else program
+    folded, report = fold_equal(program, x)
+    assert linears(folded) == 1 and count(folded, "add", "sub", "mul", "lerp", "where") == 0
+    assert report.removed == report.total
+    assert len(folded.state_dict.keys() - {"weight"}) == 2
+
+
+@pytest.mark.parametrize("meet", MEETINGS)
+def test_in_a_module(meet: Any) -> None:
+    model, x = build(Pair(meet)), image(2, 4, 5, 5)
+    folded, report = bnfold.fold(model, x)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+    assert report.removed == report.total
 
 
 class RepVgg(Branches):

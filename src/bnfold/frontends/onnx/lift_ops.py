@@ -300,6 +300,20 @@ def _mul(lifter: Lifter, node: Node) -> bool:
     return _emit_joint(lifter, node, g.Gate(), [lifter.tensor(name) for name in node.inputs])
 
 
+def _where(lifter: Lifter, node: Node) -> bool:
+    """One of two, the same one everywhere, as in what exporters make of `torch.lerp`."""
+    condition = lifter.constants.array(node.inputs[0])
+    first, second = node.inputs[1:]
+    shapes = {lifter.shape(name) for name in (first, second, node.outputs[0])}
+    if condition is None or len({*condition.flat}) != 1 or len(shapes) > 1:
+        return False
+    if not (lifter.is_activation(first) and lifter.is_activation(second)):
+        return False
+    taken = float(condition.flat[0])
+    tensors = [lifter.tensor(name) for name in (first, second)]
+    return _emit_joint(lifter, node, g.Sum((taken, 1.0 - taken)), tensors)
+
+
 def _div(lifter: Lifter, node: Node) -> bool:
     if not all(lifter.is_activation(n) for n in node.inputs):
         return False
@@ -333,6 +347,7 @@ _TABLE: dict[str, Handler] = {
     "Sum": _sum(lambda count: (1.0,) * count),
     "Mean": _sum(lambda count: (1.0 / count,) * count),
     "Sub": _sum(lambda count: (1.0, -1.0)),
+    "Where": _where,
     "Mul": _mul,
     "Div": _div,
     "MatMul": emit_product,

@@ -171,7 +171,7 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     is_for_good = (
         own
         or is_node
-        or (not is_open and lifter.knows_numbers and _has_plain_numbers(lifter, event))
+        or (not is_open and lifter.knows_numbers and has_plain_numbers(lifter, event))
     )
     has_own_factors = is_for_good or (only_adds(event) and not has_open_factor)
     has_own_summands = is_node or (
@@ -197,7 +197,7 @@ def arithmetic_chain(lifter: Lifter, event: Event) -> Chain | None:
     return Chain((event,), source, output, role, site, event.name, is_batch_norm=False)
 
 
-def _has_plain_numbers(lifter: Lifter, event: Event) -> bool:
+def has_plain_numbers(lifter: Lifter, event: Event) -> bool:
     """Whether all that it computes with is the model's own, or numbers that know of no size."""
     given = (*event.args, *event.kwargs.values())
     told = any(isinstance(argument, Length | Ratio) for argument in given)

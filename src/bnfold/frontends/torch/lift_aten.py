@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
 
 from bnfold.core import graph as g
 from bnfold.core.affine import FloatArray
+from bnfold.frontends.torch.affine_arithmetic import has_plain_numbers
 from bnfold.frontends.torch.attention import emit_attention, emit_product
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_picks import ADD_UP, add_up
@@ -378,6 +380,48 @@ def _add(sign: float) -> Handler:
     return handler
 
 
+def _lerp(lifter: Lifter, event: Event) -> bool:
+    """x + w * (y - x)"""
+    a = Arguments(event)
+    weight = _one_number(lifter, event, a["weight"])
+    if weight is None:
+        return False
+    return _emit_sum(lifter, event, [a["self"], a["end"]], (1.0 - weight, weight))
+
+
+def _where(lifter: Lifter, event: Event) -> bool:
+    """One of two, the same one everywhere, as in what a lerp is decomposed to."""
+    a = Arguments(event)
+    taken = _one_number(lifter, event, a["condition"])
+    if taken is None:
+        return False
+    return _emit_sum(lifter, event, [a["self"], a["other"]], (taken, 1.0 - taken))
+
+
+def _one_number(lifter: Lifter, event: Event, argument: Any) -> float | None:
+    """A number, or what a constant is everywhere, if that is the same in every run."""
+    if not (lifter.is_program or (lifter.knows_numbers and has_plain_numbers(lifter, event))):
+        return None
+    if isinstance(argument, int | float):
+        return float(argument)
+    if not isinstance(argument, Const) or not is_readable(argument.tensor):
+        return None
+    numbers = {*to_numpy(argument.tensor).flat}
+    return float(*numbers) if len(numbers) == 1 else None
+
+
+def _emit_sum(
+    lifter: Lifter, event: Event, operands: list[Any], coefficients: tuple[float, ...]
+) -> bool:
+    """Of activations of one dtype."""
+    made = event.outputs[0]
+    dtypes = {part.dtype if isinstance(part, Value) else None for part in (made, *operands)}
+    if None in dtypes or len(dtypes) > 1:
+        return False
+    lifter.emit(event, g.Sum(coefficients), [lifter.tensor(part) for part in operands])
+    return True
+
+
 def _mul(lifter: Lifter, event: Event) -> bool:
     a = Arguments(event)
     x, y = a["self"], a["other"]
@@ -473,6 +517,8 @@ _TABLE: dict[str, Handler] = {
     "add": _add(1.0),
     "sub": _add(-1.0),
     "subtract": _add(-1.0),
+    "lerp": _lerp,
+    "where": _where,
     "mul": _mul,
     "multiply": _mul,
     "div": _div,

@@ -79,6 +79,7 @@ OVERLOADS: dict[str, tuple[str, ...]] = {
     "index": ("Tensor", "Tensor_hacked_twin"),
     "movedim": ("int", "intlist"),
     "slice": ("Tensor",),
+    "where": ("self",),
     "split": ("", "Tensor", "sizes"),
     "unsafe_split": ("Tensor",),
     "tensor_split": ("sections", "indices"),
