@@ -77,7 +77,15 @@ class Halved(nn.Module):
         return self.second(F.relu(self.first(x) * 0.5))
 
 
-BLOCKS = [Branches, Counted, Kept, InARow, Halved]
+class Partial(Branches):
+    """Sums in between hold more of what is merged, or less."""
+
+    def forward(self, x):
+        other = F.gelu(x)
+        return F.relu(((self.wide(x) - other) + self.bn(x)) + (F.silu(x) - self.point(x)))
+
+
+BLOCKS = [Branches, Counted, Kept, InARow, Halved, Partial]
 
 
 def network(block):

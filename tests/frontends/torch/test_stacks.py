@@ -11,8 +11,14 @@ from torch.export import Dim, ExportedProgram
 
 import bnfold
 from bnfold import FoldReport
-from tests.frontends.torch.support import build, image
+from tests.frontends.torch.support import build, image, in_core_aten
 from tests.frontends.torch.test_merge_program import count, linears
+
+
+def channels(xs: Sequence[Tensor], *sizes: int) -> Tensor:
+    """Side by side along the channels, which are parted again."""
+    joined = torch.cat(list(xs), 1)
+    return joined.view(joined.shape[0], *sizes, *joined.shape[2:])
 
 
 class Stacked(nn.Module):
@@ -32,12 +38,14 @@ class Stacked(nn.Module):
         return torch.relu(self.add([self.wide(x), self.point(x), self.last(x)]))
 
 
-def fold_program(model: nn.Module) -> tuple[ExportedProgram, FoldReport]:
+def fold_program(
+    model: nn.Module, *, is_decomposed: bool = False
+) -> tuple[ExportedProgram, FoldReport]:
     build(model)
     x = image(2, 4, 6, 7)
     shapes = ({2: Dim("h", min=3, max=64)},)
     program = torch.export.export(model, (x,), dynamic_shapes=shapes)
-    made, report = bnfold.fold(program)
+    made, report = bnfold.fold(in_core_aten(program) if is_decomposed else program)
     for each in (x, image(2, 4, 9, 7)):
         torch.testing.assert_close(made.module()(each), model(each), rtol=1e-9, atol=1e-9)
     return made, report
@@ -51,6 +59,11 @@ ELSEWHERE = [
     pytest.param(lambda xs: torch.stack(xs).sum(0, dtype=torch.float32), id="another dtype"),
     pytest.param(lambda xs: (s := torch.stack(xs)).sum(0) + s.amax(0), id="read elsewhere"),
     pytest.param(lambda xs: torch.cat(list(xs)).sum(0), id="an axis that they have"),
+    pytest.param(lambda xs: torch.cat([x[None] for x in xs], 1).sum(1), id="an axis behind"),
+    pytest.param(lambda xs: torch.cat([x[:, None] for x in xs], 0).sum(0), id="an axis in front"),
+    pytest.param(lambda xs: channels(xs, 3, 4).sum(2), id="parts of channels"),
+    pytest.param(lambda xs: channels(xs, 4, 3).sum(1), id="every third channel"),
+    pytest.param(lambda xs: channels(xs, 6, 2).sum(1), id="halves of channels"),
 ]
 
 
@@ -75,14 +88,48 @@ SUMS = [
 ]
 
 
-@pytest.mark.parametrize("add", SUMS)
-def test_branches_are_one(add) -> None:
-    made, report = fold_program(Stacked(add))
-    assert linears(made) == 1 and count(made, "stack", "sum", "mean", "cat") == 0
+WRITTEN_OUT = [
+    lambda xs: torch.cat([x.unsqueeze(1) for x in xs], 1).sum(1),
+    lambda xs: torch.cat([x.unsqueeze(-1) for x in xs], -1).mean(-1),
+    lambda xs: channels(xs, 3, 4).sum(1),
+    lambda xs: torch.cat(list(xs), 2).view(2, 4, 3, -1, 7).sum(2),
+    lambda xs: torch.cat([xs[0]]) + torch.stack([xs[1]]).sum(0) + torch.cat([xs[2]], 1),
+    lambda xs: torch.stack([xs[0], torch.stack(list(xs[1:])).sum(0)], 1).sum(1),
+]
+
+
+@pytest.mark.parametrize("add", SUMS + WRITTEN_OUT)
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_branches_are_one(add, is_decomposed: bool) -> None:
+    made, report = fold_program(Stacked(add), is_decomposed=is_decomposed)
+    assert linears(made) == 1 and count(made, "stack", "sum", "mean", "cat", "view") == 0
     assert report.removed == report.total == 2
 
 
-@pytest.mark.parametrize("add", SUMS)
+class Weighted(Stacked):
+    """What is stacked is weighted before it is added up."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(lambda xs: (torch.stack(list(xs)) * self.weight).sum(0))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_a_weighted_stack_at_once(is_decomposed: bool) -> None:
+    weighted = Weighted(torch.tensor([0.1, 0.9, 0.4]).reshape(3, 1, 1, 1, 1))
+    made, report = fold_program(weighted, is_decomposed=is_decomposed)
+    assert report.removed == report.total and linears(made) == 1
+    _, again = bnfold.fold(made)
+    assert not again.merged and count(made, "stack", "cat", "mul") == 0
+
+
+def test_what_is_something_else_in_a_decomposed_stack_stays() -> None:
+    """No node lists what is stacked as it is: all of it goes, or nothing."""
+    made, report = fold_program(Stacked(SUMS[0], nn.Sigmoid()), is_decomposed=True)
+    assert linears(made) == 2 and not report.merged
+
+
+@pytest.mark.parametrize("add", SUMS + WRITTEN_OUT[:2])
 def test_a_module_keeps_its_sum_without_batch_norms(add) -> None:
     model = build(Stacked(add))
     x = image(2, 4, 6, 7)
@@ -128,6 +175,16 @@ class LeftAlone(WrittenInBetween):
         return stacked.sum(0) + self.point(x)
 
 
+class WrittenBehindItsAxis(WrittenInBetween):
+    """What gets an axis of its own is written to before it is joined with others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide, point = self.wide(x), self.point(x)
+        parts = [wide[None], point[None]]
+        wide.mul_(2.0)
+        return torch.cat(parts).sum(0)
+
+
 class SourceWritten(WrittenInBetween):
     """What the branches read is written to before they are added up."""
 
@@ -137,12 +194,15 @@ class SourceWritten(WrittenInBetween):
         return stacked.sum(0)
 
 
-@pytest.mark.parametrize("kind", [WrittenInBetween, LeftAlone, SourceWritten])
+KINDS = [WrittenInBetween, LeftAlone, SourceWritten]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, WrittenBehindItsAxis])
 def test_what_is_written_to_behind_the_stack(kind: type[nn.Module]) -> None:
     model = build(kind())
     x = image(2, 4, 6, 7)
     program = torch.export.export(model, (x.clone(),))
     expected = program.module()(x.clone())
     made, _ = bnfold.fold(program)
-    assert linears(made) == 1
+    assert linears(made) == (1 if kind in KINDS else 2)
     torch.testing.assert_close(made.module()(x.clone()), expected, rtol=1e-9, atol=1e-9)

@@ -224,7 +224,7 @@ def _reduced(event: Event, rank: int) -> tuple[tuple[int, ...], bool]:
 
 def _reduce_mean(lifter: Lifter, event: Event) -> bool:
     if (stack := stack_of(lifter, event)) is not None:
-        emit_sum(lifter, event, stack, 1.0 / event.args[0].shape[Arguments(stack)["dim"]])
+        emit_sum(lifter, event, stack, 1.0 / len(stack.operands))
         return True
     return _reduce(lifter, event, lambda axes, keep: g.Mean(axes, keep))
 

@@ -79,7 +79,11 @@ def _cat(lifter: Lifter, event: Event) -> bool:
     axis = a.whole("dim") % len(made.shape)
 
     is_plain = len(parts) == given  # operands are told by their positions
-    view = g.View(lambda labels: [lab.concat(labels, axis)], axis if is_plain else None)
+    (only, *others), dtype = parts, made.dtype
+    is_copy = (
+        not others and isinstance(only, Value) and only.dtype == dtype and lie_alike(only, made)
+    )
+    view = g.View(lambda labels: [lab.concat(labels, axis)], axis if is_plain else None, is_copy)
     lifter.emit(event, view, [lifter.operand(part, event.name) for part in parts])
     return True
 

@@ -97,6 +97,16 @@ class ClipSite:
 Site = LinearSite | AffineSite | ClipSite
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """What lays values along an axis of their own, over which an op adds up."""
+
+    operands: tuple[Value, ...]
+    events: tuple[Event, ...]
+    """The last first; a single one lists the operands itself."""
+    axis: int
+
+
 @dataclass(slots=True)
 class Lifted:
     """The core's view of a recording, with the way back."""
@@ -109,7 +119,7 @@ class Lifted:
     events: dict[int, Event] = field(default_factory=dict)
     """Per op number, its event (the last, where it has several); not where something about the
     event differs from run to run."""
-    stacks: dict[int, Event] = field(default_factory=dict)
+    stacks: dict[int, Stack] = field(default_factory=dict)
     """Per op number of a sum, what stacks its operands first."""
 
 
@@ -138,7 +148,7 @@ class Lifter:
         """Per event number: the names of its open arguments; see `symbolic`."""
         # What is other in the next run is open, too.
         self.open |= dict.fromkeys(recording.varying, frozenset({EVERY}))
-        self.stacks: dict[int, Event] = {}
+        self.stacks: dict[int, Stack] = {}
         """Per op number of a sum, what stacks its operands first."""
         self.readers: dict[int, int] = {}
         """How many events read each value number."""

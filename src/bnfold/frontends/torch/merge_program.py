@@ -131,15 +131,17 @@ class _Merger:
     def _take_stacks(self) -> None:
         """Let a stack and the sum over it be one op, where nobody else reads what is stacked."""
         self.listed = dict(self.nodes)
-        """Per sum, the node that has its operands."""
+        """Per sum, the node that has its operands, if one has them as they are."""
         for number, stack in self.lifted.stacks.items():
-            node = node_of(stack)
+            nodes = [node for event in stack.events if (node := node_of(event)) is not None]
             self.listed.pop(number, None)
-            if node is None or number not in self.nodes or len(node.users) > 1:
+            is_alone = len(nodes) == len(stack.events) and all(len(n.users) == 1 for n in nodes)
+            if not is_alone or number not in self.nodes:
                 self.nodes.pop(number, None)
-            else:
-                self.listed[number] = node
-                self.behind[number] = [node]
+                continue
+            self.behind[number] = nodes
+            if len(nodes) == 1:
+                self.listed[number] = nodes[0]
 
     # ---------------------------------------------------------------- which can be carried out
 
@@ -189,6 +191,9 @@ class _Merger:
             return False
         if any(len(kept) > 1 and self._is_mean(number) for number, kept in merge.sums.items()):
             return False  # of fewer, each would weigh more
+        sums = [*merge.sums, *([merge.enters[0]] if merge.enters else [])]
+        if any(number not in self.listed for number in sums):
+            return False
         carried = self._made(merge.carrier)
         siblings = [self._made(number) for number in self._siblings(merge)]
         if not all(lie_alike(carried, value) for value in (self.values[merge.output], *siblings)):
@@ -251,7 +256,8 @@ class _Merger:
         made, left = self.values[op.outputs[0]], self.values[op.inputs[position]]
         if made.strides != left.strides:
             return False
-        reading = self.lifted.stacks.get(number, self.events[number])
+        stack = self.lifted.stacks.get(number)
+        reading = self.events[number] if stack is None else stack.events[-1]
         writing = [
             event
             for event in self.recording.events[reading.number :]

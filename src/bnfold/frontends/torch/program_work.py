@@ -21,6 +21,7 @@ from bnfold.frontends.torch.read_program import lifted_tensors, read_program
 from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.rescalings import changed_by, rescalings_of
 from bnfold.frontends.torch.rewrite import rewrite
+from bnfold.frontends.torch.stacks import are_bared
 from bnfold.frontends.torch.stored_weights import with_weights_stored
 
 
@@ -93,10 +94,13 @@ def _rounds(program: ExportedProgram, plain: Reading, clip: ClipMode, merge: Mer
 
 def _is_another_due(work: Work, merge: MergeMode) -> bool:
     """Whether there may be more to merge, or to remove, in what the fold makes."""
-    if may_fold_again(work.decided.lifted.graph, work.decided.plan):
+    decided = work.decided
+    if may_fold_again(decided.lifted.graph, decided.plan):
+        return True
+    if are_bared(decided.recording, decided.lifted, decided.plan):
         return True
     is_merged = bool(work.merging)
-    return merge == "auto" and are_left(work.program, work.decided, is_merged=is_merged)
+    return merge == "auto" and are_left(work.program, decided, is_merged=is_merged)
 
 
 def one_round(program: ExportedProgram, plain: Reading, clip: ClipMode, merge: MergeMode) -> Work:
