@@ -29,6 +29,8 @@ class Block:
     is_read: bool = False
     is_per_channel: bool = True
     reduction: str = "none"
+    is_mean: bool = False
+    """Whether a mean and a BatchNormalization stand in the place of the last 3x3."""
 
     def __call__(self, s) -> None:
         x = s.input(2, 4, *self.size)
@@ -42,7 +44,10 @@ class Block:
         s.tensor("values", values)
         for number, (axis, row) in enumerate(self.strips):
             z = self.strip(s, z, number, axis, row)
-        last = s.conv(z, 4, 4, name="last")
+        if self.is_mean:
+            last = s.bn(s.node("AveragePool", z, name="pool", kernel_shape=[3, 3]), 4)
+        else:
+            last = s.conv(z, 4, 4, name="last")
         s.output(added(s, s.conv(x, 4, 4, name="wide", pad=1), last))
         if self.is_read:
             s.output(s.node("Relu", padded, name="other"))
@@ -110,6 +115,7 @@ def test_it_stays(draw) -> None:
         Block(is_open=True),
         Block(size=(6, "w"), is_open=True),
         Block(size=("h", "w"), is_open=True),
+        Block(size=("h", "w"), is_open=True, is_mean=True),
         Block(strips=((3, -1), (2, 0), (3, 0), (2, -1))),
     ],
 )

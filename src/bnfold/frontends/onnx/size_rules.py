@@ -169,7 +169,7 @@ RULES: dict[str, Callable[[Known], Sizes]] = {
             *("GroupNormalization", "LpNormalization", "MeanVarianceNormalization"),
             *("RMSNormalization", "Softmax", "LogSoftmax", "Hardmax", "Identity", "Dropout"),
             *("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "CumSum", "Trilu"),
-            *("DynamicQuantizeLinear",),
+            *("DynamicQuantizeLinear", "Scatter", "ScatterElements", "ScatterND"),
         ),
         _as_first,
     ),
