@@ -576,7 +576,53 @@ def on_the_way_from_one_to_the_other(s):
     s.output(added(s, a, step))
 
 
+def between(s, kind, *more, of=("h", "w"), **options):
+    """Branches with a node behind one of them."""
+    x = s.input(2, 4, *of)
+    a, b = two(s, x)
+    b = s.node(kind, b, *more, name="between", **options)
+    s.output(s.node("Relu", added(s, a, b), name="act"))
+
+
+def a_pool_of_one(s):
+    between(s, "MaxPool", kernel_shape=[1, 1])
+
+
+def a_mean_of_one(s):
+    between(s, "AveragePool", kernel_shape=[1, 1], strides=[1, 1])
+
+
+def a_pool_of_three(s):
+    between(s, "MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+def a_pool_of_one_that_skips(s):
+    between(s, "MaxPool", kernel_shape=[1, 1], strides=[2, 2], of=(1, 1))
+
+
+def a_pool_of_all(s):
+    between(s, "GlobalMaxPool", of=(1, 1))
+
+
+def resized_by_one(s):
+    scales = s.tensor("scales", np.ones(4, np.float32))
+    between(s, "Resize", "", scales, mode="linear")
+
+
+def resized_by_nearly_one(s):
+    """To as many places, of which the last reads elsewhere."""
+    scales = s.tensor("scales", np.array([1, 1, 1, 1.1], np.float32))
+    between(s, "Resize", "", scales, of=(5, 6), mode="linear")
+
+
 FORMS = {
+    a_pool_of_one: "Conv Relu",
+    a_mean_of_one: "Conv Relu",
+    a_pool_of_three: "Conv Conv MaxPool Add Relu",
+    a_pool_of_one_that_skips: "Conv Conv MaxPool Add Relu",
+    a_pool_of_all: "Conv Conv GlobalMaxPool Add Relu",
+    resized_by_one: "Conv Relu",
+    resized_by_nearly_one: "Conv Conv Resize Add Relu",
     a_lerp: "Conv Relu",
     a_lerp_taken_the_other_way: "Conv Relu",
     a_lerp_beside_a_shortcut: "Conv Relu Add",

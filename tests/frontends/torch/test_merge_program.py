@@ -478,6 +478,23 @@ def test_never() -> None:
 # -------------------------------------------------------------------- what must
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        pytest.param(lambda y: F.max_pool2d(y, 3, 1, 1), id="a pool of three"),
+        pytest.param(lambda y: F.max_pool2d(y, 1, 2), id="a pool that skips"),
+        pytest.param(lambda y: F.adaptive_max_pool2d(y, 1), id="a pool of all"),
+        pytest.param(lambda y: F.interpolate(y, scale_factor=1.3, mode="bilinear"), id="near"),
+    ],
+)
+def test_what_changes_places_stays(between: Any) -> None:
+    """Of one place: as many come out, and by another size other ones."""
+    meet = lambda a, b, w, x: a + between(b)  # noqa: E731
+    program = torch.export.export(build(Pair(meet)), (image(2, 4, 1, 1),))
+    folded, report = fold_equal(program, image(2, 4, 1, 1))
+    assert count(folded, "conv") == 2 and not report.merged
+
+
 MEETINGS = [
     pytest.param(lambda a, b, w, x: a + 0.3 * (b - a), id="a way"),
     pytest.param(lambda a, b, w, x: a + w * (b - a), id="a learned way"),
@@ -815,6 +832,14 @@ def _dropped_channels(x: Tensor) -> Tensor:
     return F.dropout2d(x, 0.5, training=False)
 
 
+def _pooled(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 1)
+
+
+def _resized(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=1.0, mode="bilinear")
+
+
 def _dropped_for_selu(x: Tensor) -> Tensor:
     return F.alpha_dropout(x, 0.5, training=False)
 
@@ -824,6 +849,8 @@ def _dropped_twice(x: Tensor) -> Tensor:
 
 
 COPIES = [
+    _pooled,
+    _resized,
     *(_dropped, _dropped_channels, _dropped_for_selu, _dropped_twice),
     *(torch.clone, Tensor.contiguous, torch.positive, torch.ops.aten._to_copy.default),
 ]
@@ -833,7 +860,8 @@ PLACES = ["chain", "branch", "shortcut", "sum"]
 
 
 def _what_it_is(copied: Any) -> set[str]:
-    return {"dropout" if "drop" in copied.__name__ else "copy"}
+    kinds = [kind for kind in ("drop", "pool", "resize") if kind in copied.__name__]
+    return {*(kinds or ["copy"])}
 
 
 @pytest.mark.parametrize(
@@ -860,7 +888,7 @@ def test_copies_are_in_nobodys_way(copied: Any, place: str) -> None:
     program = torch.export.export(build(Net()), (image(2, 4, 6, 6),))
     for given in (program, in_core_aten(program)):
         folded, _ = fold_equal(given, image(2, 4, 6, 6))
-        assert linears(folded) == 1
+        assert count(folded, "conv") == 1
         assert count(folded, "") == 3  # and the ReLUs
 
 

@@ -15,6 +15,7 @@ from bnfold.frontends.onnx.lifter import Handler, Lifter, as_float64
 from bnfold.frontends.onnx.limits import read_bounds
 from bnfold.frontends.onnx.nodes import Node
 from bnfold.frontends.onnx.sites import ClipSite
+from bnfold.frontends.onnx.windows import window_of
 from bnfold.frontends.onnx.written import BROADCASTS
 
 
@@ -164,6 +165,10 @@ def _space(lifter: Lifter, node: Node) -> tuple[int, ...]:
 def _max_pool(lifter: Lifter, node: Node) -> bool:
     places = node.outputs[1] if len(node.outputs) > 1 else ""
     is_read = bool(places) and lifter.network.is_read(places)
+    kernel = node.integers("kernel_shape")
+    window = window_of(node, kernel) if kernel and not places else None
+    if window is not None and window.is_pointwise:
+        return same(lifter, node)
     return _emit_reduction(lifter, node, g.Max(_space(lifter, node), tells_places=is_read))
 
 
@@ -221,7 +226,7 @@ def _reduced_axes(lifter: Lifter, node: Node) -> tuple[int, ...] | None:
 
 
 def _resize(lifter: Lifter, node: Node) -> bool:
-    """Weights that sum to 1; an axis that keeps its length keeps its values."""
+    """Weights that sum to 1; an axis that keeps its length keeps its values, and so may all."""
     if node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         return False
     shape, output = lifter.shape(node.inputs[0]), lifter.shape(node.outputs[0])
@@ -231,18 +236,18 @@ def _resize(lifter: Lifter, node: Node) -> bool:
     scales = _scales(lifter, node)
     touched = []
     for place, axis in enumerate(listed):
-        same = shape[axis] == output[axis]
+        stays = shape[axis] == output[axis]
         if lifter.shapes.count > 1:
             old, new = (lifter.shapes.lengths.get(n) for n in (node.inputs[0], node.outputs[0]))
-            same = old is not None and new is not None and old[axis] == new[axis]
+            stays = old is not None and new is not None and old[axis] == new[axis]
         stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch"
         if scales is not None and len(scales) == len(listed):
-            same = scales[place] == 1.0
+            stays = scales[place] == 1.0
         elif scales is not None or not stretched:
-            same = False
-        if not same:
+            stays = False
+        if not stays:
             touched.append(axis)
-    return _emit_reduction(lifter, node, g.Mean(tuple(touched)))
+    return _emit_reduction(lifter, node, g.Mean(tuple(touched))) if touched else same(lifter, node)
 
 
 def _scales(lifter: Lifter, node: Node) -> tuple[float, ...] | None:

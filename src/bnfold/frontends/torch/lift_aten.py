@@ -15,7 +15,7 @@ from bnfold.frontends.torch.affine_arithmetic import has_plain_numbers
 from bnfold.frontends.torch.attention import emit_attention, emit_product
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lift_picks import ADD_UP, add_up
-from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay
+from bnfold.frontends.torch.lift_views import MIXING, OPEN_SIZES, VIEWS, may_pad, overlay, same
 from bnfold.frontends.torch.lifter import (
     ClipSite,
     Lifter,
@@ -180,7 +180,14 @@ def _pool(rank: int, role: Callable[[Event, tuple[int, ...]], g.Role]) -> Handle
 
 def _max_pool(rank: int) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
-        tells = _tells_places(lifter, event)
+        a, tells = Arguments(event), _tells_places(lifter, event)
+        steps = {
+            *a.wholes("kernel_size"),
+            *a.wholes("stride"),
+            *(1 + n for n in a.wholes("padding")),
+        }
+        if steps == {1} and not tells and event.number not in lifter.open:
+            return same(lifter, event)
         return _pool(rank, lambda _, axes: g.Max(axes, tells_places=tells))(lifter, event)
 
     return handler
@@ -194,6 +201,23 @@ def _tells_places(lifter: Lifter, event: Event) -> bool:
 def _mean_pool(rank: int) -> Handler:
     """Adaptive pooling, resizing, reflecting: weights that sum to 1, borders left alone."""
     return _pool(rank, lambda event, axes: g.Mean(axes))
+
+
+def _resize(rank: int) -> Handler:
+    """The same, where a program says that no size changes, and no scale does."""
+
+    def handler(lifter: Lifter, event: Event) -> bool:
+        a, node = Arguments(event), node_of(event)
+        scales = a.get("scale_factors") or [
+            a.get(f"scales{axis}") for axis in ("", "_d", "_h", "_w")
+        ]
+        told = [part.meta.get("val") for part in (node, *node.all_input_nodes[:1])] if node else []
+        sizes = [[*map(str, val.shape)] for val in told if isinstance(val, Tensor)]
+        if {*scales} <= {None, 1.0} and len(sizes) == 2 and sizes[0] == sizes[1]:
+            return same(lifter, event)
+        return _mean_pool(rank)(lifter, event)
+
+    return handler
 
 
 def _avg_pool(rank: int) -> Handler:
@@ -496,18 +520,18 @@ _TABLE: dict[str, Handler] = {
     "avg_pool3d": _avg_pool(3),
     "mean": _reduce_mean,
     "sum": _reduce_sum,
-    "upsample_nearest1d": _mean_pool(1),
-    "upsample_nearest2d": _mean_pool(2),
-    "upsample_nearest3d": _mean_pool(3),
-    "_upsample_nearest_exact1d": _mean_pool(1),
-    "_upsample_nearest_exact2d": _mean_pool(2),
-    "_upsample_nearest_exact3d": _mean_pool(3),
-    "upsample_linear1d": _mean_pool(1),
-    "upsample_bilinear2d": _mean_pool(2),
-    "_upsample_bilinear2d_aa": _mean_pool(2),
-    "upsample_trilinear3d": _mean_pool(3),
-    "upsample_bicubic2d": _mean_pool(2),
-    "_upsample_bicubic2d_aa": _mean_pool(2),
+    "upsample_nearest1d": _resize(1),
+    "upsample_nearest2d": _resize(2),
+    "upsample_nearest3d": _resize(3),
+    "_upsample_nearest_exact1d": _resize(1),
+    "_upsample_nearest_exact2d": _resize(2),
+    "_upsample_nearest_exact3d": _resize(3),
+    "upsample_linear1d": _resize(1),
+    "upsample_bilinear2d": _resize(2),
+    "_upsample_bilinear2d_aa": _resize(2),
+    "upsample_trilinear3d": _resize(3),
+    "upsample_bicubic2d": _resize(2),
+    "_upsample_bicubic2d_aa": _resize(2),
     "reflection_pad1d": _mean_pool(1),
     "reflection_pad2d": _mean_pool(2),
     "reflection_pad3d": _mean_pool(3),

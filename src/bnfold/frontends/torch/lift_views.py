@@ -106,20 +106,22 @@ def to_labels(array: IntArray) -> Tensor:
     return torch.from_numpy(np.array(lab.thin(array))).expand(array.shape)
 
 
-def _same(lifter: Lifter, event: Event) -> bool:
+def same(lifter: Lifter, event: Event) -> bool:
+    """Values that stay where they are; of several outputs the first."""
     source = first_value(event)
     if source is None:
         return False
     made = event.outputs[0]
     limits = {} if made is None else narrowing(source.dtype, made.dtype)
     is_copy = made is not None and made.dtype == source.dtype and lie_alike(source, made)
-    lifter.emit(event, g.View(list, None, is_copy, **limits), [lifter.tensor(source)])
+    view = g.View(list, None, is_copy, **limits)
+    lifter.emit(event, view, [lifter.tensor(source)], outputs=event.outputs[:1])
     return True
 
 
 def _dropout(lifter: Lifter, event: Event) -> bool:
     """Nothing at inference, random in training."""
-    return Arguments(event)["train"] is False and _same(lifter, event)
+    return Arguments(event)["train"] is False and same(lifter, event)
 
 
 def _copy(lifter: Lifter, event: Event) -> bool:
@@ -302,7 +304,7 @@ _SAME = frozenset(
 VIEWS: dict[str, Callable[[Lifter, Event], bool]] = {
     **dict.fromkeys(_VIEWS, _view),
     **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(_SAME, same),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _dropout),
     **dict.fromkeys(("index", "index_select", "gather"), _index),
