@@ -35,6 +35,16 @@ from bnfold.frontends.torch.tensor_facts import array_over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """What lays values along an axis of their own, over which an op adds up."""
+
+    operands: tuple[Value, ...]
+    events: tuple[Event, ...]
+    """The last first; a single one lists the operands itself."""
+    axis: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LinearSite:
     """Where a linear op keeps its weight and bias."""
 
@@ -95,16 +105,6 @@ class ClipSite:
 
 
 Site = LinearSite | AffineSite | ClipSite
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stack:
-    """What lays values along an axis of their own, over which an op adds up."""
-
-    operands: tuple[Value, ...]
-    events: tuple[Event, ...]
-    """The last first; a single one lists the operands itself."""
-    axis: int
 
 
 @dataclass(slots=True)

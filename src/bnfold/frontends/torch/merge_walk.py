@@ -270,8 +270,7 @@ class Walk:
             parts.append(identity)
             factors.append(-self.final.b / self.final.a)
         kernel = added(parts, factors)
-        gone = self.ops - {self.carrier}
-        merge = replace(self.merge, carrier=self.carrier, gone=frozenset(gone))
+        merge = replace(self.merge, carrier=self.carrier, gone=frozenset(self.ops - {self.carrier}))
         module, (_, seat) = self.run.module(self.carrier), self._replaced(self.seat)
         assert module is not None
         if kernel.window.before != kernel.window.after or not fits(module, kernel):
@@ -290,18 +289,10 @@ class Walk:
                 away = {key: entry for key, entry in away.items() if key not in inside}
                 identities = {key: entry for key, entry in identities.items() if key not in inside}
                 away[id(whole)] = (whole, ())
-        part = events | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
+        gone = frozenset(events)
+        part = gone | {all_runs.events[n].number for n in self.ops if n in all_runs.events}
         return Change(
-            merge=merge,
-            carrier=module,
-            seat=seat,
-            stands_at=self.seat,
-            call=first,
-            kernel=kernel,
-            away=away,
-            identities=identities,
-            events=frozenset(events),
-            part=frozenset(part),
+            merge, module, seat, self.seat, first, kernel, away, identities, events=gone, part=part
         )
 
     def _whole_branch(self, number: int, gone: set[int]) -> nn.Module | None:
