@@ -116,6 +116,42 @@ BETWEEN: dict[str, tuple[Callable[[Tensor, Tensor], Any], list[tuple[Any, Any]]]
 }
 
 
+class Stateful(Net):
+    """What can be read in real runs alone, as numbers decide what it leaves."""
+
+    def __init__(self, condition: Condition, keeps: str) -> None:
+        super().__init__(condition)
+        self.keeps = keeps
+        self.register_buffer("gain", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.keeps == "gain":
+            x = x * self.gain
+            self.gain.add_(0.5)
+        elif self.keeps == "largest":
+            self.largest = max(getattr(self, "largest", 0.0), float(x.detach().abs().max()))
+        return super().forward(x)
+
+
+KEPT = ("gain", "largest", "hook")
+REAL = [(name, keeps) for name in ("one size", "high and narrow", "an area") for keeps in KEPT]
+
+
+@pytest.mark.parametrize(("name", "keeps"), REAL)
+def test_real_runs_hear_of_conditions_too(name: str, keeps: str) -> None:
+    condition, sizes = CONDITIONS[name]
+    net = build(Stateful(condition, keeps))
+    if keeps == "hook":
+        net.bn.register_forward_hook(lambda module, given, made: None)
+    example = image(2, 3, 8, 8)
+    folded, _ = bnfold.fold(copy.deepcopy(net), example, verify=False)
+    for size in [(2, 8, 8), *sizes]:
+        net.gain.fill_(1.0)
+        folded.gain.fill_(1.0)
+        x = image(size[0], 3, *size[1:], seed=5)
+        assert_same(run(net, x), run(folded, x), 1e-9)
+
+
 class Pair(Net):
     def __init__(self, condition: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__(lambda n, h, w, y: False)

@@ -111,8 +111,16 @@ def read_module(
                 if like is not None:  # these sizes are not taken
                     raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
+        if like is None or like.is_told:
+            try:
+                return _read(model, modules, names, plan, structural=False)
+            except NeedsValues:  # it asks for sizes on and on
+                pass
+            except Exception as error:
+                if like is not None:
+                    raise ExampleInputError(type(model).__name__, error) from error
         try:
-            return _read(model, modules, names, plan, structural=False)
+            return _read(model, modules, names, replace(plan, tells=False), structural=False)
         except ExampleInputError as error:
             if like is not None:
                 raise
@@ -136,6 +144,8 @@ class _Plan:
     """Whether nothing of a run goes on where the rest of it is left out."""
     surroundings: Restorable
     """What the runs share with each other, and a reading with no other."""
+    tells: bool = True
+    """Whether sizes are numbers that note what becomes of them."""
 
     def prefix(self, number: int) -> str:
         """What stands before the names of a run's inputs and outputs."""
@@ -242,7 +252,7 @@ class _Reader:
         kept = [] if self.shadow.is_copy or not plan.again else contents_of(self.modules)
         traces = [self._traces(structural=structural)] if plan.again else []
         recording, recorders = self._record(plan, structural=structural)
-        recording.is_structural = structural
+        recording.is_structural, recording.is_told = structural, plan.tells
         if recording.by_chance or random_states != _random_states():
             # A path or a number that was drawn: no number of runs tells what it can be.
             recording.varying.update(event.number for event in recording.events)
@@ -325,7 +335,7 @@ class _Reader:
             owned=own_tensors(self.modules), members=frozenset(map(id, self.modules))
         )
         recording.asked.most = plan.most_answers
-        if plan.again:  # what asks so often is run with plain numbers, and ends
+        if plan.again and plan.tells:  # what asks so often is run with plain numbers, and ends
             recording.asked.too_many = NeedsValues
         recorders = []
         with biases_lent(self.modules, recording):
@@ -342,17 +352,19 @@ class _Reader:
                 entry = as_entry(run)
                 if other_inputs:
                     entry = replace(entry, inputs=other_values(entry.inputs))
-                self._run(recorder, entry, plan.prefix(number))
+                self._run(recorder, entry, plan, number)
+        recording.asked.decided |= recording.asked.sizes and not structural
         return recording, recorders
 
     def _run(
         self,
         recorder: Recorder,
         entry: Entry,
-        prefix: str,
+        plan: _Plan,
+        number: int,
     ) -> None:
         with own_containers(split_inputs(entry.inputs)) as (args, kwargs):
-            self._run_on(recorder, entry, prefix, args, kwargs)
+            self._run_on(recorder, entry, plan.prefix(number), args, kwargs, tells=plan.tells)
 
     def _run_on(
         self,
@@ -361,6 +373,8 @@ class _Reader:
         prefix: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
+        tells: bool,
     ) -> None:
         name, called = type(self.model).__name__, method(self.model, entry.entry)
         recorder.recording.takes_numbers |= takes_numbers(self.model, entry)
@@ -380,7 +394,7 @@ class _Reader:
             hears = sizes_heard(
                 recorder.recording.asked,
                 recorder.knows,
-                tell=recorder.ledger.is_structural,
+                tell=tells,
                 given=max((tuple(t.shape) for t in tensors.values()), key=len, default=()),
                 places=places(entry),
             )

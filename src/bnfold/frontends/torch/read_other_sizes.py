@@ -307,7 +307,7 @@ class Readings:
         """Another reading, and whether its code went another way, as far as it was heard."""
         recording = reading.recording
         self.first.handed_out |= recording.handed_out
-        is_other |= recording.asked.answers not in self.answers or not recording.is_structural
+        is_other |= recording.asked.answers not in self.answers or not recording.is_told
         self.answers.append(recording.asked.answers)
         cuts = _cuts(recording, reading.runs)
         self.asked.append((reading.runs, [*recording.asked.turns, *cuts]))

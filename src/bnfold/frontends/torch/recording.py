@@ -249,6 +249,8 @@ class Recording:
     """Whether a caller gives numbers besides tensors, or may."""
     unsettled: tuple[str, ...] = ()
     """Where each of many runs left something else for the next; see `left_behind`."""
+    is_told: bool = False
+    """Whether sizes that the code asked for noted what became of them."""
     is_structural: bool = False
     """Whether nothing was computed in the run; see `structure_run`."""
     lost: list[nn.Module] = field(default_factory=list)
