@@ -7,6 +7,8 @@ handed to NumPy as others can.
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -181,3 +183,34 @@ def test_a_module_state_that_is_stacked_for_vmap():
     build(model)
     folded, _ = bnfold.fold(model, X)
     assert_same(run(model, X), run(folded, X), 1e-9)
+
+
+FAKE = """
+import gc
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+import bnfold
+
+with FakeTensorMode() as mode:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.randn(1, 3, 8, 8)
+for example in (x, torch.randn(1, 3, 8, 8)):
+    try:
+        bnfold.fold(model, example)
+    except bnfold.BnfoldError as error:
+        print(error)
+        del error
+del model, x, example
+gc.collect()
+"""
+
+
+def test_a_model_without_content_is_refused_and_nothing_ends_the_process() -> None:
+    """PyTorch's own deep copy of it writes where it should not."""
+    command = [sys.executable, "-W", "ignore", "-c", FAKE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all("made under a FakeTensorMode" in line and "Next: " in line for line in lines)

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 from bnfold.frontends.torch.held import in_class, is_a, parts_of
@@ -53,8 +54,10 @@ def deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     given = frozenset(memo)
     modules = [module for module in model.modules() if id(module) not in memo]
-    for tensor in _results(modules):
-        memo.setdefault(id(tensor), tensor.detach().clone())
+    for tensor in _not_copied(modules):
+        # PyTorch's own copy of one without content damages memory.
+        made_of = tensor if isinstance(tensor, FakeTensor) else tensor.detach().clone()
+        memo.setdefault(id(tensor), made_of)
     # An object with a way of its own may look into modules that are not filled yet.
     if id(model) in memo or not all(map(_is_plain, modules)):
         copied: Any = copy.deepcopy(model, memo)
@@ -72,8 +75,8 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return made
 
 
-def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Tensors that hang on a graph for gradients, which PyTorch does not copy: what a run left."""
+def _not_copied(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """What PyTorch does not copy: tensors that hang on a graph, of a run; such without content."""
     for module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue
@@ -87,7 +90,9 @@ def _results(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
             elif is_a(value, (dict, list, tuple, deque)):
                 held = parts_of(value)
             for part in held:
-                if type(part) not in _EXACT_ATOMS and is_a(part, Tensor) and not part.is_leaf:
+                if type(part) in _EXACT_ATOMS or not is_a(part, Tensor):
+                    continue
+                if not part.is_leaf or is_a(part, FakeTensor):
                     yield part
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
@@ -202,6 +203,12 @@ def _check(model: nn.Module) -> None:
     if any(tensor.is_meta for tensor in tensors):
         raise UnsupportedModelError(
             "the module has parameters on the meta device, without content", "load its weights"
+        )
+    parameters = list(model.parameters())
+    if parameters and all(isinstance(tensor, FakeTensor) for tensor in parameters):
+        raise UnsupportedModelError(
+            "the module has parameters without content, made under a FakeTensorMode",
+            "build it outside of that, and load its weights",
         )
     if isinstance(model, torch.fx.GraphModule) and "eval" in model.__dict__:
         raise UnsupportedModelError(
