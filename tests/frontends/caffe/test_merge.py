@@ -182,10 +182,8 @@ def test_windows_without_a_common_grid_that_pays(
 @pytest.mark.parametrize(
     "options",
     [
-        "eltwise_param { operation: SUM coeff: 1 coeff: 0 }",
         "eltwise_param { operation: MAX }",
         "eltwise_param { operation: PROD }",
-        "eltwise_param { operation: SUM coeff: [0, 1] }",
     ],
 )
 def test_other_sums(options: str) -> None:
@@ -194,6 +192,15 @@ def test_other_sums(options: str) -> None:
     second = builder.conv(4, 1, bottom="data")
     added(builder, first, second, options=options)
     assert_nothing_merges(builder)
+
+
+@pytest.mark.parametrize("coefficients", ["coeff: 1 coeff: 0", "coeff: [0, 1]"])
+def test_an_operand_that_counts_for_nothing(coefficients: str) -> None:
+    builder = Builder((2, 4, 8, 8))
+    first = builder.conv(4, 3, "pad: 1", bottom="data")
+    second = builder.conv(4, 1, bottom="data")
+    added(builder, first, second, options=f"eltwise_param {{ operation: SUM {coefficients} }}")
+    merges(builder)
 
 
 def test_a_bias_in_front_of_padded_zeros() -> None:

@@ -181,11 +181,10 @@ def _pool(rank: int, role: Callable[[Event, tuple[int, ...]], g.Role]) -> Handle
 def _max_pool(rank: int) -> Handler:
     def handler(lifter: Lifter, event: Event) -> bool:
         a, tells = Arguments(event), _tells_places(lifter, event)
-        steps = {
-            *a.wholes("kernel_size"),
-            *a.wholes("stride"),
-            *(1 + n for n in a.wholes("padding")),
-        }
+        steps: set[int] = set()
+        if a.get("kernel_size") is not None:  # an adaptive one has none
+            steps = {*a.wholes("kernel_size"), *a.wholes("stride")}
+            steps |= {1 + n for n in a.wholes("padding")}
         if steps == {1} and not tells and event.number not in lifter.open:
             return same(lifter, event)
         return _pool(rank, lambda _, axes: g.Max(axes, tells_places=tells))(lifter, event)
