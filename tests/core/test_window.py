@@ -10,10 +10,12 @@ import pytest
 from bnfold.core.window import Window, chained, joint, same_padding
 
 
-def window(kernel=3, stride=1, dilation=1, before=0, after=None, *, transposed=False) -> Window:
+def window(
+    kernel=3, stride=1, dilation=1, before=0, after=None, *, transposed=False, rule=""
+) -> Window:
     """Along one axis."""
     after = before if after is None else after
-    return Window((kernel,), (stride,), (dilation,), (before,), (after,), transposed)
+    return Window((kernel,), (stride,), (dilation,), (before,), (after,), transposed, rule)
 
 
 class TestJoint:
@@ -28,6 +30,15 @@ class TestJoint:
             ),
             pytest.param(
                 [window(3, before=1), window(3, before=1, transposed=True)], id="transposed"
+            ),
+            pytest.param(
+                [window(3, 2, before=1), window(3, 2, before=1, rule="UPPER")], id="a rule, none"
+            ),
+            pytest.param(
+                [window(3, 2, before=1, rule=name) for name in ("UPPER", "LOWER")], id="two rules"
+            ),
+            pytest.param(
+                [window(k, 2, before=k // 2, rule="UPPER") for k in (3, 5)], id="kernels, one rule"
             ),
         ],
     )
@@ -55,6 +66,7 @@ class TestJoint:
                 window(3, before=1, transposed=True),
             ),
             ([window(3), window(3)], window(3)),
+            ([window(3, 2, before=1, rule="UPPER")] * 2, window(3, 2, before=1, rule="UPPER")),
             ([window(1, before=1, after=0)] * 2, window(1, before=1, after=0)),
             # an output padding that is wider than the padding
             (
@@ -110,6 +122,9 @@ class TestChained:
             pytest.param(window(3, before=1), window(3, transposed=True), False, id="transposed"),
             pytest.param(window(3, transposed=True), window(3), False, id="transposed in front"),
             pytest.param(window(1), window(3, transposed=True), True, id="missing taps, bias"),
+            pytest.param(window(1), window(3, 2, rule="UPPER"), True, id="a bias beside a rule"),
+            pytest.param(window(2), window(3, 2, rule="UPPER"), False, id="taps beside a rule"),
+            pytest.param(window(3, 2, rule="UPPER"), window(2), False, id="a rule beside taps"),
         ],
     )
     def test_there_is_none(self, inner, outer, shifts) -> None:
@@ -126,6 +141,8 @@ class TestChained:
             (window(1, 2), window(3, before=1), False, window(3, 2, 2, before=2, after=2)),
             (window(3, 1, 2), window(2), False, window(6)),
             (window(3, 1, 2), window(3, 1, 2), False, window(5, 1, 2)),
+            (window(1), window(3, 2, before=1, rule="UPPER"), False, window(3, 2, before=1)),
+            (window(3, 2, before=1, rule="UPPER"), window(1), True, window(3, 2, before=1)),
             # padding by an op of its own, and a border that is cut off
             (window(1, before=1), window(3), True, window(3, before=1)),
             (window(1, before=1), window(3, before=1), False, window(3, before=2)),

@@ -32,6 +32,9 @@ class Window:
     after: Axes
     """Zeros padded behind; of a transposed one, less its output padding."""
     is_transposed: bool = False
+    rule: str = ""
+    """What says how much is padded at each size, where no number does (`before` and `after` are
+    those of a stride of 1 then): it merges with what pads by the same rule, and one tap."""
 
     @classmethod
     def pointwise(cls, rank: int) -> Window:
@@ -47,8 +50,8 @@ class Window:
 
     @property
     def pads(self) -> bool:
-        """Whether anything is padded."""
-        return any(pad > 0 for pad in (*self.before, *self.after))
+        """Whether anything is padded, or may be."""
+        return bool(self.rule) or any(pad > 0 for pad in (*self.before, *self.after))
 
     @property
     def cuts(self) -> bool:
@@ -104,6 +107,8 @@ def joint(windows: Sequence[Window]) -> Window | None:
     They have to give as many outputs as each other for every size of the input.
     """
     first = windows[0]
+    if any(window.rule for window in windows):
+        return first if len({*windows}) == 1 else None
     plain = [window for window in windows if not window.is_pointwise]
     is_transposed = bool(plain) and plain[0].is_transposed
     if any(window.is_transposed != is_transposed for window in plain):
@@ -126,6 +131,8 @@ def chained(inner: Window, outer: Window, *, inner_shifts: bool) -> Window | Non
     if outer.is_pointwise:
         return inner
     if inner.is_transposed or outer.is_transposed or (inner_shifts and outer.pads):
+        return None
+    if inner.rule or outer.rule:
         return None
     axes, margins = [], []
     for axis, stride in enumerate(inner.stride):

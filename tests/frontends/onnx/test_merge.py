@@ -296,6 +296,23 @@ def same_padding(s):
     s.output(added(s, added(s, a, b), c, name="all"))
 
 
+def same_padding_with_a_stride(s):
+    """Of one kernel, behind a 1x1, and with one tap, which needs no zeros."""
+    x = s.input("N", 4, "H", "W")
+    settings = {"strides": [2, 2], "auto_pad": "SAME_UPPER", "bias": False}
+    three, more = (branch(s, x, name, pad=0, **settings) for name in "ab")
+    inner = s.conv(x, 4, 8, name="inner", kernel=1, bias=False)
+    last = s.conv(inner, 8, 4, name="last", kernel=3, **settings)
+    behind = added(s, *(branch(s, last, name, 1) for name in "cd"), name="behind")
+    s.output(added(s, added(s, three, more), behind, name="all"))
+
+
+def same_padding_of_one_tap(s):
+    x = s.input("N", 4, "H", "W")
+    a = s.conv(x, 4, 4, name="a", kernel=1, strides=[2, 2], auto_pad="SAME_LOWER")
+    s.output(added(s, a, s.conv(x, 4, 4, name="b", kernel=3, pad=1, strides=[2, 2])))
+
+
 def valid_padding(s):
     a, b = two(s, pad=0, auto_pad="VALID")
     s.output(added(s, a, b))
@@ -467,6 +484,8 @@ MERGED = {
     groups_beside_dense: ["Conv"],
     depth_multipliers: ["Conv"],
     same_padding: ["Conv"],
+    same_padding_with_a_stride: ["Conv"],
+    same_padding_of_one_tap: ["Conv"],
     valid_padding: ["Conv"],
     lines: ["Conv"],
     volumes: ["Conv"],

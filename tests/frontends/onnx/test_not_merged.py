@@ -144,9 +144,34 @@ def sizes_agree_by_chance(s):
     s.output(added(s, a, b))
 
 
-def same_padding_with_a_stride(s):
-    a, b = two(s, pad=0, auto_pad="SAME_UPPER", strides=[2, 2])
-    s.output(added(s, a, b))
+def halved(s, *branches, **options):
+    """Convolutions of any size with a stride, padded by a rule, of kernels or with options."""
+    x = s.input("N", 4, "H", "W")
+    settings = {"strides": [2, 2], "auto_pad": "SAME_UPPER", "kernel": 3} | options
+    parts = [s.conv(x, 4, 4, name=n, **settings | b) for n, b in zip("ab", branches, strict=False)]
+    s.output(added(s, *parts))
+
+
+def same_padding_of_two_kernels_with_a_stride(s):
+    halved(s, {}, {"kernel": 5})
+
+
+def same_padding_beside_one_tap_with_a_stride(s):
+    halved(s, {}, {"kernel": 1})
+
+
+def same_padding_above_and_below_with_a_stride(s):
+    halved(s, {}, {"auto_pad": "SAME_LOWER"})
+
+
+def a_bias_in_front_of_same_padding_with_a_stride(s):
+    a = s.conv(s.input("N", 1, "H", "W"), 1, 16, name="a", kernel=1)
+    s.output(s.conv(a, 16, 1, name="b", auto_pad="SAME_UPPER", strides=[2, 2]))
+
+
+def same_padding_with_a_stride_behind_another_kernel(s):
+    a = s.conv(s.input(2, 1, "H", "W"), 1, 16, name="a", kernel=2, bias=False)
+    s.output(s.conv(a, 16, 1, name="b", auto_pad="SAME_UPPER", strides=[2, 2]))
 
 
 def same_lower_beside_explicit_pads_with_a_stride(s):
@@ -439,7 +464,11 @@ KEPT = [
     a_weight_is_shared, a_weight_is_shared_with_a_reader, a_weight_is_an_output,
     a_weight_is_computed, a_weight_can_be_overridden, a_bias_can_be_overridden,
     a_weight_is_quantised, a_weight_is_stored_in_half, strides_differ,
-    strides_differ_on_one_axis, sizes_agree_by_chance, same_padding_with_a_stride,
+    strides_differ_on_one_axis, sizes_agree_by_chance,
+    same_padding_of_two_kernels_with_a_stride, same_padding_beside_one_tap_with_a_stride,
+    same_padding_above_and_below_with_a_stride,
+    a_bias_in_front_of_same_padding_with_a_stride,
+    same_padding_with_a_stride_behind_another_kernel,
     same_lower_beside_explicit_pads_with_a_stride, zeros_between_two_convolutions_with_a_bias,
     zeros_between_two_kernels, a_shift_between_and_zeros, depthwise_beside_dense,
     depthwise_then_pointwise, a_bottleneck, reflect_in_front_of_one, edges_in_front_of_one,

@@ -358,7 +358,10 @@ def _convolution(place: _Place, has_bias: bool, bear: Bear) -> list[NodeProto]:
         weight = bear("weight", lambda kernel: exchanged(kernel.weight, kernel.groups))
     else:
         weight = bear("weight", lambda kernel: kernel.weight)
-    attributes["pads"] = (*window.before, *after)
+    if window.rule:
+        attributes["auto_pad"] = window.rule
+    else:
+        attributes["pads"] = (*window.before, *after)
     inputs = [place.source, weight]
     if has_bias:
         inputs.append(bear("bias", lambda kernel: kernel.bias))

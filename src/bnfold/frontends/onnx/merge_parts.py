@@ -1,6 +1,6 @@
 """The linear nodes of a model, as the core merges them: windows, and weights in one layout.
 
-Conv, ConvTranspose   any number of spatial axes; SAME where the stride is 1
+Conv, ConvTranspose   any number of spatial axes; SAME with a stride beside its like
 Gemm, MatMul          without spatial axes; what is added behind a MatMul is its bias
 AveragePool           equal taps; not where padded zeros are not counted, or a window is cut
 Pad                   one tap: zeros, of which no number depends on the size
@@ -163,7 +163,7 @@ def _pooling(lifted: Lifted, op: g.Op) -> Part | None:
     if node is None or node.integer("ceil_mode"):
         return None
     window = window_of(node, node.integers("kernel_shape"))
-    if window is None or (window.pads and not node.integer("count_include_pad")):
+    if window is None or (window.pads and not node.integer("count_include_pad")) or window.rule:
         return None
     if any(spread > 1 for spread in window.dilation):  # younger than most runtimes
         return None

@@ -14,14 +14,17 @@ Axes = tuple[int, ...]
 
 
 def window_of(node: Node, kernel: Axes) -> Window | None:
-    """The window of a node; None if that depends on the size, or is not known."""
+    """The window of a node; None if it is not known."""
     steps = _steps(node, kernel)
     is_transposed = node.op == "ConvTranspose"
     if steps is None or (is_transposed and node.integers("output_shape")):
         return None
     stride, dilation, before, after = steps
-    if node.text("auto_pad", "NOTSET") in _SAME and (set(stride) != {1} or is_transposed):
+    mode = node.text("auto_pad", "NOTSET")
+    if mode in _SAME and is_transposed:
         return None
+    if mode in _SAME and set(stride) != {1} and set(kernel) != {1}:  # one tap needs no zeros
+        return Window(kernel, stride, dilation, before, after, rule=mode)
     if is_transposed:
         more = node.integers("output_padding") or (0,) * len(kernel)
         after = tuple(pad - own for pad, own in zip(after, more, strict=True))
