@@ -34,7 +34,8 @@ def test_a_linear_op_can_carry_where_nothing_else_is_said() -> None:
         ([(2, 0, -1)], (0, -1)),
         ([(2, -3, END)], None),  # what is left, not what is cut off
         ([(2, 0, 5)], None),
-        ([(1, 1, END)], None),  # channels
+        ([(1, 1, END)], (-1, 0)),  # of what has its channels last
+        ([(1, 1, END), (2, 1, END)], None),  # channels, wherever they are
         ([(0, 0, -1)], None),
     ],
 )

@@ -546,7 +546,8 @@ class TestChains:
         net = Branches()
         up = net.conv(net.input(1, 4, 5, 5), 16, name="up")
         net.output(net.linear_over(up, 4, axis=1, name="down"))
-        assert not merges_of(net)
+        (merge,) = merges_of(net)
+        assert net.graph.ops[merge.carrier].name == "up"
 
     @pytest.mark.parametrize(
         ("shift", "padding", "count"),

@@ -95,12 +95,17 @@ class Part:
 
     @classmethod
     def padding(cls, role: g.Pad, shape: Sequence[int], dtype: str) -> Part | None:
-        """Zeros around an input of this shape, or a border cut off, behind the channels."""
-        if role.value != 0.0 or len(shape) < 3 or any((*role.before[:2], *role.after[:2])):
+        """Zeros around an input of this shape, or a border cut off, behind the channels.
+
+        Or in front of these, if they come last.
+        """
+        rank, moved = len(shape), [*map(any, zip(role.before, role.after, strict=True))]
+        if role.value != 0.0 or rank < 3 or moved[0] or (moved[1] and moved[-1]):
             return None
-        ones = (1,) * (len(shape) - 2)
-        window = Window(ones, ones, ones, role.before[2:], role.after[2:])
-        return cls.pooling(window, shape[1], 1, dtype)
+        axis, space = (rank - 1, slice(1, -1)) if moved[1] else (1, slice(2, None))
+        ones = (1,) * (rank - 2)
+        window = Window(ones, ones, ones, role.before[space], role.after[space])
+        return cls.pooling(window, shape[axis], axis, dtype)
 
     @classmethod
     def cut(cls, cuts: Sequence[Cut], shape: Sequence[int], dtype: str) -> Part | None:

@@ -136,7 +136,7 @@ class Expressions:
     def _part(self, number: int, op: g.Op) -> Expression:
         part, output = self.parts[number], op.outputs[0]
         width = part.in_channels // part.groups
-        cost = self._cost(part.window, width, part.out_channels, op.inputs[0], output)
+        cost = self._cost(part.window, width, part.out_channels, op.inputs[0], output, part.axis)
         cost *= part.multiplies
         size = part.out_channels * width * _taps(part.window) * part.is_stored
         return Expression(
@@ -192,8 +192,8 @@ class Expressions:
         if len(axes) > 1 or len(dtypes) > 1:
             return None
         window = outer.window or inner.window
-        if inner.window is not None and outer.dtypes:
-            window = outer.window and chained(inner.window, outer.window, inner_shifts=inner.shifts)
+        if inner.window is not None and outer.window is not None:
+            window = chained(inner.window, outer.window, inner_shifts=inner.shifts)
             if window is None:
                 return None
         elif inner.shifts and outer.window is not None and outer.window.sees_fewer:
@@ -242,7 +242,7 @@ class Expressions:
             any(e.shifts for e in made_of),
             frozenset[int]().union(*(e.ops for e in made_of)),
             dtypes,
-            self._cost(window, width, outs, source, output),
+            self._cost(window, width, outs, source, output, axis),
             sum(e.least for e in made_of),
             outs * width * _taps(window) if dtypes else 0,
             sum(e.parts_size for e in made_of),
@@ -345,7 +345,7 @@ class Expressions:
             inner.shifts or outer.shifts,
             inner.ops | outer.ops,
             outer.dtypes,
-            self._cost(window, width, outs, inner.source, output),
+            self._cost(window, width, outs, inner.source, output, outer.axis),
             inner.least + outer.cost,
             outs * width * _taps(window),
             inner.parts_size + outer.size,
@@ -355,11 +355,19 @@ class Expressions:
         """How many there are."""
         return self.graph.shapes[tensor][axis]
 
-    def _cost(self, window: Window | None, width: int, outs: int, source: int, output: int) -> int:
+    def _cost(
+        self,
+        window: Window | None,
+        width: int,
+        outs: int,
+        source: int,
+        output: int,
+        axis: int | None,
+    ) -> int:
         """Multiplications of an op that reads so many channels for each that it makes."""
         places = math.prod(self.graph.shapes[output])
-        if window is not None and window.is_transposed:
-            ins = self.graph.shapes[source][1]
+        if window is not None and window.is_transposed and axis is not None:
+            ins = self.channels(source, axis)
             places = math.prod(self.graph.shapes[source]) // ins * outs
         return places * width * _taps(window)
 

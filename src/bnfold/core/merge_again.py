@@ -17,6 +17,7 @@ from bnfold.core.expression import Freedom, Part
 from bnfold.core.left import left_of
 from bnfold.core.merge import find_merges
 from bnfold.core.plan import Plan
+from bnfold.core.unmoved import Order, unmoved
 
 
 def can_merge_again(
@@ -26,10 +27,11 @@ def can_merge_again(
     freedom: Freedom,
     *,
     is_merged: bool,
+    moves: Mapping[int, Order] | None = None,
 ) -> bool:
     """Whether there may be something to merge in the network that the plan makes of this one.
 
-    `is_merged` says whether this one is what a merge made.
+    `is_merged` says whether this one is what a merge made; `moves` are for `unmoved`.
     """
     if not (plan.removed or is_merged):
         return False
@@ -44,7 +46,9 @@ def can_merge_again(
         can_go=lambda number: freedom.can_go(numbers[number]),
         carries_affine=lambda number: freedom.carries_affine(numbers[number]),
     )
-    return bool(find_merges(left, parts_left, freedom_left))
+    moves_left = {new: moves[old] for new, old in numbers.items() if moves and old in moves}
+    seen = unmoved(left, parts_left, moves_left)
+    return bool(find_merges(seen.graph, seen.parts, freedom_left))
 
 
 def _is_tied(role: g.Role) -> bool:

@@ -295,7 +295,7 @@ FORMS = {
     a_branch_that_a_branch_reads: "Conv",
     a_matrix_beside_lines: "Conv",
     a_matrix_in_front_of_a_line: "Conv",
-    a_matrix_behind_a_line: "Conv MatMul",
+    a_matrix_behind_a_line: "Conv",
     a_matrix_beside_a_mean: "MatMul AveragePool Add",
     transposed_ones_that_cross: "ConvTranspose ConvTranspose Sum",
     transposed_and_pointwise: "Conv",

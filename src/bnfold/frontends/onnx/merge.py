@@ -3,6 +3,8 @@
     carrier            a node of its own kind, with the weight, bias and pads of all
     a sum, a Concat    goes, or keeps its other operands; one that is left alone takes its place
     an activation      of the carrier stays behind it, those of its siblings go
+    a Transpose        stands in front of the carrier, and behind it, where it reads and makes
+                       tensors with their channels elsewhere; others between what is merged go
     what stood in      goes, with the initializers that nobody reads any more
     between
 
@@ -29,6 +31,7 @@ from bnfold.core.merge_again import can_merge_again
 from bnfold.core.merge_within import merges_within
 from bnfold.core.merged import Merge
 from bnfold.core.plan import Plan
+from bnfold.core.unmoved import unmoved
 from bnfold.core.weights import exchanged
 from bnfold.core.window import Window
 from bnfold.frontends.merge_report import Merging
@@ -67,8 +70,10 @@ def are_left(lifted: Lifted, plan: Plan, *, is_merged: bool) -> bool:
     if plan.removed and not all(_is_own(lifted, name) for name in weights):
         return True  # an op has a weight of its own now
     merger = _Merger(lifted)
-    graph, parts, freedom = merger.graph, merger.parts, merger.freedom
-    return can_merge_again(graph, plan, parts, freedom, is_merged=is_merged)
+    graph, parts = merger.lying
+    return can_merge_again(
+        graph, plan, parts, merger.freedom, is_merged=is_merged, moves=merger.moves
+    )
 
 
 def _is_own(lifted: Lifted, weight: str) -> bool:
@@ -98,6 +103,24 @@ class _Merger:
         for op in self.graph.ops:
             for node in self._nodes_of(op):
                 self.ops[node.index] = self.ops.get(node.index, 0) + 1
+        self.moves = self._moves()
+        """What Transposes do, by the number of the op."""
+        self.lying = self.graph, self.parts
+        """The network with its Transposes, where all else takes them for copies."""
+        self.unmoved = unmoved(self.graph, self.parts, self.moves)
+        self.graph, self.parts = self.unmoved.graph, self.unmoved.parts
+        self.names |= {own: self.names[t] for t, own in self.unmoved.plain.items()}
+
+    def _moves(self) -> dict[int, tuple[int, ...]]:
+        """What Transposes do, but those within a border."""
+        within = {node.index for nodes in self.borders.values() for node in nodes}
+        moves = {}
+        for number, op in enumerate(self.graph.ops):
+            nodes = self._nodes_of(op) if op.kind == "Transpose" and op.inputs else []
+            if isinstance(op.role, g.View) and nodes and nodes[0].index not in within:
+                turned = tuple(reversed(range(len(self.graph.shapes[op.inputs[0]]))))
+                moves[number] = nodes[0].integers("perm") or turned
+        return moves
 
     def _take_borders(self) -> None:
         """Let what writes a border be one op."""
@@ -152,6 +175,8 @@ class _Merger:
     def can_write(self, merge: Merge) -> bool:
         """Whether the carrier's node can be written with the new window, and the sums without."""
         if merge.source not in self.names:  # in the middle of what one node does
+            return False
+        if merge.tail and self._moved_behind(merge) is not None:
             return False
         node = self._nodes(merge.carrier)[0]
         window = merge.window
@@ -251,13 +276,37 @@ class _Merger:
         self.edits.removed |= (gone | {other.index for other in others}) - {node.index}
         site, source = self.lifted.sites[merge.carrier], self.names[merge.source]
         rank, opset = len(self.graph.shapes[merge.source]), self.network.opset
+        source, front = self._transposed(
+            node, source, "in", self.unmoved.moved(merge.source, self._read(merge))
+        )
+        makes, behind = output, list[NodeProto]()
+        if (back := self._moved_behind(merge)) is not None:
+            makes = self.namer.fresh(f"{output}_transposed")
+            _, behind = self._transposed(node, makes, "out", back, output)
         place = _Place(
-            node, source, output, site, merge.window, merge.groups, self.namer, rank, opset
+            node, source, makes, site, merge.window, merge.groups, self.namer, rank, opset
         )
         make = _MAKERS.get(node.op, _convolution)
-        self.edits.nodes[node.index] = make(
-            place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node)
-        )
+        made = make(place, numbers.has_bias, partial(self._bear, merge.carrier, numbers, node))
+        self.edits.nodes[node.index] = [*front, *made, *behind]
+
+    def _read(self, merge: Merge) -> int:
+        """A tensor that lies as the carrier wants it."""
+        return self.graph.ops[merge.carrier].inputs[0]
+
+    def _moved_behind(self, merge: Merge) -> tuple[int, ...] | None:
+        """What transposes the carrier's result, so that it lies as what it stands for."""
+        return self.unmoved.moved(self.graph.ops[merge.carrier].outputs[0], merge.output)
+
+    def _transposed(
+        self, node: Node, source: str, what: str, perm: tuple[int, ...] | None, output: str = ""
+    ) -> tuple[str, list[NodeProto]]:
+        """A value that lies otherwise, and the node that makes it if one has to."""
+        if perm is None:
+            return source, []
+        name = node.name and self.namer.fresh(f"{node.name}_transpose_{what}")
+        output = output or self.namer.fresh(f"{source}_transposed")
+        return output, [helper.make_node("Transpose", [source], [output], name=name, perm=perm)]
 
     def _pass_on(self, merge: Merge, output: str) -> str:
         """Let the activations behind a carrier make a value; returns what the carrier makes."""

@@ -207,9 +207,11 @@ def _part(lifted: Lifted, found: Bordered) -> Part | None:
     if kind.kind != "f" or kind.itemsize < 4:
         return None  # fewer bits would tell too little
     part = Part.padding(replace(found.role, value=0.0), shape, str(dtype))
+    if part is None or part.axis != 1:
+        return None
     # Of sums, products and a root, and of an epsilon, which a file holds in 32 bits.
     rounding = max(8 * float(np.finfo(kind).eps), 1e-11)
-    return part and replace(part, border=Border(numbers, rounding))
+    return replace(part, border=Border(numbers, rounding))
 
 
 def _others(lifted: Lifted, found: Bordered) -> list[Node] | None:
