@@ -1097,6 +1097,102 @@ def test_saved_and_loaded(tmp_path: Any) -> None:
     torch.testing.assert_close(loaded.module()(x), program.module()(x), rtol=1e-9, atol=1e-9)
 
 
+class Matrices(nn.Module):
+    """Linears of tokens, and what is made of them."""
+
+    def __init__(self, meet: Any, *, bias: bool = True, hidden: int = 8) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8, bias=bias), nn.Linear(8, 8)
+        self.down, self.up = nn.Linear(8, hidden, bias=False), nn.Linear(hidden, 8, bias=bias)
+        self.meet = meet
+
+    def forward(self, x: Tensor) -> Any:
+        return self.meet(self, x)
+
+
+def unread(program: ExportedProgram) -> set[str | None]:
+    """What nobody reads of what it keeps."""
+    named = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+    return {named[n.name] for n in program.graph.nodes if n.op == "placeholder" and not n.users}
+
+
+def over(m: nn.Module, x: Tensor) -> Tensor:
+    """Of a tensor that the steps alone can read: a view of it does not fit."""
+    return m.a(2 * x) + m.b(3 * x)
+
+
+def between_views(meet: Any, **options: Any) -> ExportedProgram:
+    """A decomposed program, with views around its matrices; both of its sizes are open."""
+    sizes = ({0: Dim("batch", min=2, max=9), 1: Dim("tokens", min=3, max=50)},)
+    program = torch.export.export(
+        build(Matrices(meet, **options)), (image(2, 5, 8),), dynamic_shapes=sizes
+    )
+    return program.run_decompositions()
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        pytest.param(lambda m, x: (m.a(x) + m.b(x), m.b(x)), id="shared weights"),
+        pytest.param(lambda m, x: m.a(x) + m.a(2 * x), id="one weight, twice"),
+        pytest.param(lambda m, x: m.a(x) + m.b(x.sigmoid()), id="two tensors"),
+        pytest.param(lambda m, x: m.b(m.a(x).relu()), id="an activation between"),
+        pytest.param(lambda m, x: torch.cat([m.a(x), m.b(x)], -1), id="siblings"),
+        pytest.param(lambda m, x: over(m, x[:, :1].expand(-1, 5, -1)), id="spread"),
+        pytest.param(lambda m, x: over(m, x[:, 1:]), id="cut off"),
+    ],
+)
+def test_matrices_between_views_that_stay(meet: Any) -> None:
+    program = between_views(meet)
+    folded, report = fold_equal(program, image(3, 7, 8))
+    assert not report.merged and linears(folded) == linears(program)
+
+
+def test_a_matrix_between_views_that_is_an_output() -> None:
+    def meet(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = m.a(x)
+        return inner + m.b(x), inner
+
+    folded, report = fold_equal(between_views(meet), image(3, 7, 8))
+    assert not report.merged and linears(folded) == 2
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("meet", "hidden", "left"),
+    [
+        pytest.param(lambda m, x: torch.relu(m.a(x) + m.b(x)), 8, 1, id="a sum"),
+        pytest.param(lambda m, x: m.a(x) - 2 * m.b(x) + x, 8, 1, id="with the input"),
+        pytest.param(lambda m, x: m.a(x) + m.up(m.down(x)) * 0.5, 2, 1, id="low rank, beside"),
+        pytest.param(lambda m, x: m.up(m.down(x)), 16, 1, id="wide between"),
+        pytest.param(lambda m, x: m.up(m.down(x)), 2, 2, id="low rank"),
+        pytest.param(lambda m, x: m.a(x) + x.sigmoid() + m.b(x), 8, 1, id="with something else"),
+        pytest.param(lambda m, x: m.a(x).add_(m.b(x)), 8, 1, id="in place"),
+    ],
+)
+def test_matrices_between_views(meet: Any, hidden: int, left: int, bias: bool) -> None:
+    program = between_views(meet, hidden=hidden, bias=bias)
+    folded, report = fold_equal(program, image(3, 7, 8))
+    assert (linears(folded), bool(report.merged)) == (left, left == 1)
+    assert unread(folded) <= unread(program)
+    told = {n.name: n.meta["val"].shape[-1] for n in folded.graph.nodes if "view" in n.name}
+    assert len(told) in (2 * left, 2 * left + 2)
+    again, report = fold_equal(folded, image(3, 7, 8))
+    assert not report.merged and linears(again) == left
+
+
+def test_a_product_between_views_of_two_sizes_that_agree_by_chance() -> None:
+    """The rows go back in another order than they came: 2 x 4 tokens as 4 x 2."""
+
+    def meet(m: Any, x: Tensor) -> Tensor:
+        return m.a(x.reshape(8, 8)).reshape(4, 2, 8) + m.b(x.transpose(0, 1))
+
+    x = image(2, 4, 8)
+    program = torch.export.export(build(Matrices(meet)), (x,)).run_decompositions()
+    _, report = fold_equal(program, x)
+    assert not report.merged
+
+
 def test_a_second_fold_changes_nothing() -> None:
     program = torch.export.export(build(nn.Sequential(RepVgg(), RepVgg())), (image(2, 4, 6, 6),))
     once, _ = bnfold.fold(program)

@@ -93,6 +93,8 @@ WRITTEN_OUT = [
     lambda xs: torch.cat([x.unsqueeze(-1) for x in xs], -1).mean(-1),
     lambda xs: channels(xs, 3, 4).sum(1),
     lambda xs: torch.cat(list(xs), 2).view(2, 4, 3, -1, 7).sum(2),
+    lambda xs: torch.cat(list(xs), 1).unflatten(1, (3, 4)).sum(1),
+    lambda xs: torch.cat(list(xs), 1).reshape(2, 3, 4, -1, 7).sum(1),
     lambda xs: torch.cat([xs[0]]) + torch.stack([xs[1]]).sum(0) + torch.cat([xs[2]], 1),
     lambda xs: torch.stack([xs[0], torch.stack(list(xs[1:])).sum(0)], 1).sum(1),
 ]

@@ -206,6 +206,23 @@ class Writer:
         self.editor.restate(turned)
         return turned
 
+    def view(self, node: fx.Node, source: fx.Node, channels: int) -> None:
+        """Let a view read something, with so many channels as its last axis."""
+        view, sizes = self.editor.find(node), node.args[1]
+        assert isinstance(sizes, list | tuple) and callable(view.target)
+        kept = [self.editor.find(n) if isinstance(n, fx.Node) else n for n in sizes[:-1]]
+        view.args = (self.editor.find(source), [*kept, channels])
+        told = fx.map_arg(view.args, lambda argument: argument.meta["val"])
+        view.meta["val"] = view.target(*told)
+        view.meta.pop("tensor_meta", None)
+
+    def widen_matrix(self, node: fx.Node, channels: int) -> None:
+        """Say how many channels a matrix makes."""
+        matrix = self.editor.find(node)
+        rows = matrix.meta["val"].shape[0]
+        matrix.meta["val"] = matrix.meta["val"].new_empty((rows, channels))
+        matrix.meta.pop("tensor_meta", None)
+
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Let the readers of a node's result read another one's."""
         old, new = result_of(self.editor.find(node)), result_of(self.editor.find(by))

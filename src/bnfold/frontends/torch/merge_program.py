@@ -1,6 +1,7 @@
 """Merge linear ops of an exported program before it is folded; see `bnfold.core.merge`.
 
-Only nodes that are one op each take part. Memory matters beside values: what a merged op reads must
+Only nodes that are one op each take part, and several that are one (see `merge_borders` and
+`merge_matrices`). Memory matters beside values: what a merged op reads must
 still hold it there, and a sum that is left with one operand shares that one's memory.
 """
 
@@ -29,11 +30,19 @@ from bnfold.frontends.torch.editor import Editor, argument_with
 from bnfold.frontends.torch.lift_modules import old_name_is_read
 from bnfold.frontends.torch.lifter import AffineSite, Lifted, LinearSite
 from bnfold.frontends.torch.merge_borders import borders
+from bnfold.frontends.torch.merge_matrices import Viewed, viewed
 from bnfold.frontends.torch.merge_nodes import Content, Writer, content_of, is_first_part, stated
 from bnfold.frontends.torch.merge_parts import keeps_dtype, parts_of
 from bnfold.frontends.torch.ops import node_of, op_name
 from bnfold.frontends.torch.preserved_calls import promised
-from bnfold.frontends.torch.recording import Event, Recording, Value, lie_alike, values
+from bnfold.frontends.torch.recording import (
+    Event,
+    Recording,
+    Value,
+    is_contiguous,
+    lie_alike,
+    values,
+)
 
 
 def merges_of(
@@ -103,7 +112,11 @@ class _Merger:
         self.parts = parts_of(lifted, lasting=not recording.changed)
         self.behind: dict[int, list[fx.Node]] = {}
         """Further nodes of an op, behind the first."""
+        self.sites = dict(lifted.sites)
+        self.viewed: dict[int, Viewed] = {}
+        """The matrices between views, which are one op."""
         self._take_borders()
+        self._take_matrices()
         self._take_stacks()
         self.promised = promised(program.module_call_graph)
         self.out_of_place: set[int] = set()
@@ -127,6 +140,40 @@ class _Merger:
             self.parts.pop(first, None)
             self.parts[last], self.events[last] = part, found.pad
             self.nodes[last], *self.behind[last] = found.nodes
+
+    def _take_matrices(self) -> None:
+        """Let a matrix and the views around it be one op, along the last axis."""
+        ops, matrices = self.graph.ops, {self.nodes[n]: n for n in self.parts if n in self.nodes}
+        events = {node_of(event): event for event in self.recording.events}
+        for found in viewed(matrices.keys()):
+            number, (flat, back) = matrices[found.matrix], (events[n] for n in found.views)
+            (source,), (made,) = values(flat.args, flat.kwargs), back.outputs
+            first = self.lifted.tensors.get(source.number)
+            end = None if made is None else self.lifted.tensors.get(made.number)
+            behind = self._views(end, ops[number].outputs[0])
+            in_front = self._views(ops[number].inputs[0], first)
+            if first is None or end is None or not behind or not in_front:
+                continue
+            last, axis = behind[0], len(self.graph.shapes[first]) - 1
+            whole = replace(ops[number], inputs=(first,), outputs=(end,))
+            for between in (*behind, number, *in_front):
+                ops[between] = replace(ops[between], role=g.Opaque(), inputs=())
+            ops[last] = whole
+            self.parts[last] = replace(self.parts.pop(number), axis=axis)
+            self.events[last], self.sites[last] = self.events[number], self.sites[number]
+            self.nodes[last], self.behind[last] = found.matrix, [*found.views]
+            self.viewed[last] = found
+
+    def _views(self, tensor: int | None, source: int | None) -> list[int]:
+        """The numbers of the ops that make a tensor of another one alone, the last one first."""
+        numbers: list[int] = []
+        while tensor is not None and tensor != source:
+            number = self.makers.get(tensor)
+            if number is None or len(self.graph.ops[number].inputs) != 1:
+                return []
+            numbers.append(number)
+            (tensor,) = self.graph.ops[number].inputs
+        return numbers
 
     def _take_stacks(self) -> None:
         """Let a stack and the sum over it be one op, where nobody else reads what is stacked."""
@@ -162,6 +209,10 @@ class _Merger:
     def _all_nodes(self, number: int) -> list[fx.Node]:
         return [self.nodes[number], *self.behind.get(number, ())]
 
+    def _last_node(self, number: int) -> fx.Node:
+        """The node that makes what an op makes."""
+        return self.viewed[number].back if number in self.viewed else self.nodes[number]
+
     def is_batch_norm(self, number: int) -> bool:
         """Whether an affine step has factors and summands of its own."""
         site, node = self.lifted.sites.get(number), self.nodes.get(number)
@@ -175,7 +226,7 @@ class _Merger:
         return [(merge, content) for merge, content in made if merge in left]
 
     def _content(self, merge: Merge) -> Content:
-        site = self.lifted.sites[merge.carrier]
+        site = self.sites[merge.carrier]
         assert isinstance(site, LinearSite | AffineSite)
         with np.errstate(over="ignore", invalid="ignore"):
             return content_of(merge.kernel(), site)
@@ -188,6 +239,10 @@ class _Merger:
         if stated(self.nodes[merge.carrier], merge.window, merge.groups) is None:
             return False
         if self._source(merge) is None or self._is_overwritten(merge):
+            return False
+        # The views of siblings would say how many channels there are, and one might not fit.
+        is_fit = merge.concat is None and is_contiguous(self.values[merge.source])
+        if merge.carrier in self.viewed and not is_fit:
             return False
         if any(len(kept) > 1 and self._is_mean(number) for number, kept in merge.sums.items()):
             return False  # of fewer, each would weigh more
@@ -222,6 +277,9 @@ class _Merger:
         involved = sorted((merge.carrier, *merge.gone))
         first = next(n for n in involved if merge.source in self.graph.ops[n].inputs)
         event, node = self.events[first], self.nodes[first]
+        if first in self.viewed:
+            node = self.viewed[first].flat
+            event = next(event for event in self.recording.events if node_of(event) is node)
         return argument_with(event, node, lambda held: self._tensor(held) == merge.source)
 
     def _tensor(self, value: Value) -> int | None:
@@ -230,7 +288,7 @@ class _Merger:
     def _is_overwritten(self, merge: Merge) -> bool:
         """Whether somebody writes to the source's memory before the carrier reads it."""
         source = self.values[merge.source]
-        made = self.lifted.events[merge.carrier].outputs[0]
+        made = self.events[merge.carrier].outputs[0]
         assert made is not None
         writes = self.recording.storages[source.storage].writes
         return any(source.number < write.value.number < made.number for write in writes)
@@ -242,7 +300,7 @@ class _Merger:
         sums = {node for number in merge.sums for node in self._all_nodes(number)}
         ends = set()
         if merge.enters is None:
-            ends.add(self.nodes[self.makers[merge.output]])
+            ends.add(self._last_node(self.makers[merge.output]))
         else:
             sums.update(self._all_nodes(merge.enters[0]))
         return all(user in inner | sums for node in inner - ends for user in _readers(node))
@@ -281,15 +339,22 @@ class _Merger:
             assert event.call.node is not None
             editor.find(event.call.node).target = functional_twin(event.target)
         for merge, content in ready:
-            site, source = self.lifted.sites[merge.carrier], self._source(merge)
+            site, source = self.sites[merge.carrier], self._source(merge)
             assert isinstance(site, LinearSite | AffineSite) and source is not None
+            found = self.viewed.get(merge.carrier)
+            if found is not None:
+                writer.view(found.flat, source, self._channels(merge.source))
+                source = found.flat
             writer.carry(self.nodes[merge.carrier], source, merge, content, site)
+            if found is not None:
+                writer.widen_matrix(found.matrix, self._channels(merge.output))
+                writer.view(found.back, found.matrix, self._channels(merge.output))
         for merge, _ in ready:
-            made = [self.nodes[number] for number in (merge.carrier, *merge.tail)]
+            made = [self._last_node(number) for number in (merge.carrier, *merge.tail)]
             if (siblings := self._siblings(merge)) and (axis := self._axis(merge)) is not None:
                 writer.widen(made, [self.nodes[number] for number in siblings], axis)
             if merge.enters is None:
-                writer.replace(self.nodes[self.makers[merge.output]], made[-1])
+                writer.replace(self._last_node(self.makers[merge.output]), made[-1])
             elif not siblings:  # those keep their places in the concat
                 number, position = merge.enters
                 writer.enter(self.listed[number], position, made[-1])
@@ -303,6 +368,10 @@ class _Merger:
         gone: Iterable[int] = (number for merge, _ in ready for number in merge.gone)
         writer.erase(node for number in gone for node in self._all_nodes(number))
         return editor.finish()
+
+    def _channels(self, tensor: int) -> int:
+        """How many lie along the last axis."""
+        return self.graph.shapes[tensor][-1]
 
     def _axis(self, merge: Merge) -> int | None:
         """Along which siblings lie one behind the other."""

@@ -344,6 +344,16 @@ def values(*trees: Any) -> Iterator[Value]:
             yield leaf
 
 
+def is_contiguous(value: Value) -> bool:
+    """Whether it lies in memory in one piece and in its own order, so that any view of it fits."""
+    expected = 1
+    for length, stride in zip(reversed(value.shape), reversed(value.strides), strict=True):
+        if length > 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
 def lie_alike(first: Value, second: Value) -> bool:
     """Whether the axes lie in memory in the same order, those of length 1 aside."""
     lengths = enumerate(zip(first.shape, second.shape, strict=True))

@@ -22,7 +22,7 @@ from bnfold.frontends.torch.ops import Arguments, functional, node_of, op_name
 from bnfold.frontends.torch.recording import Event, Recording, Value
 
 _JOINS = ("cat", "concat", "concatenate")
-_VIEWS = ("view", "_unsafe_view")
+_VIEWS = ("view", "_unsafe_view", "reshape", "unflatten")
 
 
 def stack_of(lifter: Lifter, event: Event) -> Stack | None:
