@@ -47,7 +47,7 @@ def test_who_knows_it_as_it_lies_reads_another_tensor_and_the_one_is_read_outsid
     graph.add("a", g.Opaque(), (t,), [(2, 120)])
     graph.add("b", g.Opaque(), (t,), [(2, 120)])
     made = unmoved(graph, {}, moves)
-    plain = made.plain[t]
+    plain = made.plain[t, (0, 1, 2, 3)]
     assert [op.inputs for op in made.graph.ops[1:]] == [(plain,), (plain,)]
     assert made.graph.shapes[plain] == graph.shapes[t]
     assert made.graph.shapes[t] == (2, 5, 6, 4)
@@ -71,7 +71,7 @@ def test_a_sum_of_what_lies_differently():
     t = moved(graph, moves, x, (0, 1, 3, 2))
     graph.add("sum", g.Sum((1.0, 1.0)), (x, t), [(2, 4, 4, 4)])
     made = unmoved(graph, {}, moves)
-    assert made.graph.ops[-1].inputs == (x, made.plain[t])
+    assert made.graph.ops[-1].inputs == (x, made.plain[t, (0, 1, 2, 3)])
 
 
 def test_slopes_and_ranks():
@@ -80,7 +80,7 @@ def test_slopes_and_ranks():
     graph.add("slopes", g.Homogeneous(slopes), (t,), [graph.shapes[t]])
     graph.add("flat", g.Sum((1.0,)), (t,), [(1, *graph.shapes[t])])
     made = unmoved(graph, {}, moves)
-    assert [op.inputs for op in made.graph.ops[1:]] == [(made.plain[t],)] * 2
+    assert [op.inputs for op in made.graph.ops[1:]] == [(made.plain[t, (0, 1, 2, 3)],)] * 2
 
 
 def test_nothing_moves():

@@ -9,12 +9,13 @@ lay between moved them, and it is gone.
 
 Followed are transposes through linear ops, affine steps, sums, concats, copies and activations.
 What else reads a tensor that lies otherwise sees another one, with its own axes, and nothing is
-merged across that.
+merged across that; so does a sum some of whose operands lie otherwise than most. What nobody looks
+into makes a tensor that lies as the one it reads, so that it meets what was made beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,8 +37,8 @@ class Unmoved:
     parts: dict[int, Part]
     orders: dict[int, Order] = field(default_factory=dict)
     """Of the tensors that lie otherwise."""
-    plain: dict[int, int] = field(default_factory=dict)
-    """Of those, the tensors that stand for them as they lie, where somebody reads that."""
+    plain: dict[tuple[int, Order], int] = field(default_factory=dict)
+    """The tensors that stand for others, where somebody takes those to lie in an order."""
 
     def order(self, tensor: int) -> Order:
         """How a tensor lies."""
@@ -63,14 +64,22 @@ def unmoved(graph: g.Graph, parts: Mapping[int, Part], moves: Mapping[int, Order
             made.graph.ops[number] = replace(op, role=_copy(op.role))
         elif lies_plain:
             continue
-        elif len(orders) > 1 or not _follow(made, number, op, order):
-            made.graph.ops[number] = replace(op, inputs=_as_they_lie(made, graph, op.inputs))
-            continue
+        else:
+            if len(orders) > 1 and _puts_together(op.role) and len({*map(len, orders)}) == 1:
+                order = max(sorted(orders), key=[*map(made.order, op.inputs)].count)
+                op = replace(op, inputs=tuple(_as(made, graph, t, order) for t in op.inputs))
+                orders = {order}
+            if len(orders) > 1 or not _follow(made, number, op, order):
+                plain = [(t, tuple(range(len(graph.shapes[t])))) for t in op.inputs]
+                read = tuple(_as(made, graph, tensor, lies) for tensor, lies in plain)
+                made.graph.ops[number] = replace(op, inputs=read)
+                # What nobody looks into may have its axes in any turn.
+                is_dark = number not in parts and isinstance(op.role, g.Opaque | g.Max | g.Mean)
+                lengths = {len(graph.shapes[tensor]) for tensor in op.outputs}
+                if not is_dark or lengths != {len(order)}:
+                    continue
         for tensor in op.outputs:
-            if order != tuple(range(len(order))):
-                made.orders[tensor] = order
-                lengths = dict(zip(order, graph.shapes[tensor], strict=True))
-                made.graph.shapes[tensor] = tuple(lengths[axis] for axis in range(len(order)))
+            _lay(made, graph.shapes[tensor], tensor, order)
     return made
 
 
@@ -115,12 +124,25 @@ def _moved(constants: FloatArray, order: Order) -> FloatArray:
     return full.transpose(np.argsort(order))
 
 
-def _as_they_lie(made: Unmoved, graph: g.Graph, tensors: Sequence[int]) -> tuple[int, ...]:
-    """The tensors, others for those that lie otherwise: nothing is merged across these."""
-    read = []
-    for tensor in tensors:
-        if tensor in made.orders and tensor not in made.plain:
-            made.graph.output(tensor, "", Reason.NONLINEAR)
-            made.plain[tensor] = made.graph.tensor(graph.shapes[tensor])
-        read.append(made.plain.get(tensor, tensor))
-    return tuple(read)
+def _puts_together(role: g.Role) -> bool:
+    return isinstance(role, g.Sum) or (isinstance(role, g.View) and role.concat is not None)
+
+
+def _as(made: Unmoved, graph: g.Graph, tensor: int, order: Order) -> int:
+    """A tensor that lies in this order; another one if it does not: nothing is merged across it."""
+    if made.order(tensor) == order:
+        return tensor
+    if (tensor, order) not in made.plain:
+        made.graph.output(tensor, "", Reason.NONLINEAR)
+        own = made.plain[tensor, order] = made.graph.tensor(graph.shapes[tensor])
+        _lay(made, graph.shapes[tensor], own, order)
+    return made.plain[tensor, order]
+
+
+def _lay(made: Unmoved, shape: tuple[int, ...], tensor: int, order: Order) -> None:
+    """Note how a tensor of this shape lies."""
+    if order == tuple(range(len(order))):
+        return
+    made.orders[tensor] = order
+    lengths = dict(zip(order, shape, strict=True))
+    made.graph.shapes[tensor] = tuple(lengths[axis] for axis in range(len(order)))

@@ -152,6 +152,20 @@ def matrices_beside_and_behind(s):
     s.output(s.node("MatMul", moved(s, both, "v"), s.tensor("w2", s.uniform(4, 4)), name="last"))
 
 
+def what_nobody_looks_into_beside(s):
+    """All behind one Transpose, and another input."""
+    t = moved(s, s.input(2, 6, 6, 4), "t", FIRST)
+    beside = [s.node("Sigmoid", t, name="act"), s.input(*X, name="y")]
+    s.output(s.node("Sum", *two(s, t), *beside, name="sum"))
+
+
+def siblings_beside_what_nobody_looks_into(s):
+    t = moved(s, s.input(2, 6, 6, 4), "t", FIRST)
+    beside = [s.node("Tanh", t, name="tanh"), s.input(*X, name="y")]
+    acts = [s.node("Relu", y, name=f"{y}_act") for y in two(s, t)]
+    s.output(s.node("Concat", *acts, *beside, name="cat", axis=1))
+
+
 def two_in_rows_for_columns(s):
     s.output(added(s, *two(s, moved(s, s.input(*X), "t", [0, 1, 3, 2]))))
 
@@ -165,6 +179,8 @@ MERGED = {
     widened: "Transpose ConvTranspose Transpose",
     matrices_beside_and_behind: "Conv Transpose",
     two_in_rows_for_columns: "Transpose Conv",
+    what_nobody_looks_into_beside: "Transpose Sigmoid Conv Sum",
+    siblings_beside_what_nobody_looks_into: "Transpose Tanh Conv Relu Concat",
     rows_for_columns: "Conv Conv Transpose Sum",
 }
 
