@@ -128,3 +128,46 @@ def test_a_fault_behind_a_merge_is_found_where_it_is(block, form):
     place = {"module": "2.layers.2.0", "program": "conv2d"}[form]
     assert first.name.startswith(place)
     assert first.channel == 3
+
+
+class Asked(Branches):
+    """Whose BatchNorm is asked for what nothing else has."""
+
+    def forward(self, x):
+        return F.relu(self.bn(x) + self.wide(x)) * self.bn.eps
+
+
+def parts_of(block):
+    return ["1", *(f"1.{name}" for name, _ in block().named_children())]
+
+
+@pytest.mark.parametrize("merge", ["auto", "never"])
+@pytest.mark.parametrize("block", [Branches, Counted, InARow, Halved])
+def test_layers_are_compared_beside_what_was_kept(block, merge):
+    model = network(block)
+    for keep in parts_of(block):
+        made, _ = bnfold.fold(model, X.float(), keep=[keep], merge=merge)
+        result = bnfold.verify(model, made, X.float())
+        assert result.equal, (keep, result)
+        assert len(result.layers) >= 15
+        assert all(layer.equal for layer in result.layers)
+
+
+def test_a_fault_beside_what_was_kept_is_found_where_it_is():
+    model = network(Branches)
+    made, _ = bnfold.fold(model, X.float(), keep=["1.bn"])
+    with torch.no_grad():
+        made.get_parameter("2.layers.2.0.weight")[3] *= 1.01
+    result = bnfold.verify(model, made, X.float())
+    assert not result.equal
+    first = next(layer for layer in result.layers if not layer.equal)
+    assert (first.name, first.channel) == ("2.layers.2.0", 3)
+
+
+def test_layers_are_compared_beside_a_step_that_had_to_stay():
+    model = network(Asked)
+    made, report = bnfold.fold(model, X.float())
+    assert report.kept
+    result = bnfold.verify(model, made, X.float())
+    assert result.equal, result
+    assert len(result.layers) >= 15

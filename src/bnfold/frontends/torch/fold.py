@@ -26,19 +26,15 @@ from bnfold.frontends.torch.decide import Decided, decide_on, depth, not_run
 from bnfold.frontends.torch.entries import Entry, as_entry, call, method, split_inputs
 from bnfold.frontends.torch.failed_run import is_to_blame
 from bnfold.frontends.torch.fold_report import is_more, report_of
-from bnfold.frontends.torch.keep import pin, pin_handed_out
+from bnfold.frontends.torch.keep import read_to_fold
 from bnfold.frontends.torch.leaf_modules import changes_gradients
 from bnfold.frontends.torch.lending import loose_tensors
-from bnfold.frontends.torch.lift import lift
-from bnfold.frontends.torch.lifter import Lifted
 from bnfold.frontends.torch.looks import asks_for_values, leaves_nothing
 from bnfold.frontends.torch.merge_apply import apply_merges, is_as_expected
 from bnfold.frontends.torch.merge_module import NOT_BY_CODE, changes, in_groups, told_apart
 from bnfold.frontends.torch.merge_walk import Change
 from bnfold.frontends.torch.methods import split_by
 from bnfold.frontends.torch.read import read_module
-from bnfold.frontends.torch.read_other_sizes import read_as_needed
-from bnfold.frontends.torch.recording import Recording
 from bnfold.frontends.torch.resizing import elements, form, shapes
 from bnfold.frontends.torch.surroundings import Surroundings
 from bnfold.frontends.torch.unseen_paths import parts_by_dtype
@@ -117,7 +113,9 @@ class Folding:
         self.inplace = inplace
         self.keep = keep
         self.is_merged = is_merged
-        self.recording, self.lifted = _read(model, runs, keep, before, is_merged=is_merged)
+        self.recording, self.lifted = read_to_fold(
+            model, runs, keep, before.surroundings, is_merged=is_merged
+        )
         before.restore()
         self.mergeable: dict[bool, tuple[list[Change], Merging]] = {}
         """What could be merged, wide and not."""
@@ -425,21 +423,3 @@ def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[
     further = [also] if isinstance(also, torch.Tensor | dict) else also  # one, without a list
     runs = [inputs, *further]
     return [*runs, *(Entry(name, run) for name in entry for run in runs)]
-
-
-def _read(
-    model: nn.Module,
-    runs: Sequence[Any],
-    keep: Sequence[str],
-    before: Snapshot,
-    *,
-    is_merged: bool,
-) -> tuple[Recording, Lifted]:
-    with same_randomness():
-        recording = read_as_needed(
-            model, runs, is_merged=is_merged, surroundings=before.surroundings
-        )
-        recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
-        pin(model, recording, keep)
-        pin_handed_out(model, recording)
-        return recording, lift(recording)

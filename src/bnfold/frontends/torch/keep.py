@@ -8,11 +8,35 @@ user reads an output. Then no weight in there changes, and no step in there goes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 from bnfold.errors import UsageError
+from bnfold.frontends.torch.copies import same_randomness
+from bnfold.frontends.torch.entries import Entry
+from bnfold.frontends.torch.lift import lift
+from bnfold.frontends.torch.lifter import Lifted
+from bnfold.frontends.torch.read_other_sizes import read_as_needed
 from bnfold.frontends.torch.recording import Call, Recording, Value
+from bnfold.frontends.torch.restorable import Restorable
+
+
+def read_to_fold(
+    model: nn.Module,
+    runs: Sequence[Any],
+    keep: Sequence[str],
+    surroundings: Restorable | None,
+    *,
+    is_merged: bool,
+) -> tuple[Recording, Lifted]:
+    """What the model does, with what is kept in there, and the same as a graph."""
+    with same_randomness():
+        recording = read_as_needed(model, runs, is_merged=is_merged, surroundings=surroundings)
+        recording.entered = frozenset(run.entry for run in runs if isinstance(run, Entry))
+        pin(model, recording, keep)
+        pin_handed_out(model, recording)
+        return recording, lift(recording)
 
 
 def pin(model: nn.Module, recording: Recording, keep: Sequence[str]) -> None:
