@@ -24,7 +24,7 @@ from benchmarks.markdown import table
 
 CORE = ("laws", "weights", "affine", "plan", "constants", "labels", "choose", "system", "binding")
 CORE += ("window", "kernel", "expression", "expressions", "nested_sum", "merge", "siblings")
-CORE += ("branches", "merge_again", "merge_within", "merged", "unmerged")
+CORE += ("branches", "merge_again", "merge_within", "merged", "unmerged", "unmoved")
 WORKED_THROUGH = ("laws", "weights", "affine", "plan", "constants", "labels", "binding")
 WORKED_THROUGH += ("window", "kernel", "branches", "nested_sum", "merge_again", "merge_within")
 WORKED_THROUGH += ("expression", "expressions", "merge", "merged", "siblings", "unmerged")

@@ -113,6 +113,7 @@ def read_module(
                     raise ExampleInputError(type(model).__name__, error) from error
         # Whatever went wrong without values: only a real run can say what the model does.
         if like is None or like.is_told:
+            before = None if is_plain else Snapshot(modules)  # a hook may reach the original
             try:
                 return _read(model, modules, names, plan, structural=False)
             except NeedsValues:  # it asks for sizes on and on
@@ -120,6 +121,8 @@ def read_module(
             except Exception as error:
                 if like is not None:
                     raise ExampleInputError(type(model).__name__, error) from error
+            if before is not None:
+                before.restore()
         try:
             return _read(model, modules, names, replace(plan, tells=False), structural=False)
         except ExampleInputError as error:
