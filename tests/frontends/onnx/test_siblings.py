@@ -74,10 +74,12 @@ def grouped(s):
     joined(s, conv(s, x, 4, "a", groups=2), conv(s, x, 4, "b", groups=2))
 
 
-def same_with_a_stride(s):
+def other_same_with_a_stride(s):
+    """Where one cell of padding is odd, it lies on either side."""
     x = s.input("N", 4, "H", "W")
-    options = {"pad": 0, "auto_pad": "SAME_UPPER", "strides": [2, 2]}
-    joined(s, conv(s, x, 3, "a", **options), conv(s, x, 2, "b", **options))
+    options = {"pad": 0, "strides": [2, 2]}
+    upper = conv(s, x, 3, "a", auto_pad="SAME_UPPER", **options)
+    joined(s, upper, conv(s, x, 2, "b", auto_pad="SAME_LOWER", **options))
 
 
 def shared_weight(s):
@@ -110,7 +112,7 @@ STAYS = (
     other_padding,
     other_axis,
     grouped,
-    same_with_a_stride,
+    other_same_with_a_stride,
     shared_weight,
     other_activations,
     queries,

@@ -89,30 +89,40 @@ BLOCKS = [Branches, Counted, Kept, InARow, Halved, Partial]
 
 
 def network(block):
-    return build(nn.Sequential(Plain(), block(), Plain(), block(), Plain())).float()
+    return build(nn.Sequential(Plain(), block(), Plain())).float()
 
 
 def folded(form, block, merge):
     """A network, and its fold, as modules or as programs."""
     model = network(block)
     if form == "module":
-        return model, *bnfold.fold(model, X.float(), merge=merge)
+        return model, *bnfold.fold(model, X.float(), merge=merge, verify=False)
     program = torch.export.export(model, (X.float(),))
-    return program, *bnfold.fold(program, merge=merge)
+    return program, *bnfold.fold(program, merge=merge, verify=False)
 
 
 CASES = [(block, form) for block in BLOCKS for form in ("module", "program")]
 CASES_IN_WORDS = [f"{block.__name__} as {form}" for block, form in CASES]
 
 
-@pytest.mark.parametrize("merge", ["auto", "never"])
 @pytest.mark.parametrize(("block", "form"), CASES, ids=CASES_IN_WORDS)
-def test_layers_are_compared_through_a_merge(block, form, merge):
-    model, made, report = folded(form, block, merge)
-    assert bool(report.merged) == (merge == "auto" and block is not Halved)
+def test_layers_are_compared_through_a_merge(block, form):
+    model, made, report = folded(form, block, "auto")
+    assert bool(report.merged) == (block is not Halved)
+    assert_compared(model, made)
+
+
+@pytest.mark.parametrize("form", ["module", "program"])
+def test_layers_are_compared_where_nothing_is_merged(form):
+    model, made, report = folded(form, Branches, "never")
+    assert not report.merged
+    assert_compared(model, made)
+
+
+def assert_compared(model, made):
     result = bnfold.verify(model, made, X.float())
     assert result.equal, result
-    assert len(result.layers) >= 15
+    assert len(result.layers) >= 10
     assert all(layer.equal for layer in result.layers)
 
 
@@ -142,14 +152,14 @@ def parts_of(block):
 
 
 @pytest.mark.parametrize("merge", ["auto", "never"])
-@pytest.mark.parametrize("block", [Branches, Counted, InARow, Halved])
+@pytest.mark.parametrize("block", [Branches, Counted])
 def test_layers_are_compared_beside_what_was_kept(block, merge):
     model = network(block)
     for keep in parts_of(block):
-        made, _ = bnfold.fold(model, X.float(), keep=[keep], merge=merge)
+        made, _ = bnfold.fold(model, X.float(), keep=[keep], merge=merge, verify=False)
         result = bnfold.verify(model, made, X.float())
         assert result.equal, (keep, result)
-        assert len(result.layers) >= 15
+        assert len(result.layers) >= 10
         assert all(layer.equal for layer in result.layers)
 
 
@@ -170,4 +180,4 @@ def test_layers_are_compared_beside_a_step_that_had_to_stay():
     assert report.kept
     result = bnfold.verify(model, made, X.float())
     assert result.equal, result
-    assert len(result.layers) >= 15
+    assert len(result.layers) >= 10

@@ -109,7 +109,8 @@ class _Merger:
         """The network with its Transposes, where all else takes them for copies."""
         self.unmoved = unmoved(self.graph, self.parts, self.moves)
         self.graph, self.parts = self.unmoved.graph, self.unmoved.parts
-        self.names |= {own: self.names[t] for (t, _), own in self.unmoved.plain.items()}
+        plain = [(own, self.names.get(t)) for (t, _), own in self.unmoved.plain.items()]
+        self.names |= {own: name for own, name in plain if name is not None}
 
     def _moves(self) -> dict[int, tuple[int, ...]]:
         """What Transposes do, but those within a border."""
