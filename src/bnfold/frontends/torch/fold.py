@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -303,14 +303,16 @@ class Folding:
         resized = [each for each in further if len(self.runs) == 1 and shapes(each.runs) != own]
         second = resized[:1]
         size = elements(self.runs)
-        # Not all that a path hangs on is heard; what is no larger than the example costs little.
+        # Not all that a path hangs on is heard; another size, no larger than the example, costs
+        # little. A mode in which the code goes the same way is the same calls once more.
         others = [
             each.runs
             for each in further
-            if each not in second and (each.is_other or elements(each.runs) <= size)
+            if each not in second
+            and (each.is_other or not (_has_mode(each.runs) or elements(each.runs) > size))
         ]
         again = [self.runs] * (self.recording.rounds - 2)
-        last = [self.runs] if further else []  # with what the other sizes have left
+        last = [self.runs] if second or others else []  # with what the other sizes have left
         return prove.start(
             type(self.model).__name__,
             self.model,
@@ -406,6 +408,10 @@ def inspect_module(model: nn.Module, request: Request) -> FoldReport:
             folded, _ = made or folding.unproven()
             _, report = folding.repeated(folded, report, merges=merges)
         return report
+
+
+def _has_mode(runs: Iterable[Any]) -> bool:
+    return any(as_entry(run).mode for run in runs)
 
 
 def runs_of(model: nn.Module, inputs: Any, also: Sequence[Any], entry: Sequence[str]) -> list[Any]:

@@ -45,7 +45,7 @@ def loose_tensors(model: nn.Module) -> list[Tensor] | None:
         (value, 0)
         for module in modules
         for name, value in module.__dict__.items()
-        if type(value) not in _EXACTLY_SEEN and name not in _OF_MODULES
+        if type(value) not in _EXACTLY_SEEN and name not in _OF_MODULES and not _is_plain(value)
     ]
     while todo:
         thing, depth = todo.pop()
@@ -59,12 +59,20 @@ def loose_tensors(model: nn.Module) -> list[Tensor] | None:
         if parts is None or len(known) > _MOST_THINGS:
             return None
         inside = depth + (1 if type(thing) in _ROWS or type(thing) in _TABLES else _PUT_BACK + 1)
-        todo += [(part, inside) for part in parts]
+        todo += [(part, inside) for part in parts if not _is_plain(part)]
     return found
 
 
 _PUT_BACK = 1
 """What lies in an attribute, or in a table there, is put back by reference; see `Snapshot`."""
+
+
+def _is_plain(thing: Any) -> bool:
+    """Whether it is an empty table, or a row of numbers: most of what a module holds."""
+    kind = type(thing)
+    if kind is tuple:
+        return _EXACTLY_SEEN.issuperset(map(type, thing))
+    return (kind in _TABLES or kind in _ROWS) and not thing
 
 
 def _parts(thing: Any) -> Iterable[Any] | None:

@@ -105,7 +105,7 @@ class Notes(Restorable):
             ):
                 self.generators.append(thing)
             place = calls, steps + 1, is_near and is_a(thing, _NEAR)
-            pending.extend((part, *place) for part in parts if type(part) not in _EXACT_ATOMS)
+            pending.extend((part, *place) for part in parts if not _is_atom(part))
 
     def restore(self) -> None:
         """Put everything back; what did not change is not touched."""
@@ -122,7 +122,9 @@ class Notes(Restorable):
 
     def _parts(self, thing: Any) -> Iterator[Any]:
         """What a thing holds; on the way, how to put that back is noted."""
-        if is_a(thing, types.FunctionType):
+        if is_a(thing, nn.Module):  # first, as most are
+            yield from () if is_a(thing, torch.jit.ScriptModule) else self._of_module(thing)
+        elif is_a(thing, types.FunctionType):
             yield from () if is_foreign(thing) else self._of_function(thing)
         elif is_a(thing, type):
             yield from () if is_foreign(thing) else self._of_class(thing)
@@ -138,8 +140,6 @@ class Notes(Restorable):
             yield from (thing.fget, thing.fset)
         elif is_a(thing, classmethod | staticmethod):
             yield thing.__func__
-        elif is_a(thing, nn.Module):
-            yield from () if is_a(thing, torch.jit.ScriptModule) else self._of_module(thing)
         elif is_a(thing, Tensor | np.ndarray | array.array | bytearray):
             yield from self._of_content(thing)
         elif is_a(thing, GENERATORS):
@@ -158,8 +158,7 @@ class Notes(Restorable):
         if is_a(thing, TABLES):
             yield from self._keep_table(thing, table_kind(thing))
         elif is_a(thing, tuple):
-            parts = list(tuple.__iter__(thing))
-            yield from () if _EXACT_ATOMS.issuperset(map(type, parts)) else parts
+            yield from tuple.__iter__(thing)
         if type(thing) not in TABLES and is_open(thing):
             yield from self._of_object(thing)
 
@@ -329,6 +328,14 @@ class Notes(Restorable):
         if [*map(id, kind.__iter__(table))] != [*map(id, parts)]:
             kind.clear(table)
             kind.update(table, parts) if kind is set else kind.extend(table, parts)
+
+
+def _is_atom(thing: Any) -> bool:
+    """Whether it holds nothing that can change: a number, or a row of such."""
+    kind = type(thing)
+    if kind is tuple:
+        return _EXACT_ATOMS.issuperset(map(type, thing))
+    return kind in _EXACT_ATOMS
 
 
 def table_kind(table: Any) -> type:
