@@ -153,7 +153,7 @@ def test_a_truncated_caffemodel_is_refused(tmp_path: Path) -> None:
     assert sum(code == OK for code in codes.values()) <= 2
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_flipped_bytes_never_break_the_command(tmp_path: Path, seed: int) -> None:
     """A flipped weight is a weight, a flipped length is refused: nothing is a bug (code 70)."""
     rng = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ def test_flipped_bytes_never_break_the_command(tmp_path: Path, seed: int) -> Non
         assert command(tmp_path, TEXT.encode(), bytes(damaged)) in (OK, UNREADABLE)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_damaged_texts_never_break_the_command(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(3):

@@ -1157,17 +1157,21 @@ def test_a_matrix_between_views_that_is_an_output() -> None:
     assert not report.merged and linears(folded) == 2
 
 
-@pytest.mark.parametrize("bias", [False, True])
+def low_rank(m: Any, x: Tensor) -> Tensor:
+    return m.up(m.down(x))
+
+
 @pytest.mark.parametrize(
-    ("meet", "hidden", "left"),
+    ("meet", "hidden", "left", "bias"),
     [
-        pytest.param(lambda m, x: torch.relu(m.a(x) + m.b(x)), 8, 1, id="a sum"),
-        pytest.param(lambda m, x: m.a(x) - 2 * m.b(x) + x, 8, 1, id="with the input"),
-        pytest.param(lambda m, x: m.a(x) + m.up(m.down(x)) * 0.5, 2, 1, id="low rank, beside"),
-        pytest.param(lambda m, x: m.up(m.down(x)), 16, 1, id="wide between"),
-        pytest.param(lambda m, x: m.up(m.down(x)), 2, 2, id="low rank"),
-        pytest.param(lambda m, x: m.a(x) + x.sigmoid() + m.b(x), 8, 1, id="with something else"),
-        pytest.param(lambda m, x: m.a(x).add_(m.b(x)), 8, 1, id="in place"),
+        pytest.param(lambda m, x: torch.relu(m.a(x) + m.b(x)), 8, 1, True, id="a sum"),
+        pytest.param(lambda m, x: m.a(x) - 2 * m.b(x) + x, 8, 1, False, id="with the input"),
+        pytest.param(lambda m, x: m.a(x) + low_rank(m, x) * 0.5, 2, 1, True, id="low rank, beside"),
+        pytest.param(low_rank, 16, 1, False, id="wide between"),
+        pytest.param(low_rank, 16, 1, True, id="wide between, biases"),
+        pytest.param(low_rank, 2, 2, True, id="low rank"),
+        pytest.param(lambda m, x: m.a(x) + x.sigmoid() + m.b(x), 8, 1, False, id="something else"),
+        pytest.param(lambda m, x: m.a(x).add_(m.b(x)), 8, 1, False, id="in place"),
     ],
 )
 def test_matrices_between_views(meet: Any, hidden: int, left: int, bias: bool) -> None:
