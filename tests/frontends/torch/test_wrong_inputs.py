@@ -120,6 +120,18 @@ def test_tensors_that_the_model_does_not_take(
     assert "expected one of" not in str(caught.value)
 
 
+@pytest.mark.parametrize("within", [torch.vmap, torch.func.grad])
+@pytest.mark.parametrize("door", DOORS)
+def test_tensors_of_torch_func(door: str, within: Callable[..., Any]) -> None:
+    def called(x: Tensor) -> Tensor:
+        DOORS[door](x)
+        return x.sum()
+
+    with pytest.raises(ExampleInputError, match=r"within torch\.func") as caught:
+        within(called)(X)
+    assert "fold the model first" in caught.value.next_step
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_tensors_without_values(door: str) -> None:
     with pytest.raises(ExampleInputError, match="meta device, without values") as caught:

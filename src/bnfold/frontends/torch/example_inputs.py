@@ -97,6 +97,11 @@ def check_values(inputs: Any) -> None:
                 "an example input is a nested tensor, or a sparse one in rows or columns",
                 "pass a dense tensor, or fold the part of the model behind what makes it one",
             )
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise _no_input(
+                "the fold is called within torch.func (vmap, grad), where tensors have no values",
+                "fold the model first, and hand the folded one to torch.func",
+            )
         if tensor.is_meta or isinstance(tensor, FakeTensor):
             shape = ", ".join(map(str, tensor.shape))
             kind = "on the meta device" if tensor.is_meta else "a fake tensor"
